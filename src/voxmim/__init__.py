@@ -1,0 +1,32 @@
+"""voxmim: pre-train a 3D medical image encoder on the scans you have, fine-tune it on the few you labelled.
+
+The public names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from voxmim.api import demo, evaluate, finetune, load_encoder, phantom, predict, prepare, pretrain, reconstruct
+
+__version__ = version("voxmim")
+__all__ = [
+    "demo",
+    "evaluate",
+    "finetune",
+    "load_encoder",
+    "phantom",
+    "predict",
+    "prepare",
+    "pretrain",
+    "reconstruct",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("voxmim.api"), name)
+    raise AttributeError(f"module 'voxmim' has no attribute '{name}'")

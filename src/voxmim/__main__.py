@@ -1,0 +1,5 @@
+"""``python -m voxmim`` is ``voxmim``."""
+
+from voxmim.cli import main
+
+main()

@@ -1,0 +1,149 @@
+"""Where crops are cut, and the stream of them that a training reads.
+
+Everything random about crop number n follows from (seed, n) alone: which scan, where, and the seed of its
+augmentation. A training that stopped goes on with exactly the crops it would have had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from voxmim.errors import StoreError
+from voxmim.scans.intensity import window
+from voxmim.store import Case, Store
+
+Triple = tuple[int, int, int]
+
+
+class Batch(NamedTuple):
+    """Crops of one training step.
+
+    Attributes:
+        image: (B, C, X, Y, Z) float32, intensities as the network sees them.
+        label: (B, 1, X, Y, Z) int64, or (B, 1, 0, 0, 0) where none are read.
+        seed: (B,) int64, the seed of each crop's augmentation.
+        names: the case of each crop.
+    """
+
+    image: Tensor
+    label: Tensor
+    seed: Tensor
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """How crops are cut.
+
+    Attributes:
+        size: voxels along X, Y, Z.
+        window: HU range that becomes 0..1 (CT only).
+        seed: of everything random.
+        crops_per_scan: crops in a row that come from one scan.
+        labelled: read labels too.
+        foreground: share of crops centred on a labelled voxel, each label equally likely.
+    """
+
+    size: Triple
+    window: tuple[float, float]
+    seed: int
+    crops_per_scan: int = 1
+    labelled: bool = False
+    foreground: float = 0.0
+
+
+class Crops(Dataset[tuple[Tensor, Tensor, int, str]]):
+    """An endless numbered stream of crops; crop n is the same whenever it is asked for.
+
+    Every scan is visited once, in an order drawn anew, before any is visited again.
+    """
+
+    def __init__(self, store: Store, cases: Sequence[Case], plan: CropPlan) -> None:
+        if not cases:
+            raise StoreError(f"{store.path}: there is no case to train on; look at the splits of the store.")
+        self.store, self.cases, self.plan = store, list(cases), plan
+        self._round = -1
+        self._order = np.arange(0)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, int, str]:
+        plan = self.plan
+        case = self.cases[self._case_of(number // plan.crops_per_scan)]
+        rng = np.random.default_rng([plan.seed, 1, number])
+        centre = self._centre(case, rng) if plan.labelled and rng.random() < plan.foreground else None
+        start = draw_start(case.shape, plan.size, rng, centre)
+        image, label = read_crop(self.store, case, start, plan)
+        return image, label, int(rng.integers(2**62)), case.name
+
+    def _case_of(self, visit: int) -> int:
+        turn, place = divmod(visit, len(self.cases))
+        if turn != self._round:
+            self._order = np.random.default_rng([self.plan.seed, 0, turn]).permutation(len(self.cases))
+            self._round = turn
+        return int(self._order[place])
+
+    def _centre(self, case: Case, rng: np.random.Generator) -> np.ndarray | None:
+        samples = self.store.samples(case.name)
+        if not samples:
+            return None
+        rows = samples[int(rng.choice(sorted(samples)))]
+        return rows[rng.integers(len(rows))]
+
+
+def draw_start(
+    shape: Triple, size: Triple, rng: np.random.Generator, centre: np.ndarray | None = None
+) -> tuple[int, int, int]:
+    """First voxel of a crop: uniform where the crop fits, or around `centre`, never leaving the scan needlessly.
+
+    Where the scan is smaller than the crop, the start is negative and the scan lies at random inside the crop.
+    """
+    start = []
+    for axis in range(3):
+        room = shape[axis] - size[axis]
+        low, high = min(0, room), max(0, room)
+        drawn = int(rng.integers(low, high + 1))
+        if centre is not None and room > 0:
+            reach = size[axis] // 4
+            drawn = int(np.clip(centre[axis] - size[axis] // 2 + rng.integers(-reach, reach + 1), low, high))
+        start.append(drawn)
+    return start[0], start[1], start[2]
+
+
+def middle_start(shape: Triple, size: Triple) -> Triple:
+    """First voxel of the crop in the middle of the scan (negative where the scan is smaller)."""
+    x, y, z = ((n - s) // 2 for n, s in zip(shape, size, strict=True))
+    return x, y, z
+
+
+def read_crop(store: Store, case: Case, start: Triple, plan: CropPlan) -> tuple[Tensor, Tensor]:
+    """Read one crop: image (C, *size) float32, and label (1, *size) int64 or an empty one."""
+    stored = store.crop(case.name, start, plan.size)
+    image = torch.from_numpy(window(stored, store.preparation.intensity, plan.window))
+    if not plan.labelled:
+        return image, torch.zeros(1, 0, 0, 0, dtype=torch.int64)
+    return image, torch.from_numpy(store.label_crop(case.name, start, plan.size)[None].astype(np.int64))
+
+
+def batches(
+    crops: Crops, batch: int, first_step: int, steps: int, rank: int = 0, world: int = 1, workers: int = 0
+) -> Iterator[Batch]:
+    """Yield this process's share of every step's crops, from `first_step` on.
+
+    Step s holds crops s*batch to (s+1)*batch; process r of `world` gets an equal run of them, so that the crops
+    of a step are the same however many processes share them.
+    """
+    share = batch // world
+    first = rank * share
+    numbers = [list(range(step * batch + first, step * batch + first + share)) for step in range(first_step, steps)]
+    yield from DataLoader(crops, batch_sampler=numbers, collate_fn=_collate, num_workers=workers)
+
+
+def _collate(rows: list[tuple[Tensor, Tensor, int, str]]) -> Batch:
+    images, labels, seeds, names = zip(*rows, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), torch.tensor(seeds), list(names))

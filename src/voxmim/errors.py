@@ -1,0 +1,44 @@
+"""What voxmim says when something is wrong: one sentence with the file, the fault and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VoxmimError(Exception):
+    """The base of every error that a user can cause and mend; the command line prints its text alone."""
+
+
+class ScanError(VoxmimError):
+    """A scan or a label map cannot be used: unreadable, of the wrong shape, constant, not a number."""
+
+
+class SourceError(VoxmimError):
+    """A folder of scans cannot be used: missing, empty, or with an invalid `dataset.json` or `splits.json`."""
+
+
+class StoreError(VoxmimError):
+    """A store is missing, damaged, or lacks what the command needs (labels, a split)."""
+
+
+class RunError(VoxmimError):
+    """A run folder is missing, of another kind, occupied, or cannot be resumed."""
+
+
+class RecipeError(VoxmimError):
+    """A recipe has an unknown key, a value of the wrong type, or values that contradict each other."""
+
+
+class WeightsError(VoxmimError):
+    """Weights cannot be read, or too few of them fit the network."""
+
+
+class TrainingError(VoxmimError):
+    """Training cannot go on, for instance because the loss is no longer finite."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known word closest to `word`, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

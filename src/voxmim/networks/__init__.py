@@ -1,0 +1,1 @@
+"""Encoders and segmentors; nothing here knows of files (but weights.py), training loops or commands."""

@@ -1,0 +1,163 @@
+"""The vision transformer on 3D patches (arXiv 2010.11929), able to encode visible tokens only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from voxmim.networks.patches import Triple, grid_of, patchify
+from voxmim.networks.positions import resize_positions, sincos_positions
+
+_QUERY_GAIN = 3.0  # sharp enough to tell near from far; chosen on validation crops of pre-training
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, (B, N, width) to (B, N, width)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        b, n, width = tokens.shape
+        q, k, v = self.qkv(tokens).reshape(b, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        return self.project(mixed.transpose(1, 2).reshape(b, n, width))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: attention, then an MLP, each added to its input.
+
+    Args:
+        drop_path: chance that a sample skips each of the two (stochastic depth, arXiv 1603.09382).
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        hidden = int(width * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.drop_path = drop_path
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self._maybe_drop(self.attention(self.norm1(tokens)))
+        return tokens + self._maybe_drop(self.mlp(self.norm2(tokens)))
+
+    def _maybe_drop(self, branch: Tensor) -> Tensor:
+        if not self.training or self.drop_path == 0.0:
+            return branch
+        keep = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
+        return branch * keep / (1.0 - self.drop_path)
+
+
+class ViT(nn.Module):
+    """The encoder.
+
+    Args:
+        channels: of the scans.
+        patch: voxels of a patch along X, Y, Z.
+        grid: patches of a crop along X, Y, Z; other grids are encoded too, with positions made to fit.
+        width, depth, heads, mlp_ratio: of the blocks.
+        positions: ``sincos`` (fixed) or ``learned``.
+        drop_path: chance of skipping the last block, rising linearly from 0 at the first.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        patch: Triple = (16, 16, 16),
+        grid: Triple = (6, 6, 6),
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        positions: str = "sincos",
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.channels, self.patch, self.grid, self.width, self.depth = channels, patch, grid, width, depth
+        self.embed = nn.Linear(channels * patch[0] * patch[1] * patch[2], width)
+        self.learned = positions == "learned"
+        if self.learned:
+            self.positions = nn.Parameter(torch.empty(grid[0] * grid[1] * grid[2], width))
+            nn.init.trunc_normal_(self.positions, std=0.02)
+        else:
+            self.register_buffer("positions", sincos_positions(grid, width), persistent=False)
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, rate) for rate in rates)
+        self.norm = nn.LayerNorm(width)
+        initialise(self)
+
+    def forward(self, volume: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Encode a volume, or its visible patches only.
+
+        Args:
+            volume: (B, C, X, Y, Z).
+            visible: (B, V) index of the patches to encode, or None for all.
+
+        Returns:
+            (B, N or V, width) normalised tokens.
+        """
+        tokens = self.tokens(volume, visible)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+    def tokens(self, volume: Tensor, visible: Tensor | None = None) -> Tensor:
+        """(B, N or V, width) what enters the first block: patches projected, positions added.
+
+        Visible patches are gathered before the projection, so that hidden ones cost nothing.
+        """
+        patches = patchify(volume, self.patch)
+        positions = self.positions_for(grid_of(tuple(volume.shape), self.patch)).expand(len(volume), -1, -1)
+        if visible is not None:
+            patches, positions = take(patches, visible), take(positions, visible)
+        return self.embed(patches) + positions
+
+    def hidden_states(self, volume: Tensor, after: Sequence[int]) -> list[Tensor]:
+        """The tokens (B, N, width) after the given numbers of blocks; after all `depth` of them, normalised."""
+        tokens, states = self.tokens(volume), {}
+        for number, block in enumerate(self.blocks, start=1):
+            tokens = block(tokens)
+            if number in after:
+                states[number] = self.norm(tokens) if number == self.depth else tokens
+        return [states[number] for number in after]
+
+    def positions_for(self, grid: Triple) -> Tensor:
+        """(N, width) the position code of a grid: a learned table is interpolated, a fixed one made afresh."""
+        if grid == self.grid:
+            return self.positions
+        if self.learned:
+            return resize_positions(self.positions, self.grid, grid)
+        return sincos_positions(grid, self.width).to(self.positions.device)
+
+
+def take(tokens: Tensor, index: Tensor) -> Tensor:
+    """Gather tokens (B, N, width) at index (B, V): (B, V, width)."""
+    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def initialise(network: nn.Module) -> None:
+    """Xavier-uniform linear layers with zero biases (arXiv 2111.06377), keys equal to queries in every attention.
+
+    With equal keys and queries, each token attends to those most like it, and so at first to those nearest by: a prior
+    that trained transformers show (mimetic initialisation, arXiv 2305.09828) and that small data cannot teach quickly.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, Attention):
+            width = module.qkv.in_features
+            with torch.no_grad():
+                module.qkv.weight[:width] *= _QUERY_GAIN
+                module.qkv.weight[width : 2 * width] = module.qkv.weight[:width]

@@ -1,0 +1,1 @@
+"""Self-supervised tasks: what is hidden, what is predicted, and the loss."""

@@ -1,0 +1,1 @@
+"""What a run tells: pictures of scans and the one page that shows everything."""

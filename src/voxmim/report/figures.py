@@ -1,0 +1,249 @@
+"""Pictures of scans as a radiologist reads them, as PNG bytes.
+
+Volumes are (X, Y, Z), oriented RAS. Three rows show the axial, coronal and sagittal plane: the patient's
+right is on the left of the picture, anterior is up in the axial plane and on the left in the sagittal one,
+superior is up; a millimetre is equally long everywhere. Pictures are black, so that they fit a light page as
+well as a dark one.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
+
+# The first seven are those of Okabe and Ito (2008); the others are as far from them, and from each other, as can
+# be found for eyes that lack the red or the green receptor.
+LABEL_COLOURS = [
+    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2",
+    "#7dfa7d", "#6464fa", "#644b19", "#00fafa", "#1900fa", "#196464", "#e1fac8",
+]  # fmt: skip
+HIDDEN_COLOUR = "#465a7d"
+
+PANEL, TALLEST = 300, 420  # the width of a column and the greatest height of a row, in pixels
+MARGIN, HEADING, GAP = 34, 40, 8  # left of the first column, above the first row, between panels
+_FINER = 2  # panels are painted this many times finer than they are shown, which smooths outlines
+_FILL = 0.35  # how much of a label's colour covers the scan within its outline
+_PLANES = (("axial", 2, ("R", "L")), ("coronal", 1, ("R", "L")), ("sagittal", 0, ("A", "P")))
+_TEXT = "#d5d9df"
+
+Panel = tuple[Image.Image, Image.Image, Image.Image]
+
+
+def label_colour(index: int) -> str:
+    """The CSS colour of label `index` (1 is the first label, 0 the background); colours repeat after the last."""
+    return LABEL_COLOURS[(index - 1) % len(LABEL_COLOURS)]
+
+
+def display_range(
+    image: np.ndarray, low: float = 0.5, high: float = 99.5, limits: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Scale an image of any shape and unit to 0..1 for display, as float32.
+
+    Args:
+        low, high: percentiles of the finite values that become 0 and 1.
+        limits: the values that become 0 and 1 instead, in the image's unit.
+
+    Values outside are clipped, values that are not finite become 0; a constant image becomes 0.
+    """
+    start, stop = limits or _limits(image, low, high)
+    scaled = (np.nan_to_num(image, nan=start, posinf=stop, neginf=start) - start) / max(stop - start, 1e-12)
+    return np.asarray(np.clip(scaled, 0, 1), dtype=np.float32)
+
+
+def middle_of(labels: np.ndarray | None, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The voxel through which the three planes go.
+
+    With labels (X, Y, Z) it is near their centre of mass, each label weighing the same, moved along each axis to
+    the nearest slice that shows at least 80 % of what the fullest one does. Otherwise it is the middle of `shape`.
+    """
+    present = [] if labels is None else [int(index) for index in np.unique(labels) if index != 0]
+    if labels is None or not present:
+        return shape[0] // 2, shape[1] // 2, shape[2] // 2
+    profiles = [np.zeros(size) for size in labels.shape]
+    for index in present:
+        mask = labels == index
+        for axis, profile in enumerate(profiles):
+            count = mask.sum(axis=tuple(other for other in range(3) if other != axis))
+            profile += count / count.max()
+    x, y, z = (_full_slice(profile) for profile in profiles)
+    return x, y, z
+
+
+def segmentation_picture(
+    image: np.ndarray,
+    columns: Sequence[tuple[str, np.ndarray | None]],
+    spacing: Sequence[float] | np.ndarray,
+    at: tuple[int, int, int],
+) -> bytes:
+    """Paint segmentations side by side over one scan.
+
+    Args:
+        image: (X, Y, Z) of 0..1, see `display_range`.
+        columns: heading and label map (X, Y, Z) of integers, or None for the scan alone.
+        spacing: voxel size in mm along X, Y, Z.
+        at: the voxel through which the planes go, see `middle_of`.
+
+    Raises:
+        ValueError: a label map has another shape than the image.
+    """
+    for heading, labels in columns:
+        if labels is not None and labels.shape != image.shape:
+            raise ValueError(f"'{heading}' has the shape {labels.shape}, but the image {image.shape}.")
+    sizes = _sizes(image.shape, spacing)
+
+    def panel(labels: np.ndarray | None, row: int) -> Image.Image:
+        pixels = _grey(_plane(image, at, row), sizes[row])
+        return _shown(pixels if labels is None else _painted(pixels, _plane(labels, at, row)), sizes[row])
+
+    return _grid([(heading, (panel(labels, 0), panel(labels, 1), panel(labels, 2))) for heading, labels in columns])
+
+
+def reconstruction_picture(
+    original: np.ndarray,
+    hidden: np.ndarray,
+    reconstructed: np.ndarray,
+    spacing: Sequence[float] | np.ndarray,
+    at: tuple[int, int, int] | None = None,
+) -> bytes:
+    """Paint a scan, what the network saw of it, and what it made of that; hidden voxels are of `HIDDEN_COLOUR`.
+
+    Args:
+        original: (X, Y, Z) in any unit; its own display range serves all columns.
+        hidden: (X, Y, Z) bool, True where the network did not see the scan.
+        reconstructed: (X, Y, Z) in the unit of `original`; visible voxels are taken from `original`.
+        spacing: voxel size in mm along X, Y, Z.
+        at: the voxel through which the planes go; the middle if not given.
+
+    Raises:
+        ValueError: the arrays differ in shape.
+    """
+    if not original.shape == hidden.shape == reconstructed.shape:
+        raise ValueError(f"The shapes differ: {original.shape}, {hidden.shape}, {reconstructed.shape}.")
+    at = at or middle_of(None, original.shape)
+    sizes = _sizes(original.shape, spacing)
+    limits = _limits(original, 0.5, 99.5)
+    scan = display_range(original, limits=limits)
+    guess = np.where(hidden, display_range(reconstructed, limits=limits), scan)
+
+    def panel(volume: np.ndarray, covered: bool, row: int) -> Image.Image:
+        pixels = _grey(_plane(volume, at, row), sizes[row])
+        if covered:
+            cover = _resized(_plane(hidden, at, row), sizes[row], Image.Resampling.NEAREST) > 0.5
+            pixels[cover] = ImageColor.getrgb(HIDDEN_COLOUR)
+        return _shown(pixels, sizes[row])
+
+    columns = (("original", scan, False), ("masked", scan, True), ("reconstructed", guess, False))
+    return _grid([(heading, (panel(v, c, 0), panel(v, c, 1), panel(v, c, 2))) for heading, v, c in columns])
+
+
+def _limits(image: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    finite = image[np.isfinite(image)]
+    start, stop = np.percentile(finite, [low, high]) if finite.size else (0.0, 1.0)
+    return float(start), float(stop)
+
+
+def _full_slice(profile: np.ndarray) -> int:
+    positions = np.arange(len(profile))
+    full = positions[profile >= 0.8 * profile.max()]
+    centre = (profile @ positions) / profile.sum()
+    return int(full[np.argmin(np.abs(full - centre))])
+
+
+def _plane(volume: np.ndarray, at: tuple[int, int, int], row: int) -> np.ndarray:
+    """The slice of a row as (height, width). Right, anterior and superior grow with the index; in a picture rows
+    grow downwards and, as a radiologist faces the patient, columns to the left side: both axes are turned."""
+    axis = _PLANES[row][1]
+    plane: np.ndarray = np.take(volume, at[axis], axis=axis)
+    return plane[::-1, ::-1].T
+
+
+def _sizes(shape: tuple[int, ...], spacing: Sequence[float] | np.ndarray) -> list[tuple[int, int]]:
+    """Width and height in pixels of the three planes, at one scale for all."""
+    x, y, z = np.asarray(shape) * np.abs(np.asarray(spacing, dtype=float))
+    scale = min(PANEL / max(x, y), TALLEST / max(y, z))
+    return [(max(1, round(w * scale)), max(1, round(h * scale))) for w, h in ((x, y), (x, z), (y, z))]
+
+
+def _resized(plane: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    fine = (size[0] * _FINER, size[1] * _FINER)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32)).resize(fine, how))
+
+
+def _grey(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(height, width, 3) uint8 of a plane of 0..1, painted finer than shown."""
+    grey = np.clip(_resized(plane, size, Image.Resampling.BICUBIC), 0, 1) * 255
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _painted(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Lay a translucent fill and an outline over pixels (height, width, 3) for the labels (rows, columns) there."""
+    height, width = pixels.shape[:2]
+    size = (width // _FINER, height // _FINER)
+    present = np.unique(labels)
+    most, best = np.full((height, width), -1.0), np.zeros((height, width), dtype=np.uint8)
+    for rank, index in enumerate(present):
+        share = _resized(labels == index, size, Image.Resampling.BILINEAR)
+        best[share > most] = rank
+        most = np.maximum(share, most)
+    regions = Image.fromarray(best)
+    edge = np.asarray(regions.filter(ImageFilter.MaxFilter(5))) != np.asarray(regions.filter(ImageFilter.MinFilter(5)))
+    painted = pixels.astype(np.float32)
+    for rank, index in enumerate(present):
+        if index != 0:
+            weight = ((best == rank) * np.where(edge, 1.0, _FILL))[..., None]
+            painted = painted * (1 - weight) + weight * np.array(ImageColor.getrgb(label_colour(int(index))))
+    return painted.astype(np.uint8)
+
+
+def _shown(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BOX)
+
+
+def _grid(columns: list[tuple[str, Panel]]) -> bytes:
+    """Headings above, the planes' names on the left, panels centred in their columns."""
+    heights = [max(panels[row].height for _, panels in columns) for row in range(3)]
+    width = MARGIN + len(columns) * (PANEL + GAP)
+    canvas = Image.new("RGB", (width, HEADING + sum(heights) + 3 * GAP), "black")
+    draw = ImageDraw.Draw(canvas)
+    for column, (heading, panels) in enumerate(columns):
+        left, top = MARGIN + column * (PANEL + GAP), HEADING
+        draw.text((left + PANEL // 2, HEADING // 2), _fitted(heading), fill=_TEXT, font=_font(19), anchor="mm")
+        for row, (name, _, (start, stop)) in enumerate(_PLANES):
+            edge = left + (PANEL - panels[row].width) // 2
+            canvas.paste(panels[row], (edge, top))
+            if column == 0:
+                middle = top + heights[row] // 2
+                _turned(canvas, name, middle)
+                for letter, x, anchor in ((start, edge + 4, "lm"), (stop, edge + panels[row].width - 4, "rm")):
+                    draw.text((x, middle), letter, _TEXT, _font(17), anchor, stroke_width=2, stroke_fill="black")
+            top += heights[row] + GAP
+    buffer = io.BytesIO()
+    canvas.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _turned(canvas: Image.Image, text: str, middle: int) -> None:
+    """Write upwards in the left margin, centred on the height `middle`."""
+    strip = Image.new("RGB", (100, MARGIN - GAP), "black")
+    ImageDraw.Draw(strip).text((50, strip.height // 2), text, fill=_TEXT, font=_font(16), anchor="mm")
+    canvas.paste(strip.rotate(90, expand=True), (GAP // 2, middle - 50))
+
+
+def _fitted(text: str) -> str:
+    """The text, cut with an ellipsis where it is wider than a column."""
+    if _font(19).getlength(text) <= PANEL:
+        return text
+    while text and _font(19).getlength(text + "…") > PANEL:
+        text = text[:-1]
+    return text + "…"
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)

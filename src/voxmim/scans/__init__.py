@@ -1,0 +1,1 @@
+"""From files to volumes: reading, checking, preparing, and the phantom."""

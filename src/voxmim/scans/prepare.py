@@ -1,0 +1,332 @@
+"""From scans on disk to voxels that a network can be fed: one scan in memory, or a whole source into a store."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from voxmim.errors import ScanError, StoreError, VoxmimError
+from voxmim.scans.check import check_image, check_label, check_same_grid
+from voxmim.scans.geometry import Grid, Spacing, ras_axes, resample, resample_labels, resampled_grid, to_ras
+from voxmim.scans.intensity import Intensity, fit_intensity, foreground_box, guess_intensity
+from voxmim.scans.source import Source, SourceCase, open_source
+from voxmim.scans.volume import Volume, read_header, read_volume
+from voxmim.store import Case, Preparation, Store, write_case, write_index, written_cases
+
+_LOOKED_AT = 5  # scans read to tell CT from MR
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """A scan as a network is trained on it, and what is needed to go back.
+
+    Attributes:
+        image: (C, X, Y, Z) stored values: int16 HU for CT, float16 z-scores for MR.
+        grid: where these voxels lie: RAS+, resampled, cropped to the foreground.
+        original: the grid of the scan's own file.
+        intensities: the rule of each channel.
+        path: the scan's (first) file.
+        warnings: what was odd, one sentence each.
+    """
+
+    image: np.ndarray
+    grid: Grid
+    original: Grid
+    intensities: tuple[Intensity, ...]
+    path: Path
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """What `prepare` did.
+
+    Attributes:
+        store: the folder.
+        prepared: how many cases were prepared.
+        skipped_already: how many lay in the store before.
+        failed: (case, message) of those left out.
+        warnings: what was odd, one sentence each.
+    """
+
+    store: Path
+    prepared: int
+    skipped_already: int
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def prepare_scan(images: Sequence[Path | str], preparation: Preparation) -> PreparedScan:
+    """Read and prepare one scan.
+
+    Args:
+        images: one file per channel, or one file of all channels.
+        preparation: what is to be done.
+
+    Raises:
+        ScanError: a file cannot be used, or the channels do not lie on one grid.
+    """
+    volume, warnings = _read_channels([Path(image) for image in images], len(preparation.channels))
+    ras = to_ras(volume)
+    grid = resampled_grid(Grid.of(ras), preparation.spacing)
+    resampled = resample(ras, grid).array
+    box = foreground_box(preparation.intensity, resampled)
+    intensities = tuple(fit_intensity(preparation.intensity, channel) for channel in resampled)
+    cropped = resampled[(slice(None), *box)]
+    stored = np.stack([rule.apply(channel) for rule, channel in zip(intensities, cropped, strict=True)])
+    return PreparedScan(stored, grid.crop(box), Grid.of(volume), intensities, Path(images[0]), tuple(warnings))
+
+
+def prepare_label(path: Path | str, scan: PreparedScan, known: Collection[int] = ()) -> tuple[np.ndarray, list[str]]:
+    """Read a label map and bring it to the grid of its prepared scan.
+
+    Args:
+        path: the file.
+        scan: its prepared scan.
+        known: the label values that may occur; empty if any may.
+
+    Returns:
+        (X, Y, Z) uint8, and warnings.
+
+    Raises:
+        ScanError: it cannot be used, or does not lie on the scan's grid.
+    """
+    path = Path(path)
+    label = read_volume(path)
+    warnings = check_label(label, scan.original, path, scan.path, known)
+    values = np.rint(label.array[0]).astype(np.uint8)
+    return resample_labels(values, scan.original, scan.grid), warnings
+
+
+def prepare(
+    source: Path | str,
+    out: Path | str,
+    spacing: Spacing | None = None,
+    intensity: str = "auto",
+    workers: int | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> PrepareResult:
+    """Prepare every scan of a source into a store; what lies there already is kept.
+
+    Args:
+        source: a folder of scans (see `open_source`).
+        out: the store's folder, new or of the same source.
+        spacing: voxel size in mm along X, Y, Z; None takes the store's, or else the median of the scans.
+        intensity: ``ct``, ``mr``, or ``auto``: the store's, or else guessed from the scans.
+        workers: processes; None takes one per CPU core, 1 stays in this process.
+        seed: of the split, where the source has none.
+        quiet: no progress bar and no messages.
+
+    Raises:
+        SourceError: the source cannot be used.
+        StoreError: `out` is a store of another kind, or nothing could be prepared.
+    """
+    found, out = open_source(source, seed), Path(out).absolute()
+    preparation = _settle(found, out, spacing, intensity)
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    done = _already_written(found, out)
+    todo = [case for case in found.cases if case.name not in done]
+    result = PrepareResult(out, 0, len(done))
+    out.mkdir(parents=True, exist_ok=True)
+    _write_index(found, out, preparation, done.values())
+    prepared: list[Case] = []
+    try:
+        with _progress(console) as progress, closing(_run(todo, preparation, found, out, workers)) as outcomes:
+            bar = progress.add_task("preparing", total=len(todo))
+            for name, case, messages in outcomes:
+                if case is None:
+                    result.failed.append((name, messages[0]))
+                    console.print(f"[red]left out[/red] {messages[0]}", soft_wrap=True)
+                else:
+                    prepared.append(case)
+                    result.warnings.extend(messages)
+                progress.advance(bar)
+    finally:
+        _write_index(found, out, preparation, [*done.values(), *prepared])
+    cases = [*done.values(), *prepared]
+    if not cases:
+        name, message = result.failed[0]
+        raise StoreError(f"{out}: none of {len(result.failed)} cases could be prepared; {name}: {message}")
+    result.warnings.extend(_rare_labels(found, cases))
+    for warning in result.warnings:
+        console.print(f"[yellow]warning[/yellow] {warning}", soft_wrap=True)
+    return replace(result, prepared=len(prepared))
+
+
+def _read_channels(images: list[Path], channels: int) -> tuple[Volume, list[str]]:
+    if len(images) not in (1, channels):
+        raise ScanError(
+            f"{images[0]}: {len(images)} files for {channels} channel(s); give one file, or one per channel."
+        )
+    volumes = [read_volume(image, channels if len(images) == 1 else 1) for image in images]
+    warnings = []
+    for path, volume in zip(images, volumes, strict=True):
+        warnings += check_image(volume, path)
+        check_same_grid(Grid.of(volume), Grid.of(volumes[0]), path, images[0])
+    array = volumes[0].array if len(volumes) == 1 else np.concatenate([volume.array for volume in volumes])
+    return Volume(array, volumes[0].affine), warnings
+
+
+def _settle(source: Source, out: Path, spacing: Spacing | None, intensity: str) -> Preparation:
+    """What is to be done to the scans: as asked, as the store that is there has it, or as the scans suggest."""
+    if intensity not in ("auto", "ct", "mr"):
+        raise StoreError(f"intensity '{intensity}' is not known; choose ct, mr or auto.")
+    if spacing is not None and (len(spacing) != 3 or not all(0 < size < np.inf for size in spacing)):
+        raise StoreError(f"spacing {spacing} must be three sizes above 0, in mm.")
+    there = Store.preparation_at(out)
+    if there is None:
+        return Preparation(
+            spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])) if spacing else _median_spacing(source),
+            intensity=_guess(source) if intensity == "auto" else intensity,
+            channels=source.channels,
+        )
+    wanted = Preparation(
+        spacing=there.spacing if spacing is None else (float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        intensity=there.intensity if intensity == "auto" else intensity,
+        channels=source.channels,
+    )
+    for key in ("spacing", "intensity", "channels"):
+        asked, has = getattr(wanted, key), getattr(there, key)
+        if asked != has:
+            raise StoreError(
+                f"{out}: this store has {key} {has}, but {asked} is asked for; use another folder or delete it."
+            )
+    return wanted
+
+
+def _median_spacing(source: Source) -> Spacing:
+    spacings = []
+    for case in source.cases:
+        try:
+            shape, affine = read_header(case.images[0])
+        except ScanError:
+            continue  # told when the case is prepared
+        order, _ = ras_axes(affine)
+        spacings.append([Grid(shape, affine).spacing[axis] for axis in order])
+    if not spacings:
+        raise StoreError(f"{source.path}: none of {len(source.cases)} scans can be read; check the files.")
+    x, y, z = (max(0.01, round(float(size), 2)) for size in np.median(spacings, axis=0))
+    return x, y, z
+
+
+def _guess(source: Source) -> str:
+    def first_scans() -> Iterator[np.ndarray]:
+        count = 0
+        for case in source.cases:
+            try:
+                yield _read_channels(list(case.images), len(source.channels))[0].array
+            except ScanError:
+                continue
+            count += 1
+            if count == _LOOKED_AT:
+                return
+
+    return guess_intensity(first_scans(), source.channels)
+
+
+def _already_written(source: Source, out: Path) -> dict[str, Case]:
+    """The source's cases that lie in the store and were made of the same files, with the source's split."""
+    wanted = {case.name: case for case in source.cases}
+    done = {}
+    for case in written_cases(out):
+        now = wanted.get(case.name)
+        if now is not None and (case.image, case.label) == _paths(now):
+            done[case.name] = replace(case, split=now.split)
+    return done
+
+
+def _paths(case: SourceCase) -> tuple[tuple[str, ...], str | None]:
+    return tuple(map(str, case.images)), None if case.label is None else str(case.label)
+
+
+def _write_index(source: Source, out: Path, preparation: Preparation, cases: Iterable[Case]) -> None:
+    cases = list(cases)
+    found = {value for case in cases for value in case.counts}
+    labels = source.labels or {value: f"label {value}" for value in sorted(found)}
+    write_index(out, source.name, preparation, labels, cases)
+
+
+def _rare_labels(source: Source, cases: Sequence[Case]) -> list[str]:
+    """Warnings on label values that one case alone has, where the source doesn't say which values there are."""
+    seen = Counter(value for case in cases for value in case.counts)
+    if source.labels or sum(case.label is not None for case in cases) < 2:
+        return []
+    warnings = []
+    for case in cases:
+        if alone := sorted(value for value in case.counts if seen[value] == 1):
+            warnings.append(f"{case.label}: no other case has label value {', '.join(map(str, alone))}; is it meant?")
+    return warnings
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, disable=console.quiet)
+
+
+Outcome = tuple[str, Case | None, list[str]]
+
+
+def _run(
+    todo: list[SourceCase], preparation: Preparation, source: Source, out: Path, workers: int | None
+) -> Generator[Outcome, None, None]:
+    """Prepare the cases, in this process or in several, and yield each one's outcome as it comes."""
+    workers = min(workers or os.cpu_count() or 1, len(todo))
+    known = tuple(source.labels)
+    if workers <= 1:
+        for case in todo:
+            yield _prepare_case(case, preparation, known, out)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        futures: list[Future[Outcome]] = [pool.submit(_prepare_case, case, preparation, known, out) for case in todo]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool:
+        raise StoreError(
+            f"{out}: a worker process died, perhaps for want of memory; run again with fewer workers, "
+            "what is prepared is kept (in a script, call prepare under 'if __name__ == \"__main__\":')."
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread per worker; an interrupt is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def _prepare_case(case: SourceCase, preparation: Preparation, known: Collection[int], out: Path) -> Outcome:
+    """Prepare one case into the store: its entry and warnings, or no entry and the reason."""
+    try:
+        scan = prepare_scan(case.images, preparation)
+        warnings, label_map = list(scan.warnings), None
+        if case.label is not None:
+            label_map, more = prepare_label(case.label, scan, known)
+            warnings += more
+        image, label = _paths(case)
+        x, y, z = scan.grid.shape
+        entry = write_case(out, Case(case.name, case.split, (x, y, z), image, label), scan.image, label_map)
+    except VoxmimError as error:
+        return case.name, None, [str(error)]
+    except (MemoryError, OSError, RuntimeError) as error:
+        return (
+            case.name,
+            None,
+            [f"{case.images[0]}: could not be prepared ({error!r}); see to the cause and run again."],
+        )
+    return case.name, entry, warnings

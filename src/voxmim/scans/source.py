@@ -1,0 +1,247 @@
+"""Where the cases of a source are: a folder as the Medical Segmentation Decathlon lays it out, or any folder of scans.
+
+```
+SOURCE/dataset.json        name, channel_names (or modality), labels
+SOURCE/imagesTr, labelsTr  scans and their label maps, of the same name
+SOURCE/imagesTs            further scans, labelled if there is a labelsTs
+SOURCE/extra_unlabelled    further scans, and those in the folder that dataset.json calls "unlabelled_folder"
+SOURCE/splits.json         lists of case names: train, val, test, unlabelled; if missing, a split is drawn
+```
+A folder without dataset.json may hold scans at any depth, all unlabelled, unless they lie in images/ with label maps
+of the same names in labels/ (or in imagesTr/ and labelsTr/).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxmim.errors import SourceError, nearest
+from voxmim.scans.volume import SCAN_ENDINGS, case_name, is_scan
+from voxmim.store import SPLITS
+
+_PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
+_SHARES = {"val": 0.15, "test": 0.25}  # of the labelled cases; the rest trains
+_Told = tuple[str, tuple[str, ...], dict[int, str], list[str]]
+_CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
+
+
+@dataclass(frozen=True)
+class SourceCase:
+    """One case on disk.
+
+    Attributes:
+        name: unique in the source.
+        images: one file per channel, or one file of all channels.
+        label: the label map, if there is one.
+        split: ``train``, ``val``, ``test`` or ``unlabelled``.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None
+    split: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of scans.
+
+    Attributes:
+        path: the folder.
+        name: of the data set.
+        channels: the name of each channel.
+        labels: name of each label value, background left out; empty where the source doesn't tell.
+        cases: sorted by name.
+    """
+
+    path: Path
+    name: str
+    channels: tuple[str, ...]
+    labels: dict[int, str]
+    cases: tuple[SourceCase, ...]
+
+
+def open_source(path: Path | str, seed: int = 0) -> Source:
+    """Find the cases of a folder of scans; no scan is read.
+
+    Args:
+        path: the folder.
+        seed: of the split that is drawn where there is no splits.json.
+
+    Raises:
+        SourceError: the folder is missing or empty, its dataset.json or splits.json contradicts it, or the seed is
+            negative.
+    """
+    path = Path(path).absolute()
+    if seed < 0:
+        raise SourceError(f"{path}: the seed of the split is {seed}, but must be 0 or more; choose another.")
+    if not path.is_dir():
+        raise SourceError(f"{path}: there is no such folder; check the path.")
+    told: _Told = (path.name, ("image",), {}, [])
+    if (path / "dataset.json").is_file():
+        told = _read_dataset(path / "dataset.json")
+    name, channels, labels, further = told
+    pair = next((pair for pair in _PAIRS if (path / pair[0]).is_dir()), None)
+    if pair is not None:
+        cases = _paired_cases(path, pair, "", len(channels))
+        cases += _paired_cases(path, ("imagesTs", "labelsTs"), "unlabelled", len(channels))
+        for folder in dict.fromkeys([*further, "extra_unlabelled"]):
+            cases += _paired_cases(path, (folder, ""), "unlabelled", len(channels))
+        cases = _with_unique_names(cases)
+    else:
+        cases = _any_scans(path)
+    if not cases:
+        raise SourceError(f"{path}: there is no scan ({', '.join(SCAN_ENDINGS)}) in this folder; check the path.")
+    twin, count = Counter(case.name for case in cases).most_common(1)[0]
+    if count > 1:
+        raise SourceError(f"{path}: {count} scans have the same name {twin}; rename or remove one of them.")
+    if (path / "splits.json").is_file():
+        cases = _follow_splits(path / "splits.json", cases)
+    else:
+        cases = _draw_split(cases, seed)
+    return Source(path, name, channels, labels, tuple(sorted(cases, key=lambda case: case.name)))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise SourceError(f"{file}: this is not valid JSON ({error}); repair the file.") from None
+    if not isinstance(values, dict):
+        raise SourceError(
+            f"{file}: a JSON object is expected, but it holds a {type(values).__name__}; repair the file."
+        )
+    return values
+
+
+def _read_dataset(file: Path) -> _Told:
+    """The data set's name, its channels, its labels, and its folder of unlabelled scans."""
+    values = _read_json(file)
+    channels = values.get("channel_names", values.get("modality"))
+    if not isinstance(channels, Mapping) or not channels:
+        raise SourceError(f'{file}: the key "channel_names" is missing; add for instance {{"0": "CT"}}.')
+    if not isinstance(values.get("labels"), Mapping):
+        raise SourceError(f'{file}: the key "labels" is missing; add for instance {{"background": 0, "liver": 1}}.')
+    try:
+        ordered = tuple(str(channels[key]) for key in sorted(channels, key=int))
+        pairs = [(int(a), str(b)) if str(a).isdigit() else (int(b), str(a)) for a, b in values["labels"].items()]
+    except (ValueError, TypeError) as error:
+        raise SourceError(
+            f"{file}: channels or labels are not numbered by whole numbers ({error}); repair it."
+        ) from None
+    labels = {value: name for value, name in sorted(pairs) if value != 0}
+    if len({value for value, _ in pairs}) < len(pairs) or any(not 0 <= value <= 255 for value, _ in pairs):
+        raise SourceError(f"{file}: label values must be different whole numbers from 0 to 255; repair the file.")
+    further = [str(values["unlabelled_folder"])] if values.get("unlabelled_folder") else []
+    missing = [folder for folder in further if not (file.parent / folder).is_dir()]
+    if missing:
+        raise SourceError(f"{file}: it names the folder {missing[0]}, which is missing; add it or remove the key.")
+    if not (file.parent / "imagesTr").is_dir():
+        raise SourceError(f"{file.parent}: there is a dataset.json but no folder imagesTr; put the scans there.")
+    return str(values.get("name") or file.parent.name), ordered, labels, further
+
+
+def _paired_cases(path: Path, pair: tuple[str, str], split: str, channels: int) -> list[SourceCase]:
+    """The cases of one folder of scans and its folder of label maps (which may be missing)."""
+    folder, label_folder = path / pair[0], path / pair[1]
+    files = _scans_in(folder) if folder.is_dir() else []
+    labels = {case_name(file): file for file in _scans_in(label_folder)} if pair[1] and label_folder.is_dir() else {}
+    grouped: dict[str, list[Path]] = {}
+    for file in files:
+        grouped.setdefault(_without_channel(case_name(file), labels, channels), []).append(file)
+    lonely = sorted(set(labels) - set(grouped))
+    if lonely:
+        raise SourceError(f"{labels[lonely[0]]}: this label map has no scan in {pair[0]}; add the scan or remove it.")
+    for name, images in grouped.items():
+        if len(images) not in (1, channels) or len({case_name(image) for image in images}) < len(images):
+            listed = ", ".join(file.name for file in images)
+            raise SourceError(f"{folder}: case {name} has {len(images)} files ({listed}) for {channels} channel(s).")
+    return [SourceCase(name, tuple(images), labels.get(name), split) for name, images in grouped.items()]
+
+
+def _without_channel(name: str, labels: Mapping[str, Path], channels: int) -> str:
+    """``case_0000`` as nnU-Net names channel 0 of ``case``, unless that is a case's own name."""
+    match = _CHANNEL_SUFFIX.fullmatch(name)
+    if match and name not in labels and int(match[2]) < channels and (channels > 1 or match[1] in labels):
+        return match[1]
+    return name
+
+
+def _scans_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if is_scan(file))
+
+
+def _any_scans(path: Path) -> list[SourceCase]:
+    """Every scan at any depth, but for hidden folders; those of the same name get their folders' names before it."""
+    files = sorted(file for file in path.rglob("*") if is_scan(file) and not _is_hidden(file.relative_to(path)))
+    clashes = Counter(map(case_name, files))
+    cases = []
+    for file in files:
+        short = case_name(file)
+        folders = file.parent.relative_to(path).parts if clashes[short] > 1 else ()
+        cases.append(SourceCase("-".join([*folders, short]), (file,), None, "unlabelled"))
+    return cases
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _with_unique_names(cases: list[SourceCase]) -> list[SourceCase]:
+    """Put the folder's name before a case's name if an earlier folder holds a case of that name."""
+    named: dict[str, SourceCase] = {}
+    for case in cases:
+        name = f"{case.images[0].parent.name}-{case.name}" if case.name in named else case.name
+        named[name] = replace(case, name=name)
+    return list(named.values())
+
+
+def _follow_splits(file: Path, cases: list[SourceCase]) -> list[SourceCase]:
+    """The cases that splits.json lists.
+
+    Unlisted scans of the unlabelled folders stay in, unless it lists unlabelled ones.
+    """
+    splits = _read_json(file)
+    known = {case.name: case for case in cases}
+    split_of: dict[str, str] = {}
+    for split, names in splits.items():
+        if split not in SPLITS:
+            raise SourceError(f"{file}: '{split}' is no split ({', '.join(SPLITS)}){nearest(split, SPLITS) or '.'}")
+        if not isinstance(names, list):
+            raise SourceError(f"{file}: '{split}' must be a list of case names; repair the file.")
+        for name in map(str, names):
+            if name not in known:
+                hint = nearest(name, known) or "; add the scan or take the name out."
+                raise SourceError(f"{file}: there is no scan for case '{name}' of '{split}'{hint}")
+            if name in split_of:
+                raise SourceError(f"{file}: case '{name}' is listed twice; leave it in one split.")
+            split_of[name] = split
+    if "unlabelled" not in splits:
+        for case in cases:
+            if case.split == "unlabelled" and case.label is None:
+                split_of.setdefault(case.name, "unlabelled")
+    return [replace(case, split=split_of[case.name]) for case in cases if case.name in split_of]
+
+
+def _draw_split(cases: list[SourceCase], seed: int) -> list[SourceCase]:
+    """Draw train, val and test from the labelled cases; labelled scans of imagesTs, if any, are the test."""
+    drawn = {case.name: "unlabelled" if case.label is None else "test" for case in cases}
+    labelled = sorted(case.name for case in cases if case.label is not None and case.split == "")
+    held_out = any(case.label is not None and case.split != "" for case in cases)
+    order = [labelled[i] for i in np.random.default_rng(seed).permutation(len(labelled))]
+    start = 0
+    for split, share in _SHARES.items():
+        some = len(order) >= 4 and not (split == "test" and held_out)
+        count = max(1, round(share * len(order))) if some else 0
+        drawn.update(dict.fromkeys(order[start : start + count], split))
+        start += count
+    drawn.update(dict.fromkeys(order[start:], "train"))
+    return [replace(case, split=drawn[case.name]) for case in cases]

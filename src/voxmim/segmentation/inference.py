@@ -1,0 +1,42 @@
+"""A whole prepared scan through the segmentor, window by window."""
+
+from __future__ import annotations
+
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def predict_probabilities(
+    network: nn.Module, image: Tensor, crop: tuple[int, int, int], overlap: float, precision: str = "bf16"
+) -> Tensor:
+    """Label probabilities of a whole scan.
+
+    Overlapping windows are averaged with a Gaussian weight, so that a voxel is labelled mostly by windows that have
+    it near their middle. A scan smaller than the window is padded, and the padding taken off again.
+
+    Args:
+        network: gives logits (1, K, *crop) of a crop (1, C, *crop); set to evaluation by the caller.
+        image: (C, X, Y, Z) float32, intensities as the network sees them.
+        crop: the window, the size that the network was trained on.
+        overlap: of neighbouring windows, as a share of the window.
+        precision: ``bf16``, ``16`` or ``32``.
+
+    Returns:
+        (K, X, Y, Z) float32 on the CPU, summing to 1 over K.
+    """
+    device = next(network.parameters()).device
+    dtype = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}[precision]
+    if device.type == "cpu" and dtype == torch.float16:
+        dtype = torch.bfloat16
+
+    def predictor(windows: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits = network(windows)
+        return logits.float().softmax(dim=1)
+
+    probabilities = sliding_window_inference(
+        image[None].to(device), crop, sw_batch_size=1, predictor=predictor, overlap=overlap, mode="gaussian"
+    )
+    return probabilities[0].float().cpu()

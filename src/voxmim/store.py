@@ -1,0 +1,283 @@
+"""A store: a folder of prepared scans that random crops are read from quickly.
+
+```
+STORE/index.json          what was done to the scans, the label names, one entry per case
+STORE/images/CASE.b2nd    (C, X, Y, Z) int16 HU for CT, float16 z-scores for MR
+STORE/labels/CASE.b2nd    (X, Y, Z) uint8, with up to SAMPLES voxels of each label for balanced crops
+```
+A case's entry is written into its image file too, and the image file is put in place last: a store is therefore
+always valid, whatever stopped its making, and its index can be made again from the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+
+from voxmim.errors import StoreError
+from voxmim.files import whole, write_text
+
+INDEX = "index.json"
+SAMPLES = 500  # voxels kept per label and case: enough that balanced crops do not repeat
+SPLITS = ("train", "val", "test", "unlabelled")
+_OPEN_FILES = 64  # handles kept open per process; bounds memory whatever the number of scans
+_CHUNK, _BLOCK = (128, 128, 128), (16, 16, 32)  # voxels; larger blocks unpack more that a crop does not need
+blosc2.set_nthreads(1)  # loaders run beside the training, one thread each
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to a scan before a network sees it, kept with store and weights.
+
+    Attributes:
+        spacing: voxel size in mm along X, Y, Z after resampling, in RAS+ orientation.
+        intensity: ``ct`` (HU are kept, a window is applied at reading) or ``mr`` (z-score per scan).
+        channels: the name of each channel.
+    """
+
+    spacing: tuple[float, float, float]
+    intensity: str
+    channels: tuple[str, ...]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preparation:
+        """The inverse of ``dataclasses.asdict``, also after a way through JSON."""
+        x, y, z = values["spacing"]
+        return cls((float(x), float(y), float(z)), str(values["intensity"]), tuple(values["channels"]))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prepared scan.
+
+    Attributes:
+        name: the case's name, unique in the store.
+        split: ``train``, ``val``, ``test`` or ``unlabelled``.
+        shape: prepared voxels along X, Y, Z.
+        image: path of each source file, one per channel (or one for all).
+        label: path of the source label map, if there is one.
+        counts: prepared voxels per label value.
+        digest: of the prepared voxels and labels.
+    """
+
+    name: str
+    split: str
+    shape: tuple[int, int, int]
+    image: tuple[str, ...]
+    label: str | None = None
+    counts: dict[int, int] = field(default_factory=dict)
+    digest: str = ""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Case:
+        """The inverse of ``dataclasses.asdict``, also after a way through JSON."""
+        known = dict(values)
+        known["shape"] = tuple(known["shape"])
+        known["image"] = tuple(known["image"])
+        known["counts"] = {int(label): int(count) for label, count in known["counts"].items()}
+        return cls(**known)
+
+
+class Store:
+    """Read access to a store; cheap to open and to send to worker processes.
+
+    Attributes:
+        path: the folder.
+        name: the name of the data set.
+        preparation: what was done to every scan.
+        labels: name of each label value, background left out.
+        cases: the cases by name.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Open a store.
+
+        Raises:
+            StoreError: the folder is missing, no store, or holds no case.
+        """
+        self.path = Path(path)
+        index_file = self.path / INDEX
+        if not index_file.is_file():
+            raise StoreError(
+                f"{self.path}: this is not a store (no {INDEX}); make one with 'voxmim prepare SOURCE STORE'."
+            )
+        try:
+            index = json.loads(index_file.read_text())
+            self.name: str = index["name"]
+            self.preparation = Preparation.from_dict(index["preparation"])
+            self.labels = {int(value): str(name) for value, name in index["labels"].items()}
+            self.cases = {entry["name"]: Case.from_dict(entry) for entry in index["cases"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{index_file}: the index is damaged ({error!r}); run 'voxmim prepare' again.") from None
+        if not self.cases:
+            raise StoreError(f"{self.path}: the store holds no case; look at what 'voxmim prepare' reported.")
+        self._open: OrderedDict[str, blosc2.NDArray] = OrderedDict()
+
+    @staticmethod
+    def preparation_at(path: Path) -> Preparation | None:
+        """What was done to the scans of the store in a folder, even if it holds no case yet; None where there is none.
+
+        Raises:
+            StoreError: the index is damaged.
+        """
+        index_file = path / INDEX
+        try:
+            return Preparation.from_dict(json.loads(index_file.read_text())["preparation"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{index_file}: the index is damaged ({error!r}); delete it and run again.") from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files behind when sent to another process."""
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def in_split(self, *splits: str) -> list[Case]:
+        """The cases of one or several splits, in the order of the index."""
+        return [case for case in self.cases.values() if case.split in splits]
+
+    def digest(self) -> str:
+        """A short hash of all prepared voxels and their splits, kept with weights trained on them."""
+        parts = sorted(f"{case.name}:{case.split}:{case.digest}" for case in self.cases.values())
+        return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+    def image(self, name: str) -> np.ndarray:
+        """(C, X, Y, Z) a whole prepared scan as stored: int16 HU or float16 z-scores."""
+        return self._array("images", name)[...]
+
+    def label_map(self, name: str) -> np.ndarray:
+        """(X, Y, Z) uint8, a whole prepared label map."""
+        return self._array("labels", name)[...]
+
+    def samples(self, name: str) -> dict[int, np.ndarray]:
+        """For each label present, (n, 3) voxel indices that carry it, n at most SAMPLES."""
+        packed = self._array("labels", name).schunk.vlmeta["samples"]
+        return {int(value): np.asarray(rows).reshape(-1, 3) for value, rows in packed.items()}
+
+    def crop(self, name: str, start: Iterable[int], size: Iterable[int]) -> np.ndarray:
+        """(C, *size) a box of the scan as stored; where the box leaves the scan, voxels are `outside`."""
+        return self._box("images", name, tuple(start), tuple(size), self.outside)
+
+    def label_crop(self, name: str, start: Iterable[int], size: Iterable[int]) -> np.ndarray:
+        """(*size) uint8 a box of the label map; background where the box leaves the scan."""
+        return self._box("labels", name, tuple(start), tuple(size), 0)
+
+    @property
+    def outside(self) -> int:
+        """The stored value that stands for voxels outside the scan: air for CT, the mean for MR."""
+        return -1024 if self.preparation.intensity == "ct" else 0
+
+    def _box(self, kind: str, name: str, start: tuple[int, ...], size: tuple[int, ...], fill: int) -> np.ndarray:
+        array = self._array(kind, name)
+        shape = array.shape[-3:]
+        low = [max(0, s) for s in start]
+        high = [max(a, min(n, s + w)) for a, n, s, w in zip(low, shape, start, size, strict=True)]
+        inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        lead = (slice(None),) * (len(array.shape) - 3)
+        found = array[(*lead, *inside)]
+        if found.shape[-3:] == size:
+            return found
+        box = np.full((*array.shape[:-3], *size), fill, dtype=found.dtype)
+        place = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
+        box[(*lead, *place)] = found
+        return box
+
+    def _array(self, kind: str, name: str) -> blosc2.NDArray:
+        key = f"{kind}/{name}"
+        if key in self._open:
+            self._open.move_to_end(key)
+            return self._open[key]
+        file = self.path / kind / f"{name}.b2nd"
+        try:
+            array = blosc2.open(str(file), mode="r")
+        except (OSError, RuntimeError, ValueError) as error:
+            wrong = "is missing" if not file.exists() else f"is damaged ({error})"
+            raise StoreError(f"{file}: this file of the store {wrong}; run 'voxmim prepare' again.") from None
+        self._open[key] = array
+        if len(self._open) > _OPEN_FILES:
+            self._open.popitem(last=False)
+        return array
+
+
+def write_case(path: Path, case: Case, image: np.ndarray, label_map: np.ndarray | None) -> Case:
+    """Put one prepared case into the store at `path`; it is there whole or not at all.
+
+    Args:
+        path: the store's folder.
+        case: its entry; counts and digest are filled in here.
+        image: (C, X, Y, Z) int16 or float16.
+        label_map: (X, Y, Z) uint8 or None.
+
+    Returns:
+        the entry as written.
+    """
+    digest = hashlib.blake2b(image.tobytes(), digest_size=8)
+    counts: dict[int, int] = {}
+    if label_map is not None:
+        digest.update(label_map.tobytes())
+        samples, counts = _sample_labels(label_map)
+        _write_array(path / "labels" / f"{case.name}.b2nd", label_map, {"samples": samples})
+    case = replace(case, counts=counts, digest=digest.hexdigest())
+    _write_array(path / "images" / f"{case.name}.b2nd", image, {"case": json.dumps(asdict(case))})
+    return case
+
+
+def written_cases(path: Path) -> Iterator[Case]:
+    """Yield the entry of every case that lies whole in the store's folder."""
+    for file in sorted((path / "images").glob("[!.]*.b2nd")):
+        try:
+            array = blosc2.open(str(file), mode="r")  # named, since the notes die with their array
+            case = Case.from_dict(json.loads(array.schunk.vlmeta["case"]))
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise StoreError(f"{file}: this file of the store is damaged ({error}); delete it and run again.") from None
+        yield case
+
+
+def write_index(
+    path: Path, name: str, preparation: Preparation, labels: Mapping[int, str], cases: Iterable[Case]
+) -> None:
+    """Write the store's index in one stroke."""
+    index = {
+        "format": 1,
+        "name": name,
+        "preparation": asdict(preparation),
+        "labels": {str(value): label for value, label in labels.items()},
+        "cases": [asdict(case) for case in sorted(cases, key=lambda case: case.name)],
+    }
+    write_text(path / INDEX, json.dumps(index, indent=1))
+
+
+def _sample_labels(label_map: np.ndarray) -> tuple[dict[str, list[int]], dict[int, int]]:
+    """Evenly spread voxels of each label (flattened rows of 3), and each label's voxel count."""
+    samples, counts = {}, {}
+    for value in np.unique(label_map):
+        if value == 0:
+            continue
+        where = np.argwhere(label_map == value)
+        pick = np.linspace(0, len(where) - 1, min(SAMPLES, len(where))).astype(int)
+        samples[str(value)] = where[pick].ravel().tolist()
+        counts[int(value)] = len(where)
+    return samples, counts
+
+
+def _write_array(file: Path, array: np.ndarray, meta: Mapping[str, Any]) -> None:
+    lead = (1,) * (array.ndim - 3)
+    with whole(file) as temporary:
+        stored = blosc2.asarray(
+            np.ascontiguousarray(array),
+            chunks=(*lead, *map(min, array.shape[-3:], _CHUNK)),
+            blocks=(*lead, *map(min, array.shape[-3:], _BLOCK)),
+            cparams={"codec": blosc2.Codec.LZ4, "filters": [blosc2.Filter.BITSHUFFLE], "clevel": 5},
+            urlpath=str(temporary),
+            mode="w",
+        )
+        for key, value in meta.items():
+            stored.schunk.vlmeta[key] = value

@@ -1,0 +1,1 @@
+"""Whole experiments: several runs side by side, and what they showed."""

@@ -1,0 +1,299 @@
+"""The whole journey in one go: prepare, pre-train, fine-tune with and without, evaluate, predict, report.
+
+Both arms see the same few labelled cases for the same number of steps. Each is trained at every rate of a small grid,
+and the rate is chosen on validation cases; test cases are looked at once, at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from voxmim.errors import RunError, StoreError
+from voxmim.files import write_text
+from voxmim.recipe import Recipe, load_recipe, recipe_to_yaml
+from voxmim.report.page import Page, Picture, Plot, Table, write_page
+from voxmim.report.reconstruct import reconstruct
+from voxmim.scans.phantom import write_cohort
+from voxmim.scans.prepare import prepare
+from voxmim.segmentation.evaluate import evaluate, labelled_cases, write_json
+from voxmim.segmentation.intervals import difference_in_words
+from voxmim.segmentation.predict import predict
+from voxmim.store import Store
+from voxmim.training.finetune import finetune
+from voxmim.training.pages import (
+    curve,
+    figure,
+    figures,
+    finetune_page,
+    loss_curve,
+    pretrain_page,
+    reconstruction_pictures,
+    run_facts,
+    segmentation_pictures,
+)
+from voxmim.training.pretrain import pretrain
+from voxmim.training.run import Run
+
+PHANTOMS = 48
+LABELS = "0.1"
+ARMS = {"scratch": "from scratch", "pretrained": "pre-trained"}
+
+
+@dataclass
+class Journey:
+    """What the steps of the demo leave to each other.
+
+    Attributes:
+        out: the folder for everything.
+        recipe: the settings of all trainings.
+        seconds: how long each step took.
+        commands: each step's own command.
+        console: for the lines between the progress bars.
+    """
+
+    out: Path
+    recipe: Recipe
+    seconds: dict[str, float] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
+    console: Console = field(default_factory=lambda: Console(highlight=False))
+
+    def step(self, name: str, command: list[str | Path], act: Callable[[], Any]) -> Any:
+        """Print a step's own command, do it, and note how long it took."""
+        text = shlex.join(["voxmim", *map(str, command)])
+        self.commands.append(text)
+        self.console.print(f"\n$ {text}", style="bold", markup=False, soft_wrap=True)
+        began = time.monotonic()
+        result = act()
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 1)
+        return result
+
+
+def demo(
+    data: Path | str | None = None,
+    out: Path | str = "voxmim-demo",
+    seed: int = 0,
+    recipe: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run the whole journey and write ``results.json`` and ``report.html``.
+
+    Args:
+        data: folder in the layout of the Medical Segmentation Decathlon; None makes phantoms.
+        out: folder for everything, new or empty.
+        seed: of everything random.
+        recipe: packaged recipe or YAML file; None takes ``demo`` for phantoms and ``tiny`` for data.
+        settings: what differs from the recipe.
+
+    Returns:
+        the content of ``results.json``, with ``seen``: what was seen, in plain words.
+
+    Raises:
+        VoxmimError: one sentence on what is wrong.
+    """
+    out = Path(out)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise RunError(f"{out}: there is something here already; name another folder with --out, or delete it.")
+    chosen = load_recipe(recipe or ("tiny" if data else "demo"), {"seed": seed, **(settings or {})})
+    journey = Journey(out, chosen)
+    recipe_file = out / "recipe.yaml"
+    write_text(recipe_file, recipe_to_yaml(chosen))
+
+    if data is None:
+        source = out / "phantoms"
+        command: list[str | Path] = ["phantom", source, "--cases", str(PHANTOMS), "--seed", str(seed)]
+        journey.step("phantom", command, lambda: write_cohort(source, PHANTOMS, seed))
+    else:
+        source = Path(data)
+    store_path = out / "store"
+    journey.step(
+        "prepare", ["prepare", source, store_path, "--seed", str(seed)], lambda: prepare(source, store_path, seed=seed)
+    )
+    store = Store(store_path)
+    for split in ("train", "val", "test"):
+        if not any(case.label for case in store.in_split(split)):
+            raise StoreError(
+                f"{source}: there is no labelled case in the split '{split}', which the demo needs; add one."
+            )
+
+    encoder = journey.step(
+        "pretrain",
+        ["pretrain", store_path, out / "pretrain", "--recipe", recipe_file],
+        lambda: _pretrained(store, out / "pretrain", chosen),
+    )
+    runs = {arm: _best_rate(journey, store, arm, encoder.path if arm == "pretrained" else None) for arm in ARMS}
+    results = {arm: _evaluated(journey, runs[arm], store_path) for arm in ARMS}
+    shown = labelled_cases(store_path, "test")[0][1][0]
+    journey.step(
+        "predict",
+        ["predict", runs["pretrained"].path, shown, "--out", out / "predictions"],
+        lambda: predict(runs["pretrained"].path, [shown], out / "predictions"),
+    )
+    journey.step(
+        "reconstruct",
+        ["reconstruct", encoder.path, shown, "--out", out / "reconstructions"],
+        lambda: reconstruct(encoder.path, [shown], out / "reconstructions"),
+    )
+
+    summary = _summary(journey, source, runs, results)
+    write_text(out / "results.json", json.dumps(summary, indent=1))
+    write_page(out / "report.html", _page(journey, store, encoder, runs, results, summary))
+    return summary
+
+
+def _pretrained(store: Store, path: Path, recipe: Recipe) -> Run:
+    run = pretrain(store, path, recipe)
+    pretrain_page(run)
+    return run
+
+
+def _best_rate(journey: Journey, store: Store, arm: str, init: Path | None) -> Run:
+    """Fine-tune one arm at each rate of the grid; the run with the highest validation Dice."""
+    runs = []
+    for rate in journey.recipe.rates:
+        path = journey.out / f"{arm}-lr{rate:g}"
+        recipe = replace(journey.recipe, scratch_lr=None, finetune=replace(journey.recipe.finetune, lr=rate))
+        command: list[str | Path] = ["finetune", store.path, path, "--recipe", journey.out / "recipe.yaml"]
+        command += ["--labels", LABELS, "--lr", f"{rate:g}"]
+        if init is not None:
+            command += ["--init", init]
+        runs.append(journey.step(arm, command, partial(_finetuned, store, path, recipe, init)))
+    return max(runs, key=_best_dice)
+
+
+def _finetuned(store: Store, path: Path, recipe: Recipe, init: Path | None) -> Run:
+    run, _ = finetune(store, path, recipe, init, LABELS)
+    finetune_page(run)
+    return run
+
+
+def _best_dice(run: Run) -> float:
+    return max(row["val_dice"] for row in run.metrics() if "val_dice" in row)
+
+
+def _evaluated(journey: Journey, run: Run, store: Path) -> dict[str, Any]:
+    result: dict[str, Any] = journey.step(
+        "evaluate", ["evaluate", run.path, store, "--split", "test"], lambda: evaluate(run.path, store)
+    )
+    write_json(run.path / "evaluation-test.json", result)
+    finetune_page(run)
+    return result
+
+
+def _summary(
+    journey: Journey, source: Path, runs: Mapping[str, Run], results: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """The content of ``results.json``."""
+    prior = results["scratch"]["prior"]["mean"]
+    arms: dict[str, Any] = {"prior": {"dice": prior["dice"], "ci95": prior["ci95"]}}
+    for arm, run in runs.items():
+        mean = results[arm]["mean"]
+        arms[arm] = {
+            "dice": mean["dice"],
+            "ci95": mean["ci95"],
+            "hd95_mm": mean["hd95_mm"],
+            "nsd": mean["nsd"],
+            "lr": run.recipe().finetune.lr,
+            "curve": [[int(row["step"]), row["val_dice"]] for row in run.metrics() if "val_dice" in row],
+        }
+    scale = 1 if sys.platform == "darwin" else 1024  # what getrusage counts in
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {
+        "data": str(source),
+        "arms": arms,
+        "cases": len(results["scratch"]["cases"]),
+        "runs": {arm: str(run.path) for arm, run in runs.items()},
+        "seconds": journey.seconds,
+        "peak_memory_gib": round(peak * scale / 2**30, 2),
+        "seen": _seen(arms, results),
+    }
+
+
+def _seen(arms: Mapping[str, Any], results: Mapping[str, dict[str, Any]]) -> str:
+    """What was seen, in plain words, the same whether it pleases or not."""
+    scratch, pretrained = ([case["mean_dice"] for case in results[arm]["cases"]] for arm in ARMS)
+    pairs = [(a, b) for a, b in zip(scratch, pretrained, strict=True) if a is not None and b is not None]
+    words = difference_in_words("pre-trained", [a for a, _ in pairs], [b for _, b in pairs])
+    text = f"Mean Dice on test cases, pre-trained against from scratch: {words}."
+    reached = _steps_to(arms["pretrained"]["curve"], max(dice for _, dice in arms["scratch"]["curve"]))
+    best = max(arms["scratch"]["curve"], key=lambda point: point[1])
+    if reached is None:
+        text += f" The pre-trained one did not reach the best validation Dice from scratch ({best[1]:.3f})."
+    else:
+        text += (
+            f" On validation cases the pre-trained one reached the best Dice from scratch ({best[1]:.3f}, "
+            f"step {best[0]}) at step {reached}."
+        )
+    return text + f" Position alone, without a look at the image, scores {arms['prior']['dice']:.3f}."
+
+
+def _steps_to(points: list[list[float]], dice: float) -> int | None:
+    return next((int(step) for step, found in points if found >= dice), None)
+
+
+def _page(
+    journey: Journey,
+    store: Store,
+    encoder: Run,
+    runs: Mapping[str, Run],
+    results: Mapping[str, dict[str, Any]],
+    summary: Mapping[str, Any],
+) -> Page:
+    rows = [["position-only prior", *figures(results["scratch"]["prior"]["mean"]), "–"]]
+    for arm, title in ARMS.items():
+        rows.append([title, *figures(results[arm]["mean"]), f"{summary['arms'][arm]['lr']:g}"])
+    header = ["arm", "Dice", "95 % interval", "HD95 (mm)", f"NSD ({results['scratch']['tolerance_mm']:g} mm)", "rate"]
+    per_label = [
+        [name, *(figure(results[arm]["labels"][name]["dice"]) for arm in ARMS)] for name in store.labels.values()
+    ]
+    metrics = {arm: run.metrics() for arm, run in runs.items()}
+    validated = {arm: [row for row in rows_ if "val_dice" in row] for arm, rows_ in metrics.items()}
+    masked = [row for row in encoder.metrics() if "val_loss" in row]
+    pictures: list[Picture] = reconstruction_pictures(encoder, store)
+    pictures += segmentation_pictures({ARMS[arm]: run for arm, run in runs.items()}, store, "test")
+    return Page(
+        title=f"voxmim demo: {store.name}",
+        lead=[
+            "An encoder was pre-trained without labels by predicting hidden parts of scans. Then a segmentor was "
+            f"trained on {len(runs['scratch'].about['cases'])} labelled cases twice, from scratch and from that "
+            "encoder, for the same number of steps, each at the learning rate that did best on validation cases.",
+            summary["seen"],
+        ],
+        facts=[
+            *run_facts(encoder, journey.recipe.pretrain, store)[1:],
+            ("peak memory", f"{summary['peak_memory_gib']} GiB"),
+            ("time by step", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in journey.seconds.items())),
+        ],
+        tables=[
+            Table(f"Results on {summary['cases']} test cases", header, rows, results["scratch"]["convention"]),
+            Table("Dice per label", ["label", *ARMS.values()], per_label),
+        ],
+        plots=[
+            Plot(
+                "Dice on validation cases",
+                "optimiser step",
+                "mean Dice",
+                [curve(ARMS[arm], validated[arm], "val_dice") for arm in ARMS],
+                "Both arms: the same labelled cases, the same steps.",
+            ),
+            Plot(
+                "Pre-training: error on hidden patches",
+                "optimiser step",
+                "mean absolute error" if journey.recipe.mae.loss == "l1" else "mean squared error",
+                [loss_curve(encoder.metrics(), "training crops"), curve("validation crops", masked, "val_loss")],
+            ),
+        ],
+        pictures=pictures,
+        settings=recipe_to_yaml(journey.recipe),
+        commands=journey.commands,
+    )

@@ -1,0 +1,250 @@
+"""The report of one run: what was run on what, its curves, its pictures, its results, and how to repeat it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxmim.errors import StoreError
+from voxmim.files import whole
+from voxmim.recipe import Training, recipe_to_yaml
+from voxmim.report.figures import HIDDEN_COLOUR, display_range, label_colour, middle_of, segmentation_picture
+from voxmim.report.page import Curve, Page, Picture, Plot, Table, write_page
+from voxmim.report.reconstruct import load_mae, picture, reconstruct_array
+from voxmim.scans.geometry import Grid
+from voxmim.scans.intensity import window
+from voxmim.scans.prepare import PreparedScan
+from voxmim.segmentation.predict import Segmentor
+from voxmim.store import Case, Store
+from voxmim.training.pretrain import pretraining_cases
+from voxmim.training.run import RECIPE, Run
+
+REPORT = "report.html"
+_SHOWN = 2  # cases with pictures
+_POINTS = 400  # of a loss curve; more could not be told apart
+_SMOOTH = 25  # steps of which a loss curve shows the mean
+
+
+def pretrain_page(run: Run) -> None:
+    """Write a pre-training's ``report.html`` and ``figures/``; the same fixed cases each time."""
+    recipe, rows = run.recipe(), run.metrics()
+    store = _store_of(run)
+    pictures = [] if store is None else reconstruction_pictures(run, store)
+    training = recipe.pretrain
+    validated = [row for row in rows if "val_loss" in row]
+    lead = (
+        f"An encoder learned to predict what is hidden: {recipe.mae.ratio:.0%} of each crop's patches were taken away, "
+        f"and it was trained for {training.steps} steps to give their voxels back. No label was read."
+    )
+    if validated:
+        lead += (
+            f" On scans it was not trained on, the error fell from {validated[0]['val_loss']:.3f} to "
+            f"{validated[-1]['val_loss']:.3f}."
+        )
+    curves = [loss_curve(rows, "training crops")]
+    if validated:
+        curves.append(curve("validation crops, fixed masks", validated, "val_loss"))
+    error = "mean absolute error" if recipe.mae.loss == "l1" else "mean squared error"
+    page = Page(
+        title=f"Pre-training: {run.path.name}",
+        lead=lead,
+        facts=run_facts(run, training, store),
+        plots=[Plot("Error on hidden patches", "optimiser step", error, curves)],
+        pictures=pictures,
+        settings=recipe_to_yaml(recipe),
+        commands=[repeat_command(run)],
+    )
+    _write(run, page)
+
+
+def finetune_page(run: Run) -> None:
+    """Write a fine-tuning's ``report.html`` and ``figures/``, with the results of its evaluations if there are any."""
+    recipe, rows = run.recipe(), run.metrics()
+    store = _store_of(run)
+    validated = [row for row in rows if "val_dice" in row]
+    start = "from scratch" if run.about.get("init") is None else f"from the encoder {Path(run.about['init'])}"
+    lead = [
+        f"A segmentor was trained {start} on {len(run.about['cases'])} labelled cases, "
+        f"for {recipe.finetune.steps} steps."
+    ]
+    if validated:
+        best = max(validated, key=lambda row: row["val_dice"])
+        lead.append(
+            f"Its best mean Dice on validation cases was {best['val_dice']:.3f}, at step {int(best['step'])}; "
+            "the weights of that step were kept."
+        )
+    plots = [Plot("Loss", "optimiser step", "Dice + cross-entropy", [loss_curve(rows, "training crops")])]
+    if validated:
+        plots.insert(0, Plot("Dice on validation cases", "optimiser step", "Dice", dice_curves(validated, store)))
+    moved = run.about["transfer"] or "none: trained from scratch"
+    results = [json.loads(file.read_text()) for file in sorted(run.path.glob("evaluation-*.json"))]
+    pictures = [] if store is None else segmentation_pictures({"segmentor": run}, store)
+    page = Page(
+        title=f"Fine-tuning: {run.path.name}",
+        lead=lead,
+        facts=[*run_facts(run, recipe.finetune, store), ("weights that moved", moved)],
+        plots=plots,
+        tables=[result_table(result) for result in results],
+        pictures=pictures,
+        settings=recipe_to_yaml(recipe),
+        commands=[repeat_command(run)]
+        + [shlex.join(["voxmim", "evaluate", str(run.path), r["data"], "--split", r["split"]]) for r in results],
+    )
+    _write(run, page)
+
+
+def run_facts(run: Run, training: Training, store: Store | None) -> list[tuple[str, str]]:
+    """What was run on what, as (name, value)."""
+    recipe, rows = run.recipe(), run.metrics()
+    facts = [("run", str(run.path)), ("store", run.about["store"])]
+    if store is not None:
+        preparation = store.preparation
+        spacing = " x ".join(f"{size:g}" for size in preparation.spacing)
+        facts += [
+            ("scans", f"{store.name}: {len(store.cases)} of {preparation.intensity.upper()}, at {spacing} mm"),
+            ("data hash", store.digest()),
+        ]
+    cases = run.about["cases"]
+    crop, patch = (" x ".join(map(str, sizes)) for sizes in (recipe.crop or (), recipe.vit.patch))
+    facts += [
+        ("trained on", f"{cases if isinstance(cases, int) else len(cases)} cases"),
+        ("crop and patch", f"{crop} voxels in patches of {patch}"),
+        ("encoder", f"ViT of width {recipe.vit.width}, depth {recipe.vit.depth}, {recipe.vit.heads} heads"),
+        ("steps", f"{training.steps} of {training.batch} crops, peak rate {training.lr:g}"),
+        ("seed, precision", f"{recipe.seed}, {recipe.precision}"),
+    ]
+    if rows:
+        facts.append(("time", f"{rows[-1]['seconds'] / 60:.1f} minutes"))
+    facts.append(("versions", ", ".join(f"{name} {version(name)}" for name in ("voxmim", "torch", "monai"))))
+    return facts
+
+
+def repeat_command(run: Run) -> str:
+    """The command that does the same training again, following the run's resolved recipe."""
+    command = ["voxmim", run.kind, run.about["store"], "OUT", "--recipe", str(run.path / RECIPE)]
+    if run.kind == "finetune":
+        command += ["--labels", str(len(run.about["cases"]))]
+        if run.about["init"]:
+            command += ["--init", run.about["init"]]
+    return shlex.join(command)
+
+
+def curve(name: str, rows: Sequence[Mapping[str, float]], column: str) -> Curve:
+    """One column of the metrics against the steps."""
+    return Curve(name, [int(row["step"]) for row in rows], [row[column] for row in rows])
+
+
+def loss_curve(rows: Sequence[Mapping[str, float]], name: str) -> Curve:
+    """The training loss, smoothed by a running mean and thinned to what can be told apart."""
+    losses = np.array([row["loss"] for row in rows])
+    width = min(_SMOOTH, max(1, len(losses) // 10))
+    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+    steps = [int(row["step"]) for row in rows[width - 1 :]]
+    every = max(1, len(steps) // _POINTS)
+    return Curve(f"{name}, mean of {width} steps", steps[::every], smooth[::every].tolist())
+
+
+def dice_curves(validated: list[dict[str, float]], store: Store | None) -> list[Curve]:
+    """Mean Dice and each label's, against the steps."""
+    curves = [curve("mean", validated, "val_dice")]
+    for name in [] if store is None else store.labels.values():
+        rows = [row for row in validated if f"val_dice {name}" in row]
+        if rows:
+            curves.append(curve(name, rows, f"val_dice {name}"))
+    return curves
+
+
+def result_table(result: Mapping[str, Any], title: str | None = None) -> Table:
+    """An evaluation's figures per label, the position-only prior beside them, the convention below."""
+    prior = result.get("prior")
+    rows = []
+    for name, scores in [("mean", result["mean"]), *result["labels"].items()]:
+        beside = None if prior is None else (prior["mean"] if name == "mean" else prior["labels"][name])
+        rows.append([name, *figures(scores), figure(beside["dice"]) if beside else "–"])
+    header = ["label", "Dice", "95 % interval", "HD95 (mm)", f"NSD ({result['tolerance_mm']:g} mm)", "prior's Dice"]
+    title = title or f"Results on {len(result['cases'])} cases of the split '{result['split']}'"
+    return Table(title, header, rows, f"{result['convention']} The prior knows positions only: it is the mean training "
+                 "label map, and never looks at the image.")  # fmt: skip
+
+
+def figures(scores: Mapping[str, Any]) -> list[str]:
+    """Dice, its interval, HD95 and NSD as texts."""
+    low_high = scores["ci95"]
+    interval = "–" if low_high is None else f"{low_high[0]:.3f} to {low_high[1]:.3f}"
+    return [figure(scores["dice"]), interval, figure(scores["hd95_mm"], 2), figure(scores["nsd"])]
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number as text, or a dash where nothing was counted."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def reconstruction_pictures(run: Run, store: Store) -> list[Picture]:
+    """Original, masked, reconstructed of the first validation cases; masks fixed by the run's seed."""
+    network, _ = load_mae(run.path)
+    recipe = run.recipe()
+    assert recipe.crop is not None
+    cases, held = pretraining_cases(store, recipe.seed)
+    pictures = []
+    for case in (held or cases)[:_SHOWN]:
+        seen = window(store.image(case.name), store.preparation.intensity, recipe.window)
+        found = reconstruct_array(network, seen, recipe.crop, recipe.seed)
+        pictures.append(
+            Picture(
+                f"Reconstruction of {case.name}",
+                picture(found, store.preparation.spacing),
+                f"{recipe.mae.ratio:.0%} of the patches were hidden; only those are predicted.",
+                [("hidden", HIDDEN_COLOUR)],
+            )
+        )
+    return pictures
+
+
+def segmentation_pictures(runs: Mapping[str, Run], store: Store, split: str = "val") -> list[Picture]:
+    """Scan, reference and each run's segmentation of the first cases of a split, in the store's spacing."""
+    labelled = [case for case in store.in_split(split) if case.label]
+    labelled = labelled or [case for case in store.in_split("train") if case.label]
+    segmentors = {name: Segmentor.load(run.path) for name, run in runs.items()}
+    legend = [(label, label_colour(value)) for value, label in store.labels.items()]
+    pictures = []
+    for case in labelled[:_SHOWN]:
+        reference = store.label_map(case.name)
+        columns: list[tuple[str, np.ndarray | None]] = [("scan", None), ("reference", reference)]
+        for name, segmentor in segmentors.items():
+            columns.append((name, segmentor.probabilities(_stored(store, case)).argmax(0).astype(np.uint8)))
+        seen = window(store.image(case.name), store.preparation.intensity, runs[next(iter(runs))].recipe().window)
+        at = middle_of(reference, case.shape)
+        png = segmentation_picture(display_range(seen[0]), columns, store.preparation.spacing, at)
+        caption = f"A {case.split} case, through the middle of its labels."
+        pictures.append(Picture(f"Segmentation of {case.name}", png, caption, legend))
+    return pictures
+
+
+def _stored(store: Store, case: Case) -> PreparedScan:
+    """A case of the store as a prepared scan whose own grid is the store's."""
+    affine = np.diag([*store.preparation.spacing, 1.0])
+    grid = Grid(case.shape, affine)
+    return PreparedScan(store.image(case.name), grid, grid, (), Path(case.image[0]))
+
+
+def _store_of(run: Run) -> Store | None:
+    """The run's store, or None where it is gone: a report without pictures is better than none."""
+    try:
+        return Store(run.about["store"])
+    except StoreError:
+        return None
+
+
+def _write(run: Run, page: Page) -> None:
+    for index, shown in enumerate(page.pictures):
+        with whole(
+            run.path / "figures" / f"{index + 1:02d}-{shown.title.replace(' ', '-').replace('/', '-')}.png"
+        ) as file:
+            file.write_bytes(shown.png)
+    write_page(run.path / REPORT, page)

@@ -1,0 +1,136 @@
+"""The folder that one training writes, and the three ways to come to one: new, resumed, started from weights."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from voxmim.errors import RunError
+from voxmim.files import whole, write_text
+from voxmim.recipe import Recipe, load_recipe, write_recipe
+
+RECIPE, ABOUT, METRICS, CHECKPOINT = "recipe.yaml", "run.json", "metrics.csv", "last.ckpt"
+
+
+class Run:
+    """One run folder.
+
+    Attributes:
+        path: the folder.
+        kind: ``pretrain`` or ``finetune``.
+        about: what the run was made of (store, cases, init), as in run.json.
+    """
+
+    def __init__(self, path: Path, kind: str, about: Mapping[str, Any]) -> None:
+        self.path, self.kind, self.about = path, kind, dict(about)
+
+    @classmethod
+    def new(cls, path: Path | str, kind: str, recipe: Recipe, about: Mapping[str, Any]) -> Run:
+        """Make a fresh run folder.
+
+        Raises:
+            RunError: the folder has something in it already.
+        """
+        path = Path(path)
+        refuse_occupied(path)
+        path.mkdir(parents=True, exist_ok=True)
+        write_recipe(path / RECIPE, recipe)
+        run = cls(path, kind, about)
+        run.write_about()
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str, kind: str | None = None) -> Run:
+        """Open a run folder, of a certain kind if told.
+
+        Raises:
+            RunError: the folder is missing, no run, or of another kind.
+        """
+        path = Path(path)
+        file = path / ABOUT
+        if not file.is_file():
+            raise RunError(f"{path}: this is not a run folder (no {ABOUT}); give the folder that a training wrote.")
+        try:
+            about = json.loads(file.read_text())
+            found = about["kind"]
+        except (ValueError, KeyError):
+            raise RunError(f"{file}: this file is damaged; start the training anew in another folder.") from None
+        if kind is not None and found != kind:
+            raise RunError(f"{path}: this run is a {found}, but a {kind} is needed here; give another folder.")
+        return cls(path, found, about)
+
+    def recipe(self) -> Recipe:
+        """The run's fully resolved recipe."""
+        return load_recipe(self.path / RECIPE)
+
+    def write_about(self) -> None:
+        """Write run.json in one stroke."""
+        write_text(self.path / ABOUT, json.dumps({**self.about, "kind": self.kind}, indent=1))
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write last.ckpt in one stroke; a kill at any moment leaves the former one."""
+        with whole(self.path / CHECKPOINT) as temporary:
+            torch.save(dict(state), temporary)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """What `save_checkpoint` wrote last, or None if the run was stopped before that."""
+        file = self.path / CHECKPOINT
+        if not file.is_file():
+            return None
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds here, none of them documented
+            raise RunError(f"{file}: the checkpoint is damaged ({type(error).__name__}); start the run anew.") from None
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The rows of metrics.csv; an empty cell is left out of its row, and so is a row that a kill cut off."""
+        file = self.path / METRICS
+        if not file.is_file():
+            return []
+        text = file.read_text(encoding="utf-8")
+        rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        return [{key: float(value) for key, value in row.items() if value} for row in rows]
+
+
+class MetricsFile:
+    """metrics.csv while it is written: one row per step, flushed, and cut back to the checkpoint on resume."""
+
+    def __init__(self, run: Run, columns: list[str], first_step: int) -> None:
+        self.columns = columns
+        file = run.path / METRICS
+        kept = [row for row in run.metrics() if row["step"] <= first_step]
+        write_text(file, "".join([_line(columns), *(self._row(row) for row in kept)]))
+        self._file = file.open("a", encoding="utf-8")
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Append one row."""
+        self._file.write(self._row(row))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _row(self, row: Mapping[str, float]) -> str:
+        return _line(int(row[column]) if column == "step" else row.get(column) for column in self.columns)
+
+
+def _line(cells: Iterable[object]) -> str:
+    """One line of CSV; a label's name may hold a comma."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def refuse_occupied(path: Path) -> None:
+    """Raise RunError if a new run cannot be put into the folder."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise RunError(
+            f"{path}: there is something here already; add --resume to go on with it, or name another folder."
+        )

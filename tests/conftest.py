@@ -1,0 +1,206 @@
+"""Tiny synthetic scans on disk, for every test that needs some."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from voxmim.recipe import make_recipe, write_recipe
+from voxmim.scans.prepare import prepare
+from voxmim.scans.volume import Volume, write_volume
+
+
+def _write_scan(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    voxels = array[None] if array.ndim == 3 else array
+    write_volume(path, Volume(voxels, np.eye(4) if affine is None else affine))
+    return path
+
+
+@pytest.fixture
+def write_scan() -> Callable[..., Path]:
+    """Give write_scan(path, array, affine): put (X, Y, Z) or (C, X, Y, Z) voxels on disk."""
+    return _write_scan
+
+
+def tiny_case(seed: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A CT of a body (40 HU) in air with two organs (200 and -150 HU, labels 1 and 2), shaken from seed to seed."""
+    rng = np.random.default_rng(seed)
+    where = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
+
+    def ball(centre: tuple[float, float, float], radius: float) -> np.ndarray:
+        moved = np.asarray(centre) + rng.normal(0, 0.03, 3)
+        return np.sum((where - moved[:, None, None, None]) ** 2, axis=0) < radius**2
+
+    scan, label = np.full(shape, -1000.0), np.zeros(shape, dtype=np.uint8)
+    scan[ball((0, 0, 0), 0.7)] = 40
+    for value, hu, centre in ((1, 200, (0.3, 0, 0.1)), (2, -150, (-0.3, 0.1, 0))):
+        organ = ball(centre, 0.28)
+        scan[organ], label[organ] = hu, value
+    return np.rint(scan + rng.normal(0, 10, shape)).astype(np.int16), label
+
+
+def _write_source(
+    path: Path,
+    cases: int = 4,
+    unlabelled: int = 0,
+    shape: tuple[int, int, int] = (20, 18, 16),
+    affine: np.ndarray | None = None,
+    splits: dict[str, list[str]] | None = None,
+) -> Path:
+    for seed in range(cases + unlabelled):
+        scan, label = tiny_case(seed, shape)
+        images = "imagesTr" if seed < cases else "extra_unlabelled"
+        _write_scan(path / images / f"case_{seed}.nii.gz", scan, affine)
+        if seed < cases:
+            _write_scan(path / "labelsTr" / f"case_{seed}.nii.gz", label, affine)
+    dataset = {"name": "tiny", "channel_names": {"0": "CT"}, "labels": {"background": 0, "bone": 1, "fat": 2}}
+    (path / "dataset.json").write_text(json.dumps(dataset))
+    if splits is not None:
+        (path / "splits.json").write_text(json.dumps(splits))
+    return path
+
+
+@pytest.fixture
+def tiny_source(tmp_path: Path) -> Callable[..., Path]:
+    """Give tiny_source(cases, ...): write a CT cohort in the Decathlon's layout and return its folder."""
+
+    def make(folder: str = "source", **options: Any) -> Path:
+        return _write_source(tmp_path / folder, **options)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A source, the store made of it, and a recipe that trains in a second. Shared: copy what is to be changed."""
+
+    source: Path
+    store: Path
+    recipe: Path
+
+
+@dataclass(frozen=True)
+class TinyRuns(Tiny):
+    """The same with a pre-training and a fine-tuning from its encoder."""
+
+    pretrain: Path
+    finetune: Path
+
+
+TINY_SPLITS = {
+    "train": [f"case_{i}" for i in range(4)],
+    "val": ["case_4", "case_5"],
+    "test": ["case_6", "case_7"],
+    "unlabelled": ["case_8", "case_9"],
+}
+TINY_TRAINING = {
+    "steps": 6, "batch": 2, "crops_per_scan": 1, "lr": 1e-3, "validate_every": 3, "checkpoint_every": 2,
+}  # fmt: skip
+TINY_RECIPE: dict[str, Any] = {
+    "about": "for tests",
+    "crop": [12, 12, 12],
+    "precision": "32",
+    "overlap": 0.25,
+    "vit": {"patch": [4, 4, 4], "width": 24, "depth": 2, "heads": 2},
+    "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "unetr": {"feature_size": 4},
+    "pretrain": TINY_TRAINING,
+    "finetune": TINY_TRAINING,
+    "rates": [1e-3, 3e-4],
+}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Eight labelled cases (train 0-3, val 4-5, test 6-7) and two unlabelled, prepared; and a tiny recipe."""
+    folder = tmp_path_factory.mktemp("tiny")
+    source = _write_source(folder / "source", 8, 2, splits=TINY_SPLITS)
+    store = prepare(source, folder / "store", workers=1, quiet=True).store
+    write_recipe(folder / "recipe.yaml", make_recipe(TINY_RECIPE))
+    return Tiny(source, store, folder / "recipe.yaml")
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> TinyRuns:
+    """Train once for all tests that only look at runs."""
+    from voxmim import api
+
+    folder = tmp_path_factory.mktemp("runs")
+    pretrain = api.pretrain(tiny.store, folder / "pretrain", tiny.recipe)
+    finetune = api.finetune(tiny.store, folder / "finetune", init=pretrain)
+    return TinyRuns(tiny.source, tiny.store, tiny.recipe, pretrain, finetune)
+
+
+@pytest.fixture
+def start_and_kill() -> Callable[..., None]:
+    """Give start_and_kill(arguments, run, rows): start `voxmim` and kill it once metrics.csv has so many rows."""
+
+    def act(arguments: list[str | Path], run: Path, rows: int) -> None:
+        # as many threads as this process has, since sums in another order differ in the last bit
+        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "OMP_WAIT_POLICY": "PASSIVE"}
+        command = [sys.executable, "-m", "voxmim", *map(str, arguments)]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+            metrics = run / "metrics.csv"
+            while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") > rows):
+                time.sleep(0.002)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+
+    return act
+
+
+class ByIntensity(nn.Module):
+    """A segmentor that needs no training: a voxel's label follows from its intensity alone."""
+
+    def __init__(self, bands: Mapping[int, tuple[float, float]]) -> None:
+        super().__init__()
+        self.bands = bands
+        self.device = nn.Parameter(torch.zeros(1))  # where a network is, is asked of its parameters
+
+    def forward(self, volume: Tensor) -> Tensor:
+        logits = [torch.zeros_like(volume[:, :1])]
+        for value in range(1, max(self.bands) + 1):
+            low, high = self.bands.get(value, (np.inf, np.inf))
+            inside = (volume[:, :1] >= low) & (volume[:, :1] < high)
+            logits.append(torch.where(inside, 20.0, -20.0))
+        return torch.cat(logits, dim=1)
+
+
+# In the window -400..400 HU: air 0, fat 0.31, body 0.55, bone 0.75.
+TINY_BANDS = {1: (0.65, 2.0), 2: (0.15, 0.43)}
+
+
+@pytest.fixture
+def fake_segmentor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give fake_segmentor(spacing, bands): whatever segmentor is loaded next labels by intensity, perfectly so."""
+
+    def make(
+        spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        bands: Mapping[int, tuple[float, float]] = TINY_BANDS,
+        crop: tuple[int, int, int] = (16, 16, 16),
+    ) -> None:
+        metadata = {
+            "preparation": {"spacing": spacing, "intensity": "ct", "channels": ["CT"]},
+            "window": [-400, 400],
+            "crop": list(crop),
+            "overlap": 0.25,
+            "precision": "32",
+            "labels": {str(value): {1: "bone", 2: "fat"}[value] for value in bands},
+        }
+        network = ByIntensity(bands).eval()
+        monkeypatch.setattr("voxmim.segmentation.predict.load_segmentor", lambda run: (network, metadata))
+
+    return make

@@ -1,0 +1,63 @@
+"""Position codes: unique, the same in every grid, and interpolated without harm."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxmim.networks.patches import Triple
+from voxmim.networks.positions import resize_positions, sincos_positions
+
+grids = st.tuples(*[st.integers(1, 5)] * 3)
+
+
+@given(grid=grids, width=st.integers(6, 50))
+@settings(max_examples=40, deadline=None)
+def test_every_token_has_a_code_of_its_own(grid: Triple, width: int) -> None:
+    code = sincos_positions(grid, width)
+    n = grid[0] * grid[1] * grid[2]
+    assert code.shape == (n, width)
+    distance = torch.cdist(code, code, compute_mode="donot_use_mm_for_euclid_dist") + torch.eye(n) * 9
+    assert distance.min() > 1e-2
+
+
+@given(small=grids, extra=st.tuples(*[st.integers(0, 3)] * 3), width=st.sampled_from([24, 32]))
+@settings(max_examples=30, deadline=None)
+def test_a_token_has_the_same_code_in_any_grid(small: Triple, extra: Triple, width: int) -> None:
+    large: Triple = (small[0] + extra[0], small[1] + extra[1], small[2] + extra[2])
+    in_large = sincos_positions(large, width).reshape(*large, width)[: small[0], : small[1], : small[2]]
+    assert torch.equal(in_large, sincos_positions(small, width).reshape(*small, width))
+
+
+def test_sines_and_cosines_are_where_the_formula_puts_them() -> None:
+    grid, width = (2, 3, 4), 27
+    code = sincos_positions(grid, width).reshape(*grid, width)
+    for index in [(0, 0, 0), (1, 0, 2), (1, 2, 3)]:
+        expected = []
+        for place in index:
+            angles = [place * 20 ** (-k / 4) for k in range(4)]
+            expected += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+        torch.testing.assert_close(code[index], torch.tensor([*expected, 0.0, 0.0, 0.0]))
+
+
+def test_learned_positions_on_their_own_grid_are_left_alone() -> None:
+    table = torch.rand(24, 5)
+    assert torch.equal(resize_positions(table, (2, 3, 4), (2, 3, 4)), table)
+
+
+@pytest.mark.parametrize(("old", "new"), [((3, 4, 5), (6, 8, 10)), ((4, 4, 4), (6, 5, 7)), ((6, 6, 6), (3, 4, 5))])
+def test_a_linear_ramp_of_learned_positions_stays_one(old: Triple, new: Triple) -> None:
+    """A table that rises along an axis in step with the place in the crop does so on every grid, but at the edges."""
+
+    def ramp(grid: Triple) -> torch.Tensor:
+        middles = [(torch.arange(n) + 0.5) / n for n in grid]  # of the tokens, as shares of the crop
+        return torch.stack(torch.meshgrid(*middles, indexing="ij"), dim=-1)
+
+    resized = resize_positions(ramp(old).reshape(-1, 3), old, new).reshape(*new, 3)
+    for axis in range(3):
+        low, high = 0.5 / old[axis], 1 - 0.5 / old[axis]  # nothing is known beyond the outermost tokens
+        torch.testing.assert_close(resized[..., axis], ramp(new)[..., axis].clamp(low, high))

@@ -1,0 +1,166 @@
+"""The encoder: what it encodes, with another implementation of the same block beside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from voxmim.networks.patches import Triple, patchify
+from voxmim.networks.positions import resize_positions
+from voxmim.networks.vit import Attention, Block, ViT, initialise, take
+
+PATCH: Triple = (4, 2, 4)
+GRID: Triple = (2, 4, 3)
+N = 24
+
+
+def make_vit(**changes: object) -> ViT:
+    torch.manual_seed(0)
+    settings = {"channels": 2, "patch": PATCH, "grid": GRID, "width": 24, "depth": 2, "heads": 3} | changes
+    return ViT(**settings).eval()  # type: ignore[arg-type]
+
+
+def some_volume(grid: Triple = GRID) -> torch.Tensor:
+    shape = (g * p for g, p in zip(grid, PATCH, strict=True))
+    return torch.randn(2, 2, *shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+def test_all_tokens_visible_is_the_same_as_no_mask(positions: str) -> None:
+    vit, volume = make_vit(positions=positions), some_volume()
+    everything = torch.arange(N).expand(2, -1)
+    torch.testing.assert_close(vit(volume, everything), vit(volume))
+
+
+def test_a_permuted_index_gives_the_tokens_in_that_order() -> None:
+    vit, volume = make_vit(), some_volume()
+    order = torch.stack([torch.randperm(N, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)])
+    torch.testing.assert_close(vit(volume, order), take(vit(volume), order))
+
+
+def test_hidden_patches_are_not_looked_at_and_visible_ones_are() -> None:
+    vit, volume = make_vit(), some_volume()
+    visible = torch.tensor([[3, 7, 20], [0, 1, 23]])
+    seen = torch.zeros(2, N, dtype=torch.bool).scatter(1, visible, True)
+    gradient = torch.autograd.functional.jacobian(lambda v: vit(v, visible).sum((0, 1)), volume).abs().sum(0)
+    touched = patchify(gradient, PATCH).sum(-1) > 0
+    assert torch.equal(touched, seen)
+
+
+def test_a_subset_is_encoded_by_the_blocks_as_if_it_were_all_there_is() -> None:
+    vit, volume = make_vit(), some_volume()
+    visible = torch.tensor([[5, 2], [8, 23]])
+    rows = []
+    for sample, index in enumerate(visible.tolist()):
+        patches = patchify(volume, PATCH)[sample, index]
+        tokens = (vit.embed(patches) + vit.positions[index])[None]
+        for block in vit.blocks:
+            tokens = block(tokens)
+        rows.append(vit.norm(tokens)[0])
+    torch.testing.assert_close(vit(volume, visible), torch.stack(rows))
+
+
+def test_the_embedding_is_a_convolution_with_the_patch_as_kernel() -> None:
+    vit, volume = make_vit(), some_volume()
+    convolution = nn.Conv3d(2, 24, PATCH, PATCH)
+    with torch.no_grad():
+        convolution.weight.copy_(vit.embed.weight.reshape(24, 2, *PATCH))
+        convolution.bias.copy_(vit.embed.bias)
+        expected = convolution(volume).flatten(2).transpose(1, 2) + vit.positions
+        torch.testing.assert_close(vit.tokens(volume), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_block_agrees_with_torchs_own_encoder_layer() -> None:
+    torch.manual_seed(0)
+    block = Block(24, 3, mlp_ratio=2.0)
+    other = nn.TransformerEncoderLayer(24, 3, 48, dropout=0.0, activation="gelu", norm_first=True, batch_first=True)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    names = {
+        "norm1": "norm1", "norm2": "norm2", "attention.project": "self_attn.out_proj", "mlp.0": "linear1",
+        "mlp.2": "linear2",
+    }  # fmt: skip
+    state = {f"{theirs}.{part}": block.state_dict()[f"{ours}.{part}"] for ours, theirs in names.items()
+             for part in ("weight", "bias")}  # fmt: skip
+    state |= {f"self_attn.in_proj_{part}": block.state_dict()[f"attention.qkv.{part}"] for part in ("weight", "bias")}
+    other.load_state_dict(state)
+    tokens = torch.randn(2, 7, 24)
+    for mode in (True, False):
+        torch.testing.assert_close(block.train(mode)(tokens), other.train(mode)(tokens), atol=1e-5, rtol=1e-4)
+
+
+def test_attention_agrees_with_a_slow_softmax() -> None:
+    torch.manual_seed(0)
+    attention, tokens = Attention(12, 3), torch.randn(1, 5, 12)
+    q, k, v = attention.qkv(tokens)[0].split(12, dim=-1)
+    heads = []
+    for head in range(3):
+        part = slice(4 * head, 4 * head + 4)
+        weight = (q[:, part] @ k[:, part].T / 4**0.5).softmax(-1)
+        heads.append(weight @ v[:, part])
+    torch.testing.assert_close(attention(tokens)[0], attention.project(torch.cat(heads, -1)))
+
+
+def test_drop_path_skips_whole_samples_with_the_right_expectation_and_never_in_evaluation() -> None:
+    torch.manual_seed(0)
+    block = Block(6, 1, drop_path=0.25)
+    tokens = torch.randn(1, 2, 6).expand(4000, -1, -1)
+    still = block.eval()(tokens)
+    block.drop_path = 0.0
+    assert torch.equal(still, block.train()(tokens))
+
+    block.drop_path = 0.25
+    for parameter in block.attention.project.parameters():  # only the MLP's branch is left
+        nn.init.zeros_(parameter)
+    branch = block.eval()(tokens)[0] - tokens[0]
+    change = block.train()(tokens) - tokens
+    skipped = change.abs().amax((1, 2)) == 0
+    assert 0.2 < skipped.float().mean() < 0.3
+    torch.testing.assert_close(change[~skipped], (branch / 0.75).expand_as(change[~skipped]), atol=1e-5, rtol=1e-4)
+
+
+def test_drop_path_rises_linearly_over_the_blocks() -> None:
+    vit = make_vit(depth=3, drop_path=0.4)
+    assert [block.drop_path for block in vit.blocks] == pytest.approx([0.0, 0.2, 0.4])
+    assert make_vit(depth=1, drop_path=0.4).blocks[0].drop_path == 0.0
+
+
+def test_hidden_states_are_the_tokens_after_so_many_blocks() -> None:
+    vit, volume = make_vit(depth=3), some_volume()
+    tokens, expected = vit.tokens(volume), []
+    for block in vit.blocks:
+        tokens = block(tokens)
+        expected.append(tokens)
+    first, also_first, last = vit.hidden_states(volume, [1, 1, 3])
+    assert torch.equal(first, expected[0])
+    assert torch.equal(also_first, expected[0])
+    assert torch.equal(last, vit(volume))
+
+
+@pytest.mark.parametrize("grid", [(3, 4, 3), (1, 2, 5)])
+def test_another_grid_is_encoded_with_positions_made_to_fit(grid: Triple) -> None:
+    volume = some_volume(grid)
+    fixed, learned = make_vit(), make_vit(positions="learned")
+    native = make_vit(grid=grid)  # the same draw of weights: fixed positions take no random numbers
+    torch.testing.assert_close(fixed(volume), native(volume))
+    assert torch.equal(learned.positions_for(grid), resize_positions(learned.positions, GRID, grid))
+    assert learned(volume).shape == (2, grid[0] * grid[1] * grid[2], 24)
+
+
+def test_initialise_leaves_only_zero_biases_and_xavier_weights() -> None:
+    linear = nn.Linear(40, 80)
+    initialise(linear)
+    assert not linear.bias.any()
+    bound = (6 / 120) ** 0.5
+    assert 0.9 * bound < linear.weight.abs().max() <= bound
+
+
+def test_attention_starts_with_keys_equal_to_queries_so_that_a_token_is_drawn_most_to_its_like() -> None:
+    torch.manual_seed(0)
+    attention = ViT(patch=(4, 4, 4), grid=(3, 3, 3), width=24, depth=1, heads=2).blocks[0].attention
+    query, key, _ = attention.qkv.weight.reshape(3, 24, 24)
+    assert torch.equal(query, key)
+    token = torch.nn.functional.normalize(torch.randn(50, 24), dim=1)
+    likeness = (token @ query.T) @ (token @ key.T).T
+    assert (likeness.argmax(dim=1) == torch.arange(50)).float().mean() > 0.9

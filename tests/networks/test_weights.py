@@ -1,0 +1,182 @@
+"""Weights on disk: what comes back is what was saved, and what does not fit is named."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from voxmim.errors import WeightsError
+from voxmim.networks.positions import resize_positions
+from voxmim.networks.vit import ViT
+from voxmim.networks.weights import (
+    build_unetr,
+    build_vit,
+    find_weights,
+    load_encoder,
+    load_into,
+    load_segmentor,
+    read_kind,
+    read_weights,
+    save_weights,
+    vit_settings,
+)
+from voxmim.recipe import UNETRSettings, ViTSettings
+
+VIT = ViTSettings(patch=(4, 4, 4), width=24, depth=2, heads=2)
+CROP = (8, 8, 12)
+METADATA: dict[str, Any] = {
+    "kind": "encoder",
+    "preparation": {"spacing": [1.0, 1.0, 2.0], "intensity": "ct", "channels": ["CT"]},
+    "window": [-175.0, 250.0],
+    "crop": list(CROP),
+    "vit": asdict(VIT),
+}
+
+
+def make_vit(settings: ViTSettings = VIT, seed: int = 0, crop: tuple[int, int, int] = CROP) -> ViT:
+    torch.manual_seed(seed)
+    return build_vit(settings, 1, crop).eval()
+
+
+def saved_encoder(folder: Path, settings: ViTSettings = VIT) -> Path:
+    path = folder / "encoder.safetensors"
+    save_weights(path, make_vit(settings), METADATA | {"vit": asdict(settings)})
+    return path
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+@pytest.mark.parametrize("as_run", [True, False])
+def test_a_saved_encoder_comes_back_with_equal_outputs(tmp_path: Path, positions: str, as_run: bool) -> None:
+    settings = replace(VIT, positions=positions)
+    path = saved_encoder(tmp_path, settings)
+    encoder = load_encoder(tmp_path if as_run else str(path))
+    volume = torch.randn(2, 1, *CROP)
+    assert torch.equal(encoder(volume), make_vit(settings)(volume))
+    assert not encoder.training
+    assert encoder.metadata["preparation"] == METADATA["preparation"]
+
+
+@pytest.mark.parametrize("stem", [True, False])
+def test_a_saved_segmentor_comes_back_with_equal_outputs(tmp_path: Path, stem: bool) -> None:
+    settings = UNETRSettings(feature_size=4, stem=stem)
+    network = build_unetr(make_vit(), settings, classes=4).eval()
+    about = METADATA | {"kind": "segmentor", "unetr": asdict(settings), "labels": {"1": "liver", "3": "spleen"}}
+    save_weights(tmp_path / "segmentor.safetensors", network, about)
+    loaded, metadata = load_segmentor(tmp_path)
+    volume = torch.randn(1, 1, *CROP)
+    assert torch.equal(loaded(volume), network(volume))
+    assert not loaded.training
+    assert metadata["labels"] == {"1": "liver", "3": "spleen"}
+
+
+def test_metadata_comes_back_with_the_versions(tmp_path: Path) -> None:
+    tensors, metadata = read_weights(saved_encoder(tmp_path))
+    assert set(metadata.pop("versions")) == {"voxmim", "torch", "monai"}
+    assert metadata == json.loads(json.dumps(METADATA))
+    assert vit_settings(metadata) == VIT
+    assert tensors.keys() == make_vit().state_dict().keys()
+
+
+def test_weights_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = saved_encoder(tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        save_weights(path, make_vit(seed=1), METADATA | {"note": object()})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_account_names_what_moved_and_what_did_not() -> None:
+    learned = replace(VIT, positions="learned")
+    origin, network = make_vit(learned, crop=(8, 8, 8)), make_vit(learned, seed=1)
+    tensors = origin.state_dict() | {"extra": torch.zeros(2)}
+    del tensors["norm.bias"]
+    kept = network.norm.bias.detach().clone().fill_(3.0)
+    with torch.no_grad():
+        network.norm.bias.fill_(3.0)
+    transfer = load_into(network, tensors, "file")
+    assert transfer.resized == ["positions"]
+    assert transfer.missing == ["norm.bias"]
+    assert transfer.unused == ["extra"]
+    assert sorted([*transfer.loaded, "positions", "norm.bias"]) == sorted(network.state_dict())
+    total = sum(tensor.numel() for tensor in network.state_dict().values())
+    assert transfer.share == pytest.approx(1 - 24 / total)
+    for text in ("1 resized", "norm.bias", "extra", f"{transfer.share:.1%}"):
+        assert text in str(transfer)
+
+    assert torch.equal(network.positions, resize_positions(origin.positions, (2, 2, 2), (2, 2, 3)))
+    assert torch.equal(network.norm.bias, kept)
+    for name in transfer.loaded:
+        assert torch.equal(network.state_dict()[name], origin.state_dict()[name])
+
+
+def test_the_encoder_inside_a_pretext_is_found_by_its_prefix() -> None:
+    origin, network = make_vit(), make_vit(seed=1)
+    tensors = {f"encoder.{name}": tensor for name, tensor in origin.state_dict().items()}
+    transfer = load_into(network, tensors | {"decoder.weight": torch.zeros(3)}, "file", inner="encoder.")
+    assert transfer.share == 1.0
+    assert transfer.unused == []
+    assert torch.equal(network.norm.weight, origin.norm.weight)
+    volume = torch.randn(1, 1, *CROP)
+    assert torch.equal(network(volume), origin(volume))
+
+
+def test_less_than_nine_tenths_is_refused_with_the_files_name() -> None:
+    shallow, deep = make_vit(), make_vit(replace(VIT, depth=3))
+    with pytest.raises(WeightsError, match=r"^some/file: only \d\d% .* use the recipe"):
+        load_into(deep, shallow.state_dict(), "some/file")
+    assert load_into(deep, shallow.state_dict(), "some/file", least=0.5).missing
+
+
+def test_a_tensor_of_another_shape_is_missing_and_never_half_copied() -> None:
+    network = make_vit()
+    before = network.embed.weight.detach().clone()
+    tensors = make_vit(seed=1).state_dict() | {"embed.weight": torch.zeros(24, 65)}
+    assert load_into(network, tensors, "file", least=0.5).missing == ["embed.weight"]
+    assert torch.equal(network.embed.weight, before)
+
+
+def test_a_file_cut_off_in_the_middle_is_refused(tmp_path: Path) -> None:
+    path = saved_encoder(tmp_path)
+    for length in (0, 4, path.stat().st_size // 2, path.stat().st_size - 1):
+        cut = tmp_path / "cut.safetensors"
+        cut.write_bytes(path.read_bytes()[:length])
+        with pytest.raises(WeightsError, match=r"cut\.safetensors: this is not a whole safetensors file"):
+            load_encoder(cut)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(WeightsError, match=r"foreign\.safetensors: these weights lack voxmim's metadata"):
+        load_encoder(tmp_path / "foreign.safetensors")
+
+
+def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
+    path = saved_encoder(tmp_path)
+    with pytest.raises(WeightsError, match="these are encoder weights, but segmentor weights are needed"):
+        read_kind(path, "segmentor")
+
+
+def test_a_missing_file_is_named_with_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"nowhere: there is no encoder\.safetensors here; give the run folder"):
+        load_encoder(tmp_path / "nowhere")
+    saved_encoder(tmp_path)
+    with pytest.raises(WeightsError, match=r"no segmentor\.safetensors here, but encoder\.safetensors; .* fine-tuning"):
+        load_segmentor(tmp_path)
+    assert find_weights(tmp_path, "encoder") == tmp_path / "encoder.safetensors"
+    with pytest.raises(WeightsError, match="there are no such weights"):
+        read_weights(tmp_path / "gone.safetensors")
+
+
+def test_an_encoder_must_be_whole(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.safetensors"
+    save_weights(path, nn.ModuleDict({"norm": make_vit().norm}), METADATA)
+    with pytest.raises(WeightsError, match=r"only [01]%"):
+        load_encoder(path)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import voxmim
+from conftest import Tiny, TinyRuns
+from voxmim import api
+from voxmim.errors import RecipeError, RunError, WeightsError
+from voxmim.networks.weights import read_weights
+from voxmim.recipe import load_recipe
+from voxmim.training.run import Run
+
+
+def test_all_public_names_are_there() -> None:
+    assert {"prepare", "pretrain", "finetune", "evaluate", "predict", "load_encoder"} <= set(voxmim.__all__)
+    for name in voxmim.__all__:
+        function = getattr(voxmim, name)
+        assert function is getattr(api, name)
+        assert callable(function)
+        assert inspect.getdoc(function)
+    assert set(voxmim.__all__) <= set(api.__all__)
+    with pytest.raises(AttributeError, match="module 'voxmim' has no attribute 'nothing'"):
+        _ = voxmim.nothing
+
+
+def test_an_encoder_goes_into_anyones_network(tiny_runs: TinyRuns) -> None:
+    encoder = voxmim.load_encoder(str(tiny_runs.pretrain))
+    tensors, metadata = read_weights(tiny_runs.pretrain / "encoder.safetensors")
+    assert not encoder.training
+    assert encoder.metadata == metadata
+    torch.testing.assert_close(dict(encoder.state_dict()), tensors, rtol=0, atol=0)
+
+    class Classifier(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+            self.head = torch.nn.Linear(encoder.width, 2)
+
+        def forward(self, volume: torch.Tensor) -> torch.Tensor:
+            return self.head(self.encoder(volume).mean(dim=1))
+
+    network = Classifier()
+    network(torch.rand(3, 1, 12, 12, 12)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    with pytest.raises(WeightsError, match="there is no encoder"):
+        voxmim.load_encoder(tiny_runs.finetune)
+
+
+@pytest.mark.parametrize("labels", [2, "2", 0.5, "0.5"])
+def test_labels_may_be_a_number_or_a_share(tiny: Tiny, tmp_path: Path, monkeypatch: Any, labels: Any) -> None:
+    seen = []
+    monkeypatch.setattr(api, "_finetune", lambda *given: seen.append(given) or (_ for _ in ()).throw(RunError("stop")))
+    with pytest.raises(RunError, match="stop"):
+        api.finetune(str(tiny.store), str(tmp_path / "run"), labels=labels)
+    store, out, recipe, init, share, resume = seen[0]
+    assert (store.path, out, init, share, resume) == (tiny.store, tmp_path / "run", None, str(labels), False)
+    assert recipe == load_recipe("tiny")
+
+
+def test_settings_change_the_recipe(tiny: Tiny, tmp_path: Path) -> None:
+    settings = {"mae.ratio": 0.5, "pretrain.steps": 1, "pretrain.batch": 1, "seed": 7}
+    run = Run.open(api.pretrain(str(tiny.store), str(tmp_path / "run"), str(tiny.recipe), settings))
+    assert run.recipe() == load_recipe(tiny.recipe, settings)
+    assert (run.recipe().mae.ratio, run.recipe().seed) == (0.5, 7)
+    with pytest.raises(RecipeError, match="did you mean 'steps'"):
+        api.pretrain(tiny.store, tmp_path / "other", tiny.recipe, {"pretrain.step": 1})
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_init_from_a_weights_file_takes_the_default_recipe(
+    tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: Any
+) -> None:
+    seen = []
+    monkeypatch.setattr(api, "_finetune", lambda *given: seen.append(given) or (_ for _ in ()).throw(RunError("stop")))
+    for init, recipe in ((tiny_runs.pretrain, tiny_runs.recipe), (tiny_runs.pretrain / "encoder.safetensors", "tiny")):
+        with pytest.raises(RunError, match="stop"):
+            api.finetune(tiny_runs.store, tmp_path / "run", init)
+        assert seen[-1][2] == load_recipe(recipe)
+        assert seen[-1][3] == init
+
+
+def test_phantoms_tell_how_far_they_are(tmp_path: Path, monkeypatch: Any) -> None:
+    seen = []
+    monkeypatch.setattr(api, "write_cohort", lambda *given: seen.append(given))
+    assert api.phantom(str(tmp_path / "out"), 5, 2, print) == tmp_path / "out"
+    assert seen == [(tmp_path / "out", 5, 2, print)]

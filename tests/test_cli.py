@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import pytest
+
+import voxmim
+from conftest import TinyRuns
+from voxmim import api, cli
+from voxmim.recipe import load_recipe, packaged_recipes
+
+Maker = Callable[..., Path]
+TRAINING = ["STORE", "OUT", "--recipe", "--resume", "--steps", "--batch", "--lr", "--seed", "--devices", "--precision"]
+COMMANDS = {
+    "demo": ["--data", "--out", "--seed", "--recipe", "--set"],
+    "phantom": ["OUT", "--cases", "--seed"],
+    "prepare": ["SOURCE", "OUT", "--spacing", "--intensity", "ct", "mr", "auto", "--workers", "--seed"],
+    "pretrain": [*TRAINING, "--set"],
+    "finetune": [*TRAINING, "--set", "--init", "--labels"],
+    "evaluate": ["RUN", "STORE|DIR", "--split", "--tolerance", "--json", "--csv"],
+    "predict": ["RUN", "SCAN", "--out", "--probabilities"],
+    "reconstruct": ["RUN", "SCAN", "--out", "--seed"],
+    "recipes": ["NAME|FILE"],
+}
+
+
+@pytest.fixture
+def voxmim_says(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Give voxmim_says(argument, ...): run a command; its exit status, what it printed, and its errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return int(left.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+Says = Callable[..., tuple[int, str, str]]
+
+
+def flat(text: str) -> str:
+    """Without line breaks and frames, which fall where the terminal ends."""
+    return re.sub(r"[\s│┃]+", " ", text)
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_tells_every_argument_in_words(voxmim_says: Says, command: str) -> None:
+    status, said, _ = voxmim_says(command, "--help")
+    assert status == 0
+    for argument in COMMANDS[command]:
+        assert re.search(rf"(?<![\w-]){re.escape(argument)}(?![\w-])", said), argument
+    parser = cli._parser()._subparsers._group_actions[0].choices[command]  # type: ignore[union-attr,index]
+    assert parser.description in flat(said)
+    assert all(action.help for action in parser._actions)
+
+
+def test_help_lists_all_commands_and_where_to_start(voxmim_says: Says) -> None:
+    status, said, _ = voxmim_says("--help")
+    assert status == 0
+    assert set(COMMANDS) <= set(said.split())
+    assert "Start with 'voxmim demo'" in flat(said)
+    assert voxmim_says("--version")[1] == f"voxmim {voxmim.__version__}\n"
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = (
+        "import sys\n"
+        "from voxmim.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as left:\n    assert left.code == 0\n"
+        "heavy = {'torch', 'monai', 'lightning', 'SimpleITK', 'matplotlib', 'scipy'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "voxmim", "recipes"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "tiny" in done.stdout
+
+
+# Errors
+
+
+def cases_of_error(runs: TinyRuns, empty: Path) -> Iterator[tuple[list[object], str]]:
+    """Commands that cannot be done, and what is said of each."""
+    yield ["prepare", empty / "gone", empty / "out"], r"gone: there is no such folder; check the path\."
+    yield ["prepare", empty, empty / "out"], r"empty: there is no scan \(\.nii, \.nii\.gz\) in this folder"
+    yield ["prepare", runs.source, empty / "out", "--seed", -1], r"the seed of the split is -1, but must be 0 or more"
+    yield ["prepare", runs.source, empty / "out", "--spacing", 1, 0, 1], r"spacing \(1\.0, 0\.0, 1\.0\) must be three"
+    yield ["pretrain", empty, empty / "out"], r"empty: this is not a store \(no index\.json\); make one with"
+    yield ["pretrain", runs.store, runs.pretrain], r"pretrain: there is something here already; add --resume"
+    yield ["pretrain", runs.store, empty / "out", "--resume"], r"out: this is not a run folder \(no run\.json\)"
+    yield ["pretrain", runs.store, runs.finetune, "--resume"], "this run is a finetune, but a pretrain is needed here"
+    yield ["pretrain", runs.store, runs.pretrain, "--resume", "--lr", 1], r"leave out pretrain\.lr"
+    yield (
+        ["pretrain", runs.store, empty / "out", "--recipe", "tinny"],
+        "recipe 'tinny' is not known; did you mean 'tiny'",
+    )
+    yield ["pretrain", runs.store, empty / "out", "--recipe", "x.yaml"], r"x\.yaml: there is no such recipe file"
+    yield ["pretrain", runs.store, empty / "out", "--set", "mae.ratoi=0.5"], "did you mean 'ratio'"
+    yield ["pretrain", runs.store, empty / "out", "--set", "mae.ratio"], r"write it as KEY=VALUE"
+    yield ["pretrain", runs.store, empty / "out", "--set", "crop=[8,"], r"--set crop=\[8,: '\[8,' is no valid value"
+    yield ["pretrain", runs.store, empty / "out", "--set", "crop=[8, 8]"], "a setting has a value that does not fit"
+    yield ["pretrain", runs.store, empty / "out", "--precision", "64"], "a setting has a value that does not fit"
+    yield ["pretrain", runs.store, empty / "out", "--seed", -1], "seed is -1, but must be at least 0"
+    yield ["finetune", runs.store, empty / "out", "--labels", "lots"], r"--labels lots: give a share such as 0\.1"
+    yield ["finetune", runs.store, empty / "out", "--init", empty], r"empty: there is no encoder\.safetensors here"
+    yield ["evaluate", runs.pretrain, runs.store], "this run is a pretrain, but a finetune is needed here"
+    yield ["evaluate", runs.finetune, empty], r"empty: there is no scan"
+    yield ["evaluate", runs.finetune, runs.store, "--tolerance", -1], r"tolerance -1\.0 mm: it must be 0 or more"
+    yield ["predict", runs.finetune, empty / "[b].nii", "--out", empty], r"\[b\]\.nii: there is no such scan or folder"
+    yield ["reconstruct", runs.finetune, runs.source / "imagesTr", "--out", empty], r"there is no pretext\.safetensors"
+    yield ["phantom", runs.source, "--cases", 4], "is not an empty folder; choose another one"
+    yield ["phantom", empty / "out", "--cases", 2], r"2 phantom\(s\) cannot be split"
+    yield ["demo", "--data", empty, "--out", runs.source], "there is something here already"
+    yield ["demo", "--data", empty, "--out", runs.recipe], r"recipe\.yaml: there is something here already"
+    yield ["recipes", "vit"], "recipe 'vit' is not known"
+    yield ["pretrain", runs.store, runs.recipe / "out", "--recipe", runs.recipe], r"recipe\.yaml"  # a file's child
+
+
+def test_an_error_is_one_sentence_and_status_2(tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says) -> None:
+    for number, (arguments, expected) in enumerate(cases_of_error(tiny_runs, tmp_path / "empty")):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        status, _, said = voxmim_says(*arguments)
+        assert status == 2, (number, arguments, said)
+        assert re.search(expected, said), (arguments, said)
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1, said
+        assert said.endswith((".\n", "?\n")), said
+        assert not any((tmp_path / "empty").iterdir()), arguments
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["tell"], ["predict", "run", "scan"], ["evaluate", "a", "b", "--split", "all"]]
+)
+def test_a_command_that_cannot_be_understood_is_refused(voxmim_says: Says, arguments: list[str]) -> None:
+    status, _, said = voxmim_says(*arguments)
+    assert status == 2
+    assert "usage: voxmim" in said
+    assert "Traceback" not in said
+
+
+def test_an_interrupt_is_no_error(voxmim_says: Says, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "phantom", interrupt)
+    status, _, said = voxmim_says("phantom", "out")
+    assert (status, said) == (130, "stopped.\n")
+
+
+def test_a_fault_of_voxmims_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(api, "phantom", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["phantom", "out"])
+
+
+# Commands
+
+
+def test_prepare_counts_the_cases_it_left_out(tiny_source: Maker, tmp_path: Path, voxmim_says: Says) -> None:
+    source = tiny_source(cases=3)
+    scan = source / "imagesTr" / "case_1.nii.gz"
+    whole = scan.read_bytes()
+    scan.write_bytes(whole[: len(whole) // 2])
+    status, said, errors = voxmim_says("prepare", source, tmp_path / "store", "--workers", 1)
+    assert status == 1
+    assert "1 cases were left out for the reasons above" in said
+    assert re.search(r"done: 2 cases prepared, 0 were there already: .*store", flat(said))
+    assert re.search(r"left out .*case_1\.nii\.gz: the file is cut off or damaged; copy it again\.", errors)
+
+    scan.write_bytes(whole)
+    status, said, _ = voxmim_says("prepare", source, tmp_path / "store", "--workers", 1)
+    assert status == 0
+    assert "1 cases prepared, 2 were there already" in flat(said)
+
+
+def test_recipes_are_listed_and_printed(tmp_path: Path, voxmim_says: Says) -> None:
+    status, said, _ = voxmim_says("recipes")
+    assert status == 0
+    for name, about in packaged_recipes().items():
+        assert name in said
+        assert about.split()[0] in said
+    status, said, _ = voxmim_says("recipes", "vit-b-btcv")
+    assert status == 0
+    (tmp_path / "printed.yaml").write_text(said)
+    assert load_recipe(tmp_path / "printed.yaml") == load_recipe("vit-b-btcv")
+
+
+def test_short_flags_are_settings_of_the_training_at_hand(monkeypatch: pytest.MonkeyPatch, voxmim_says: Says) -> None:
+    calls: list[tuple[Any, ...]] = []
+    for name in ("pretrain", "finetune"):
+        monkeypatch.setattr(api, name, lambda *given: calls.append(given) or Path("out"))
+    short = ["--steps", 7, "--batch", 4, "--lr", "1e-4", "--seed", 3, "--devices", 2, "--precision", "bf16"]
+    own = ["--set", "mae.ratio=0.6", "--set", "crop=[8, 8, 16]", "--set", "window=null"]
+    shared = {"mae.ratio": 0.6, "crop": [8, 8, 16], "window": None, "seed": 3, "devices": 2, "precision": "bf16"}
+
+    assert voxmim_says("pretrain", "s", "o", "--resume", *short, *own)[0] == 0
+    settings = {**shared, "pretrain.steps": 7, "pretrain.batch": 4, "pretrain.lr": 1e-4}
+    assert calls.pop() == (Path("s"), Path("o"), "tiny", settings, True)
+
+    assert voxmim_says("finetune", "s", "o", "--init", "i", "--labels", "0.1", "--recipe", "r", *short, *own)[0] == 0
+    settings = {**shared, "finetune.steps": 7, "finetune.batch": 4, "finetune.lr": 1e-4}
+    assert calls.pop() == (Path("s"), Path("o"), Path("i"), "0.1", "r", settings, False)
+
+    assert voxmim_says("finetune", "s", "o", "--lr", "0.5")[0] == 0  # which is also the rate from scratch
+    assert calls.pop() == (Path("s"), Path("o"), None, None, None, {"finetune.lr": 0.5, "scratch_lr": 0.5}, False)
+
+
+def test_a_table_and_where_the_result_is_end_an_evaluation(
+    tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says
+) -> None:
+    run = tiny_runs.finetune / "segmentor.safetensors"
+    status, said, _ = voxmim_says(
+        "evaluate", run, tiny_runs.store, "--split", "val", "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"
+    )
+    assert status == 0
+    result = json.loads((tmp_path / "a.json").read_text())
+    assert "2 cases of the split 'val'" in flat(said)
+    for name in ("bone", "fat", "mean"):
+        scores = result["mean"] if name == "mean" else result["labels"][name]
+        prior = result["prior"]["mean"] if name == "mean" else result["prior"]["labels"][name]
+        row = next(line for line in said.splitlines() if line.startswith(f"│ {name}"))
+        for figure in (f"{scores['dice']:.3f}", f"{prior['dice']:.3f}", f"{scores['nsd']:.3f}"):
+            assert figure in row
+    assert result["convention"] in flat(said)
+    assert said.rstrip().endswith(f"the result: {tmp_path / 'a.json'}")
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 5
+
+
+def test_predict_and_reconstruct_write_where_told(tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says) -> None:
+    scan = tiny_runs.source / "imagesTr" / "case_7.nii.gz"
+    status, said, _ = voxmim_says("predict", tiny_runs.finetune, scan, "--out", tmp_path / "a", "--probabilities")
+    assert status == 0
+    assert said.rstrip().endswith(f"done: 1 label maps: {tmp_path / 'a'}")
+    assert nib.load(tmp_path / "a" / "case_7_probabilities.nii.gz").shape == (20, 18, 16, 3)
+    status, said, _ = voxmim_says("reconstruct", tiny_runs.pretrain, scan, "--out", tmp_path / "b", "--seed", 4)
+    assert status == 0
+    assert said.rstrip().endswith(f"done: 1 pictures, each with its NIfTI volumes: {tmp_path / 'b'}")
+    assert len(list((tmp_path / "b").iterdir())) == 4
+
+
+def test_phantoms_are_written_in_the_decathlons_layout(tmp_path: Path, voxmim_says: Says) -> None:
+    status, said, _ = voxmim_says("phantom", tmp_path / "cohort", "--cases", 4, "--seed", 1)
+    assert status == 0
+    assert said.rstrip().endswith(f"done: 4 phantoms with labels: {tmp_path / 'cohort'}")
+    scans = sorted((tmp_path / "cohort" / "imagesTr").iterdir())
+    assert [file.name for file in scans] == [f.name for f in sorted((tmp_path / "cohort" / "labelsTr").iterdir())]
+    assert len(scans) == 4

@@ -1,0 +1,74 @@
+"""The main job on scans of people, where there are some, and on phantoms, which are always there.
+
+VOXMIM_DATA names a folder that holds msd_hippocampus/ (Task04 of the Medical Segmentation Decathlon, or a part of it)
+in the Decathlon's layout; without it, ../shared/data beside the checkout is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from conftest import TINY_RECIPE
+from voxmim import api
+from voxmim.recipe import make_recipe, write_recipe
+from voxmim.scans.phantom import write_cohort
+from voxmim.scans.prepare import prepare
+from voxmim.store import Store
+from voxmim.training.run import Run
+
+DATA = Path(os.environ.get("VOXMIM_DATA") or Path(__file__).parents[2] / "shared" / "data")
+SETTINGS = {
+    "crop": None, "crop_voxels": 24**3, "overlap": 0.0,
+    "pretrain.steps": 2, "pretrain.checkpoint_every": 2, "finetune.steps": 2, "finetune.validate_every": 2,
+}  # fmt: skip
+
+
+def few_real_cases(folder: Path) -> Path:
+    """A source of six real cases: links to the scans, and splits of its own."""
+    real = DATA / "msd_hippocampus"
+    if not (real / "dataset.json").is_file():
+        pytest.skip(f"no scans of people in {real}; name the folder that holds msd_hippocampus/ in VOXMIM_DATA")
+    for part in real.iterdir():
+        if part.name != "splits.json":
+            (folder / part.name).symlink_to(part.resolve())
+    names = sorted(file.name.removesuffix(".nii.gz") for file in (real / "labelsTr").glob("[!.]*.nii.gz"))[:6]
+    splits = {"train": names[:4], "val": names[4:5], "test": names[5:], "unlabelled": []}
+    (folder / "splits.json").write_text(json.dumps(splits))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["phantoms", "people"])
+def test_scans_are_prepared_trained_on_and_labelled(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    if kind == "people":
+        few_real_cases(source)
+    else:
+        write_cohort(source, 6, seed=0)
+    result = prepare(source, tmp_path / "store", workers=1, quiet=True)
+    assert (result.prepared, result.failed) == (6, [])
+    store = Store(result.store)
+    assert store.preparation.intensity == {"phantoms": "ct", "people": "mr"}[kind]
+    assert all(case.counts for case in store.cases.values())
+
+    write_recipe(tmp_path / "tiny.yaml", make_recipe(TINY_RECIPE))
+    encoder = api.pretrain(store.path, tmp_path / "pretrain", tmp_path / "tiny.yaml", SETTINGS)
+    segmentor = api.finetune(store.path, tmp_path / "finetune", encoder)
+    for run in (encoder, segmentor):
+        assert [row["step"] for row in Run.open(run).metrics()] == [1, 2]
+        assert (run / "report.html").is_file()
+
+    (test, *_) = store.in_split("test")
+    (label_file,) = api.predict(segmentor, [Path(test.image[0])], tmp_path / "labels")
+    label, scan = nib.load(label_file), nib.load(test.image[0])
+    assert label.shape == scan.shape
+    np.testing.assert_allclose(label.affine, scan.affine, atol=1e-3)
+    scores = api.evaluate(segmentor, store.path)
+    assert set(scores["labels"]) == set(store.labels.values())
+    assert scores["prior"]["mean"]["dice"] > 0.2  # labels and scans lie in the same place

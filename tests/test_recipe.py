@@ -1,0 +1,229 @@
+"""Recipes: short files, every mistake in them named in a sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from voxmim.errors import RecipeError
+from voxmim.recipe import (
+    Recipe,
+    Training,
+    fit_crop,
+    load_recipe,
+    make_recipe,
+    packaged_recipes,
+    recipe_to_yaml,
+    write_recipe,
+)
+
+triples = st.tuples(*[st.integers(1, 200)] * 3)
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_every_packaged_recipe_is_short_says_what_it_is_for_and_loads(name: str) -> None:
+    text = (resources.files("voxmim") / "recipes" / f"{name}.yaml").read_text()
+    assert len(text.splitlines()) < 25
+    assert packaged_recipes()[name] == load_recipe(name).about != ""
+
+
+def test_the_packaged_recipes_are_those_that_are_promised() -> None:
+    assert {"tiny", "vit-b-btcv"} <= set(packaged_recipes())
+
+
+def test_the_btcv_recipe_has_the_papers_numbers() -> None:
+    recipe = load_recipe("vit-b-btcv")
+    vit, mae = recipe.vit, recipe.mae
+    assert (vit.width, vit.depth, vit.heads, vit.width * vit.mlp_ratio) == (768, 12, 12, 3072)
+    assert (recipe.crop, vit.patch) == ((96, 96, 96), (16, 16, 16))
+    assert (mae.decoder_width, mae.decoder_depth, mae.decoder_heads) == (512, 8, 8)
+    assert (mae.ratio, mae.target, mae.loss) == (0.75, "raw", "l1")
+    assert (recipe.unetr.feature_size, recipe.unetr.stem) == (16, True)
+    assert (recipe.window, recipe.overlap, recipe.precision) == ((-175.0, 250.0), 0.5, "16")
+    epoch = 24 // 4  # steps: the 24 training scans, 4 at a time
+    for training in (recipe.pretrain, recipe.finetune):
+        assert (training.lr, training.weight_decay, training.warmup) == (3e-4, 0.05, 0.1)
+        assert (training.batch, training.crops_per_scan, training.steps) == (16, 4, 3000 * epoch)
+        chances = training.augmentation
+        assert (chances.flip, chances.rot90, chances.affine) == (0.1, 0.1, 0.0)
+        assert (chances.shift, chances.intensity, chances.contrast, chances.noise) == (0.1, 0.5, 0.0, 0.0)
+    assert recipe.finetune.foreground == 0.5
+
+
+@given(
+    patch=st.sampled_from([2, 4, 8, 16]),
+    cells=st.none() | st.tuples(*[st.integers(1, 9)] * 3),
+    heads=st.integers(1, 12),
+    low=st.floats(-2000, 2000),
+    span=st.floats(1, 2000),
+    lr=st.floats(1e-7, 1),
+    scratch=st.none() | st.floats(1e-6, 1e-2),
+    precision=st.sampled_from(["bf16", "16", "32"]),
+    target=st.sampled_from(["raw", "normalised"]),
+    stem=st.booleans(),
+    about=st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=30),
+)
+@example(4, None, 2, -175.0, 425.0, 1e-3, None, "16", "raw", True, "null")
+@settings(max_examples=25, deadline=None)
+def test_a_recipe_survives_the_way_through_yaml(
+    patch: int, cells: Any, heads: int, low: float, span: float, lr: float, scratch: float | None, precision: str,
+    target: str, stem: bool, about: str,
+) -> None:  # fmt: skip
+    recipe = make_recipe(
+        {
+            "about": about,
+            "crop": None if cells is None else [patch * c for c in cells],
+            "window": [low, low + span],
+            "precision": precision,
+            "scratch_lr": scratch,
+            "vit": {"patch": [patch] * 3, "width": 12 * heads, "heads": heads},
+            "mae": {"target": target},
+            "unetr": {"stem": stem},
+            "finetune": {"lr": lr, "augmentation": {"flip": 0.25}},
+        }
+    )
+    assert make_recipe(yaml.safe_load(recipe_to_yaml(recipe))) == recipe
+    assert (recipe.finetune.lr, recipe.about, recipe.vit.patch) == (lr, about, (patch,) * 3)
+
+
+def test_a_written_recipe_is_read_back(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", {"seed": 7, "pretrain.steps": 3})
+    write_recipe(tmp_path / "recipe.yaml", recipe)
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+def test_overrides_change_what_they_name_and_nothing_else() -> None:
+    plain, changed = load_recipe("tiny"), load_recipe("tiny", {"mae.ratio": 0.6, "finetune.augmentation.flip": 0.3})
+    assert (changed.mae.ratio, changed.finetune.augmentation.flip) == (0.6, 0.3)
+    plain.mae.ratio, plain.finetune.augmentation.flip = 0.6, 0.3
+    assert changed == plain
+
+
+def test_an_empty_file_is_the_papers_settings(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_recipe(tmp_path / "empty.yaml") == Recipe()
+
+
+def test_an_unquoted_precision_is_understood() -> None:
+    assert make_recipe({"precision": 16}) == make_recipe({"precision": "16"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        # unknown names, with the nearest known one
+        ({"ratoi": 1}, "'ratoi' is not a setting"),
+        ({"windwo": [0, 1]}, "'windwo' is not a setting; did you mean 'window'?"),
+        ({"mae": {"ratoi": 0.5}}, "'mae.ratoi' is not a setting; did you mean 'ratio'?"),
+        ({"finetune": {"augmentation": {"flop": 1}}}, "'finetune.augmentation.flop' .* did you mean 'flip'?"),
+        # values of the wrong type
+        ({"vit": {"width": "wide"}}, "vit.width"),
+        ({"seed": 1.5}, "seed"),
+        ({"mae": {"target": "colour"}}, "mae.target"),
+        ({"window": [1, 2, 3]}, "window"),
+        ({"vit": 3}, "'vit' is a group of settings"),
+        ({"vit": None}, "'vit' is a group of settings"),
+        ({"precision": 64}, "precision"),
+        # values that make no sense, or not together
+        ({"crop": [96, 96, 90]}, r"crop \(96, 96, 90\) is not a whole number of patches \(16, 16, 16\)"),
+        ({"crop": [0, 16, 16]}, "crop"),
+        ({"vit": {"patch": [16, 16, 8]}}, "same along each axis"),
+        ({"vit": {"patch": [12, 12, 12]}}, "must be 2, 4, 8, 16 or 32"),
+        ({"vit": {"patch": [0, 0, 0]}}, "must be 2, 4, 8, 16 or 32"),
+        ({"vit": {"heads": 5}}, "multiple of its number of heads"),
+        ({"mae": {"decoder_heads": 7}}, "multiple of its number of heads"),
+        ({"vit": {"heads": 0}}, "vit.heads is 0"),
+        ({"vit": {"depth": 0}}, "vit.depth is 0"),
+        ({"mae": {"ratio": 1.0}}, "between 0 and 1"),
+        ({"mae": {"ratio": 0}}, "between 0 and 1"),
+        ({"window": [250, -175]}, "must rise"),
+        ({"overlap": 1.0}, "overlap"),
+        ({"pretrain": {"steps": 0}}, "pretrain.steps is 0"),
+        ({"finetune": {"batch": -2}}, "finetune.batch is -2"),
+        ({"finetune": {"lr": 0.0}}, "finetune.lr must be above 0"),
+        ({"pretrain": {"warmup": 1.5}}, "pretrain.warmup from 0 to 1"),
+        ({"devices": 3}, "pretrain.batch 16 must be a multiple of devices 3"),
+        ({"devices": 0}, "devices is 0"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_sentence(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError, match=f"^my.yaml: .*{told}") as caught:
+        make_recipe(wrong, "my.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"recipe 'tini' is not known; did you mean 'tiny'\?"):
+        load_recipe("tini")
+    with pytest.raises(RecipeError, match=r"'zzz' is not known; the packaged ones are .*tiny"):
+        load_recipe("zzz")
+    with pytest.raises(RecipeError, match=r"gone\.yaml: there is no such recipe file"):
+        load_recipe(tmp_path / "gone.yaml")
+
+
+@pytest.mark.parametrize(("text", "told"), [("a: [1", "not valid YAML"), ("- a\n- b", "is a mapping")])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=rf"bad\.yaml: .*{told}"):
+        load_recipe(tmp_path / "bad.yaml")
+
+
+def test_an_override_under_a_single_value_is_refused() -> None:
+    with pytest.raises(RecipeError, match="'seed' is a single value"):
+        load_recipe("tiny", {"seed": 1, "seed.more": 2})
+
+
+def test_a_default_group_is_not_shared_between_recipes() -> None:
+    one, two = Recipe(), Recipe()
+    one.pretrain.augmentation.flip = 0.9
+    assert two.pretrain.augmentation.flip == Training().augmentation.flip == one.finetune.augmentation.flip
+
+
+@given(shapes=st.lists(triples, min_size=1, max_size=5), size=st.sampled_from([4, 8, 16]), most=st.integers(512, 96**3))
+@settings(max_examples=100, deadline=None)
+def test_a_fitted_crop_is_whole_patches_no_larger_than_needed(shapes: Any, size: int, most: int) -> None:
+    patch = (size, size, size)
+    crop = fit_crop(shapes, patch, most)
+    assert all(c % size == 0 and c > 0 for c in crop)
+    assert math.prod(crop) <= most or crop == patch
+    whole = [-(-sorted(s[a] for s in shapes)[len(shapes) // 2] // size) * size for a in range(3)]
+    assert all(c <= w for c, w in zip(crop, whole, strict=True))
+    assert fit_crop(list(reversed(shapes)), patch, most) == crop
+    if math.prod(whole) <= most:
+        assert list(crop) == whole
+
+
+@given(shape=triples, most=st.integers(4096, 200_000))
+@settings(max_examples=100, deadline=None)
+def test_the_longest_axes_are_cut_first(shape: Any, most: int) -> None:
+    crop = fit_crop([shape], (8, 8, 8), most)
+    whole = [-(-n // 8) * 8 for n in shape]
+    assume(list(crop) != whole)
+    cut = [c for c, w in zip(crop, whole, strict=True) if c < w]
+    spared = [c for c, w in zip(crop, whole, strict=True) if c == w]
+    assert all(s <= min(cut) + 8 for s in spared)
+    assert max(cut) - min(cut) <= 8
+    grown = list(crop)
+    shortest_cut = min((a for a in range(3) if crop[a] < whole[a]), key=lambda a: crop[a])
+    grown[shortest_cut] += 8
+    assert math.prod(grown) > most  # no room was given away
+
+
+def test_every_setting_is_explained() -> None:
+    """A setting without a word in its class's docstring is one that nobody can use."""
+
+    def check(kind: type) -> None:
+        for field in dataclasses.fields(kind):
+            assert f"        {field.name}: " in (kind.__doc__ or "") or f", {field.name}" in (kind.__doc__ or "")
+            if dataclasses.is_dataclass(field.default_factory):
+                check(field.default_factory)
+
+    check(Recipe)

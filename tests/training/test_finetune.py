@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from conftest import Tiny, TinyRuns
+from voxmim import api, augment
+from voxmim.cli import main
+from voxmim.errors import RunError, StoreError, WeightsError
+from voxmim.networks.weights import load_segmentor, read_weights, save_weights
+from voxmim.recipe import Recipe, load_recipe
+from voxmim.scans.intensity import window
+from voxmim.segmentation.prior import PositionPrior
+from voxmim.store import Case, Preparation, Store, write_index
+from voxmim.training import finetune as module
+from voxmim.training.finetune import finetune, labelled_cases, validation_dice
+from voxmim.training.loop import make_fabric
+from voxmim.training.run import Run
+
+
+def recipe_of(tiny: Tiny, **changes: Any) -> Recipe:
+    """The tiny recipe with other settings of the fine-tuning (or of the whole, where they are the recipe's own)."""
+    own = {key: changes.pop(key) for key in list(changes) if key in Recipe.__dataclass_fields__}
+    recipe = load_recipe(tiny.recipe)
+    return replace(recipe, **own, finetune=replace(recipe.finetune, **changes))
+
+
+def trace(path: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv without the time."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in Run.open(path).metrics()]
+
+
+def assert_same_segmentor(one: Path, other: Path) -> None:
+    tensors, metadata = read_weights(one / "segmentor.safetensors")
+    others, other_metadata = read_weights(other / "segmentor.safetensors")
+    assert metadata == other_metadata
+    torch.testing.assert_close(tensors, others, rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of 30 labelled train cases, 3 without labels and 5 test cases, that are only listed."""
+    path = tmp_path_factory.mktemp("listed")
+    cases = [
+        Case(f"case_{i:02d}", "train" if i < 33 else "test", (8, 8, 8), ("i.nii.gz",), None if i % 11 == 5 else "l.nii")
+        for i in range(38)
+    ]
+    write_index(path, "listed", Preparation((1, 1, 1), "ct", ("CT",)), {1: "bone"}, cases)
+    return Store(path)
+
+
+# Which cases
+
+
+def test_all_labelled_train_cases_are_taken_unless_told_otherwise(listed: Store) -> None:
+    cases = labelled_cases(listed, None, seed=0)
+    assert [case.name for case in cases] == [f"case_{i:02d}" for i in range(33) if i % 11 != 5]
+    assert labelled_cases(listed, "1.0", seed=0) == labelled_cases(listed, "30", seed=0) == cases
+
+
+@pytest.mark.parametrize(("labels", "count"), [("0.1", 3), ("3", 3), ("1", 1), ("0.5", 15), ("0.001", 1), ("29", 29)])
+def test_labels_is_a_share_or_a_number(listed: Store, labels: str, count: int) -> None:
+    cases = labelled_cases(listed, labels, seed=0)
+    assert len({case.name for case in cases}) == len(cases) == count
+    assert all(case.split == "train" and case.label for case in cases)
+    assert cases == labelled_cases(listed, labels, seed=0)
+    if 1 < count < 29:
+        assert cases != labelled_cases(listed, labels, seed=1)
+
+
+@given(fewer=st.integers(1, 30), more=st.integers(1, 30), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_fewer_labels_are_a_part_of_more(listed: Store, fewer: int, more: int, seed: int) -> None:
+    fewer, more = sorted((fewer, more))
+    part, whole = ({case.name for case in labelled_cases(listed, str(n), seed)} for n in (fewer, more))
+    assert part <= whole
+    assert (len(part), len(whole)) == (fewer, more)
+
+
+@pytest.mark.parametrize("labels", ["0", "0.0", "-1", "-0.5", "31", "1.5", "many", "nan", "", "3 cases", "inf"])
+def test_wrong_labels_are_refused(listed: Store, labels: str) -> None:
+    with pytest.raises(StoreError, match=rf"--labels {labels}: give a share such as 0\.1 or a number from 1 to 30"):
+        labelled_cases(listed, labels, seed=0)
+
+
+def test_a_store_without_labels_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    store = Store(tiny.store)
+    cases = [replace(case, label=None, counts={}) for case in store.cases.values()]
+    write_index(tmp_path / "store", "unlabelled", store.preparation, {}, cases)
+    with pytest.raises(StoreError, match="no labelled train case to fine-tune on"):
+        api.finetune(tmp_path / "store", tmp_path / "run", recipe=tiny.recipe)
+    assert not (tmp_path / "run").exists()
+
+
+# What a run leaves
+
+
+def test_a_run_folder_holds_all_that_later_steps_need(tiny_runs: TinyRuns) -> None:
+    path = tiny_runs.finetune
+    assert {file.name for file in path.iterdir()} == {
+        "recipe.yaml", "run.json", "metrics.csv", "last.ckpt", "segmentor.safetensors", "prior.npz", "report.html",
+        "figures",
+    }  # fmt: skip
+    about = json.loads((path / "run.json").read_text())
+    assert about["cases"] == ["case_0", "case_1", "case_2", "case_3"]
+    assert about["init"] == str((tiny_runs.pretrain / "encoder.safetensors").resolve())
+    assert "100.0% of the encoder's parameters" in about["transfer"]
+    rows = Run.open(path).metrics()
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert set(rows[-1]) == {"step", "seconds", "lr", "loss", "val_dice", "val_dice bone", "val_dice fat"}
+    assert rows[-1]["val_dice"] == pytest.approx((rows[-1]["val_dice bone"] + rows[-1]["val_dice fat"]) / 2)
+
+
+def test_the_weights_tell_what_a_scan_must_be_like_and_what_the_labels_mean(tiny_runs: TinyRuns) -> None:
+    network, metadata = load_segmentor(tiny_runs.finetune)
+    recipe = load_recipe(tiny_runs.recipe)
+    assert metadata["labels"] == {"1": "bone", "2": "fat"}
+    assert (metadata["overlap"], metadata["precision"]) == (recipe.overlap, recipe.precision)
+    assert metadata["data"]["digest"] == Store(tiny_runs.store).digest()
+    assert network(torch.rand(1, 1, 12, 12, 12)).shape == (1, 3, 12, 12, 12)
+
+
+def test_the_prior_is_that_of_the_cases_that_were_trained_on(tiny: Tiny, tmp_path: Path) -> None:
+    store = Store(tiny.store)
+    run, _ = finetune(store, tmp_path / "run", recipe_of(tiny, steps=1, batch=1), labels="3")
+    names = Run.open(run.path).about["cases"]
+    assert len(names) == 3
+    expected = PositionPrior.fit([store.label_map(name) for name in names], store.labels)
+    found = PositionPrior.load(run.path / "prior.npz")
+    np.testing.assert_array_equal(found.probability, expected.probability)
+    assert (found.labels, found.factor) == (expected.labels, expected.factor)
+
+
+def test_validation_is_the_dice_of_whole_scans(tiny: Tiny) -> None:
+    """A network that calls all soft tissue bone and nothing fat is scored by hand."""
+
+    class Everything(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.device = nn.Parameter(torch.zeros(1))
+
+        def forward(self, volume: Tensor) -> Tensor:
+            return torch.cat([0.3 - volume, volume - 0.3, torch.full_like(volume, -9)], dim=1)
+
+    store, recipe = Store(tiny.store), load_recipe(tiny.recipe)
+    cases = store.in_split("val")
+    found = validation_dice(make_fabric(recipe), Everything(), store, cases, recipe)
+    scores = []
+    for case in cases:
+        guess = window(store.image(case.name), "ct", recipe.window)[0] > 0.3
+        bone = store.label_map(case.name) == 1
+        scores.append(2 * (guess & bone).sum() / (guess.sum() + bone.sum()))
+    assert min(scores) > 0.01
+    assert found["val_dice bone"] == pytest.approx(np.mean(scores))
+    assert found["val_dice fat"] == 0.0
+    assert found["val_dice"] == pytest.approx(np.mean(scores) / 2)
+
+
+def test_the_weights_of_the_best_validation_are_kept(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice = iter([0.1, 0.6, 0.3, 0.6])
+    states: list[dict[str, Tensor]] = []
+
+    def scripted(fabric: object, network: nn.Module, *_: object) -> dict[str, float]:
+        states.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return {"val_dice": next(dice)}
+
+    monkeypatch.setattr(module, "validation_dice", scripted)
+    run, _ = finetune(Store(tiny.store), tmp_path / "run", recipe_of(tiny, steps=4, validate_every=1))
+    tensors, metadata = read_weights(run.path / "segmentor.safetensors")
+    assert metadata["step"] == 2
+    torch.testing.assert_close(tensors, states[1], rtol=0, atol=0)
+    assert not torch.equal(states[1]["out.conv.conv.bias"], states[3]["out.conv.conv.bias"])
+
+
+def test_without_validation_cases_the_last_weights_are_kept(tiny: Tiny, tmp_path: Path) -> None:
+    store = Store(tiny.store)
+    for case in store.in_split("val"):
+        store.cases[case.name] = replace(case, split="test")
+    run, _ = finetune(store, tmp_path / "run", recipe_of(tiny, steps=3))
+    assert read_weights(run.path / "segmentor.safetensors")[1]["step"] == 3
+    assert all("val_dice" not in row for row in trace(run.path))
+
+
+# Where it starts from
+
+
+def test_the_encoders_weights_arrive(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    encoder, _ = read_weights(tiny_runs.pretrain / "encoder.safetensors")
+    still = recipe_of(tiny_runs, steps=1, lr=1e-12)  # one step that moves nothing to speak of
+    arrived = {}
+    for name, init in (("pretrained", tiny_runs.pretrain), ("scratch", None)):
+        run, transfer = finetune(Store(tiny_runs.store), tmp_path / name, still, init)
+        tensors, _ = read_weights(run.path / "segmentor.safetensors")
+        arrived[name] = {key.removeprefix("encoder."): value for key, value in tensors.items() if key.startswith("enc")}
+        assert (transfer is None) == (init is None)
+    torch.testing.assert_close(arrived["pretrained"], encoder, rtol=0, atol=1e-9)
+    assert not torch.allclose(arrived["scratch"]["blocks.0.mlp.0.weight"], encoder["blocks.0.mlp.0.weight"])
+
+
+def test_the_encoder_settles_its_own_settings_and_the_crop(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    other = recipe_of(tiny_runs, steps=1, batch=1, crop=None, window=(-10, 10))
+    other = replace(other, vit=replace(other.vit, width=48, depth=1, drop_path=0.25))
+    run, _ = finetune(Store(tiny_runs.store), tmp_path / "run", other, tiny_runs.pretrain / "encoder.safetensors")
+    own = load_recipe(tiny_runs.recipe)
+    found = run.recipe()
+    assert found.vit == replace(own.vit, drop_path=0.25)
+    assert (found.crop, found.window) == (own.crop, own.window)
+
+
+def test_the_recipe_is_that_of_the_pre_training_unless_told(tiny_runs: TinyRuns) -> None:
+    assert Run.open(tiny_runs.finetune).recipe() == Run.open(tiny_runs.pretrain).recipe()
+
+
+def test_scratch_has_a_rate_of_its_own(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny_runs, steps=1, batch=1, lr=1e-3, scratch_lr=5e-5)
+    store = Store(tiny_runs.store)
+    scratch, _ = finetune(store, tmp_path / "scratch", recipe)
+    pretrained, _ = finetune(store, tmp_path / "pretrained", recipe, tiny_runs.pretrain)
+    assert (scratch.recipe().finetune.lr, pretrained.recipe().finetune.lr) == (5e-5, 1e-3)
+    assert (trace(scratch.path)[0]["lr"], trace(pretrained.path)[0]["lr"]) == (5e-5, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("intensity", "mr", "these weights know intensities mr, but the store .*store holds ct"),
+        ("channels", ["T1", "T2"], r"these weights know channels \['T1', 'T2'\], but the store .*store holds .*'CT'"),
+    ],
+)
+def test_weights_of_other_scans_are_refused(
+    tiny_runs: TinyRuns, tmp_path: Path, key: str, value: Any, said: str
+) -> None:
+    tensors, metadata = read_weights(tiny_runs.pretrain / "encoder.safetensors")
+    metadata["preparation"][key] = value
+    holder = nn.Module()
+    holder.state_dict = lambda: tensors  # type: ignore[method-assign,assignment]
+    save_weights(tmp_path / "other.safetensors", holder, metadata)
+    with pytest.raises(WeightsError, match=f"other.safetensors: {said}"):
+        api.finetune(tiny_runs.store, tmp_path / "run", init=tmp_path / "other.safetensors", recipe=tiny_runs.recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_crop_that_does_not_fit_the_weights_patch_is_refused(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny_runs, crop=(10, 10, 10))
+    recipe = replace(recipe, vit=replace(recipe.vit, patch=(2, 2, 2)))
+    with pytest.raises(WeightsError, match=r"encoder\.safetensors: .*patch.*crop"):
+        finetune(Store(tiny_runs.store), tmp_path / "run", recipe, tiny_runs.pretrain)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_no_encoders_are_refused(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"there is no encoder\.safetensors here, but segmentor\.safetensors"):
+        api.finetune(tiny_runs.store, tmp_path / "run", init=tiny_runs.finetune, recipe=tiny_runs.recipe)
+    with pytest.raises(WeightsError, match="there is no encoder"):
+        api.finetune(tiny_runs.store, tmp_path / "run", init=tmp_path / "nothing", recipe=tiny_runs.recipe)
+
+
+# Stopped, resumed, refused
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(
+    tiny_runs: TinyRuns, tmp_path: Path, start_and_kill: Callable[..., None]
+) -> None:
+    settings = {"finetune.steps": 40, "finetune.checkpoint_every": 5, "finetune.validate_every": 8}
+    options = [f"--set={key}={value}" for key, value in settings.items()]
+    straight = api.finetune(tiny_runs.store, tmp_path / "straight", tiny_runs.pretrain, 3, settings=settings)
+
+    out = tmp_path / "killed"
+    command = ["finetune", tiny_runs.store, out, "--init", tiny_runs.pretrain, "--labels", "3", *options]
+    start_and_kill(command, out, rows=9)
+    assert 9 <= len(trace(out)) < 40
+    with pytest.raises(SystemExit) as left:
+        main(["finetune", str(tiny_runs.store), str(out), "--resume"])
+    assert left.value.code == 0
+
+    assert trace(out) == trace(straight)
+    assert Run.open(out).about == Run.open(straight).about
+    assert_same_segmentor(out, straight)
+
+
+def test_a_run_stopped_before_its_first_step_goes_on(
+    tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name, owner, what in (("step", augment, "apply"), ("prior", PositionPrior, "fit")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, what, stop)
+            with pytest.raises(KeyboardInterrupt):
+                api.finetune(tiny_runs.store, tmp_path / name, tiny_runs.pretrain)
+        finetune(Store(tiny_runs.store), tmp_path / name, Recipe(), resume=True)
+        assert trace(tmp_path / name) == trace(tiny_runs.finetune)
+        assert_same_segmentor(tmp_path / name, tiny_runs.finetune)
+        assert PositionPrior.load(tmp_path / name / "prior.npz").labels == (1, 2)
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_runs.finetune, tmp_path / "run")
+    api.finetune(tiny_runs.store, copy, resume=True)
+    for name in ("metrics.csv", "last.ckpt", "segmentor.safetensors", "prior.npz", "recipe.yaml", "run.json"):
+        assert (copy / name).read_bytes() == (tiny_runs.finetune / name).read_bytes(), name
+
+
+def test_what_cannot_be_resumed_or_begun_is_refused(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    store = tiny_runs.store
+    with pytest.raises(RunError, match=r"a resumed run keeps its own settings; leave out finetune\.lr"):
+        api.finetune(store, tiny_runs.finetune, settings={"finetune.lr": 1.0}, resume=True)
+    with pytest.raises(RunError, match="this run is a pretrain, but a finetune is needed"):
+        api.finetune(store, tiny_runs.pretrain, resume=True)
+    with pytest.raises(RunError, match="there is something here already"):
+        api.finetune(store, tiny_runs.finetune, recipe=tiny_runs.recipe)
+    other = shutil.copytree(store, tmp_path / "other")
+    with pytest.raises(RunError, match=r"was trained on .*, not on .*other"):
+        api.finetune(other, tiny_runs.finetune, resume=True)
+
+
+def test_a_crop_larger_than_the_scans_is_padded(tiny: Tiny, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny, crop=(24, 12, 24), steps=1, batch=1, foreground=1.0)
+    run, _ = finetune(Store(tiny.store), tmp_path / "run", recipe, labels="1")
+    assert "val_dice" in trace(run.path)[0]
+
+
+def test_a_resumed_run_whose_case_has_gone_from_the_store_names_it(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_runs.finetune, run)
+    about = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**about, "cases": ["case_gone"]}))
+    with pytest.raises(StoreError, match="case_gone"):
+        finetune(Store(tiny_runs.store), run, Run.open(run).recipe(), resume=True)

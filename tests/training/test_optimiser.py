@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from voxmim.networks.unetr import UNETR
+from voxmim.networks.vit import ViT
+from voxmim.pretext.mae import MAE
+from voxmim.recipe import MAESettings, Training
+from voxmim.training.optimiser import learning_rate, make_optimiser
+
+BETAS = (0.9, 0.95)
+
+
+def make_vit(positions: str = "sincos") -> ViT:
+    return ViT(patch=(4, 4, 4), grid=(2, 2, 2), width=12, depth=3, heads=2, positions=positions)
+
+
+def groups_by_name(network: nn.Module, training: Training) -> dict[str, dict[str, float]]:
+    """The weight decay and the scale of the rate of every parameter, each of which must be there once."""
+    optimiser = make_optimiser(network, training, BETAS)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    found = [(names[id(p)], group) for group in optimiser.param_groups for p in group["params"]]
+    assert sorted(name for name, _ in found) == sorted(names.values())
+    return {name: {"decay": group["weight_decay"], "scale": group["scale"]} for name, group in found}
+
+
+def test_the_rate_is_that_of_torchs_schedulers() -> None:
+    training = Training(steps=50, warmup=0.2, lr=3e-4)
+    weight = nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([weight], lr=3e-4)
+    rise = torch.optim.lr_scheduler.LinearLR(optimiser, 1 / 10, 1.0, total_iters=9)
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=40)
+    for step in range(10):
+        assert learning_rate(step, training) == pytest.approx(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        rise.step()
+    for group in optimiser.param_groups:
+        group["lr"] = 3e-4
+    for step in range(10, 50):
+        assert learning_rate(step, training) == pytest.approx(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        fall.step()
+    assert optimiser.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(steps=st.integers(1, 300), warmup=st.floats(0, 1), lr=st.floats(1e-6, 1))
+def test_the_rate_rises_by_equal_amounts_to_its_peak_and_falls_from_there(steps: int, warmup: float, lr: float) -> None:
+    training = Training(steps=steps, warmup=warmup, lr=lr)
+    rates = [learning_rate(step, training) for step in range(steps)]
+    peak = max(1, round(warmup * steps)) - 1
+    assert rates[peak] == pytest.approx(lr)
+    assert all(0 < rate <= lr * (1 + 1e-12) for rate in rates)
+    assert rates[: peak + 1] == pytest.approx([lr * (step + 1) / (peak + 1) for step in range(peak + 1)])
+    assert all(later <= earlier * (1 + 1e-12) for earlier, later in zip(rates[peak:], rates[peak + 1 :], strict=False))
+
+
+def test_the_rate_ends_near_zero() -> None:
+    training = Training(steps=1000, lr=1.0)
+    assert learning_rate(999, training) == pytest.approx(0.5 * (1 + math.cos(math.pi * 899 / 900)))
+    assert learning_rate(999, training) < 1e-5
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+def test_matrices_decay_while_vectors_and_positions_do_not(positions: str) -> None:
+    network = MAE(make_vit(positions), MAESettings(decoder_width=12, decoder_depth=1, decoder_heads=2))
+    found = groups_by_name(network, Training(weight_decay=0.07))
+    for name, parameter in network.named_parameters():
+        exempt = name in ("mask_token", "encoder.positions") or name.endswith("bias") or "norm" in name
+        assert found[name]["decay"] == (0.0 if exempt else 0.07), name
+        assert exempt or parameter.ndim > 1
+    assert ("encoder.positions" in found) == (positions == "learned")
+    assert {group["scale"] for group in found.values()} == {1.0}
+
+
+def test_each_layer_of_the_encoder_learns_more_slowly_than_the_next() -> None:
+    network = UNETR(make_vit("learned"), classes=3, feature_size=4)
+    found = groups_by_name(network, Training(layer_decay=0.5))
+    for name, group in found.items():
+        layer = (
+            1.0 if not name.startswith("encoder.") or name.startswith("encoder.norm.")
+            else 0.5 ** (3 - int(name.split(".")[2])) if name.startswith("encoder.blocks.")
+            else 0.5**4
+        )  # fmt: skip
+        assert group["scale"] == pytest.approx(layer), name
+    assert {"encoder.embed.weight", "encoder.positions"} <= {
+        n for n, group in found.items() if group["scale"] == 0.0625
+    }
+
+
+def test_the_groups_start_at_their_share_of_the_rate_with_adamws_betas() -> None:
+    training = Training(lr=2e-3, layer_decay=0.5)
+    optimiser = make_optimiser(UNETR(make_vit(), classes=2, feature_size=4), training, BETAS)
+    assert isinstance(optimiser, torch.optim.AdamW)
+    for group in optimiser.param_groups:
+        assert group["lr"] == pytest.approx(2e-3 * group["scale"])
+        assert group["betas"] == BETAS
+
+
+def test_a_frozen_parameter_is_left_out() -> None:
+    network = make_vit()
+    network.embed.requires_grad_(False)
+    held = [p for group in make_optimiser(network, Training(), BETAS).param_groups for p in group["params"]]
+    assert len(held) == len(list(network.parameters())) - 2
+    assert all(parameter.requires_grad for parameter in held)

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import Tiny, TinyRuns
+from voxmim import api, augment
+from voxmim.cli import main
+from voxmim.crops import CropPlan
+from voxmim.errors import RecipeError, RunError, StoreError
+from voxmim.networks.weights import load_encoder, read_weights
+from voxmim.recipe import Recipe, fit_crop, load_recipe
+from voxmim.report.reconstruct import load_mae
+from voxmim.store import Case, Preparation, Store, write_index
+from voxmim.training.loop import make_fabric
+from voxmim.training.pretrain import FixedCrops, pretrain, pretraining_cases, step_masks
+from voxmim.training.run import Run
+
+
+def recipe_of(tiny: Tiny, **changes: Any) -> Recipe:
+    """The tiny recipe with other settings of the pre-training (or of the whole, where they are the recipe's own)."""
+    own = {key: changes.pop(key) for key in list(changes) if key in Recipe.__dataclass_fields__}
+    recipe = load_recipe(tiny.recipe)
+    return replace(recipe, **own, pretrain=replace(recipe.pretrain, **changes))
+
+
+def trace(path: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv without the time."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in Run.open(path).metrics()]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    for name in ("encoder.safetensors", "pretext.safetensors"):
+        tensors, metadata = read_weights(one / name)
+        others, other_metadata = read_weights(other / name)
+        assert metadata == other_metadata
+        torch.testing.assert_close(tensors, others, rtol=0, atol=0)
+
+
+def index_of(path: Path, splits: dict[str, int]) -> Store:
+    """A store of cases that are only listed, so many of each split."""
+    cases = [
+        Case(f"{split}_{i}", split, (8, 8, 8), (f"{split}_{i}.nii.gz",), digest=f"{i}")
+        for split, count in splits.items()
+        for i in range(count)
+    ]
+    write_index(path, "listed", Preparation((1, 1, 1), "ct", ("CT",)), {}, cases)
+    return Store(path)
+
+
+# What a run leaves
+
+
+def test_a_run_folder_holds_all_that_later_steps_need(tiny_runs: TinyRuns) -> None:
+    path = tiny_runs.pretrain
+    names = {file.name for file in path.iterdir()}
+    assert names == {
+        "recipe.yaml", "run.json", "metrics.csv", "last.ckpt", "encoder.safetensors", "pretext.safetensors",
+        "report.html", "figures",
+    }  # fmt: skip
+    rows = Run.open(path).metrics()
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if "val_loss" in row] == [3, 6]
+    about = json.loads((path / "run.json").read_text())
+    assert (about["kind"], about["store"], about["cases"]) == ("pretrain", str(tiny_runs.store.resolve()), 6)
+
+
+def test_the_weights_tell_what_a_scan_must_be_like(tiny_runs: TinyRuns) -> None:
+    recipe, store = load_recipe(tiny_runs.recipe), Store(tiny_runs.store)
+    _, metadata = read_weights(tiny_runs.pretrain / "encoder.safetensors")
+    assert metadata["preparation"] == json.loads(json.dumps(asdict(store.preparation)))
+    assert tuple(metadata["window"]) == recipe.window
+    assert tuple(metadata["crop"]) == recipe.crop
+    assert metadata["data"] == {"name": "tiny", "digest": store.digest()}
+    assert {"voxmim", "torch", "monai"} <= set(metadata["versions"])
+    assert (metadata["kind"], metadata["step"], metadata["seed"]) == ("encoder", 6, recipe.seed)
+
+
+def test_the_encoder_is_the_pretext_networks_own(tiny_runs: TinyRuns) -> None:
+    pretext, _ = load_mae(tiny_runs.pretrain)
+    encoder = load_encoder(tiny_runs.pretrain)
+    torch.testing.assert_close(encoder.state_dict(), pretext.encoder.state_dict(), rtol=0, atol=0)
+    volume = torch.rand(2, 1, 12, 12, 12)
+    assert encoder(volume).shape == (2, 27, 24)
+
+
+# What it reads
+
+
+def test_labels_and_test_scans_are_never_touched(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_runs.store, tmp_path / "store")
+    shutil.rmtree(copy / "labels")
+    for case in Store(copy).in_split("test"):
+        (copy / "images" / f"{case.name}.b2nd").unlink()
+    run = pretrain(Store(copy), tmp_path / "run", load_recipe(tiny_runs.recipe))
+    assert trace(run.path) == trace(tiny_runs.pretrain)
+    assert_same_weights(run.path, tiny_runs.pretrain)
+
+
+def test_train_and_unlabelled_scans_are_trained_on_and_val_validates(tiny: Tiny) -> None:
+    cases, held = pretraining_cases(Store(tiny.store), seed=0)
+    assert [case.name for case in cases] == ["case_0", "case_1", "case_2", "case_3", "case_8", "case_9"]
+    assert [case.name for case in held] == ["case_4", "case_5"]
+
+
+@pytest.mark.parametrize(("train", "unlabelled", "kept"), [(3, 0, 0), (4, 0, 1), (15, 25, 2), (400, 600, 32)])
+def test_without_a_validation_split_a_twentieth_is_kept_aside(
+    tmp_path: Path, train: int, unlabelled: int, kept: int
+) -> None:
+    store = index_of(tmp_path, {"train": train, "unlabelled": unlabelled, "test": 5})
+    cases, held = pretraining_cases(store, seed=1)
+    names, aside = {case.name for case in cases}, {case.name for case in held}
+    assert len(held) == kept
+    assert not names & aside
+    assert not any(name.startswith("test") for name in names | aside)
+    assert len(names) == train + unlabelled - (kept if kept < 32 else 50)  # 32 are enough to look at
+    assert (cases, held) == pretraining_cases(store, seed=1)
+    if kept:
+        assert held != pretraining_cases(store, seed=2)[1]
+
+
+def test_a_store_without_scans_to_train_on_is_refused(tmp_path: Path) -> None:
+    store = index_of(tmp_path / "store", {"test": 2, "val": 1})
+    with pytest.raises(StoreError, match="no train or unlabelled case to pre-train on"):
+        pretrain(store, tmp_path / "run", Recipe())
+    assert not (tmp_path / "run").exists()
+
+
+# How it trains
+
+
+def test_the_loss_falls(tiny: Tiny, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny, steps=40, batch=4, lr=3e-3, validate_every=20, checkpoint_every=40)
+    rows = trace(pretrain(Store(tiny.store), tmp_path / "run", recipe).path)
+    losses = [row["loss"] for row in rows]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    validated = [row["val_loss"] for row in rows if "val_loss" in row]
+    assert validated[-1] < 0.8 * losses[0]
+
+
+def test_the_validation_loss_is_the_same_whenever_it_is_computed(tiny_runs: TinyRuns) -> None:
+    store, recipe = Store(tiny_runs.store), load_recipe(tiny_runs.recipe)
+    network, _ = load_mae(tiny_runs.pretrain)
+    cases = store.in_split("val")
+
+    def loss(recipe: Recipe) -> float:
+        assert recipe.crop is not None
+        plan = CropPlan(recipe.crop, recipe.window, recipe.seed)
+        return FixedCrops(store, cases, plan, recipe).loss(make_fabric(recipe), network)
+
+    torch.manual_seed(1)
+    first = loss(recipe)
+    torch.rand(5)
+    assert loss(recipe) == first
+    assert first == trace(tiny_runs.pretrain)[-1]["val_loss"]
+    assert loss(replace(recipe, seed=1)) != first  # the masks are drawn by seed
+
+
+def test_every_step_hides_as_many_patches_elsewhere(tiny: Tiny) -> None:
+    recipe = load_recipe(tiny.recipe)
+    masks = [step_masks(recipe, 3, step) for step in range(4)]
+    assert all(int(mask.sum()) == 3 * 20 for mask in masks)  # 0.75 of 27 patches
+    assert all(not torch.equal(masks[i], masks[j]) for i in range(4) for j in range(i))
+    assert torch.equal(step_masks(recipe, 3, 2), masks[2])
+
+
+def test_a_crop_that_is_not_told_is_fitted_to_the_store(tiny: Tiny, tmp_path: Path) -> None:
+    store = Store(tiny.store)
+    recipe = recipe_of(tiny, crop=None, crop_voxels=2500, steps=1, batch=1)
+    crop = pretrain(store, tmp_path / "run", recipe).recipe().crop
+    assert crop is not None
+    assert crop == fit_crop([case.shape for case in store.in_split("train", "unlabelled")], (4, 4, 4), 2500)
+    assert np.prod(crop) <= 2500
+    assert tuple(read_weights(tmp_path / "run" / "encoder.safetensors")[1]["crop"]) == crop
+
+
+def test_a_crop_larger_than_the_scans_is_padded(tiny: Tiny, tmp_path: Path) -> None:
+    assert all(max(case.shape) < 32 for case in Store(tiny.store).cases.values())
+    out = api.pretrain(tiny.store, tmp_path / "run", tiny.recipe, {"crop": [32, 20, 32], "pretrain.steps": 2})
+    assert len(trace(out)) == 2
+    assert (out / "report.html").is_file()
+
+
+# Stopped, resumed, refused
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(
+    tiny: Tiny, tmp_path: Path, start_and_kill: Callable[..., None]
+) -> None:
+    settings = {"pretrain.steps": 120, "pretrain.checkpoint_every": 5, "pretrain.validate_every": 20}
+    options = [f"--set={key}={value}" for key, value in settings.items()]
+    straight = api.pretrain(tiny.store, tmp_path / "straight", tiny.recipe, settings)
+
+    out = tmp_path / "killed"
+    start_and_kill(["pretrain", tiny.store, out, "--recipe", tiny.recipe, *options], out, rows=7)
+    assert 7 <= len(trace(out)) < 120
+    assert not (out / "report.html").exists()
+    with pytest.raises(SystemExit) as left:
+        main(["pretrain", str(tiny.store), str(out), "--resume"])
+    assert left.value.code == 0
+
+    assert trace(out) == trace(straight)  # loss, validation and learning rate of every step
+    assert_same_weights(out, straight)
+    assert (out / "report.html").is_file()
+
+
+def test_a_run_stopped_before_its_first_checkpoint_goes_on(
+    tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, recipe = Store(tiny_runs.store), load_recipe(tiny_runs.recipe)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(augment, "apply", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(store, tmp_path / "run", recipe)
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+    pretrain(store, tmp_path / "run", Recipe(), resume=True)  # whose own settings do not count
+    assert trace(tmp_path / "run") == trace(tiny_runs.pretrain)
+    assert_same_weights(tmp_path / "run", tiny_runs.pretrain)
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_runs.pretrain, tmp_path / "run")
+    kept = ["metrics.csv", "last.ckpt", "encoder.safetensors", "pretext.safetensors", "recipe.yaml", "run.json"]
+    api.pretrain(tiny_runs.store, copy, resume=True)
+    for name in kept:
+        assert (copy / name).read_bytes() == (tiny_runs.pretrain / name).read_bytes(), name
+
+
+def test_a_resumed_run_keeps_its_settings(tiny_runs: TinyRuns) -> None:
+    with pytest.raises(RunError, match=r"a resumed run keeps its own settings; leave out mae\.ratio"):
+        api.pretrain(tiny_runs.store, tiny_runs.pretrain, settings={"mae.ratio": 0.5}, resume=True)
+
+
+def test_a_resumed_run_keeps_its_store(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    other = shutil.copytree(tiny_runs.store, tmp_path / "other")
+    with pytest.raises(RunError, match=r"was trained on .*store, not on .*other"):
+        api.pretrain(other, tiny_runs.pretrain, resume=True)
+
+
+def test_a_new_run_in_an_occupied_folder_is_refused(tiny_runs: TinyRuns) -> None:
+    before = (tiny_runs.pretrain / "metrics.csv").read_bytes()
+    with pytest.raises(RunError, match="there is something here already; add --resume"):
+        api.pretrain(tiny_runs.store, tiny_runs.pretrain, tiny_runs.recipe)
+    assert (tiny_runs.pretrain / "metrics.csv").read_bytes() == before
+
+
+def test_nothing_to_resume_is_said(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="this is not a run folder"):
+        api.pretrain(tiny_runs.store, tmp_path / "nothing", resume=True)
+    with pytest.raises(RunError, match="this run is a finetune, but a pretrain is needed"):
+        api.pretrain(tiny_runs.store, tiny_runs.finetune, resume=True)
+
+
+def test_a_crop_of_a_single_patch_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    recipe = replace(load_recipe(tiny.recipe), crop=(4, 4, 4))
+    with pytest.raises(RecipeError, match="single patch"):
+        pretrain(Store(tiny.store), tmp_path / "run", recipe)
+    assert not (tmp_path / "run").exists()
