@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,12 @@ from torch import Tensor, nn
 from voxmim.recipe import make_recipe, write_recipe
 from voxmim.scans.prepare import prepare
 from voxmim.scans.volume import Volume, write_volume
+
+# The same examples in every run, so that the suite's verdict is the code's alone. To look for new ones:
+# pytest --hypothesis-profile=search
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", max_examples=500, deadline=None)
+hypothesis.settings.load_profile("fixed")
 
 
 def _write_scan(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:

@@ -50,7 +50,7 @@ def slow_score(
 
 def assert_same(score: LabelScore, other: LabelScore) -> None:
     assert score.dice == pytest.approx(other.dice, rel=1e-6)
-    assert score.hd95_mm == pytest.approx(other.hd95_mm, rel=1e-5, abs=1e-6)
+    assert score.hd95_mm == pytest.approx(other.hd95_mm, rel=1e-5, abs=1e-4)  # MONAI takes the percentile in float32
     assert score.nsd == pytest.approx(other.nsd, rel=1e-6)
 
 
