@@ -198,6 +198,7 @@ def fake_segmentor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
         bands: Mapping[int, tuple[float, float]] = TINY_BANDS,
         crop: tuple[int, int, int] = (16, 16, 16),
+        seed: int = 0,
     ) -> None:
         metadata = {
             "preparation": {"spacing": spacing, "intensity": "ct", "channels": ["CT"]},
@@ -206,6 +207,7 @@ def fake_segmentor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             "overlap": 0.25,
             "precision": "32",
             "labels": {str(value): {1: "bone", 2: "fat"}[value] for value in bands},
+            "data": {"seed": seed},
         }
         network = ByIntensity(bands).eval()
         monkeypatch.setattr("voxmim.segmentation.predict.load_segmentor", lambda run: (network, metadata))

@@ -109,6 +109,9 @@ def cases_of_error(runs: TinyRuns, empty: Path) -> Iterator[tuple[list[object], 
     yield ["pretrain", runs.store, empty / "out", "--resume"], r"out: this is not a run folder \(no run\.json\)"
     yield ["pretrain", runs.store, runs.finetune, "--resume"], "this run is a finetune, but a pretrain is needed here"
     yield ["pretrain", runs.store, runs.pretrain, "--resume", "--lr", 1], r"leave out pretrain\.lr"
+    yield ["pretrain", runs.store, runs.pretrain, "--resume", "--recipe", "tiny"], "leave out recipe"
+    told = ["--init", runs.pretrain, "--labels", 2]
+    yield ["finetune", runs.store, runs.finetune, "--resume", *told], "leave out init, labels"
     yield (
         ["pretrain", runs.store, empty / "out", "--recipe", "tinny"],
         "recipe 'tinny' is not known; did you mean 'tiny'",
@@ -148,7 +151,7 @@ def test_an_error_is_one_sentence_and_status_2(tiny_runs: TinyRuns, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["tell"], ["predict", "run", "scan"], ["evaluate", "a", "b", "--split", "all"]]
+    "arguments", [[], ["tell"], ["predict", "run", "scan"], ["evaluate", "a", "b", "--split", "some"]]
 )
 def test_a_command_that_cannot_be_understood_is_refused(voxmim_says: Says, arguments: list[str]) -> None:
     status, _, said = voxmim_says(*arguments)

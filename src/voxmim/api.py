@@ -59,7 +59,7 @@ def phantom(out: Path_, cases: int = 40, seed: int = 0, on_case: Callable[[int, 
 def pretrain(
     store: Path_,
     out: Path_,
-    recipe: str | Path = DEFAULT_RECIPE,
+    recipe: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
 ) -> Path:
@@ -68,7 +68,7 @@ def pretrain(
     Args:
         store: folder of prepared scans.
         out: the run folder: new, or one that was stopped, with `resume`.
-        recipe: name of a packaged recipe, or a YAML file.
+        recipe: name of a packaged recipe, or a YAML file; None takes ``tiny``.
         settings: what differs from the recipe, such as ``{"mae.ratio": 0.6, "pretrain.steps": 2000}``.
         resume: go on exactly where the run stopped, with its own settings.
 
@@ -78,7 +78,9 @@ def pretrain(
     Raises:
         VoxmimError: one sentence on what is wrong.
     """
-    chosen = _recipe(recipe, settings, Path(out), resume)
+    chosen = (
+        _resumed(out, recipe=recipe, **(settings or {})) if resume else load_recipe(recipe or DEFAULT_RECIPE, settings)
+    )
     run = _pretrain(Store(store), Path(out), chosen, resume)
     pretrain_page(run)
     return run.path
@@ -110,10 +112,11 @@ def finetune(
     Raises:
         VoxmimError: one sentence on what is wrong.
     """
-    if recipe is None:
+    if resume:
+        chosen = _resumed(out, recipe=recipe, init=init, labels=labels, **(settings or {}))
+    else:
         own = None if init is None else Path(init) / RECIPE
-        recipe = own if own is not None and own.is_file() else DEFAULT_RECIPE
-    chosen = _recipe(recipe, settings, Path(out), resume)
+        chosen = load_recipe(recipe or (own if own is not None and own.is_file() else DEFAULT_RECIPE), settings)
     share = None if labels is None else str(labels)
     run, _ = _finetune(Store(store), Path(out), chosen, None if init is None else Path(init), share, resume)
     finetune_page(run)
@@ -136,7 +139,7 @@ def evaluate(
     Args:
         run: a fine-tuning's run folder or weights file.
         data: a store or a folder of labelled scans.
-        split: which cases.
+        split: ``train``, ``val``, ``test``, or ``all`` of the labelled cases.
         tolerance_mm: of the normalised surface Dice.
         json_file: write the result there too.
         csv_file: write a row per case and label there.
@@ -209,9 +212,9 @@ def reconstruct(
     return _reconstruct(Path(run), scan_files([Path(scan) for scan in scans]), Path(out), seed, on_case)
 
 
-def _recipe(recipe: str | Path, settings: Mapping[str, Any] | None, out: Path, resume: bool) -> Recipe:
-    if resume and settings:
-        raise RunError(f"{out}: a resumed run keeps its own settings; leave out {', '.join(settings)}.")
-    if resume:
-        return Run.open(out).recipe()
-    return load_recipe(recipe, settings)
+def _resumed(out: Path_, **told: Any) -> Recipe:
+    """The recipe of the run that goes on; nothing of it can be told anew."""
+    anew = [name for name, value in told.items() if value is not None]
+    if anew:
+        raise RunError(f"{out}: a resumed run keeps its own settings; leave out {', '.join(anew)}.")
+    return Run.open(out).recipe()

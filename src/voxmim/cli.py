@@ -84,7 +84,7 @@ def prepare(
     return 1 if result.failed else 0
 
 
-def pretrain(store: Path, out: Path, recipe: str, resume: bool, overrides: list[str], **short: Any) -> None:
+def pretrain(store: Path, out: Path, recipe: str | None, resume: bool, overrides: list[str], **short: Any) -> None:
     """Pre-train."""
     from voxmim import api
 
@@ -249,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--labels", metavar="0.1|N", help="use this share or number of the labelled train cases (default: all)"
     )
-    _add_training(one, None)
+    _add_training(one, "that of --init, or tiny")
 
     one = add(
         evaluate,
@@ -259,7 +259,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("run", type=Path, metavar="RUN", help="folder of a fine-tuning")
     one.add_argument("data", type=Path, metavar="STORE|DIR", help="a store, or a folder of labelled scans")
     one.add_argument(
-        "--split", default="test", choices=("train", "val", "test"), help="which cases (default: %(default)s)"
+        "--split",
+        default="test",
+        choices=("train", "val", "test", "all"),
+        help="which cases (default: %(default)s)",
     )
     one.add_argument(
         "--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice (default: %(default)s)"
@@ -284,11 +287,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_training(one: argparse.ArgumentParser, recipe: str | None) -> None:
+def _add_training(one: argparse.ArgumentParser, default_recipe: str) -> None:
     one.add_argument("store", type=Path, metavar="STORE", help="folder that 'voxmim prepare' wrote")
     one.add_argument("out", type=Path, metavar="OUT", help="folder for this run")
-    told = "%(default)s" if recipe else "that of --init, or tiny"
-    one.add_argument("--recipe", metavar="NAME|FILE", default=recipe, help=f"see 'voxmim recipes' (default: {told})")
+    one.add_argument("--recipe", metavar="NAME|FILE", help=f"see 'voxmim recipes' (default: {default_recipe})")
     one.add_argument("--resume", action="store_true", help="go on exactly where this run stopped")
     for name, (_, kind, text) in _SHORT.items():
         one.add_argument(f"--{name}", type=kind, help=text)

@@ -27,6 +27,7 @@ class ViTSettings:
         heads: attention heads.
         mlp_ratio: hidden width of a block's MLP over the token's width.
         positions: fixed sine-cosine code, or a learned table (interpolated when the grid changes).
+        rotary: let attention see how far apart two tokens are, too (rotary code on queries and keys).
         drop_path: chance at the last block that a sample skips it (stochastic depth, rising linearly from 0).
     """
 
@@ -36,6 +37,7 @@ class ViTSettings:
     heads: int = 12
     mlp_ratio: float = 4.0
     positions: Literal["sincos", "learned"] = "sincos"
+    rotary: bool = False
     drop_path: float = 0.0
 
 

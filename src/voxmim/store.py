@@ -94,6 +94,7 @@ class Store:
         name: the name of the data set.
         preparation: what was done to every scan.
         labels: name of each label value, background left out.
+        seed: of the split, where one was drawn.
         cases: the cases by name.
     """
 
@@ -114,6 +115,7 @@ class Store:
             self.name: str = index["name"]
             self.preparation = Preparation.from_dict(index["preparation"])
             self.labels = {int(value): str(name) for value, name in index["labels"].items()}
+            self.seed = int(index["seed"])
             self.cases = {entry["name"]: Case.from_dict(entry) for entry in index["cases"]}
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{index_file}: the index is damaged ({error!r}); run 'voxmim prepare' again.") from None
@@ -242,13 +244,14 @@ def written_cases(path: Path) -> Iterator[Case]:
 
 
 def write_index(
-    path: Path, name: str, preparation: Preparation, labels: Mapping[int, str], cases: Iterable[Case]
+    path: Path, name: str, preparation: Preparation, labels: Mapping[int, str], cases: Iterable[Case], seed: int = 0
 ) -> None:
-    """Write the store's index in one stroke."""
+    """Write the store's index in one stroke; `seed` is that of the split."""
     index = {
         "format": 1,
         "name": name,
         "preparation": asdict(preparation),
+        "seed": seed,
         "labels": {str(value): label for value, label in labels.items()},
         "cases": [asdict(case) for case in sorted(cases, key=lambda case: case.name)],
     }

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxmim.networks.patches import Triple
-from voxmim.networks.positions import resize_positions, sincos_positions
+from voxmim.networks.positions import resize_positions, rotary_angles, rotate, sincos_positions
 
 grids = st.tuples(*[st.integers(1, 5)] * 3)
 
@@ -39,7 +39,7 @@ def test_sines_and_cosines_are_where_the_formula_puts_them() -> None:
     for index in [(0, 0, 0), (1, 0, 2), (1, 2, 3)]:
         expected = []
         for place in index:
-            angles = [place * 20 ** (-k / 4) for k in range(4)]
+            angles = [place * 10000 ** (-k / 4) for k in range(4)]
             expected += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
         torch.testing.assert_close(code[index], torch.tensor([*expected, 0.0, 0.0, 0.0]))
 
@@ -61,3 +61,32 @@ def test_a_linear_ramp_of_learned_positions_stays_one(old: Triple, new: Triple) 
     for axis in range(3):
         low, high = 0.5 / old[axis], 1 - 0.5 / old[axis]  # nothing is known beyond the outermost tokens
         torch.testing.assert_close(resized[..., axis], ramp(new)[..., axis].clamp(low, high))
+
+
+@given(grid=grids, width=st.sampled_from([6, 12, 16, 64]), seed=st.integers(0, 100))
+@settings(max_examples=40, deadline=None)
+def test_turned_values_keep_their_length_and_meet_by_the_difference_of_their_places(
+    grid: Triple, width: int, seed: int
+) -> None:
+    angles = rotary_angles(grid, width)[None]
+    generator = torch.Generator().manual_seed(seed)
+    query, key = torch.randn(2, width, generator=generator, dtype=torch.float64)
+    everywhere = angles.shape[1]
+    queries = rotate(query.expand(1, 1, everywhere, -1), angles)[0, 0]
+    keys = rotate(key.expand(1, 1, everywhere, -1), angles)[0, 0]
+    torch.testing.assert_close(queries.norm(dim=-1), query.norm().expand(everywhere))
+    places = torch.cartesian_prod(*(torch.arange(n) for n in grid)).reshape(-1, 3)
+    products = queries @ keys.T
+    met: dict[tuple[int, ...], float] = {}
+    for i in range(everywhere):
+        for j in range(everywhere):
+            difference = tuple((places[j] - places[i]).tolist())
+            assert float(products[i, j]) == pytest.approx(met.setdefault(difference, float(products[i, j])), abs=1e-5)
+
+
+def test_rotary_frequencies_fall_from_one_along_each_axis() -> None:
+    angles = rotary_angles((2, 2, 3), 14)
+    assert angles.shape == (12, 7)
+    slow = 20.0**-0.5
+    last = torch.tensor([1, slow, 1, slow, 2, 2 * slow, 0.0])  # the token at (1, 1, 2); the pair left over stays
+    torch.testing.assert_close(angles[-1], last)

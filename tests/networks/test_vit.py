@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from voxmim.networks.patches import Triple, patchify
+from voxmim.networks.patches import Triple, patchify, unpatchify
 from voxmim.networks.positions import resize_positions
 from voxmim.networks.vit import Attention, Block, ViT, initialise, take
 
@@ -26,15 +26,19 @@ def some_volume(grid: Triple = GRID) -> torch.Tensor:
     return torch.randn(2, 2, *shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("positions", ["sincos", "learned"])
-def test_all_tokens_visible_is_the_same_as_no_mask(positions: str) -> None:
-    vit, volume = make_vit(positions=positions), some_volume()
+KINDS = [{"positions": "sincos"}, {"positions": "learned"}, {"rotary": True}]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_all_tokens_visible_is_the_same_as_no_mask(kind: dict[str, object]) -> None:
+    vit, volume = make_vit(**kind), some_volume()
     everything = torch.arange(N).expand(2, -1)
     torch.testing.assert_close(vit(volume, everything), vit(volume))
 
 
-def test_a_permuted_index_gives_the_tokens_in_that_order() -> None:
-    vit, volume = make_vit(), some_volume()
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_permuted_index_gives_the_tokens_in_that_order(kind: dict[str, object]) -> None:
+    vit, volume = make_vit(**kind), some_volume()
     order = torch.stack([torch.randperm(N, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)])
     torch.testing.assert_close(vit(volume, order), take(vit(volume), order))
 
@@ -126,11 +130,29 @@ def test_drop_path_rises_linearly_over_the_blocks() -> None:
     assert make_vit(depth=1, drop_path=0.4).blocks[0].drop_path == 0.0
 
 
-def test_hidden_states_are_the_tokens_after_so_many_blocks() -> None:
-    vit, volume = make_vit(depth=3), some_volume()
+def test_rotary_attention_sees_places_through_their_difference_alone() -> None:
+    rotary, plain = (make_vit(rotary=rotary, width=36, grid=(4, 1, 1)) for rotary in (True, False))
+    for network in (rotary, plain):
+        network.positions.zero_()  # what is left of the places is the rotary code
+    patches = patchify(some_volume((4, 1, 1)), PATCH)
+
+    def encoded(network: ViT, places: list[int]) -> torch.Tensor:
+        """The first two patches of the volume, encoded as if they lay at two other places."""
+        moved = torch.zeros_like(patches)
+        moved[:, places] = patches[:, :2]
+        return network(unpatchify(moved, (4, 1, 1), PATCH), torch.tensor([places]).expand(2, -1))
+
+    torch.testing.assert_close(encoded(rotary, [0, 1]), encoded(rotary, [2, 3]))
+    assert (encoded(rotary, [0, 1]) - encoded(rotary, [0, 3])).abs().max() > 1e-3
+    torch.testing.assert_close(encoded(plain, [0, 1]), encoded(plain, [0, 3]))
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_hidden_states_are_the_tokens_after_so_many_blocks(rotary: bool) -> None:
+    vit, volume = make_vit(depth=3, rotary=rotary), some_volume()
     tokens, expected = vit.tokens(volume), []
     for block in vit.blocks:
-        tokens = block(tokens)
+        tokens = block(tokens, vit.angles(volume))
         expected.append(tokens)
     first, also_first, last = vit.hidden_states(volume, [1, 1, 3])
     assert torch.equal(first, expected[0])
@@ -154,13 +176,3 @@ def test_initialise_leaves_only_zero_biases_and_xavier_weights() -> None:
     assert not linear.bias.any()
     bound = (6 / 120) ** 0.5
     assert 0.9 * bound < linear.weight.abs().max() <= bound
-
-
-def test_attention_starts_with_keys_equal_to_queries_so_that_a_token_is_drawn_most_to_its_like() -> None:
-    torch.manual_seed(0)
-    attention = ViT(patch=(4, 4, 4), grid=(3, 3, 3), width=24, depth=1, heads=2).blocks[0].attention
-    query, key, _ = attention.qkv.weight.reshape(3, 24, 24)
-    assert torch.equal(query, key)
-    token = torch.nn.functional.normalize(torch.randn(50, 24), dim=1)
-    likeness = (token @ query.T) @ (token @ key.T).T
-    assert (likeness.argmax(dim=1) == torch.arange(50)).float().mean() > 0.9

@@ -143,6 +143,21 @@ def test_the_csv_has_a_row_per_case_and_label(
     assert rows[2][2] == "0.0"
 
 
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_split_that_has_to_be_drawn_is_the_trainings_own(
+    tiny_source: Maker, tmp_path: Path, run: Path, fake_segmentor: Fake, seed: int
+) -> None:
+    source = tiny_source(cases=8)
+    store = prepare(source, tmp_path / "store", workers=1, quiet=True, seed=seed).store
+    trained_on = {case.name for case in Store(store).in_split("train", "val")}
+    fake_segmentor(seed=Store(store).seed)
+    scored = {case["case"] for case in evaluate(run, source)["cases"]}
+    assert scored == {case.name for case in Store(store).in_split("test")}
+    assert not scored & trained_on
+    for data in (source, store):
+        assert len(evaluate(run, data, "all")["cases"]) == 8
+
+
 # What is refused
 
 

@@ -196,7 +196,7 @@ def test_data_without_labelled_cases_in_a_split_is_refused(tiny_source: Callable
 def test_without_data_the_phantoms_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     monkeypatch.setattr(module, "write_cohort", lambda *given: made.append(given))
-    monkeypatch.setattr(module, "prepare", lambda source, out, seed: (_ for _ in ()).throw(StoreError(f"{source}")))
+    monkeypatch.setattr(module, "prepare", lambda source, out, spacing, seed: (_ for _ in ()).throw(StoreError(f"{source}")))
     with pytest.raises(StoreError, match="out/phantoms"):
         api.demo(out=tmp_path / "out", seed=7)
     assert made == [(tmp_path / "out" / "phantoms", module.PHANTOMS, 7)]

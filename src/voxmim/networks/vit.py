@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from voxmim.networks.patches import Triple, grid_of, patchify
-from voxmim.networks.positions import resize_positions, sincos_positions
-
-_QUERY_GAIN = 3.0  # sharp enough to tell near from far; chosen on validation crops of pre-training
+from voxmim.networks.positions import resize_positions, rotary_angles, rotate, sincos_positions
 
 
 class Attention(nn.Module):
@@ -23,9 +21,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, angles: Tensor | None = None) -> Tensor:
+        """Mix (B, N, width); `angles` (1 or B, N, width // heads // 2) turn queries and keys by their places."""
         b, n, width = tokens.shape
         q, k, v = self.qkv(tokens).reshape(b, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
         mixed = functional.scaled_dot_product_attention(q, k, v)
         return self.project(mixed.transpose(1, 2).reshape(b, n, width))
 
@@ -46,8 +47,8 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.drop_path = drop_path
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self._maybe_drop(self.attention(self.norm1(tokens)))
+    def forward(self, tokens: Tensor, angles: Tensor | None = None) -> Tensor:
+        tokens = tokens + self._maybe_drop(self.attention(self.norm1(tokens), angles))
         return tokens + self._maybe_drop(self.mlp(self.norm2(tokens)))
 
     def _maybe_drop(self, branch: Tensor) -> Tensor:
@@ -65,7 +66,8 @@ class ViT(nn.Module):
         patch: voxels of a patch along X, Y, Z.
         grid: patches of a crop along X, Y, Z; other grids are encoded too, with positions made to fit.
         width, depth, heads, mlp_ratio: of the blocks.
-        positions: ``sincos`` (fixed) or ``learned``.
+        positions: ``sincos`` (fixed) or ``learned``, added to the tokens.
+        rotary: let attention see how far apart two tokens are, too.
         drop_path: chance of skipping the last block, rising linearly from 0 at the first.
     """
 
@@ -79,11 +81,13 @@ class ViT(nn.Module):
         heads: int = 12,
         mlp_ratio: float = 4.0,
         positions: str = "sincos",
+        rotary: bool = False,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.channels, self.patch, self.grid, self.width, self.depth = channels, patch, grid, width, depth
         self.embed = nn.Linear(channels * patch[0] * patch[1] * patch[2], width)
+        self.rotary, self.head_width = rotary, width // heads
         self.learned = positions == "learned"
         if self.learned:
             self.positions = nn.Parameter(torch.empty(grid[0] * grid[1] * grid[2], width))
@@ -105,9 +109,9 @@ class ViT(nn.Module):
         Returns:
             (B, N or V, width) normalised tokens.
         """
-        tokens = self.tokens(volume, visible)
+        tokens, angles = self.tokens(volume, visible), self.angles(volume, visible)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, angles)
         return self.norm(tokens)
 
     def tokens(self, volume: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -121,11 +125,18 @@ class ViT(nn.Module):
             patches, positions = take(patches, visible), take(positions, visible)
         return self.embed(patches) + positions
 
+    def angles(self, volume: Tensor, visible: Tensor | None = None) -> Tensor | None:
+        """(1 or B, N or V, head width // 2) the angles of the rotary code, or None without one."""
+        if not self.rotary:
+            return None
+        table = rotary_angles(grid_of(tuple(volume.shape), self.patch), self.head_width).to(volume.device)
+        return table[None] if visible is None else table[visible]
+
     def hidden_states(self, volume: Tensor, after: Sequence[int]) -> list[Tensor]:
         """The tokens (B, N, width) after the given numbers of blocks; after all `depth` of them, normalised."""
-        tokens, states = self.tokens(volume), {}
+        tokens, angles, states = self.tokens(volume), self.angles(volume), {}
         for number, block in enumerate(self.blocks, start=1):
-            tokens = block(tokens)
+            tokens = block(tokens, angles)
             if number in after:
                 states[number] = self.norm(tokens) if number == self.depth else tokens
         return [states[number] for number in after]
@@ -145,19 +156,9 @@ def take(tokens: Tensor, index: Tensor) -> Tensor:
 
 
 def initialise(network: nn.Module) -> None:
-    """Xavier-uniform linear layers with zero biases (arXiv 2111.06377), keys equal to queries in every attention.
-
-    With equal keys and queries, each token attends to those most like it, and so at first to those nearest by: a prior
-    that trained transformers show (mimetic initialisation, arXiv 2305.09828) and that small data cannot teach quickly.
-    """
+    """Xavier-uniform linear layers with zero biases (arXiv 2111.06377)."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    for module in network.modules():
-        if isinstance(module, Attention):
-            width = module.qkv.in_features
-            with torch.no_grad():
-                module.qkv.weight[:width] *= _QUERY_GAIN
-                module.qkv.weight[width : 2 * width] = module.qkv.weight[:width]

@@ -61,6 +61,7 @@ def build_vit(settings: ViTSettings, channels: int, crop: tuple[int, int, int]) 
         heads=settings.heads,
         mlp_ratio=settings.mlp_ratio,
         positions=settings.positions,
+        rotary=settings.rotary,
         drop_path=settings.drop_path,
     )
 

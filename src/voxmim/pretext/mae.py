@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from voxmim.networks.patches import grid_of, patchify, unpatchify
-from voxmim.networks.positions import sincos_positions
+from voxmim.networks.positions import rotary_angles, sincos_positions
 from voxmim.networks.vit import Block, ViT, initialise
 from voxmim.pretext.masking import random_mask, visible_index
 from voxmim.recipe import MAESettings
@@ -75,8 +75,11 @@ class MAE(nn.Module):
         tokens = self.mask_token.to(encoded.dtype).expand(*mask.shape, -1)
         tokens = tokens.scatter(1, visible.unsqueeze(-1).expand(-1, -1, encoded.shape[-1]), encoded)
         tokens = tokens + sincos_positions(grid, encoded.shape[-1]).to(tokens.device)
+        angles = None
+        if self.encoder.rotary:
+            angles = rotary_angles(grid, encoded.shape[-1] // self.settings.decoder_heads).to(tokens.device)[None]
         for block in self.decoder:
-            tokens = block(tokens)
+            tokens = block(tokens, angles)
         prediction = self.head(self.norm(tokens)).float()
 
         target = self.target(volume)

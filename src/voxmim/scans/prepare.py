@@ -257,7 +257,7 @@ def _write_index(source: Source, out: Path, preparation: Preparation, cases: Ite
     cases = list(cases)
     found = {value for case in cases for value in case.counts}
     labels = source.labels or {value: f"label {value}" for value in sorted(found)}
-    write_index(out, source.name, preparation, labels, cases)
+    write_index(out, source.name, preparation, labels, cases, source.seed)
 
 
 def _rare_labels(source: Source, cases: Sequence[Case]) -> list[str]:

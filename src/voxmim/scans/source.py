@@ -60,6 +60,7 @@ class Source:
         channels: the name of each channel.
         labels: name of each label value, background left out; empty where the source doesn't tell.
         cases: sorted by name.
+        seed: of the split, where one was drawn.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Source:
     channels: tuple[str, ...]
     labels: dict[int, str]
     cases: tuple[SourceCase, ...]
+    seed: int = 0
 
 
 def open_source(path: Path | str, seed: int = 0) -> Source:
@@ -107,7 +109,7 @@ def open_source(path: Path | str, seed: int = 0) -> Source:
         cases = _follow_splits(path / "splits.json", cases)
     else:
         cases = _draw_split(cases, seed)
-    return Source(path, name, channels, labels, tuple(sorted(cases, key=lambda case: case.name)))
+    return Source(path, name, channels, labels, tuple(sorted(cases, key=lambda case: case.name)), seed)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from voxmim.scans.volume import read_volume
 from voxmim.segmentation.metrics import CONVENTION, LabelScore, score_case, summarise
 from voxmim.segmentation.predict import Segmentor
 from voxmim.segmentation.prior import PRIOR, PositionPrior
-from voxmim.store import INDEX, Store
+from voxmim.store import INDEX, SPLITS, Store
 
 LabelledCase = tuple[str, tuple[Path, ...], Path]
 
@@ -38,8 +38,9 @@ def evaluate(
 
     Args:
         run: a fine-tuning's run folder or weights file.
-        data: a store (its source files must still be there) or a folder of labelled scans.
-        split: which cases.
+        data: a store (its source files must still be there) or a folder of labelled scans; a split that has to be
+            drawn is drawn as it was for the training.
+        split: ``train``, ``val`` or ``test``; ``all`` takes every labelled case.
         tolerance_mm: of the normalised surface Dice.
         on_case: called with the cases done and their number.
 
@@ -56,7 +57,7 @@ def evaluate(
     if not tolerance_mm >= 0:
         raise VoxmimError(f"tolerance {tolerance_mm} mm: it must be 0 or more; change it.")
     segmentor = Segmentor.load(run)
-    cases = labelled_cases(data, split)
+    cases = labelled_cases(data, split, segmentor.metadata["data"]["seed"])
     prior_file = find_weights(run, "segmentor").parent / PRIOR
     prior = PositionPrior.load(prior_file) if prior_file.is_file() else None
     scores: dict[str, dict[str, LabelScore]] = {}
@@ -79,18 +80,23 @@ def evaluate(
     return {**about, **summarise(scores), **({"prior": summarise(prior_scores)} if prior is not None else {})}
 
 
-def labelled_cases(data: Path, split: str) -> list[LabelledCase]:
+def labelled_cases(data: Path, split: str, seed: int = 0) -> list[LabelledCase]:
     """Name, image files and label file of every labelled case of a split, from a store or a folder of scans.
+
+    Args:
+        data: the store or folder.
+        split: which cases; ``all`` takes every one.
+        seed: of the split, where the folder has none.
 
     Raises:
         StoreError: there is none.
     """
     if (data / INDEX).is_file():
-        entries = Store(data).in_split(split)
+        entries = Store(data).in_split(*(SPLITS if split == "all" else (split,)))
         found = [(case.name, tuple(map(Path, case.image)), Path(case.label)) for case in entries if case.label]
     else:
-        source = open_source(data)
-        found = [(case.name, case.images, case.label) for case in source.cases if case.split == split and case.label]
+        cases = [case for case in open_source(data, seed).cases if split in ("all", case.split)]
+        found = [(case.name, case.images, case.label) for case in cases if case.label]
     if not found:
         raise StoreError(f"{data}: it has no labelled case in the split '{split}'; name another with --split.")
     return found

@@ -46,6 +46,7 @@ from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
 
 PHANTOMS = 48
+PHANTOM_SPACING = (7.5, 7.5, 7.5)  # mm; coarse, so that a small crop shows an organ with its neighbours
 LABELS = "0.1"
 ARMS = {"scratch": "from scratch", "pretrained": "pre-trained"}
 
@@ -110,15 +111,16 @@ def demo(
     write_text(recipe_file, recipe_to_yaml(chosen))
 
     if data is None:
-        source = out / "phantoms"
+        source, spacing = out / "phantoms", PHANTOM_SPACING
         command: list[str | Path] = ["phantom", source, "--cases", str(PHANTOMS), "--seed", str(seed)]
         journey.step("phantom", command, lambda: write_cohort(source, PHANTOMS, seed))
     else:
-        source = Path(data)
+        source, spacing = Path(data), None
     store_path = out / "store"
-    journey.step(
-        "prepare", ["prepare", source, store_path, "--seed", str(seed)], lambda: prepare(source, store_path, seed=seed)
-    )
+    command = ["prepare", source, store_path, "--seed", str(seed)]
+    if spacing is not None:
+        command += ["--spacing", *(f"{size:g}" for size in spacing)]
+    journey.step("prepare", command, lambda: prepare(source, store_path, spacing, seed=seed))
     store = Store(store_path)
     for split in ("train", "val", "test"):
         if not any(case.label for case in store.in_split(split)):

@@ -170,7 +170,7 @@ def weights_metadata(store: Store, recipe: Recipe) -> dict[str, Any]:
         "window": list(recipe.window),
         "crop": list(recipe.crop or ()),
         "vit": asdict(recipe.vit),
-        "data": {"name": store.name, "digest": store.digest()},
+        "data": {"name": store.name, "digest": store.digest(), "seed": store.seed},
         "seed": recipe.seed,
     }
 
