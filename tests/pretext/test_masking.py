@@ -1,12 +1,16 @@
-"""What is hidden: exactly so many patches, uniformly drawn, the same from the same seed."""
+"""What is hidden: exactly so many patches, the same from the same seed; scattered, in blocks, or on the body."""
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxmim.pretext.masking import random_mask, visible_index
+from voxmim.networks.patches import Triple, mask_to_voxels, patchify
+from voxmim.pretext.masking import block_mask, body_mask, random_mask, units_to_patches, visible_index
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -47,3 +51,131 @@ def test_samples_and_seeds_differ() -> None:
     masks = random_mask(2, 64, 0.75, seeded(0))
     assert not torch.equal(masks[0], masks[1])
     assert not torch.equal(masks, random_mask(2, 64, 0.75, seeded(1)))
+
+
+grids = st.tuples(*[st.integers(1, 7)] * 3).filter(lambda grid: math.prod(grid) >= 2)
+ratios = st.floats(0.01, 0.99)
+seeds = st.integers(0, 2**40)
+
+
+def number_hidden(patches: int, ratio: float) -> int:
+    return min(max(round(ratio * patches), 1), patches - 1)
+
+
+def agreement(masks: torch.Tensor, grid: Triple) -> float:
+    """The share of touching pairs of patches that are both hidden or both visible."""
+    volume = masks.reshape(-1, *grid)
+    pairs = [volume.narrow(a, 0, n - 1) == volume.narrow(a, 1, n - 1) for a, n in enumerate(grid, start=1)]
+    return torch.cat([pair.flatten() for pair in pairs]).float().mean().item()
+
+
+@given(batch=st.integers(1, 3), grid=grids, ratio=ratios, seed=seeds)
+@settings(max_examples=60, deadline=None)
+def test_blocks_hide_exactly_the_share_of_each_sample(batch: int, grid: Triple, ratio: float, seed: int) -> None:
+    mask = block_mask(batch, grid, ratio, seeded(seed))
+    patches = math.prod(grid)
+    assert mask.shape == (batch, patches)
+    assert mask.dtype == torch.bool
+    assert mask.sum(1).tolist() == [number_hidden(patches, ratio)] * batch
+    assert torch.equal(mask, block_mask(batch, grid, ratio, seeded(seed)))
+
+
+@pytest.mark.parametrize("grid", [(6, 6, 6), (12, 5, 8)])
+@pytest.mark.parametrize("ratio", [0.3, 0.6, 0.75])
+def test_blocks_lie_together_and_random_patches_do_not(grid: Triple, ratio: float) -> None:
+    blocks = block_mask(20, grid, ratio, seeded(0))
+    scattered = random_mask(20, math.prod(grid), ratio, seeded(0))
+    by_chance = ratio**2 + (1 - ratio) ** 2
+    assert agreement(scattered, grid) == pytest.approx(by_chance, abs=0.03)
+    assert agreement(blocks, grid) > by_chance + 0.15
+
+
+def test_a_block_is_a_cuboid_but_for_its_trimmed_end() -> None:
+    """Few patches are often a single block: it fills its own bounding box but for a part of one layer."""
+    grid, hidden = (10, 10, 10), 20
+    whole = 0
+    for sample in block_mask(60, grid, 0.02, seeded(0)).reshape(-1, *grid):
+        where = sample.nonzero()
+        layer, *others = (where.amax(0) - where.amin(0) + 1).tolist()
+        whole += layer * math.prod(others) - hidden < math.prod(others)
+    assert whole >= 30
+
+
+def test_blocks_hide_the_rim_as_often_as_the_middle() -> None:
+    often = block_mask(1000, (6, 5, 4), 0.5, seeded(0)).float().mean(0).reshape(6, 5, 4)
+    for axis in range(3):
+        profile = often.mean([a for a in range(3) if a != axis])
+        torch.testing.assert_close(profile, torch.full_like(profile, 0.5), atol=0.05, rtol=0)
+
+
+def test_trimmed_blocks_hide_one_end_as_often_as_the_other() -> None:
+    often = block_mask(1000, (12, 1, 1), 0.2, seeded(0)).float().mean(0)  # two patches, of blocks of three to six
+    torch.testing.assert_close(often, often.flip(0), atol=0.09, rtol=0)  # four standard deviations
+
+
+def test_blocks_differ_from_sample_to_sample_and_seed_to_seed() -> None:
+    masks = block_mask(2, (5, 5, 5), 0.5, seeded(0))
+    assert not torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks, block_mask(2, (5, 5, 5), 0.5, seeded(1)))
+
+
+@given(
+    body=st.integers(2, 60).flatmap(lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1)),
+    ratio=ratios,
+    share=st.floats(0, 1),
+    seed=seeds,
+)
+@settings(max_examples=100, deadline=None)
+def test_the_stated_share_of_the_hidden_patches_lies_on_the_body(
+    body: list[list[bool]], ratio: float, share: float, seed: int
+) -> None:
+    where = torch.tensor(body)
+    mask = body_mask(where, ratio, share, seeded(seed))
+    assert mask.dtype == torch.bool
+    assert torch.equal(mask, body_mask(where, ratio, share, seeded(seed)))
+    for sample, hidden in zip(body, mask.tolist(), strict=True):
+        count = number_hidden(len(sample), ratio)
+        wanted, there, elsewhere = round(share * count), sum(sample), len(sample) - sum(sample)
+        on_body = sum(h and b for h, b in zip(hidden, sample, strict=True))
+        assert sum(hidden) == count
+        if wanted <= there and count - wanted <= elsewhere:
+            assert on_body == wanted
+        else:
+            assert on_body == (there if wanted > there else count - elsewhere)
+
+
+def test_within_the_body_and_off_it_every_patch_and_every_pair_is_hidden_as_often() -> None:
+    body = torch.tensor([1, 0, 1, 0, 0, 1, 1, 0, 0, 0], dtype=torch.bool)
+    masks = body_mask(body.expand(6000, -1), 0.5, 0.6, seeded(0)).double()
+    often = (masks.T @ masks / len(masks)).fill_diagonal_(0) + masks.mean(0).diag()
+    on, off = body.double(), (~body).double()
+    # 3 of the 4 patches of body, and 2 of the other 6, drawn apart from each other
+    pairs = 3 / 4 * 2 / 3 * torch.outer(on, on) + 2 / 6 * 1 / 5 * torch.outer(off, off)
+    pairs += 3 / 4 * 2 / 6 * (torch.outer(on, off) + torch.outer(off, on))
+    expected = pairs.fill_diagonal_(0) + (3 / 4 * on + 2 / 6 * off).diag()
+    torch.testing.assert_close(often, expected, atol=0.03, rtol=0)  # over four standard deviations
+
+
+def test_a_score_holds_body_where_it_is_above_zero() -> None:
+    score = torch.tensor([[0.3, 0.0, -1.0, 0.01, 0.0, 0.0]])
+    assert body_mask(score, 0.34, 1.0, seeded(0)).tolist() == [[True, False, False, True, False, False]]
+
+
+@given(
+    grid=st.tuples(*[st.integers(1, 3)] * 3).filter(lambda grid: math.prod(grid) >= 2),
+    times=st.tuples(*[st.integers(1, 3)] * 3),
+    patch=st.tuples(*[st.integers(1, 2)] * 3),
+    seed=seeds,
+)
+@settings(max_examples=60, deadline=None)
+def test_units_are_hidden_whole_or_not_at_all(grid: Triple, times: Triple, patch: Triple, seed: int) -> None:
+    units = random_mask(2, math.prod(grid), 0.6, seeded(seed))
+    mask = units_to_patches(units, grid, times)
+    patches = (grid[0] * times[0], grid[1] * times[1], grid[2] * times[2])
+    assert mask.shape == (2, math.prod(patches))
+    voxels = mask_to_voxels(mask, patches, patch)
+    unit = (times[0] * patch[0], times[1] * patch[1], times[2] * patch[2])
+    boxes = patchify(voxels, unit)
+    assert torch.equal(boxes, units.unsqueeze(-1).expand_as(boxes))
+    assert torch.equal(patchify(voxels, patch).all(-1), mask)
+    assert torch.equal(patchify(voxels, patch).any(-1), mask)
