@@ -19,7 +19,7 @@ from voxmim.recipe import load_recipe, packaged_recipes
 Maker = Callable[..., Path]
 TRAINING = ["STORE", "OUT", "--recipe", "--resume", "--steps", "--batch", "--lr", "--seed", "--devices", "--precision"]
 COMMANDS = {
-    "demo": ["--data", "--out", "--seed", "--recipe", "--set"],
+    "demo": ["--data", "--out", "--seed", "--spacing", "--recipe", "--set"],
     "phantom": ["OUT", "--cases", "--seed"],
     "prepare": ["SOURCE", "OUT", "--spacing", "--intensity", "ct", "mr", "auto", "--workers", "--seed"],
     "pretrain": [*TRAINING, "--set"],

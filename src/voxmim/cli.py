@@ -49,11 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status or 0)
 
 
-def demo(data: Path | None, out: Path, seed: int, recipe: str | None, overrides: list[str]) -> None:
+def demo(
+    data: Path | None, out: Path, seed: int, spacing: list[float] | None, recipe: str | None, overrides: list[str]
+) -> None:
     """Run the whole journey and show its table."""
     from voxmim import api
 
-    result = api.demo(data, out, seed, recipe, _settings(overrides))
+    result = api.demo(data, out, seed, recipe, _settings(overrides), _triple(spacing))
     rows = [[name, _figure(arm["dice"], arm["ci95"]), str(arm.get("lr", ""))] for name, arm in result["arms"].items()]
     _table(f"Dice on {result['cases']} test cases", ["arm", "mean Dice (95 % interval)", "learning rate"], rows)
     _CONSOLE.print(result["seen"], soft_wrap=True)
@@ -75,9 +77,7 @@ def prepare(
     """Prepare a store; status 1 where cases were left out."""
     from voxmim import api
 
-    result = api.prepare(
-        source, out, (spacing[0], spacing[1], spacing[2]) if spacing else None, intensity, workers, seed
-    )
+    result = api.prepare(source, out, _triple(spacing), intensity, workers, seed)
     if result.failed:
         _CONSOLE.print(f"[red]{len(result.failed)} cases were left out[/red] for the reasons above.")
     _done(result.store, f"{result.prepared} cases prepared, {result.skipped_already} were there already")
@@ -195,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for everything (default: %(default)s)",
     )
     one.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
+    _add_spacing(one, "the median of the data; phantoms: 7.5")
     one.add_argument("--recipe", metavar="NAME|FILE", help="default: demo for phantoms, tiny for your data")
     _add_set(one)
 
@@ -217,13 +218,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of .nii/.nii.gz scans, with labels in the layout of the Medical Segmentation Decathlon or without",
     )
     one.add_argument("out", type=Path, metavar="OUT", help="the store's folder")
-    one.add_argument(
-        "--spacing",
-        type=float,
-        nargs=3,
-        metavar=("X", "Y", "Z"),
-        help="voxel size in mm (default: the median of the scans)",
-    )
+    _add_spacing(one, "the median of the scans")
     one.add_argument(
         "--intensity",
         choices=("auto", "ct", "mr"),
@@ -297,6 +292,12 @@ def _add_training(one: argparse.ArgumentParser, default_recipe: str) -> None:
     _add_set(one)
 
 
+def _add_spacing(one: argparse.ArgumentParser, default: str) -> None:
+    one.add_argument(
+        "--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help=f"voxel size in mm (default: {default})"
+    )
+
+
 def _add_set(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
@@ -324,6 +325,10 @@ def _settings(overrides: list[str], phase: str = "", short: dict[str, Any] | Non
         if value is not None:
             settings[_SHORT[name][0].format(phase=phase)] = value
     return settings
+
+
+def _triple(values: list[float] | None) -> tuple[float, float, float] | None:
+    return (values[0], values[1], values[2]) if values else None
 
 
 class _bar:

@@ -8,7 +8,7 @@ from torch import nn
 
 from voxmim.networks.patches import Triple, patchify, unpatchify
 from voxmim.networks.positions import resize_positions
-from voxmim.networks.vit import Attention, Block, ViT, initialise, take
+from voxmim.networks.vit import Attention, Block, ViT, attend, initialise, take
 
 PATCH: Triple = (4, 2, 4)
 GRID: Triple = (2, 4, 3)
@@ -104,6 +104,14 @@ def test_attention_agrees_with_a_slow_softmax() -> None:
         weight = (q[:, part] @ k[:, part].T / 4**0.5).softmax(-1)
         heads.append(weight @ v[:, part])
     torch.testing.assert_close(attention(tokens)[0], attention.project(torch.cat(heads, -1)))
+
+
+@pytest.mark.parametrize("tokens", [7, 1600])
+def test_attention_in_bfloat16_is_that_of_float32_but_for_rounding(tokens: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(1, 2, tokens, 8, generator=generator).bfloat16() for _ in range(3)]
+    exact = torch.nn.functional.scaled_dot_product_attention(*(part.float() for part in parts))
+    torch.testing.assert_close(attend(*parts).float(), exact, atol=0.02, rtol=0.02)
 
 
 def test_drop_path_skips_whole_samples_with_the_right_expectation_and_never_in_evaluation() -> None:

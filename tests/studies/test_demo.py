@@ -55,7 +55,7 @@ def travelled(tmp_path_factory: pytest.TempPathFactory) -> Travelled:
     (data / "labelsTr" / "phantom_005.nii.gz").unlink()
     write_recipe(folder / "tiny.yaml", make_recipe(TINY_RECIPE))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        summary = api.demo(data, folder / "out", seed=5, recipe=folder / "tiny.yaml", settings=SETTINGS)
+        summary = api.demo(data, folder / "out", 5, folder / "tiny.yaml", SETTINGS, spacing=(7.5, 7.5, 10.0))
     commands = [line.removeprefix("$ ") for line in printed.getvalue().splitlines() if line.startswith("$ ")]
     return Travelled(data, folder / "out", summary, commands)
 
@@ -138,6 +138,7 @@ def test_every_printed_command_can_be_given(travelled: Travelled) -> None:
     )
     out = travelled.out
     assert (parsed[0].source, parsed[0].out, parsed[0].seed) == (travelled.data, out / "store", 5)
+    assert tuple(parsed[0].spacing) == Store(out / "store").preparation.spacing == (7.5, 7.5, 10.0)
     assert load_recipe(parsed[1].recipe) == load_recipe(out.parent / "tiny.yaml", {"seed": 5, **SETTINGS})
     assert [(told.lr, told.labels, told.init) for told in parsed[2:6]] == [
         (1e-3, "0.1", None), (1e-5, "0.1", None), (1e-3, "0.1", out / "pretrain"), (1e-5, "0.1", out / "pretrain"),
@@ -196,8 +197,12 @@ def test_data_without_labelled_cases_in_a_split_is_refused(tiny_source: Callable
 def test_without_data_the_phantoms_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     monkeypatch.setattr(module, "write_cohort", lambda *given: made.append(given))
-    monkeypatch.setattr(module, "prepare", lambda source, out, spacing, seed: (_ for _ in ()).throw(StoreError(f"{source}")))
-    with pytest.raises(StoreError, match="out/phantoms"):
+
+    def stop(source: Path, out: Path, spacing: object, seed: int) -> None:
+        raise StoreError(f"{source} at {spacing}")
+
+    monkeypatch.setattr(module, "prepare", stop)
+    with pytest.raises(StoreError, match=r"out/phantoms at \(7.5, 7.5, 7.5\)"):
         api.demo(out=tmp_path / "out", seed=7)
     assert made == [(tmp_path / "out" / "phantoms", module.PHANTOMS, 7)]
     recipe = load_recipe(tmp_path / "out" / "recipe.yaml")

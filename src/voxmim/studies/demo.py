@@ -24,6 +24,7 @@ from voxmim.files import write_text
 from voxmim.recipe import Recipe, load_recipe, recipe_to_yaml
 from voxmim.report.page import Page, Picture, Plot, Table, write_page
 from voxmim.report.reconstruct import reconstruct
+from voxmim.scans.geometry import Spacing
 from voxmim.scans.phantom import write_cohort
 from voxmim.scans.prepare import prepare
 from voxmim.segmentation.evaluate import evaluate, labelled_cases, write_json
@@ -86,6 +87,7 @@ def demo(
     seed: int = 0,
     recipe: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    spacing: Spacing | None = None,
 ) -> dict[str, Any]:
     """Run the whole journey and write ``results.json`` and ``report.html``.
 
@@ -95,6 +97,7 @@ def demo(
         seed: of everything random.
         recipe: packaged recipe or YAML file; None takes ``demo`` for phantoms and ``tiny`` for data.
         settings: what differs from the recipe.
+        spacing: voxel size in mm that scans are prepared at; None takes the median of the data.
 
     Returns:
         the content of ``results.json``, with ``seen``: what was seen, in plain words.
@@ -111,11 +114,11 @@ def demo(
     write_text(recipe_file, recipe_to_yaml(chosen))
 
     if data is None:
-        source, spacing = out / "phantoms", PHANTOM_SPACING
+        source, spacing = out / "phantoms", spacing or PHANTOM_SPACING
         command: list[str | Path] = ["phantom", source, "--cases", str(PHANTOMS), "--seed", str(seed)]
         journey.step("phantom", command, lambda: write_cohort(source, PHANTOMS, seed))
     else:
-        source, spacing = Path(data), None
+        source = Path(data)
     store_path = out / "store"
     command = ["prepare", source, store_path, "--seed", str(seed)]
     if spacing is not None:
