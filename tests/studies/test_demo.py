@@ -63,7 +63,7 @@ def travelled(tmp_path_factory: pytest.TempPathFactory) -> Travelled:
 def test_the_results_have_the_documented_form(travelled: Travelled) -> None:
     results = json.loads((travelled.out / "results.json").read_text())
     assert results == travelled.summary
-    assert set(results) == {"data", "arms", "cases", "runs", "seconds", "peak_memory_gib", "seen"}
+    assert set(results) == {"data", "arms", "paired", "cases", "runs", "seconds", "peak_memory_gib", "seen"}
     assert results["data"] == str(travelled.data)
     assert results["cases"] == 2
     arms = results["arms"]
@@ -125,6 +125,39 @@ def test_the_results_are_those_of_the_chosen_runs(travelled: Travelled) -> None:
         assert travelled.summary["arms"]["prior"]["dice"] == evaluation["prior"]["mean"]["dice"]
         validated = [[row["step"], row["val_dice"]] for row in Run.open(path).metrics() if "val_dice" in row]
         assert travelled.summary["arms"][arm]["curve"] == validated
+
+
+def test_the_arms_are_paired_over_the_validation_cases_at_every_step(travelled: Travelled) -> None:
+    rows = {}
+    for arm, path in travelled.summary["runs"].items():
+        rows[arm] = {int(row["step"]): row for row in Run.open(path).metrics() if "val_dice" in row}
+    assert [at["step"] for at in travelled.summary["paired"]] == [2, 4]
+    page = (travelled.out / "report.html").read_text()
+    for at in travelled.summary["paired"]:
+        first, second = (rows[arm][at["step"]]["case phantom_002"] for arm in ("scratch", "pretrained"))
+        assert first == rows["scratch"][at["step"]]["val_dice"]  # the only validation case
+        assert at["difference"] == pytest.approx(second - first)
+        assert at["ci95"] == [at["difference"]] * 2
+        assert f"{at['difference']:+.3f}" in page
+
+
+@pytest.mark.parametrize(
+    ("intervals", "words"),
+    [
+        ([[0.01, 0.03], [-0.01, 0.02]], "It was ahead, by a 95 % interval that leaves out zero, at step 2."),
+        ([[-0.03, -0.01], [-0.02, -0.01]], "It was behind, by a 95 % interval that leaves out zero, at step 2, 4."),
+        ([[-0.01, 0.01], [0.0, 0.01]], "At none of the steps validated was a difference seen."),
+    ],
+)
+def test_what_was_seen_step_by_step_is_said_whether_it_pleases_or_not(
+    travelled: Travelled, intervals: list[list[float]], words: str
+) -> None:
+    results = {
+        arm: json.loads((Path(path) / "evaluation-test.json").read_text())
+        for arm, path in travelled.summary["runs"].items()
+    }
+    paired = [{"step": step, "difference": 0.0, "ci95": ci} for step, ci in zip((2, 4), intervals, strict=True)]
+    assert words in module._seen(travelled.summary["arms"], paired, results)
 
 
 def test_every_printed_command_can_be_given(travelled: Travelled) -> None:

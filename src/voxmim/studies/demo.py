@@ -28,10 +28,10 @@ from voxmim.scans.geometry import Spacing
 from voxmim.scans.phantom import write_cohort
 from voxmim.scans.prepare import prepare
 from voxmim.segmentation.evaluate import evaluate, labelled_cases, write_json
-from voxmim.segmentation.intervals import difference_in_words
+from voxmim.segmentation.intervals import difference_in_words, paired_difference
 from voxmim.segmentation.predict import predict
 from voxmim.store import Store
-from voxmim.training.finetune import finetune
+from voxmim.training.finetune import case_column, finetune
 from voxmim.training.pages import (
     curve,
     figure,
@@ -200,6 +200,7 @@ def _summary(
 ) -> dict[str, Any]:
     """The content of ``results.json``."""
     prior = results["scratch"]["prior"]["mean"]
+    rows = {arm: {int(row["step"]): row for row in run.metrics() if "val_dice" in row} for arm, run in runs.items()}
     arms: dict[str, Any] = {"prior": {"dice": prior["dice"], "ci95": prior["ci95"]}}
     for arm, run in runs.items():
         mean = results[arm]["mean"]
@@ -209,22 +210,31 @@ def _summary(
             "hd95_mm": mean["hd95_mm"],
             "nsd": mean["nsd"],
             "lr": run.recipe().finetune.lr,
-            "curve": [[int(row["step"]), row["val_dice"]] for row in run.metrics() if "val_dice" in row],
+            "curve": [[step, row["val_dice"]] for step, row in rows[arm].items()],
         }
+    paired = [_paired(step, row, rows["pretrained"][step]) for step, row in rows["scratch"].items()]
     scale = 1 if sys.platform == "darwin" else 1024  # what getrusage counts in
     peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "data": str(source),
         "arms": arms,
+        "paired": paired,
         "cases": len(results["scratch"]["cases"]),
         "runs": {arm: str(run.path) for arm, run in runs.items()},
         "seconds": journey.seconds,
         "peak_memory_gib": round(peak * scale / 2**30, 2),
-        "seen": _seen(arms, results),
+        "seen": _seen(arms, paired, results),
     }
 
 
-def _seen(arms: Mapping[str, Any], results: Mapping[str, dict[str, Any]]) -> str:
+def _paired(step: int, scratch: Mapping[str, float], pretrained: Mapping[str, float]) -> dict[str, Any]:
+    """How the pre-trained arm compares at one step, over the validation cases."""
+    cases = [key for key in scratch if key.startswith(case_column(""))]
+    difference, interval = paired_difference([scratch[key] for key in cases], [pretrained[key] for key in cases])
+    return {"step": step, "difference": difference, "ci95": list(interval)}
+
+
+def _seen(arms: Mapping[str, Any], paired: list[dict[str, Any]], results: Mapping[str, dict[str, Any]]) -> str:
     """What was seen, in plain words, the same whether it pleases or not."""
     scratch, pretrained = ([case["mean_dice"] for case in results[arm]["cases"]] for arm in ARMS)
     pairs = [(a, b) for a, b in zip(scratch, pretrained, strict=True) if a is not None and b is not None]
@@ -239,7 +249,20 @@ def _seen(arms: Mapping[str, Any], results: Mapping[str, dict[str, Any]]) -> str
             f" On validation cases the pre-trained one reached the best Dice from scratch ({best[1]:.3f}, "
             f"step {best[0]}) at step {reached}."
         )
+    ahead = [str(row["step"]) for row in paired if row["ci95"][0] > 0]
+    behind = [str(row["step"]) for row in paired if row["ci95"][1] < 0]
+    for word, steps in (("ahead", ahead), ("behind", behind)):
+        if steps:
+            text += f" It was {word}, by a 95 % interval that leaves out zero, at step {', '.join(steps)}."
+    if not ahead and not behind:
+        text += " At none of the steps validated was a difference seen."
     return text + f" Position alone, without a look at the image, scores {arms['prior']['dice']:.3f}."
+
+
+def _paired_row(at: Mapping[str, Any], arms: Mapping[str, Any]) -> list[str]:
+    low, high = at["ci95"]
+    dice = [figure(dict(arms[arm]["curve"])[at["step"]]) for arm in ARMS]
+    return [str(at["step"]), *dice, f"{at['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}"]
 
 
 def _steps_to(points: list[list[float]], dice: float) -> int | None:
@@ -281,6 +304,12 @@ def _page(
         ],
         tables=[
             Table(f"Results on {summary['cases']} test cases", header, rows, results["scratch"]["convention"]),
+            Table(
+                "Dice on validation cases, step by step",
+                ["step", *ARMS.values(), "difference", "95 % interval"],
+                [_paired_row(at, summary["arms"]) for at in summary["paired"]],
+                "Paired over the same validation cases; both arms at their own rate.",
+            ),
             Table("Dice per label", ["label", *ARMS.values()], per_label),
         ],
         plots=[

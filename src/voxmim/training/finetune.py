@@ -139,7 +139,11 @@ def finetune(
             ),
             loss=loss,
             validate=lambda _: validation_dice(fabric, network, store, val_cases, recipe) if val_cases else {},
-            columns=["val_dice", *(f"val_dice {name}" for name in store.labels.values())],
+            columns=[
+                "val_dice",
+                *(f"val_dice {name}" for name in store.labels.values()),
+                *(case_column(case.name) for case in val_cases),
+            ],
             better="val_dice" if val_cases else None,
             save=lambda step: save_weights(run.path / "segmentor.safetensors", network, metadata | {"step": step}),
         ),
@@ -208,12 +212,13 @@ def fit_to_weights(recipe: Recipe, store: Store, metadata: dict[str, Any], origi
 def validation_dice(
     fabric: Fabric, network: nn.Module, store: Store, cases: Sequence[Case], recipe: Recipe
 ) -> dict[str, float]:
-    """Dice of whole validation scans in the store's spacing: mean over cases, and per label.
+    """Dice of whole validation scans in the store's spacing: mean over cases, per label, and per case.
 
     Labels that neither the reference nor the prediction holds are not counted.
     """
     assert recipe.crop is not None
-    per_case, per_label = [], {value: [] for value in store.labels}  # type: ignore[var-annotated]
+    per_case: dict[str, float] = {}
+    per_label: dict[int, list[float]] = {value: [] for value in store.labels}
     for case in cases:
         image = torch.from_numpy(window(store.image(case.name), store.preparation.intensity, recipe.window))
         predicted = predict_probabilities(
@@ -225,9 +230,14 @@ def validation_dice(
         for value, score in counted.items():
             per_label[value].append(score)
         if counted:
-            per_case.append(float(np.mean(list(counted.values()))))
-    figures = {"val_dice": float(np.mean(per_case)) if per_case else 0.0}
+            per_case[case_column(case.name)] = float(np.mean(list(counted.values())))
+    figures = {"val_dice": float(np.mean(list(per_case.values()))) if per_case else 0.0} | per_case
     for value, name in store.labels.items():
         if per_label[value]:
             figures[f"val_dice {name}"] = float(np.mean(per_label[value]))
     return figures
+
+
+def case_column(name: str) -> str:
+    """The column of a validation case's mean Dice in metrics.csv."""
+    return f"case {name}"
