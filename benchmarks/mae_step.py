@@ -4,9 +4,9 @@
 
 Both have a ViT-B (768 x 12, 12 heads) on 96³ crops in patches of 16³, a decoder of 512 x 8 with 8 heads, ratio 0.75
 and the l1 loss on hidden voxels. voxmim runs as its recipes tell it to: bfloat16 autocast, visible patches gathered
-before the projection, attention as `attend` computes it, fused AdamW. The plain one projects all patches by a convolution,
-writes the attention out, keeps float32 and takes AdamW as it comes. They take turns, round by round, in one process,
-so that whatever else the machine does meets both alike. The aim: voxmim at 0.55 of the plain step or less.
+before the projection, attention as `attend` computes it, fused AdamW. The plain one projects all patches by a
+convolution, writes the attention out, keeps float32 and takes AdamW as it comes. They take turns, round by round, in
+one process, so that whatever else the machine does meets both alike. The aim: voxmim at 0.55 of the plain step or less.
 """
 
 from __future__ import annotations
