@@ -155,6 +155,7 @@ def test_awkward_curves_are_drawn(tmp_path: Path) -> None:
 def test_columns_of_numbers_are_set_flush_right() -> None:
     rows = [["prior", "0.71", "0.69 – 0.73", "—", "3 mm"], ["scratch", "−0.8", "—", "", "far"]]
     assert Table("t", list("abcde"), rows).numeric == [False, True, True, False, False]
+    assert Table("t", ["step", "Dice"], [["60", "0.5"]]).numeric == [False, True]  # a row's name may be a number
 
 
 def test_a_page_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

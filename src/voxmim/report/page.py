@@ -52,9 +52,9 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Per column: whether its cells are numbers, to be set flush right."""
-        columns = [[row[i] for row in self.rows if i < len(row)] for i in range(len(self.header))]
-        return [
+        """Per column: whether its cells are numbers, to be set flush right; the first column names the rows."""
+        columns = [[row[i] for row in self.rows if i < len(row)] for i in range(1, len(self.header))]
+        return [False] + [
             any(cell not in _NOTHING for cell in column)
             and all(cell in _NOTHING or _NUMBER.match(cell) is not None for cell in column)
             for column in columns
