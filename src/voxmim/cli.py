@@ -18,9 +18,9 @@ from voxmim import __version__
 from voxmim.errors import RecipeError, VoxmimError
 from voxmim.recipe import load_recipe, packaged_recipes, recipe_to_yaml
 
-# How long threads spin while they wait for each other. OpenMP's default slows training up to tenfold beside another busy
-# process, and not to spin at all costs two fifths of the speed on a quiet machine; a short while is good in both cases.
-# Only heeded when set before torch is imported, which is why the commands import it late.
+# How long threads spin while they wait for each other. OpenMP's default slows training up to tenfold beside another
+# busy process, and not to spin at all costs two fifths of the speed on a quiet machine; a short while does well in
+# both. Only heeded when set before torch is imported, which is why the commands import it late.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 _CONSOLE = Console(highlight=False)
