@@ -118,7 +118,10 @@ def test_a_run_folder_holds_all_that_later_steps_need(tiny_runs: TinyRuns) -> No
     assert "100.0% of the encoder's parameters" in about["transfer"]
     rows = Run.open(path).metrics()
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert set(rows[-1]) == {"step", "seconds", "lr", "loss", "val_dice", "val_dice bone", "val_dice fat"}
+    assert set(rows[-1]) == {
+        "step", "seconds", "lr", "loss", "val_dice", "val_dice bone", "val_dice fat", "case case_4", "case case_5",
+    }  # fmt: skip
+    assert rows[-1]["val_dice"] == pytest.approx((rows[-1]["case case_4"] + rows[-1]["case case_5"]) / 2)
     assert rows[-1]["val_dice"] == pytest.approx((rows[-1]["val_dice bone"] + rows[-1]["val_dice fat"]) / 2)
 
 
