@@ -220,7 +220,7 @@ def test_short_flags_are_settings_of_the_training_at_hand(monkeypatch: pytest.Mo
 
     assert voxmim_says("pretrain", "s", "o", "--resume", *short, *own)[0] == 0
     settings = {**shared, "pretrain.steps": 7, "pretrain.batch": 4, "pretrain.lr": 1e-4}
-    assert calls.pop() == (Path("s"), Path("o"), "tiny", settings, True)
+    assert calls.pop() == (Path("s"), Path("o"), None, settings, True)
 
     assert voxmim_says("finetune", "s", "o", "--init", "i", "--labels", "0.1", "--recipe", "r", *short, *own)[0] == 0
     settings = {**shared, "finetune.steps": 7, "finetune.batch": 4, "finetune.lr": 1e-4}

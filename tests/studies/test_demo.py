@@ -260,7 +260,7 @@ def test_what_was_seen_is_said_whether_it_pleases_or_not(curve: list[list[float]
         "scratch": {"cases": [{"mean_dice": 0.5}, {"mean_dice": 0.6}, {"mean_dice": None}]},
         "pretrained": {"cases": [{"mean_dice": 0.4}, {"mean_dice": 0.5}, {"mean_dice": 0.1}]},
     }
-    seen = module._seen(arms, results)
+    seen = module._seen(arms, [], results)
     assert "pre-trained is lower by 0.100" in seen
     assert said in seen
     assert "scores 0.250" in seen

@@ -79,7 +79,7 @@ def test_the_weights_tell_what_a_scan_must_be_like(tiny_runs: TinyRuns) -> None:
     assert metadata["preparation"] == json.loads(json.dumps(asdict(store.preparation)))
     assert tuple(metadata["window"]) == recipe.window
     assert tuple(metadata["crop"]) == recipe.crop
-    assert metadata["data"] == {"name": "tiny", "digest": store.digest()}
+    assert metadata["data"] == {"name": "tiny", "digest": store.digest(), "seed": 0}
     assert {"voxmim", "torch", "monai"} <= set(metadata["versions"])
     assert (metadata["kind"], metadata["step"], metadata["seed"]) == ("encoder", 6, recipe.seed)
 
