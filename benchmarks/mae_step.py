@@ -20,17 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from machine import machine
+from voxmim.networks.build import build_encoder
 from voxmim.networks.patches import patchify
 from voxmim.networks.positions import sincos_positions
 from voxmim.networks.vit import take
-from voxmim.networks.weights import build_vit
-from voxmim.pretext.mae import MAE
+from voxmim.pretext.assemble import build_pretext
 from voxmim.pretext.masking import random_mask, visible_index
-from voxmim.recipe import MAESettings, Training, ViTSettings
+from voxmim.settings import MAESettings, MaskSettings, Training, ViTSettings
 from voxmim.training.optimiser import make_optimiser
 
 CROP, PATCH, GRID = (96, 96, 96), (16, 16, 16), (6, 6, 6)
-VIT, DECODER = ViTSettings(), MAESettings()  # their defaults are the paper's
+VIT, DECODER, MASK = ViTSettings(), MAESettings(), MaskSettings()  # their defaults are the paper's
 
 
 def main() -> None:
@@ -48,8 +48,8 @@ def main() -> None:
     torch.manual_seed(0)
 
     volume = torch.rand(options.batch, 1, *CROP)
-    mask = random_mask(options.batch, GRID[0] * GRID[1] * GRID[2], DECODER.ratio)
-    ours, plain = MAE(build_vit(VIT, 1, CROP), DECODER), PlainMAE()
+    mask = random_mask(options.batch, GRID[0] * GRID[1] * GRID[2], MASK.ratio)
+    ours, plain = build_pretext(DECODER, MASK, build_encoder(VIT, 1, CROP)), PlainMAE()
     ours_step, plain_step = voxmim_step(ours, volume, mask), float32_step(plain, volume, mask)
     for step in (ours_step, plain_step):
         step()  # the first one also makes the optimiser's state
@@ -76,7 +76,7 @@ def seconds(step: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def voxmim_step(network: MAE, volume: Tensor, mask: Tensor) -> Callable[[], None]:
+def voxmim_step(network: nn.Module, volume: Tensor, mask: Tensor) -> Callable[[], None]:
     """One step as voxmim trains."""
     optimiser = make_optimiser(network, Training(), (0.9, 0.95))
 

@@ -63,10 +63,10 @@ def test_labels_may_be_a_number_or_a_share(tiny: Tiny, tmp_path: Path, monkeypat
 
 
 def test_settings_change_the_recipe(tiny: Tiny, tmp_path: Path) -> None:
-    settings = {"mae.ratio": 0.5, "pretrain.steps": 1, "pretrain.batch": 1, "seed": 7}
+    settings = {"mask.ratio": 0.5, "pretrain.steps": 1, "pretrain.batch": 1, "seed": 7}
     run = Run.open(api.pretrain(str(tiny.store), str(tmp_path / "run"), str(tiny.recipe), settings))
     assert run.recipe() == load_recipe(tiny.recipe, settings)
-    assert (run.recipe().mae.ratio, run.recipe().seed) == (0.5, 7)
+    assert (run.recipe().mask.ratio, run.recipe().seed) == (0.5, 7)
     with pytest.raises(RecipeError, match="did you mean 'steps'"):
         api.pretrain(tiny.store, tmp_path / "other", tiny.recipe, {"pretrain.step": 1})
     assert not (tmp_path / "other").exists()
@@ -87,5 +87,5 @@ def test_an_init_from_a_weights_file_takes_the_default_recipe(
 def test_phantoms_tell_how_far_they_are(tmp_path: Path, monkeypatch: Any) -> None:
     seen = []
     monkeypatch.setattr(api, "write_cohort", lambda *given: seen.append(given))
-    assert api.phantom(str(tmp_path / "out"), 5, 2, print) == tmp_path / "out"
-    assert seen == [(tmp_path / "out", 5, 2, print)]
+    assert api.phantom(str(tmp_path / "out"), 5, 2, print, "head") == tmp_path / "out"
+    assert seen == [(tmp_path / "out", 5, 2, print, "head")]

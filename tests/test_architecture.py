@@ -15,22 +15,23 @@ SOURCE = ROOT / "src" / "voxmim"
 # Room: the other rooms that it may import. A room is a file or a folder directly under src/voxmim, and `""` is the
 # package itself with its public names. What a volume and an intensity are lies below the rest of scans/, so that store
 # and crops can speak of them.
-_METHOD = {"errors", "files", "recipe", "networks", "pretext"}
+_METHOD = {"errors", "files", "settings", "recipe", "networks", "pretext"}
 _REPORT = _METHOD | {"scans.volume", "scans.intensity", "store", "scans", "crops", "augment"}
 _TRAINING = _REPORT | {"report", "segmentation"}
 _STUDIES = _TRAINING | {"training"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
-    "recipe": {"errors", "files"},
+    "settings": set(),
+    "recipe": {"errors", "files", "settings"},
     "scans.volume": {"errors", "files"},
     "scans.intensity": {"errors"},
     "store": {"errors", "files", "scans.volume"},
-    "scans": {"errors", "files", "recipe", "scans.volume", "scans.intensity", "store"},
-    "crops": {"errors", "recipe", "scans.intensity", "store"},
-    "augment": {"errors", "recipe", "crops"},
-    "networks": {"errors", "files", "recipe"},
-    "pretext": {"errors", "recipe", "networks"},
+    "scans": {"errors", "files", "scans.volume", "scans.intensity", "store"},
+    "crops": {"errors", "scans.intensity", "store"},
+    "augment": {"errors", "settings", "crops"},
+    "networks": {"errors", "files", "settings"},
+    "pretext": {"errors", "settings", "networks"},
     "report": _REPORT,
     "segmentation": _REPORT | {"report"},
     "training": _TRAINING,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from voxmim.augment import Parameters, apply, draw
 from voxmim.crops import Batch
-from voxmim.recipe import Augmentation
+from voxmim.settings import Augmentation
 
 EVERYTHING = Augmentation(
     flip=0.5, rot90=0.5, affine=0.7, rotate=30.0, scale=0.2, shift=0.3, contrast=0.3, noise=0.2, intensity=0.7

@@ -20,7 +20,7 @@ Maker = Callable[..., Path]
 TRAINING = ["STORE", "OUT", "--recipe", "--resume", "--steps", "--batch", "--lr", "--seed", "--devices", "--precision"]
 COMMANDS = {
     "demo": ["--data", "--out", "--seed", "--spacing", "--recipe", "--set"],
-    "phantom": ["OUT", "--cases", "--seed"],
+    "phantom": ["OUT", "--cases", "--seed", "--kind"],
     "prepare": ["SOURCE", "OUT", "--spacing", "--intensity", "ct", "mr", "auto", "--workers", "--seed"],
     "pretrain": [*TRAINING, "--set"],
     "finetune": [*TRAINING, "--set", "--init", "--labels"],
@@ -117,8 +117,8 @@ def cases_of_error(runs: TinyRuns, empty: Path) -> Iterator[tuple[list[object], 
         "recipe 'tinny' is not known; did you mean 'tiny'",
     )
     yield ["pretrain", runs.store, empty / "out", "--recipe", "x.yaml"], r"x\.yaml: there is no such recipe file"
-    yield ["pretrain", runs.store, empty / "out", "--set", "mae.ratoi=0.5"], "did you mean 'ratio'"
-    yield ["pretrain", runs.store, empty / "out", "--set", "mae.ratio"], r"write it as KEY=VALUE"
+    yield ["pretrain", runs.store, empty / "out", "--set", "mask.ratoi=0.5"], "did you mean 'ratio'"
+    yield ["pretrain", runs.store, empty / "out", "--set", "mask.ratio"], r"write it as KEY=VALUE"
     yield ["pretrain", runs.store, empty / "out", "--set", "crop=[8,"], r"--set crop=\[8,: '\[8,' is no valid value"
     yield ["pretrain", runs.store, empty / "out", "--set", "crop=[8, 8]"], "a setting has a value that does not fit"
     yield ["pretrain", runs.store, empty / "out", "--precision", "64"], "a setting has a value that does not fit"
@@ -215,8 +215,8 @@ def test_short_flags_are_settings_of_the_training_at_hand(monkeypatch: pytest.Mo
     for name in ("pretrain", "finetune"):
         monkeypatch.setattr(api, name, lambda *given: calls.append(given) or Path("out"))
     short = ["--steps", 7, "--batch", 4, "--lr", "1e-4", "--seed", 3, "--devices", 2, "--precision", "bf16"]
-    own = ["--set", "mae.ratio=0.6", "--set", "crop=[8, 8, 16]", "--set", "window=null"]
-    shared = {"mae.ratio": 0.6, "crop": [8, 8, 16], "window": None, "seed": 3, "devices": 2, "precision": "bf16"}
+    own = ["--set", "mask.ratio=0.6", "--set", "crop=[8, 8, 16]", "--set", "window=null"]
+    shared = {"mask.ratio": 0.6, "crop": [8, 8, 16], "window": None, "seed": 3, "devices": 2, "precision": "bf16"}
 
     assert voxmim_says("pretrain", "s", "o", "--resume", *short, *own)[0] == 0
     settings = {**shared, "pretrain.steps": 7, "pretrain.batch": 4, "pretrain.lr": 1e-4}

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxmim.crops import Batch, CropPlan, Crops, Triple, batches, draw_start, middle_start, read_crop
+from voxmim.crops import Batch, CropPlan, Crops, Triple, batches, draw_near, draw_start, middle_start, read_crop
 from voxmim.errors import StoreError
 from voxmim.store import Case, Preparation, Store, write_case, write_index
 
@@ -220,3 +220,62 @@ def test_a_scan_without_a_labelled_voxel_is_cropped_anywhere(store: Store) -> No
 def test_no_case_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="there is no case to train on"):
         Crops(store, [], PLAN)
+
+
+VIEWS = replace(PLAN, labelled=False, foreground=0.0, views=0.6)
+
+
+@given(shape=triples, size=triples, overlap=st.floats(0, 1), seed=st.integers(0, 999))
+@settings(max_examples=80, deadline=None)
+def test_a_near_crop_shares_its_part_and_leaves_the_scan_no_more_than_any(
+    shape: Triple, size: Triple, overlap: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    start = draw_start(shape, size, rng)
+    near = draw_near(start, shape, size, overlap, rng)
+    for axis in range(3):
+        assert size[axis] - abs(near[axis] - start[axis]) >= overlap * size[axis]
+        room = shape[axis] - size[axis]
+        assert min(0, room) <= near[axis] <= max(0, room)
+    assert draw_near(start, shape, size, 1.0, rng) == start
+
+
+def test_a_near_crop_lies_on_either_side() -> None:
+    rng = np.random.default_rng(0)
+    drawn = {draw_near((10, 10, 10), (30, 30, 30), (10, 10, 10), 0.7, rng)[0] for _ in range(200)}
+    assert drawn == set(range(7, 14))
+
+
+def test_two_crops_in_a_row_are_views_of_one_place(store: Store) -> None:
+    crops = stream(store, VIEWS)
+    places = {}
+    for number in range(40):
+        image, label, _, name = crops[number]
+        assert label.numel() == 0
+        found = place_of(store, image, name)
+        places[number] = (name, found)
+    for pair in range(20):
+        (name, first), (partner_name, second) = places[2 * pair], places[2 * pair + 1]
+        assert name == partner_name
+        shared = [size - abs(a - b) for size, a, b in zip(VIEWS.size, first, second, strict=True)]
+        assert all(part >= 0.6 * size for part, size in zip(shared, VIEWS.size, strict=True))
+    assert sum(places[2 * pair][1] != places[2 * pair + 1][1] for pair in range(20)) > 15
+    assert len({places[2 * pair][0] for pair in range(5)}) == 5  # every scan is visited before any is visited again
+    seeds = [crops[number][2] for number in range(40)]
+    assert len(set(seeds)) == 40  # each view is augmented on its own
+    assert same(crops[7], stream(store, VIEWS)[7])
+
+
+def place_of(store: Store, image: torch.Tensor, name: str) -> Triple:
+    """Where a crop was cut: the only place at which the scan's noise looks like it."""
+    case = store.cases[name]
+    reach = [range(min(0, n - s), max(0, n - s) + 1) for n, s in zip(case.shape, VIEWS.size, strict=True)]
+    found = [
+        (x, y, z)
+        for x in reach[0]
+        for y in reach[1]
+        for z in reach[2]
+        if torch.equal(read_crop(store, case, (x, y, z), VIEWS)[0], image)
+    ]
+    (place,) = found
+    return place

@@ -14,16 +14,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from voxmim.errors import RecipeError
-from voxmim.recipe import (
-    Recipe,
-    Training,
-    fit_crop,
-    load_recipe,
-    make_recipe,
-    packaged_recipes,
-    recipe_to_yaml,
-    write_recipe,
-)
+from voxmim.recipe import fit_crop, load_recipe, make_recipe, packaged_recipes, recipe_to_yaml, write_recipe
+from voxmim.settings import Recipe, Training
 
 triples = st.tuples(*[st.integers(1, 200)] * 3)
 
@@ -45,7 +37,7 @@ def test_the_btcv_recipe_has_the_papers_numbers() -> None:
     assert (vit.width, vit.depth, vit.heads, vit.width * vit.mlp_ratio) == (768, 12, 12, 3072)
     assert (recipe.crop, vit.patch) == ((96, 96, 96), (16, 16, 16))
     assert (mae.decoder_width, mae.decoder_depth, mae.decoder_heads) == (512, 8, 8)
-    assert (mae.ratio, mae.target, mae.loss) == (0.75, "raw", "l1")
+    assert (recipe.mask.ratio, mae.target, mae.loss) == (0.75, "raw", "l1")
     assert (recipe.unetr.feature_size, recipe.unetr.stem) == (16, True)
     assert (recipe.window, recipe.overlap, recipe.precision) == ((-175.0, 250.0), 0.5, "16")
     epoch = 24 // 4  # steps: the 24 training scans, 4 at a time
@@ -101,9 +93,9 @@ def test_a_written_recipe_is_read_back(tmp_path: Path) -> None:
 
 
 def test_overrides_change_what_they_name_and_nothing_else() -> None:
-    plain, changed = load_recipe("tiny"), load_recipe("tiny", {"mae.ratio": 0.6, "finetune.augmentation.flip": 0.3})
-    assert (changed.mae.ratio, changed.finetune.augmentation.flip) == (0.6, 0.3)
-    plain.mae.ratio, plain.finetune.augmentation.flip = 0.6, 0.3
+    plain, changed = load_recipe("tiny"), load_recipe("tiny", {"mask.ratio": 0.6, "finetune.augmentation.flip": 0.3})
+    assert (changed.mask.ratio, changed.finetune.augmentation.flip) == (0.6, 0.3)
+    plain.mask.ratio, plain.finetune.augmentation.flip = 0.6, 0.3
     assert changed == plain
 
 
@@ -122,7 +114,7 @@ def test_an_unquoted_precision_is_understood() -> None:
         # unknown names, with the nearest known one
         ({"ratoi": 1}, "'ratoi' is not a setting"),
         ({"windwo": [0, 1]}, "'windwo' is not a setting; did you mean 'window'?"),
-        ({"mae": {"ratoi": 0.5}}, "'mae.ratoi' is not a setting; did you mean 'ratio'?"),
+        ({"mask": {"ratoi": 0.5}}, "'mask.ratoi' is not a setting; did you mean 'ratio'?"),
         ({"finetune": {"augmentation": {"flop": 1}}}, "'finetune.augmentation.flop' .* did you mean 'flip'?"),
         # values of the wrong type
         ({"vit": {"width": "wide"}}, "vit.width"),
@@ -135,15 +127,14 @@ def test_an_unquoted_precision_is_understood() -> None:
         # values that make no sense, or not together
         ({"crop": [96, 96, 90]}, r"crop \(96, 96, 90\) is not a whole number of patches \(16, 16, 16\)"),
         ({"crop": [0, 16, 16]}, "crop"),
-        ({"vit": {"patch": [16, 16, 8]}}, "same along each axis"),
         ({"vit": {"patch": [12, 12, 12]}}, "must be 2, 4, 8, 16 or 32"),
         ({"vit": {"patch": [0, 0, 0]}}, "must be 2, 4, 8, 16 or 32"),
         ({"vit": {"heads": 5}}, "multiple of its number of heads"),
         ({"mae": {"decoder_heads": 7}}, "multiple of its number of heads"),
         ({"vit": {"heads": 0}}, "vit.heads is 0"),
         ({"vit": {"depth": 0}}, "vit.depth is 0"),
-        ({"mae": {"ratio": 1.0}}, "between 0 and 1"),
-        ({"mae": {"ratio": 0}}, "between 0 and 1"),
+        ({"mask": {"ratio": 1.0}}, "between 0 and 1"),
+        ({"mask": {"ratio": 0}}, "between 0 and 1"),
         ({"window": [250, -175]}, "must rise"),
         ({"overlap": 1.0}, "overlap"),
         ({"pretrain": {"steps": 0}}, "pretrain.steps is 0"),
@@ -152,6 +143,29 @@ def test_an_unquoted_precision_is_understood() -> None:
         ({"pretrain": {"warmup": 1.5}}, "pretrain.warmup from 0 to 1"),
         ({"devices": 3}, "pretrain.batch 16 must be a multiple of devices 3"),
         ({"devices": 0}, "devices is 0"),
+        # encoders, pretexts and masks
+        ({"encoder": "swim"}, "encoder"),
+        ({"encoder": "swin"}, "the pretext mae cannot pre-train the encoder swin; take vit or unet"),
+        ({"encoder": "unet", "pretext": "simmim"}, "simmim cannot pre-train the encoder unet; take vit or swin"),
+        ({"pretext": "simclr", "pretrain": {"batch": 1}}, "pretrain.batch is 1, but SimCLR"),
+        ({"encoder": "unet", "mae": {"target": "normalised"}}, "the unet's MAE predicts raw voxels"),
+        ({"carry_decoder": True}, "the encoder vit has no decoder"),
+        ({"encoder": "unet", "finetune": {"layer_decay": 0.9}}, "layer_decay counts the layers of a ViT"),
+        ({"mae": {"share": 0.5}}, "mae.share is 0.5, .* only with mae.cross"),
+        ({"mae": {"share": 0.0, "cross": True}}, "mae.share is 0.0"),
+        ({"mask": {"body_share": 1.5}}, "mask.body_share is 1.5"),
+        ({"mask": {"unit": [16, 16, 24]}}, r"mask.unit \(16, 16, 24\) is not a whole number of the vit's patches"),
+        ({"mask": {"unit": [64, 64, 64]}}, r"\(96, 96, 96\) is not a whole number of mask units \(64, 64, 64\)"),
+        ({"mask": {"unit": [96, 96, 96]}}, "is a single mask unit, and nothing could be hidden"),
+        ({"vit": {"registers": -1}}, "vit.registers is -1"),
+        ({"swin": {"patch": [8, 8, 8]}}, "swin.patch .* must be 2 or 4"),
+        ({"swin": {"depths": [2, 2]}}, "must have one number for each of 2 to 4 stages"),
+        ({"swin": {"heads": [3, 6, 12, 25]}}, "multiple of its number of heads"),
+        ({"swin": {"depths": [2, 0, 2, 2]}}, r"swin.depths is \(2, 0, 2, 2\), but must be at least 1"),
+        ({"unet": {"blocks": []}}, r"unet.blocks is \(\), but must be at least 1"),
+        ({"encoder": "unet", "crop": [96, 96, 40]}, r"cannot be halved into cells of \(16, 16, 16\)"),
+        ({"encoder": "swin", "pretext": "simclr", "crop": [32, 16, 32]}, "single cell of the swin's deepest map"),
+        ({"simclr": {"temperature": 0.0}}, "simclr.temperature must be above 0"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_sentence(wrong: dict[str, Any], told: str) -> None:

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from voxmim.errors import RunError
-from voxmim.networks.vit import ViT
+from voxmim.networks.build import Encoder
 from voxmim.networks.weights import load_encoder
-from voxmim.recipe import Recipe, load_recipe
+from voxmim.recipe import load_recipe
 from voxmim.report.reconstruct import reconstruct as _reconstruct
 from voxmim.scans.phantom import write_cohort
 from voxmim.scans.prepare import PrepareResult, prepare
 from voxmim.segmentation import evaluate as evaluation
 from voxmim.segmentation.predict import predict as _predict
 from voxmim.segmentation.predict import scan_files
+from voxmim.settings import Recipe
 from voxmim.store import Store
 from voxmim.studies.demo import demo
 from voxmim.training.finetune import finetune as _finetune
@@ -27,8 +28,8 @@ from voxmim.training.pretrain import pretrain as _pretrain
 from voxmim.training.run import ABOUT, RECIPE, Run
 
 __all__ = [
+    "Encoder",
     "PrepareResult",
-    "ViT",
     "demo",
     "evaluate",
     "finetune",
@@ -43,16 +44,23 @@ DEFAULT_RECIPE = "tiny"
 Path_ = Path | str
 
 
-def phantom(out: Path_, cases: int = 40, seed: int = 0, on_case: Callable[[int, int], None] | None = None) -> Path:
-    """Write a cohort of phantom CTs with labels, in the layout of the Medical Segmentation Decathlon.
+def phantom(
+    out: Path_,
+    cases: int = 40,
+    seed: int = 0,
+    on_case: Callable[[int, int], None] | None = None,
+    kind: str = "trunk",
+) -> Path:
+    """Write a cohort of phantoms with labels, in the layout of the Medical Segmentation Decathlon.
 
     Args:
         out: a new folder.
         cases: how many.
         seed: of the anatomies and the split.
         on_case: called with the cases done and their number.
+        kind: ``trunk``, a CT with six organs, or ``head``, an MR of four channels with a tumour.
     """
-    write_cohort(Path(out), cases, seed, on_case)
+    write_cohort(Path(out), cases, seed, on_case, kind)
     return Path(out)
 
 
@@ -69,7 +77,7 @@ def pretrain(
         store: folder of prepared scans.
         out: the run folder: new, or one that was stopped, with `resume`.
         recipe: name of a packaged recipe, or a YAML file; None takes ``tiny``.
-        settings: what differs from the recipe, such as ``{"mae.ratio": 0.6, "pretrain.steps": 2000}``.
+        settings: what differs from the recipe, such as ``{"mask.ratio": 0.6, "pretrain.steps": 2000}``.
         resume: go on exactly where the run stopped, with its own settings.
 
     Returns:

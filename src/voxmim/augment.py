@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from voxmim.crops import Batch
-from voxmim.recipe import Augmentation
+from voxmim.settings import Augmentation
 
 
 @dataclass

@@ -63,12 +63,12 @@ def demo(
     _done(out / "report.html", f"the whole journey, {sum(result['seconds'].values()):.0f} s")
 
 
-def phantom(out: Path, cases: int, seed: int) -> None:
+def phantom(out: Path, cases: int, seed: int, kind: str) -> None:
     """Write phantoms."""
     from voxmim import api
 
     with _bar("phantoms") as on_case:
-        api.phantom(out, cases, seed, on_case)
+        api.phantom(out, cases, seed, on_case, kind)
     _done(out, f"{cases} phantoms with labels")
 
 
@@ -200,12 +200,18 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--recipe", metavar="NAME|FILE", help="default: demo for phantoms, tiny for your data")
     _add_set(one)
 
-    one = add(phantom, "Make a cohort of phantom CTs of a trunk, with labels.", "No patient is involved.")
+    one = add(phantom, "Make a cohort of phantoms with labels, CT or MR.", "No patient is involved.")
     one.add_argument(
         "out", type=Path, metavar="OUT", help="new folder for images, labels, dataset.json and splits.json"
     )
     one.add_argument("--cases", type=int, default=40, metavar="N", help="how many (default: %(default)s)")
     one.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the anatomies (default: %(default)s)")
+    one.add_argument(
+        "--kind",
+        choices=("trunk", "head"),
+        default="trunk",
+        help="CT of a trunk with six organs, or MR of a head in four channels with a tumour (default: %(default)s)",
+    )
 
     one = add(
         prepare,
@@ -302,7 +308,7 @@ def _add_spacing(one: argparse.ArgumentParser, default: str) -> None:
 def _add_set(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-        help="override any setting, such as mae.ratio=0.6 (may be repeated)",
+        help="override any setting, such as mask.ratio=0.6 (may be repeated)",
     )  # fmt: skip
 
 
@@ -317,7 +323,7 @@ def _settings(overrides: list[str], phase: str = "", short: dict[str, Any] | Non
     for override in overrides:
         key, found, value = override.partition("=")
         if not found:
-            raise RecipeError(f"--set {override}: write it as KEY=VALUE, such as mae.ratio=0.6.")
+            raise RecipeError(f"--set {override}: write it as KEY=VALUE, such as mask.ratio=0.6.")
         try:
             settings[key] = yaml.safe_load(value)
         except yaml.YAMLError:

@@ -49,6 +49,8 @@ class CropPlan:
         crops_per_scan: crops in a row that come from one scan.
         labelled: read labels too.
         foreground: share of crops centred on a labelled voxel, each label equally likely.
+        views: where set, crops 2n and 2n + 1 are two views of one place (a pair, which is what `crops_per_scan`
+            counts), and each shows at least this share of the other along each axis.
     """
 
     size: Triple
@@ -57,6 +59,7 @@ class CropPlan:
     crops_per_scan: int = 1
     labelled: bool = False
     foreground: float = 0.0
+    views: float | None = None
 
 
 class Crops(Dataset[tuple[Tensor, Tensor, int, str]]):
@@ -74,10 +77,14 @@ class Crops(Dataset[tuple[Tensor, Tensor, int, str]]):
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, int, str]:
         plan = self.plan
-        case = self.cases[self._case_of(number // plan.crops_per_scan)]
+        visit = (number if plan.views is None else number // 2) // plan.crops_per_scan
+        case = self.cases[self._case_of(visit)]
         rng = np.random.default_rng([plan.seed, 1, number])
         centre = self._centre(case, rng) if plan.labelled and rng.random() < plan.foreground else None
         start = draw_start(case.shape, plan.size, rng, centre)
+        if plan.views is not None and number % 2:
+            partner = draw_start(case.shape, plan.size, np.random.default_rng([plan.seed, 1, number - 1]))
+            start = draw_near(partner, case.shape, plan.size, plan.views, rng)
         image, label = read_crop(self.store, case, start, plan)
         return image, label, int(rng.integers(2**62)), case.name
 
@@ -113,6 +120,16 @@ def draw_start(
             drawn = int(np.clip(centre[axis] - size[axis] // 2 + rng.integers(-reach, reach + 1), low, high))
         start.append(drawn)
     return start[0], start[1], start[2]
+
+
+def draw_near(start: Triple, shape: Triple, size: Triple, overlap: float, rng: np.random.Generator) -> Triple:
+    """First voxel of a crop that shares at least `overlap` of each axis with the crop at `start`, uniformly drawn."""
+    near = []
+    for axis in range(3):
+        room, reach = shape[axis] - size[axis], int((1 - overlap) * size[axis])
+        low, high = max(min(0, room), start[axis] - reach), min(max(0, room), start[axis] + reach)
+        near.append(int(rng.integers(low, high + 1)))
+    return near[0], near[1], near[2]
 
 
 def middle_start(shape: Triple, size: Triple) -> Triple:

@@ -1,177 +1,34 @@
-"""All settings, in one place: dataclasses whose defaults are the paper's, filled from short YAML recipes."""
+"""Recipes: short YAML files of settings, read, checked for names, types and sense, and written."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
 
 from voxmim.errors import RecipeError, nearest
 from voxmim.files import write_text
+from voxmim.settings import Recipe, Triple
 
-
-@dataclass
-class ViTSettings:
-    """The encoder: a vision transformer on 3D patches.
-
-    Attributes:
-        patch: voxels of a patch along X, Y, Z.
-        width: of a token.
-        depth: number of blocks.
-        heads: attention heads.
-        mlp_ratio: hidden width of a block's MLP over the token's width.
-        positions: fixed sine-cosine code, or a learned table (interpolated when the grid changes).
-        rotary: let attention see how far apart two tokens are, too (rotary code on queries and keys).
-        drop_path: chance at the last block that a sample skips it (stochastic depth, rising linearly from 0).
-    """
-
-    patch: tuple[int, int, int] = (16, 16, 16)
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    positions: Literal["sincos", "learned"] = "sincos"
-    rotary: bool = False
-    drop_path: float = 0.0
-
-
-@dataclass
-class MAESettings:
-    """The pretext task: a masked autoencoder.
-
-    Attributes:
-        ratio: share of patches that are hidden.
-        decoder_width: of the decoder's tokens.
-        decoder_depth: number of the decoder's blocks.
-        decoder_heads: the decoder's attention heads.
-        target: raw voxels, or voxels normalised per patch.
-        loss: mean absolute (l1) or squared (l2) error over the hidden patches.
-    """
-
-    ratio: float = 0.75
-    decoder_width: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 8
-    target: Literal["raw", "normalised"] = "raw"
-    loss: Literal["l1", "l2"] = "l1"
-
-
-@dataclass
-class UNETRSettings:
-    """The segmentor's decoder.
-
-    Attributes:
-        feature_size: channels at full resolution; doubled at each level below.
-        stem: feed the image itself into the full-resolution level, as UNETR does.
-    """
-
-    feature_size: int = 16
-    stem: bool = True
-
-
-@dataclass
-class Augmentation:
-    """Random changes of a crop; every chance is per crop.
-
-    Attributes:
-        flip: chance of a flip, per axis.
-        rot90: chance of a quarter turn in the X-Y plane (only where the crop is square there).
-        affine: chance of a rotation and scaling.
-        rotate: largest rotation about each axis, degrees.
-        scale: largest relative change of size.
-        shift: largest change of brightness, as a share of the intensity range (CT) or in standard deviations (MR).
-        contrast: largest relative change of contrast.
-        noise: largest standard deviation of added noise.
-        intensity: chance of each of the three intensity changes.
-    """
-
-    flip: float = 0.1
-    rot90: float = 0.1
-    affine: float = 0.0
-    rotate: float = 15.0
-    scale: float = 0.15
-    shift: float = 0.1
-    contrast: float = 0.0
-    noise: float = 0.0
-    intensity: float = 0.5
-
-
-@dataclass
-class Training:
-    """How one training goes.
-
-    Attributes:
-        steps: optimiser steps.
-        batch: crops per step, over all devices.
-        crops_per_scan: crops cut from each scan that is opened.
-        lr: peak learning rate.
-        weight_decay: of AdamW; norms, biases and position codes are exempt.
-        warmup: share of the steps with a linearly rising rate; a cosine to zero follows.
-        layer_decay: factor on the rate for each layer further from the output (1 is off).
-        clip: largest norm of the gradient (0 is off).
-        validate_every: steps between two validations.
-        checkpoint_every: steps between two writings of last.ckpt.
-        foreground: share of crops centred on a labelled voxel (fine-tuning only).
-        augmentation: random changes of the crops.
-    """
-
-    steps: int = 18000
-    batch: int = 16
-    crops_per_scan: int = 4
-    lr: float = 3e-4
-    weight_decay: float = 0.05
-    warmup: float = 0.1
-    layer_decay: float = 1.0
-    clip: float = 1.0
-    validate_every: int = 500
-    checkpoint_every: int = 500
-    foreground: float = 0.5
-    augmentation: Augmentation = field(default_factory=Augmentation)
-
-
-@dataclass
-class Recipe:
-    """Everything that a training can be told.
-
-    Attributes:
-        about: one line on what the recipe is for.
-        crop: voxels of a crop along X, Y, Z; null fits it to the store (see `fit_crop`).
-        crop_voxels: the most voxels of a fitted crop.
-        window: HU range that becomes 0..1 (CT only).
-        overlap: of neighbouring windows when a whole scan is labelled, as a share of the window.
-        precision: bf16, 16 (GPU only) or 32.
-        devices: number of processes or GPUs.
-        seed: of everything random.
-        vit: the encoder.
-        mae: the pretext task.
-        unetr: the segmentor's decoder.
-        pretrain: the pre-training.
-        finetune: the fine-tuning.
-        scratch_lr: the peak rate of a fine-tuning that starts from scratch; null takes finetune.lr.
-        rates: the peak rates of which each arm of a comparison takes the one that does best on validation cases.
-    """
-
-    about: str = ""
-    crop: tuple[int, int, int] | None = (96, 96, 96)
-    crop_voxels: int = 96**3
-    window: tuple[float, float] = (-175.0, 250.0)
-    overlap: float = 0.5
-    precision: Literal["bf16", "16", "32"] = "bf16"
-    devices: int = 1
-    seed: int = 0
-    vit: ViTSettings = field(default_factory=ViTSettings)
-    mae: MAESettings = field(default_factory=MAESettings)
-    unetr: UNETRSettings = field(default_factory=UNETRSettings)
-    pretrain: Training = field(default_factory=Training)
-    finetune: Training = field(default_factory=Training)
-    scratch_lr: float | None = None
-    rates: tuple[float, ...] = (1e-3, 3e-4)
+FITTING = {"mae": ("vit", "unet"), "simmim": ("vit", "swin"), "simclr": ("vit", "swin", "unet")}
+_COUNTS = {
+    "": "crop_voxels devices",
+    "vit": "width depth heads",
+    "swin": "width depths heads window",
+    "unet": "width blocks most_width",
+    "mae": "decoder_width decoder_depth decoder_heads",
+    "simclr": "projection_width",
+    "unetr": "feature_size",
+    "pretrain": "steps batch crops_per_scan validate_every checkpoint_every",
+    "finetune": "steps batch crops_per_scan validate_every checkpoint_every",
+}
 
 
 def packaged_recipes() -> dict[str, str]:
@@ -185,7 +42,7 @@ def packaged_recipes() -> dict[str, str]:
 
 
 def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a packaged recipe or a YAML file and apply overrides such as ``{"mae.ratio": 0.6}``.
+    """Read a packaged recipe or a YAML file and apply overrides such as ``{"mask.ratio": 0.6}``.
 
     Raises:
         RecipeError: no such recipe, an unknown key (the nearest one is named), or a value that does not fit.
@@ -228,7 +85,7 @@ def make_recipe(settings: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     except Exception as error:  # the parser raises several kinds, all of them about a value
         text = " ".join(str(error).split())
         raise RecipeError(f"{origin}: a setting has a value that does not fit ({text[:300]}).") from None
-    _check_sense(recipe, origin)
+    check_recipe(recipe, origin)
     return recipe
 
 
@@ -248,9 +105,21 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     write_text(path, recipe_to_yaml(recipe))
 
 
-def fit_crop(
-    shapes: Sequence[tuple[int, int, int]], patch: tuple[int, int, int], most_voxels: int
-) -> tuple[int, int, int]:
+def with_crop(recipe: Recipe, shapes: Sequence[Triple], origin: str) -> Recipe:
+    """The recipe with a crop: its own, or one fitted to a store's scans.
+
+    Raises:
+        RecipeError: the crop does not fit the encoder or the masks.
+    """
+    if recipe.crop is None:
+        cell, unit = recipe.encoder_settings.patch, recipe.mask_unit or (1, 1, 1)
+        x, y, z = (math.lcm(c, u) for c, u in zip(cell, unit, strict=True))
+        recipe = replace(recipe, crop=fit_crop(shapes, (x, y, z), recipe.crop_voxels))
+    _check_crop(recipe, origin)
+    return recipe
+
+
+def fit_crop(shapes: Sequence[Triple], patch: Triple, most_voxels: int) -> Triple:
     """A crop that fits the store: the scans' median shape, shrunk to at most `most_voxels`, in whole patches.
 
     The longest axes are cut first, so that short ones stay whole.
@@ -288,35 +157,43 @@ def _check_keys(settings: Mapping[str, Any], kind: type, origin: str, above: str
             _check_keys(value, hints[key], origin, f"{above}{key}.")
 
 
-def _check_sense(recipe: Recipe, origin: str) -> None:
-    """What types cannot say."""
+def check_recipe(recipe: Recipe, origin: str) -> None:
+    """What types cannot say: whether values make sense, and go together.
+
+    Raises:
+        RecipeError: names `origin`, what is wrong, and what would do.
+    """
 
     def refuse(wrong: str) -> None:
         raise RecipeError(f"{origin}: {wrong}.")
 
-    vit, mae = recipe.vit, recipe.mae
-    for group, keys in (
-        ("", "crop_voxels devices"),
-        ("vit", "width depth heads"),
-        ("mae", "decoder_width decoder_depth decoder_heads"),
-        ("unetr", "feature_size"),
-        ("pretrain", "steps batch crops_per_scan validate_every checkpoint_every"),
-        ("finetune", "steps batch crops_per_scan validate_every checkpoint_every"),
-    ):
+    for group, keys in _COUNTS.items():
         for key in keys.split():
             value = getattr(getattr(recipe, group) if group else recipe, key)
-            if value < 1:
+            if (min(value, default=0) if isinstance(value, tuple) else value) < 1:
                 refuse(f"{group}.{key} is {value}, but must be at least 1".removeprefix("."))
-    if any(p not in (2, 4, 8, 16, 32) for p in vit.patch) or len(set(vit.patch)) > 1:
-        refuse(f"vit.patch {vit.patch} must be 2, 4, 8, 16 or 32, the same along each axis")
-    if recipe.crop is not None and any(c % p or c <= 0 for c, p in zip(recipe.crop, vit.patch, strict=True)):
-        refuse(f"the crop {recipe.crop} is not a whole number of patches {vit.patch}; change crop or vit.patch")
-    if vit.width % vit.heads or mae.decoder_width % mae.decoder_heads:
+    vit, swin, mae, mask = recipe.vit, recipe.swin, recipe.mae, recipe.mask
+    if any(p not in (1, 2, 4, 8, 16, 32) for p in vit.patch) or max(vit.patch) == 1:
+        refuse(f"vit.patch {vit.patch} must be 2, 4, 8, 16 or 32 along each axis, or 1 along one or two of them")
+    if vit.registers < 0:
+        refuse(f"vit.registers is {vit.registers}, but must be at least 0")
+    if swin.patch not in ((2, 2, 2), (4, 4, 4)):
+        refuse(f"swin.patch {swin.patch} must be 2 or 4, the same along each axis")
+    if len(swin.depths) != len(swin.heads) or not 2 <= len(swin.depths) <= 4:
+        refuse(f"swin.depths {swin.depths} and swin.heads {swin.heads} must have one number for each of 2 to 4 stages")
+    stages = [(swin.width * 2**stage, heads) for stage, heads in enumerate(swin.heads)]
+    if any(width % heads for width, heads in [(vit.width, vit.heads), (mae.decoder_width, mae.decoder_heads), *stages]):
         refuse("a width must be a multiple of its number of heads")
     if recipe.seed < 0:
         refuse(f"seed is {recipe.seed}, but must be at least 0")
-    if not 0 < mae.ratio < 1:
-        refuse(f"mae.ratio is {mae.ratio}, but must lie between 0 and 1")
+    if not 0 < mask.ratio < 1:
+        refuse(f"mask.ratio is {mask.ratio}, but must lie between 0 and 1")
+    if not 0 <= mask.body_share <= 1:
+        refuse(f"mask.body_share is {mask.body_share}, but must lie from 0 to 1")
+    if not 0 < mae.share <= 1 or (mae.share < 1 and not mae.cross):
+        refuse(f"mae.share is {mae.share}, but must lie above 0 and up to 1, and below 1 only with mae.cross")
+    if recipe.simclr.temperature <= 0 or not 0 <= recipe.simclr.overlap <= 1:
+        refuse("simclr.temperature must be above 0 and simclr.overlap from 0 to 1")
     if recipe.window[0] >= recipe.window[1]:
         refuse(f"window {recipe.window} must rise")
     if not 0 <= recipe.overlap < 1:
@@ -326,3 +203,57 @@ def _check_sense(recipe: Recipe, origin: str) -> None:
             refuse(f"{name}.lr must be above 0 and {name}.warmup from 0 to 1")
         if training.batch % recipe.devices:
             refuse(f"{name}.batch {training.batch} must be a multiple of devices {recipe.devices}")
+    _check_choices(recipe, origin)
+    if recipe.crop is not None:
+        _check_crop(recipe, origin)
+
+
+def _check_choices(recipe: Recipe, origin: str) -> None:
+    """Whether encoder, pretext and what depends on them go together."""
+
+    def refuse(wrong: str) -> None:
+        raise RecipeError(f"{origin}: {wrong}.")
+
+    unit, patch = recipe.mask.unit, recipe.encoder_settings.patch
+    if recipe.encoder not in FITTING[recipe.pretext]:
+        fitting = " or ".join(FITTING[recipe.pretext])
+        refuse(f"the pretext {recipe.pretext} cannot pre-train the encoder {recipe.encoder}; take {fitting}")
+    if unit is not None and _odd(unit, patch):
+        refuse(f"mask.unit {unit} is not a whole number of the {recipe.encoder}'s patches {patch}")
+    if recipe.pretext == "simclr" and recipe.pretrain.batch < 2:
+        refuse("pretrain.batch is 1, but SimCLR tells pairs from each other and needs 2 or more")
+    if (recipe.encoder, recipe.pretext, recipe.mae.target) == ("unet", "mae", "normalised"):
+        refuse("mae.target is normalised, but the unet's MAE predicts raw voxels")
+    if recipe.carry_decoder and recipe.encoder != "unet":
+        refuse(f"carry_decoder is told, but the encoder {recipe.encoder} has no decoder that fine-tuning shares")
+    if recipe.encoder != "vit" and (recipe.pretrain.layer_decay != 1 or recipe.finetune.layer_decay != 1):
+        refuse(f"layer_decay counts the layers of a ViT, but the encoder is {recipe.encoder}; leave it at 1")
+
+
+def _check_crop(recipe: Recipe, origin: str) -> None:
+    """Whether the crop can be cut into patches and mask units, more than one of them."""
+    crop, cell, unit = recipe.crop, recipe.encoder_settings.patch, recipe.mask_unit
+    assert crop is not None
+    if _odd(crop, cell):
+        raise RecipeError(
+            f"{origin}: the crop {crop} is not a whole number of patches {cell}; change crop or {recipe.encoder}.patch."
+            if recipe.encoder != "unet"
+            else f"{origin}: the crop {crop} cannot be halved into cells of {cell}; change crop or unet.blocks."
+        )
+    if unit is not None and _odd(crop, unit):
+        raise RecipeError(f"{origin}: the crop {crop} is not a whole number of mask units {unit}; change mask.unit.")
+    if crop == unit:
+        raise RecipeError(
+            f"{origin}: a crop of {crop} voxels is a single mask unit, and nothing could be hidden in it; "
+            "take a larger crop, or smaller patches."
+        )
+    if recipe.encoder != "vit" and all(c <= s for c, s in zip(crop, recipe.encoder_settings.stride, strict=True)):
+        raise RecipeError(
+            f"{origin}: a crop of {crop} voxels is a single cell of the {recipe.encoder}'s deepest map; take a larger "
+            "crop, or fewer levels."
+        )
+
+
+def _odd(size: Triple, part: Triple) -> bool:
+    """Whether a box is no whole number of parts, or none at all."""
+    return any(s <= 0 or p <= 0 or s % p for s, p in zip(size, part, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.networks.blocks import UnetrPrUpBlock
 from torch import nn
 
 from voxmim.networks.patches import Triple
@@ -11,17 +12,21 @@ from voxmim.networks.unetr import UNETR
 from voxmim.networks.vit import ViT
 
 
-def make_unetr(patch: int, grid: Triple, stem: bool = True, depth: int = 4) -> UNETR:
+def make_unetr(patch: int | Triple, grid: Triple, stem: bool = True, depth: int = 4) -> UNETR:
     torch.manual_seed(0)
-    vit = ViT(channels=2, patch=(patch,) * 3, grid=grid, width=24, depth=depth, heads=2)
+    sizes = (patch,) * 3 if isinstance(patch, int) else patch
+    vit = ViT(channels=2, patch=sizes, grid=grid, width=24, depth=depth, heads=2)
     return UNETR(vit, classes=3, feature_size=4, stem=stem)
 
 
 @pytest.mark.parametrize("stem", [True, False])
-@pytest.mark.parametrize(("patch", "grid"), [(2, (3, 4, 2)), (4, (2, 3, 4)), (8, (3, 1, 2)), (16, (1, 2, 1))])
-def test_every_voxel_gets_logits_and_every_parameter_a_gradient(patch: int, grid: Triple, stem: bool) -> None:
+@pytest.mark.parametrize(
+    ("patch", "grid"),
+    [(2, (3, 4, 2)), (4, (2, 3, 4)), (8, (3, 1, 2)), (16, (1, 2, 1)), ((16, 16, 8), (1, 1, 2)), ((1, 8, 2), (4, 1, 2))],
+)
+def test_every_voxel_gets_logits_and_every_parameter_a_gradient(patch: int | Triple, grid: Triple, stem: bool) -> None:
     network = make_unetr(patch, grid, stem)
-    volume = torch.randn(1, 2, *(patch * g for g in grid))
+    volume = torch.randn(1, 2, *(p * g for p, g in zip(network.encoder.patch, grid, strict=True)))
     logits = network(volume)
     assert logits.shape == (1, 3, *volume.shape[2:])
     (logits * torch.randn_like(logits)).sum().backward()
@@ -31,10 +36,21 @@ def test_every_voxel_gets_logits_and_every_parameter_a_gradient(patch: int, grid
     assert still == []
 
 
-@pytest.mark.parametrize("patch", [4, 8, 16])
-def test_every_level_has_its_resolution_and_channels(patch: int) -> None:
-    grid, levels = (2, 1, 2), {4: 2, 8: 3, 16: 4}[patch]
-    network = make_unetr(patch, grid)
+GRID: Triple = (2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("patch", "sizes"),  # of the map of each level along X, Y, Z, the finest first
+    [
+        (4, [(8, 4, 8), (4, 2, 4)]),
+        (8, [(16, 8, 16), (8, 4, 8), (4, 2, 4)]),
+        (16, [(32, 16, 32), (16, 8, 16), (8, 4, 8), (4, 2, 4)]),
+        ((16, 16, 8), [(32, 16, 16), (16, 8, 16), (8, 4, 8), (4, 2, 4)]),
+        ((4, 16, 1), [(8, 16, 2), (8, 8, 2), (8, 4, 2), (4, 2, 2)]),
+    ],
+)
+def test_every_level_has_its_resolution_and_channels(patch: int | Triple, sizes: list[Triple]) -> None:
+    levels, network = len(sizes), make_unetr(patch, GRID)
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(name: str) -> object:
@@ -45,18 +61,32 @@ def test_every_level_has_its_resolution_and_channels(patch: int) -> None:
     for i, module in enumerate(network.ups):
         module.register_forward_hook(note(f"up {levels - 1 - i}"))
     network.stem.register_forward_hook(note("stem"))
-    network(torch.randn(1, 2, *(patch * g for g in grid)))
+    network(torch.randn(1, 2, *sizes[0]))
 
     def at(level: int) -> tuple[int, ...]:
-        return 1, 4 * 2**level, *(patch * g // 2**level for g in grid)
+        return 1, 4 * 2**level, *sizes[level]
 
     expected = {"stem": at(0)} | {f"up {level}": at(level) for level in range(levels)}
     expected |= {f"skip {level}": at(level) for level in range(1, levels)}
     assert shapes == expected
 
 
-def test_twelve_blocks_under_patches_of_16_are_read_where_the_paper_reads_them() -> None:
-    assert make_unetr(16, (1, 1, 2), depth=12).depths == [3, 6, 9, 12]
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_an_encoding_is_enlarged_as_monais_own_block_does_it(level: int) -> None:
+    network = make_unetr(16, (1, 2, 1))
+    other = UnetrPrUpBlock(3, 24, 4 * 2**level, 3 - level, 3, 1, 2, "instance", conv_block=True, res_block=True)
+    other.load_state_dict(network.skips[level - 1].state_dict())
+    encoding = torch.randn(1, 24, 1, 2, 1)
+    assert torch.equal(network.skips[level - 1](encoding), other(encoding))
+
+
+@pytest.mark.parametrize(
+    ("depth", "depths"), [(12, [3, 6, 9, 12]), (24, [6, 12, 18, 24]), (5, [1, 2, 4, 5]), (1, [1, 1, 1, 1])]
+)
+def test_the_blocks_are_read_at_even_steps_as_the_paper_has_it_for_twelve(depth: int, depths: list[int]) -> None:
+    network = make_unetr(16, (1, 1, 2), depth=depth)
+    assert network.depths == depths
+    assert network(torch.randn(1, 2, 16, 16, 32)).shape == (1, 3, 16, 16, 32)
 
 
 def test_tokens_keep_their_place_on_the_way_to_the_decoder() -> None:
@@ -82,7 +112,7 @@ def test_without_a_stem_the_tokens_are_the_only_way(stem: bool) -> None:
     assert torch.equal(one, two) != stem
 
 
-@pytest.mark.parametrize("patch", [(4, 4, 8), (6, 6, 6), (3, 3, 3)])
+@pytest.mark.parametrize("patch", [(4, 4, 6), (6, 6, 6), (1, 1, 1)])
 def test_a_patch_that_cannot_be_halved_down_is_refused(patch: Triple) -> None:
-    with pytest.raises(ValueError, match="same power of two"):
+    with pytest.raises(ValueError, match="power of two"):
         UNETR(ViT(patch=patch, grid=(2, 2, 2), width=24, depth=1, heads=2), classes=2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from voxmim.networks.patches import Triple, patchify, unpatchify
+from voxmim.networks.patches import Triple, mask_to_voxels, patchify, unpatchify
 from voxmim.networks.positions import resize_positions
 from voxmim.networks.vit import Attention, Block, ViT, attend, initialise, take
 
@@ -26,7 +26,11 @@ def some_volume(grid: Triple = GRID) -> torch.Tensor:
     return torch.randn(2, 2, *shape, generator=torch.Generator().manual_seed(1))
 
 
-KINDS = [{"positions": "sincos"}, {"positions": "learned"}, {"rotary": True}]
+def some_hidden() -> torch.Tensor:
+    return torch.rand(2, N, generator=torch.Generator().manual_seed(2)) < 0.6
+
+
+KINDS = [{"positions": "sincos"}, {"positions": "learned"}, {"rotary": True}, {"rotary": True, "registers": 3}]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -153,6 +157,90 @@ def test_rotary_attention_sees_places_through_their_difference_alone() -> None:
     torch.testing.assert_close(encoded(rotary, [0, 1]), encoded(rotary, [2, 3]))
     assert (encoded(rotary, [0, 1]) - encoded(rotary, [0, 3])).abs().max() > 1e-3
     torch.testing.assert_close(encoded(plain, [0, 1]), encoded(plain, [0, 3]))
+
+
+def test_a_map_holds_every_token_at_its_own_place() -> None:
+    vit, volume = make_vit(), some_volume()
+    tokens, encoded = vit(volume), vit.encode(volume)
+    assert encoded.shape == (2, vit.width, *GRID)
+    for number, (i, j, k) in enumerate((i, j, k) for i in range(2) for j in range(4) for k in range(3)):
+        assert torch.equal(encoded[:, :, i, j, k], tokens[:, number])
+    assert (vit.embed_width, vit.stride) == (24, PATCH)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_hidden_patch_is_encoded_as_if_its_embedding_were_the_token(kind: dict[str, object]) -> None:
+    vit, volume, hidden, token = make_vit(**kind), some_volume(), some_hidden(), torch.randn(24)
+    nn.init.zeros_(vit.embed.bias)
+    unseen = volume.masked_fill(mask_to_voxels(hidden, GRID, PATCH), 0.0)  # a patch of zeros is embedded as the bias
+    bare = vit.encode(unseen)
+    assert torch.equal(vit.encode(volume, hidden, torch.zeros(24)), bare)
+    replaced = vit.encode(volume, hidden, token)
+    assert not torch.allclose(replaced, bare, atol=1e-2)
+    vit.embed.register_forward_hook(lambda _module, _inputs, out: torch.where(hidden.unsqueeze(-1), token, out))
+    assert torch.equal(vit.encode(unseen), replaced)
+
+
+def test_hidden_voxels_have_no_influence_and_visible_ones_have() -> None:
+    vit, hidden, token = make_vit(), some_hidden(), torch.randn(24)
+    painted = some_volume().masked_fill(mask_to_voxels(hidden, GRID, PATCH), torch.nan)
+    volume = some_volume().requires_grad_()
+    encoded = vit.encode(volume, hidden, token)
+    assert torch.equal(vit.encode(painted, hidden, token), encoded)
+    (encoded * torch.randn_like(encoded)).sum().backward()
+    assert torch.equal(patchify(volume.grad, PATCH).any(-1), ~hidden)
+
+
+def test_the_token_gets_a_gradient_only_if_something_is_hidden() -> None:
+    vit = make_vit()
+    for hidden in (some_hidden(), torch.zeros(2, N, dtype=torch.bool)):
+        token = torch.randn(24, requires_grad=True)
+        encoded = vit.encode(some_volume(), hidden, token)
+        (encoded * torch.randn_like(encoded)).sum().backward()
+        assert bool(token.grad.all()) == bool(token.grad.any()) == bool(hidden.any())
+
+
+def test_hidden_and_token_come_together() -> None:
+    vit = make_vit()
+    with pytest.raises(ValueError, match="need a token"):
+        vit.encode(some_volume(), hidden=some_hidden())
+    with pytest.raises(ValueError, match="need a token"):
+        vit.encode(some_volume(), token=torch.randn(24))
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_registers_take_part_without_a_place_and_are_taken_off_again(rotary: bool) -> None:
+    vit, volume = make_vit(registers=3, rotary=rotary), some_volume()
+    tokens = torch.cat([vit.tokens(volume), vit.registers.expand(2, -1, -1)], dim=1)  # behind, not before
+    angles = torch.cat([vit.angles(volume), torch.zeros(1, 3, 4)], dim=1) if rotary else None
+    expected = []
+    for block in vit.blocks:
+        tokens = block(tokens, angles)
+        expected.append(tokens[:, :N])
+    torch.testing.assert_close(vit.hidden_states(volume, [1])[0], expected[0])
+    torch.testing.assert_close(vit(volume), vit.norm(expected[1]))
+    assert vit.encode(volume).shape == (2, 24, *GRID)
+
+
+def test_registers_are_learned_and_without_any_there_is_no_such_weight() -> None:
+    vit = make_vit(registers=2)
+    vit(some_volume()).square().sum().backward()
+    assert vit.registers.grad.any(-1).all()
+    assert set(vit.state_dict()) - set(make_vit().state_dict()) == {"registers"}
+
+
+def test_checkpointed_blocks_run_twice_in_training_alone_and_change_nothing() -> None:
+    gradients = []
+    for checkpoint in (False, True):
+        vit, runs = make_vit(checkpoint=checkpoint, rotary=True, registers=2, drop_path=0.5).train(), []
+        vit.blocks[0].attention.register_forward_hook(lambda *_, runs=runs: runs.append(1))
+        torch.manual_seed(5)
+        vit(some_volume()).pow(3).sum().backward()
+        gradients.append([parameter.grad for parameter in vit.parameters()])
+        assert len(runs) == 1 + checkpoint
+        vit.eval()(some_volume()).sum().backward()
+        assert len(runs) == 2 + checkpoint
+    assert all(map(torch.equal, *gradients))
 
 
 @pytest.mark.parametrize("rotary", [False, True])

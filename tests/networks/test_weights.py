@@ -13,11 +13,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from voxmim.errors import WeightsError
+from voxmim.networks.build import build_encoder, build_segmentor, described_encoder
 from voxmim.networks.positions import resize_positions
 from voxmim.networks.vit import ViT
 from voxmim.networks.weights import (
-    build_unetr,
-    build_vit,
     find_weights,
     load_encoder,
     load_into,
@@ -25,9 +24,8 @@ from voxmim.networks.weights import (
     read_kind,
     read_weights,
     save_weights,
-    vit_settings,
 )
-from voxmim.recipe import UNETRSettings, ViTSettings
+from voxmim.settings import UNETRSettings, ViTSettings
 
 VIT = ViTSettings(patch=(4, 4, 4), width=24, depth=2, heads=2)
 CROP = (8, 8, 12)
@@ -42,7 +40,9 @@ METADATA: dict[str, Any] = {
 
 def make_vit(settings: ViTSettings = VIT, seed: int = 0, crop: tuple[int, int, int] = CROP) -> ViT:
     torch.manual_seed(seed)
-    return build_vit(settings, 1, crop).eval()
+    encoder = build_encoder(settings, 1, crop)
+    assert isinstance(encoder, ViT)
+    return encoder.eval()
 
 
 def saved_encoder(folder: Path, settings: ViTSettings = VIT) -> Path:
@@ -66,7 +66,7 @@ def test_a_saved_encoder_comes_back_with_equal_outputs(tmp_path: Path, positions
 @pytest.mark.parametrize("stem", [True, False])
 def test_a_saved_segmentor_comes_back_with_equal_outputs(tmp_path: Path, stem: bool) -> None:
     settings = UNETRSettings(feature_size=4, stem=stem)
-    network = build_unetr(make_vit(), settings, classes=4).eval()
+    network = build_segmentor(make_vit(), settings, classes=4).eval()
     about = METADATA | {"kind": "segmentor", "unetr": asdict(settings), "labels": {"1": "liver", "3": "spleen"}}
     save_weights(tmp_path / "segmentor.safetensors", network, about)
     loaded, metadata = load_segmentor(tmp_path)
@@ -80,7 +80,7 @@ def test_metadata_comes_back_with_the_versions(tmp_path: Path) -> None:
     tensors, metadata = read_weights(saved_encoder(tmp_path))
     assert set(metadata.pop("versions")) == {"voxmim", "torch", "monai"}
     assert metadata == json.loads(json.dumps(METADATA))
-    assert vit_settings(metadata) == VIT
+    assert described_encoder(metadata) == ("vit", VIT)
     assert tensors.keys() == make_vit().state_dict().keys()
 
 

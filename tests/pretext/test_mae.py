@@ -6,23 +6,28 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 from voxmim.networks.patches import Triple, mask_to_voxels, patchify, unpatchify
+from voxmim.networks.positions import sincos_positions
 from voxmim.networks.vit import ViT
-from voxmim.pretext.mae import MAE, MAEOutput
+from voxmim.pretext.mae import MAE, CrossBlock, MAEOutput
 from voxmim.pretext.masking import random_mask
-from voxmim.recipe import MAESettings
 
 PATCH: Triple = (2, 4, 2)
 GRID: Triple = (2, 3, 4)
 N, VOXELS = 24, 32  # tokens, and voxels of a patch over both channels
 
 
-def make_mae(**changes: object) -> MAE:
+DECODERS = pytest.mark.parametrize("cross", [False, True])
+
+
+def make_mae(rotary: bool = False, **changes: object) -> MAE:
     torch.manual_seed(0)
-    encoder = ViT(channels=2, patch=PATCH, grid=GRID, width=24, depth=2, heads=2)
+    encoder = ViT(channels=2, patch=PATCH, grid=GRID, width=24, depth=2, heads=2, rotary=rotary)
     sizes = {"decoder_width": 12, "decoder_depth": 1, "decoder_heads": 2}
-    return MAE(encoder, MAESettings(**(sizes | changes)))  # type: ignore[arg-type]
+    return MAE(encoder, **(sizes | changes))  # type: ignore[arg-type]
 
 
 def some_volume(seed: int = 1) -> torch.Tensor:
@@ -55,44 +60,55 @@ def plain_loss(output: MAEOutput, volume: torch.Tensor, target: str, loss: str) 
                         voxels = [(v - mean) / math.sqrt(variance + 1e-6) for v in voxels]
                     if output.mask[sample, place]:
                         pairs = zip(output.prediction[sample, place].tolist(), voxels, strict=True)
-                        errors += [abs(p - v) if loss == "l1" else (p - v) ** 2 for p, v in pairs]
+                        errors += [plain_error(abs(p - v), loss) for p, v in pairs]
                     place += 1
     return sum(errors) / len(errors)
 
 
+def plain_error(difference: float, loss: str) -> float:
+    if loss == "smooth_l1":
+        return difference**2 / 2 if difference < 1 else difference - 0.5
+    return difference if loss == "l1" else difference**2
+
+
 @pytest.mark.parametrize("target", ["raw", "normalised"])
-@pytest.mark.parametrize("loss", ["l1", "l2"])
-def test_the_loss_is_the_mean_over_hidden_voxels(target: str, loss: str) -> None:
+@pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
+@DECODERS
+def test_the_loss_is_the_mean_over_hidden_voxels(target: str, loss: str, cross: bool) -> None:
     volume = some_volume()
-    output = make_mae(target=target, loss=loss)(volume, some_mask())
+    output = make_mae(target=target, loss=loss, cross=cross)(volume, some_mask())
     assert output.prediction.shape == output.target.shape == (2, N, VOXELS)
     assert output.loss.item() == pytest.approx(plain_loss(output, volume, target, loss), rel=1e-5)
 
 
-def test_painting_hidden_patches_changes_the_loss_and_not_the_prediction() -> None:
-    mae, volume, mask = make_mae(), some_volume(), some_mask()
+@DECODERS
+def test_painting_hidden_patches_changes_the_loss_and_not_the_prediction(cross: bool) -> None:
+    mae, volume, mask = make_mae(cross=cross), some_volume(), some_mask()
     before, after = mae(volume, mask), mae(painted(volume, mask), mask)
     assert torch.equal(before.prediction, after.prediction)
     assert before.loss.item() != pytest.approx(after.loss.item(), rel=1e-3)
 
 
-def test_painting_visible_patches_changes_the_prediction_and_not_the_target_of_the_loss() -> None:
-    mae, volume, mask = make_mae(), some_volume(), some_mask()
+@DECODERS
+def test_painting_visible_patches_changes_the_prediction_and_not_the_target_of_the_loss(cross: bool) -> None:
+    mae, volume, mask = make_mae(cross=cross), some_volume(), some_mask()
     before, after = mae(volume, mask), mae(painted(volume, ~mask), mask)
     assert (before.prediction - after.prediction).abs().amax(-1)[mask].min() > 0
     assert torch.equal(before.target[mask], after.target[mask])
 
 
-def test_the_gradient_of_the_loss_reaches_the_predictions_of_hidden_patches_only() -> None:
-    mae, mask = make_mae(), some_mask()
+@DECODERS
+def test_the_gradient_of_the_loss_reaches_the_predictions_of_hidden_patches_only(cross: bool) -> None:
+    mae, mask = make_mae(cross=cross), some_mask()
     output = mae(some_volume(), mask)
     output.prediction.retain_grad()
     output.loss.backward()
     assert torch.equal(output.prediction.grad.abs().sum(-1) > 0, mask)
 
 
-def test_every_parameter_gets_a_gradient() -> None:
-    mae = make_mae()
+@pytest.mark.parametrize("changes", [{}, {"cross": True}, {"cross": True, "share": 0.2}, {"rotary": True}], ids=str)
+def test_every_parameter_gets_a_gradient(changes: dict[str, object]) -> None:
+    mae = make_mae(**changes)
     mae(some_volume(), some_mask()).loss.backward()
     assert [name for name, p in mae.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -122,6 +138,120 @@ def test_a_token_is_decoded_at_its_own_place() -> None:
     assert torch.equal(changed, ~mask)
 
 
+@pytest.mark.parametrize("rotary", [False, True])
+def test_a_cross_block_agrees_with_a_slow_softmax(rotary: bool) -> None:
+    torch.manual_seed(0)
+    block, tokens, memory = CrossBlock(12, 3), torch.randn(1, 4, 12), torch.randn(1, 6, 12)
+    angles = (torch.randn(1, 4, 2), torch.randn(1, 6, 2)) if rotary else None
+    queries = block.query(block.norm1(tokens))[0]
+    keys, values = block.key_value(memory)[0].split(12, dim=-1)
+    heads = []
+    for head in range(3):
+        part = slice(4 * head, 4 * head + 4)
+        q, k = queries[:, part], keys[:, part]
+        if angles is not None:
+            q, k = (torch.view_as_complex(torch.stack([x[:, :2], x[:, 2:]], dim=-1)) for x in (q, k))
+            q, k = q * torch.polar(torch.ones(4, 2), angles[0][0]), k * torch.polar(torch.ones(6, 2), angles[1][0])
+        heads.append(((q @ k.mH).real / 4**0.5).softmax(-1) @ values[:, part])
+    mixed = tokens + block.project(torch.cat(heads, dim=-1))
+    torch.testing.assert_close(block(tokens, memory, angles), mixed + block.mlp(block.norm2(mixed)))
+
+
+def test_decoding_across_agrees_with_a_slow_one_patch_by_patch() -> None:
+    """Every hidden place asks alone, in another order, with torch's attention: the others have no part in it."""
+    mae, volume, mask = make_mae(cross=True, decoder_depth=2), some_volume(), some_mask()
+    for parameter in mae.decoder.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    output, places = mae(volume, mask), sincos_positions(GRID, 12)
+    for sample in range(2):
+        seen = (~mask[sample]).nonzero().flatten().flip(0)
+        memory = mae.embed(mae.encoder(volume[sample : sample + 1], seen[None]))[0] + places[seen]
+        for place in mask[sample].nonzero().flatten():
+            token = (mae.mask_token + places[place])[None]
+            for block in mae.decoder:
+                attention = nn.MultiheadAttention(12, 2)
+                attention.load_state_dict({
+                    "in_proj_weight": torch.cat([block.query.weight, block.key_value.weight]),
+                    "in_proj_bias": torch.cat([block.query.bias, block.key_value.bias]),
+                    "out_proj.weight": block.project.weight, "out_proj.bias": block.project.bias,
+                })  # fmt: skip
+                token = token + attention(block.norm1(token), memory, memory)[0]
+                token = token + block.mlp(block.norm2(token))
+            expected = mae.head(mae.norm(token))[0]
+            torch.testing.assert_close(output.prediction[sample, place], expected, atol=1e-5, rtol=1e-4)
+    assert not output.prediction[~mask].any()
+
+
+def test_rotary_decoding_across_tells_places_apart_without_another_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the sine-cosine code gone, every hidden place predicts the same, unless the rotary one tells them apart."""
+    monkeypatch.setattr("voxmim.pretext.mae.sincos_positions", lambda grid, width: torch.zeros(N, width))
+    mask = some_mask()
+    for rotary in (False, True):
+        prediction = make_mae(cross=True, rotary=rotary)(some_volume(), mask).prediction[0, mask[0]]
+        assert torch.allclose(prediction, prediction[:1].expand_as(prediction), atol=1e-6) != rotary
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.25, 4), (0.5, 9), (0.01, 1)])
+def test_in_training_a_share_of_the_hidden_patches_is_predicted_and_counts(share: float, count: int) -> None:
+    mae, volume, mask = make_mae(cross=True, share=share, loss="l2"), some_volume(), some_mask()
+    torch.manual_seed(4)
+    output = mae(volume, mask)
+    predicted = output.prediction.any(-1)
+    assert predicted.sum(1).tolist() == [count, count]
+    assert not (predicted & ~mask).any()
+    assert torch.equal(output.mask, mask)
+    expected = functional.mse_loss(output.prediction[predicted], output.target[predicted])
+    torch.testing.assert_close(output.loss, expected)
+    output.prediction.retain_grad()
+    output.loss.backward()
+    assert torch.equal(output.prediction.grad.any(-1), predicted)
+    # what is predicted is the same as where all are
+    whole = mae.eval()(volume, mask).prediction
+    torch.testing.assert_close(output.prediction[predicted], whole[predicted])
+
+
+def test_in_evaluation_all_hidden_patches_are_predicted_and_nothing_is_drawn() -> None:
+    mae, volume, mask = make_mae(cross=True, share=0.25).eval(), some_volume(), some_mask()
+    state = torch.get_rng_state()
+    output = mae(volume, mask)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(output.prediction.any(-1), mask)
+    assert output.loss.item() == pytest.approx(plain_loss(output, volume, "raw", "l1"), rel=1e-5)
+
+
+def test_the_share_follows_the_seed_and_every_hidden_patch_has_its_turn() -> None:
+    mae, volume, mask = make_mae(cross=True, share=0.25), some_volume(), some_mask()
+
+    def drawn(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return mae(volume, mask).prediction.any(-1)
+
+    draws = torch.stack([drawn(seed) for seed in range(100)]).float().mean(0)
+    assert torch.equal(drawn(3), drawn(3))
+    assert not torch.equal(*drawn(3)[:, mask[0] & mask[1]])
+    expected = 4 / 18  # of the hidden patches; 100 draws of it scatter by 0.04
+    assert (draws[mask] - expected).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="must lie above 0 and up to 1"):
+        make_mae(cross=True, share=share)
+
+
+def test_a_share_without_cross_attention_is_refused() -> None:
+    with pytest.raises(ValueError, match="only a decoder by cross-attention"):
+        make_mae(share=0.5)
+
+
+@pytest.mark.parametrize(("width", "depth", "heads"), [(384, 1, 6), (512, 8, 8), (12, 3, 3)])
+@DECODERS
+def test_decoders_of_any_width_and_depth(cross: bool, width: int, depth: int, heads: int) -> None:
+    mae = make_mae(cross=cross, decoder_width=width, decoder_depth=depth, decoder_heads=heads, rotary=True)
+    assert mae(some_volume(), some_mask()).prediction.shape == (2, N, VOXELS)
+    assert (len(mae.decoder), mae.head.in_features) == (depth, width)
+
+
 def test_a_mask_is_drawn_from_the_generator_where_none_is_given() -> None:
     mae, volume = make_mae(ratio=0.6), some_volume()
     drawn = mae(volume, generator=torch.Generator().manual_seed(3)).mask
@@ -129,8 +259,9 @@ def test_a_mask_is_drawn_from_the_generator_where_none_is_given() -> None:
 
 
 @pytest.mark.parametrize("target", ["raw", "normalised"])
-def test_reconstruct_pastes_visible_patches_exactly(target: str) -> None:
-    mae, volume, mask = make_mae(target=target), some_volume() * 50 + 10, some_mask()
+@DECODERS
+def test_reconstruct_pastes_visible_patches_exactly(target: str, cross: bool) -> None:
+    mae, volume, mask = make_mae(target=target, cross=cross), some_volume() * 50 + 10, some_mask()
     output = mae(volume, mask)
     picture = mae.reconstruct(volume, output)
     seen = ~mask_to_voxels(mask, GRID, PATCH).expand_as(volume)

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from conftest import TinyRuns, tiny_case
 from voxmim import api
 from voxmim.errors import SourceError, WeightsError
-from voxmim.report.reconstruct import load_mae, reconstruct, reconstruct_array
+from voxmim.report.reconstruct import Reconstructor, reconstruct
 
 Scan = Callable[..., Path]
 SHAPE = (30, 27, 24)
@@ -74,16 +74,16 @@ def test_a_picture_and_three_volumes_that_overlay_on_the_scan(tiny_runs: TinyRun
 
 
 def test_three_quarters_of_the_prepared_scan_are_hidden(tiny_runs: TinyRuns) -> None:
-    network, _ = load_mae(tiny_runs.pretrain)
-    found = reconstruct_array(network, np.random.default_rng(0).random((1, 24, 36, 12), np.float32), (12, 12, 12), 0)
+    reconstructor = Reconstructor.load(tiny_runs.pretrain)
+    found = reconstructor.reconstruct(np.random.default_rng(0).random((1, 24, 36, 12), np.float32), 0)
     crops = found.hidden.reshape(2, 12, 3, 12, 1, 12).mean(axis=(1, 3, 5))
     np.testing.assert_allclose(crops, 20 / 27)  # round(0.75 * 27) patches of each crop
 
 
 def test_visible_voxels_are_pasted_in_and_hidden_ones_predicted(tiny_runs: TinyRuns) -> None:
-    network, _ = load_mae(tiny_runs.pretrain)
+    reconstructor = Reconstructor.load(tiny_runs.pretrain)
     image = np.random.default_rng(0).random((1, 15, 9, 26), np.float32)  # no axis is a whole number of crops
-    found = reconstruct_array(network, image, (12, 12, 12), seed=4)
+    found = reconstructor.reconstruct(image, seed=4)
     assert found.reconstructed.shape == found.original.shape == image.shape
     assert found.hidden.shape == image.shape[1:]
     np.testing.assert_array_equal(found.reconstructed[0][~found.hidden], image[0][~found.hidden])
@@ -92,20 +92,20 @@ def test_visible_voxels_are_pasted_in_and_hidden_ones_predicted(tiny_runs: TinyR
 
 def test_what_is_hidden_cannot_be_seen(tiny_runs: TinyRuns) -> None:
     """Other voxels in hidden places give the same reconstruction there."""
-    network, _ = load_mae(tiny_runs.pretrain)
+    reconstructor = Reconstructor.load(tiny_runs.pretrain)
     image = np.random.default_rng(0).random((1, 24, 12, 12), np.float32)
-    first = reconstruct_array(network, image, (12, 12, 12), seed=1)
+    first = reconstructor.reconstruct(image, seed=1)
     painted = np.where(first.hidden, 1 - image, image)
-    second = reconstruct_array(network, painted, (12, 12, 12), seed=1)
+    second = reconstructor.reconstruct(painted, seed=1)
     np.testing.assert_array_equal(first.hidden, second.hidden)
     np.testing.assert_array_equal(first.reconstructed, second.reconstructed)
 
 
 def test_masks_follow_the_seed(tiny_runs: TinyRuns) -> None:
-    network, _ = load_mae(tiny_runs.pretrain)
+    reconstructor = Reconstructor.load(tiny_runs.pretrain)
     image = np.zeros((1, 12, 12, 12), np.float32)
     torch.manual_seed(8)
-    hidden = [reconstruct_array(network, image, (12, 12, 12), seed).hidden for seed in (1, 1, 2)]
+    hidden = [reconstructor.reconstruct(image, seed).hidden for seed in (1, 1, 2)]
     np.testing.assert_array_equal(hidden[0], hidden[1])
     assert not np.array_equal(hidden[0], hidden[2])
 
@@ -118,11 +118,11 @@ def test_a_prediction_is_in_the_scans_own_units(
     scan = np.zeros((20, 18, 16), np.float32)
     scan[2:-2, 2:-2, 2:-2] = 500 + 50 * np.random.default_rng(0).standard_normal((16, 14, 12))
     file = write_scan(tmp_path / "scan.nii.gz", scan, oblique(1, 1, 1))
-    network, metadata = load_mae(tiny_runs.pretrain)
-    metadata["preparation"]["intensity"] = kind
-    torch.nn.init.zeros_(network.head.weight)
-    torch.nn.init.zeros_(network.head.bias)
-    monkeypatch.setattr("voxmim.report.reconstruct.load_mae", lambda path: (network, metadata))
+    reconstructor = Reconstructor.load(tiny_runs.pretrain)
+    reconstructor.metadata["preparation"]["intensity"] = kind
+    torch.nn.init.zeros_(reconstructor.network.head.weight)
+    torch.nn.init.zeros_(reconstructor.network.head.bias)
+    monkeypatch.setattr(Reconstructor, "load", lambda path: reconstructor)
     reconstruct(tiny_runs.pretrain, [file], tmp_path / "out")
     found, _ = load(tmp_path / "out" / "scan_reconstructed.nii.gz")
     hidden = load(tmp_path / "out" / "scan_mask.nii.gz")[0] == 1

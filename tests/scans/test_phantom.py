@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 from voxmim.errors import SourceError, VoxmimError
-from voxmim.scans.phantom import LABELS, draw_phantom, write_cohort
+from voxmim.scans.phantom import KINDS, LABELS, draw_phantom, write_cohort
 from voxmim.scans.phantom_anatomy import Person, draw_build
 from voxmim.scans.phantom_shapes import Canvas
 from voxmim.scans.volume import Volume, read_volume
@@ -159,9 +160,9 @@ def test_some_livers_have_a_lesion_that_belongs_to_the_liver(monkeypatch: pytest
     lesions = Person.lesions
 
     def watched(self: Person, liver: np.ndarray) -> None:
-        hu, labels = self.canvas.hu.copy(), self.canvas.labels.copy()
+        hu, labels = self.canvas.values[0].copy(), self.canvas.labels.copy()
         lesions(self, liver)
-        darker = self.canvas.hu < hu - 10
+        darker = self.canvas.values[0] < hu - 10
         drawn.append(bool(darker.any()))
         assert np.all(self.canvas.labels[darker] == VALUE["liver"])
         assert np.array_equal(self.canvas.labels, labels)
@@ -185,6 +186,7 @@ def test_a_cohort_reads_back_as_it_was_drawn(tmp_path: Path) -> None:
     dataset = json.loads((out / "dataset.json").read_text())
     assert dataset["channel_names"] == {"0": "CT"}
     assert dataset["labels"] == {"background": 0} | VALUE
+    assert "regions" not in dataset
     splits = json.loads((out / "splits.json").read_text())
     assert set(splits) == {"train", "val", "test", "unlabelled"}
     assert splits["unlabelled"] == []
@@ -203,7 +205,7 @@ def test_shares_of_the_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: int, shares: tuple[int, int, int]
 ) -> None:
     tiny = Volume(np.zeros((1, 2, 2, 2), np.uint8), np.eye(4))
-    monkeypatch.setattr("voxmim.scans.phantom.draw_phantom", lambda seed: (tiny, tiny))
+    monkeypatch.setitem(KINDS, "trunk", replace(KINDS["trunk"], draw=lambda seed: (tiny, tiny)))
     write_cohort(tmp_path / "cohort", cases, seed=3)
     splits = json.loads((tmp_path / "cohort" / "splits.json").read_text())
     assert tuple(len(splits[part]) for part in ("train", "val", "test")) == shares
@@ -223,9 +225,15 @@ def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "cohort").exists()
 
 
+def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VoxmimError, match=r"'heads' is no kind of phantom \(trunk, head\); did you mean 'head'\?"):
+        write_cohort(tmp_path / "cohort", 4, seed=0, kind="heads")
+    assert not (tmp_path / "cohort").exists()
+
+
 def test_an_empty_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = Volume(np.zeros((1, 2, 2, 2), np.uint8), np.eye(4))
-    monkeypatch.setattr("voxmim.scans.phantom.draw_phantom", lambda seed: (tiny, tiny))
+    monkeypatch.setitem(KINDS, "trunk", replace(KINDS["trunk"], draw=lambda seed: (tiny, tiny)))
     (tmp_path / "cohort").mkdir()
     monkeypatch.chdir(tmp_path / "cohort")
     write_cohort(Path("."), 4, seed=0)

@@ -47,6 +47,13 @@ def test_the_original_spelling_of_labels_and_channels(tmp_path: Path) -> None:
     assert (source.name, source.channels, source.labels) == ("brats", ("T1", "FLAIR"), {1: "core", 2: "oedema"})
 
 
+def test_regions_keep_their_order_and_may_overlap(tmp_path: Path) -> None:
+    regions = {"whole": [2, 1], "tumour": [2], "all": [1, 2]}
+    source = open_source(fill(tmp_path, *pairs(1), dataset={**DATASET, "regions": regions}))
+    assert list(source.regions.items()) == [("whole", (2, 1)), ("tumour", (2,)), ("all", (1, 2))]
+    assert open_source(fill(tmp_path, dataset=DATASET)).regions == {}
+
+
 def test_one_file_per_channel(tmp_path: Path) -> None:
     two = {**DATASET, "channel_names": {"0": "T1", "1": "T2"}}
     files = ["imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz"]
@@ -131,6 +138,16 @@ def test_a_split_file_that_does_not_fit(tmp_path: Path, splits: object, message:
         ({**DATASET, "labels": {"liver": 300}}, "whole numbers from 0 to 255"),
         ({**DATASET, "channel_names": {"red": "CT"}}, "not numbered by whole numbers"),
         ({**DATASET, "unlabelled_folder": "gone"}, "names the folder gone, which is missing"),
+        ({**DATASET, "regions": [[1, 2]]}, '"regions" must map names to label values'),
+        ({**DATASET, "regions": {"whole": []}}, "region 'whole' must be a list of one label value or more"),
+        ({**DATASET, "regions": {"whole": 1}}, "region 'whole' must be a list"),
+        ({**DATASET, "regions": {"whole": [1, 4]}}, "region 'whole' lists 4, but the labels are 1 liver, 2 tumour;"),
+        ({**DATASET, "regions": {"whole": [0]}}, "region 'whole' lists 0, but"),
+        ({**DATASET, "regions": {"whole": [True]}}, "region 'whole' lists True, but"),
+        ({**DATASET, "regions": {"whole": ["liver"]}}, "region 'whole' lists 'liver', but"),
+        ({**DATASET, "regions": {"whole": [[1]]}}, r"region 'whole' lists \[1\], but"),
+        ({**DATASET, "regions": {"whole": [1, 2, 1]}}, "region 'whole' lists a label value twice"),
+        ('{"regions": {"whole": [1], "whole": [2]}}', "the key 'whole' stands 2 times in one object"),
     ],
 )
 def test_a_dataset_file_that_does_not_fit(tmp_path: Path, dataset: object, message: str) -> None:

@@ -19,9 +19,10 @@ from voxmim import api, augment
 from voxmim.cli import main
 from voxmim.errors import RunError, StoreError, WeightsError
 from voxmim.networks.weights import load_segmentor, read_weights, save_weights
-from voxmim.recipe import Recipe, load_recipe
+from voxmim.recipe import load_recipe
 from voxmim.scans.intensity import window
 from voxmim.segmentation.prior import PositionPrior
+from voxmim.settings import Recipe
 from voxmim.store import Case, Preparation, Store, write_index
 from voxmim.training import finetune as module
 from voxmim.training.finetune import finetune, labelled_cases, validation_dice

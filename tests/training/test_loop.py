@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from voxmim.crops import Batch
 from voxmim.errors import TrainingError
-from voxmim.recipe import Recipe, Training
+from voxmim.settings import Recipe, Training
 from voxmim.training import loop
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.optimiser import learning_rate

@@ -11,7 +11,7 @@ from torch import nn
 from voxmim.networks.unetr import UNETR
 from voxmim.networks.vit import ViT
 from voxmim.pretext.mae import MAE
-from voxmim.recipe import MAESettings, Training
+from voxmim.settings import Training
 from voxmim.training.optimiser import learning_rate, make_optimiser
 
 BETAS = (0.9, 0.95)
@@ -69,7 +69,7 @@ def test_the_rate_ends_near_zero() -> None:
 
 @pytest.mark.parametrize("positions", ["sincos", "learned"])
 def test_matrices_decay_while_vectors_and_positions_do_not(positions: str) -> None:
-    network = MAE(make_vit(positions), MAESettings(decoder_width=12, decoder_depth=1, decoder_heads=2))
+    network = MAE(make_vit(positions), decoder_width=12, decoder_depth=1, decoder_heads=2)
     found = groups_by_name(network, Training(weight_decay=0.07))
     for name, parameter in network.named_parameters():
         exempt = name in ("mask_token", "encoder.positions") or name.endswith("bias") or "norm" in name

@@ -42,7 +42,7 @@ def test_a_pre_trainings_report_tells_what_was_run_and_seen(tiny_runs: TinyRuns)
     text = text_of(path)
     first, last = (row["val_loss"] for row in Run.open(path).metrics() if "val_loss" in row)
     assert f"the error fell from {first:.3f} to {last:.3f}" in text
-    assert "75% of each crop" in text
+    assert "75% of each crop was taken away" in text
     assert "trained for 6 steps" in text
     for said in (str(path), store.digest(), "6 cases", "12 x 12 x 12 voxels in patches of 4 x 4 x 4", "width 24"):
         assert said in text, said

@@ -17,11 +17,13 @@ from voxmim.cli import main
 from voxmim.crops import CropPlan
 from voxmim.errors import RecipeError, RunError, StoreError
 from voxmim.networks.weights import load_encoder, read_weights
-from voxmim.recipe import Recipe, fit_crop, load_recipe
-from voxmim.report.reconstruct import load_mae
+from voxmim.recipe import fit_crop, load_recipe
+from voxmim.report.reconstruct import Reconstructor
+from voxmim.settings import Recipe
 from voxmim.store import Case, Preparation, Store, write_index
 from voxmim.training.loop import make_fabric
-from voxmim.training.pretrain import FixedCrops, pretrain, pretraining_cases, step_masks
+from voxmim.training.objectives import Masked, step_masks
+from voxmim.training.pretrain import pretrain, pretraining_cases
 from voxmim.training.run import Run
 
 
@@ -79,13 +81,13 @@ def test_the_weights_tell_what_a_scan_must_be_like(tiny_runs: TinyRuns) -> None:
     assert metadata["preparation"] == json.loads(json.dumps(asdict(store.preparation)))
     assert tuple(metadata["window"]) == recipe.window
     assert tuple(metadata["crop"]) == recipe.crop
-    assert metadata["data"] == {"name": "tiny", "digest": store.digest(), "seed": 0}
+    assert metadata["data"] == {"name": "tiny", "digest": store.digest(), "seed": store.seed}
     assert {"voxmim", "torch", "monai"} <= set(metadata["versions"])
     assert (metadata["kind"], metadata["step"], metadata["seed"]) == ("encoder", 6, recipe.seed)
 
 
 def test_the_encoder_is_the_pretext_networks_own(tiny_runs: TinyRuns) -> None:
-    pretext, _ = load_mae(tiny_runs.pretrain)
+    pretext = Reconstructor.load(tiny_runs.pretrain).network
     encoder = load_encoder(tiny_runs.pretrain)
     torch.testing.assert_close(encoder.state_dict(), pretext.encoder.state_dict(), rtol=0, atol=0)
     volume = torch.rand(2, 1, 12, 12, 12)
@@ -148,13 +150,13 @@ def test_the_loss_falls(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_the_validation_loss_is_the_same_whenever_it_is_computed(tiny_runs: TinyRuns) -> None:
     store, recipe = Store(tiny_runs.store), load_recipe(tiny_runs.recipe)
-    network, _ = load_mae(tiny_runs.pretrain)
+    network = Reconstructor.load(tiny_runs.pretrain).network
     cases = store.in_split("val")
 
     def loss(recipe: Recipe) -> float:
         assert recipe.crop is not None
         plan = CropPlan(recipe.crop, recipe.window, recipe.seed)
-        return FixedCrops(store, cases, plan, recipe).loss(make_fabric(recipe), network)
+        return Masked(network, store, cases, plan, recipe).validate(make_fabric(recipe))["val_loss"]
 
     torch.manual_seed(1)
     first = loss(recipe)
@@ -239,8 +241,8 @@ def test_resuming_a_finished_run_changes_nothing(tiny_runs: TinyRuns, tmp_path: 
 
 
 def test_a_resumed_run_keeps_its_settings(tiny_runs: TinyRuns) -> None:
-    with pytest.raises(RunError, match=r"a resumed run keeps its own settings; leave out mae\.ratio"):
-        api.pretrain(tiny_runs.store, tiny_runs.pretrain, settings={"mae.ratio": 0.5}, resume=True)
+    with pytest.raises(RunError, match=r"a resumed run keeps its own settings; leave out mask\.ratio"):
+        api.pretrain(tiny_runs.store, tiny_runs.pretrain, settings={"mask.ratio": 0.5}, resume=True)
 
 
 def test_a_resumed_run_keeps_its_store(tiny_runs: TinyRuns, tmp_path: Path) -> None:
@@ -265,6 +267,6 @@ def test_nothing_to_resume_is_said(tiny_runs: TinyRuns, tmp_path: Path) -> None:
 
 def test_a_crop_of_a_single_patch_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     recipe = replace(load_recipe(tiny.recipe), crop=(4, 4, 4))
-    with pytest.raises(RecipeError, match="single patch"):
+    with pytest.raises(RecipeError, match="single mask unit"):
         pretrain(Store(tiny.store), tmp_path / "run", recipe)
     assert not (tmp_path / "run").exists()

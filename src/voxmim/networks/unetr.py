@@ -2,74 +2,59 @@
 
 The decoder's blocks are MONAI's; their number follows from the patch: a patch of 16 has four halvings, 8 three,
 4 two. The last encoding is the coarsest level; each finer level takes the encoding of an earlier depth, enlarged
-by transposed convolutions, and the finest takes the image itself.
+by transposed convolutions, and the finest takes the image itself. Where a patch is shorter along one axis, that axis
+reaches the scan's resolution first and then stays as it is.
 """
 
 from __future__ import annotations
 
-import math
+from itertools import pairwise
 from typing import Any
 
-from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
+from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
+from monai.networks.blocks.dynunet_block import UnetResBlock, get_conv_layer
 from torch import Tensor, nn
 
 from voxmim.networks.patches import Triple, grid_of
-from voxmim.networks.vit import ViT
+from voxmim.networks.vit import ViT, to_map
+
+_BLOCK: dict[str, Any] = {"spatial_dims": 3, "kernel_size": 3, "norm_name": "instance"}
 
 
 class UNETR(nn.Module):
     """The segmentor.
 
     Args:
-        encoder: a ViT whose patch is the same power of two along each axis.
+        encoder: a ViT whose patch is a power of two along each axis.
         classes: labels with background.
         feature_size: channels at full resolution, doubled at each level below.
         stem: feed the image itself into the full-resolution level, as the paper does; without it the encoder's
             tokens are the only way from the image to the labels.
+
+    Raises:
+        ValueError: another patch, or one of a single voxel.
     """
 
     def __init__(self, encoder: ViT, classes: int, feature_size: int = 16, stem: bool = True) -> None:
         super().__init__()
         self.encoder = encoder
-        levels = int(math.log2(encoder.patch[0]))
-        if encoder.patch != (2**levels,) * 3:
-            raise ValueError(f"UNETR needs a patch that is the same power of two along each axis, not {encoder.patch}")
+        factors = doublings(encoder.patch)
+        levels = len(factors)
         self.depths = [max(1, round(encoder.depth * (level + 1) / levels)) for level in range(levels)]
         self.norms = nn.ModuleList(nn.LayerNorm(encoder.width) for _ in self.depths[:-1])
-        common: dict[str, Any] = {"spatial_dims": 3, "norm_name": "instance", "res_block": True}
-        self.stem = (
-            UnetrBasicBlock(in_channels=encoder.channels, out_channels=feature_size, kernel_size=3, stride=1, **common)
-            if stem
-            else None
-        )
+        self.stem = _block(encoder.channels, feature_size) if stem else None
         self.skips = nn.ModuleList(
-            UnetrPrUpBlock(
-                in_channels=encoder.width,
-                out_channels=feature_size * 2**level,
-                num_layer=levels - level - 1,
-                kernel_size=3,
-                stride=1,
-                upsample_kernel_size=2,
-                conv_block=True,
-                **common,
-            )
-            for level in range(1, levels)
+            _Enlarge(encoder.width, feature_size * 2**level, factors[: levels - level]) for level in range(1, levels)
         )
-        self.ups = nn.ModuleList()
-        for level in reversed(range(levels)):
-            incoming = encoder.width if level == levels - 1 else feature_size * 2 ** (level + 1)
-            if level == 0 and not stem:
-                self.ups.append(_PlainUp(incoming, feature_size))
-                continue
-            self.ups.append(
-                UnetrUpBlock(
-                    in_channels=incoming,
-                    out_channels=feature_size * 2**level,
-                    kernel_size=3,
-                    upsample_kernel_size=2,
-                    **common,
-                )
+        channels = [encoder.width, *(feature_size * 2**level for level in reversed(range(levels)))]
+        self.ups = nn.ModuleList(
+            UnetrUpBlock(
+                in_channels=incoming, out_channels=outgoing, upsample_kernel_size=factor, res_block=True, **_BLOCK
             )
+            if stem or outgoing > feature_size
+            else _PlainUp(incoming, outgoing, factor)
+            for (incoming, outgoing), factor in zip(pairwise(channels), factors, strict=True)
+        )
         self.out = UnetOutBlock(spatial_dims=3, in_channels=feature_size, out_channels=classes)
 
     def forward(self, volume: Tensor) -> Tensor:
@@ -77,7 +62,7 @@ class UNETR(nn.Module):
         grid = grid_of(tuple(volume.shape), self.encoder.patch)
         states = self.encoder.hidden_states(volume, self.depths)
         states = [norm(state) for norm, state in zip(self.norms, states[:-1], strict=True)] + states[-1:]
-        maps = [_to_map(state, grid) for state in states]
+        maps = [to_map(state, grid) for state in states]
         features = maps[-1]
         for up, level in zip(self.ups, reversed(range(len(maps))), strict=True):
             if level > 0:
@@ -89,18 +74,60 @@ class UNETR(nn.Module):
         return self.out(features)
 
 
-class _PlainUp(nn.Module):
-    """Doubles the resolution where there is no image path to join."""
+def doublings(patch: Triple) -> list[Triple]:
+    """How often each step up, coarsest first, multiplies the cells along X, Y, Z, from one a patch to one a voxel.
 
-    def __init__(self, incoming: int, outgoing: int) -> None:
+    Raises:
+        ValueError: the patch is no power of two along each axis, or a single voxel.
+    """
+    if any(size < 1 or size & (size - 1) for size in patch) or max(patch) == 1:
+        raise ValueError(
+            f"UNETR needs a patch that is a power of two along each axis, and no single voxel, not {patch}"
+        )
+    factors: list[Triple] = []
+    while max(patch) > 1:
+        x, y, z = (min(size, 2) for size in patch)
+        factors.append((x, y, z))
+        patch = patch[0] // x, patch[1] // y, patch[2] // z
+    return factors
+
+
+class _Enlarge(nn.Module):
+    """Enlarges a map step by step, as MONAI's UnetrPrUpBlock does (names included), each step by factors of its own."""
+
+    def __init__(self, incoming: int, outgoing: int, factors: list[Triple]) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose3d(incoming, outgoing, 2, 2)
-        self.block = UnetrBasicBlock(3, outgoing, outgoing, 3, 1, norm_name="instance", res_block=True)
+        first, *others = factors
+        self.transp_conv_init = _transposed(incoming, outgoing, first)
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    _transposed(outgoing, outgoing, factor),
+                    UnetResBlock(in_channels=outgoing, out_channels=outgoing, stride=1, **_BLOCK),
+                )
+                for factor in others
+            )
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.blocks(self.transp_conv_init(features))
+
+
+class _PlainUp(nn.Module):
+    """Raises the resolution where there is no image path to join."""
+
+    def __init__(self, incoming: int, outgoing: int, factor: Triple) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose3d(incoming, outgoing, factor, factor)
+        self.block = _block(outgoing, outgoing)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.block(self.up(features))
 
 
-def _to_map(tokens: Tensor, grid: Triple) -> Tensor:
-    """(B, N, width) tokens to a feature map (B, width, *grid)."""
-    return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
+def _transposed(incoming: int, outgoing: int, factor: Triple) -> nn.Module:
+    return get_conv_layer(3, incoming, outgoing, kernel_size=factor, stride=factor, is_transposed=True)
+
+
+def _block(incoming: int, outgoing: int) -> UnetrBasicBlock:
+    return UnetrBasicBlock(in_channels=incoming, out_channels=outgoing, stride=1, res_block=True, **_BLOCK)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxmim.networks.patches import Triple, grid_of, patchify
+from voxmim.networks.patches import Triple, grid_of, patchify, unpatchify
 from voxmim.networks.positions import resize_positions, rotary_angles, rotate, sincos_positions
 
 # Up to so many tokens, the parts of attention one by one are faster than torch's fused kernel for bfloat16 on a CPU:
@@ -80,6 +81,13 @@ class ViT(nn.Module):
         positions: ``sincos`` (fixed) or ``learned``, added to the tokens.
         rotary: let attention see how far apart two tokens are, too.
         drop_path: chance of skipping the last block, rising linearly from 0 at the first.
+        registers: number of learned tokens without a place that take part in the attention (arXiv 2309.16588); none
+            of them is ever returned.
+        checkpoint: compute the blocks anew in the backward pass instead of keeping what they need for it.
+
+    Attributes:
+        embed_width: channels of a patch's embedding, which are as many as the tokens have.
+        stride: voxels of a token along X, Y, Z.
     """
 
     def __init__(
@@ -94,9 +102,12 @@ class ViT(nn.Module):
         positions: str = "sincos",
         rotary: bool = False,
         drop_path: float = 0.0,
+        registers: int = 0,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         self.channels, self.patch, self.grid, self.width, self.depth = channels, patch, grid, width, depth
+        self.embed_width, self.stride, self.checkpoint = width, patch, checkpoint
         self.embed = nn.Linear(channels * patch[0] * patch[1] * patch[2], width)
         self.rotary, self.head_width = rotary, width // heads
         self.learned = positions == "learned"
@@ -109,6 +120,7 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, rate) for rate in rates)
         self.norm = nn.LayerNorm(width)
         initialise(self)
+        self.registers = nn.Parameter(torch.randn(registers, width) * 0.02) if registers else None
 
     def forward(self, volume: Tensor, visible: Tensor | None = None) -> Tensor:
         """Encode a volume, or its visible patches only.
@@ -120,10 +132,31 @@ class ViT(nn.Module):
         Returns:
             (B, N or V, width) normalised tokens.
         """
-        tokens, angles = self.tokens(volume, visible), self.angles(volume, visible)
-        for block in self.blocks:
-            tokens = block(tokens, angles)
-        return self.norm(tokens)
+        (last,) = self._states(self.tokens(volume, visible), self.angles(volume, visible), [self.depth])
+        return last
+
+    def encode(self, volume: Tensor, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+        """The tokens as a map, of a volume with hidden patches if wished (arXiv 2111.09886).
+
+        Args:
+            volume: (B, C, X, Y, Z).
+            hidden: (B, N) bool per patch in `patchify`'s order, True means hidden; None hides nothing.
+            token: (embed_width,) what stands in the place of a hidden patch's embedding; comes with `hidden`.
+
+        Returns:
+            (B, width, *grid), normalised over the channels.
+
+        Raises:
+            ValueError: the volume is not a whole number of patches; or hidden comes without token, or token without it.
+        """
+        grid = grid_of(tuple(volume.shape), self.patch)
+        embedded = self.embed(patchify(volume, self.patch))
+        if hidden is not None and token is not None:
+            embedded = torch.where(hidden.unsqueeze(-1), token.to(embedded.dtype), embedded)
+        elif hidden is not None or token is not None:
+            raise ValueError("hidden patches need a token in their place, and a token needs hidden patches")
+        (last,) = self._states(embedded + self.positions_for(grid), self.angles(volume), [self.depth])
+        return to_map(last, grid)
 
     def tokens(self, volume: Tensor, visible: Tensor | None = None) -> Tensor:
         """(B, N or V, width) what enters the first block: patches projected, positions added.
@@ -145,11 +178,25 @@ class ViT(nn.Module):
 
     def hidden_states(self, volume: Tensor, after: Sequence[int]) -> list[Tensor]:
         """The tokens (B, N, width) after the given numbers of blocks; after all `depth` of them, normalised."""
-        tokens, angles, states = self.tokens(volume), self.angles(volume), {}
+        return self._states(self.tokens(volume), self.angles(volume), after)
+
+    def _states(self, tokens: Tensor, angles: Tensor | None, after: Sequence[int]) -> list[Tensor]:
+        """Lead tokens (B, N, width) through the blocks, behind the registers, and note the states asked for."""
+        extra = 0
+        if self.registers is not None:
+            extra = len(self.registers)
+            tokens = torch.cat([self.registers.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
+            if angles is not None:
+                angles = functional.pad(angles, (0, 0, extra, 0))  # by an angle of zero: registers do not turn
+        states = {}
         for number, block in enumerate(self.blocks, start=1):
-            tokens = block(tokens, angles)
+            if self.checkpoint and self.training:
+                tokens = torch.utils.checkpoint.checkpoint(block, tokens, angles, use_reentrant=False)
+            else:
+                tokens = block(tokens, angles)
             if number in after:
-                states[number] = self.norm(tokens) if number == self.depth else tokens
+                patches = tokens[:, extra:]
+                states[number] = self.norm(patches) if number == self.depth else patches
         return [states[number] for number in after]
 
     def positions_for(self, grid: Triple) -> Tensor:
@@ -164,6 +211,11 @@ class ViT(nn.Module):
 def take(tokens: Tensor, index: Tensor) -> Tensor:
     """Gather tokens (B, N, width) at index (B, V): (B, V, width)."""
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def to_map(tokens: Tensor, grid: Triple) -> Tensor:
+    """(B, N, width) tokens of a whole grid to a feature map (B, width, *grid)."""
+    return unpatchify(tokens, grid, (1, 1, 1))
 
 
 def initialise(network: nn.Module) -> None:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from voxmim.errors import WeightsError
 from voxmim.files import whole
+from voxmim.networks.build import Encoder, Segmentor, build_encoder, build_segmentor, described_encoder
 from voxmim.networks.positions import resize_positions
-from voxmim.networks.unetr import UNETR
 from voxmim.networks.vit import ViT
-from voxmim.recipe import UNETRSettings, ViTSettings
+from voxmim.settings import UNETRSettings
 
 LEAST_LOADED = 0.9  # of an encoder's parameters; with fewer, the encoder is hardly the one that was pre-trained
 
@@ -47,28 +47,6 @@ class Transfer:
             if names:
                 text += f", {len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         return f"{text}: {self.share:.1%} of the encoder's parameters"
-
-
-def build_vit(settings: ViTSettings, channels: int, crop: tuple[int, int, int]) -> ViT:
-    """The encoder that a recipe describes, for crops of (X, Y, Z) voxels."""
-    x, y, z = (c // p for c, p in zip(crop, settings.patch, strict=True))
-    return ViT(
-        channels=channels,
-        patch=settings.patch,
-        grid=(x, y, z),
-        width=settings.width,
-        depth=settings.depth,
-        heads=settings.heads,
-        mlp_ratio=settings.mlp_ratio,
-        positions=settings.positions,
-        rotary=settings.rotary,
-        drop_path=settings.drop_path,
-    )
-
-
-def build_unetr(encoder: ViT, settings: UNETRSettings, classes: int) -> UNETR:
-    """The segmentor that a recipe describes; `classes` counts the background."""
-    return UNETR(encoder, classes, settings.feature_size, settings.stem)
 
 
 def save_weights(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -167,41 +145,43 @@ def find_weights(path: Path, kind: str) -> Path:
     return file
 
 
-def vit_settings(metadata: Mapping[str, Any]) -> ViTSettings:
-    """The encoder's settings from a file's metadata."""
-    values = dict(metadata["vit"])
-    return ViTSettings(**{**values, "patch": tuple(values["patch"])})
+def encoder_from(metadata: Mapping[str, Any]) -> Encoder:
+    """The encoder that a file's metadata describes, without its weights."""
+    _, settings = described_encoder(metadata)
+    x, y, z = metadata["crop"]
+    return build_encoder(settings, len(metadata["preparation"]["channels"]), (x, y, z))
 
 
-def load_encoder(path: Path | str) -> ViT:
+def load_encoder(path: Path | str) -> Encoder:
     """The encoder of a pre-training, ready to be put into another network.
 
     Args:
         path: a run folder or an ``encoder.safetensors``.
 
     Returns:
-        the network; ``encoder(volume)`` turns (B, C, X, Y, Z) into tokens (B, N, width). Its attribute ``metadata``
-        tells what a scan must be like (spacing, intensity, window, crop, channels).
+        the network; ``encoder(volume)`` turns (B, C, X, Y, Z) into a ViT's tokens (B, N, width), or into the deepest
+        map (B, width, x, y, z) of a Swin or U-Net, which is what ``encoder.encode(volume)`` gives of each. Its
+        attribute ``metadata`` tells what a scan must be like (spacing, intensity, window, crop, channels).
 
     Raises:
         WeightsError: there are no such weights, or they are no encoder's.
     """
     tensors, metadata = read_kind(Path(path), "encoder")
-    encoder = build_vit(vit_settings(metadata), len(metadata["preparation"]["channels"]), tuple(metadata["crop"]))
+    encoder = encoder_from(metadata)
     load_into(encoder, tensors, str(path), least=1.0)
     encoder.metadata = metadata  # type: ignore[assignment]
     return encoder.eval()
 
 
-def load_segmentor(path: Path | str) -> tuple[UNETR, dict[str, Any]]:
+def load_segmentor(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
     """The segmentor of a fine-tuning, set to evaluation, and its metadata.
 
     Raises:
         WeightsError: there are no such weights, or they are no segmentor's.
     """
     tensors, metadata = read_kind(Path(path), "segmentor")
-    encoder = build_vit(vit_settings(metadata), len(metadata["preparation"]["channels"]), tuple(metadata["crop"]))
-    network = build_unetr(encoder, UNETRSettings(**metadata["unetr"]), max(map(int, metadata["labels"])) + 1)
+    classes = max(map(int, metadata["labels"])) + 1
+    network = build_segmentor(encoder_from(metadata), UNETRSettings(**metadata["unetr"]), classes)
     load_into(network, tensors, str(path), least=1.0)
     return network.eval(), metadata
 

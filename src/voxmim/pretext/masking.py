@@ -8,7 +8,54 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from voxmim.networks.patches import Triple, mask_to_voxels
+from voxmim.networks.patches import Triple, grid_of, mask_to_voxels, patchify
+from voxmim.settings import MaskSettings
+
+BODY = 0.1  # of the range from the darkest to the brightest unit of a crop; what exceeds it is body
+
+
+def draw_masks(
+    settings: MaskSettings,
+    patch: Triple,
+    shape: Triple,
+    batch: int,
+    generator: torch.Generator | None = None,
+    body: Tensor | None = None,
+) -> Tensor:
+    """The masks of a batch of crops, each mask unit hidden as a whole or not at all.
+
+    Args:
+        settings: kind, ratio and unit.
+        patch: voxels of a patch.
+        shape: voxels of a crop, a whole number of mask units.
+        batch: B, the number of crops.
+        generator: of the draw (on the CPU).
+        body: (B, U) bool per mask unit, from `holds_body`; asked for by kind body alone.
+
+    Returns:
+        (B, N) bool over the patches on the CPU.
+    """
+    unit = settings.unit or patch
+    grid = grid_of(shape, unit)
+    if settings.kind == "body":
+        assert body is not None
+        units = body_mask(body, settings.ratio, settings.body_share, generator)
+    elif settings.kind == "block":
+        units = block_mask(batch, grid, settings.ratio, generator)
+    else:
+        units = random_mask(batch, grid[0] * grid[1] * grid[2], settings.ratio, generator)
+    return units_to_patches(units, grid, grid_of(unit, patch))
+
+
+def holds_body(volume: Tensor, unit: Triple) -> Tensor:
+    """(B, U) bool: which mask units of crops (B, C, X, Y, Z) hold body.
+
+    Those whose mean over all channels exceeds that of the crop's darkest unit by a tenth of what lies between the
+    darkest and the brightest: air in CT and the background of MR do not, however the crop was brightened.
+    """
+    mean = patchify(volume, unit).mean(2)
+    low, high = mean.amin(1, keepdim=True), mean.amax(1, keepdim=True)
+    return mean > low + BODY * (high - low)
 
 
 def random_mask(batch: int, patches: int, ratio: float, generator: torch.Generator | None = None) -> Tensor:

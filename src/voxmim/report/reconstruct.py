@@ -9,18 +9,21 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from voxmim.errors import WeightsError
 from voxmim.files import whole
 from voxmim.networks.patches import grid_of, mask_to_voxels
-from voxmim.networks.weights import build_vit, load_into, read_kind, vit_settings
-from voxmim.pretext.mae import MAE
-from voxmim.pretext.masking import random_mask
-from voxmim.recipe import MAESettings
+from voxmim.networks.weights import encoder_from, load_into, read_kind
+from voxmim.pretext.assemble import MaskedPretext, build_pretext, described_pretext
+from voxmim.pretext.masking import draw_masks, holds_body
+from voxmim.pretext.simclr import SimCLR
 from voxmim.report.figures import reconstruction_picture
 from voxmim.scans.geometry import resample
 from voxmim.scans.intensity import unwindow, window
 from voxmim.scans.prepare import PreparedScan, prepare_scan
 from voxmim.scans.volume import Volume, case_name, read_volume, write_volume
+from voxmim.settings import MaskSettings
 from voxmim.store import Preparation
 
 
@@ -39,48 +42,68 @@ class Reconstruction:
     reconstructed: np.ndarray
 
 
-def load_mae(path: Path | str) -> tuple[MAE, dict[str, Any]]:
-    """The whole pretext network of a pre-training, set to evaluation, and its metadata.
+@dataclass
+class Reconstructor:
+    """A pre-trained network that predicts hidden voxels, with all that it needs to hide them.
 
-    Raises:
-        WeightsError: there are no such weights, or they are no pretext's.
+    Attributes:
+        network: the weights, set to evaluation.
+        mask: what is hidden.
+        metadata: the rest of what the weights file tells.
     """
-    tensors, metadata = read_kind(Path(path), "pretext")
-    encoder = build_vit(vit_settings(metadata), len(metadata["preparation"]["channels"]), tuple(metadata["crop"]))
-    network = MAE(encoder, MAESettings(**metadata["mae"]))
-    load_into(network, tensors, str(path), least=1.0)
-    return network.eval(), metadata
 
+    network: MaskedPretext
+    mask: MaskSettings
+    metadata: dict[str, Any]
 
-@torch.no_grad()
-def reconstruct_array(network: MAE, image: np.ndarray, crop: tuple[int, int, int], seed: int) -> Reconstruction:
-    """Hide and reconstruct a whole prepared scan, crop beside crop.
+    @classmethod
+    def load(cls, path: Path | str) -> Reconstructor:
+        """From a pre-training's run folder or its ``pretext.safetensors``, onto a GPU if there is one.
 
-    Args:
-        network: set to evaluation.
-        image: (C, X, Y, Z) float32 as the network sees it.
-        crop: voxels of a crop; the scan is padded with zeros to a whole number of them.
-        seed: of the masks.
-    """
-    shape = image.shape[1:]
-    padded_shape = [-(-n // c) * c for n, c in zip(shape, crop, strict=True)]
-    pad = [(p - n) // 2 for p, n in zip(padded_shape, shape, strict=True)]
-    after = [p - n - before for p, n, before in zip(padded_shape, shape, pad, strict=True)]
-    padded = torch.from_numpy(np.pad(image.astype(np.float32), [(0, 0), *zip(pad, after, strict=True)]))
-    result, hidden = torch.empty_like(padded), torch.empty(padded.shape[1:], dtype=torch.bool)
-    patch, grid = network.encoder.patch, grid_of(crop, network.encoder.patch)
-    generator = torch.Generator().manual_seed(seed)
-    device = next(network.parameters()).device
-    for corner in np.ndindex(*(p // c for p, c in zip(padded_shape, crop, strict=True))):
-        box = tuple(slice(i * c, (i + 1) * c) for i, c in zip(corner, crop, strict=True))
-        piece = padded[(slice(None), *box)][None].to(device)
-        mask = random_mask(1, grid[0] * grid[1] * grid[2], network.settings.ratio, generator)
-        with torch.autocast(device.type, torch.bfloat16):
-            output = network(piece, mask)
-        result[(slice(None), *box)] = network.reconstruct(piece, output)[0].cpu()
-        hidden[box] = mask_to_voxels(mask, grid, patch)[0, 0]
-    inside = tuple(slice(a, a + n) for a, n in zip(pad, shape, strict=True))
-    return Reconstruction(image, hidden[inside].numpy(), result[(slice(None), *inside)].numpy())
+        Raises:
+            WeightsError: there are no such weights, they are no pretext's, or those of one that predicts no voxels.
+        """
+        tensors, metadata = read_kind(Path(path), "pretext")
+        _, settings, mask = described_pretext(metadata)
+        network = build_pretext(settings, mask, encoder_from(metadata))
+        if isinstance(network, SimCLR):
+            raise WeightsError(
+                f"{path}: SimCLR predicts no voxels, so there is nothing to reconstruct; give a run of MAE or SimMIM."
+            )
+        load_into(network, tensors, str(path), least=1.0)
+        return cls((network.cuda() if torch.cuda.is_available() else network).eval(), mask, metadata)
+
+    @torch.no_grad()
+    def reconstruct(self, image: np.ndarray, seed: int) -> Reconstruction:
+        """Hide and reconstruct a whole prepared scan, crop beside crop.
+
+        Args:
+            image: (C, X, Y, Z) float32 as the network sees it; padded with zeros to a whole number of crops.
+            seed: of the masks.
+        """
+        shape, crop = image.shape[1:], self.metadata["crop"]
+        padded_shape = [-(-n // c) * c for n, c in zip(shape, crop, strict=True)]
+        pad = [(p - n) // 2 for p, n in zip(padded_shape, shape, strict=True)]
+        after = [p - n - before for p, n, before in zip(padded_shape, shape, pad, strict=True)]
+        padded = torch.from_numpy(np.pad(image.astype(np.float32), [(0, 0), *zip(pad, after, strict=True)]))
+        result, hidden = torch.empty_like(padded), torch.empty(padded.shape[1:], dtype=torch.bool)
+        generator = torch.Generator().manual_seed(seed)
+        for corner in np.ndindex(*(p // c for p, c in zip(padded_shape, crop, strict=True))):
+            box = tuple(slice(i * c, (i + 1) * c) for i, c in zip(corner, crop, strict=True))
+            result[(slice(None), *box)], hidden[box] = self._reconstruct_crop(padded[(slice(None), *box)], generator)
+        inside = tuple(slice(a, a + n) for a, n in zip(pad, shape, strict=True))
+        return Reconstruction(image, hidden[inside].numpy(), result[(slice(None), *inside)].numpy())
+
+    def _reconstruct_crop(self, crop: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One crop (C, X, Y, Z) reconstructed, and where it was hidden (X, Y, Z)."""
+        patch, (x, y, z) = self.network.encoder.patch, crop.shape[1:]
+        body = holds_body(crop[None], self.mask.unit or patch)
+        mask = draw_masks(self.mask, patch, (x, y, z), 1, generator, body)
+        volume = crop[None].cuda() if torch.cuda.is_available() else crop[None]
+        with torch.autocast(volume.device.type, torch.bfloat16):
+            output = self.network(volume, mask)
+        whole_crop = self.network.reconstruct(volume, output)[0].cpu()
+        return whole_crop, mask_to_voxels(mask, grid_of((x, y, z), patch), patch)[0, 0]
 
 
 def reconstruct(
@@ -104,19 +127,17 @@ def reconstruct(
 
     Raises:
         ScanError: a scan cannot be used.
-        WeightsError: the run holds no pretext network.
+        WeightsError: the run holds no pretext network, or one that predicts no voxels.
     """
-    network, metadata = load_mae(run)
-    if torch.cuda.is_available():
-        network = network.cuda()
-    preparation = Preparation.from_dict(metadata["preparation"])
-    bounds, (x, y, z) = tuple(metadata["window"]), metadata["crop"]
+    reconstructor = Reconstructor.load(run)
+    preparation = Preparation.from_dict(reconstructor.metadata["preparation"])
+    bounds = tuple(reconstructor.metadata["window"])
     written: list[Path] = []
     for path in scans:
         if on_case is not None:
             on_case(len(written), len(scans))
         scan = prepare_scan((path,), preparation)
-        found = reconstruct_array(network, window(scan.image, preparation.intensity, bounds), (x, y, z), seed)
+        found = reconstructor.reconstruct(window(scan.image, preparation.intensity, bounds), seed)
         name = case_name(path)
         with whole(out / f"{name}.png") as temporary:
             temporary.write_bytes(picture(found, scan.grid.spacing))

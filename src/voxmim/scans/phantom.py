@@ -1,7 +1,8 @@
-"""Phantoms: small CT scans of invented people, with the label maps of six organs, for trying things out.
+"""Phantoms: small scans of invented people with their label maps, for trying things out; no download, no patient.
 
-Nothing is downloaded and nobody is shown. Each case differs in build, organs, contrast agent, posture and field of
-view; the anatomy (phantom_anatomy.py) is what they have in common.
+There are two kinds: CT scans of a trunk with six organs, drawn here, and MR scans of a head with a tumour
+(phantom_head.py). Trunks differ in build, organs, contrast agent, posture and field of view; the anatomy
+(phantom_anatomy.py) is what they have in common.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from voxmim.errors import SourceError, VoxmimError
+from voxmim.errors import SourceError, VoxmimError, nearest
+from voxmim.scans import phantom_head
 from voxmim.scans.phantom_anatomy import LABELS, Build, Person, draw_build
-from voxmim.scans.phantom_shapes import AIR, Canvas
+from voxmim.scans.phantom_shapes import AIR, Canvas, generator, lay_out, turn
 from voxmim.scans.volume import Volume, write_volume
 
-__all__ = ["LABELS", "draw_phantom", "write_cohort"]
+__all__ = ["KINDS", "LABELS", "Kind", "draw_phantom", "write_cohort"]
 
 # Which way the three array axes run, as signs of right, anterior, superior: LPS, RAS, LAS and LPI.
 _ORIENTATIONS = ((-1, -1, 1), (1, 1, 1), (-1, 1, 1), (-1, -1, -1))
@@ -39,37 +42,66 @@ def draw_phantom(seed: int) -> tuple[Volume, Volume]:
     Raises:
         VoxmimError: the seed is negative.
     """
-    _check_seed(seed)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     build = draw_build(rng)
     canvas = _place(build, rng)
     person = Person(canvas, build, rng)
     person.draw()
     image = _scan(canvas, person.skin, rng)
     affine = np.diag([*canvas.spacing, 1.0])
-    affine[:3, 3] = -0.5 * np.array(canvas.hu.shape) * canvas.spacing + rng.uniform(-60, 60, 3)
+    affine[:3, 3] = -0.5 * np.array(canvas.x.shape) * canvas.spacing + rng.uniform(-60, 60, 3)
     signs = _ORIENTATIONS[seed % len(_ORIENTATIONS)]
-    return _turn(image, affine, signs), _turn(canvas.labels, affine, signs)
+    return turn(image[None], affine, signs), turn(canvas.labels[None], affine, signs)
 
 
-def write_cohort(out: Path, cases: int, seed: int, on_case: Callable[[int, int], None] | None = None) -> None:
+@dataclass(frozen=True)
+class Kind:
+    """A kind of phantom.
+
+    Attributes:
+        draw: from a seed to a scan and its label map.
+        channels: their names.
+        labels: name of each label value, background left out.
+        regions: name of each region to the label values it is the union of; regions may overlap.
+    """
+
+    draw: Callable[[int], tuple[Volume, Volume]]
+    channels: tuple[str, ...]
+    labels: dict[int, str]
+    regions: dict[str, list[int]] = field(default_factory=dict)
+
+
+KINDS = {
+    "trunk": Kind(draw_phantom, ("CT",), LABELS),
+    "head": Kind(phantom_head.draw_head, phantom_head.SEQUENCES, phantom_head.LABELS, phantom_head.REGIONS),
+}
+
+
+def write_cohort(
+    out: Path, cases: int, seed: int, on_case: Callable[[int, int], None] | None = None, kind: str = "trunk"
+) -> None:
     """Write phantoms and a split of them to the folder `out`, in the layout of the Medical Segmentation Decathlon.
 
-    About 60 % of the cases are for training, 15 % for validation and 25 % for testing. The folder appears whole or
-    not at all.
+    A head's four sequences lie in one 4D file, and the dataset.json of heads names the regions of the tumour. About
+    60 % of the cases are for training, 15 % for validation and 25 % for testing. The folder appears whole or not at
+    all.
 
     Args:
         out: a folder that does not exist or is empty.
         cases: how many, at least 4.
         seed: 0 or more.
         on_case: called after each case with the number of cases done and of all.
+        kind: ``trunk`` or ``head``.
 
     Raises:
-        VoxmimError: there are too few cases, or the seed is negative.
+        VoxmimError: there are too few cases, the seed is negative, or there is no such kind.
         SourceError: `out` is a file, or a folder that is not empty.
     """
     out = Path(out)
-    _check_seed(seed)
+    order = generator(seed)
+    if kind not in KINDS:
+        raise VoxmimError(f"'{kind}' is no kind of phantom ({', '.join(KINDS)}){nearest(kind, KINDS) or '.'}")
+    chosen = KINDS[kind]
     if cases < 4:
         raise VoxmimError(f"{cases} phantom(s) cannot be split into train, val and test; ask for 4 cases or more.")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -80,29 +112,25 @@ def write_cohort(out: Path, cases: int, seed: int, on_case: Callable[[int, int],
     temporary = out.with_name(f".{os.getpid()}-{out.name}")
     try:
         for index, name in enumerate(names):
-            image, labels = draw_phantom(seed * 1_000_003 + index)
+            image, labels = chosen.draw(seed * 1_000_003 + index)
             write_volume(temporary / "imagesTr" / f"{name}.nii.gz", image)
             write_volume(temporary / "labelsTr" / f"{name}.nii.gz", labels)
             if on_case:
                 on_case(index + 1, cases)
         dataset = {
             "name": "voxmim phantoms",
-            "channel_names": {"0": "CT"},
-            "labels": {"background": 0} | {name: value for value, name in LABELS.items()},
+            "channel_names": {str(index): channel for index, channel in enumerate(chosen.channels)},
+            "labels": {"background": 0} | {name: value for value, name in chosen.labels.items()},
+            **({"regions": chosen.regions} if chosen.regions else {}),
             "file_ending": ".nii.gz",
         }
         _write_json(temporary / "dataset.json", dataset)
-        _write_json(temporary / "splits.json", _split(names, seed))
+        _write_json(temporary / "splits.json", _split(names, order))
         if out.exists():
             out.rmdir()
         os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_seed(seed: int) -> None:
-    if seed < 0:
-        raise VoxmimError(f"seed {seed}: a phantom's seed must be 0 or more; choose another.")
 
 
 def _place(build: Build, rng: np.random.Generator) -> Canvas:
@@ -116,31 +144,13 @@ def _place(build: Build, rng: np.random.Generator) -> Canvas:
     middle = np.array([*rng.uniform(-6, 6, 2), 0.0])
     middle[1] -= 22
     middle[2] = rng.uniform(30, 90) - height / 2
-    axes = [(np.arange(n) - (n - 1) / 2) * d for n, d in zip(shape, spacing, strict=True)]
-    world = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
-    body = world @ _posture(rng).astype(np.float32) + middle.astype(np.float32)
-    canvas = Canvas(body[..., 0].copy(), body[..., 1].copy(), body[..., 2].copy(), spacing)
-    for axis, depth in ((canvas.x, 5), (canvas.y, 4), (canvas.z, 6)):  # nobody is as straight as the formulas
-        axis += np.float32(depth) * canvas.field(rng, 110)
-    return canvas
-
-
-def _posture(rng: np.random.Generator) -> np.ndarray:
-    """(3, 3) rotation by a few degrees about each axis."""
-    rotation = np.eye(3)
-    for first, second in ((0, 1), (0, 2), (1, 2)):
-        angle = np.deg2rad(rng.uniform(-7, 7))
-        turn = np.eye(3)
-        turn[[first, second], [first, second]] = np.cos(angle)
-        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
-        rotation = rotation @ turn
-    return rotation
+    return lay_out(shape, spacing, middle, 7, (5, 4, 6), rng)
 
 
 def _scan(canvas: Canvas, skin: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(X, Y, Z) int16 HU as a scanner gives it: slightly blurred, with grainy noise that is strongest deep inside."""
-    blurred = ndimage.gaussian_filter(canvas.hu, rng.uniform(0.35, 0.6))
-    white = rng.standard_normal(canvas.hu.shape, dtype=np.float32)
+    blurred = ndimage.gaussian_filter(canvas.values[0], rng.uniform(0.35, 0.6))
+    white = rng.standard_normal(canvas.x.shape, dtype=np.float32)
     # Reconstruction passes a middle band of frequencies: neighbours are correlated, wide areas are not.
     grain = ndimage.gaussian_filter(white, (0.6, 0.6, 0.3)) - ndimage.gaussian_filter(white, (1.6, 1.6, 0.3))
     strength = rng.uniform(7, 20) * (0.5 + np.clip(-skin / 100, 0, 1))
@@ -148,17 +158,9 @@ def _scan(canvas: Canvas, skin: np.ndarray, rng: np.random.Generator) -> np.ndar
     return np.rint(np.clip(noisy, AIR - 24, 3071)).astype(np.int16)
 
 
-def _turn(array: np.ndarray, affine: np.ndarray, signs: tuple[int, int, int]) -> Volume:
-    """The RAS array (X, Y, Z) as a volume whose axes run along `signs`; world coordinates are kept."""
-    flipped = tuple(axis for axis in range(3) if signs[axis] < 0)
-    turn = np.diag([*signs, 1.0])
-    turn[list(flipped), 3] = [array.shape[axis] - 1 for axis in flipped]
-    return Volume(np.ascontiguousarray(np.flip(array, flipped))[None], affine @ turn)
-
-
-def _split(names: list[str], seed: int) -> dict[str, list[str]]:
+def _split(names: list[str], rng: np.random.Generator) -> dict[str, list[str]]:
     """Deal the cases out at random: at least one each for training, validation and testing."""
-    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    order = [names[i] for i in rng.permutation(len(names))]
     test, val = max(1, round(0.25 * len(names))), max(1, round(0.15 * len(names)))
     parts = {"train": order[test + val :], "val": order[test : test + val], "test": order[:test]}
     return {part: sorted(cases) for part, cases in parts.items()} | {"unlabelled": []}

@@ -1,7 +1,7 @@
 """Where the cases of a source are: a folder as the Medical Segmentation Decathlon lays it out, or any folder of scans.
 
 ```
-SOURCE/dataset.json        name, channel_names (or modality), labels
+SOURCE/dataset.json        name, channel_names (or modality), labels, regions (label values that count together)
 SOURCE/imagesTr, labelsTr  scans and their label maps, of the same name
 SOURCE/imagesTs            further scans, labelled if there is a labelsTs
 SOURCE/extra_unlabelled    further scans, and those in the folder that dataset.json calls "unlabelled_folder"
@@ -17,7 +17,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from voxmim.store import SPLITS
 
 _PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
 _SHARES = {"val": 0.15, "test": 0.25}  # of the labelled cases; the rest trains
-_Told = tuple[str, tuple[str, ...], dict[int, str], list[str]]
+_Told = tuple[str, tuple[str, ...], dict[int, str], dict[str, tuple[int, ...]], list[str]]
 _CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
 
 
@@ -61,6 +61,8 @@ class Source:
         labels: name of each label value, background left out; empty where the source doesn't tell.
         cases: sorted by name.
         seed: of the split, where one was drawn.
+        regions: name of each region to the label values it is the union of, in the source's order; regions may
+            overlap. Empty where there are none.
     """
 
     path: Path
@@ -69,6 +71,7 @@ class Source:
     labels: dict[int, str]
     cases: tuple[SourceCase, ...]
     seed: int = 0
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def open_source(path: Path | str, seed: int = 0) -> Source:
@@ -87,10 +90,10 @@ def open_source(path: Path | str, seed: int = 0) -> Source:
         raise SourceError(f"{path}: the seed of the split is {seed}, but must be 0 or more; choose another.")
     if not path.is_dir():
         raise SourceError(f"{path}: there is no such folder; check the path.")
-    told: _Told = (path.name, ("image",), {}, [])
+    told: _Told = (path.name, ("image",), {}, {}, [])
     if (path / "dataset.json").is_file():
         told = _read_dataset(path / "dataset.json")
-    name, channels, labels, further = told
+    name, channels, labels, regions, further = told
     pair = next((pair for pair in _PAIRS if (path / pair[0]).is_dir()), None)
     if pair is not None:
         cases = _paired_cases(path, pair, "", len(channels))
@@ -109,12 +112,12 @@ def open_source(path: Path | str, seed: int = 0) -> Source:
         cases = _follow_splits(path / "splits.json", cases)
     else:
         cases = _draw_split(cases, seed)
-    return Source(path, name, channels, labels, tuple(sorted(cases, key=lambda case: case.name)), seed)
+    return Source(path, name, channels, labels, tuple(sorted(cases, key=lambda case: case.name)), seed, regions)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text())
+        values = json.loads(file.read_text(), object_pairs_hook=_with_unique_keys)
     except (ValueError, OSError) as error:
         raise SourceError(f"{file}: this is not valid JSON ({error}); repair the file.") from None
     if not isinstance(values, dict):
@@ -124,8 +127,16 @@ def _read_json(file: Path) -> dict[str, Any]:
     return values
 
 
+def _with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose keys Python would otherwise let overwrite each other without a word."""
+    key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 0)
+    if count > 1:
+        raise ValueError(f"the key '{key}' stands {count} times in one object")
+    return dict(pairs)
+
+
 def _read_dataset(file: Path) -> _Told:
-    """The data set's name, its channels, its labels, and its folder of unlabelled scans."""
+    """The data set's name, its channels, its labels, its regions, and its folder of unlabelled scans."""
     values = _read_json(file)
     channels = values.get("channel_names", values.get("modality"))
     if not isinstance(channels, Mapping) or not channels:
@@ -148,7 +159,29 @@ def _read_dataset(file: Path) -> _Told:
         raise SourceError(f"{file}: it names the folder {missing[0]}, which is missing; add it or remove the key.")
     if not (file.parent / "imagesTr").is_dir():
         raise SourceError(f"{file.parent}: there is a dataset.json but no folder imagesTr; put the scans there.")
-    return str(values.get("name") or file.parent.name), ordered, labels, further
+    return (
+        str(values.get("name") or file.parent.name),
+        ordered,
+        labels,
+        _read_regions(file, values.get("regions", {}), labels),
+        further,
+    )
+
+
+def _read_regions(file: Path, told: object, labels: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
+    """The regions that dataset.json names, in its order; their values must be those of labels."""
+    if not isinstance(told, Mapping):
+        raise SourceError(f'{file}: "regions" must map names to label values; write for instance {{"WT": [1, 2]}}.')
+    for name, values in told.items():
+        if not isinstance(values, list) or not values:
+            raise SourceError(f"{file}: region '{name}' must be a list of one label value or more; repair the file.")
+        strange = [value for value in values if type(value) is not int or value not in labels]
+        if strange:
+            known = ", ".join(f"{value} {label}" for value, label in labels.items())
+            raise SourceError(f"{file}: region '{name}' lists {strange[0]!r}, but the labels are {known}; correct it.")
+        if len(set(values)) < len(values):
+            raise SourceError(f"{file}: region '{name}' lists a label value twice; leave it in once.")
+    return {name: tuple(values) for name, values in told.items()}
 
 
 def _paired_cases(path: Path, pair: tuple[str, str], split: str, channels: int) -> list[SourceCase]:

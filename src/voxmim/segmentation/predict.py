@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from voxmim.errors import SourceError
-from voxmim.networks.unetr import UNETR
+from voxmim.networks.build import Segmentor as Network
 from voxmim.networks.weights import load_segmentor
 from voxmim.scans.geometry import resample_probabilities, resample_to_label_map
 from voxmim.scans.intensity import window
@@ -31,7 +31,7 @@ class Segmentor:
         metadata: the rest of what the weights file tells.
     """
 
-    network: UNETR
+    network: Network
     preparation: Preparation
     metadata: dict[str, Any]
 

@@ -21,24 +21,27 @@ from rich.console import Console
 
 from voxmim.errors import RunError, StoreError
 from voxmim.files import write_text
-from voxmim.recipe import Recipe, load_recipe, recipe_to_yaml
+from voxmim.recipe import load_recipe, recipe_to_yaml
 from voxmim.report.page import Page, Picture, Plot, Table, write_page
 from voxmim.report.reconstruct import reconstruct
+from voxmim.report.words import encoder_in_words, loss_in_words, task_in_words
 from voxmim.scans.geometry import Spacing
 from voxmim.scans.phantom import write_cohort
 from voxmim.scans.prepare import prepare
 from voxmim.segmentation.evaluate import evaluate, labelled_cases, write_json
 from voxmim.segmentation.intervals import difference_in_words, paired_difference
 from voxmim.segmentation.predict import predict
+from voxmim.settings import Recipe
 from voxmim.store import Store
 from voxmim.training.finetune import case_column, finetune
+from voxmim.training.health import complaint
 from voxmim.training.pages import (
     curve,
     figure,
     figures,
     finetune_page,
-    loss_curve,
     pretrain_page,
+    pretraining_curves,
     reconstruction_pictures,
     run_facts,
     segmentation_pictures,
@@ -144,11 +147,12 @@ def demo(
         ["predict", runs["pretrained"].path, shown, "--out", out / "predictions"],
         lambda: predict(runs["pretrained"].path, [shown], out / "predictions"),
     )
-    journey.step(
-        "reconstruct",
-        ["reconstruct", encoder.path, shown, "--out", out / "reconstructions"],
-        lambda: reconstruct(encoder.path, [shown], out / "reconstructions"),
-    )
+    if chosen.pretext != "simclr":
+        journey.step(
+            "reconstruct",
+            ["reconstruct", encoder.path, shown, "--out", out / "reconstructions"],
+            lambda: reconstruct(encoder.path, [shown], out / "reconstructions"),
+        )
 
     summary = _summary(journey, source, runs, results)
     write_text(out / "results.json", json.dumps(summary, indent=1))
@@ -286,16 +290,18 @@ def _page(
     ]
     metrics = {arm: run.metrics() for arm, run in runs.items()}
     validated = {arm: [row for row in rows_ if "val_dice" in row] for arm, rows_ in metrics.items()}
-    masked = [row for row in encoder.metrics() if "val_loss" in row]
+    title, axis = loss_in_words(journey.recipe)
     pictures: list[Picture] = reconstruction_pictures(encoder, store)
     pictures += segmentation_pictures({ARMS[arm]: run for arm, run in runs.items()}, store, "test")
     return Page(
         title=f"voxmim demo: {store.name}",
         lead=[
-            "An encoder was pre-trained without labels by predicting hidden parts of scans. Then a segmentor was "
-            f"trained on {len(runs['scratch'].about['cases'])} labelled cases twice, from scratch and from that "
-            "encoder, for the same number of steps, each at the learning rate that did best on validation cases.",
+            f"An encoder ({encoder_in_words(journey.recipe)}) {task_in_words(journey.recipe)}. No label was read. Then "
+            f"a segmentor was trained on {len(runs['scratch'].about['cases'])} labelled cases twice, from scratch and "
+            "from that encoder, for the same number of steps, each at the learning rate that did best on validation "
+            "cases.",
             summary["seen"],
+            *(complaint(journey.recipe, row) for row in encoder.metrics()[-1:] if "val_loss" in row),
         ],
         facts=[
             *run_facts(encoder, journey.recipe.pretrain, store)[1:],
@@ -321,10 +327,10 @@ def _page(
                 "Both arms: the same labelled cases, the same steps.",
             ),
             Plot(
-                "Pre-training: error on hidden patches",
+                f"Pre-training: {title[0].lower()}{title[1:]}",
                 "optimiser step",
-                "mean absolute error" if journey.recipe.mae.loss == "l1" else "mean squared error",
-                [loss_curve(encoder.metrics(), "training crops"), curve("validation crops", masked, "val_loss")],
+                axis,
+                pretraining_curves(encoder.metrics()),
             ),
         ],
         pictures=pictures,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from voxmim.crops import Batch
 from voxmim.errors import TrainingError
-from voxmim.recipe import Recipe, Training
+from voxmim.settings import Recipe, Training
 from voxmim.training.optimiser import learning_rate, make_optimiser
 from voxmim.training.run import MetricsFile, Run
 
@@ -44,6 +44,7 @@ class Job:
         columns: the names of those figures.
         better: the figure that tells the best step (higher is better), or None.
         save: writes the weights that later commands load; called when `better` improves, or at the end without it.
+        watch: told a validated row of metrics, what to warn of, or nothing; said once on the console.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Job:
     columns: list[str]
     better: str | None
     save: Callable[[int], None]
+    watch: Callable[[dict[str, float]], str] = lambda _: ""
 
 
 def make_fabric(recipe: Recipe) -> Fabric:
@@ -93,7 +95,7 @@ def train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
                 {"network": job.network.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "best": best}
             )
 
-    with _progress(fabric, job.title, first, training.steps) as show:
+    with _progress(fabric, job.title, first, training.steps) as progress:
         network.train()
         for step, batch in enumerate(job.batches(first), start=first):
             torch.manual_seed(seed * 1_000_003 + step * 1009 + fabric.global_rank)
@@ -119,6 +121,7 @@ def train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
                 network.eval()
                 row |= job.validate(done)
                 network.train()
+                progress.warn(job.watch(row))
                 if job.better and row[job.better] > best:
                     best = row[job.better]
                     if fabric.is_global_zero:
@@ -129,7 +132,7 @@ def train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
                 if job.better is None and fabric.is_global_zero:
                     job.save(done)
                 keep(done)
-            show(row)
+            progress.show(row)
     if metrics is not None:
         metrics.close()
     fabric.barrier()
@@ -152,15 +155,23 @@ class _progress:
         )
         self._task = self._bar.add_task(title, completed=first, total=steps, figures="")
         self._seen: dict[str, float] = {}
+        self._warned = False
 
-    def __enter__(self) -> Callable[[dict[str, Any]], None]:
+    def __enter__(self) -> _progress:
         self._bar.start()
-        return self._show
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def _show(self, row: dict[str, Any]) -> None:
+    def warn(self, text: str) -> None:
+        """Say it above the bar, the first time."""
+        if text and not self._warned and not self._bar.disable:
+            self._bar.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            self._warned = True
+
+    def show(self, row: dict[str, Any]) -> None:
+        """Move the bar, with the newest figures."""
         self._seen |= {key: value for key, value in row.items() if key in ("loss", "val_loss", "val_dice")}
         figures = "  ".join(f"{key} {value:.4f}" for key, value in self._seen.items())
         self._bar.update(self._task, completed=row["step"], figures=figures)

@@ -8,21 +8,24 @@ import re
 import torch
 from torch import nn
 
-from voxmim.recipe import Training
+from voxmim.settings import Training
+
+_EXEMPT = ("positions", "registers", "relative_position_bias_table")  # what says where a token is, or stands for none
 
 
 def make_optimiser(network: nn.Module, training: Training, betas: tuple[float, float]) -> torch.optim.AdamW:
     """AdamW over groups that differ in weight decay and rate.
 
-    Vectors (norms, biases, tokens) and position codes are not decayed. With `training.layer_decay` below 1, each
-    layer of ``network.encoder`` learns more slowly the further it lies from the output (arXiv 2106.08254).
+    Vectors (norms, biases, tokens), registers and position codes are not decayed. With `training.layer_decay` below 1,
+    each layer of ``network.encoder`` learns more slowly the further it lies from the output (arXiv 2106.08254).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     depth = len(getattr(getattr(network, "encoder", None), "blocks", ()))
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        decay = 0.0 if parameter.ndim == 1 or name.endswith("positions") else training.weight_decay
+        exempt = parameter.ndim == 1 or name.endswith(_EXEMPT)
+        decay = 0.0 if exempt else training.weight_decay
         scale = training.layer_decay ** (depth + 1 - _layer(name, depth))
         groups.setdefault((decay, scale), []).append(parameter)
     return torch.optim.AdamW(

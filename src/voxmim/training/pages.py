@@ -13,15 +13,18 @@ import numpy as np
 
 from voxmim.errors import StoreError
 from voxmim.files import whole
-from voxmim.recipe import Training, recipe_to_yaml
+from voxmim.recipe import recipe_to_yaml
 from voxmim.report.figures import HIDDEN_COLOUR, display_range, label_colour, middle_of, segmentation_picture
 from voxmim.report.page import Curve, Page, Picture, Plot, Table, write_page
-from voxmim.report.reconstruct import load_mae, picture, reconstruct_array
+from voxmim.report.reconstruct import Reconstructor, picture
+from voxmim.report.words import encoder_in_words, loss_in_words, pieces_in_words, task_in_words
 from voxmim.scans.geometry import Grid
 from voxmim.scans.intensity import window
 from voxmim.scans.prepare import PreparedScan
 from voxmim.segmentation.predict import Segmentor
+from voxmim.settings import Recipe, Training
 from voxmim.store import Case, Store
+from voxmim.training.health import complaint
 from voxmim.training.pretrain import pretraining_cases
 from voxmim.training.run import RECIPE, Run
 
@@ -35,32 +38,52 @@ def pretrain_page(run: Run) -> None:
     """Write a pre-training's ``report.html`` and ``figures/``; the same fixed cases each time."""
     recipe, rows = run.recipe(), run.metrics()
     store = _store_of(run)
-    pictures = [] if store is None else reconstruction_pictures(run, store)
     training = recipe.pretrain
     validated = [row for row in rows if "val_loss" in row]
-    lead = (
-        f"An encoder learned to predict what is hidden: {recipe.mae.ratio:.0%} of each crop's patches were taken away, "
-        f"and it was trained for {training.steps} steps to give their voxels back. No label was read."
-    )
+    lead = [f"An encoder {task_in_words(recipe)}. It was trained for {training.steps} steps. No label was read."]
     if validated:
-        lead += (
-            f" On scans it was not trained on, the error fell from {validated[0]['val_loss']:.3f} to "
-            f"{validated[-1]['val_loss']:.3f}."
-        )
-    curves = [loss_curve(rows, "training crops")]
-    if validated:
-        curves.append(curve("validation crops, fixed masks", validated, "val_loss"))
-    error = "mean absolute error" if recipe.mae.loss == "l1" else "mean squared error"
+        lead.append(progress_in_words(recipe, validated))
+        lead.append(complaint(recipe, validated[-1]))
+    title, axis = loss_in_words(recipe)
     page = Page(
         title=f"Pre-training: {run.path.name}",
         lead=lead,
         facts=run_facts(run, training, store),
-        plots=[Plot("Error on hidden patches", "optimiser step", error, curves)],
-        pictures=pictures,
+        plots=[Plot(title, "optimiser step", axis, pretraining_curves(rows))],
+        pictures=[] if store is None else reconstruction_pictures(run, store),
         settings=recipe_to_yaml(recipe),
         commands=[repeat_command(run)],
     )
     _write(run, page)
+
+
+def progress_in_words(recipe: Recipe, validated: Sequence[Mapping[str, float]]) -> str:
+    """What the validations of a pre-training saw, first and last."""
+    first, last = validated[0], validated[-1]
+    change = f"from {first['val_loss']:.3f} to {last['val_loss']:.3f}"
+    if recipe.pretext == "simclr":
+        return (
+            f"On scans it was not trained on, the loss went {change}, and in the end {last['val_accuracy']:.0%} of the "
+            f"views found their partner. The projections' spread was {last['val_spread']:.4f}, where 0 is collapse and "
+            f"{recipe.simclr.projection_width**-0.5:.4f} fills the space."
+        )
+    return (
+        f"On scans it was not trained on, the error fell {change}; painting each crop in one grey value has "
+        f"{last['val_constant']:.3f}."
+        if last["val_loss"] <= first["val_loss"]
+        else f"On scans it was not trained on, the error rose {change}."
+    )
+
+
+def pretraining_curves(rows: Sequence[Mapping[str, float]]) -> list[Curve]:
+    """The loss on training crops and, where there are any, on validation crops."""
+    curves = [loss_curve(rows, "training crops")]
+    validated = [row for row in rows if "val_loss" in row]
+    if validated:
+        curves.append(curve("validation crops, always the same", validated, "val_loss"))
+    if validated and "val_constant" in validated[0]:
+        curves.append(curve("one grey value a crop", validated, "val_constant"))
+    return curves
 
 
 def finetune_page(run: Run) -> None:
@@ -111,12 +134,13 @@ def run_facts(run: Run, training: Training, store: Store | None) -> list[tuple[s
             ("data hash", store.digest()),
         ]
     cases = run.about["cases"]
-    crop, patch = (" x ".join(map(str, sizes)) for sizes in (recipe.crop or (), recipe.vit.patch))
+    samples = "pairs of crops" if (run.kind, recipe.pretext) == ("pretrain", "simclr") else "crops"
+    crop = " x ".join(map(str, recipe.crop or ()))
     facts += [
         ("trained on", f"{cases if isinstance(cases, int) else len(cases)} cases"),
-        ("crop and patch", f"{crop} voxels in patches of {patch}"),
-        ("encoder", f"ViT of width {recipe.vit.width}, depth {recipe.vit.depth}, {recipe.vit.heads} heads"),
-        ("steps", f"{training.steps} of {training.batch} crops, peak rate {training.lr:g}"),
+        ("crop and patch", f"{crop} voxels in {pieces_in_words(recipe)}"),
+        ("encoder", encoder_in_words(recipe)),
+        ("steps", f"{training.steps} of {training.batch} {samples}, peak rate {training.lr:g}"),
         ("seed, precision", f"{recipe.seed}, {recipe.precision}"),
     ]
     if rows:
@@ -186,20 +210,21 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 
 def reconstruction_pictures(run: Run, store: Store) -> list[Picture]:
-    """Original, masked, reconstructed of the first validation cases; masks fixed by the run's seed."""
-    network, _ = load_mae(run.path)
+    """Original, masked, reconstructed of the first validation cases, masks fixed by the run's seed; none of SimCLR."""
     recipe = run.recipe()
-    assert recipe.crop is not None
+    if recipe.pretext == "simclr":
+        return []
+    reconstructor = Reconstructor.load(run.path)
     cases, held = pretraining_cases(store, recipe.seed)
     pictures = []
     for case in (held or cases)[:_SHOWN]:
         seen = window(store.image(case.name), store.preparation.intensity, recipe.window)
-        found = reconstruct_array(network, seen, recipe.crop, recipe.seed)
+        found = reconstructor.reconstruct(seen, recipe.seed)
         pictures.append(
             Picture(
                 f"Reconstruction of {case.name}",
                 picture(found, store.preparation.spacing),
-                f"{recipe.mae.ratio:.0%} of the patches were hidden; only those are predicted.",
+                f"{recipe.mask.ratio:.0%} of the patches were hidden; only those are predicted.",
                 [("hidden", HIDDEN_COLOUR)],
             )
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
 
 from voxmim import augment
-from voxmim.crops import Batch, CropPlan, Crops, batches, middle_start, read_crop
-from voxmim.errors import RecipeError, RunError, StoreError
-from voxmim.networks.patches import grid_of
-from voxmim.networks.weights import build_vit, save_weights
-from voxmim.pretext.mae import MAE
-from voxmim.pretext.masking import random_mask
-from voxmim.recipe import Recipe, fit_crop
+from voxmim.crops import Batch, CropPlan, Crops, batches
+from voxmim.errors import RunError, StoreError
+from voxmim.networks.build import build_encoder, describe_encoder
+from voxmim.networks.weights import save_weights
+from voxmim.pretext.assemble import build_pretext, describe_pretext
+from voxmim.pretext.simclr import SimCLR
+from voxmim.recipe import with_crop
+from voxmim.settings import Recipe
 from voxmim.store import Case, Store
+from voxmim.training.health import complaint
 from voxmim.training.loop import Job, make_fabric, train
+from voxmim.training.objectives import Contrastive, Masked
 from voxmim.training.run import Run, refuse_occupied
 
 MOST_VALIDATION = 32  # cases a validation looks at: enough for a steady figure, few enough not to wait for
@@ -39,6 +40,7 @@ def pretrain(store: Store, out: Path, recipe: Recipe, resume: bool = False) -> R
     Raises:
         RunError: `out` is occupied, or nothing to resume.
         StoreError: no scan to train on.
+        RecipeError: the crop does not fit the encoder or the masks.
         TrainingError: the loss is no longer finite.
     """
     recipe, run = open_or_plan(out, "pretrain", recipe, store, resume)
@@ -47,8 +49,8 @@ def pretrain(store: Store, out: Path, recipe: Recipe, resume: bool = False) -> R
     fabric = make_fabric(recipe)
     fabric.launch()
     torch.manual_seed(recipe.seed)
-    encoder = build_vit(recipe.vit, len(store.preparation.channels), recipe.crop)
-    network = MAE(encoder, recipe.mae)
+    encoder = build_encoder(recipe.encoder_settings, len(store.preparation.channels), recipe.crop)
+    network = build_pretext(recipe.pretext_settings, recipe.mask, encoder)
     if run is None:
         if fabric.is_global_zero:
             Run.new(out, "pretrain", recipe, {"store": str(store.path.resolve()), "cases": len(train_cases)})
@@ -56,17 +58,19 @@ def pretrain(store: Store, out: Path, recipe: Recipe, resume: bool = False) -> R
         run = Run.open(out, "pretrain")
 
     training = recipe.pretrain
-    plan = CropPlan(recipe.crop, recipe.window, recipe.seed, training.crops_per_scan)
-    fixed = FixedCrops(store, val_cases, plan, recipe)
-    metadata = weights_metadata(store, recipe) | {"pretext": "mae", "mae": asdict(recipe.mae)}
+    metadata = weights_metadata(store, recipe) | describe_pretext(recipe)
 
-    def loss(wrapped: nn.Module, batch: Batch, step: int) -> Tensor:
+    def augmented(batch: Batch) -> Batch:
         batch = to_device(fabric, batch)
-        batch = augment.apply(batch, augment.draw(training.augmentation, batch.seed), store.preparation.spacing)
-        mask = step_masks(recipe, training.batch, step)
-        share = len(batch.image)
-        mine = mask[fabric.global_rank * share : (fabric.global_rank + 1) * share]
-        return wrapped(batch.image, mine).loss
+        return augment.apply(batch, augment.draw(training.augmentation, batch.seed), store.preparation.spacing)
+
+    plan = CropPlan(recipe.crop, recipe.window, recipe.seed, training.crops_per_scan)
+    objective: Masked | Contrastive
+    if isinstance(network, SimCLR):
+        plan = replace(plan, views=recipe.simclr.overlap)
+        objective = Contrastive(network, store, val_cases, plan, recipe, augmented)
+    else:
+        objective = Masked(network, store, val_cases, plan, recipe)
 
     def save(step: int) -> None:
         save_weights(run.path / "encoder.safetensors", encoder, {**metadata, "kind": "encoder", "step": step})
@@ -79,20 +83,21 @@ def pretrain(store: Store, out: Path, recipe: Recipe, resume: bool = False) -> R
             title="pre-training",
             network=network,
             training=training,
-            betas=(0.9, 0.95),  # as masked autoencoders are trained (arXiv 2111.06377)
+            betas=(0.9, 0.999) if isinstance(network, SimCLR) else (0.9, 0.95),  # the latter as in arXiv 2111.06377
             batches=lambda first: batches(
                 Crops(store, train_cases, plan),
-                training.batch,
+                objective.crops * training.batch,
                 first,
                 training.steps,
                 fabric.global_rank,
                 fabric.world_size,
             ),
-            loss=loss,
-            validate=lambda _: {"val_loss": fixed.loss(fabric, network)} if val_cases else {},
-            columns=["val_loss"],
+            loss=lambda wrapped, batch, step: objective.loss(fabric, wrapped, augmented(batch), step),
+            validate=lambda _: objective.validate(fabric) if val_cases else {},
+            columns=list(objective.columns),
             better=None,
             save=save,
+            watch=lambda row: complaint(recipe, row),
         ),
         recipe.seed,
     )
@@ -115,31 +120,6 @@ def pretraining_cases(store: Store, seed: int) -> tuple[list[Case], list[Case]]:
     return cases, held[:MOST_VALIDATION]
 
 
-def step_masks(recipe: Recipe, batch: int, step: int) -> Tensor:
-    """(batch, N) the masks of a whole step, over all processes; they follow from the seed and the step."""
-    assert recipe.crop is not None
-    grid = grid_of(recipe.crop, recipe.vit.patch)
-    generator = torch.Generator().manual_seed(recipe.seed * 7_368_787 + step)
-    return random_mask(batch, grid[0] * grid[1] * grid[2], recipe.mae.ratio, generator)
-
-
-class FixedCrops:
-    """The validation of a pre-training: the middle crop of each case, always under the same mask."""
-
-    def __init__(self, store: Store, cases: Sequence[Case], plan: CropPlan, recipe: Recipe) -> None:
-        self._store, self._cases, self._plan, self._recipe = store, cases, plan, recipe
-
-    def loss(self, fabric: Fabric, network: MAE) -> float:
-        """The mean loss over the cases."""
-        masks = step_masks(self._recipe, len(self._cases), -1)
-        total = 0.0
-        with torch.no_grad(), fabric.autocast():
-            for case, mask in zip(self._cases, masks, strict=True):
-                image, _ = read_crop(self._store, case, middle_start(case.shape, self._plan.size), self._plan)
-                total += float(network(fabric.to_device(image[None]), mask[None]).loss)
-        return total / len(self._cases)
-
-
 def open_or_plan(out: Path, kind: str, recipe: Recipe, store: Store, resume: bool) -> tuple[Recipe, Run | None]:
     """The recipe to follow, and the run to resume, or None where a new one is to be made."""
     if resume:
@@ -150,17 +130,8 @@ def open_or_plan(out: Path, kind: str, recipe: Recipe, store: Store, resume: boo
             )
         return run.recipe(), run
     refuse_occupied(out)
-    if recipe.crop is None:
-        shapes = [case.shape for case in store.in_split("train", "unlabelled")] or [
-            c.shape for c in store.cases.values()
-        ]
-        recipe = replace(recipe, crop=fit_crop(shapes, recipe.vit.patch, recipe.crop_voxels))
-    if recipe.crop == recipe.vit.patch:
-        raise RecipeError(
-            f"{store.path}: a crop of {recipe.crop} voxels is a single patch, and nothing could be hidden in it; "
-            "take a smaller vit.patch or a larger crop."
-        )
-    return recipe, None
+    shapes = [case.shape for case in store.in_split("train", "unlabelled")]
+    return with_crop(recipe, shapes or [case.shape for case in store.cases.values()], str(store.path)), None
 
 
 def weights_metadata(store: Store, recipe: Recipe) -> dict[str, Any]:
@@ -169,7 +140,7 @@ def weights_metadata(store: Store, recipe: Recipe) -> dict[str, Any]:
         "preparation": asdict(store.preparation),
         "window": list(recipe.window),
         "crop": list(recipe.crop or ()),
-        "vit": asdict(recipe.vit),
+        **describe_encoder(recipe),
         "data": {"name": store.name, "digest": store.digest(), "seed": store.seed},
         "seed": recipe.seed,
     }

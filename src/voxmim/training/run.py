@@ -13,7 +13,8 @@ import torch
 
 from voxmim.errors import RunError
 from voxmim.files import whole, write_text
-from voxmim.recipe import Recipe, load_recipe, write_recipe
+from voxmim.recipe import load_recipe, write_recipe
+from voxmim.settings import Recipe
 
 RECIPE, ABOUT, METRICS, CHECKPOINT = "recipe.yaml", "run.json", "metrics.csv", "last.ckpt"
 

@@ -1,0 +1,108 @@
+"""Weights of one encoder made to fit another of its kind, which has another patch, other channels or another grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from voxmim.networks.patches import Triple
+from voxmim.networks.positions import resize_positions
+
+EMBEDDINGS = ("embed.weight", "swin.patch_embed.proj.weight")  # of a ViT, linear, and of a Swin, a convolution
+POSITIONS = "positions"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What an encoder takes in.
+
+    Attributes:
+        channels: of the scans.
+        patch: voxels of a patch along X, Y, Z.
+        grid: patches of a crop along X, Y, Z; only learned positions depend on it.
+    """
+
+    channels: int
+    patch: Triple
+    grid: Triple
+
+
+def adapt(state: Mapping[str, Tensor], old: Layout, new: Layout) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Make the weights of a ViT or a Swin fit another layout.
+
+    Args:
+        state: the encoder's tensors, under its own names.
+        old: the layout that they were made for.
+        new: the wanted one.
+
+    Returns:
+        the tensors, and for each that was changed in what way. With the same layout nothing is changed.
+
+    Raises:
+        ValueError: a tensor is not of the old layout.
+    """
+    tensors, changes = dict(state), {}
+    for name in EMBEDDINGS:
+        if name in state and (old.channels, old.patch) != (new.channels, new.patch):
+            kernel = _as_kernel(state[name], old)
+            kernel = resize_channels(resize_patch(kernel, new.patch), new.channels)
+            tensors[name] = kernel if state[name].dim() == 5 else kernel.flatten(1)
+            parts = (("patch", old.patch, new.patch), ("channels", old.channels, new.channels))
+            changes[name] = ", ".join(f"{what} {a} to {b}" for what, a, b in parts if a != b)
+    if POSITIONS in state and old.grid != new.grid:
+        table, (x, y, z) = state[POSITIONS], old.grid
+        if len(table) != x * y * z:
+            raise ValueError(f"{len(table)} learned positions are not those of a grid of {old.grid}")
+        tensors[POSITIONS] = resize_positions(table, old.grid, new.grid)
+        changes[POSITIONS] = f"grid {old.grid} to {new.grid}"
+    return tensors, changes
+
+
+def resize_patch(kernel: Tensor, patch: Triple) -> Tensor:
+    """Resize (width, C, px, py, pz) to another patch by the pseudo-inverse of linear interpolation (arXiv 2212.08013).
+
+    Of two patches, one the trilinear enlargement of the other, both have the same embedding: the larger by the larger
+    kernel, the smaller by the smaller one. To enlarge a kernel and then to shrink it again changes nothing.
+    """
+    for axis, size in enumerate(patch, start=2):
+        if size != kernel.shape[axis]:
+            matrix = _resizing(kernel.shape[axis], size).to(kernel.device)
+            resized = torch.tensordot(kernel.double(), matrix, dims=([axis], [1])).movedim(-1, axis)
+            kernel = resized.to(kernel.dtype)
+    return kernel
+
+
+def resize_channels(kernel: Tensor, channels: int) -> Tensor:
+    """Give (width, C, px, py, pz) another number of channels: each gets the mean of the old ones.
+
+    The kernel is scaled so that a patch that is the same in every channel keeps its embedding.
+    """
+    old = kernel.shape[1]
+    if old == channels:
+        return kernel
+    return (kernel.mean(1, keepdim=True) * (old / channels)).repeat(1, channels, 1, 1, 1)
+
+
+def _as_kernel(weight: Tensor, layout: Layout) -> Tensor:
+    """(width, C, px, py, pz) of a linear embedding's weight in `patchify`'s order, or of a kernel."""
+    shape = (layout.channels, *layout.patch)
+    if weight[0].numel() != torch.Size(shape).numel() or (weight.dim() == 5 and weight.shape[1:] != shape):
+        raise ValueError(
+            f"an embedding of shape {tuple(weight.shape)} is not one of {layout.channels} channels in patches of "
+            f"{layout.patch}"
+        )
+    return weight.reshape(-1, *shape)
+
+
+def _resizing(old: int, new: int) -> Tensor:
+    """(new, old) what turns the weights of `old` voxels in a row into those of `new` voxels."""
+    few, many = sorted((old, new))
+    enlarge = functional.interpolate(torch.eye(few, dtype=torch.float64)[None], size=many, mode="linear")[
+        0
+    ]  # few, many
+    # Weights v of the few voxels x and w of the many agree if w · (x @ enlarge) = v · x for all x.
+    return torch.linalg.pinv(enlarge) if new > old else enlarge

@@ -1,0 +1,87 @@
+"""Swin UNETR (arXiv 2201.01266): a Swin encoder whose maps are joined, coarse to fine, by a convolutional decoder.
+
+The blocks are MONAI's, and so is their order: with patches of 2 this is MONAI's own SwinUNETR. Patches of 4 add one
+doubling between the patches' map and the voxels.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
+from torch import Tensor, nn
+
+from voxmim.networks.swin import Swin
+
+_BLOCK: dict[str, Any] = {"spatial_dims": 3, "kernel_size": 3, "norm_name": "instance", "res_block": True}
+
+
+class SwinUNETR(nn.Module):
+    """The segmentor.
+
+    Args:
+        encoder: a Swin.
+        classes: labels with background.
+        feature_size: channels at the patches' resolution and finer, doubled at each level below, until the encoder's
+            two deepest maps are reached, which keep their channels; None takes the encoder's embed_width.
+        stem: feed the image itself into the full-resolution level, as the paper does; without it the encoder's
+            maps are the only way from the image to the labels.
+    """
+
+    def __init__(self, encoder: Swin, classes: int, feature_size: int | None = None, stem: bool = True) -> None:
+        super().__init__()
+        self.encoder = encoder
+        size = encoder.embed_width if feature_size is None else feature_size
+        *fine, second, deepest = encoder.widths
+        sizes = [size * 2**level for level in range(len(fine))]
+        self.bottom = _block(deepest, deepest)
+        self.skips = nn.ModuleList(_block(*pair) for pair in zip(fine, sizes, strict=True))
+        self.skips.append(nn.Identity())  # the second deepest map is joined as it is
+        self.ups = nn.ModuleList(_join_up(*pair) for pair in pairwise([deepest, second, *reversed(sizes)]))
+        halvings = int(math.log2(encoder.patch[0]))
+        self.between = nn.Sequential(*(_plain_up(size, size) for _ in range(halvings - 1)))
+        self.stem = _block(encoder.channels, size) if stem else None
+        self.last = _join_up(size, size) if stem else _plain_up(size, size)
+        self.out = UnetOutBlock(spatial_dims=3, in_channels=size, out_channels=classes)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z).
+
+        Raises:
+            ValueError: the volume is not a whole number of patches, or a single cell of the deepest map, of which
+                instance normalisation would leave nothing.
+        """
+        *maps, deepest = self.encoder.maps(volume)
+        if deepest[0, 0].numel() == 1:
+            size, stride = tuple(volume.shape[2:]), self.encoder.stride
+            raise ValueError(f"a volume of {size} voxels is too small: along one axis at least it must exceed {stride}")
+        features = self.bottom(deepest)
+        for up, skip, finer in zip(self.ups, reversed(self.skips), reversed(maps), strict=True):
+            features = up(features, skip(finer))
+        features = self.between(features)
+        features = self.last(features) if self.stem is None else self.last(features, self.stem(volume))
+        return self.out(features)
+
+
+class _JoinUp(UnetrUpBlock):
+    """Doubles the resolution and joins the finer map; where its grid is odd, what merging had padded is cut again."""
+
+    def forward(self, coarse: Tensor, finer: Tensor) -> Tensor:
+        x, y, z = finer.shape[2:]
+        return self.conv_block(torch.cat([self.transp_conv(coarse)[..., :x, :y, :z], finer], dim=1))
+
+
+def _join_up(incoming: int, outgoing: int) -> _JoinUp:
+    return _JoinUp(in_channels=incoming, out_channels=outgoing, upsample_kernel_size=2, **_BLOCK)
+
+
+def _block(incoming: int, outgoing: int) -> UnetrBasicBlock:
+    return UnetrBasicBlock(in_channels=incoming, out_channels=outgoing, stride=1, **_BLOCK)
+
+
+def _plain_up(incoming: int, outgoing: int) -> nn.Sequential:
+    """Doubles the resolution where there is no map to join."""
+    return nn.Sequential(nn.ConvTranspose3d(incoming, outgoing, 2, 2), _block(outgoing, outgoing))

@@ -1,0 +1,169 @@
+"""The masked autoencoder on a U-Net: hidden voxels never reach the network, and they alone are judged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from voxmim.networks.patches import Triple, mask_to_voxels, patchify
+from voxmim.networks.unet import ResidualEncoder, UNet
+from voxmim.pretext.dense_mae import DenseMAE
+from voxmim.pretext.mae import MAEOutput
+from voxmim.pretext.masking import random_mask
+
+UNIT: Triple = (4, 2, 6)
+GRID: Triple = (2, 4, 2)
+N, VOXELS = 16, 96  # mask units, and voxels of a unit over both channels
+
+ERROR = {
+    "l1": abs,
+    "l2": lambda d: d**2,
+    "smooth_l1": lambda d: 0.5 * d**2 if abs(d) < 1 else abs(d) - 0.5,
+}
+
+
+def make_mae(**changes: object) -> DenseMAE:
+    torch.manual_seed(0)
+    network = UNet(ResidualEncoder(channels=2, width=4, blocks=(1, 1)), classes=2)
+    return DenseMAE(network, UNIT, **changes)  # type: ignore[arg-type]
+
+
+def some_volume(seed: int = 1) -> torch.Tensor:
+    shape = (g * u for g, u in zip(GRID, UNIT, strict=True))
+    return torch.randn(2, 2, *shape, generator=torch.Generator().manual_seed(seed)) + 3
+
+
+def some_mask() -> torch.Tensor:
+    return random_mask(2, N, 0.75, torch.Generator().manual_seed(2))
+
+
+def painted(volume: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """The volume with other voxels in the mask units that `where` (B, N) names."""
+    return torch.where(mask_to_voxels(where, GRID, UNIT), some_volume(9), volume)
+
+
+def boxes() -> list[tuple[slice, ...]]:
+    """The box of each mask unit in `patchify`'s order."""
+    places = [(i, j, k) for i in range(GRID[0]) for j in range(GRID[1]) for k in range(GRID[2])]
+    return [tuple(slice(a * u, a * u + u) for a, u in zip(place, UNIT, strict=True)) for place in places]
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
+def test_the_loss_is_the_mean_over_hidden_voxels_of_what_the_network_makes_of_the_rest(loss: str) -> None:
+    mae, volume, mask = make_mae(loss=loss), some_volume(), some_mask()
+    output = mae(volume, mask)
+    assert output.prediction.shape == output.target.shape == (2, N, VOXELS)
+    assert torch.equal(output.mask, mask)
+
+    zeroed = volume.clone()
+    for sample in range(2):
+        for place, box in enumerate(boxes()):
+            if mask[sample, place]:
+                zeroed[(sample, slice(None), *box)] = 0
+    dense = mae.network(zeroed)
+    errors = []
+    for sample in range(2):
+        for place, box in enumerate(boxes()):
+            predicted, wanted = (v[(sample, slice(None), *box)].flatten() for v in (dense, volume))
+            torch.testing.assert_close(output.prediction[sample, place], predicted)
+            torch.testing.assert_close(output.target[sample, place], wanted)
+            if mask[sample, place]:
+                pairs = zip(predicted.tolist(), wanted.tolist(), strict=True)
+                errors += [ERROR[loss](p - v) for p, v in pairs]
+    assert output.loss.item() == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+
+
+def test_painting_hidden_units_changes_the_loss_and_not_the_prediction() -> None:
+    mae, volume, mask = make_mae(), some_volume(), some_mask()
+    before, after = mae(volume, mask), mae(painted(volume, mask), mask)
+    assert torch.equal(before.prediction, after.prediction)
+    assert before.loss.item() != pytest.approx(after.loss.item(), rel=1e-3)
+
+
+def test_a_hidden_voxel_that_is_no_number_stays_out_of_the_prediction() -> None:
+    mae, volume, mask = make_mae(), some_volume(), some_mask()
+    spoilt = volume.masked_fill(mask_to_voxels(mask, GRID, UNIT), torch.nan)
+    assert torch.equal(mae(volume, mask).prediction, mae(spoilt, mask).prediction)
+
+
+def test_painting_visible_units_changes_the_prediction_and_not_the_target_of_the_loss() -> None:
+    mae, volume, mask = make_mae(), some_volume(), some_mask()
+    before, after = mae(volume, mask), mae(painted(volume, ~mask), mask)
+    assert (before.prediction - after.prediction).abs().amax(-1)[mask].min() > 0
+    assert torch.equal(before.target[mask], after.target[mask])
+
+
+def test_the_gradient_of_the_loss_reaches_the_predictions_of_hidden_units_only() -> None:
+    mae, mask = make_mae(), some_mask()
+    output = mae(some_volume(), mask)
+    output.prediction.retain_grad()
+    output.loss.backward()
+    assert torch.equal(output.prediction.grad.abs().sum(-1) > 0, mask)
+
+
+def test_every_parameter_of_encoder_and_decoder_gets_a_gradient() -> None:
+    mae = make_mae()
+    mae(some_volume(), some_mask()).loss.backward()
+    assert [name for name, p in mae.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_the_error_is_taken_in_full_precision_under_autocast() -> None:
+    mae, volume, mask = make_mae(), some_volume(), some_mask()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = mae(volume.bfloat16(), mask)
+    assert {part.dtype for part in output[:3]} == {torch.float32}
+    assert output.loss.item() == pytest.approx(mae(volume, mask).loss.item(), rel=0.05)
+
+
+def test_a_mask_is_drawn_from_the_generator_where_none_is_given() -> None:
+    mae, volume = make_mae(ratio=0.6), some_volume()
+    drawn = mae(volume, generator=torch.Generator().manual_seed(3)).mask
+    assert torch.equal(drawn, random_mask(2, N, 0.6, torch.Generator().manual_seed(3)))
+
+
+def test_reconstruct_pastes_the_visible_voxels_around_the_predicted_ones() -> None:
+    mae, volume, mask = make_mae(), some_volume() * 50, some_mask()
+    output = mae(volume, mask)
+    hidden = mask_to_voxels(mask, GRID, UNIT).expand_as(volume)
+    dense = mae.network(volume.masked_fill(hidden, 0))
+    picture = mae.reconstruct(volume, output)
+    assert torch.equal(picture[~hidden], volume[~hidden])
+    assert torch.equal(picture[hidden], dense[hidden])
+    perfect = MAEOutput(output.loss, output.target, output.target, mask)
+    assert torch.equal(mae.reconstruct(volume, perfect), volume)
+
+
+def test_a_crop_of_another_grid_is_taken_and_one_that_does_not_fit_is_refused() -> None:
+    mae, volume = make_mae(), torch.randn(1, 2, 4, 4, 18)
+    output = mae(volume, generator=torch.Generator().manual_seed(0))
+    assert output.prediction.shape == (1, 6, VOXELS)
+    assert torch.equal(output.target, patchify(volume, UNIT))
+    with pytest.raises(ValueError, match=r"not a whole number of patches of \(4, 2, 6\)"):
+        mae(torch.randn(1, 2, 4, 4, 16))
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_a_few_steps_on_smooth_volumes_beat_the_mean_on_others(loss: str) -> None:
+    """What is hidden can be told from what surrounds it, also in volumes that were never trained on."""
+    draw = torch.Generator().manual_seed(0)
+
+    def smooth() -> torch.Tensor:
+        return functional.interpolate(torch.randn(4, 1, 4, 4, 4, generator=draw), size=16, mode="trilinear")
+
+    torch.manual_seed(0)
+    network = UNet(ResidualEncoder(channels=1, width=8, blocks=(1, 1, 1)), classes=1)
+    mae = DenseMAE(network, (4, 4, 4), ratio=0.5, loss=loss)  # type: ignore[arg-type]
+    held = torch.cat([smooth() for _ in range(4)])
+    mask = random_mask(len(held), 64, 0.5, draw)
+    hidden = patchify(held, (4, 4, 4))[mask]
+    off = hidden - hidden.mean()
+    mean_alone = (off.abs() if loss == "l1" else off.square()).mean().item()
+
+    optimiser = torch.optim.AdamW(mae.parameters(), lr=1e-2)
+    for _ in range(40):
+        optimiser.zero_grad()
+        mae(smooth(), generator=draw).loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        assert mae(held, mask).loss.item() < 0.8 * mean_alone

@@ -1,0 +1,116 @@
+"""The packaged recipes of the paper against its table, written out here again; and each of them takes a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Tiny
+from voxmim.recipe import load_recipe, packaged_recipes
+from voxmim.settings import Recipe
+from voxmim.store import Store
+from voxmim.training.pretrain import pretrain
+
+SCANS = {"btcv": 24, "brats21": 1251, "tcia-covid19": 771}
+LABELLED = {"btcv": 24, "brats21": 1251, "tcia-covid19": 24}  # TCIA-COVID19 has no labels: BTCV's
+# encoder, pretext, depth of the decoder, epochs, weight decay, warm-up
+METHODS: dict[str, tuple[str, str, int | None, int, float, float]] = {
+    "mae": ("vit", "mae", 8, 3000, 0.05, 0.1),
+    "mae-light": ("vit", "mae", 1, 3000, 0.05, 0.1),
+    "simmim-vit": ("vit", "simmim", None, 1000, 1e-5, 0.05),
+    "simmim-swin": ("swin", "simmim", None, 1000, 1e-5, 0.05),
+    "simclr-vit": ("vit", "simclr", None, 1000, 0.05, 0.1),
+}
+TINY = {
+    "tiny-mae-vit": ("vit", "mae"),
+    "tiny-simmim-vit": ("vit", "simmim"),
+    "tiny-simmim-swin": ("swin", "simmim"),
+    "tiny-simclr-vit": ("vit", "simclr"),
+    "tiny-simclr-swin": ("swin", "simclr"),
+    "tiny-mae-unet": ("unet", "mae"),
+}
+PAPERS = [(method, data) for method in METHODS for data in SCANS]
+
+
+def test_every_method_has_its_recipe_for_every_data_set() -> None:
+    promised = {f"{method}-{data}" for method, data in PAPERS} | set(TINY) | {"tiny", "demo", "vit-b-btcv"}
+    assert set(packaged_recipes()) == promised
+
+
+def steps(epochs: int, scans: int) -> int:
+    """Four scans a step; the last step of an epoch may have fewer."""
+    return epochs * -(-scans // 4)
+
+
+def assert_shared(recipe: Recipe, data: str) -> None:
+    """What all recipes of the paper have in common."""
+    assert (recipe.crop, recipe.overlap, recipe.precision) == ((96, 96, 96), 0.5, "16")
+    assert recipe.window == (-175.0, 250.0)  # of no account for MR
+    assert (recipe.unetr.feature_size, recipe.unetr.stem) == (16, True)
+    for training in (recipe.pretrain, recipe.finetune):
+        assert (training.batch, training.crops_per_scan, training.clip, training.layer_decay) == (16, 4, 0.0, 1.0)
+        chances = training.augmentation
+        assert (chances.flip, chances.rot90, chances.affine) == (0.1, 0.1, 0.0)
+        assert (chances.shift, chances.intensity, chances.contrast, chances.noise) == (0.1, 0.5, 0.0, 0.0)
+    finetune = recipe.finetune
+    assert (finetune.lr, finetune.weight_decay, finetune.warmup, finetune.foreground) == (3e-4, 0.05, 0.1, 0.5)
+    assert finetune.steps == steps(3000, LABELLED[data])
+
+
+@pytest.mark.parametrize(("method", "data"), PAPERS)
+def test_the_papers_recipes_have_the_papers_numbers(method: str, data: str) -> None:
+    recipe = load_recipe(f"{method}-{data}")
+    encoder, pretext, depth, epochs, decay, warmup = METHODS[method]
+    assert (recipe.encoder, recipe.pretext) == (encoder, pretext)
+    assert_shared(recipe, data)
+    if encoder == "vit":
+        vit = recipe.vit
+        assert (vit.width, vit.depth, vit.heads, vit.width * vit.mlp_ratio, vit.patch) == (768, 12, 12, 3072, (16,) * 3)
+        assert (vit.positions, vit.rotary, vit.registers, recipe.mask.unit) == ("sincos", False, 0, None)
+    else:
+        swin = recipe.swin
+        assert (swin.patch, swin.width, swin.window) == ((4, 4, 4), 96, 7)
+        assert (swin.depths, swin.heads, swin.last_merge) == ((2, 2, 6, 2), (3, 6, 12, 24), False)
+    if pretext != "simclr":
+        assert (recipe.mask.kind, recipe.mask.ratio) == ("random", 0.75)
+        assert recipe.pretext_settings.loss == "l1"  # type: ignore[union-attr]
+    if pretext == "mae":
+        mae = recipe.mae
+        assert (mae.decoder_width, mae.decoder_depth, mae.decoder_heads) == (512, depth, 8)
+        assert (mae.target, mae.cross, mae.share) == ("raw", False, 1.0)
+    training = recipe.pretrain
+    rate = 1e-4 if pretext == "simmim" and data != "brats21" else 3e-4
+    assert (training.lr, training.weight_decay, training.warmup) == (rate, decay, warmup)
+    assert training.steps == steps(epochs, SCANS[data])
+
+
+def test_the_papers_mae_is_that_of_the_older_name() -> None:
+    older, newer = load_recipe("vit-b-btcv"), load_recipe("mae-btcv")
+    newer.about = older.about
+    assert newer == older
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_tiny_recipes_are_small_enough_for_two_cores(name: str) -> None:
+    recipe = load_recipe(name)
+    assert (recipe.encoder, recipe.pretext, recipe.crop) == (*TINY[name], (32, 32, 32))
+    assert recipe.pretrain.batch >= 16 if recipe.pretext == "simclr" else recipe.pretrain.batch == 4
+
+
+SMALL: dict[str, Any] = {
+    "crop": [16, 16, 8], "precision": "32", "mask.unit": None,
+    "vit.patch": [4, 4, 4], "vit.width": 12, "vit.depth": 1, "vit.heads": 2,
+    "swin.patch": [2, 2, 2], "swin.width": 4, "swin.depths": [1, 1], "swin.heads": [1, 2],
+    "unet.width": 4, "unet.blocks": [1, 1, 1], "mae.decoder_width": 12, "mae.decoder_depth": 1, "mae.decoder_heads": 2,
+    "pretrain.steps": 1, "pretrain.batch": 2, "pretrain.crops_per_scan": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_every_recipe_takes_a_step_when_it_is_scaled_down(tiny: Tiny, tmp_path: Path, name: str) -> None:
+    run = pretrain(Store(tiny.store), tmp_path / "run", load_recipe(name, SMALL))
+    (row,) = run.metrics()
+    assert row["loss"] > 0
+    assert row["val_loss"] > 0
