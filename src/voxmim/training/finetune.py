@@ -15,21 +15,19 @@ from torch import Tensor, nn
 
 from voxmim import augment
 from voxmim.crops import Batch, CropPlan, Crops, batches
-from voxmim.errors import StoreError, WeightsError
-from voxmim.networks.build import build_encoder, build_segmentor, described_encoder
-from voxmim.networks.unet import UNet
-from voxmim.networks.weights import Transfer, find_weights, load_into, read_kind, read_weights, save_weights
-from voxmim.pretext.assemble import described_pretext
-from voxmim.recipe import check_recipe
+from voxmim.errors import StoreError
+from voxmim.networks.build import build_encoder, build_segmentor
+from voxmim.networks.weights import Transfer, find_weights, load_into, read_weights, save_weights
 from voxmim.scans.intensity import window
 from voxmim.segmentation.inference import predict_probabilities
 from voxmim.segmentation.metrics import dice
 from voxmim.segmentation.prior import PRIOR, PositionPrior
-from voxmim.settings import Recipe, UNetSettings
+from voxmim.settings import Recipe
 from voxmim.store import Case, Store
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.pretrain import open_or_plan, to_device, weights_metadata
 from voxmim.training.run import CHECKPOINT, Run
+from voxmim.training.transfer import carry_decoder, fit_to_weights
 
 MOST_VALIDATION = 16  # whole scans a validation labels; the curve's points must not cost more than the training
 
@@ -85,7 +83,7 @@ def finetune(
     transfer = load_into(encoder, tensors, str(init)) if tensors else None
     moved = None if transfer is None else str(transfer)
     if init is not None and tensors and recipe.carry_decoder:
-        moved = f"{moved}; and all {len(_carry_decoder(network, init).loaded)} of the decoder"
+        moved = f"{moved}; and all {len(carry_decoder(network, init).loaded)} of the decoder"
     if run is None:
         if fabric.is_global_zero:
             about: dict[str, Any] = {
@@ -181,48 +179,6 @@ def labelled_cases(store: Store, labels: str | None, seed: int) -> list[Case]:
         )
     order = np.random.default_rng([seed, 11]).permutation(len(cases))
     return [cases[i] for i in sorted(order[: max(1, count)])]
-
-
-def fit_to_weights(recipe: Recipe, store: Store, metadata: dict[str, Any], origin: Path) -> Recipe:
-    """The recipe with the encoder, the crop and the window that the weights were trained with, and their pretext.
-
-    Raises:
-        RecipeError: what is left of the recipe does not go together with these.
-        WeightsError: the store's scans are not of the kind that the weights know, or the crop does not fit them.
-    """
-    known, have = metadata["preparation"], asdict(store.preparation)
-    for key, what in (("intensity", "intensities"), ("channels", "channels")):
-        if list(known[key]) != list(have[key]):
-            raise WeightsError(
-                f"{origin}: these weights know {what} {known[key]}, but the store {store.path} holds {have[key]}; "
-                "prepare the scans alike."
-            )
-    (kind, settings), crop = described_encoder(metadata), recipe.crop or tuple(metadata["crop"])
-    if any(c % p for c, p in zip(crop, settings.patch, strict=True)):
-        raise WeightsError(
-            f"{origin}: these weights know patches of {settings.patch}, of which the crop {crop} is no whole number; "
-            "change crop."
-        )
-    if not isinstance(settings, UNetSettings):
-        own = getattr(recipe, kind)  # whose dropping and checkpointing are how to train, not what
-        settings = replace(settings, drop_path=own.drop_path, checkpoint=own.checkpoint)
-    pretext, task, mask = described_pretext(metadata)
-    changes: dict[str, Any] = {"encoder": kind, kind: settings, "crop": crop, "window": tuple(metadata["window"])}
-    changes |= {"pretext": pretext, pretext: task, "mask": mask}
-    recipe = replace(recipe, **changes)
-    check_recipe(recipe, str(origin))
-    return recipe
-
-
-def _carry_decoder(network: nn.Module, init: Path) -> Transfer:
-    """Fill the decoder of a U-Net from the pretext network that lies beside its encoder."""
-    tensors, metadata = read_kind(find_weights(init.parent, "pretext"), "pretext")
-    if not isinstance(network, UNet) or metadata["pretext"] != "mae":
-        raise WeightsError(
-            f"{init}: these weights have no decoder to carry along, which only a U-Net's MAE has; leave out "
-            "carry_decoder."
-        )
-    return load_into(network.decoder, tensors, str(init.parent), least=1.0, inner="network.decoder.")
 
 
 def validation_dice(
