@@ -241,3 +241,29 @@ def test_every_setting_is_explained() -> None:
                 check(field.default_factory)
 
     check(Recipe)
+
+
+@pytest.mark.parametrize(("size", "width", "depth", "heads"), [("tiny", 192, 12, 3), ("large", 1024, 24, 16)])
+def test_a_vit_can_be_told_by_the_name_of_its_size(
+    tmp_path: Path, size: str, width: int, depth: int, heads: int
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"vit: {{size: {size}, patch: [8, 8, 8]}}\n")
+    vit = load_recipe(file).vit
+    assert (vit.width, vit.depth, vit.heads, vit.patch) == (width, depth, heads, (8, 8, 8))
+    assert load_recipe("tiny", {"vit.size": size}).vit.width == width  # although the recipe has a width of its own
+    assert make_recipe({"vit": {"size": size, "depth": 2}}).vit.depth == 2
+
+
+def test_a_swin_can_be_told_by_the_name_of_its_size() -> None:
+    swin = make_recipe({"encoder": "swin", "pretext": "simmim", "swin": {"size": "base"}}).swin
+    assert (swin.width, swin.depths, swin.heads) == (128, (2, 2, 18, 2), (4, 8, 16, 32))
+
+
+@pytest.mark.parametrize("told", [{"vit": {"size": "huge"}}, {"swin": {"size": "large"}}])
+def test_an_unknown_size_is_refused_with_those_there_are(told: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"size is \w+, but must be tiny, small, base"):
+        make_recipe(told)
+    group, size = next(iter(told)), next(iter(told.values()))["size"]
+    with pytest.raises(RecipeError, match="must be tiny, small, base"):
+        load_recipe("tiny", {f"{group}.size": size})

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 
 from voxmim.errors import RecipeError, nearest
 from voxmim.files import write_text
-from voxmim.settings import Recipe, Triple
+from voxmim.settings import SIZES, Recipe, Triple
 
 FITTING = {"mae": ("vit", "unet"), "simmim": ("vit", "swin"), "simclr": ("vit", "swin", "unet")}
 _COUNTS = {
@@ -64,6 +64,7 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = 
         raise RecipeError(f"{name_or_file}: this is not valid YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(settings, dict):
         raise RecipeError(f"{name_or_file}: a recipe is a mapping of settings to values.")
+    settings = _with_sizes(settings, str(name_or_file))
     for key, value in (overrides or {}).items():
         _set(settings, key, value)
     return make_recipe(settings, str(name_or_file))
@@ -72,9 +73,13 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = 
 def make_recipe(settings: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     """Build a recipe from nested settings, each checked for its name, its type and its sense.
 
+    ``vit.size`` (tiny, small, base, large) and ``swin.size`` (tiny, small, base) stand for width, depth and heads;
+    what stands beside them counts more.
+
     Raises:
         RecipeError: names `origin`, the key, what is wrong, and the nearest known key.
     """
+    settings = _with_sizes(settings, origin)
     _check_keys(settings, Recipe, origin)
     if "precision" in settings:
         settings = {**settings, "precision": str(settings["precision"])}  # YAML reads an unquoted 16 as a number
@@ -136,8 +141,29 @@ def fit_crop(shapes: Sequence[Triple], patch: Triple, most_voxels: int) -> Tripl
     return crop[0], crop[1], crop[2]
 
 
+def _with_sizes(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """The settings with each encoder's `size` written out."""
+    written = dict(settings)
+    for encoder in SIZES:
+        group = written.get(encoder)
+        if isinstance(group, Mapping) and "size" in group:
+            rest = {key: value for key, value in group.items() if key != "size"}
+            written[encoder] = _size(encoder, group["size"], origin) | rest
+    return written
+
+
+def _size(encoder: str, size: Any, origin: str) -> dict[str, Any]:
+    if str(size) not in SIZES[encoder]:
+        raise RecipeError(f"{origin}: {encoder}.size is {size}, but must be {', '.join(SIZES[encoder])}.")
+    return SIZES[encoder][str(size)]
+
+
 def _set(settings: dict[str, Any], dotted: str, value: Any) -> None:
     *groups, last = dotted.split(".")
+    if last == "size" and groups and groups[0] in SIZES:  # it overrides what the recipe says of width, depth and heads
+        for key, number in _size(groups[0], value, f"--set {dotted}").items():
+            _set(settings, f"{groups[0]}.{key}", number)
+        return
     for group in groups:
         inner = settings.setdefault(group, {})
         if not isinstance(inner, dict):

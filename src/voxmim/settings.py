@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Triple = tuple[int, int, int]
 Loss = Literal["l1", "l2", "smooth_l1"]
@@ -101,6 +101,21 @@ class UNetSettings:
 
 
 EncoderSettings = ViTSettings | SwinSettings | UNetSettings
+
+# What `size` stands for in a recipe: the usual ViTs (arXiv 2010.11929, 2012.12877) and Swins (arXiv 2103.14030).
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "vit": {
+        "tiny": {"width": 192, "depth": 12, "heads": 3},
+        "small": {"width": 384, "depth": 12, "heads": 6},
+        "base": {"width": 768, "depth": 12, "heads": 12},
+        "large": {"width": 1024, "depth": 24, "heads": 16},
+    },
+    "swin": {
+        "tiny": {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
+        "small": {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
+        "base": {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)},
+    },
+}
 
 
 @dataclass
