@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import torch
-from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
+from monai.networks.blocks import UnetOutBlock, UnetrUpBlock
 from torch import Tensor, nn
 
 from voxmim.networks.swin import Swin
-
-_BLOCK: dict[str, Any] = {"spatial_dims": 3, "kernel_size": 3, "norm_name": "instance", "res_block": True}
+from voxmim.networks.unetr import plain_up, residual_block
 
 
 class SwinUNETR(nn.Module):
@@ -37,14 +35,14 @@ class SwinUNETR(nn.Module):
         size = encoder.embed_width if feature_size is None else feature_size
         *fine, second, deepest = encoder.widths
         sizes = [size * 2**level for level in range(len(fine))]
-        self.bottom = _block(deepest, deepest)
-        self.skips = nn.ModuleList(_block(*pair) for pair in zip(fine, sizes, strict=True))
+        self.bottom = residual_block(deepest, deepest)
+        self.skips = nn.ModuleList(residual_block(*pair) for pair in zip(fine, sizes, strict=True))
         self.skips.append(nn.Identity())  # the second deepest map is joined as it is
         self.ups = nn.ModuleList(_join_up(*pair) for pair in pairwise([deepest, second, *reversed(sizes)]))
         halvings = int(math.log2(encoder.patch[0]))
-        self.between = nn.Sequential(*(_plain_up(size, size) for _ in range(halvings - 1)))
-        self.stem = _block(encoder.channels, size) if stem else None
-        self.last = _join_up(size, size) if stem else _plain_up(size, size)
+        self.between = nn.Sequential(*(plain_up(size, size, (2, 2, 2)) for _ in range(halvings - 1)))
+        self.stem = residual_block(encoder.channels, size) if stem else None
+        self.last = _join_up(size, size) if stem else plain_up(size, size, (2, 2, 2))
         self.out = UnetOutBlock(spatial_dims=3, in_channels=size, out_channels=classes)
 
     def forward(self, volume: Tensor) -> Tensor:
@@ -75,13 +73,12 @@ class _JoinUp(UnetrUpBlock):
 
 
 def _join_up(incoming: int, outgoing: int) -> _JoinUp:
-    return _JoinUp(in_channels=incoming, out_channels=outgoing, upsample_kernel_size=2, **_BLOCK)
-
-
-def _block(incoming: int, outgoing: int) -> UnetrBasicBlock:
-    return UnetrBasicBlock(in_channels=incoming, out_channels=outgoing, stride=1, **_BLOCK)
-
-
-def _plain_up(incoming: int, outgoing: int) -> nn.Sequential:
-    """Doubles the resolution where there is no map to join."""
-    return nn.Sequential(nn.ConvTranspose3d(incoming, outgoing, 2, 2), _block(outgoing, outgoing))
+    return _JoinUp(
+        spatial_dims=3,
+        in_channels=incoming,
+        out_channels=outgoing,
+        kernel_size=3,
+        upsample_kernel_size=2,
+        norm_name="instance",
+        res_block=True,
+    )

@@ -42,7 +42,7 @@ class UNETR(nn.Module):
         levels = len(factors)
         self.depths = [max(1, round(encoder.depth * (level + 1) / levels)) for level in range(levels)]
         self.norms = nn.ModuleList(nn.LayerNorm(encoder.width) for _ in self.depths[:-1])
-        self.stem = _block(encoder.channels, feature_size) if stem else None
+        self.stem = residual_block(encoder.channels, feature_size) if stem else None
         self.skips = nn.ModuleList(
             _Enlarge(encoder.width, feature_size * 2**level, factors[: levels - level]) for level in range(1, levels)
         )
@@ -52,7 +52,7 @@ class UNETR(nn.Module):
                 in_channels=incoming, out_channels=outgoing, upsample_kernel_size=factor, res_block=True, **_BLOCK
             )
             if stem or outgoing > feature_size
-            else _PlainUp(incoming, outgoing, factor)
+            else plain_up(incoming, outgoing, factor)
             for (incoming, outgoing), factor in zip(pairwise(channels), factors, strict=True)
         )
         self.out = UnetOutBlock(spatial_dims=3, in_channels=feature_size, out_channels=classes)
@@ -113,21 +113,16 @@ class _Enlarge(nn.Module):
         return self.blocks(self.transp_conv_init(features))
 
 
-class _PlainUp(nn.Module):
-    """Raises the resolution where there is no image path to join."""
-
-    def __init__(self, incoming: int, outgoing: int, factor: Triple) -> None:
-        super().__init__()
-        self.up = nn.ConvTranspose3d(incoming, outgoing, factor, factor)
-        self.block = _block(outgoing, outgoing)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.block(self.up(features))
-
-
 def _transposed(incoming: int, outgoing: int, factor: Triple) -> nn.Module:
     return get_conv_layer(3, incoming, outgoing, kernel_size=factor, stride=factor, is_transposed=True)
 
 
-def _block(incoming: int, outgoing: int) -> UnetrBasicBlock:
+def plain_up(incoming: int, outgoing: int, factor: Triple) -> nn.Sequential:
+    """Multiplies the cells along each axis where there is no finer map to join."""
+    raised = nn.ConvTranspose3d(incoming, outgoing, factor, factor)
+    return nn.Sequential(raised, residual_block(outgoing, outgoing))
+
+
+def residual_block(incoming: int, outgoing: int) -> UnetrBasicBlock:
+    """Two convolutions with instance norm and a path around them."""
     return UnetrBasicBlock(in_channels=incoming, out_channels=outgoing, stride=1, res_block=True, **_BLOCK)
