@@ -151,6 +151,46 @@ def tiny_runs(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> TinyRuns:
     return TinyRuns(tiny.source, tiny.store, tiny.recipe, pretrain, finetune)
 
 
+@dataclass(frozen=True)
+class Sorted(Tiny):
+    """Scans without label maps, each with a class, and a run that learned to tell them. Shared, as `Tiny`."""
+
+    classes: Path
+    run: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_sorted(tmp_path_factory: pytest.TempPathFactory) -> Sorted:
+    """Thirty CTs (train 0-17, val 18-23, test 24-29) with an organ anywhere, which is dense or light; and a run."""
+    from voxmim import api
+
+    folder = tmp_path_factory.mktemp("sorted")
+    rows = ["case,class"]
+    for number in range(30):
+        rng = np.random.default_rng(number)
+        where = np.stack(np.meshgrid(*(np.arange(n) for n in (15, 13, 12)), indexing="ij"))
+        centre = rng.uniform(4, 8, 3)[:, None, None, None]
+        dense = number % 2 == 1
+        scan = rng.normal(0, 20, (15, 13, 12)) - 20
+        scan[np.sum((where - centre) ** 2, axis=0) < 3.5**2] += 140 if dense else -90
+        _write_scan(folder / "source" / "imagesTr" / f"scan_{number}.nii.gz", np.rint(scan).astype(np.int16))
+        rows.append(f"scan_{number},{'dense' if dense else 'light'}")
+    parts = {"train": range(18), "val": range(18, 24), "test": range(24, 30)}
+    splits = {split: [f"scan_{number}" for number in numbers] for split, numbers in parts.items()}
+    (folder / "source" / "splits.json").write_text(json.dumps(splits))
+    dataset = {"name": "sorted", "channel_names": {"0": "CT"}, "labels": {"background": 0}}
+    (folder / "source" / "dataset.json").write_text(json.dumps(dataset))
+    (folder / "classes.csv").write_text("\n".join(rows))
+    store = prepare(folder / "source", folder / "store", (1.0, 1.0, 1.0), intensity="ct", workers=1, quiet=True).store
+    own = {"steps": 80, "batch": 4, "lr": 1e-3, "validate_every": 20, "checkpoint_every": 40}
+    recipe = make_recipe({**TINY_RECIPE, "finetune": {**TINY_TRAINING, **own}})
+    write_recipe(folder / "recipe.yaml", recipe)
+    run = api.finetune(
+        store, folder / "run", recipe=folder / "recipe.yaml", task="classification", classes=folder / "classes.csv"
+    )
+    return Sorted(folder / "source", store, folder / "recipe.yaml", folder / "classes.csv", run)
+
+
 @pytest.fixture
 def start_and_kill() -> Callable[..., None]:
     """Give start_and_kill(arguments, run, rows): start `voxmim` and kill it once metrics.csv has so many rows."""

@@ -13,32 +13,37 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "voxmim"
 
 # Room: the other rooms that it may import. A room is a file or a folder directly under src/voxmim, and `""` is the
-# package itself with its public names. What a volume and an intensity are lies below the rest of scans/, so that store
-# and crops can speak of them.
+# package itself with its public names. What a volume, a file's format and an intensity are lies below the rest of
+# scans/, so that store and crops can speak of them.
 _METHOD = {"errors", "files", "settings", "recipe", "networks", "pretext"}
-_REPORT = _METHOD | {"scans.volume", "scans.intensity", "store", "scans", "crops", "augment"}
-_TRAINING = _REPORT | {"report", "segmentation"}
+_REPORT = _METHOD | {"scans.formats", "scans.volume", "scans.intensity", "store", "scans", "crops", "augment"}
+_CLASSIFICATION = _REPORT | {"report", "segmentation"}
+_TRAINING = _CLASSIFICATION | {"classification"}
 _STUDIES = _TRAINING | {"training"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "settings": set(),
     "recipe": {"errors", "files", "settings"},
-    "scans.volume": {"errors", "files"},
+    "scans.formats": {"errors"},
+    "scans.volume": {"errors", "files", "scans.formats"},
     "scans.intensity": {"errors"},
     "store": {"errors", "files", "scans.volume"},
-    "scans": {"errors", "files", "scans.volume", "scans.intensity", "store"},
+    "scans": {"errors", "files", "scans.formats", "scans.volume", "scans.intensity", "store"},
     "crops": {"errors", "scans.intensity", "store"},
     "augment": {"errors", "settings", "crops"},
     "networks": {"errors", "files", "settings"},
     "pretext": {"errors", "settings", "networks"},
     "report": _REPORT,
     "segmentation": _REPORT | {"report"},
+    "classification": _CLASSIFICATION,
     "training": _TRAINING,
     "studies": _STUDIES,
     "api": _STUDIES | {"studies"},
     "": {"api"},
-    "cli": {"errors", "recipe", "", "api"},
+    "console": set(),
+    "arguments": {"errors", ""},
+    "cli": {"errors", "recipe", "console", "arguments", "", "api"},
     "__main__": {"cli"},
 }
 # networks/ and pretext/ know nothing of files, of Lightning or of the command line.
@@ -92,7 +97,9 @@ def modules_imported(name: str, sources: Sources) -> set[str]:
 
 def room_of(name: str) -> str:
     """The room that a module lies in."""
-    return name if name in ALLOWED else name.split(".")[0]
+    while name and name not in ALLOWED and "." in name:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def upward_imports(sources: Sources) -> list[str]:

@@ -14,19 +14,23 @@ import pytest
 import voxmim
 from conftest import TinyRuns
 from voxmim import api, cli
+from voxmim.arguments import make_parser
 from voxmim.recipe import load_recipe, packaged_recipes
 
 Maker = Callable[..., Path]
 TRAINING = ["STORE", "OUT", "--recipe", "--resume", "--steps", "--batch", "--lr", "--seed", "--devices", "--precision"]
+TRAINING += ["--accumulate", "--nodes", "--strategy", "--compile"]
 COMMANDS = {
     "demo": ["--data", "--out", "--seed", "--spacing", "--recipe", "--set"],
     "phantom": ["OUT", "--cases", "--seed", "--kind"],
     "prepare": ["SOURCE", "OUT", "--spacing", "--intensity", "ct", "mr", "auto", "--workers", "--seed"],
-    "pretrain": [*TRAINING, "--set"],
-    "finetune": [*TRAINING, "--set", "--init", "--labels"],
-    "evaluate": ["RUN", "STORE|DIR", "--split", "--tolerance", "--json", "--csv"],
+    "pretrain": [*TRAINING, "--plan-only", "--set", "--init"],
+    "finetune": [*TRAINING, "--set", "--init", "--labels", "--task", "--classes"],
+    "evaluate": ["RUN", "STORE|DIR", "--split", "--tolerance", "--json", "--csv", "--classes"],
     "predict": ["RUN", "SCAN", "--out", "--probabilities"],
     "reconstruct": ["RUN", "SCAN", "--out", "--seed"],
+    "import": ["FILE", "OUT", "--like", "--spacing", "--intensity", "--channels", "--licence", "--set"],
+    "export": ["RUN|FILE", "OUT", "--to", "monai"],
     "recipes": ["NAME|FILE"],
 }
 
@@ -62,7 +66,7 @@ def test_help_tells_every_argument_in_words(voxmim_says: Says, command: str) -> 
     assert status == 0
     for argument in COMMANDS[command]:
         assert re.search(rf"(?<![\w-]){re.escape(argument)}(?![\w-])", said), argument
-    parser = cli._parser()._subparsers._group_actions[0].choices[command]  # type: ignore[union-attr,index]
+    parser = make_parser(cli.COMMANDS)._subparsers._group_actions[0].choices[command]  # type: ignore[union-attr,index]
     assert parser.description in flat(said)
     assert all(action.help for action in parser._actions)
 
@@ -125,6 +129,18 @@ def cases_of_error(runs: TinyRuns, empty: Path) -> Iterator[tuple[list[object], 
     yield ["pretrain", runs.store, empty / "out", "--seed", -1], "seed is -1, but must be at least 0"
     yield ["finetune", runs.store, empty / "out", "--labels", "lots"], r"--labels lots: give a share such as 0\.1"
     yield ["finetune", runs.store, empty / "out", "--init", empty], r"empty: there is no encoder\.safetensors here"
+    yield ["pretrain", runs.store, runs.pretrain, "--resume", "--init", runs.pretrain], "leave out init"
+    yield ["pretrain", runs.store, empty / "out", "--init", empty], r"empty: there is no encoder\.safetensors here"
+    scans = ["--like", runs.store]
+    own = runs.pretrain / "encoder.safetensors"
+    yield ["import", own, empty / "out", *scans], "voxmim wrote these weights; start from them with --init"
+    yield ["import", own, empty / "out"], "give --like STORE, or --spacing, --intensity and --channels"
+    yield ["import", own, runs.pretrain, *scans], "there is something here already; name another folder"
+    yield ["import", own, empty / "out", *scans, "--set", "mask.ratio=0.5"], r"knows vit\.\*, swin\.\*, crop and window"
+    yield ["import", runs.pretrain / "last.ckpt", empty / "out", *scans], r"last\.ckpt: this cannot be imported, since"
+    yield ["export", runs.pretrain, empty / "out.bin"], r"out\.bin: end the file's name in \.safetensors or \.pt"
+    yield ["export", runs.pretrain, empty / "out.pt"], "MONAI's UNETR has patches of 16 and 12 blocks"
+    yield ["export", runs.finetune, empty / "out.pt"], r"there is no encoder\.safetensors here"
     yield ["evaluate", runs.pretrain, runs.store], "this run is a pretrain, but a finetune is needed here"
     yield ["evaluate", runs.finetune, empty], r"empty: there is no scan"
     yield ["evaluate", runs.finetune, runs.store, "--tolerance", -1], r"tolerance -1\.0 mm: it must be 0 or more"
@@ -215,19 +231,22 @@ def test_short_flags_are_settings_of_the_training_at_hand(monkeypatch: pytest.Mo
     for name in ("pretrain", "finetune"):
         monkeypatch.setattr(api, name, lambda *given: calls.append(given) or Path("out"))
     short = ["--steps", 7, "--batch", 4, "--lr", "1e-4", "--seed", 3, "--devices", 2, "--precision", "bf16"]
+    short += ["--accumulate", 2, "--nodes", 3, "--strategy", "fsdp", "--compile"]
     own = ["--set", "mask.ratio=0.6", "--set", "crop=[8, 8, 16]", "--set", "window=null"]
     shared = {"mask.ratio": 0.6, "crop": [8, 8, 16], "window": None, "seed": 3, "devices": 2, "precision": "bf16"}
+    shared |= {"nodes": 3, "strategy": "fsdp", "compile": True}
 
     assert voxmim_says("pretrain", "s", "o", "--resume", *short, *own)[0] == 0
-    settings = {**shared, "pretrain.steps": 7, "pretrain.batch": 4, "pretrain.lr": 1e-4}
-    assert calls.pop() == (Path("s"), Path("o"), None, settings, True)
+    settings = {**shared, "pretrain.steps": 7, "pretrain.batch": 4, "pretrain.lr": 1e-4, "pretrain.accumulate": 2}
+    assert calls.pop() == (Path("s"), Path("o"), None, settings, True, None)
 
     assert voxmim_says("finetune", "s", "o", "--init", "i", "--labels", "0.1", "--recipe", "r", *short, *own)[0] == 0
-    settings = {**shared, "finetune.steps": 7, "finetune.batch": 4, "finetune.lr": 1e-4}
-    assert calls.pop() == (Path("s"), Path("o"), Path("i"), "0.1", "r", settings, False)
+    settings = {**shared, "finetune.steps": 7, "finetune.batch": 4, "finetune.lr": 1e-4, "finetune.accumulate": 2}
+    assert calls.pop() == (Path("s"), Path("o"), Path("i"), "0.1", "r", settings, False, None, None)
 
     assert voxmim_says("finetune", "s", "o", "--lr", "0.5")[0] == 0  # which is also the rate from scratch
-    assert calls.pop() == (Path("s"), Path("o"), None, None, None, {"finetune.lr": 0.5, "scratch_lr": 0.5}, False)
+    settings = {"finetune.lr": 0.5, "scratch_lr": 0.5}
+    assert calls.pop() == (Path("s"), Path("o"), None, None, None, settings, False, None, None)
 
 
 def test_a_table_and_where_the_result_is_end_an_evaluation(

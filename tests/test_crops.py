@@ -61,9 +61,9 @@ def same(one: tuple, other: tuple) -> bool:
 def join(parts: list[Batch]) -> list[tuple]:
     """The crops of several batches in a row."""
     return [
-        (image, label, int(seed), name)
+        (image, label, int(seed), name, present)
         for part in parts
-        for image, label, seed, name in zip(part.image, part.label, part.seed, part.names, strict=True)
+        for image, label, seed, name, present in zip(*part[:5], strict=True)
     ]
 
 
@@ -250,7 +250,7 @@ def test_two_crops_in_a_row_are_views_of_one_place(store: Store) -> None:
     crops = stream(store, VIEWS)
     places = {}
     for number in range(40):
-        image, label, _, name = crops[number]
+        image, label, _, name, _ = crops[number]
         assert label.numel() == 0
         found = place_of(store, image, name)
         places[number] = (name, found)
@@ -279,3 +279,74 @@ def place_of(store: Store, image: torch.Tensor, name: str) -> Triple:
     ]
     (place,) = found
     return place
+
+
+# Channels
+
+
+def four_channels(tmp_path: Path) -> Store:
+    """Scans of four channels, each voxel of channel c being c + 1; b lacks channels 0 and 2."""
+    voxels = np.broadcast_to(np.float16([1, 2, 3, 4]).reshape(4, 1, 1, 1), (4, 9, 9, 9)).copy()
+    cases = [
+        write_case(tmp_path, Case("a", "train", (9, 9, 9), ("a.nii",)), voxels, None),
+        write_case(tmp_path, Case("b", "train", (9, 9, 9), ("b.nii",), missing=(0, 2)), voxels, None),
+    ]
+    write_index(tmp_path, "mr", Preparation((1.0, 1.0, 1.0), "mr", ("T1", "T1ce", "T2", "FLAIR")), {}, cases)
+    return Store(tmp_path)
+
+
+MR_PLAN = CropPlan(size=(4, 4, 4), window=(0.0, 1.0), seed=3)
+VALUES = torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+
+def test_a_crop_shows_every_channel_that_its_scan_has(tmp_path: Path) -> None:
+    crops = stream(four_channels(tmp_path), MR_PLAN)
+    for image, _, _, name, present in map(crops.__getitem__, range(6)):
+        assert present.tolist() == ([True] * 4 if name == "a" else [False, True, False, True])
+        assert torch.equal(image[:, 0, 0, 0], VALUES * present)
+
+
+def test_a_drawn_part_of_the_channels_is_never_empty_and_every_number_comes(tmp_path: Path) -> None:
+    crops = stream(four_channels(tmp_path), replace(MR_PLAN, channels="drawn"))
+    seen: dict[str, Counter] = {"a": Counter(), "b": Counter()}
+    for image, _, _, name, present in map(crops.__getitem__, range(600)):
+        assert torch.equal(image, (VALUES * present)[:, None, None, None].expand(4, 4, 4, 4))
+        seen[name][tuple(present.nonzero().flatten().tolist())] += 1
+    assert len(seen["a"]) == 15
+    by_number = Counter({n: sum(c for part, c in seen["a"].items() if len(part) == n) for n in (1, 2, 3, 4)})
+    assert all(45 < count < 105 for count in by_number.values())  # 75 are to be expected
+    assert set(seen["b"]) == {(1,), (3,), (1, 3)}
+
+
+def test_one_channel_at_a_time_is_one_that_the_scan_has(tmp_path: Path) -> None:
+    crops = stream(four_channels(tmp_path), replace(MR_PLAN, channels="one"))
+    seen: dict[str, set] = {"a": set(), "b": set()}
+    for image, _, _, name, present in map(crops.__getitem__, range(80)):
+        assert (tuple(image.shape), present.tolist()) == ((1, 4, 4, 4), [True])
+        seen[name].add(float(image[0, 0, 0, 0]))
+    assert seen == {"a": {1, 2, 3, 4}, "b": {2, 4}}
+
+
+@pytest.mark.parametrize("channels", ["drawn", "one"])
+def test_drawn_channels_follow_from_the_number_of_the_crop_and_change_nothing_else(
+    tmp_path: Path, channels: str
+) -> None:
+    store = four_channels(tmp_path)
+    plan = replace(MR_PLAN, channels=channels)
+    assert same(stream(store, plan)[17], stream(store, plan)[17])
+    rest = list(batches(stream(store, plan), 3, 2, 4))
+    assert [same(row, stream(store, plan)[n]) for n, row in enumerate(join(rest), start=6)] == [True] * 6
+    whole = stream(store, MR_PLAN)
+    assert all(stream(store, plan)[n][2:4] == whole[n][2:4] for n in range(9))
+    one, other = (Crops(store, [store.cases["a"]], replace(plan, seed=seed)) for seed in (3, 4))
+    assert not all(torch.equal(one[n][0], other[n][0]) for n in range(20))
+
+
+def test_no_scan_is_read_whole_for_a_crop(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Store, name: str) -> np.ndarray:
+        raise AssertionError(f"{name} was read whole")
+
+    monkeypatch.setattr(Store, "image", refuse)
+    monkeypatch.setattr(Store, "label_map", refuse)
+    crops = stream(store, replace(PLAN, foreground=1.0))
+    assert all((crops[number][1] > 0).any() for number in range(20) if crops[number][3] != "case_4")

@@ -1,7 +1,8 @@
 """The main job on scans of people, where there are some, and on phantoms, which are always there.
 
 VOXMIM_DATA names a folder that holds msd_hippocampus/ (Task04 of the Medical Segmentation Decathlon, or a part of it)
-in the Decathlon's layout; without it, ../shared/data beside the checkout is looked at.
+in the Decathlon's layout, and other archives under their names; without it, ../shared/data beside the checkout is
+looked at.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import pytest
 from conftest import TINY_RECIPE
 from voxmim import api
 from voxmim.recipe import make_recipe, write_recipe
+from voxmim.scans.formats.dicom import find_series
+from voxmim.scans.formats.nifti import orientation_faults
 from voxmim.scans.phantom import write_cohort
 from voxmim.scans.prepare import prepare
+from voxmim.scans.volume import is_scan, read_header, read_volume
 from voxmim.store import Store
 from voxmim.training.run import Run
 
@@ -72,3 +76,20 @@ def test_scans_are_prepared_trained_on_and_labelled(tmp_path: Path, kind: str) -
     scores = api.evaluate(segmentor, store.path)
     assert set(scores["labels"]) == set(store.labels.values())
     assert scores["prior"]["mean"]["dice"] > 0.2  # labels and scans lie in the same place
+
+
+@pytest.mark.parametrize("folder", ["hippocrop_dicom", "totalsegmentator_examples", "brats2015_deepmedic_nc"])
+def test_what_archives_hold_is_read(folder: str) -> None:
+    if not (DATA / folder).is_dir():
+        pytest.skip(f"no {folder} in {DATA}; name the folder that holds it in VOXMIM_DATA")
+    series = find_series(DATA / folder)
+    assert [(each.fault, each.notes) for each in series] == [(None, ())] * len(series)
+    paths = [each.path for each in series] + sorted(file for file in (DATA / folder).rglob("*") if is_scan(file))[:6]
+    assert len(paths) >= 3
+    for path in paths:
+        volume = read_volume(path)
+        shape, affine = read_header(path)
+        assert volume.shape == shape
+        np.testing.assert_array_equal(volume.affine, affine)
+        assert volume.array.min() < volume.array.max()
+        assert orientation_faults(path) == [] if path.is_file() else True

@@ -14,7 +14,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from voxmim.errors import RecipeError
-from voxmim.recipe import fit_crop, load_recipe, make_recipe, packaged_recipes, recipe_to_yaml, write_recipe
+from voxmim.recipe import fit_crop, load_recipe, make_recipe, packaged_recipes, recipe_to_yaml, with_crop, write_recipe
 from voxmim.settings import Recipe, Training
 
 triples = st.tuples(*[st.integers(1, 200)] * 3)
@@ -141,7 +141,19 @@ def test_an_unquoted_precision_is_understood() -> None:
         ({"finetune": {"batch": -2}}, "finetune.batch is -2"),
         ({"finetune": {"lr": 0.0}}, "finetune.lr must be above 0"),
         ({"pretrain": {"warmup": 1.5}}, "pretrain.warmup from 0 to 1"),
-        ({"devices": 3}, "pretrain.batch 16 must be a multiple of devices 3"),
+        ({"devices": 3}, "pretrain.batch 16 must be a multiple of nodes 1 x devices 3 x accumulate 1"),
+        ({"nodes": 3}, "pretrain.batch 16 must be a multiple of nodes 3 x devices 1"),
+        ({"nodes": 0}, "nodes is 0"),
+        ({"strategy": "dpp"}, "strategy"),
+        ({"strategy": "fsdp", "precision": "16"}, "strategy fsdp does not go with precision 16"),
+        ({"finetune": {"batch": 8, "accumulate": 3}}, "finetune.batch 8 must be a multiple of .* accumulate 3"),
+        ({"finetune": {"accumulate": 0}}, "finetune.accumulate is 0"),
+        ({"pretext": "simclr", "pretrain": {"accumulate": 2}}, "pretrain.accumulate must be 1 with SimCLR"),
+        ({"pretrain": {"ema": 1.0}}, "pretrain.ema must lie from 0 to under 1"),
+        ({"finetune": {"freeze": 1.5}}, "finetune.freeze from 0 to 1"),
+        ({"pretrain": {"freeze": 0.5}}, "pretrain.freeze is 0.5, but the encoder is what a pre-training trains"),
+        ({"finetune": {"layer_decay": 0.0}}, "finetune.layer_decay must be above 0"),
+        ({"pretrain": {"clip": -1.0}}, "pretrain.clip at least 0"),
         ({"devices": 0}, "devices is 0"),
         # encoders, pretexts and masks
         ({"encoder": "swim"}, "encoder"),
@@ -150,13 +162,9 @@ def test_an_unquoted_precision_is_understood() -> None:
         ({"pretext": "simclr", "pretrain": {"batch": 1}}, "pretrain.batch is 1, but SimCLR"),
         ({"encoder": "unet", "mae": {"target": "normalised"}}, "the unet's MAE predicts raw voxels"),
         ({"carry_decoder": True}, "the encoder vit has no decoder"),
-        ({"encoder": "unet", "finetune": {"layer_decay": 0.9}}, "layer_decay counts the layers of a ViT"),
         ({"mae": {"share": 0.5}}, "mae.share is 0.5, .* only with mae.cross"),
         ({"mae": {"share": 0.0, "cross": True}}, "mae.share is 0.0"),
         ({"mask": {"body_share": 1.5}}, "mask.body_share is 1.5"),
-        ({"mask": {"unit": [16, 16, 24]}}, r"mask.unit \(16, 16, 24\) is not a whole number of the vit's patches"),
-        ({"mask": {"unit": [64, 64, 64]}}, r"\(96, 96, 96\) is not a whole number of mask units \(64, 64, 64\)"),
-        ({"mask": {"unit": [96, 96, 96]}}, "is a single mask unit, and nothing could be hidden"),
         ({"vit": {"registers": -1}}, "vit.registers is -1"),
         ({"swin": {"patch": [8, 8, 8]}}, "swin.patch .* must be 2 or 4"),
         ({"swin": {"depths": [2, 2]}}, "must have one number for each of 2 to 4 stages"),
@@ -166,12 +174,34 @@ def test_an_unquoted_precision_is_understood() -> None:
         ({"encoder": "unet", "crop": [96, 96, 40]}, r"cannot be halved into cells of \(16, 16, 16\)"),
         ({"encoder": "swin", "pretext": "simclr", "crop": [32, 16, 32]}, "single cell of the swin's deepest map"),
         ({"simclr": {"temperature": 0.0}}, "simclr.temperature must be above 0"),
+        ({"pretrain": {"augmentation": {"elastic": 1.5}}}, "pretrain.augmentation.elastic is 1.5, .* from 0 to 1"),
+        ({"finetune": {"augmentation": {"flip": -0.1}}}, "finetune.augmentation.flip is -0.1, .* from 0 to 1"),
+        ({"finetune": {"augmentation": {"blur": -1}}}, "augmentation.blur is -1.0, .* at least 0"),
+        ({"finetune": {"augmentation": {"scale": 1}}}, "augmentation.scale is 1.0, .* under 1"),
+        ({"pretrain": {"augmentation": {"displace": 13}}}, "augmentation.displace 13.0 would fold .* control, 32.0"),
+        ({"pretrain": {"augmentation": {"control": 0}}}, "would fold .* control, 0.0"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_sentence(wrong: dict[str, Any], told: str) -> None:
     with pytest.raises(RecipeError, match=f"^my.yaml: .*{told}") as caught:
         make_recipe(wrong, "my.yaml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"mask": {"unit": [16, 16, 24]}}, r"mask.unit \(16, 16, 24\) is not a whole number of the vit's patches"),
+        ({"mask": {"unit": [64, 64, 64]}}, r"\(96, 96, 96\) is not a whole number of mask units \(64, 64, 64\)"),
+        ({"mask": {"unit": [96, 96, 96]}}, "is a single mask unit, and nothing could be hidden"),
+        ({"crop": [16, 16, 16]}, "is a single mask unit, and nothing could be hidden"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused_only_where_something_is_masked(wrong: dict[str, Any], told: str) -> None:
+    recipe = make_recipe(wrong)
+    with pytest.raises(RecipeError, match=f"^store: .*{told}"):
+        with_crop(recipe, [(96, 96, 96)], "store")
+    assert with_crop(recipe, [(96, 96, 96)], "store", masked=False) == recipe
 
 
 def test_a_recipe_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from conftest import Tiny
+from voxmim import api
 from voxmim.recipe import load_recipe, packaged_recipes
+from voxmim.scans.prepare import prepare
 from voxmim.settings import Recipe
 from voxmim.store import Store
+from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
 
 SCANS = {"btcv": 24, "brats21": 1251, "tcia-covid19": 771}
@@ -105,12 +108,26 @@ SMALL: dict[str, Any] = {
     "swin.patch": [2, 2, 2], "swin.width": 4, "swin.depths": [1, 1], "swin.heads": [1, 2],
     "unet.width": 4, "unet.blocks": [1, 1, 1], "mae.decoder_width": 12, "mae.decoder_depth": 1, "mae.decoder_heads": 2,
     "pretrain.steps": 1, "pretrain.batch": 2, "pretrain.crops_per_scan": 1,
+    "finetune.steps": 1, "finetune.batch": 1, "finetune.crops_per_scan": 1,
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of heads in four channels, with three regions that overlap."""
+    folder = tmp_path_factory.mktemp("heads")
+    prepare(api.phantom(folder / "heads", 4, kind="head"), folder / "store", (9.0, 9.0, 9.0), workers=1, quiet=True)
+    return folder / "store"
+
+
 @pytest.mark.parametrize("name", packaged_recipes())
-def test_every_recipe_takes_a_step_when_it_is_scaled_down(tiny: Tiny, tmp_path: Path, name: str) -> None:
-    run = pretrain(Store(tiny.store), tmp_path / "run", load_recipe(name, SMALL))
+def test_every_recipe_takes_a_step_when_it_is_scaled_down(tiny: Tiny, heads: Path, tmp_path: Path, name: str) -> None:
+    store, recipe = Store(heads if name.endswith("brats21") else tiny.store), load_recipe(name, SMALL)
+    run = pretrain(store, tmp_path / "run", recipe)
     (row,) = run.metrics()
     assert row["loss"] > 0
     assert row["val_loss"] > 0
+    tuned, _ = finetune(store, tmp_path / "tuned", recipe, run.path, labels="1")
+    assert tuned.metrics()[0]["loss"] > 0
+    names = ["WT", "TC", "ET"] if name.endswith("brats21") else ["bone", "fat"]
+    assert [key for key in ("WT", "TC", "ET", "bone", "fat") if f"val_dice {key}" in tuned.metrics()[0]] == names

@@ -189,3 +189,21 @@ def test_memory_and_open_files_stay_flat_over_many_crops(tmp_path: Path, monkeyp
     memory_after, files_after = read(2000)  # 125 MiB of crops
     assert memory_after - memory < 10 * 2**20
     assert files_after <= files
+
+
+def test_regions_and_missing_channels_are_kept_and_older_stores_have_none(tmp_path: Path) -> None:
+    whole = Case("a", "train", SHAPE, ("a.nii",), "a_label.nii")
+    lacking = Case("b", "train", SHAPE, ("b_0001.nii",), "b_label.nii", missing=(0,))
+    cases = [write_case(tmp_path, case, voxels(MR), labels()) for case in (whole, lacking)]
+    write_index(tmp_path, "mr", MR, {1: "core", 2: "rim"}, cases, regions={"whole": (2, 1), "core": (1,)})
+    store = Store(tmp_path)
+    assert list(store.regions.items()) == [("whole", (2, 1)), ("core", (1,))]
+    assert [case.missing for case in store.cases.values()] == [(), (0,)]
+    assert list(written_cases(tmp_path)) == list(store.cases.values())
+    assert [case.name for case in store.labelled("train", "val")] == ["a"]
+
+    index = json.loads((tmp_path / "index.json").read_text())
+    del index["regions"], index["cases"][0]["missing"], index["cases"][1]["missing"]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    assert Store(tmp_path).regions == {}
+    assert [case.missing for case in Store(tmp_path).cases.values()] == [(), ()]

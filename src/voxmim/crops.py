@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,12 +30,16 @@ class Batch(NamedTuple):
         label: (B, 1, X, Y, Z) int64, or (B, 1, 0, 0, 0) where none are read.
         seed: (B,) int64, the seed of each crop's augmentation.
         names: the case of each crop.
+        present: (B, C) bool, the channels that each crop shows; the others are 0.
+        numbers: the place of each crop in the stream.
     """
 
     image: Tensor
     label: Tensor
     seed: Tensor
     names: list[str]
+    present: Tensor
+    numbers: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class CropPlan:
         foreground: share of crops centred on a labelled voxel, each label equally likely.
         views: where set, crops 2n and 2n + 1 are two views of one place (a pair, which is what `crops_per_scan`
             counts), and each shows at least this share of the other along each axis.
+        channels: what a crop shows of the channels that its scan has: all, a part drawn at random (first how many,
+            then which), or one, drawn at random, alone.
     """
 
     size: Triple
@@ -60,9 +66,13 @@ class CropPlan:
     labelled: bool = False
     foreground: float = 0.0
     views: float | None = None
+    channels: Literal["all", "drawn", "one"] = "all"
 
 
-class Crops(Dataset[tuple[Tensor, Tensor, int, str]]):
+Row = tuple[Tensor, Tensor, int, str, Tensor]
+
+
+class Crops(Dataset[Row]):
     """An endless numbered stream of crops; crop n is the same whenever it is asked for.
 
     Every scan is visited once, in an order drawn anew, before any is visited again.
@@ -75,7 +85,7 @@ class Crops(Dataset[tuple[Tensor, Tensor, int, str]]):
         self._round = -1
         self._order = np.arange(0)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, int, str]:
+    def __getitem__(self, number: int) -> Row:
         plan = self.plan
         visit = (number if plan.views is None else number // 2) // plan.crops_per_scan
         case = self.cases[self._case_of(visit)]
@@ -86,7 +96,11 @@ class Crops(Dataset[tuple[Tensor, Tensor, int, str]]):
             partner = draw_start(case.shape, plan.size, np.random.default_rng([plan.seed, 1, number - 1]))
             start = draw_near(partner, case.shape, plan.size, plan.views, rng)
         image, label = read_crop(self.store, case, start, plan)
-        return image, label, int(rng.integers(2**62)), case.name
+        shown = there = channels_of(case, len(image))
+        if plan.channels != "all":
+            shown = draw_channels(there, plan.channels == "one", np.random.default_rng([plan.seed, 2, number]))
+        image, present = show(image, shown, plan)
+        return image, label, int(rng.integers(2**62)), case.name, present
 
     def _case_of(self, visit: int) -> int:
         turn, place = divmod(visit, len(self.cases))
@@ -132,6 +146,27 @@ def draw_near(start: Triple, shape: Triple, size: Triple, overlap: float, rng: n
     return near[0], near[1], near[2]
 
 
+def channels_of(case: Case, channels: int) -> Tensor:
+    """(C,) bool: which of the store's channels a case has."""
+    return torch.tensor([channel not in case.missing for channel in range(channels)])
+
+
+def draw_channels(there: Tensor, one: bool, rng: np.random.Generator) -> Tensor:
+    """(C,) bool: one of the channels that are `there`, or as many as are drawn, each number equally likely."""
+    known = np.flatnonzero(there)
+    shown = torch.zeros_like(there)
+    shown[rng.permutation(known)[: 1 if one else rng.integers(1, len(known) + 1)]] = True
+    return shown
+
+
+def show(image: Tensor, shown: Tensor, plan: CropPlan) -> tuple[Tensor, Tensor]:
+    """A crop (C, X, Y, Z) with 0 in the channels that are not `shown`, or with the one that is alone; and `present`."""
+    if plan.channels == "one":
+        return image[shown], shown[shown]
+    image[~shown] = 0
+    return image, shown
+
+
 def middle_start(shape: Triple, size: Triple) -> Triple:
     """First voxel of the crop in the middle of the scan (negative where the scan is smaller)."""
     x, y, z = ((n - s) // 2 for n, s in zip(shape, size, strict=True))
@@ -158,9 +193,11 @@ def batches(
     share = batch // world
     first = rank * share
     numbers = [list(range(step * batch + first, step * batch + first + share)) for step in range(first_step, steps)]
-    yield from DataLoader(crops, batch_sampler=numbers, collate_fn=_collate, num_workers=workers)
+    loader = DataLoader(crops, batch_sampler=numbers, collate_fn=_collate, num_workers=workers)
+    for own, read in zip(numbers, loader, strict=True):
+        yield read._replace(numbers=own)
 
 
-def _collate(rows: list[tuple[Tensor, Tensor, int, str]]) -> Batch:
-    images, labels, seeds, names = zip(*rows, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels), torch.tensor(seeds), list(names))
+def _collate(rows: list[Row]) -> Batch:
+    images, labels, seeds, names, present = zip(*rows, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), torch.tensor(seeds), list(names), torch.stack(present))

@@ -15,19 +15,19 @@ from jsonargparse import ArgumentParser
 
 from voxmim.errors import RecipeError, nearest
 from voxmim.files import write_text
-from voxmim.settings import SIZES, Recipe, Triple
+from voxmim.settings import SIZES, Augmentation, Recipe, Triple
 
 FITTING = {"mae": ("vit", "unet"), "simmim": ("vit", "swin"), "simclr": ("vit", "swin", "unet")}
 _COUNTS = {
-    "": "crop_voxels devices",
+    "": "crop_voxels devices nodes",
     "vit": "width depth heads",
     "swin": "width depths heads window",
     "unet": "width blocks most_width",
     "mae": "decoder_width decoder_depth decoder_heads",
     "simclr": "projection_width",
     "unetr": "feature_size",
-    "pretrain": "steps batch crops_per_scan validate_every checkpoint_every",
-    "finetune": "steps batch crops_per_scan validate_every checkpoint_every",
+    "pretrain": "steps batch accumulate crops_per_scan validate_every checkpoint_every",
+    "finetune": "steps batch accumulate crops_per_scan validate_every checkpoint_every",
 }
 
 
@@ -110,17 +110,19 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     write_text(path, recipe_to_yaml(recipe))
 
 
-def with_crop(recipe: Recipe, shapes: Sequence[Triple], origin: str) -> Recipe:
+def with_crop(recipe: Recipe, shapes: Sequence[Triple], origin: str, masked: bool = True) -> Recipe:
     """The recipe with a crop: its own, or one fitted to a store's scans.
 
     Raises:
-        RecipeError: the crop does not fit the encoder or the masks.
+        RecipeError: the crop does not fit the encoder or, where something is `masked`, the masks.
     """
     if recipe.crop is None:
         cell, unit = recipe.encoder_settings.patch, recipe.mask_unit or (1, 1, 1)
         x, y, z = (math.lcm(c, u) for c, u in zip(cell, unit, strict=True))
         recipe = replace(recipe, crop=fit_crop(shapes, (x, y, z), recipe.crop_voxels))
     _check_crop(recipe, origin)
+    if masked:
+        _check_masks(recipe, origin)
     return recipe
 
 
@@ -227,11 +229,39 @@ def check_recipe(recipe: Recipe, origin: str) -> None:
     for name, training in (("pretrain", recipe.pretrain), ("finetune", recipe.finetune)):
         if training.lr <= 0 or not 0 <= training.warmup <= 1:
             refuse(f"{name}.lr must be above 0 and {name}.warmup from 0 to 1")
-        if training.batch % recipe.devices:
-            refuse(f"{name}.batch {training.batch} must be a multiple of devices {recipe.devices}")
+        if training.batch % (recipe.nodes * recipe.devices * training.accumulate):
+            parts = f"nodes {recipe.nodes} x devices {recipe.devices} x accumulate {training.accumulate}"
+            refuse(f"{name}.batch {training.batch} must be a multiple of {parts}")
+        if training.layer_decay <= 0 or training.clip < 0:
+            refuse(f"{name}.layer_decay must be above 0 and {name}.clip at least 0")
+        if not 0 <= training.ema < 1 or not 0 <= training.freeze <= 1:
+            refuse(f"{name}.ema must lie from 0 to under 1 and {name}.freeze from 0 to 1")
+        _check_augmentation(training.augmentation, f"{origin}: {name}.augmentation")
+    if recipe.pretrain.freeze:
+        refuse(f"pretrain.freeze is {recipe.pretrain.freeze}, but the encoder is what a pre-training trains; leave it")
+    if recipe.strategy == "fsdp" and recipe.precision == "16":
+        refuse("strategy fsdp does not go with precision 16; take bf16 or 32")
     _check_choices(recipe, origin)
     if recipe.crop is not None:
         _check_crop(recipe, origin)
+
+
+def _check_augmentation(augmentation: Augmentation, origin: str) -> None:
+    """Whether chances are chances, and amounts leave a crop that shows something."""
+    values = dataclasses.asdict(augmentation)
+    for key in ("flip", "rot90", "affine", "elastic", "intensity"):
+        if not 0 <= values[key] <= 1:
+            raise RecipeError(f"{origin}.{key} is {values[key]}, but must lie from 0 to 1.")
+    for key in ("rotate", "displace", "shift", "contrast", "noise", "gamma", "blur", "low_resolution"):
+        if values[key] < 0:
+            raise RecipeError(f"{origin}.{key} is {values[key]}, but must be at least 0.")
+    if not 0 <= augmentation.scale < 1:
+        raise RecipeError(f"{origin}.scale is {augmentation.scale}, but must lie from 0 to under 1.")
+    if augmentation.displace > 0.4 * augmentation.control:
+        raise RecipeError(
+            f"{origin}.displace {augmentation.displace} would fold the scan onto itself; it must be at most 0.4 of "
+            f"control, {augmentation.control}."
+        )
 
 
 def _check_choices(recipe: Recipe, origin: str) -> None:
@@ -240,25 +270,22 @@ def _check_choices(recipe: Recipe, origin: str) -> None:
     def refuse(wrong: str) -> None:
         raise RecipeError(f"{origin}: {wrong}.")
 
-    unit, patch = recipe.mask.unit, recipe.encoder_settings.patch
     if recipe.encoder not in FITTING[recipe.pretext]:
         fitting = " or ".join(FITTING[recipe.pretext])
         refuse(f"the pretext {recipe.pretext} cannot pre-train the encoder {recipe.encoder}; take {fitting}")
-    if unit is not None and _odd(unit, patch):
-        refuse(f"mask.unit {unit} is not a whole number of the {recipe.encoder}'s patches {patch}")
     if recipe.pretext == "simclr" and recipe.pretrain.batch < 2:
         refuse("pretrain.batch is 1, but SimCLR tells pairs from each other and needs 2 or more")
+    if recipe.pretext == "simclr" and recipe.pretrain.accumulate > 1:
+        refuse("pretrain.accumulate must be 1 with SimCLR, which compares all pairs of a step with each other")
     if (recipe.encoder, recipe.pretext, recipe.mae.target) == ("unet", "mae", "normalised"):
         refuse("mae.target is normalised, but the unet's MAE predicts raw voxels")
     if recipe.carry_decoder and recipe.encoder != "unet":
         refuse(f"carry_decoder is told, but the encoder {recipe.encoder} has no decoder that fine-tuning shares")
-    if recipe.encoder != "vit" and (recipe.pretrain.layer_decay != 1 or recipe.finetune.layer_decay != 1):
-        refuse(f"layer_decay counts the layers of a ViT, but the encoder is {recipe.encoder}; leave it at 1")
 
 
 def _check_crop(recipe: Recipe, origin: str) -> None:
-    """Whether the crop can be cut into patches and mask units, more than one of them."""
-    crop, cell, unit = recipe.crop, recipe.encoder_settings.patch, recipe.mask_unit
+    """Whether the crop can be cut into patches, and those into cells of a deepest map, more than one of them."""
+    crop, cell = recipe.crop, recipe.encoder_settings.patch
     assert crop is not None
     if _odd(crop, cell):
         raise RecipeError(
@@ -266,17 +293,26 @@ def _check_crop(recipe: Recipe, origin: str) -> None:
             if recipe.encoder != "unet"
             else f"{origin}: the crop {crop} cannot be halved into cells of {cell}; change crop or unet.blocks."
         )
-    if unit is not None and _odd(crop, unit):
-        raise RecipeError(f"{origin}: the crop {crop} is not a whole number of mask units {unit}; change mask.unit.")
-    if crop == unit:
-        raise RecipeError(
-            f"{origin}: a crop of {crop} voxels is a single mask unit, and nothing could be hidden in it; "
-            "take a larger crop, or smaller patches."
-        )
     if recipe.encoder != "vit" and all(c <= s for c, s in zip(crop, recipe.encoder_settings.stride, strict=True)):
         raise RecipeError(
             f"{origin}: a crop of {crop} voxels is a single cell of the {recipe.encoder}'s deepest map; take a larger "
             "crop, or fewer levels."
+        )
+
+
+def _check_masks(recipe: Recipe, origin: str) -> None:
+    """Whether the crop can be cut into mask units, more than one of them; only a pre-training hides anything."""
+    crop, unit, patch = recipe.crop, recipe.mask_unit, recipe.encoder_settings.patch
+    if unit is not None and _odd(unit, patch):
+        raise RecipeError(
+            f"{origin}: mask.unit {unit} is not a whole number of the {recipe.encoder}'s patches {patch}; change it."
+        )
+    if crop is not None and unit is not None and _odd(crop, unit):
+        raise RecipeError(f"{origin}: the crop {crop} is not a whole number of mask units {unit}; change mask.unit.")
+    if crop is not None and crop == unit:
+        raise RecipeError(
+            f"{origin}: a crop of {crop} voxels is a single mask unit, and nothing could be hidden in it; "
+            "take a larger crop, or smaller patches."
         )
 
 

@@ -212,10 +212,16 @@ class Augmentation:
         affine: chance of a rotation and scaling.
         rotate: largest rotation about each axis, degrees.
         scale: largest relative change of size.
+        elastic: chance of an elastic deformation.
+        displace: largest displacement along each axis that an elastic deformation gives a control point, mm.
+        control: distance of an elastic deformation's control points, mm; the shorter, the finer it is.
         shift: largest change of brightness, as a share of the intensity range (CT) or in standard deviations (MR).
         contrast: largest relative change of contrast.
         noise: largest standard deviation of added noise.
-        intensity: chance of each of the three intensity changes.
+        gamma: largest relative change of the exponent that bends intensities within a channel's range.
+        blur: largest sigma of a Gaussian, mm.
+        low_resolution: largest relative growth of the voxels in a simulated low resolution (1 doubles their size).
+        intensity: chance of each intensity change, from shift to low_resolution; an amount of 0 switches it off.
     """
 
     flip: float = 0.1
@@ -223,9 +229,15 @@ class Augmentation:
     affine: float = 0.0
     rotate: float = 15.0
     scale: float = 0.15
+    elastic: float = 0.0
+    displace: float = 10.0
+    control: float = 32.0
     shift: float = 0.1
     contrast: float = 0.0
     noise: float = 0.0
+    gamma: float = 0.0
+    blur: float = 0.0
+    low_resolution: float = 0.0
     intensity: float = 0.5
 
 
@@ -236,12 +248,15 @@ class Training:
     Attributes:
         steps: optimiser steps.
         batch: crops per step, over all devices; for SimCLR, pairs of them.
+        accumulate: parts that a device computes its crops of a step in, one after the other: slower, in less memory.
         crops_per_scan: crops (or pairs) cut from each scan that is opened.
         lr: peak learning rate.
         weight_decay: of AdamW; norms, biases and position codes are exempt.
         warmup: share of the steps with a linearly rising rate; a cosine to zero follows.
-        layer_decay: factor on the rate for each layer of a ViT further from the output (1 is off).
+        layer_decay: factor on the rate for each layer of the encoder further from its output (1 is off).
         clip: largest norm of the gradient (0 is off).
+        ema: how much of the averaged weights stays at each step; they are what is validated and saved (0 is off).
+        freeze: share of the steps during which the encoder keeps still (fine-tuning only); 1 never releases it.
         validate_every: steps between two validations.
         checkpoint_every: steps between two writings of last.ckpt.
         foreground: share of crops centred on a labelled voxel (fine-tuning only).
@@ -250,12 +265,15 @@ class Training:
 
     steps: int = 18000
     batch: int = 16
+    accumulate: int = 1
     crops_per_scan: int = 4
     lr: float = 3e-4
     weight_decay: float = 0.05
     warmup: float = 0.1
     layer_decay: float = 1.0
     clip: float = 1.0
+    ema: float = 0.0
+    freeze: float = 0.0
     validate_every: int = 500
     checkpoint_every: int = 500
     foreground: float = 0.5
@@ -271,9 +289,14 @@ class Recipe:
         crop: voxels of a crop along X, Y, Z; null fits it to the store (see `fit_crop`).
         crop_voxels: the most voxels of a fitted crop.
         window: HU range that becomes 0..1 (CT only).
+        channels: what pre-training shows of a scan's channels: all that it has; a part, drawn for each crop, so that
+            the encoder learns to do with missing ones; or one at a time, so that the encoder has one input.
         overlap: of neighbouring windows when a whole scan is labelled, as a share of the window.
         precision: bf16, 16 (GPU only) or 32.
-        devices: number of processes or GPUs.
+        devices: number of processes or GPUs, of each node.
+        nodes: number of machines.
+        strategy: what several processes do: each keeps the whole network (ddp), or a share of it (fsdp).
+        compile: translate the network into faster code first, which takes some minutes.
         seed: of everything random.
         encoder: the network that is pre-trained, whose settings are those of its name.
         vit: the ViT.
@@ -296,9 +319,13 @@ class Recipe:
     crop: Triple | None = (96, 96, 96)
     crop_voxels: int = 96**3
     window: tuple[float, float] = (-175.0, 250.0)
+    channels: Literal["all", "drawn", "one"] = "all"
     overlap: float = 0.5
     precision: Literal["bf16", "16", "32"] = "bf16"
     devices: int = 1
+    nodes: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    compile: bool = False
     seed: int = 0
     encoder: Literal["vit", "swin", "unet"] = "vit"
     vit: ViTSettings = field(default_factory=ViTSettings)

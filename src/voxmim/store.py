@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,11 @@ class Case:
         name: the case's name, unique in the store.
         split: ``train``, ``val``, ``test`` or ``unlabelled``.
         shape: prepared voxels along X, Y, Z.
-        image: path of each source file, one per channel (or one for all).
+        image: path of each source file, one per channel that is there (or one for all).
         label: path of the source label map, if there is one.
         counts: prepared voxels per label value.
         digest: of the prepared voxels and labels.
+        missing: the index of each channel that the scan lacks; what stands for `outside` is stored there.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Case:
     label: str | None = None
     counts: dict[int, int] = field(default_factory=dict)
     digest: str = ""
+    missing: tuple[int, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Case:
@@ -82,6 +84,7 @@ class Case:
         known = dict(values)
         known["shape"] = tuple(known["shape"])
         known["image"] = tuple(known["image"])
+        known["missing"] = tuple(known.get("missing", ()))
         known["counts"] = {int(label): int(count) for label, count in known["counts"].items()}
         return cls(**known)
 
@@ -92,8 +95,10 @@ class Store:
     Attributes:
         path: the folder.
         name: the name of the data set.
+        licence: what the data set says of its licence; empty where it says nothing.
         preparation: what was done to every scan.
         labels: name of each label value, background left out.
+        regions: name of each region to the label values it is the union of; empty where labels are told apart.
         seed: of the split, where one was drawn.
         cases: the cases by name.
     """
@@ -113,8 +118,10 @@ class Store:
         try:
             index = json.loads(index_file.read_text())
             self.name: str = index["name"]
+            self.licence = str(index.get("licence", ""))
             self.preparation = Preparation.from_dict(index["preparation"])
             self.labels = {int(value): str(name) for value, name in index["labels"].items()}
+            self.regions = {str(name): tuple(values) for name, values in index.get("regions", {}).items()}
             self.seed = int(index["seed"])
             self.cases = {entry["name"]: Case.from_dict(entry) for entry in index["cases"]}
         except (ValueError, KeyError, TypeError) as error:
@@ -145,6 +152,10 @@ class Store:
     def in_split(self, *splits: str) -> list[Case]:
         """The cases of one or several splits, in the order of the index."""
         return [case for case in self.cases.values() if case.split in splits]
+
+    def labelled(self, *splits: str) -> list[Case]:
+        """The cases of one or several splits that have a label map and lack no channel."""
+        return [case for case in self.in_split(*splits) if case.label and not case.missing]
 
     def digest(self) -> str:
         """A short hash of all prepared voxels and their splits, kept with weights trained on them."""
@@ -244,15 +255,24 @@ def written_cases(path: Path) -> Iterator[Case]:
 
 
 def write_index(
-    path: Path, name: str, preparation: Preparation, labels: Mapping[int, str], cases: Iterable[Case], seed: int = 0
+    path: Path,
+    name: str,
+    preparation: Preparation,
+    labels: Mapping[int, str],
+    cases: Iterable[Case],
+    seed: int = 0,
+    regions: Mapping[str, Sequence[int]] | None = None,
+    licence: str = "",
 ) -> None:
-    """Write the store's index in one stroke; `seed` is that of the split."""
+    """Write the store's index in one stroke; `seed` is that of the split, `licence` the data set's own note."""
     index = {
         "format": 1,
         "name": name,
+        "licence": licence,
         "preparation": asdict(preparation),
         "seed": seed,
         "labels": {str(value): label for value, label in labels.items()},
+        "regions": {name: list(values) for name, values in (regions or {}).items()},
         "cases": [asdict(case) for case in sorted(cases, key=lambda case: case.name)],
     }
     write_text(path / INDEX, json.dumps(index, indent=1))

@@ -16,6 +16,7 @@ from voxmim.networks.swin import Swin
 from voxmim.networks.vit import ViT
 
 GRID: Triple = (2, 3, 4)
+NAMES = ("a", "b", "c")
 sizes = st.tuples(*[st.integers(1, 4)] * 3)
 
 
@@ -76,13 +77,13 @@ def test_equal_channels_embed_as_before_and_each_as_the_others(old: int, new: in
 
 def vit_of(layout: Layout) -> ViT:
     settings = {"width": 24, "depth": 2, "heads": 3, "positions": "learned"}
-    return ViT(layout.channels, layout.patch, layout.grid, **settings).eval()  # type: ignore[arg-type]
+    return ViT(len(layout.channels), layout.patch, layout.grid, **settings).eval()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("channels", "patch"), [(1, (4, 3, 2)), (3, (2, 3, 1)), (2, (5, 6, 2))])
 def test_a_vit_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(channels: int, patch: Triple) -> None:
     torch.manual_seed(0)
-    old, new = Layout(1, (2, 3, 1), GRID), Layout(channels, patch, GRID)
+    old, new = Layout(NAMES[:1], (2, 3, 1), GRID), Layout(NAMES[:channels], patch, GRID)
     one, other = vit_of(old), vit_of(new)
     tensors, changes = adapt(one.state_dict(), old, new)
     assert set(changes) == ({"embed.weight"} if old != new else set())
@@ -95,9 +96,9 @@ def test_a_vit_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(c
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_swin_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(channels: int) -> None:
     torch.manual_seed(0)
-    old, new = Layout(1, (2, 2, 2), (4, 4, 4)), Layout(channels, (4, 4, 4), (4, 4, 4))
+    old, new = Layout(NAMES[:1], (2, 2, 2), (4, 4, 4)), Layout(NAMES[:channels], (4, 4, 4), (4, 4, 4))
     one, other = (
-        Swin(layout.channels, layout.patch, width=12, depths=(1, 1), heads=(2, 2), window=2).eval()
+        Swin(len(layout.channels), layout.patch, width=12, depths=(1, 1), heads=(2, 2), window=2).eval()
         for layout in (old, new)
     )
     tensors, changes = adapt(one.state_dict(), old, new)
@@ -109,7 +110,7 @@ def test_a_swin_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(
 
 
 def test_positions_are_interpolated_from_the_grid_that_is_told() -> None:
-    old, new = Layout(1, (2, 2, 2), GRID), Layout(1, (2, 2, 2), (3, 2, 6))
+    old, new = Layout(NAMES[:1], (2, 2, 2), GRID), Layout(NAMES[:1], (2, 2, 2), (3, 2, 6))
     state = vit_of(old).state_dict()
     tensors, changes = adapt(state, old, new)
     assert torch.equal(tensors["positions"], resize_positions(state["positions"], GRID, (3, 2, 6)))
@@ -118,11 +119,11 @@ def test_positions_are_interpolated_from_the_grid_that_is_told() -> None:
 
 
 def test_the_account_tells_each_change_of_each_tensor_and_the_rest_is_left_alone() -> None:
-    old, new = Layout(2, (2, 2, 2), GRID), Layout(1, (4, 2, 2), (1, 3, 4))
+    old, new = Layout(NAMES[:2], (2, 2, 2), GRID), Layout(NAMES[:1], (4, 2, 2), (1, 3, 4))
     state = vit_of(old).state_dict()
     tensors, changes = adapt(state, old, new)
     assert changes == {
-        "embed.weight": "patch (2, 2, 2) to (4, 2, 2), channels 2 to 1",
+        "embed.weight": "patch (2, 2, 2) to (4, 2, 2), channels a, b to a",
         "positions": "grid (2, 3, 4) to (1, 3, 4)",
     }
     assert tensors.keys() == state.keys()
@@ -131,30 +132,30 @@ def test_the_account_tells_each_change_of_each_tensor_and_the_rest_is_left_alone
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_with_the_same_layout_nothing_is_done_and_the_type_stays(dtype: torch.dtype) -> None:
-    layout = Layout(2, (2, 3, 2), GRID)
+    layout = Layout(NAMES[:2], (2, 3, 2), GRID)
     state = vit_of(layout).to(dtype).state_dict()
     tensors, changes = adapt(state, layout, layout)
     assert changes == {}
     assert all(tensors[name] is state[name] for name in state)
-    resized, _ = adapt(state, layout, Layout(1, (4, 3, 2), (2, 2, 2)))
+    resized, _ = adapt(state, layout, Layout(NAMES[:1], (4, 3, 2), (2, 2, 2)))
     assert {tensor.dtype for tensor in resized.values()} == {dtype}
 
 
 @pytest.mark.parametrize(
     ("told", "match"),
     [
-        (Layout(2, (2, 3, 3), GRID), "2 channels in patches of"),
-        (Layout(1, (2, 3, 2), GRID), "1 channels in patches of"),
-        (Layout(2, (2, 3, 2), (3, 3, 4)), "24 learned positions"),
+        (Layout(NAMES[:2], (2, 3, 3), GRID), "2 channels in patches of"),
+        (Layout(NAMES[:1], (2, 3, 2), GRID), "1 channels in patches of"),
+        (Layout(NAMES[:2], (2, 3, 2), (3, 3, 4)), "24 learned positions"),
     ],
 )
 def test_what_is_not_of_the_old_layout_is_refused(told: Layout, match: str) -> None:
-    state = vit_of(Layout(2, (2, 3, 2), GRID)).state_dict()
+    state = vit_of(Layout(NAMES[:2], (2, 3, 2), GRID)).state_dict()
     with pytest.raises(ValueError, match=match):
-        adapt(state, told, Layout(2, (4, 3, 2), (1, 1, 1)))
+        adapt(state, told, Layout(NAMES[:2], (4, 3, 2), (1, 1, 1)))
 
 
 def test_a_kernel_of_other_axes_is_refused() -> None:
     state = {"swin.patch_embed.proj.weight": random(6, 2, 4, 2, 2)}
     with pytest.raises(ValueError, match="patches of"):
-        adapt(state, Layout(2, (2, 4, 2), GRID), Layout(2, (4, 4, 4), GRID))
+        adapt(state, Layout(NAMES[:2], (2, 4, 2), GRID), Layout(NAMES[:2], (4, 4, 4), GRID))

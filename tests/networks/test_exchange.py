@@ -78,7 +78,7 @@ def test_monais_vit_encodes_alike(prefix: str, positions: str, embedding: str, b
     foreign = monai_vit(proj_type=embedding, pos_embed_type=positions, qkv_bias=bias)
     state = {prefix + name: tensor for name, tensor in foreign.state_dict().items()}
     assert recognise(state) == "monai_vit"
-    tensors, left = from_monai_vit(state, PATCH, GRID)
+    tensors, left, _ = from_monai_vit(state, PATCH, GRID)
     assert left == [name for name in state if "norm_cross_attn" in name]
     ours, volume = our_vit(), random(2, 2, *CROP)
     ours.load_state_dict(tensors)
@@ -88,7 +88,7 @@ def test_monais_vit_encodes_alike(prefix: str, positions: str, embedding: str, b
 
 def test_the_class_token_of_monais_vit_becomes_a_register() -> None:
     foreign, volume = monai_vit(classification=True), random(2, 2, *CROP)
-    tensors, left = from_monai_vit(foreign.state_dict(), PATCH, GRID)
+    tensors, left, _ = from_monai_vit(foreign.state_dict(), PATCH, GRID)
     ours = our_vit(registers=1)
     ours.load_state_dict(tensors)
     assert {name for name in left if "norm_cross_attn" not in name} == {
@@ -103,7 +103,7 @@ def test_the_class_token_of_monais_vit_becomes_a_register() -> None:
 def test_monais_masked_autoencoder_encodes_alike_what_it_sees(positions: str, embedding: str) -> None:
     foreign = monai_mae(proj_type=embedding, pos_embed_type=positions)
     assert recognise(foreign.state_dict()) == "monai_mae"
-    tensors, left = from_monai_vit(foreign.state_dict(), PATCH, GRID)
+    tensors, left, _ = from_monai_vit(foreign.state_dict(), PATCH, GRID)
     assert all(re.match("decoder_|mask_tokens", name) or "norm_cross_attn" in name for name in left)
     ours, volume = our_vit(registers=1), random(2, 2, *CROP)
     ours.load_state_dict(tensors)
@@ -132,7 +132,7 @@ def test_monais_swin_encodes_alike_under_new_and_old_names(old: bool, prefix: st
         state = {name.replace("mlp.linear", "mlp.fc"): tensor for name, tensor in state.items()}
     heads = {f"{prefix}norm.weight": torch.ones(192), "module.rotation_head.weight": torch.ones(4, 192)}
     assert recognise(state | heads) == "monai_swin"
-    tensors, left = from_monai_swin(state | heads)
+    tensors, left, _ = from_monai_swin(state | heads)
     assert left == list(heads)
     ours, volume = our_swin(), random(1, 1, 32, 32, 32)
     ours.load_state_dict(tensors)
@@ -200,7 +200,7 @@ def test_a_scan_that_is_constant_along_z_is_encoded_as_its_slice_was(
     foreign, grey = shaken(Picture(4, with_class)), random(2, 1, 8, 16)
     assert recognise(foreign.state_dict()) == "mae_2d"
     grid: Triple = (4, 4, depth)
-    tensors, left = from_mae_2d(foreign.state_dict(), (2, 4, 3), grid, channels)
+    tensors, left, _ = from_mae_2d(foreign.state_dict(), (2, 4, 3), grid, channels)
     assert {name.split(".")[0] for name in left} == {"mask_token", "decoder_pos_embed", "decoder_blocks"}
     if not with_class:
         del tensors["registers"]

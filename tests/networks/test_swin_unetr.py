@@ -132,3 +132,12 @@ def test_a_volume_of_a_single_deepest_cell_is_refused_with_the_size_that_is_need
 def test_a_volume_that_is_no_whole_number_of_patches_is_refused() -> None:
     with pytest.raises(ValueError, match="not a whole number of patches"):
         make_segmentor(4)(torch.randn(1, 2, 32, 34, 32))
+
+
+@pytest.mark.parametrize("stem", [True, False])
+@pytest.mark.parametrize("patch", [2, 4])
+def test_an_encoder_of_two_maps_has_a_decoder_too(patch: int, stem: bool) -> None:
+    encoder = Swin(1, (patch,) * 3, width=4, depths=(1, 1), heads=(1, 2), window=2, last_merge=False)
+    assert len(encoder.widths) == 2
+    volume = torch.randn(1, 1, *(patch * g for g in (4, 6, 4)))
+    assert SwinUNETR(encoder, 3, feature_size=12, stem=stem)(volume).shape == (1, 3, *volume.shape[2:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from voxmim.errors import WeightsError
+from voxmim.networks.adapt import Layout, adapt
 from voxmim.networks.build import build_encoder, build_segmentor, described_encoder
-from voxmim.networks.positions import resize_positions
 from voxmim.networks.vit import ViT
 from voxmim.networks.weights import (
     find_weights,
     load_encoder,
-    load_into,
     load_segmentor,
+    read_foreign,
     read_kind,
     read_weights,
     save_weights,
@@ -93,56 +94,6 @@ def test_weights_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_account_names_what_moved_and_what_did_not() -> None:
-    learned = replace(VIT, positions="learned")
-    origin, network = make_vit(learned, crop=(8, 8, 8)), make_vit(learned, seed=1)
-    tensors = origin.state_dict() | {"extra": torch.zeros(2)}
-    del tensors["norm.bias"]
-    kept = network.norm.bias.detach().clone().fill_(3.0)
-    with torch.no_grad():
-        network.norm.bias.fill_(3.0)
-    transfer = load_into(network, tensors, "file")
-    assert transfer.resized == ["positions"]
-    assert transfer.missing == ["norm.bias"]
-    assert transfer.unused == ["extra"]
-    assert sorted([*transfer.loaded, "positions", "norm.bias"]) == sorted(network.state_dict())
-    total = sum(tensor.numel() for tensor in network.state_dict().values())
-    assert transfer.share == pytest.approx(1 - 24 / total)
-    for text in ("1 resized", "norm.bias", "extra", f"{transfer.share:.1%}"):
-        assert text in str(transfer)
-
-    assert torch.equal(network.positions, resize_positions(origin.positions, (2, 2, 2), (2, 2, 3)))
-    assert torch.equal(network.norm.bias, kept)
-    for name in transfer.loaded:
-        assert torch.equal(network.state_dict()[name], origin.state_dict()[name])
-
-
-def test_the_encoder_inside_a_pretext_is_found_by_its_prefix() -> None:
-    origin, network = make_vit(), make_vit(seed=1)
-    tensors = {f"encoder.{name}": tensor for name, tensor in origin.state_dict().items()}
-    transfer = load_into(network, tensors | {"decoder.weight": torch.zeros(3)}, "file", inner="encoder.")
-    assert transfer.share == 1.0
-    assert transfer.unused == []
-    assert torch.equal(network.norm.weight, origin.norm.weight)
-    volume = torch.randn(1, 1, *CROP)
-    assert torch.equal(network(volume), origin(volume))
-
-
-def test_less_than_nine_tenths_is_refused_with_the_files_name() -> None:
-    shallow, deep = make_vit(), make_vit(replace(VIT, depth=3))
-    with pytest.raises(WeightsError, match=r"^some/file: only \d\d% .* use the recipe"):
-        load_into(deep, shallow.state_dict(), "some/file")
-    assert load_into(deep, shallow.state_dict(), "some/file", least=0.5).missing
-
-
-def test_a_tensor_of_another_shape_is_missing_and_never_half_copied() -> None:
-    network = make_vit()
-    before = network.embed.weight.detach().clone()
-    tensors = make_vit(seed=1).state_dict() | {"embed.weight": torch.zeros(24, 65)}
-    assert load_into(network, tensors, "file", least=0.5).missing == ["embed.weight"]
-    assert torch.equal(network.embed.weight, before)
-
-
 def test_a_file_cut_off_in_the_middle_is_refused(tmp_path: Path) -> None:
     path = saved_encoder(tmp_path)
     for length in (0, 4, path.stat().st_size // 2, path.stat().st_size - 1):
@@ -154,7 +105,9 @@ def test_a_file_cut_off_in_the_middle_is_refused(tmp_path: Path) -> None:
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(WeightsError, match=r"foreign\.safetensors: these weights lack voxmim's metadata"):
+    with pytest.raises(
+        WeightsError, match=r"foreign\.safetensors: these weights lack voxmim's metadata; .* 'voxmim import'"
+    ):
         load_encoder(tmp_path / "foreign.safetensors")
 
 
@@ -180,3 +133,73 @@ def test_an_encoder_must_be_whole(tmp_path: Path) -> None:
     save_weights(path, nn.ModuleDict({"norm": make_vit().norm}), METADATA)
     with pytest.raises(WeightsError, match=r"only [01]%"):
         load_encoder(path)
+
+
+# An encoder of other crops, patches and channels
+
+
+def test_an_encoder_can_be_had_for_other_crops_patches_and_channels(tmp_path: Path) -> None:
+    settings = replace(VIT, positions="learned")
+    path = saved_encoder(tmp_path, settings)
+    plain = make_vit(settings)
+    encoder = load_encoder(path, crop=(16, 16, 16), patch=(8, 4, 4), channels=("T1", "T2"))
+    assert isinstance(encoder, ViT)
+    assert (encoder.channels, encoder.patch, encoder.grid) == (2, (8, 4, 4), (2, 4, 4))
+    adapted, _ = adapt(
+        plain.state_dict(), Layout.of(["CT"], (4, 4, 4), CROP), Layout.of(["T1", "T2"], (8, 4, 4), (16,) * 3)
+    )
+    torch.testing.assert_close(dict(encoder.state_dict()), adapted, rtol=0, atol=0)
+    about = encoder.metadata
+    assert (about["crop"], about["vit"]["patch"], about["preparation"]["channels"]) == (
+        [16] * 3,
+        [8, 4, 4],
+        ["T1", "T2"],
+    )
+    told = load_encoder(path, crop=CROP, patch=(4, 4, 4), channels=("CT",))
+    torch.testing.assert_close(dict(told.state_dict()), dict(plain.state_dict()), rtol=0, atol=0)
+    with pytest.raises(WeightsError, match=r"the crop \(8, 8, 12\) is no whole number of patches \(16, 16, 16\)"):
+        load_encoder(path, patch=(16, 16, 16))
+
+
+# Foreign checkpoints
+
+
+class Trap:
+    """What unpickles by running code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, ("trapped",))
+
+
+def test_a_pickle_that_could_run_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "trap.pt"
+    torch.save({"state_dict": {"weight": torch.zeros(2)}, "more": Trap()}, file)
+    with pytest.raises(WeightsError, match=r"trap\.pt: .* run code .* save the state_dict alone") as caught:
+        read_foreign(file)
+    assert "mkdir" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_tensors_are_found_at_whatever_depth(tmp_path: Path) -> None:
+    one, two = torch.ones(1), torch.ones(2)
+    content = {"epoch": 3, "net": {"a": one, "step": 7}, "more": {"deep": {"b": two}}, "list": [two]}
+    torch.save(content, tmp_path / "nested.ckpt")
+    save_file({"a": one}, tmp_path / "flat.safetensors")
+    torch.testing.assert_close(read_foreign(tmp_path / "nested.ckpt"), [{"a": one}, {"b": two}])
+    torch.testing.assert_close(read_foreign(tmp_path / "flat.safetensors"), [{"a": one}])
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_bytes(b"hello world, these are no weights" * 9)
+    (tmp_path / "empty.pt").touch()
+    torch.save({"a": torch.zeros(99)}, tmp_path / "whole.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:700])
+    for name in ("text.pt", "empty.pt", "cut.pt"):
+        with pytest.raises(WeightsError, match=rf"{name}: .*(no whole checkpoint|it is refused)"):
+            read_foreign(tmp_path / name)
+    with pytest.raises(WeightsError, match=r"gone\.pt: there is no such file"):
+        read_foreign(tmp_path / "gone.pt")
+    with pytest.raises(WeightsError, match="start from them with --init"):
+        read_foreign(saved_encoder(tmp_path))

@@ -167,3 +167,18 @@ def test_a_few_steps_on_smooth_volumes_beat_the_mean_on_others(loss: str) -> Non
         optimiser.step()
     with torch.no_grad():
         assert mae(held, mask).loss.item() < 0.8 * mean_alone
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
+def test_channels_that_are_absent_count_nothing(loss: str) -> None:
+    mae, volume, mask = make_mae(loss=loss), some_volume(), some_mask()
+    present = torch.tensor([[False, True], [True, True]])
+    output = mae(volume, mask, present=present)
+    errors = []
+    for sample, channel in present.nonzero().tolist():
+        for place, box in enumerate(boxes()):
+            if mask[sample, place]:
+                predicted = output.prediction[sample, place].reshape(2, *UNIT)[channel].flatten()
+                differences = predicted - volume[(sample, channel, *box)].flatten()
+                errors += [ERROR[loss](difference) for difference in differences.tolist()]
+    assert output.loss.item() == pytest.approx(sum(errors) / len(errors), rel=1e-4)

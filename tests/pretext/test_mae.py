@@ -304,3 +304,45 @@ def test_a_few_steps_on_one_volume_bring_the_loss_down() -> None:
         loss.backward()
         optimiser.step()
     assert loss.item() < 0.8 * first
+
+
+def slow_present_loss(output: MAEOutput, present: torch.Tensor, patch: Triple, grid: Triple, loss: str) -> float:
+    """The mean error of the hidden voxels of the channels that are present, sample by sample, channel by channel."""
+    hidden = mask_to_voxels(output.mask, grid, patch)[:, 0]
+    predicted, target = (unpatchify(values, grid, patch) for values in (output.prediction, output.target))
+    errors: list[float] = []
+    for sample, channel in present.nonzero().tolist():
+        differences = (predicted - target)[sample, channel][hidden[sample]].abs().tolist()
+        errors += [plain_error(difference, loss) for difference in differences]
+    return sum(errors) / len(errors)
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
+@DECODERS
+def test_channels_that_are_absent_count_nothing(loss: str, cross: bool) -> None:
+    mae, volume, mask = make_mae(loss=loss, cross=cross), some_volume(), some_mask()
+    present = torch.tensor([[True, False], [False, True]])
+    volume = volume * present[..., None, None, None]
+    output = mae(volume, mask, present=present)
+    output.prediction.retain_grad()
+    assert output.loss.item() == pytest.approx(slow_present_loss(output, present, PATCH, GRID, loss), rel=1e-4)
+    output.loss.backward()
+    assert output.prediction.grad is not None
+    touched = unpatchify(output.prediction.grad, GRID, PATCH).flatten(2).any(2)
+    assert torch.equal(touched, present)
+    whole, told = mae(volume, mask), mae(volume, mask, present=torch.ones(2, 2, dtype=torch.bool))
+    torch.testing.assert_close(whole.loss, told.loss)
+
+
+def test_absent_channels_have_no_part_in_a_patchs_statistics() -> None:
+    """The target of what is present is that of an encoder which knows this channel alone."""
+    mae, volume, mask = make_mae(target="normalised"), some_volume(), some_mask()
+    present = torch.tensor([[True, False], [True, False]])
+    volume[:, 1] = 0
+    output = mae(volume, mask, present=present)
+    patches = patchify(volume[:, :1], PATCH)
+    deviation = (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+    expected = (patches - patches.mean(-1, keepdim=True)) / deviation
+    torch.testing.assert_close(output.target[..., : VOXELS // 2], expected)
+    restored = mae.reconstruct(volume, output._replace(prediction=output.target))
+    torch.testing.assert_close(restored, volume, atol=1e-5, rtol=0)

@@ -206,3 +206,17 @@ def test_voxels_of_cells_that_stick_out_of_the_volume_are_left_out() -> None:
     nn.init.zeros_(simmim.head.bias)
     output = simmim(volume, random_mask(2, 6, 0.5, torch.Generator().manual_seed(0)))
     assert torch.equal(output.prediction, patchify(volume, (4, 4, 4)))
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
+def test_channels_that_are_absent_count_nothing(loss: str) -> None:
+    simmim, volume, mask = make_simmim(loss), some_volume(), random_mask(2, N, 0.5, torch.Generator().manual_seed(4))
+    present = torch.tensor([[True, False], [True, True]])
+    output = simmim(volume, mask, present=present)
+    hidden = mask_to_voxels(mask, GRID, PATCH)[:, 0]
+    predicted = unpatchify(output.prediction, GRID, PATCH)
+    errors = []
+    for sample, channel in present.nonzero().tolist():
+        differences = (predicted - volume)[sample, channel][hidden[sample]].tolist()
+        errors += [ERROR[loss](difference) for difference in differences]
+    assert output.loss.item() == pytest.approx(sum(errors) / len(errors), rel=1e-4)

@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 from voxmim.errors import SourceError, VoxmimError
-from voxmim.scans.phantom import KINDS, LABELS, draw_phantom, write_cohort
+from voxmim.scans.phantom import KINDS, LABELS, contrast_phase, draw_phantom, write_cohort
 from voxmim.scans.phantom_anatomy import Person, draw_build
 from voxmim.scans.phantom_shapes import Canvas
 from voxmim.scans.volume import Volume, read_volume
@@ -176,12 +176,24 @@ def test_some_livers_have_a_lesion_that_belongs_to_the_liver(monkeypatch: pytest
     assert 3 <= sum(drawn) <= 16
 
 
+def test_the_class_of_a_trunk_is_what_its_aorta_shows() -> None:
+    found = set()
+    for seed in SEEDS:
+        image, labels = case(seed)
+        bright = np.median(image.array[labels.array == VALUE["aorta"]])
+        assert contrast_phase(seed) == ("plain" if bright < 80 else "venous" if bright < 200 else "arterial"), seed
+        found.add(contrast_phase(seed))
+    assert len(found) == 3
+
+
 def test_a_cohort_reads_back_as_it_was_drawn(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     write_cohort(tmp_path / "new" / "cohort", 5, seed=0, on_case=lambda done, total: seen.append((done, total)))
     out = tmp_path / "new" / "cohort"
     assert seen == [(i + 1, 5) for i in range(5)]
-    assert sorted(p.name for p in out.iterdir()) == ["dataset.json", "imagesTr", "labelsTr", "splits.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "classes.csv", "dataset.json", "imagesTr", "labelsTr", "splits.json",
+    ]  # fmt: skip
     assert [p.name for p in out.parent.iterdir()] == ["cohort"]
     dataset = json.loads((out / "dataset.json").read_text())
     assert dataset["channel_names"] == {"0": "CT"}
@@ -192,6 +204,8 @@ def test_a_cohort_reads_back_as_it_was_drawn(tmp_path: Path) -> None:
     assert splits["unlabelled"] == []
     assert all(splits[part] for part in ("train", "val", "test"))
     assert sorted(splits["train"] + splits["val"] + splits["test"]) == [f"phantom_{i:03d}" for i in range(5)]
+    classes = [f"phantom_{index:03d},{contrast_phase(index)}" for index in range(5)]
+    assert (out / "classes.csv").read_text().splitlines() == ["case,class", *classes]
     for index in range(5):
         for folder, drawn in zip(("imagesTr", "labelsTr"), draw_phantom(index), strict=True):
             read = read_volume(out / folder / f"phantom_{index:03d}{dataset['file_ending']}")
@@ -205,7 +219,7 @@ def test_shares_of_the_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: int, shares: tuple[int, int, int]
 ) -> None:
     tiny = Volume(np.zeros((1, 2, 2, 2), np.uint8), np.eye(4))
-    monkeypatch.setitem(KINDS, "trunk", replace(KINDS["trunk"], draw=lambda seed: (tiny, tiny)))
+    monkeypatch.setitem(KINDS, "trunk", replace(KINDS["trunk"], draw=lambda _: (tiny, tiny), class_of=lambda *_: "x"))
     write_cohort(tmp_path / "cohort", cases, seed=3)
     splits = json.loads((tmp_path / "cohort" / "splits.json").read_text())
     assert tuple(len(splits[part]) for part in ("train", "val", "test")) == shares
@@ -233,7 +247,7 @@ def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = Volume(np.zeros((1, 2, 2, 2), np.uint8), np.eye(4))
-    monkeypatch.setitem(KINDS, "trunk", replace(KINDS["trunk"], draw=lambda seed: (tiny, tiny)))
+    monkeypatch.setitem(KINDS, "trunk", replace(KINDS["trunk"], draw=lambda _: (tiny, tiny), class_of=lambda *_: "x"))
     (tmp_path / "cohort").mkdir()
     monkeypatch.chdir(tmp_path / "cohort")
     write_cohort(Path("."), 4, seed=0)

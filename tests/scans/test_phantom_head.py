@@ -242,6 +242,8 @@ def test_a_cohort_of_heads_reads_as_a_source_of_four_channels(tmp_path: Path) ->
     assert source.labels == LABELS
     assert list(source.regions.items()) == [("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,))]
     assert sorted(each.split for each in source.cases) == ["test", "train", "train", "val"]
+    told = dict(line.split(",") for line in (tmp_path / "heads" / "classes.csv").read_text().splitlines()[1:])
+    assert told == {f"phantom_{i:03d}": "tumour" if labels(i).any() else "healthy" for i in range(4)}
     for index, each in enumerate(source.cases):
         read = read_volume(each.images[0], len(source.channels))
         assert np.array_equal(read.array, image(index))

@@ -308,3 +308,75 @@ def test_the_grid_of_a_prepared_scan_covers_what_lies_in_the_body(tiny_source: M
     covered = resample_labels(np.ones(scan.grid.shape, dtype=np.uint8), scan.grid, scan.original)
     body = read_volume(source / "imagesTr" / "case_0.nii.gz").array[0] > -500
     assert np.all(covered[body] == 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kept"), [("licence", "CC0", "CC0"), ("license", "CC0", "CC0"), ("note", "CC0", "")]
+)
+def test_the_licence_of_the_data_set_is_kept(
+    tiny_source: Callable[..., Path], tmp_path: Path, key: str, value: str | None, kept: str
+) -> None:
+    source = tiny_source(cases=1)
+    dataset = json.loads((source / "dataset.json").read_text())
+    (source / "dataset.json").write_text(json.dumps(dataset | {key: value}))
+    out = prepare(source, tmp_path / "store", workers=1, quiet=True).store
+    assert Store(out).licence == kept
+    index = json.loads((out / "index.json").read_text())
+    del index["licence"]  # as the first stores have it
+    (out / "index.json").write_text(json.dumps(index))
+    assert Store(out).licence == ""
+
+
+# Regions, and channels that are missing
+
+
+def write_sequences(source: Path, intensity: str = "MR") -> Path:
+    """Case 0 with both of its channels, case 1 without the first; both labelled, with two regions."""
+    rng = np.random.default_rng(0)
+    label = np.zeros((1, 12, 13, 14), np.uint8)
+    label[0, 3:9, 3:9, 3:9], label[0, 5:8, 5:8, 5:8] = 1, 2
+    for case, channels in (("case_0", (0, 1)), ("case_1", (1,))):
+        for channel in channels:
+            scan = np.rint(rng.normal(300, 40, (1, 12, 13, 14))).astype(np.int16)
+            write_volume(source / "imagesTr" / f"{case}_000{channel}.nii.gz", Volume(scan, np.eye(4)))
+        write_volume(source / "labelsTr" / f"{case}.nii.gz", Volume(label, np.eye(4)))
+    dataset = {"channel_names": {"0": f"{intensity} a", "1": f"{intensity} b"}, "labels": {"rim": 1, "core": 2},
+               "regions": {"whole": [1, 2], "core": [2]}}  # fmt: skip
+    (source / "dataset.json").write_text(json.dumps(dataset))
+    return source
+
+
+@pytest.mark.parametrize(("intensity", "empty"), [("MR", 0), ("CT", -1024)])
+def test_a_channel_that_is_missing_is_empty_and_told_once(tmp_path: Path, intensity: str, empty: int) -> None:
+    source = write_sequences(tmp_path / "source", intensity)
+    result = run(source, tmp_path / "store", spacing=(1.0, 1.0, 1.0))
+    store = Store(tmp_path / "store")
+    assert {case.name: case.missing for case in store.cases.values()} == {"case_0": (), "case_1": (0,)}
+    image = store.image("case_1")
+    assert image.shape == (2, 12, 13, 14)  # what is missing bounds no body, and fills none
+    assert (image[0] == empty).all()
+    alone = prepare_scan([source / "imagesTr" / "case_1_0001.nii.gz"], replace(store.preparation, channels=("b",)))
+    np.testing.assert_array_equal(image[1], alone.image[0])
+    told = [text for text in result.warnings if "lacks" in text]
+    assert len(told) == 1
+    assert told[0].endswith(f"case case_1 lacks {intensity} a, and serves pre-training only.")
+
+
+def test_a_channel_that_is_added_later_is_prepared(tmp_path: Path) -> None:
+    source = write_sequences(tmp_path / "source")
+    run(source, tmp_path / "store")
+    both = read_volume(source / "imagesTr" / "case_0_0000.nii.gz")
+    write_volume(source / "imagesTr" / "case_1_0000.nii.gz", both)
+    result = run(source, tmp_path / "store")
+    assert (result.prepared, result.skipped_already, result.warnings) == (1, 1, [])
+    assert Store(tmp_path / "store").cases["case_1"].missing == ()
+
+
+def test_regions_are_taken_into_the_store_and_anew_when_they_change(tmp_path: Path) -> None:
+    source = write_sequences(tmp_path / "source")
+    run(source, tmp_path / "store")
+    assert list(Store(tmp_path / "store").regions.items()) == [("whole", (1, 2)), ("core", (2,))]
+    dataset = json.loads((source / "dataset.json").read_text())
+    (source / "dataset.json").write_text(json.dumps({**dataset, "regions": {"all": [1, 2]}}))
+    assert run(source, tmp_path / "store").prepared == 0
+    assert Store(tmp_path / "store").regions == {"all": (1, 2)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from voxmim.errors import SourceError
-from voxmim.scans.source import Source, open_source
+from voxmim.scans.source import Source, channel_files, open_source
 
 DATASET = {"name": "liver", "channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "tumour": 2}}
 
@@ -60,9 +60,34 @@ def test_one_file_per_channel(tmp_path: Path) -> None:
     a, b = open_source(fill(tmp_path, *files, dataset=two)).cases
     assert (a.name, [image.name for image in a.images]) == ("a", ["a_0000.nii.gz", "a_0001.nii.gz"])
     assert (b.name, len(b.images)) == ("b", 1)
-    fill(tmp_path, "imagesTr/c_0000.nii.gz", dataset={**two, "channel_names": {"0": "A", "1": "B", "2": "C"}})
-    with pytest.raises(SourceError, match=r"case a has 2 files \(a_0000.* for 3 channel"):
-        open_source(tmp_path)
+    assert a.missing == b.missing == ()
+
+
+FOUR = {**DATASET, "channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}}
+
+
+def test_of_files_per_channel_some_may_be_missing(tmp_path: Path) -> None:
+    files = ["a_0000.nii", "a_0003.nii", "b_0002.nii.gz", "c.nii", *(f"d_000{channel}.nii" for channel in range(4))]
+    source = open_source(fill(tmp_path, *(f"imagesTr/{file}" for file in files), "labelsTr/b.nii", dataset=FOUR))
+    assert {case.name: case.missing for case in source.cases} == {"a": (1, 2), "b": (0, 1, 3), "c": (), "d": ()}
+    assert [image.name for image in source.cases[0].images] == ["a_0000.nii", "a_0003.nii"]
+    assert source.cases[1].label == tmp_path / "labelsTr" / "b.nii"
+
+
+@pytest.mark.parametrize("files", [("a.nii", "a_0001.nii"), ("a_0001.nii", "a_0001.nii.gz")])
+def test_files_of_which_it_is_unclear_what_channel_they_are(tmp_path: Path, files: tuple[str, ...]) -> None:
+    with pytest.raises(SourceError, match=r"case a has 2 files \(.* for 4 channel\(s\); name them a_0000, a_0001"):
+        open_source(fill(tmp_path, *(f"imagesTr/{file}" for file in files), dataset=FOUR))
+
+
+def test_files_of_new_scans_are_put_together_by_their_numbers() -> None:
+    names = ["b_0000.nii", "b_0001.nii", "a.nii.gz", "c_0001.nii", "d_7777.nii"]
+    files = [Path("in", name) for name in names]
+    found = channel_files(files, 2)
+    assert found == {"b": tuple(files[:2]), "a": (files[2],), "c_0001": (files[3],), "d_7777": (files[4],)}
+    assert list(channel_files(files, 1)) == [name.split(".")[0] for name in names]
+    with pytest.raises(SourceError, match=r"in: scan b has 2 files \(b_0000\.nii, b_0001\.nii\) for 3 channels"):
+        channel_files(files[:2], 3)
 
 
 def test_four_digits_at_the_end_of_a_name_are_no_channel_unless_the_label_says_so(tmp_path: Path) -> None:
@@ -168,7 +193,7 @@ def test_a_label_map_without_scan(tmp_path: Path) -> None:
 def test_a_missing_folder_and_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="gone: there is no such folder"):
         open_source(tmp_path / "gone")
-    with pytest.raises(SourceError, match=r"there is no scan \(\.nii, \.nii\.gz\)"):
+    with pytest.raises(SourceError, match=r"there is no scan \(DICOM, \.nii, "):
         open_source(fill(tmp_path, "notes.txt"))
 
 

@@ -115,7 +115,7 @@ def test_a_file_that_is_no_scan_is_refused(tmp_path: Path, content: bytes) -> No
     (tmp_path / "a.nii.gz").write_bytes(content)
     with pytest.raises(ScanError, match=r"a\.nii\.gz: (cannot be read as an image|the file is cut off)"):
         read_volume(tmp_path / "a.nii.gz")
-    with pytest.raises(ScanError, match=r"a\.nii\.gz: cannot be read as an image"):
+    with pytest.raises(ScanError, match=r"a\.nii\.gz: (cannot be read as an image|the file is cut off)"):
         read_header(tmp_path / "a.nii.gz")
 
 

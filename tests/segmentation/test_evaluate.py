@@ -107,7 +107,7 @@ def test_the_json_has_the_documented_form(tiny_runs: TinyRuns, tmp_path: Path) -
     written = json.loads((tmp_path / "deep" / "result.json").read_text())
     assert written == result == json.loads((run / "evaluation-val.json").read_text())
     assert set(written) == {
-        "run", "data", "split", "tolerance_mm", "convention", "mean", "labels", "cases", "prior",
+        "run", "data", "split", "tolerance_mm", "convention", "left_out", "mean", "labels", "cases", "prior",
     }  # fmt: skip
     assert (written["split"], written["tolerance_mm"], written["convention"]) == ("val", 3.0, CONVENTION)
     assert (written["run"], written["data"]) == (str(run), str(tiny_runs.store))

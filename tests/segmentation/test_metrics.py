@@ -15,7 +15,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surf
 from voxmim.segmentation.intervals import bootstrap_interval
 from voxmim.segmentation.metrics import LabelScore, score_case, summarise
 
-MASK = {1: "organ"}
+MASK = {"organ": (1,)}
 SPACING = (0.7, 1.3, 2.5)
 
 
@@ -96,7 +96,7 @@ def test_an_organ_that_fills_the_image_has_its_surface_at_the_border():
     hnp.arrays(np.uint8, (5, 4, 6), elements=st.integers(0, 3)),
 )
 def test_scores_are_symmetric_bounded_and_perfect_for_identical_maps(a, b):
-    labels = {1: "one", 2: "two", 3: "three"}
+    labels = {"one": (1,), "two": (2,), "three": (3,)}
     there, back = score_case(a, b, labels, SPACING, 1.0), score_case(b, a, labels, SPACING, 1.0)
     assert there == back
     for score in there.values():
@@ -131,21 +131,42 @@ def test_the_tolerance_is_not_missed_by_a_rounding_of_the_spacing():
     assert score_case(np.roll(reference, 1, 0), reference, MASK, exact, 1.0)["organ"].nsd == 1.0
 
 
-def test_labels_are_scored_apart_by_name_and_background_never():
+def test_labels_are_scored_apart_by_name():
     reference = np.zeros((9, 8, 7), np.uint8)
     reference[1:4, 1:4, 1:4], reference[5:8, 2:6, 2:6] = 2, 7
     prediction = reference.copy()
     prediction[5:8, 2:4, 2:6] = 2
-    scores = score_case(prediction, reference, {0: "background", 7: "liver", 2: "spleen"}, SPACING, 1.0)
+    scores = score_case(prediction, reference, {"liver": (7,), "spleen": (2,)}, SPACING, 1.0)
     assert list(scores) == ["liver", "spleen"]
     for name, value in (("liver", 7), ("spleen", 2)):
         assert_same(scores[name], slow_score(prediction == value, reference == value, SPACING, 1.0))
 
 
+@pytest.mark.parametrize("values", [(1, 2, 4), (4, 1), (2, 9)])
+def test_a_region_is_scored_as_the_union_of_its_labels(values):
+    rng = np.random.default_rng(sum(values))
+    reference, prediction = rng.choice(np.uint8([0, 0, 0, 1, 2, 4]), (2, 6, 7, 5))
+    alone = [np.isin(label_map, values) for label_map in (prediction, reference)]
+    scores = score_case(prediction, reference, {"region": values, "other": (1,)}, SPACING, 1.0)
+    assert_same(scores["region"], slow_score(*alone, SPACING, 1.0))
+    union = score_case(*(mask.astype(np.uint8) for mask in alone), MASK, SPACING, 1.0)["organ"]
+    assert scores["region"] == union
+    assert scores["other"] == score_case(prediction, reference, MASK, SPACING, 1.0)["organ"]
+
+
+def test_a_region_may_have_labels_that_only_one_map_holds():
+    reference, prediction = np.zeros((3, 4, 12), np.uint8), np.zeros((3, 4, 12), np.uint8)
+    reference[0, 0, 0], prediction[0, 0, 0], prediction[1, 1, 1] = 1, 2, 7
+    scores = score_case(prediction, reference, {"both": (1, 2), "far": (5, 6), "lone": (3, 7)}, (1, 1, 1), 1.0)
+    assert scores["both"] == LabelScore(1.0, 0.0, 1.0)
+    assert scores["far"] == LabelScore(None, None, None)
+    assert scores["lone"] == LabelScore(0.0, 13.0, 0.0)
+
+
 def test_absent_labels_follow_the_convention():
     reference, prediction = np.zeros((3, 4, 12), np.uint8), np.zeros((3, 4, 12), np.uint8)
     reference[0, 0, 0], prediction[1, 1, 1] = 1, 2
-    labels = {1: "missed", 2: "invented", 3: "absent", 200: "far beyond"}
+    labels = {"missed": (1,), "invented": (2,), "absent": (3,), "far beyond": (200,)}
     scores = score_case(prediction, reference, labels, (1, 1, 1), 1.0)
     assert scores["missed"] == scores["invented"] == LabelScore(0.0, 13.0, 0.0)
     assert scores["absent"] == scores["far beyond"] == LabelScore(None, None, None)
@@ -164,7 +185,7 @@ def test_a_full_size_case_takes_a_moment():
         for value, radius in ((1, 34), (2, 24), (3, 15)):
             label_map[box][ball((90, 80, 80), (45 + offset, 40, 40), radius)] = value
     begin = time.perf_counter()
-    scores = score_case(prediction, reference, {1: "oedema", 2: "tumour", 3: "core"}, (1, 1, 1), 2.0)
+    scores = score_case(prediction, reference, {"oedema": (1,), "tumour": (2,), "core": (3,)}, (1, 1, 1), 2.0)
     assert time.perf_counter() - begin < 10  # 0.3 s on an idle core
     assert all(0.5 < score.dice < 1 for score in scores.values())
 
@@ -201,5 +222,5 @@ def test_the_summary_is_json_without_nan_even_where_nothing_was_counted():
 
 def test_scored_cases_become_json():
     label_map = ball((9, 9, 9), (4, 4, 4), 3).astype(np.uint8)
-    scores = score_case(np.roll(label_map, 1, 0), label_map, {1: "organ", 2: "other"}, np.float32(SPACING), 1.0)
+    scores = score_case(np.roll(label_map, 1, 0), label_map, {"organ": (1,), "other": (2,)}, np.float32(SPACING), 1.0)
     json.dumps(summarise({"case": scores}), allow_nan=False)

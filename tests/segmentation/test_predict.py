@@ -12,8 +12,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from conftest import TinyRuns, tiny_case
+from dicom_files import OBLIQUE, PATIENT, write_series
 from voxmim import api
 from voxmim.errors import ScanError, SourceError, WeightsError
+from voxmim.scans.volume import read_volume
 from voxmim.segmentation.predict import predict, scan_files
 
 Scan = Callable[..., Path]
@@ -161,6 +163,20 @@ def test_folders_and_files_are_found_once_each(tmp_path: Path, write_scan: Scan)
     (tmp_path / "a" / "notes.txt").write_text("no scan")
     found = scan_files([tmp_path / "a", tmp_path / "b" / "three.nii.gz", tmp_path / "a" / "one.nii.gz"])
     assert [file.name for file in found] == ["two.nii", "one.nii.gz", "three.nii.gz"]
+
+
+def test_a_dicom_folder_is_labelled_in_its_own_grid(tmp_path: Path, fake_segmentor: Fake) -> None:
+    fake_segmentor(spacing=(0.8, 0.7, 2.5))
+    write_series(tmp_path / "study" / "scan", bright_block(), orientation=OBLIQUE)
+    write_series(tmp_path / "study" / "scout", bright_block(), uid="1.2.8", t0008_0008="ORIGINAL\\PRIMARY\\LOCALIZER")
+    (label_file,) = predict(tmp_path / "run", [tmp_path / "study"], tmp_path / "out")
+    assert label_file.name == "scan.nii.gz"
+    label, scan = read_volume(label_file), read_volume(tmp_path / "study" / "scan")
+    np.testing.assert_allclose(label.affine, scan.affine, atol=1e-4)
+    np.testing.assert_array_equal(label.array, scan.array > 200)
+    assert PATIENT.encode() not in label_file.read_bytes()
+    with pytest.raises(SourceError, match=r"scout: no scan was found here .*hold a localizer.*; give DICOM or"):
+        scan_files([tmp_path / "study" / "scout"])
 
 
 def test_a_missing_scan_is_named(tiny_runs: TinyRuns, tmp_path: Path) -> None:

@@ -153,3 +153,14 @@ def test_what_is_no_prior_is_refused_by_name(tmp_path):
     for name in ("cut.npz", "array.npy", "other.npz", "empty.npz", "text.npz", "missing.npz"):
         with pytest.raises(RunError, match=name):
             PositionPrior.load(tmp_path / name)
+
+
+def test_cases_without_a_label_do_not_talk_the_prior_into_silence() -> None:
+    """A tumour that half of the training cases have, in a corner of its own each time, and half have not."""
+    maps = []
+    for case in range(10):
+        label_map = np.zeros((8, 8, 8), np.uint8)
+        if case % 2:
+            label_map[1:5, 1:5, 1 + case % 3 : 5 + case % 3] = 1
+        maps.append(label_map)
+    assert (PositionPrior.fit(maps, [1]).predict((8, 8, 8)) == 1).any()

@@ -16,8 +16,9 @@ import pytest
 
 from conftest import TINY_RECIPE
 from voxmim import api
-from voxmim.cli import _parser
-from voxmim.errors import RunError, StoreError
+from voxmim.arguments import make_parser
+from voxmim.cli import COMMANDS
+from voxmim.errors import RecipeError, RunError, StoreError
 from voxmim.recipe import load_recipe, make_recipe, write_recipe
 from voxmim.scans.phantom import write_cohort
 from voxmim.store import Store
@@ -165,7 +166,7 @@ def test_every_printed_command_can_be_given(travelled: Travelled) -> None:
     for command in travelled.commands:
         program, *arguments = shlex.split(command)
         assert program == "voxmim"
-        parsed.append(_parser().parse_args(arguments))
+        parsed.append(make_parser(COMMANDS).parse_args(arguments))
     assert [told.command.__name__ for told in parsed] == (
         ["prepare", "pretrain", *["finetune"] * 4, "evaluate", "evaluate", "predict", "reconstruct"]
     )
@@ -181,7 +182,7 @@ def test_every_printed_command_can_be_given(travelled: Travelled) -> None:
 
 def test_a_printed_command_does_what_the_demo_did(travelled: Travelled, tmp_path: Path) -> None:
     _, *arguments = shlex.split(travelled.commands[2])
-    told = _parser().parse_args(arguments)
+    told = make_parser(COMMANDS).parse_args(arguments)
     settings = {"finetune.lr": told.lr, "scratch_lr": told.lr}
     again = api.finetune(told.store, tmp_path / "again", told.init, told.labels, told.recipe, settings)
     traces = [[(row["lr"], row["loss"]) for row in Run.open(path).metrics()] for path in (again, told.out)]
@@ -212,6 +213,13 @@ def test_the_report_says_what_was_seen(travelled: Travelled) -> None:
 
 
 # What is refused, and what a demo begins with
+
+
+def test_several_processes_are_refused(tmp_path: Path) -> None:
+    told = {"devices": 2, "pretrain.batch": 4, "finetune.batch": 4}
+    with pytest.raises(RecipeError, match="a demo trains in one process; leave out nodes and devices"):
+        api.demo(out=tmp_path / "out", settings=told)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_occupied_folder_is_refused(travelled: Travelled) -> None:

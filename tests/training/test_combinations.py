@@ -80,6 +80,17 @@ def test_pre_trained_stopped_resumed_fine_tuned_and_put_to_use(
     own = load_encoder(straight)
     assert own.encode(torch.rand(1, 1, 16, 16, 8)).shape[1] == own.width
 
+    if encoder != "unet":
+        further = {
+            f"{encoder}.patch": [4, 4, 4] if encoder == "swin" else [8, 8, 4],
+            "crop": [32, 32, 16],
+            "pretrain.steps": 1,
+        }
+        another = Run.open(api.pretrain(tiny.store, tmp_path / "further", None, further, init=straight))
+        assert (another.recipe().encoder, another.recipe().pretext) == (encoder, pretext)
+        assert "1 resized (" in another.about["transfer"]
+        assert another.about["transfer"].endswith("100.0% of the encoder's parameters")
+
     segmentor, transfer = finetune(store, tmp_path / "segmentor", Run.open(straight).recipe(), straight)
     assert transfer is not None
     assert transfer.share == 1.0
@@ -135,8 +146,7 @@ def test_a_fine_tuning_takes_encoder_and_pretext_from_the_weights_whatever_it_wa
     store = Store(tiny.store)
     pretrained = pretrain(store, tmp_path / "pretrained", load_recipe(recipe, {"pretrain.steps": 1})).path
     told = {"crop": [16, 16, 16], "swin.drop_path": 0.2, "swin.checkpoint": True, "finetune.steps": 1}
-    run, _ = finetune(store, tmp_path / "segmentor", load_recipe(tiny.recipe, told), pretrained)
-    found = run.recipe()
+    found = Run.open(api.finetune(tiny.store, tmp_path / "segmentor", pretrained, None, tiny.recipe, told)).recipe()
     assert (found.encoder, found.pretext, found.crop, found.swin.width) == ("swin", "simmim", (16, 16, 16), 4)
     assert (found.swin.drop_path, found.swin.checkpoint) == (0.2, True)
     assert found.finetune.steps == 1

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from conftest import Tiny, TinyRuns
 from voxmim import api, augment
 from voxmim.cli import main
-from voxmim.errors import RunError, StoreError, WeightsError
+from voxmim.errors import RecipeError, RunError, StoreError, WeightsError
 from voxmim.networks.weights import load_segmentor, read_weights, save_weights
-from voxmim.recipe import load_recipe
+from voxmim.recipe import load_recipe, write_recipe
 from voxmim.scans.intensity import window
 from voxmim.segmentation.prior import PositionPrior
 from voxmim.settings import Recipe
@@ -216,12 +216,25 @@ def test_the_encoders_weights_arrive(tiny_runs: TinyRuns, tmp_path: Path) -> Non
 
 def test_the_encoder_settles_its_own_settings_and_the_crop(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     other = recipe_of(tiny_runs, steps=1, batch=1, crop=None, window=(-10, 10))
-    other = replace(other, vit=replace(other.vit, width=48, depth=1, drop_path=0.25))
-    run, _ = finetune(Store(tiny_runs.store), tmp_path / "run", other, tiny_runs.pretrain / "encoder.safetensors")
+    write_recipe(tmp_path / "other.yaml", replace(other, vit=replace(other.vit, width=48, depth=1, drop_path=0.25)))
+    init = tiny_runs.pretrain / "encoder.safetensors"
+    run = Run.open(api.finetune(tiny_runs.store, tmp_path / "run", init, recipe=tmp_path / "other.yaml"))
     own = load_recipe(tiny_runs.recipe)
     found = run.recipe()
     assert found.vit == replace(own.vit, drop_path=0.25)
     assert (found.crop, found.window) == (own.crop, own.window)
+
+
+def test_a_patch_and_a_window_that_are_told_are_kept(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    told = {"vit.patch": [4, 4, 2], "window": [-100, 100], "finetune.steps": 1}
+    path = api.finetune(tiny_runs.store, tmp_path / "run", tiny_runs.pretrain, settings=told)
+    run = Run.open(path)
+    assert (run.recipe().vit.patch, run.recipe().window) == ((4, 4, 2), (-100, 100))
+    assert "1 resized (embed.weight: patch (4, 4, 4) to (4, 4, 2))" in run.about["transfer"]
+    assert load_segmentor(path)[0].encoder.patch == (4, 4, 2)
+    with pytest.raises(WeightsError, match=r"first that do not are embed\.weight: \(24, 64\) in the file, \(48, 64\)"):
+        api.finetune(tiny_runs.store, tmp_path / "wide", tiny_runs.pretrain, settings={"vit.width": 48})
+    assert not (tmp_path / "wide").exists()
 
 
 def test_the_recipe_is_that_of_the_pre_training_unless_told(tiny_runs: TinyRuns) -> None:
@@ -238,31 +251,56 @@ def test_scratch_has_a_rate_of_its_own(tiny_runs: TinyRuns, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("changes", "said"),
     [
-        ("intensity", "mr", "these weights know intensities mr, but the store .*store holds ct"),
-        ("channels", ["T1", "T2"], r"these weights know channels \['T1', 'T2'\], but the store .*store holds .*'CT'"),
+        ({"intensity": "mr"}, ["The weights know MR, and these scans are CT, whose values mean something else."]),
+        ({"spacing": [1, 2, 1]}, ["The weights know voxels of 1 x 2 x 1 mm, and these scans have 1 x 1 x 1 mm."]),
+        ({"channels": ["T1"]}, ["The weights know the channels T1, and these scans have CT: the one takes the other's "
+                                "place."]),
+        ({"channels": ["ct"]}, []),
     ],
-)
-def test_weights_of_other_scans_are_refused(
-    tiny_runs: TinyRuns, tmp_path: Path, key: str, value: Any, said: str
+)  # fmt: skip
+def test_weights_of_other_scans_are_taken_with_a_warning(
+    tiny_runs: TinyRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], said: list[str]
 ) -> None:
     tensors, metadata = read_weights(tiny_runs.pretrain / "encoder.safetensors")
-    metadata["preparation"][key] = value
+    metadata["preparation"] |= changes
+    metadata["inputs"] = metadata["preparation"]["channels"]
+    metadata["window"] = [-1, 1]
     holder = nn.Module()
     holder.state_dict = lambda: tensors  # type: ignore[method-assign,assignment]
     save_weights(tmp_path / "other.safetensors", holder, metadata)
-    with pytest.raises(WeightsError, match=f"other.safetensors: {said}"):
-        api.finetune(tiny_runs.store, tmp_path / "run", init=tmp_path / "other.safetensors", recipe=tiny_runs.recipe)
-    assert not (tmp_path / "run").exists()
+    init, told = tmp_path / "other.safetensors", {"finetune.steps": 1}
+    run = Run.open(api.finetune(tiny_runs.store, tmp_path / "run", init, recipe=tiny_runs.recipe, settings=told))
+    assert run.about["warnings"] == said
+    printed = " ".join(capsys.readouterr().out.split())
+    report = (run.path / "report.html").read_text()
+    assert all(sentence in printed for sentence in said)
+    assert all(sentence.split("'")[0] in report for sentence in said)
+    assert "share of the encoder" in printed
+    own = load_recipe(tiny_runs.recipe).window
+    assert run.recipe().window == (own if metadata["preparation"]["intensity"] == "mr" else (-1, 1))
 
 
-def test_a_crop_that_does_not_fit_the_weights_patch_is_refused(tiny_runs: TinyRuns, tmp_path: Path) -> None:
-    recipe = recipe_of(tiny_runs, crop=(10, 10, 10))
-    recipe = replace(recipe, vit=replace(recipe.vit, patch=(2, 2, 2)))
-    with pytest.raises(WeightsError, match=r"encoder\.safetensors: .*patch.*crop"):
-        finetune(Store(tiny_runs.store), tmp_path / "run", recipe, tiny_runs.pretrain)
-    assert not (tmp_path / "run").exists()
+def test_masks_do_not_concern_a_fine_tuning_but_the_patch_does(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    tensors, metadata = read_weights(tiny_runs.pretrain / "encoder.safetensors")
+    metadata["mask"]["unit"] = [12, 12, 4]
+    holder = nn.Module()
+    holder.state_dict = lambda: tensors  # type: ignore[method-assign,assignment]
+    save_weights(tmp_path / "encoder.safetensors", holder, metadata)
+    told = {"crop": [16, 16, 8], "finetune.steps": 1}
+    run = Run.open(api.finetune(tiny_runs.store, tmp_path / "run", tmp_path, recipe=tiny_runs.recipe, settings=told))
+    assert (run.recipe().crop, run.recipe().mask.unit) == ((16, 16, 8), (12, 12, 4))
+    with pytest.raises(RecipeError, match=r"crop \(10, 10, 10\) is not a whole number of patches \(4, 4, 4\)"):
+        api.finetune(tiny_runs.store, tmp_path / "odd", tmp_path, recipe=tiny_runs.recipe, settings={"crop": [10] * 3})
+    assert not (tmp_path / "odd").exists()
+
+
+def test_the_segmentor_tells_where_its_encoder_came_from_without_a_path(tiny_runs: TinyRuns) -> None:
+    _, encoder = read_weights(tiny_runs.pretrain / "encoder.safetensors")
+    _, metadata = read_weights(tiny_runs.finetune / "segmentor.safetensors")
+    assert metadata["init"] == {"file": "encoder.safetensors", "data": encoder["data"]}
+    assert str(tiny_runs.pretrain) not in json.dumps(metadata)
 
 
 def test_weights_that_are_no_encoders_are_refused(tiny_runs: TinyRuns, tmp_path: Path) -> None:

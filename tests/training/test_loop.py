@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from voxmim.crops import Batch
 from voxmim.errors import TrainingError
 from voxmim.settings import Recipe, Training
-from voxmim.training import loop
+from voxmim.training import step as step_module
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.optimiser import learning_rate
 from voxmim.training.run import Run
@@ -63,7 +63,8 @@ class Bench:
         for step in range(first, self.training.steps):
             image = torch.randn(2, 3, generator=torch.Generator().manual_seed(step))
             image[0, 0] = step
-            yield Batch(image, torch.zeros(0), torch.zeros(0), [f"case_{step}", "case_a"])
+            names, present = [f"case_{step}", "case_a"], torch.ones(2, 1, dtype=torch.bool)
+            yield Batch(image, torch.zeros(0), torch.zeros(0), names, present)
 
     def loss(self, network: nn.Module, batch: Batch, step: int) -> Tensor:
         self.seen.append((step, float(batch.image[0, 0]), network.training))
@@ -154,8 +155,8 @@ def test_gradients_are_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         optimiser.register_step_pre_hook(note)
         return optimiser
 
-    original = loop.make_optimiser
-    monkeypatch.setattr(loop, "make_optimiser", make)
+    original = step_module.make_optimiser
+    monkeypatch.setattr(step_module, "make_optimiser", make)
     Bench(settings(clip=clip), factor=1e4).run(tmp_path / "run")
     assert len(norms) == 7
     if clip:
@@ -166,7 +167,10 @@ def test_gradients_are_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_cases(tmp_path: Path) -> None:
     bench = Bench(settings(), bad_at=4)
-    with pytest.raises(TrainingError, match=r"run: the loss is nan at step 5, on case_4, case_a; .* lower --lr"):
+    with pytest.raises(
+        TrainingError,
+        match=r"run: the loss is nan at step 5: it arose in the loss itself, on case_4, case_a; .* lower --lr",
+    ):
         bench.run(tmp_path / "run")
     state = Run.open(tmp_path / "run").load_checkpoint()
     assert state is not None

@@ -8,8 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from voxmim.networks.swin import Swin
+from voxmim.networks.swin_unetr import SwinUNETR
+from voxmim.networks.unet import ResidualEncoder, UNet
 from voxmim.networks.unetr import UNETR
 from voxmim.networks.vit import ViT
+from voxmim.pretext.dense_mae import DenseMAE
 from voxmim.pretext.mae import MAE
 from voxmim.settings import Training
 from voxmim.training.optimiser import learning_rate, make_optimiser
@@ -92,6 +96,35 @@ def test_each_layer_of_the_encoder_learns_more_slowly_than_the_next() -> None:
     assert {"encoder.embed.weight", "encoder.positions"} <= {
         n for n, group in found.items() if group["scale"] == 0.0625
     }
+
+
+@pytest.mark.parametrize("last_merge", [False, True])
+def test_the_layers_of_a_swin_are_its_blocks_with_each_merging_in_the_block_before(last_merge: bool) -> None:
+    encoder = Swin(patch=(2, 2, 2), width=4, depths=(2, 1), heads=(1, 2), window=2, last_merge=last_merge)
+    found = groups_by_name(SwinUNETR(encoder, classes=2, feature_size=4), Training(layer_decay=0.5))
+    block = {"layers1.0.blocks.0": 3, "layers1.0.blocks.1": 2, "layers1.0.downsample": 2, "layers2.0.blocks.0": 1}
+    block |= {"layers2.0.downsample": 1, "patch_embed": 4}
+    seen = set()
+    for name, group in found.items():
+        layer = next((part for part in block if name.startswith(f"encoder.swin.{part}.")), "")
+        assert (layer == "") == (not name.startswith("encoder.")), name
+        assert group["scale"] == pytest.approx(0.5 ** block.get(layer, 0)), name
+        seen.add(layer)
+    assert seen == {"", *block} - (set() if last_merge else {"layers2.0.downsample"})
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_layers_of_a_unet_are_its_residual_blocks(dense: bool) -> None:
+    encoder = ResidualEncoder(width=4, blocks=(1, 2, 1))
+    network: nn.Module = UNet(encoder, 1)
+    if dense:  # whose encoder lies within another network
+        network = DenseMAE(network, encoder.patch, 0.5, "l1")
+    found = groups_by_name(network, Training(layer_decay=0.5))
+    distance = {"stages.0.0": 4, "stages.1.0": 3, "stages.1.1": 2, "stages.2.0": 1}
+    for name, group in found.items():
+        layer = next((part for part in distance if f"encoder.{part}." in name), "")
+        assert (layer == "") == ("encoder." not in name), name
+        assert group["scale"] == pytest.approx(0.5 ** distance.get(layer, 0)), name
 
 
 def test_the_groups_start_at_their_share_of_the_rate_with_adamws_betas() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from conftest import TinyRuns
 from voxmim import api
-from voxmim.cli import _parser
+from voxmim.arguments import make_parser
+from voxmim.cli import COMMANDS
 from voxmim.recipe import load_recipe
 from voxmim.store import Store
 from voxmim.training.pages import (
@@ -102,7 +103,7 @@ def test_the_command_to_repeat_a_run_is_one_that_can_be_given(tiny_runs: TinyRun
     run = Run.open(getattr(tiny_runs, kind))
     program, *arguments = shlex.split(repeat_command(run))
     assert program == "voxmim"
-    told = _parser().parse_args(arguments)
+    told = make_parser(COMMANDS).parse_args(arguments)
     assert told.command.__name__ == kind
     assert told.store == tiny_runs.store.resolve()
     assert load_recipe(told.recipe) == run.recipe()
@@ -140,6 +141,13 @@ def test_each_label_has_its_curve(tiny_runs: TinyRuns) -> None:
     assert [c.name for c in dice_curves(rows, None)] == ["mean"]
 
 
+def test_regions_have_their_curves_by_their_names(tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tiny_runs.store)
+    monkeypatch.setattr(store, "regions", {"all": (1, 2), "inner": (2,)})
+    rows = [{"step": 1.0, "val_dice": 0.5, "val_dice inner": 0.25, "val_dice bone": 0.25}]
+    assert [c.name for c in dice_curves(rows, store)] == ["mean", "inner"]
+
+
 def test_figures_are_rounded_and_a_dash_stands_for_nothing() -> None:
     assert figures(SCORES) == ["0.812", "0.700 to 0.900", "3.14", "–"]
     assert figures(dict.fromkeys(SCORES)) == ["–", "–", "–", "–"]
@@ -155,6 +163,8 @@ def test_the_prior_stands_beside_each_row_of_the_results() -> None:
     assert table.title == "Results on 2 cases of the split 'val'"
     assert table.header[0] == "label"
     assert table.header[-1] == "prior's Dice"
+    assert "Left out" not in table.note
+    assert "Left out, since they lack a channel: a, b." in result_table({**result, "left_out": ["a", "b"]}).note
     assert [(row[0], row[1], row[-1]) for row in table.rows] == [("mean", "0.812", "0.400"), ("liver", "0.500", "–")]
     assert table.note.startswith("As agreed.")
     del result["prior"]

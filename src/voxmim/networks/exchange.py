@@ -29,10 +29,12 @@ class Imported(NamedTuple):
     Attributes:
         tensors: under our encoder's names.
         left: foreign names of what our encoder has no use for.
+        names: the foreign name of each tensor; those that were made, such as biases of zero, have none.
     """
 
     tensors: dict[str, Tensor]
     left: list[str]
+    names: dict[str, str]
 
 
 # Names, as patterns, that tell a naming; the first is looked for under any prefix, the others under the same one.
@@ -87,7 +89,7 @@ def from_monai_vit(state: State, patch: Triple, grid: Triple) -> Imported:
     Raises:
         ValueError: another naming, patch or grid, or a block with parts that our ViT does not have.
     """
-    tensors, left = _rename(state, _MONAI_VIT, "monai_vit", "monai_mae")
+    tensors, left, names = _rename(state, _MONAI_VIT, "monai_vit", "monai_mae")
     weight = tensors["embed.weight"]
     if weight.dim() == 2:  # a perceptron, over (X, Y, Z, channels)
         if weight.shape[1] % math.prod(patch):
@@ -99,7 +101,7 @@ def from_monai_vit(state: State, patch: Triple, grid: Triple) -> Imported:
     tensors["positions"] = tensors["positions"][0]
     if len(tensors["positions"]) != math.prod(grid):
         raise ValueError(f"{len(tensors['positions'])} positions are not those of a grid of {grid}")
-    return Imported(tensors, left)
+    return Imported(tensors, left, names)
 
 
 def from_monai_swin(state: State) -> Imported:
@@ -112,11 +114,12 @@ def from_monai_swin(state: State) -> Imported:
     """
     _, prefix = _locate(state, "monai_swin")
     known = r"(patch_embed\.proj|layers\d\.0\.(downsample|blocks\.\d+\.(norm1|norm2|attn|mlp)))\..+"
-    tensors, left = {}, []
+    tensors, left, names = {}, [], {}
     for name, tensor in state.items():
         inner = name.removeprefix(prefix)
         if name.startswith(prefix) and re.fullmatch(known, inner):
-            tensors["swin." + re.sub(r"\.mlp\.fc(?=\d\.)", ".mlp.linear", inner)] = tensor
+            ours = "swin." + re.sub(r"\.mlp\.fc(?=\d\.)", ".mlp.linear", inner)
+            tensors[ours], names[ours] = tensor, name
         elif name.startswith(prefix) and re.match(r"layers|patch_embed", inner):
             raise ValueError(f"our Swin has no place for {name}")
         else:
@@ -124,7 +127,7 @@ def from_monai_swin(state: State) -> Imported:
     kernel = tensors["swin.patch_embed.proj.weight"]
     if kernel.dim() != 5:
         raise ValueError(f"the patch is {tuple(kernel.shape[2:])}, but a Swin on scans needs three axes")
-    return Imported(_with_biases(tensors), left)
+    return Imported(_with_biases(tensors), left, names)
 
 
 def from_mae_2d(state: State, patch: Triple, grid: Triple, channels: int = 1) -> Imported:
@@ -143,7 +146,7 @@ def from_mae_2d(state: State, patch: Triple, grid: Triple, channels: int = 1) ->
     Raises:
         ValueError: another naming or patch, positions of no square, or a block with parts that our ViT does not have.
     """
-    tensors, left = _rename(state, _MAE_2D, "mae_2d")
+    tensors, left, names = _rename(state, _MAE_2D, "mae_2d")
     kernel = tensors["embed.weight"]
     if kernel.shape[2:] != patch[:2]:
         raise ValueError(f"the patch is {tuple(kernel.shape[2:])}, not {patch[:2]}")
@@ -155,7 +158,7 @@ def from_mae_2d(state: State, patch: Triple, grid: Triple, channels: int = 1) ->
         raise ValueError(f"{len(table)} positions are not those of a square of patches")
     tensors["positions"] = resize_positions(table, (side, side, 1), grid)
     tensors["registers"] = tensors["registers"] + of_class
-    return Imported(tensors, left)
+    return Imported(tensors, left, names)
 
 
 def to_monai_unetr(vit: ViT) -> dict[str, Tensor]:
@@ -190,8 +193,10 @@ def to_monai_swin_unetr(swin: Swin) -> dict[str, Tensor]:
     """A Swin's weights under the names of MONAI's `SwinUNETR`, where they fill everything under ``swinViT.``.
 
     Raises:
-        ValueError: not the four stages, each with a halving of its grid, that MONAI's SwinUNETR has.
+        ValueError: not the patches of 2, or the four stages, each with a halving of its grid, of MONAI's SwinUNETR.
     """
+    if swin.patch != (2, 2, 2):
+        raise ValueError(f"MONAI's SwinUNETR has patches of 2, not {swin.patch}")
     if len(swin.widths) != 5:
         raise ValueError(f"MONAI's SwinUNETR halves the grid four times, not {len(swin.widths) - 1} times")
     return {name.replace("swin.", "swinViT.", 1): tensor for name, tensor in swin.state_dict().items()}
@@ -212,21 +217,22 @@ def _locate(names: Iterable[str], *wanted: str) -> tuple[str, str]:
 def _rename(state: State, names: Mapping[str, str], *wanted: str) -> Imported:
     """A foreign ViT's tensors under our names; a class token is given as registers (1, width)."""
     naming, prefix = _locate(state, *wanted)
-    tensors, left = {}, []
+    tensors, left, ours_to_theirs = {}, [], {}
     for name, tensor in state.items():
         inside, inner = name.startswith(prefix), name.removeprefix(prefix)
         if naming == "monai_mae":
             inner = re.sub(r"^blocks\.\d+(?=\.(weight|bias)$)", "norm", inner)  # stands last among the blocks
         block, part, kind = _split(inner)
         if inside and part in names:
-            tensors[f"{block}{names[part]}{kind}"] = tensor
+            ours = f"{block}{names[part]}{kind}"
+            tensors[ours], ours_to_theirs[ours] = tensor, name
         elif inside and block and "cross_attn" not in part:  # MONAI's blocks have such parts, and do not use them
             raise ValueError(f"our ViT has no place for {name}")
         else:
             left.append(name)
     if "registers" in tensors:
         tensors["registers"] = tensors["registers"][0]
-    return Imported(_with_biases(tensors), left)
+    return Imported(_with_biases(tensors), left, ours_to_theirs)
 
 
 def _split(name: str) -> tuple[str, str, str]:

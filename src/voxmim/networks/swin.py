@@ -83,6 +83,18 @@ class Swin(nn.Module):
             (last,) = getattr(self.swin, f"layers{self.stages}")
             last.downsample = None
 
+    @property
+    def layers(self) -> list[tuple[str, ...]]:
+        """The names of the modules of each layer, from input to output: blocks, a stage's last one with its merging."""
+        names: list[tuple[str, ...]] = []
+        for number in range(1, self.stages + 1):
+            (stage,) = getattr(self.swin, f"layers{number}")
+            prefix = f"swin.layers{number}.0"
+            names += [(f"{prefix}.blocks.{block}",) for block in range(len(stage.blocks))]
+            if stage.downsample is not None:
+                names[-1] += (f"{prefix}.downsample",)
+        return names
+
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, X, Y, Z) to the deepest map (B, width, *its grid)."""
         return self.encode(volume)

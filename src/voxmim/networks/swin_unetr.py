@@ -39,10 +39,11 @@ class SwinUNETR(nn.Module):
         self.skips = nn.ModuleList(residual_block(*pair) for pair in zip(fine, sizes, strict=True))
         self.skips.append(nn.Identity())  # the second deepest map is joined as it is
         self.ups = nn.ModuleList(_join_up(*pair) for pair in pairwise([deepest, second, *reversed(sizes)]))
-        halvings = int(math.log2(encoder.patch[0]))
-        self.between = nn.Sequential(*(plain_up(size, size, (2, 2, 2)) for _ in range(halvings - 1)))
+        coarse = sizes[0] if sizes else second  # an encoder of two maps alone ends with its own channels
+        doublings = [(coarse if step == 0 else size, size) for step in range(int(math.log2(encoder.patch[0])))]
+        self.between = nn.Sequential(*(plain_up(*pair, (2, 2, 2)) for pair in doublings[:-1]))
         self.stem = residual_block(encoder.channels, size) if stem else None
-        self.last = _join_up(size, size) if stem else plain_up(size, size, (2, 2, 2))
+        self.last = _join_up(*doublings[-1]) if stem else plain_up(*doublings[-1], (2, 2, 2))
         self.out = UnetOutBlock(spatial_dims=3, in_channels=size, out_channels=classes)
 
     def forward(self, volume: Tensor) -> Tensor:

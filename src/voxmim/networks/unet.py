@@ -63,6 +63,15 @@ class ResidualEncoder(nn.Module):
             self.stages.append(nn.Sequential(*stage))
             incoming = outgoing
 
+    @property
+    def layers(self) -> list[tuple[str, ...]]:
+        """The names of the modules of each layer, from input to output: residual blocks."""
+        return [
+            (f"stages.{level}.{block}",)
+            for level, stage in enumerate(self.stages)
+            for block, _ in enumerate(stage.children())
+        ]
+
     def forward(self, volume: Tensor) -> Tensor:
         return self.encode(volume)
 

@@ -122,6 +122,11 @@ class ViT(nn.Module):
         initialise(self)
         self.registers = nn.Parameter(torch.randn(registers, width) * 0.02) if registers else None
 
+    @property
+    def layers(self) -> list[tuple[str, ...]]:
+        """The names of the modules of each layer, from input to output."""
+        return [(f"blocks.{number}",) for number in range(self.depth)]
+
     def forward(self, volume: Tensor, visible: Tensor | None = None) -> Tensor:
         """Encode a volume, or its visible patches only.
 

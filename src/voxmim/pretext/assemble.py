@@ -23,8 +23,9 @@ _SETTINGS = {"mae": MAESettings, "simmim": SimMIMSettings, "simclr": SimCLRSetti
 
 
 class Patched(Protocol):
-    """What a mask must know of an encoder: the voxels of a patch along X, Y, Z."""
+    """What must be known of an encoder: the channels that it takes, and the voxels of a patch along X, Y, Z."""
 
+    channels: int
     patch: Triple
 
 
@@ -34,7 +35,7 @@ class MaskedPretext(Protocol):
     @property
     def encoder(self) -> Patched: ...
 
-    def __call__(self, volume: Tensor, mask: Tensor) -> MAEOutput: ...
+    def __call__(self, volume: Tensor, mask: Tensor, *, present: Tensor | None = None) -> MAEOutput: ...
 
     def reconstruct(self, volume: Tensor, output: MAEOutput) -> Tensor: ...
 

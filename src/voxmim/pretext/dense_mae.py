@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from voxmim.networks.patches import Triple, grid_of, mask_to_voxels, patchify, unpatchify
 from voxmim.networks.unet import ResidualEncoder, UNet
-from voxmim.pretext.mae import ERRORS, MAEOutput
+from voxmim.pretext.mae import ERRORS, MAEOutput, counted_in
 from voxmim.pretext.masking import random_mask
 from voxmim.settings import Loss
 
@@ -37,7 +37,11 @@ class DenseMAE(nn.Module):
         return self.network.encoder
 
     def forward(
-        self, volume: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        volume: Tensor,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        present: Tensor | None = None,
     ) -> MAEOutput:
         """Hide, predict and compare; N and P in the output count mask units and voxels of one over all channels.
 
@@ -45,6 +49,7 @@ class DenseMAE(nn.Module):
             volume: (B, C, X, Y, Z), a whole number of mask units along each axis.
             mask: (B, N) bool, True means hidden; None draws one.
             generator: of the drawn mask (on the CPU).
+            present: (B, C) bool, the channels of each sample that count; None where all do.
 
         Raises:
             ValueError: the volume is not a whole number of mask units, or does not fit the network.
@@ -56,7 +61,8 @@ class DenseMAE(nn.Module):
         seen = volume.masked_fill(mask_to_voxels(mask, grid, self.unit), 0)
         prediction = patchify(self.network(seen).float(), self.unit)
         target = patchify(volume.float(), self.unit)
-        return MAEOutput(ERRORS[self.loss](prediction[mask], target[mask]), prediction, target, mask)
+        counted = counted_in(mask, present, target.shape[-1])
+        return MAEOutput(ERRORS[self.loss](prediction[counted], target[counted]), prediction, target, mask, present)
 
     def reconstruct(self, volume: Tensor, output: MAEOutput) -> Tensor:
         """(B, C, X, Y, Z) in the volume's units: predicted hidden units, the visible voxels pasted in."""

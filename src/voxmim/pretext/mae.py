@@ -33,12 +33,14 @@ class MAEOutput(NamedTuple):
             cross-attention leaves zeros at visible patches and, in training, at hidden ones beyond its share.
         target: (B, N, P) what it should have been.
         mask: (B, N) bool, True means hidden.
+        present: (B, C) bool, the channels that count; None where all do.
     """
 
     loss: Tensor
     prediction: Tensor
     target: Tensor
     mask: Tensor
+    present: Tensor | None = None
 
 
 class CrossBlock(nn.Module):
@@ -116,7 +118,11 @@ class MAE(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, volume: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        volume: Tensor,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        present: Tensor | None = None,
     ) -> MAEOutput:
         """Hide, encode, decode and compare.
 
@@ -124,6 +130,7 @@ class MAE(nn.Module):
             volume: (B, C, X, Y, Z), a whole number of patches along each axis.
             mask: (B, N) bool, True means hidden, as many in each sample; None draws one.
             generator: of all that is drawn (on the CPU); None takes torch's own.
+            present: (B, C) bool, the channels of each sample that count; None where all do.
         """
         grid = grid_of(tuple(volume.shape), self.encoder.patch)
         if mask is None:
@@ -137,8 +144,9 @@ class MAE(nn.Module):
             prediction = self._decode_across(encoded, visible, predicted, grid)
         else:
             prediction = self._decode_together(encoded, visible, grid)
-        target = self.target(volume)
-        return MAEOutput(ERRORS[self.loss](prediction[predicted], target[predicted]), prediction, target, mask)
+        target = self.target(volume, present)
+        counted = counted_in(predicted, present, target.shape[-1])
+        return MAEOutput(ERRORS[self.loss](prediction[counted], target[counted]), prediction, target, mask, present)
 
     def _share_of(self, mask: Tensor, generator: torch.Generator | None) -> Tensor:
         """(B, N) bool: the hidden patches that are predicted."""
@@ -175,12 +183,12 @@ class MAE(nn.Module):
         positions = sincos_positions(grid, width).to(encoded.device)
         return positions, rotary_angles(grid, width // self.heads).to(encoded.device) if self.encoder.rotary else None
 
-    def target(self, volume: Tensor) -> Tensor:
+    def target(self, volume: Tensor, present: Tensor | None = None) -> Tensor:
         """(B, N, P) what is to be predicted: the voxels, or the voxels normalised per patch."""
         patches = patchify(volume.float(), self.encoder.patch)
         if not self.normalised:
             return patches
-        mean, deviation = _patch_statistics(patches)
+        mean, deviation = _patch_statistics(patches, present)
         return (patches - mean) / deviation
 
     def reconstruct(self, volume: Tensor, output: MAEOutput) -> Tensor:
@@ -189,11 +197,28 @@ class MAE(nn.Module):
         predicted = output.prediction
         if self.normalised:
             # A normalised target leaves a patch's mean and spread open: they are taken from the patch itself.
-            mean, deviation = _patch_statistics(patches)
+            mean, deviation = _patch_statistics(patches, output.present)
             predicted = predicted * deviation + mean
         pasted = torch.where(output.mask.unsqueeze(-1), predicted, patches)
         return unpatchify(pasted, grid_of(tuple(volume.shape), self.encoder.patch), self.encoder.patch)
 
 
-def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+def counted_in(hidden: Tensor, present: Tensor | None, length: int) -> Tensor:
+    """Of which an error is taken: the hidden patches (B, N), or their voxels (B, N, length) in channels `present`."""
+    return hidden if present is None else hidden.unsqueeze(-1) & _voxels_of(present, length).to(hidden.device)
+
+
+def _voxels_of(present: Tensor, length: int) -> Tensor:
+    """(B, 1, length) bool of a patch's voxels, in `patchify`'s order, from (B, C) of its channels."""
+    return present.repeat_interleave(length // present.shape[1], dim=1).unsqueeze(1)
+
+
+def _patch_statistics(patches: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(B, N, 1) mean and deviation of each patch, over the channels that count."""
+    if present is None:
+        return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+    weight = _voxels_of(present, patches.shape[-1]).to(patches)
+    count = weight.sum(-1, keepdim=True)
+    mean = (patches * weight).sum(-1, keepdim=True) / count
+    variance = ((patches - mean).square() * weight).sum(-1, keepdim=True) / (count - 1)
+    return mean, (variance + 1e-6).sqrt()

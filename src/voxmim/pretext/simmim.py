@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from voxmim.networks.patches import Triple, grid_of, patchify, unpatchify
 from voxmim.networks.vit import initialise
-from voxmim.pretext.mae import ERRORS, MAEOutput
+from voxmim.pretext.mae import ERRORS, MAEOutput, counted_in
 from voxmim.pretext.masking import random_mask, units_to_patches
 from voxmim.settings import Loss
 
@@ -65,7 +65,11 @@ class SimMIM(nn.Module):
         initialise(self.head)
 
     def forward(
-        self, volume: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        volume: Tensor,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        present: Tensor | None = None,
     ) -> MAEOutput:
         """Hide, encode, predict and compare.
 
@@ -73,6 +77,7 @@ class SimMIM(nn.Module):
             volume: (B, C, X, Y, Z), a whole number of patches along each axis, and of mask units where none is given.
             mask: (B, N) bool over patches, True means hidden; None draws one of whole units.
             generator: of the drawn mask (on the CPU).
+            present: (B, C) bool, the channels of each sample that count; None where all do.
         """
         if mask is None:
             units = grid_of(tuple(volume.shape), self.unit)
@@ -88,7 +93,8 @@ class SimMIM(nn.Module):
         predicted = unpatchify(cells, (gx, gy, gz), self.encoder.stride)[..., :x, :y, :z]
         prediction, target = patchify(predicted, self.encoder.patch), patchify(volume.float(), self.encoder.patch)
 
-        return MAEOutput(ERRORS[self.loss](prediction[mask], target[mask]), prediction, target, mask)
+        counted = counted_in(mask, present, target.shape[-1])
+        return MAEOutput(ERRORS[self.loss](prediction[counted], target[counted]), prediction, target, mask, present)
 
     def reconstruct(self, volume: Tensor, output: MAEOutput) -> Tensor:
         """(B, C, X, Y, Z) in the volume's units: predicted hidden patches, the visible ones pasted in."""

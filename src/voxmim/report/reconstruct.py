@@ -21,8 +21,9 @@ from voxmim.pretext.simclr import SimCLR
 from voxmim.report.figures import reconstruction_picture
 from voxmim.scans.geometry import resample
 from voxmim.scans.intensity import unwindow, window
-from voxmim.scans.prepare import PreparedScan, prepare_scan
-from voxmim.scans.volume import Volume, case_name, read_volume, write_volume
+from voxmim.scans.prepare import PreparedScan, prepare_scan, read_channels
+from voxmim.scans.source import channel_files
+from voxmim.scans.volume import Volume, write_volume
 from voxmim.settings import MaskSettings
 from voxmim.store import Preparation
 
@@ -99,10 +100,12 @@ class Reconstructor:
         patch, (x, y, z) = self.network.encoder.patch, crop.shape[1:]
         body = holds_body(crop[None], self.mask.unit or patch)
         mask = draw_masks(self.mask, patch, (x, y, z), 1, generator, body)
-        volume = crop[None].cuda() if torch.cuda.is_available() else crop[None]
+        # A network of one input gets channel after channel, each under the same mask.
+        volume = crop[None] if self.network.encoder.channels == len(crop) else crop[:, None]
+        volume = volume.cuda() if torch.cuda.is_available() else volume
         with torch.autocast(volume.device.type, torch.bfloat16):
-            output = self.network(volume, mask)
-        whole_crop = self.network.reconstruct(volume, output)[0].cpu()
+            output = self.network(volume, mask.expand(len(volume), -1))
+        whole_crop = self.network.reconstruct(volume, output).reshape(crop.shape).cpu()
         return whole_crop, mask_to_voxels(mask, grid_of((x, y, z), patch), patch)[0, 0]
 
 
@@ -117,7 +120,7 @@ def reconstruct(
 
     Args:
         run: a pre-training's run folder or its ``pretext.safetensors``.
-        scans: files of scans.
+        scans: files of scans, of all channels or, numbered as in a source, of one each.
         out: folder for the results.
         seed: of the masks.
         on_case: called with the scans done and their number.
@@ -126,6 +129,7 @@ def reconstruct(
         the pictures written.
 
     Raises:
+        SourceError: a scan lacks a channel.
         ScanError: a scan cannot be used.
         WeightsError: the run holds no pretext network, or one that predicts no voxels.
     """
@@ -133,18 +137,18 @@ def reconstruct(
     preparation = Preparation.from_dict(reconstructor.metadata["preparation"])
     bounds = tuple(reconstructor.metadata["window"])
     written: list[Path] = []
-    for path in scans:
+    files = channel_files(scans, len(preparation.channels))
+    for name, images in files.items():
         if on_case is not None:
-            on_case(len(written), len(scans))
-        scan = prepare_scan((path,), preparation)
+            on_case(len(written), len(files))
+        scan = prepare_scan(images, preparation)
         found = reconstructor.reconstruct(window(scan.image, preparation.intensity, bounds), seed)
-        name = case_name(path)
         with whole(out / f"{name}.png") as temporary:
             temporary.write_bytes(picture(found, scan.grid.spacing))
-        write_in_own_grid(path, scan, found, out / name, bounds)
+        write_in_own_grid(images, scan, found, out / name, bounds)
         written.append(out / f"{name}.png")
     if on_case is not None:
-        on_case(len(scans), len(scans))
+        on_case(len(files), len(files))
     return written
 
 
@@ -154,10 +158,10 @@ def picture(found: Reconstruction, spacing: Sequence[float]) -> bytes:
 
 
 def write_in_own_grid(
-    path: Path, scan: PreparedScan, found: Reconstruction, stem: Path, bounds: tuple[float, float]
+    images: Sequence[Path], scan: PreparedScan, found: Reconstruction, stem: Path, bounds: tuple[float, float]
 ) -> None:
-    """Write a reconstruction as NIfTI volumes that overlay on the scan's file, in its grid and its units."""
-    own = read_volume(path, channels=len(scan.image))
+    """Write a reconstruction as NIfTI volumes that overlay on the scan's files, in their grid and their units."""
+    own, _ = read_channels(images, channels=len(scan.image))
     kind = scan.intensities[0].kind
 
     def in_own_units(array: np.ndarray) -> np.ndarray:

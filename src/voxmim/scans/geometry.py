@@ -159,12 +159,12 @@ def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
     return result
 
 
-def resample_probabilities(probabilities: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
-    """(K, X, Y, Z) float32 class probabilities on another grid; outside the old one the first class is certain."""
+def resample_probabilities(probabilities: np.ndarray, old: Grid, new: Grid, outside: int | None = 0) -> np.ndarray:
+    """(K, X, Y, Z) float32 class probabilities on another grid; beyond the old one, `outside` or no class is sure."""
     channels = []
     for label, channel in enumerate(probabilities):
         volume = Volume(channel[None], old.affine)
-        channels.append(resample(volume, new, fill=1.0 if label == 0 else 0.0).array[0])
+        channels.append(resample(volume, new, fill=1.0 if label == outside else 0.0).array[0])
     return np.stack(channels)
 
 

@@ -7,6 +7,8 @@ There are two kinds: CT scans of a trunk with six organs, drawn here, and MR sca
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -23,7 +25,7 @@ from voxmim.scans.phantom_anatomy import LABELS, Build, Person, draw_build
 from voxmim.scans.phantom_shapes import AIR, Canvas, generator, lay_out, turn
 from voxmim.scans.volume import Volume, write_volume
 
-__all__ = ["KINDS", "LABELS", "Kind", "draw_phantom", "write_cohort"]
+__all__ = ["KINDS", "LABELS", "Kind", "contrast_phase", "draw_phantom", "write_cohort"]
 
 # Which way the three array axes run, as signs of right, anterior, superior: LPS, RAS, LAS and LPI.
 _ORIENTATIONS = ((-1, -1, 1), (1, 1, 1), (-1, 1, 1), (-1, -1, -1))
@@ -42,10 +44,8 @@ def draw_phantom(seed: int) -> tuple[Volume, Volume]:
     Raises:
         VoxmimError: the seed is negative.
     """
-    rng = generator(seed)
-    build = draw_build(rng)
-    canvas = _place(build, rng)
-    person = Person(canvas, build, rng)
+    person = _person(seed)
+    canvas, rng = person.canvas, person.rng
     person.draw()
     image = _scan(canvas, person.skin, rng)
     affine = np.diag([*canvas.spacing, 1.0])
@@ -54,26 +54,39 @@ def draw_phantom(seed: int) -> tuple[Volume, Volume]:
     return turn(image[None], affine, signs), turn(canvas.labels[None], affine, signs)
 
 
+def contrast_phase(seed: int) -> str:
+    """The class of a trunk as a whole: ``plain``, ``arterial`` or ``venous``, by what of it the contrast agent lit."""
+    return ("plain", "arterial", "venous")[_person(seed).agent.phase]
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of phantom.
 
     Attributes:
         draw: from a seed to a scan and its label map.
+        class_of: from a seed and the label map to the class of the scan as a whole.
         channels: their names.
         labels: name of each label value, background left out.
         regions: name of each region to the label values it is the union of; regions may overlap.
     """
 
     draw: Callable[[int], tuple[Volume, Volume]]
+    class_of: Callable[[int, Volume], str]
     channels: tuple[str, ...]
     labels: dict[int, str]
     regions: dict[str, list[int]] = field(default_factory=dict)
 
 
 KINDS = {
-    "trunk": Kind(draw_phantom, ("CT",), LABELS),
-    "head": Kind(phantom_head.draw_head, phantom_head.SEQUENCES, phantom_head.LABELS, phantom_head.REGIONS),
+    "trunk": Kind(draw_phantom, lambda seed, _: contrast_phase(seed), ("CT",), LABELS),
+    "head": Kind(
+        phantom_head.draw_head,
+        lambda _, labels: "tumour" if labels.array.any() else "healthy",
+        phantom_head.SEQUENCES,
+        phantom_head.LABELS,
+        phantom_head.REGIONS,
+    ),
 }
 
 
@@ -82,9 +95,10 @@ def write_cohort(
 ) -> None:
     """Write phantoms and a split of them to the folder `out`, in the layout of the Medical Segmentation Decathlon.
 
-    A head's four sequences lie in one 4D file, and the dataset.json of heads names the regions of the tumour. About
-    60 % of the cases are for training, 15 % for validation and 25 % for testing. The folder appears whole or not at
-    all.
+    A head's four sequences lie in one 4D file, and the dataset.json of heads names the regions of the tumour. The file
+    classes.csv tells the class of each scan as a whole: the phase of the contrast agent (trunk), or whether there is a
+    tumour (head). About 60 % of the cases are for training, 15 % for validation and 25 % for testing. The folder
+    appears whole or not at all.
 
     Args:
         out: a folder that does not exist or is empty.
@@ -110,9 +124,11 @@ def write_cohort(
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{os.getpid()}-{out.name}")
+    classes = []
     try:
         for index, name in enumerate(names):
             image, labels = chosen.draw(seed * 1_000_003 + index)
+            classes.append([name, chosen.class_of(seed * 1_000_003 + index, labels)])
             write_volume(temporary / "imagesTr" / f"{name}.nii.gz", image)
             write_volume(temporary / "labelsTr" / f"{name}.nii.gz", labels)
             if on_case:
@@ -126,11 +142,21 @@ def write_cohort(
         }
         _write_json(temporary / "dataset.json", dataset)
         _write_json(temporary / "splits.json", _split(names, order))
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows([["case", "class"], *classes])
+        (temporary / "classes.csv").write_text(table.getvalue(), encoding="utf-8")
         if out.exists():
             out.rmdir()
         os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _person(seed: int) -> Person:
+    """The person of a seed, laid into the scanner and not yet drawn."""
+    rng = generator(seed)
+    build = draw_build(rng)
+    return Person(_place(build, rng), build, rng)
 
 
 def _place(build: Build, rng: np.random.Generator) -> Canvas:

@@ -21,9 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from voxmim.errors import ScanError, StoreError, VoxmimError
 from voxmim.scans.check import check_image, check_label, check_same_grid
 from voxmim.scans.geometry import Grid, Spacing, ras_axes, resample, resample_labels, resampled_grid, to_ras
-from voxmim.scans.intensity import Intensity, fit_intensity, foreground_box, guess_intensity
+from voxmim.scans.intensity import HU_RANGE, Intensity, fit_intensity, foreground_box, guess_intensity
 from voxmim.scans.source import Source, SourceCase, open_source
-from voxmim.scans.volume import Volume, read_header, read_volume
+from voxmim.scans.volume import Volume, read_header, read_label, read_volume
 from voxmim.store import Case, Preparation, Store, write_case, write_index, written_cases
 
 _LOOKED_AT = 5  # scans read to tell CT from MR
@@ -69,25 +69,29 @@ class PrepareResult:
     warnings: list[str] = field(default_factory=list)
 
 
-def prepare_scan(images: Sequence[Path | str], preparation: Preparation) -> PreparedScan:
+def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing: Collection[int] = ()) -> PreparedScan:
     """Read and prepare one scan.
 
     Args:
-        images: one file per channel, or one file of all channels.
+        images: one file per channel that is there, or one file of all channels.
         preparation: what is to be done.
+        missing: the index of each channel that the scan lacks; it becomes air in CT, the mean in MR.
 
     Raises:
         ScanError: a file cannot be used, or the channels do not lie on one grid.
     """
-    volume, warnings = _read_channels([Path(image) for image in images], len(preparation.channels))
+    volume, warnings = read_channels([Path(image) for image in images], len(preparation.channels) - len(missing))
     ras = to_ras(volume)
     grid = resampled_grid(Grid.of(ras), preparation.spacing)
     resampled = resample(ras, grid).array
     box = foreground_box(preparation.intensity, resampled)
-    intensities = tuple(fit_intensity(preparation.intensity, channel) for channel in resampled)
+    intensities = [fit_intensity(preparation.intensity, channel) for channel in resampled]
     cropped = resampled[(slice(None), *box)]
     stored = np.stack([rule.apply(channel) for rule, channel in zip(intensities, cropped, strict=True)])
-    return PreparedScan(stored, grid.crop(box), Grid.of(volume), intensities, Path(images[0]), tuple(warnings))
+    for channel in sorted(missing):
+        stored = np.insert(stored, channel, HU_RANGE[0] if preparation.intensity == "ct" else 0, axis=0)
+        intensities.insert(channel, Intensity(preparation.intensity))
+    return PreparedScan(stored, grid.crop(box), Grid.of(volume), tuple(intensities), Path(images[0]), tuple(warnings))
 
 
 def prepare_label(path: Path | str, scan: PreparedScan, known: Collection[int] = ()) -> tuple[np.ndarray, list[str]]:
@@ -105,7 +109,7 @@ def prepare_label(path: Path | str, scan: PreparedScan, known: Collection[int] =
         ScanError: it cannot be used, or does not lie on the scan's grid.
     """
     path = Path(path)
-    label = read_volume(path)
+    label = read_label(path, scan.original.shape, scan.original.affine)
     warnings = check_label(label, scan.original, path, scan.path, known)
     values = np.rint(label.array[0]).astype(np.uint8)
     return resample_labels(values, scan.original, scan.grid), warnings
@@ -161,13 +165,18 @@ def prepare(
     if not cases:
         name, message = result.failed[0]
         raise StoreError(f"{out}: none of {len(result.failed)} cases could be prepared; {name}: {message}")
-    result.warnings.extend(_rare_labels(found, cases))
+    result.warnings.extend([*found.told, *_rare_labels(found, cases)])
     for warning in result.warnings:
         console.print(f"[yellow]warning[/yellow] {warning}", soft_wrap=True)
     return replace(result, prepared=len(prepared))
 
 
-def _read_channels(images: list[Path], channels: int) -> tuple[Volume, list[str]]:
+def read_channels(images: Sequence[Path], channels: int) -> tuple[Volume, list[str]]:
+    """One scan, from one file of all its channels or one per channel, unchanged; and warnings.
+
+    Raises:
+        ScanError: a file cannot be used, or the channels do not lie on one grid.
+    """
     if len(images) not in (1, channels):
         raise ScanError(
             f"{images[0]}: {len(images)} files for {channels} channel(s); give one file, or one per channel."
@@ -228,7 +237,7 @@ def _guess(source: Source) -> str:
         count = 0
         for case in source.cases:
             try:
-                yield _read_channels(list(case.images), len(source.channels))[0].array
+                yield read_channels(case.images, len(source.channels) - len(case.missing))[0].array
             except ScanError:
                 continue
             count += 1
@@ -257,7 +266,7 @@ def _write_index(source: Source, out: Path, preparation: Preparation, cases: Ite
     cases = list(cases)
     found = {value for case in cases for value in case.counts}
     labels = source.labels or {value: f"label {value}" for value in sorted(found)}
-    write_index(out, source.name, preparation, labels, cases, source.seed)
+    write_index(out, source.name, preparation, labels, cases, source.seed, source.regions, source.licence)
 
 
 def _rare_labels(source: Source, cases: Sequence[Case]) -> list[str]:
@@ -313,14 +322,18 @@ def _start_worker() -> None:
 def _prepare_case(case: SourceCase, preparation: Preparation, known: Collection[int], out: Path) -> Outcome:
     """Prepare one case into the store: its entry and warnings, or no entry and the reason."""
     try:
-        scan = prepare_scan(case.images, preparation)
+        scan = prepare_scan(case.images, preparation, case.missing)
         warnings, label_map = list(scan.warnings), None
+        if case.missing:
+            lacking = ", ".join(preparation.channels[channel] for channel in case.missing)
+            warnings.append(f"{case.images[0]}: case {case.name} lacks {lacking}, and serves pre-training only.")
         if case.label is not None:
             label_map, more = prepare_label(case.label, scan, known)
             warnings += more
         image, label = _paths(case)
         x, y, z = scan.grid.shape
-        entry = write_case(out, Case(case.name, case.split, (x, y, z), image, label), scan.image, label_map)
+        entry = Case(case.name, case.split, (x, y, z), image, label, missing=case.missing)
+        entry = write_case(out, entry, scan.image, label_map)
     except VoxmimError as error:
         return case.name, None, [str(error)]
     except (MemoryError, OSError, RuntimeError) as error:

@@ -1,14 +1,16 @@
 """Where the cases of a source are: a folder as the Medical Segmentation Decathlon lays it out, or any folder of scans.
 
 ```
-SOURCE/dataset.json        name, channel_names (or modality), labels, regions (label values that count together)
-SOURCE/imagesTr, labelsTr  scans and their label maps, of the same name
+SOURCE/dataset.json        name, channel_names (or modality), labels, regions (label values that count together),
+                           licence
+SOURCE/imagesTr, labelsTr  scans and their label maps, of the same name; a scan is one file of all its channels, or
+                           one file per channel: NAME_0000, NAME_0001 and so on, of which some may be missing
 SOURCE/imagesTs            further scans, labelled if there is a labelsTs
 SOURCE/extra_unlabelled    further scans, and those in the folder that dataset.json calls "unlabelled_folder"
 SOURCE/splits.json         lists of case names: train, val, test, unlabelled; if missing, a split is drawn
 ```
-A folder without dataset.json may hold scans at any depth, all unlabelled, unless they lie in images/ with label maps
-of the same names in labels/ (or in imagesTr/ and labelsTr/).
+A folder without dataset.json may hold scans at any depth, DICOM series too, all unlabelled, unless they lie in images/
+with label maps of the same names in labels/ (or in imagesTr/ and labelsTr/).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,13 @@ from typing import Any
 import numpy as np
 
 from voxmim.errors import SourceError, nearest
+from voxmim.scans.formats.dicom import find_series
 from voxmim.scans.volume import SCAN_ENDINGS, case_name, is_scan
 from voxmim.store import SPLITS
 
 _PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
 _SHARES = {"val": 0.15, "test": 0.25}  # of the labelled cases; the rest trains
-_Told = tuple[str, tuple[str, ...], dict[int, str], dict[str, tuple[int, ...]], list[str]]
+_Told = tuple[str, tuple[str, ...], dict[int, str], dict[str, tuple[int, ...]], list[str], str]
 _CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
 
 
@@ -39,15 +42,17 @@ class SourceCase:
 
     Attributes:
         name: unique in the source.
-        images: one file per channel, or one file of all channels.
+        images: one file per channel that is there, or one file of all channels.
         label: the label map, if there is one.
         split: ``train``, ``val``, ``test`` or ``unlabelled``.
+        missing: the index of each channel that the case lacks.
     """
 
     name: str
     images: tuple[Path, ...]
     label: Path | None
     split: str
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class Source:
         seed: of the split, where one was drawn.
         regions: name of each region to the label values it is the union of, in the source's order; regions may
             overlap. Empty where there are none.
+        licence: what the data set says of its licence; empty where it says nothing.
+        told: what was repaired or left out while looking for scans, a sentence each.
     """
 
     path: Path
@@ -72,6 +79,8 @@ class Source:
     cases: tuple[SourceCase, ...]
     seed: int = 0
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    licence: str = ""
+    told: tuple[str, ...] = ()
 
 
 def open_source(path: Path | str, seed: int = 0) -> Source:
@@ -90,10 +99,11 @@ def open_source(path: Path | str, seed: int = 0) -> Source:
         raise SourceError(f"{path}: the seed of the split is {seed}, but must be 0 or more; choose another.")
     if not path.is_dir():
         raise SourceError(f"{path}: there is no such folder; check the path.")
-    told: _Told = (path.name, ("image",), {}, {}, [])
+    said: list[str] = []
+    told: _Told = (path.name, ("image",), {}, {}, [], "")
     if (path / "dataset.json").is_file():
         told = _read_dataset(path / "dataset.json")
-    name, channels, labels, regions, further = told
+    name, channels, labels, regions, further, licence = told
     pair = next((pair for pair in _PAIRS if (path / pair[0]).is_dir()), None)
     if pair is not None:
         cases = _paired_cases(path, pair, "", len(channels))
@@ -102,9 +112,12 @@ def open_source(path: Path | str, seed: int = 0) -> Source:
             cases += _paired_cases(path, (folder, ""), "unlabelled", len(channels))
         cases = _with_unique_names(cases)
     else:
-        cases = _any_scans(path)
+        cases, said = _any_scans(path)
     if not cases:
-        raise SourceError(f"{path}: there is no scan ({', '.join(SCAN_ENDINGS)}) in this folder; check the path.")
+        more = f" ({said[0]})" if said else ""
+        raise SourceError(
+            f"{path}: there is no scan (DICOM, {', '.join(SCAN_ENDINGS)}) in this folder{more}; check the path."
+        )
     twin, count = Counter(case.name for case in cases).most_common(1)[0]
     if count > 1:
         raise SourceError(f"{path}: {count} scans have the same name {twin}; rename or remove one of them.")
@@ -112,7 +125,8 @@ def open_source(path: Path | str, seed: int = 0) -> Source:
         cases = _follow_splits(path / "splits.json", cases)
     else:
         cases = _draw_split(cases, seed)
-    return Source(path, name, channels, labels, tuple(sorted(cases, key=lambda case: case.name)), seed, regions)
+    cases = sorted(cases, key=lambda case: case.name)
+    return Source(path, name, channels, labels, tuple(cases), seed, regions, licence, tuple(said))
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -136,7 +150,7 @@ def _with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_dataset(file: Path) -> _Told:
-    """The data set's name, its channels, its labels, its regions, and its folder of unlabelled scans."""
+    """The data set's name, its channels, its labels, its regions, its folder of unlabelled scans, and its licence."""
     values = _read_json(file)
     channels = values.get("channel_names", values.get("modality"))
     if not isinstance(channels, Mapping) or not channels:
@@ -165,6 +179,7 @@ def _read_dataset(file: Path) -> _Told:
         labels,
         _read_regions(file, values.get("regions", {}), labels),
         further,
+        str(values.get("licence") or values.get("license") or ""),
     )
 
 
@@ -195,11 +210,47 @@ def _paired_cases(path: Path, pair: tuple[str, str], split: str, channels: int) 
     lonely = sorted(set(labels) - set(grouped))
     if lonely:
         raise SourceError(f"{labels[lonely[0]]}: this label map has no scan in {pair[0]}; add the scan or remove it.")
+    cases = []
     for name, images in grouped.items():
-        if len(images) not in (1, channels) or len({case_name(image) for image in images}) < len(images):
+        missing = _missing_channels(name, images, channels)
+        if missing is None:
             listed = ", ".join(file.name for file in images)
-            raise SourceError(f"{folder}: case {name} has {len(images)} files ({listed}) for {channels} channel(s).")
-    return [SourceCase(name, tuple(images), labels.get(name), split) for name, images in grouped.items()]
+            raise SourceError(
+                f"{folder}: case {name} has {len(images)} files ({listed}) for {channels} channel(s); "
+                f"name them {name}_0000, {name}_0001 and so on, by the number of their channel."
+            )
+        cases.append(SourceCase(name, tuple(images), labels.get(name), split, missing))
+    return cases
+
+
+def _missing_channels(name: str, images: Sequence[Path], channels: int) -> tuple[int, ...] | None:
+    """The channels for which a case has no file; None where it cannot be told which file is which channel."""
+    names = {case_name(image) for image in images}
+    if names == {name} and len(images) == 1:
+        return ()  # one file of all channels
+    numbers = {int(match[2]) for own in names if (match := _CHANNEL_SUFFIX.fullmatch(own)) and match[1] == name}
+    if len(names) < len(images) or len(images) not in (len(numbers), channels):
+        return None
+    return tuple(channel for channel in range(channels) if channel not in numbers) if len(images) < channels else ()
+
+
+def channel_files(files: Sequence[Path], channels: int) -> dict[str, tuple[Path, ...]]:
+    """The files of each scan by the scan's name: one of all channels, or one per channel, numbered as in a source.
+
+    Raises:
+        SourceError: of a scan in several files, some channels are missing.
+    """
+    grouped: dict[str, list[Path]] = {}
+    for file in files:
+        grouped.setdefault(_without_channel(case_name(file), {}, channels), []).append(file)
+    for name, images in grouped.items():
+        if len(images) not in (1, channels):
+            listed = ", ".join(file.name for file in images)
+            raise SourceError(
+                f"{images[0].parent}: scan {name} has {len(images)} files ({listed}) for {channels} channels; add the "
+                "others, or leave the scan out."
+            )
+    return {case_name(images[0]) if len(images) == 1 else name: tuple(images) for name, images in grouped.items()}
 
 
 def _without_channel(name: str, labels: Mapping[str, Path], channels: int) -> str:
@@ -214,16 +265,22 @@ def _scans_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if is_scan(file))
 
 
-def _any_scans(path: Path) -> list[SourceCase]:
-    """Every scan at any depth, but for hidden folders; those of the same name get their folders' names before it."""
-    files = sorted(file for file in path.rglob("*") if is_scan(file) and not _is_hidden(file.relative_to(path)))
+def _any_scans(path: Path) -> tuple[list[SourceCase], list[str]]:
+    """Every scan at any depth, but for hidden folders, and what there is to say of DICOM series.
+
+    Scans of the same name get their folders' names before it.
+    """
+    files = [file for file in path.rglob("*") if is_scan(file) and not _is_hidden(file.relative_to(path))]
+    series = find_series(path)
+    files = sorted([*files, *(each.path for each in series if each.fault is None)])
+    told = [f"{each.path}: {text}" for each in series for text in (*each.notes, each.fault) if text is not None]
     clashes = Counter(map(case_name, files))
     cases = []
     for file in files:
         short = case_name(file)
         folders = file.parent.relative_to(path).parts if clashes[short] > 1 else ()
         cases.append(SourceCase("-".join([*folders, short]), (file,), None, "unlabelled"))
-    return cases
+    return cases, told
 
 
 def _is_hidden(path: Path) -> bool:

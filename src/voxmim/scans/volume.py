@@ -1,4 +1,4 @@
-"""A volume in memory, and the only place where image files are read and written.
+"""A volume in memory, and the one door through which image files are read and written, whatever their format.
 
 Arrays are indexed (C, X, Y, Z) and affines map a voxel index to world millimetres with the world axes
 pointing right, anterior and superior (RAS), as NIfTI has it. SimpleITK holds (Z, Y, X) arrays and worlds
@@ -7,11 +7,8 @@ pointing left, posterior and superior; both differences are settled here and now
 
 from __future__ import annotations
 
-import gzip
-import os
-import struct
-import zlib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -20,13 +17,21 @@ import SimpleITK as sitk
 
 from voxmim.errors import ScanError
 from voxmim.files import whole
+from voxmim.scans.formats.dicom import SERIES_ENDING, is_dicom, read_dicom, read_dicom_header
+from voxmim.scans.formats.dicom_seg import is_segmentation, placed
+from voxmim.scans.formats.headers import refuse_boastful, refuse_malformed, refuse_missing
+from voxmim.scans.formats.nifti import NiftiHeader, read_nifti_header, read_second, refuse_unsound
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_GZIP = b"\x1f\x8b"
-_HEADER = 348  # bytes
-_FLOATS = (16, 64)  # the codes of float32 and float64
-_PART = 1 << 22  # bytes read at once
-SCAN_ENDINGS = (".nii", ".nii.gz")
+# Ending to ITK's reader, which is named so that no other takes the file for its own.
+_READERS = {
+    ".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".hdr": "NiftiImageIO",
+    ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO",
+}  # fmt: skip
+SCAN_ENDINGS = tuple(_READERS)
+_OTHER_ENDINGS = (".img", ".dcm", SERIES_ENDING)  # of what can be read, but is no scan of its own in a listing
+
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # they go past Python, and may quote what a header says
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,19 @@ class Volume:
 
 
 def is_scan(path: Path) -> bool:
-    """Tell whether the file's name ends as a scan's does (hidden files are none)."""
+    """Tell whether the file's name ends as a scan's does (hidden files are none).
+
+    Of a scan in two files, the header alone counts; DICOM is listed by `find_series`.
+    """
     return path.name.lower().endswith(SCAN_ENDINGS) and not path.name.startswith(".")
 
 
 def case_name(path: Path) -> str:
-    """The file's name without its ending: ``liver_01.nii.gz`` gives ``liver_01``."""
+    """The file's name without its ending: ``liver_01.nii.gz`` gives ``liver_01``; a folder's name is kept whole."""
     name = path.name
-    for ending in sorted(SCAN_ENDINGS, key=len, reverse=True):
+    if path.is_dir():
+        return name
+    for ending in sorted((*SCAN_ENDINGS, *_OTHER_ENDINGS), key=len, reverse=True):
         if name.lower().endswith(ending):
             return name[: -len(ending)]
     return path.stem
@@ -71,7 +81,8 @@ def read_volume(path: Path | str, channels: int = 1) -> Volume:
     """Read one scan or label map with its values unchanged (rescale slope and intercept applied).
 
     Args:
-        path: the file.
+        path: a file of any format; a folder that holds one DICOM series; or the path of one series among several,
+            as `find_series` gives it.
         channels: how many channels are meant; a 4D file is taken for a scan of that many channels,
             and refused where one channel is meant.
 
@@ -79,33 +90,45 @@ def read_volume(path: Path | str, channels: int = 1) -> Volume:
         ScanError: the file is missing, unreadable, cut off, not of the meant dimension, or holds NaN.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ScanError(f"{path}: there is no such file; check the path.")
-    _refuse_unsound(path)
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise ScanError(f"{path}: cannot be read as an image ({_reason(error)}); replace or remove the file.") from None
-    dimension, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
-    size = image.GetSize()
-    found = components * (int(np.prod(size[3:])) if dimension > 3 else 1)
-    if dimension < 3 or dimension > 4 or found != channels:
-        shape = " x ".join(str(n) for n in (*size, *([components] if components > 1 else [])))
-        raise ScanError(
-            f"{path}: a 3D volume of {channels} channel(s) is meant, but the file holds {shape} voxels; "
-            "split it into 3D files or list its channels in dataset.json."
-        )
-    affine = _affine_of(image)
+    if is_dicom(path):
+        array, lps = read_dicom(path)
+        _refuse_channels(path, array.shape, channels)
+        return Volume(array[None], _LPS_TO_RAS @ lps)
+    path, data, second = _opened(path)
+    if _READERS[_ending(path)] == "NiftiImageIO":
+        refuse_unsound(path, data)
+    if second is None:
+        image = _read_itk(path)
+        array = sitk.GetArrayFromImage(image).transpose()
+        if image.GetNumberOfComponentsPerPixel() > 1:
+            array = np.moveaxis(array, 0, -1)
+        _refuse_channels(path, array.shape, channels)
+        affine = _affine_of(image)
+    else:
+        array, affine = read_second(path, data, second), second.affine
+        _refuse_channels(path, array.shape, channels)
     if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise ScanError(f"{path}: its affine is not invertible; repair the header.")
-    array = sitk.GetArrayFromImage(image)
-    if dimension == 4:
-        array = array.transpose(0, 3, 2, 1)
-    elif components > 1:
-        array = array.transpose(3, 2, 1, 0)
-    else:
-        array = array.transpose(2, 1, 0)[None]
-    return Volume(array, affine)
+    if array.dtype.kind == "f" and (bad := int(np.count_nonzero(~np.isfinite(array)))):
+        raise ScanError(f"{path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out.")
+    return Volume(np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None], affine)
+
+
+def read_label(path: Path | str, shape: tuple[int, int, int], affine: np.ndarray) -> Volume:
+    """Read a label map for a scan of this shape and affine; as `read_volume`, but for DICOM segmentations.
+
+    These hold only the slices that have labels, and are put where they belong on the scan's grid.
+
+    Raises:
+        ScanError: as `read_volume`, or a segmentation's voxels are not those of the scan.
+    """
+    path, volume = Path(path), read_volume(path)
+    if not (path.is_file() and is_segmentation(path)):
+        return volume
+    labels = placed(volume.array[0], volume.affine, shape, affine)
+    if labels is None:
+        raise ScanError(f"{path}: its voxels do not lie on those of its scan; make it from the same series.")
+    return Volume(labels[None], affine)
 
 
 def read_header(path: Path | str) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -114,16 +137,20 @@ def read_header(path: Path | str) -> tuple[tuple[int, int, int], np.ndarray]:
     Raises:
         ScanError: the file is missing, unreadable, or has under three dimensions.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise ScanError(f"{path}: cannot be read as an image ({_reason(error)}); replace or remove the file.") from None
-    if reader.GetDimension() < 3:
-        raise ScanError(f"{path}: a 3D volume is meant, but the file has {reader.GetDimension()} dimensions.")
-    x, y, z = reader.GetSize()[:3]
-    return (x, y, z), _affine_of(reader)
+    path = Path(path)
+    if is_dicom(path):
+        shape, lps = read_dicom_header(path)
+        return shape, _LPS_TO_RAS @ lps
+    path, _, second = _opened(path)
+    if second is None:
+        reader = _informed(path)
+        size = reader.GetSize()
+    else:
+        size = second.sizes
+    if len(size) < 3:
+        raise ScanError(f"{path}: a 3D volume is meant, but the file has {len(size)} dimensions.")
+    x, y, z = size[:3]
+    return (x, y, z), _affine_of(reader) if second is None else second.affine
 
 
 def write_volume(path: Path | str, volume: Volume) -> None:
@@ -165,47 +192,76 @@ def _affine_of(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
     return _LPS_TO_RAS @ affine
 
 
-def _refuse_unsound(path: Path) -> None:
-    """Refuse a NIfTI file that is cut off or holds values that are no numbers: ITK reads zeros there, without a word.
+def _opened(path: Path) -> tuple[Path, Path, NiftiHeader | None]:
+    """The file with the header, the one with the voxels, and the header itself if it is of NIfTI-2."""
+    if not path.is_file():
+        raise ScanError(f"{path}: there is no such file; check the path.")
+    name = path.name.lower()
+    if not name.endswith((*SCAN_ENDINGS, ".img")):
+        raise ScanError(f"{path}: this is no scan; give DICOM or a file of {', '.join(SCAN_ENDINGS)}.")
+    data = path
+    if name.endswith((".hdr", ".img")):
+        path, data = _partner(path, ".hdr"), _partner(path, ".img")
+    if _READERS[_ending(path)] != "NiftiImageIO":
+        if _READERS[_ending(path)] == "MetaImageIO":
+            refuse_malformed(path)
+        refuse_missing(path)
+        return path, data, None
+    header = read_nifti_header(path)
+    if header is None or header.version != 2:
+        return path, data, None
+    sizes = list(header.sizes)
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes.pop()
+    return path, data, replace(header, sizes=tuple(sizes))
 
-    The layout is that of NIfTI-1, https://nifti.nimh.nih.gov; of whole numbers in a zip, the length noted at its end
-    is enough, everything else is read through once.
-    """
-    with path.open("rb") as file:
-        zipped = file.read(2) == _GZIP
-    wrong = f"{path}: the file is cut off or damaged; copy it again."
+
+def _partner(path: Path, ending: str) -> Path:
+    """The file of the other ending in a pair of .hdr and .img."""
+    both = (path.with_suffix(ending), path.with_suffix(ending.upper()), path)
+    found = next((file for file in both if file.suffix.lower() == ending and file.is_file()), None)
+    if found is None:
+        raise ScanError(f"{path}: its other half {path.with_suffix(ending).name} is missing; put the file beside it.")
+    return found
+
+
+def _ending(path: Path) -> str:
+    return next(e for e in sorted(_READERS, key=len, reverse=True) if path.name.lower().endswith(e))
+
+
+def _informed(path: Path) -> sitk.ImageFileReader:
+    """An ITK reader that has read the header alone."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(_READERS[_ending(path)])
+    reader.SetFileName(str(path))
     try:
-        with gzip.open(path) if zipped else path.open("rb") as file:
-            header = file.read(_HEADER)
-            order = next((o for o in "<>" if header[:4] == struct.pack(f"{o}i", _HEADER)), None)
-            if order is None or len(header) < _HEADER:
-                return  # no NIfTI: ITK says so, or knows it
-            dimension, *sizes = struct.unpack_from(f"{order}8h", header, 40)
-            kind, bits = struct.unpack_from(f"{order}2h", header, 70)
-            start = int(struct.unpack_from(f"{order}f", header, 108)[0])
-            left = prod(sizes[:dimension]) * bits // 8
-            if kind not in _FLOATS and zipped and _length_noted(path) == (start + left) % 2**32:
-                return
-            file.seek(start)
-            bad = 0
-            while left > 0:
-                part = file.read(min(left, _PART))
-                if not part:
-                    raise ScanError(wrong)
-                left -= len(part)
-                if kind in _FLOATS and len(part) % (bits // 8) == 0:
-                    bad += int(np.count_nonzero(~np.isfinite(np.frombuffer(part, f"{order}f{bits // 8}"))))
-    except (EOFError, OSError, zlib.error):
-        raise ScanError(wrong) from None
-    if bad:
-        raise ScanError(f"{path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out.")
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise ScanError(f"{path}: cannot be read as an image ({_reason(error)}); replace or remove the file.") from None
+    return reader
 
 
-def _length_noted(path: Path) -> int:
-    """The length of what is zipped, modulo 2^32, as noted in the zip's last four bytes."""
-    with path.open("rb") as file:
-        file.seek(-4, os.SEEK_END)
-        return int(struct.unpack("<I", file.read(4))[0])
+def _read_itk(path: Path) -> sitk.Image:
+    reader = _informed(path)
+    bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelIDValue()))
+    if bits is not None and _READERS[_ending(path)] != "NiftiImageIO":
+        refuse_boastful(path, prod(reader.GetSize()) * reader.GetNumberOfComponents() * int(bits[1]) // 8)
+    try:
+        return reader.Execute()
+    except RuntimeError as error:
+        raise ScanError(
+            f"{path}: its voxels cannot be read ({_reason(error)}); the file is cut off or damaged, copy it again."
+        ) from None
+
+
+def _refuse_channels(path: Path, shape: tuple[int, ...], channels: int) -> None:
+    """Refuse an array that is not (X, Y, Z) or, for several channels, (X, Y, Z, C)."""
+    if len(shape) not in (3, 4) or (shape[3] if len(shape) == 4 else 1) != channels:
+        held = " x ".join(map(str, shape))
+        raise ScanError(
+            f"{path}: a 3D volume of {channels} channel(s) is meant, but the file holds {held} voxels; "
+            "split it into 3D files or list its channels in dataset.json."
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -16,7 +16,7 @@ from voxmim.scans.check import check_label
 from voxmim.scans.geometry import resample_labels
 from voxmim.scans.prepare import prepare_scan
 from voxmim.scans.source import open_source
-from voxmim.scans.volume import read_volume
+from voxmim.scans.volume import read_label
 from voxmim.segmentation.metrics import CONVENTION, LabelScore, score_case, summarise
 from voxmim.segmentation.predict import Segmentor
 from voxmim.segmentation.prior import PRIOR, PositionPrior
@@ -45,8 +45,9 @@ def evaluate(
         on_case: called with the cases done and their number.
 
     Returns:
-        what `metrics.summarise` gives, with ``run``, ``data``, ``split``, ``tolerance_mm``, ``convention`` and, where
-        the run has one, ``prior`` (the same figures for the position-only prior).
+        what `metrics.summarise` gives, with ``run``, ``data``, ``split``, ``tolerance_mm``, ``convention``,
+        ``left_out`` (cases that lack a channel) and, where the run has one, ``prior`` (the same figures for the
+        position-only prior).
 
     Raises:
         StoreError: no labelled case in this split.
@@ -57,31 +58,41 @@ def evaluate(
     if not tolerance_mm >= 0:
         raise VoxmimError(f"tolerance {tolerance_mm} mm: it must be 0 or more; change it.")
     segmentor = Segmentor.load(run)
-    cases = labelled_cases(data, split, segmentor.metadata["data"]["seed"])
+    cases, left_out = labelled_cases(data, split, segmentor.metadata["data"]["seed"])
     prior_file = find_weights(run, "segmentor").parent / PRIOR
     prior = PositionPrior.load(prior_file) if prior_file.is_file() else None
     scores: dict[str, dict[str, LabelScore]] = {}
     prior_scores: dict[str, dict[str, LabelScore]] = {}
+    parts = segmentor.structures.parts
     for done, (name, images, label) in enumerate(cases):
         if on_case is not None:
             on_case(done, len(cases))
         scan = prepare_scan(images, segmentor.preparation)
-        reference_volume = read_volume(label)
+        reference_volume = read_label(label, scan.original.shape, scan.original.affine)
         check_label(reference_volume, scan.original, label, images[0])
         reference = reference_volume.array[0].astype("uint8")
         found = segmentor.label_map(scan)
-        scores[name] = score_case(found, reference, segmentor.labels, scan.original.spacing, tolerance_mm)
+        scores[name] = score_case(found, reference, parts, scan.original.spacing, tolerance_mm)
         if prior is not None:
             guess = resample_labels(prior.predict(scan.grid.shape), scan.grid, scan.original)
-            prior_scores[name] = score_case(guess, reference, segmentor.labels, scan.original.spacing, tolerance_mm)
+            prior_scores[name] = score_case(guess, reference, parts, scan.original.spacing, tolerance_mm)
     if on_case is not None:
         on_case(len(cases), len(cases))
-    about = {"run": str(run), "data": str(data), "split": split, "tolerance_mm": tolerance_mm, "convention": CONVENTION}
+    about: dict[str, Any] = {
+        "run": str(run),
+        "data": str(data),
+        "split": split,
+        "tolerance_mm": tolerance_mm,
+        "convention": CONVENTION,
+    }
+    about["left_out"] = left_out
     return {**about, **summarise(scores), **({"prior": summarise(prior_scores)} if prior is not None else {})}
 
 
-def labelled_cases(data: Path, split: str, seed: int = 0) -> list[LabelledCase]:
+def labelled_cases(data: Path, split: str, seed: int = 0) -> tuple[list[LabelledCase], list[str]]:
     """Name, image files and label file of every labelled case of a split, from a store or a folder of scans.
+
+    Cases that lack a channel are left out, and their names given beside.
 
     Args:
         data: the store or folder.
@@ -93,13 +104,17 @@ def labelled_cases(data: Path, split: str, seed: int = 0) -> list[LabelledCase]:
     """
     if (data / INDEX).is_file():
         entries = Store(data).in_split(*(SPLITS if split == "all" else (split,)))
-        found = [(case.name, tuple(map(Path, case.image)), Path(case.label)) for case in entries if case.label]
+        known = [(case.name, tuple(map(Path, case.image)), Path(case.label), case.missing)
+                 for case in entries if case.label]  # fmt: skip
     else:
         cases = [case for case in open_source(data, seed).cases if split in ("all", case.split)]
-        found = [(case.name, case.images, case.label) for case in cases if case.label]
+        known = [(case.name, case.images, case.label, case.missing) for case in cases if case.label]
+    found = [(name, images, label) for name, images, label, missing in known if not missing]
+    left_out = [name for name, _, _, missing in known if missing]
     if not found:
-        raise StoreError(f"{data}: it has no labelled case in the split '{split}'; name another with --split.")
-    return found
+        lacking = f" that has every channel ({len(left_out)} lack one)" if left_out else ""
+        raise StoreError(f"{data}: it has no labelled case{lacking} in the split '{split}'; name another with --split.")
+    return found, left_out
 
 
 def write_json(file: Path, result: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
@@ -9,9 +11,14 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def predict_probabilities(
-    network: nn.Module, image: Tensor, crop: tuple[int, int, int], overlap: float, precision: str = "bf16"
+    network: nn.Module,
+    image: Tensor,
+    crop: tuple[int, int, int],
+    overlap: float,
+    precision: str = "bf16",
+    activate: Callable[[Tensor], Tensor] = lambda logits: logits.softmax(dim=1),
 ) -> Tensor:
-    """Label probabilities of a whole scan.
+    """Probabilities of a whole scan's labels, or of its regions.
 
     Overlapping windows are averaged with a Gaussian weight, so that a voxel is labelled mostly by windows that have
     it near their middle. A scan smaller than the window is padded, and the padding taken off again.
@@ -22,21 +29,26 @@ def predict_probabilities(
         crop: the window, the size that the network was trained on.
         overlap: of neighbouring windows, as a share of the window.
         precision: ``bf16``, ``16`` or ``32``.
+        activate: turns logits (1, K, ...) into probabilities (see `Structures.activate`).
 
     Returns:
-        (K, X, Y, Z) float32 on the CPU, summing to 1 over K.
+        (K, X, Y, Z) float32 on the CPU, of labels summing to 1 over K.
     """
     device = next(network.parameters()).device
-    dtype = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}[precision]
-    if device.type == "cpu" and dtype == torch.float16:
-        dtype = torch.bfloat16
+    dtype = working_dtype(device, precision)
 
     def predictor(windows: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = network(windows)
-        return logits.float().softmax(dim=1)
+        return activate(logits.float())
 
     probabilities = sliding_window_inference(
         image[None].to(device), crop, sw_batch_size=1, predictor=predictor, overlap=overlap, mode="gaussian"
     )
     return probabilities[0].float().cpu()
+
+
+def working_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """What a device computes in at a precision; a CPU takes bfloat16 for ``16``, which it has no use for."""
+    dtype = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}[precision]
+    return torch.bfloat16 if device.type == "cpu" and dtype == torch.float16 else dtype

@@ -1,4 +1,4 @@
-"""Scores of a label map against its reference, per case and per label, in the scan's own geometry.
+"""Scores of a label map against its reference, per case and per label or region, in the scan's own geometry.
 
 Dice is the overlap of volumes. The other two compare surfaces, as MONAI defines them: the surface of a label
 is the set of its voxels that share a face with a voxel of another label or with the outside of the image (the
@@ -26,9 +26,9 @@ from scipy.ndimage import find_objects
 from voxmim.segmentation.intervals import bootstrap_interval
 
 CONVENTION = (
-    "Scored per case and per label in the scan's own geometry, without background. A label that is absent from "
-    "the reference is not counted where it is predicted absent too; a label that only one of the two label maps "
-    "holds scores Dice 0, NSD 0 and, as HD95, the scan's diagonal."
+    "Scored per case and per label in the scan's own geometry, without background; a region is scored as one label. "
+    "A label that is absent from the reference is not counted where it is predicted absent too; a label that only one "
+    "of the two label maps holds scores Dice 0, NSD 0 and, as HD95, the scan's diagonal."
 )
 
 # Added to the tolerance: voxel sizes taken from a float32 affine are off in the seventh digit, and a distance of
@@ -40,7 +40,7 @@ _Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class LabelScore:
-    """Scores of one label in one case; all three are None where the label is not counted.
+    """Scores of one label or region in one case; all three are None where the label is not counted.
 
     Attributes:
         dice: 0 to 1.
@@ -56,24 +56,24 @@ class LabelScore:
 def score_case(
     prediction: np.ndarray,
     reference: np.ndarray,
-    labels: Mapping[int, str],
+    parts: Mapping[str, Sequence[int]],
     spacing: Sequence[float] | np.ndarray,
     tolerance_mm: float,
 ) -> dict[str, LabelScore]:
-    """Score one predicted label map, label by label, following `CONVENTION`.
+    """Score one predicted label map, structure by structure, following `CONVENTION`.
 
-    Everything is computed inside the smallest box that holds the label in both maps. That gives the same as the
+    Everything is computed inside the smallest box that holds the structure in both maps. That gives the same as the
     whole volume, because beyond the box there is only background, which is also what lies outside the image.
 
     Args:
         prediction: (X, Y, Z) uint8 label map.
         reference: (X, Y, Z) uint8 label map.
-        labels: name of each label value to score; 0, the background, is never scored.
+        parts: the name of each label or region to score, and the label values that make it up together.
         spacing: (3,) voxel size in mm along X, Y, Z.
         tolerance_mm: how far a surface voxel may lie from the other surface and still be right for the NSD.
 
     Returns:
-        The score of each label, by its name, in the order of `labels`.
+        The score of each by its name, in the order of `parts`.
 
     Raises:
         ValueError: the two label maps are not 3D or differ in shape.
@@ -87,17 +87,16 @@ def score_case(
     diagonal = float(np.linalg.norm(np.multiply(reference.shape, sizes_mm)))
     predicted_boxes, reference_boxes = find_objects(prediction), find_objects(reference)
     scores = {}
-    for value, name in labels.items():
-        if value == 0:
-            continue
-        box, other = _box_of(predicted_boxes, value), _box_of(reference_boxes, value)
+    for name, values in parts.items():
+        box, other = _box_of(predicted_boxes, values), _box_of(reference_boxes, values)
         if box is None and other is None:
             scores[name] = LabelScore(None, None, None)
         elif box is None or other is None:
             scores[name] = LabelScore(0.0, diagonal, 0.0)
         else:
-            joint = _joined(box, other)
-            scores[name] = _score_label(prediction[joint] == value, reference[joint] == value, sizes_mm, tolerance_mm)
+            joint = _joined([box, other])
+            masks = np.isin(prediction[joint], values), np.isin(reference[joint], values)
+            scores[name] = _score_masks(*masks, sizes_mm, tolerance_mm)
     return scores
 
 
@@ -154,10 +153,10 @@ def summarise(cases: Mapping[str, Mapping[str, LabelScore]], seed: int = 0) -> d
     }
 
 
-def _score_label(
+def _score_masks(
     prediction: np.ndarray, reference: np.ndarray, spacing: list[float], tolerance_mm: float
 ) -> LabelScore:
-    """Scores of one label from its two masks, (X, Y, Z) bool, neither of them empty."""
+    """Scores of one structure from its two masks, (X, Y, Z) bool, neither of them empty."""
     pair = torch.from_numpy(prediction)[None, None], torch.from_numpy(reference)[None, None]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 calls one of its own functions as it advises not to
@@ -166,14 +165,15 @@ def _score_label(
     return LabelScore(dice(prediction, reference), float(hd95), float(nsd))
 
 
-def _box_of(boxes: Sequence[_Box | None], value: int) -> _Box | None:
-    """The box of a label value among `find_objects`' boxes, which start at value 1 and end at the largest found."""
-    return boxes[value - 1] if value <= len(boxes) else None
+def _box_of(boxes: Sequence[_Box | None], values: Sequence[int]) -> _Box | None:
+    """The box round label values among `find_objects`' boxes, which start at value 1 and end at the largest found."""
+    found = [box for value in values if value <= len(boxes) and (box := boxes[value - 1]) is not None]
+    return _joined(found) if found else None
 
 
-def _joined(a: _Box, b: _Box) -> _Box:
-    """The smallest box around two."""
-    x, y, z = (slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True))
+def _joined(boxes: Sequence[_Box]) -> _Box:
+    """The smallest box around several."""
+    x, y, z = (slice(min(p.start for p in axis), max(p.stop for p in axis)) for axis in zip(*boxes, strict=True))
     return x, y, z
 
 

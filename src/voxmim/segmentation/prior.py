@@ -130,20 +130,22 @@ def _best_factor(sums: torch.Tensor, references: list[torch.Tensor], labels: tup
     """
     shape = (sums.shape[2], sums.shape[3], sums.shape[4])
     total = sums.sum(0)
-    dice = torch.zeros(len(_FACTORS))
+    dice: list[list[float]] = [[] for _ in _FACTORS]
     for fold in range(min(len(sums), len(references))):
         left_out = references[fold :: len(sums)]
         others = (total - sums[fold]) / (len(references) - len(left_out))
         for index, factor in enumerate(_FACTORS):
             decision = _decide(others, labels, factor, shape)
-            dice[index] += sum(_mean_dice(decision, reference, labels) for reference in left_out)
-    return _FACTORS[int(dice.argmax())]
+            scores = (_mean_dice(decision, reference, labels) for reference in left_out)
+            dice[index] += [score for score in scores if score is not None]
+    means = [sum(scores) / len(scores) if scores else 0.0 for scores in dice]
+    return _FACTORS[means.index(max(means))]
 
 
-def _mean_dice(decision: torch.Tensor, reference: torch.Tensor, labels: tuple[int, ...]) -> float:
-    """Mean Dice over the labels that either map holds; 1 where there is none."""
+def _mean_dice(decision: torch.Tensor, reference: torch.Tensor, labels: tuple[int, ...]) -> float | None:
+    """Mean Dice over the labels that either map holds; None where there is none, which counts for nothing."""
     size = max(labels) + 1
     pairs = torch.bincount((decision.long() * size + reference).flatten(), minlength=size * size).view(size, size)
     sizes = pairs.sum(0) + pairs.sum(1)
     chosen = [value for value in labels if sizes[value] > 0]
-    return float((2 * pairs.diagonal()[chosen] / sizes[chosen]).mean()) if chosen else 1.0
+    return float((2 * pairs.diagonal()[chosen] / sizes[chosen]).mean()) if chosen else None

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from voxmim.errors import RunError, StoreError
+from voxmim.errors import RecipeError, RunError, StoreError
 from voxmim.files import write_text
 from voxmim.recipe import load_recipe, recipe_to_yaml
 from voxmim.report.page import Page, Picture, Plot, Table, write_page
@@ -112,6 +112,8 @@ def demo(
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise RunError(f"{out}: there is something here already; name another folder with --out, or delete it.")
     chosen = load_recipe(recipe or ("tiny" if data else "demo"), {"seed": seed, **(settings or {})})
+    if chosen.nodes * chosen.devices > 1:
+        raise RecipeError("a demo trains in one process; leave out nodes and devices, or take its commands one by one.")
     journey = Journey(out, chosen)
     recipe_file = out / "recipe.yaml"
     write_text(recipe_file, recipe_to_yaml(chosen))
@@ -129,7 +131,7 @@ def demo(
     journey.step("prepare", command, lambda: prepare(source, store_path, spacing, seed=seed))
     store = Store(store_path)
     for split in ("train", "val", "test"):
-        if not any(case.label for case in store.in_split(split)):
+        if not store.labelled(split):
             raise StoreError(
                 f"{source}: there is no labelled case in the split '{split}', which the demo needs; add one."
             )
@@ -141,17 +143,17 @@ def demo(
     )
     runs = {arm: _best_rate(journey, store, arm, encoder.path if arm == "pretrained" else None) for arm in ARMS}
     results = {arm: _evaluated(journey, runs[arm], store_path) for arm in ARMS}
-    shown = labelled_cases(store_path, "test")[0][1][0]
+    shown = list(labelled_cases(store_path, "test")[0][0][1])
     journey.step(
         "predict",
-        ["predict", runs["pretrained"].path, shown, "--out", out / "predictions"],
-        lambda: predict(runs["pretrained"].path, [shown], out / "predictions"),
+        ["predict", runs["pretrained"].path, *shown, "--out", out / "predictions"],
+        lambda: predict(runs["pretrained"].path, shown, out / "predictions"),
     )
     if chosen.pretext != "simclr":
         journey.step(
             "reconstruct",
-            ["reconstruct", encoder.path, shown, "--out", out / "reconstructions"],
-            lambda: reconstruct(encoder.path, [shown], out / "reconstructions"),
+            ["reconstruct", encoder.path, *shown, "--out", out / "reconstructions"],
+            lambda: reconstruct(encoder.path, shown, out / "reconstructions"),
         )
 
     summary = _summary(journey, source, runs, results)
@@ -286,7 +288,7 @@ def _page(
         rows.append([title, *figures(results[arm]["mean"]), f"{summary['arms'][arm]['lr']:g}"])
     header = ["arm", "Dice", "95 % interval", "HD95 (mm)", f"NSD ({results['scratch']['tolerance_mm']:g} mm)", "rate"]
     per_label = [
-        [name, *(figure(results[arm]["labels"][name]["dice"]) for arm in ARMS)] for name in store.labels.values()
+        [name, *(figure(results[arm]["labels"][name]["dice"]) for arm in ARMS)] for name in results["scratch"]["labels"]
     ]
     metrics = {arm: run.metrics() for arm, run in runs.items()}
     validated = {arm: [row for row in rows_ if "val_dice" in row] for arm, rows_ in metrics.items()}

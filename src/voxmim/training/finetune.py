@@ -5,29 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from monai.losses import DiceCELoss
+from rich.console import Console
 from torch import Tensor, nn
 
 from voxmim import augment
 from voxmim.crops import Batch, CropPlan, Crops, batches
 from voxmim.errors import StoreError
 from voxmim.networks.build import build_encoder, build_segmentor
-from voxmim.networks.weights import Transfer, find_weights, load_into, read_weights, save_weights
+from voxmim.networks.transfer import Transfer
+from voxmim.networks.weights import save_weights
 from voxmim.scans.intensity import window
 from voxmim.segmentation.inference import predict_probabilities
 from voxmim.segmentation.metrics import dice
 from voxmim.segmentation.prior import PRIOR, PositionPrior
+from voxmim.segmentation.structures import Structures
 from voxmim.settings import Recipe
 from voxmim.store import Case, Store
+from voxmim.training.criterion import make_criterion
 from voxmim.training.loop import Job, make_fabric, train
+from voxmim.training.nonfinite import image_files
 from voxmim.training.pretrain import open_or_plan, to_device, weights_metadata
-from voxmim.training.run import CHECKPOINT, Run
-from voxmim.training.transfer import carry_decoder, fit_to_weights
+from voxmim.training.run import Run
+from voxmim.training.transfer import Start, account, carry_decoder, restart
 
 MOST_VALIDATION = 16  # whole scans a validation labels; the curve's points must not cost more than the training
 
@@ -45,8 +49,8 @@ def finetune(
     Args:
         store: of prepared scans with labels.
         out: the run folder, new or, with `resume`, one that was stopped.
-        recipe: the settings; the encoder's own, and the crop where there is none, come from `init` where it is given,
-            and all of them from the run with `resume`.
+        recipe: the settings; the crop, where there is none, comes from `init` if it is given, and all of them come
+            from the run with `resume`.
         init: a pre-training's run folder or weights file.
         labels: how many labelled cases to use: a share such as ``0.1``, or a number such as ``12``; None takes all.
         resume: go on exactly where the run stopped.
@@ -60,39 +64,28 @@ def finetune(
         WeightsError: the weights do not fit the store or the network.
         TrainingError: the loss is no longer finite.
     """
-    tensors: dict[str, Tensor] = {}
-    if init is not None and not resume:
-        init = find_weights(init, "encoder")
-        tensors, metadata = read_weights(init)
-        recipe = fit_to_weights(recipe, store, metadata, init)
-    recipe, run = open_or_plan(out, "finetune", recipe, store, resume)
-    if init is None and recipe.scratch_lr is not None and run is None:
-        recipe = replace(recipe, finetune=replace(recipe.finetune, lr=recipe.scratch_lr))
-    if run is not None and run.about["init"] is not None and not (run.path / CHECKPOINT).is_file():
-        init = Path(run.about["init"])  # stopped before its first checkpoint, it starts from these weights again
-        tensors, _ = read_weights(init)
+    recipe, run, start = begin(store, out, recipe, init, resume)
     assert recipe.crop is not None
-    train_cases = _same_cases(run, store) if run else labelled_cases(store, labels, recipe.seed)
-    val_cases = [case for case in store.in_split("val") if case.label][:MOST_VALIDATION]
+    train_cases = same_cases(run, store) if run else labelled_cases(store, labels, recipe.seed)
+    val_cases = store.labelled("val")[:MOST_VALIDATION]
+    structures = Structures.of_store(store)
 
     fabric = make_fabric(recipe)
     fabric.launch()
+    if fabric.is_global_zero:
+        _tell_left_out(store)
     torch.manual_seed(recipe.seed)
     encoder = build_encoder(recipe.encoder_settings, len(store.preparation.channels), recipe.crop)
-    network = build_segmentor(encoder, recipe.unetr, classes=max(store.labels) + 1)
-    transfer = load_into(encoder, tensors, str(init)) if tensors else None
-    moved = None if transfer is None else str(transfer)
-    if init is not None and tensors and recipe.carry_decoder:
-        moved = f"{moved}; and all {len(carry_decoder(network, init).loaded)} of the decoder"
+    network = build_segmentor(encoder, recipe.unetr, structures.outputs)
+    transfer = None if start is None else start.move_into(encoder, store, recipe, store.preparation.channels)
+    carried = carry_decoder(network, start.file) if start is not None and recipe.carry_decoder else None
     if run is None:
         if fabric.is_global_zero:
             about: dict[str, Any] = {
                 "store": str(store.path.resolve()),
-                "init": None if init is None else str(init.resolve()),
-                "transfer": moved,
                 "cases": [case.name for case in train_cases],
             }
-            Run.new(out, "finetune", recipe, about)
+            Run.new(out, "finetune", recipe, about | account(start, transfer, carried))
         fabric.barrier()
         run = Run.open(out, "finetune")
     if fabric.is_global_zero and not (run.path / PRIOR).is_file():
@@ -103,14 +96,17 @@ def finetune(
     plan = CropPlan(
         recipe.crop, recipe.window, recipe.seed, training.crops_per_scan, labelled=True, foreground=training.foreground
     )
-    criterion = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
-    metadata = weights_metadata(store, recipe) | {
-        "kind": "segmentor",
-        "unetr": asdict(recipe.unetr),
-        "labels": {str(value): name for value, name in store.labels.items()},
-        "overlap": recipe.overlap,
-        "precision": recipe.precision,
-    }
+    criterion = make_criterion(structures)
+    metadata = (
+        weights_metadata(store, recipe, run)
+        | structures.metadata()
+        | {
+            "kind": "segmentor",
+            "unetr": asdict(recipe.unetr),
+            "overlap": recipe.overlap,
+            "precision": recipe.precision,
+        }
+    )
 
     def loss(wrapped: nn.Module, batch: Batch, step: int) -> Tensor:
         batch = to_device(fabric, batch)
@@ -137,18 +133,45 @@ def finetune(
             validate=lambda _: validation_dice(fabric, network, store, val_cases, recipe) if val_cases else {},
             columns=[
                 "val_dice",
-                *(f"val_dice {name}" for name in store.labels.values()),
+                *(f"val_dice {name}" for name in structures.parts),
                 *(case_column(case.name) for case in val_cases),
             ],
             better="val_dice" if val_cases else None,
             save=lambda step: save_weights(run.path / "segmentor.safetensors", network, metadata | {"step": step}),
+            files=lambda names: image_files(store, names),
+            compile=recipe.compile,
         ),
         recipe.seed,
     )
     return run, transfer
 
 
-def _same_cases(run: Run, store: Store) -> list[Case]:
+class Beginning(NamedTuple):
+    """Where a fine-tuning begins.
+
+    Attributes:
+        recipe: the settings, with what follows from the weights and the store.
+        run: the run to resume, or None where a new one is to be made.
+        start: the weights to start from, or None from scratch or from a checkpoint.
+    """
+
+    recipe: Recipe
+    run: Run | None
+    start: Start | None
+
+
+def begin(store: Store, out: Path, recipe: Recipe, init: Path | None, resume: bool) -> Beginning:
+    """What every fine-tuning settles first, whatever it learns; arguments and errors are those of `finetune`."""
+    start = None if init is None or resume else Start.read(init)
+    if start is not None:
+        recipe = replace(recipe, crop=recipe.crop or start.crop)
+    recipe, run = open_or_plan(out, "finetune", recipe, store, resume)
+    if start is None and recipe.scratch_lr is not None and run is None:
+        recipe = replace(recipe, finetune=replace(recipe.finetune, lr=recipe.scratch_lr))
+    return Beginning(recipe, run, start if run is None else restart(run))
+
+
+def same_cases(run: Run, store: Store) -> list[Case]:
     """The cases that a resumed run was trained on."""
     gone = [name for name in run.about["cases"] if name not in store.cases]
     if gone:
@@ -159,54 +182,79 @@ def _same_cases(run: Run, store: Store) -> list[Case]:
 def labelled_cases(store: Store, labels: str | None, seed: int) -> list[Case]:
     """The labelled train cases that a run may learn from, drawn by seed; fewer are always a part of more.
 
+    A case that lacks a channel is none of them.
+
     Raises:
         StoreError: there are none, or `labels` is neither a share nor a number that fits.
     """
-    cases = [case for case in store.in_split("train") if case.label]
+    cases = store.labelled("train")
+    if not cases and any(case.label for case in store.in_split("train")):
+        raise StoreError(f"{store.path}: each of its labelled train cases lacks a channel; add files, or leave it out.")
     if not cases or not store.labels:
         raise StoreError(f"{store.path}: it has no labelled train case to fine-tune on; prepare a source with labels.")
     if labels is None:
         return cases
+    count = count_of(labels, len(cases), store)
+    order = np.random.default_rng([seed, 11]).permutation(len(cases))
+    return [cases[i] for i in sorted(order[:count])]
+
+
+def count_of(labels: str, cases: int, store: Store, least: int = 1) -> int:
+    """How many of the labelled train cases a share or a number asks for; a share gives at least `least`.
+
+    Raises:
+        StoreError: it is neither a share nor a number that fits.
+    """
     try:
-        count = round(float(labels) * len(cases)) if "." in labels else int(labels)
-        sensible = float(labels) <= 1.0 if "." in labels else count <= len(cases)
+        count = max(least, round(float(labels) * cases)) if "." in labels else int(labels)
+        sensible = 0 < float(labels) <= 1 if "." in labels else least <= count <= cases
     except ValueError:
         count, sensible = 0, False
-    if not sensible or float(labels) <= 0:
+    if not sensible:
         raise StoreError(
-            f"--labels {labels}: give a share such as 0.1 or a number from 1 to {len(cases)}, "
+            f"--labels {labels}: give a share such as 0.1 or a number from {least} to {cases}, "
             f"the labelled train cases of {store.path}."
         )
-    order = np.random.default_rng([seed, 11]).permutation(len(cases))
-    return [cases[i] for i in sorted(order[: max(1, count)])]
+    return count
+
+
+def _tell_left_out(store: Store) -> None:
+    """Say which labelled cases are not used."""
+    names = [case.name for case in store.in_split("train", "val") if case.label and case.missing]
+    if names:
+        text = f"left out, since they lack a channel: {', '.join(names)}"
+        Console(stderr=True).print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def validation_dice(
     fabric: Fabric, network: nn.Module, store: Store, cases: Sequence[Case], recipe: Recipe
 ) -> dict[str, float]:
-    """Dice of whole validation scans in the store's spacing: mean over cases, per label, and per case.
+    """Dice of whole validation scans in the store's spacing: mean over cases, per label or region, and per case.
 
-    Labels that neither the reference nor the prediction holds are not counted.
+    Those that neither the reference nor the prediction holds are not counted.
     """
     assert recipe.crop is not None
     per_case: dict[str, float] = {}
-    per_label: dict[int, list[float]] = {value: [] for value in store.labels}
+    structures = Structures.of_store(store)
+    per_part: dict[str, list[float]] = {name: [] for name in structures.parts}
     for case in cases:
         image = torch.from_numpy(window(store.image(case.name), store.preparation.intensity, recipe.window))
-        predicted = predict_probabilities(
-            network, fabric.to_device(image), recipe.crop, recipe.overlap, recipe.precision
-        ).argmax(0)
+        probabilities = predict_probabilities(
+            network, fabric.to_device(image), recipe.crop, recipe.overlap, recipe.precision, structures.activate
+        )
+        predicted = structures.label_shares(probabilities.numpy()).argmax(0)
         reference = store.label_map(case.name)
-        found = {value: dice(predicted.numpy() == value, reference == value) for value in store.labels}
-        counted = {value: score for value, score in found.items() if score is not None}
-        for value, score in counted.items():
-            per_label[value].append(score)
+        found = {
+            name: dice(np.isin(predicted, values), np.isin(reference, values))
+            for name, values in structures.parts.items()
+        }
+        counted = {name: score for name, score in found.items() if score is not None}
+        for name, score in counted.items():
+            per_part[name].append(score)
         if counted:
             per_case[case_column(case.name)] = float(np.mean(list(counted.values())))
     figures = {"val_dice": float(np.mean(list(per_case.values()))) if per_case else 0.0} | per_case
-    for value, name in store.labels.items():
-        if per_label[value]:
-            figures[f"val_dice {name}"] = float(np.mean(per_label[value]))
+    figures |= {f"val_dice {name}": float(np.mean(scores)) for name, scores in per_part.items() if scores}
     return figures
 
 

@@ -12,9 +12,9 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from voxmim.crops import Batch, CropPlan, Crops, batches, middle_start, read_crop
+from voxmim.crops import Batch, CropPlan, Crops, batches, channels_of, middle_start, read_crop, show
 from voxmim.pretext.assemble import MaskedPretext
-from voxmim.pretext.mae import ERRORS, MAEOutput
+from voxmim.pretext.mae import ERRORS, MAEOutput, counted_in
 from voxmim.pretext.masking import draw_masks, holds_body
 from voxmim.pretext.simclr import SimCLR
 from voxmim.settings import Recipe
@@ -35,7 +35,9 @@ def step_masks(recipe: Recipe, batch: int, step: int, body: Tensor | None = None
 
 
 class Masked:
-    """MAE and SimMIM. Validation: the middle crop of each case, always under the same mask.
+    """MAE and SimMIM. Validation: the middle crop of each case, always under the same mask, in all its channels.
+
+    Where channels are seen one at a time, the first case shows its first one, the second its second, and so on.
 
     Beside its loss stands the best that painting each crop in one grey value could reach: what has learned nothing
     stays there.
@@ -49,23 +51,25 @@ class Masked:
         self._constant: float | None = None
 
     def loss(self, fabric: Fabric, wrapped: nn.Module, batch: Batch, step: int) -> Tensor:
-        """The loss of this process's share of a step's crops."""
-        share, whole = len(batch.image), self._recipe.pretrain.batch
-        mine = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+        """The loss of a part of a step's crops, whichever process computes it."""
+        whole = self._recipe.pretrain.batch
+        mine = [number % whole for number in batch.numbers]
         body = None
         if self._recipe.mask.kind == "body":
             own = self._body(batch.image)
             body = own.new_zeros(whole, own.shape[1])
             body[mine] = own
-        return wrapped(batch.image, step_masks(self._recipe, whole, step, body)[mine]).loss
+        masks = step_masks(self._recipe, whole, step, body)[mine]
+        return wrapped(batch.image, masks, present=_unless_all(batch.present)).loss
 
     def validate(self, fabric: Fabric) -> dict[str, float]:
         """The mean loss over the cases, and that of one grey value a crop."""
         total, constant = 0.0, 0.0
         masks = self._fixed_masks()
         with torch.no_grad(), fabric.autocast():
-            for case, mask in zip(self._cases, masks, strict=True):
-                output = self._network(fabric.to_device(self._middle(case)), mask[None])
+            for index, mask in enumerate(masks):
+                image, present = self._middle(index)
+                output = self._network(fabric.to_device(image), mask[None], present=_unless_all(present))
                 total += float(output.loss)
                 if self._constant is None:
                     constant += constant_loss(output, self._recipe.pretext_settings.loss)  # type: ignore[union-attr]
@@ -74,11 +78,20 @@ class Masked:
         return {"val_loss": total / len(self._cases), "val_constant": self._constant}
 
     def _fixed_masks(self) -> Tensor:
-        bodies = [self._body(self._middle(case)) for case in self._cases] if self._recipe.mask.kind == "body" else None
-        return step_masks(self._recipe, len(self._cases), -1, None if bodies is None else torch.cat(bodies))
+        count = len(self._cases)
+        bodies = [self._body(self._middle(i)[0]) for i in range(count)] if self._recipe.mask.kind == "body" else None
+        return step_masks(self._recipe, count, -1, None if bodies is None else torch.cat(bodies))
 
-    def _middle(self, case: Case) -> Tensor:
-        return read_crop(self._store, case, middle_start(case.shape, self._plan.size), self._plan)[0][None]
+    def _middle(self, index: int) -> tuple[Tensor, Tensor]:
+        """The middle crop (1, C, X, Y, Z) of a case, and its channels (1, C) that are present."""
+        case = self._cases[index]
+        image, _ = read_crop(self._store, case, middle_start(case.shape, self._plan.size), self._plan)
+        shown = channels_of(case, len(image))
+        if self._plan.channels == "one":
+            known = shown.nonzero().flatten()
+            shown = torch.arange(len(image)) == known[index % len(known)]
+        image, present = show(image, shown, self._plan)
+        return image[None], present[None]
 
     def _body(self, image: Tensor) -> Tensor:
         unit = self._recipe.mask_unit
@@ -88,9 +101,14 @@ class Masked:
 
 def constant_loss(output: MAEOutput, loss: str) -> float:
     """The least loss that one value for all hidden voxels of a crop could have, known only afterwards."""
-    hidden = output.target[output.mask]
+    hidden = output.target[counted_in(output.mask, output.present, output.target.shape[-1])]
     best = hidden.mean() if loss == "l2" else hidden.median()
     return float(ERRORS[loss](best.expand_as(hidden), hidden))
+
+
+def _unless_all(present: Tensor) -> Tensor | None:
+    """None where every channel is present, which a loss need not weigh."""
+    return None if present.all() else present
 
 
 class Contrastive:

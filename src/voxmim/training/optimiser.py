@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import torch
 from torch import nn
@@ -17,16 +16,17 @@ def make_optimiser(network: nn.Module, training: Training, betas: tuple[float, f
     """AdamW over groups that differ in weight decay and rate.
 
     Vectors (norms, biases, tokens), registers and position codes are not decayed. With `training.layer_decay` below 1,
-    each layer of ``network.encoder`` learns more slowly the further it lies from the output (arXiv 2106.08254).
+    each of the `layers` of ``network.encoder`` learns more slowly the further it lies from the output (arXiv
+    2106.08254).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    depth = len(getattr(getattr(network, "encoder", None), "blocks", ()))
+    distance = _distances(getattr(network, "encoder", None))
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
         exempt = parameter.ndim == 1 or name.endswith(_EXEMPT)
         decay = 0.0 if exempt else training.weight_decay
-        scale = training.layer_decay ** (depth + 1 - _layer(name, depth))
+        scale = training.layer_decay ** distance.get(id(parameter), 0)
         groups.setdefault((decay, scale), []).append(parameter)
     return torch.optim.AdamW(
         [
@@ -38,12 +38,20 @@ def make_optimiser(network: nn.Module, training: Training, betas: tuple[float, f
     )
 
 
-def _layer(name: str, depth: int) -> int:
-    """0 for the encoder's input, 1..depth for its blocks, depth + 1 for all that follows."""
-    if not name.startswith("encoder.") or name.startswith("encoder.norm"):
-        return depth + 1
-    block = re.match(r"encoder\.blocks\.(\d+)\.", name)
-    return int(block.group(1)) + 1 if block else 0
+def _distances(encoder: nn.Module | None) -> dict[int, int]:
+    """How many layers each parameter of an encoder, by its id, lies before what follows the encoder.
+
+    What is in none of the layers comes before the first, but for the norm behind the last.
+    """
+    if encoder is None:
+        return {}
+    layers: list[tuple[str, ...]] = getattr(encoder, "layers", [])
+    found = {}
+    for name, parameter in encoder.named_parameters():
+        places = [at for at, names in enumerate(layers) if name.startswith(tuple(f"{inner}." for inner in names))]
+        first = 0 if name.startswith("norm.") else len(layers) + 1
+        found[id(parameter)] = len(layers) - places[0] if places else first
+    return found
 
 
 def learning_rate(step: int, training: Training) -> float:

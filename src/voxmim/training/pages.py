@@ -22,8 +22,10 @@ from voxmim.scans.geometry import Grid
 from voxmim.scans.intensity import window
 from voxmim.scans.prepare import PreparedScan
 from voxmim.segmentation.predict import Segmentor
+from voxmim.segmentation.structures import Structures
 from voxmim.settings import Recipe, Training
 from voxmim.store import Case, Store
+from voxmim.training.criterion import criterion_in_words
 from voxmim.training.health import complaint
 from voxmim.training.pretrain import pretraining_cases
 from voxmim.training.run import RECIPE, Run
@@ -37,7 +39,7 @@ _SMOOTH = 25  # steps of which a loss curve shows the mean
 def pretrain_page(run: Run) -> None:
     """Write a pre-training's ``report.html`` and ``figures/``; the same fixed cases each time."""
     recipe, rows = run.recipe(), run.metrics()
-    store = _store_of(run)
+    store = store_of(run)
     training = recipe.pretrain
     validated = [row for row in rows if "val_loss" in row]
     lead = [f"An encoder {task_in_words(recipe)}. It was trained for {training.steps} steps. No label was read."]
@@ -45,16 +47,21 @@ def pretrain_page(run: Run) -> None:
         lead.append(progress_in_words(recipe, validated))
         lead.append(complaint(recipe, validated[-1]))
     title, axis = loss_in_words(recipe)
+    facts = run_facts(run, training, store)
+    if run.about.get("init"):
+        lead.insert(0, f"It started from the encoder {run.about['init']}.")
+        lead += run.about["warnings"]
+        facts.append(("weights that moved", run.about["transfer"]))
     page = Page(
         title=f"Pre-training: {run.path.name}",
         lead=lead,
-        facts=run_facts(run, training, store),
+        facts=facts,
         plots=[Plot(title, "optimiser step", axis, pretraining_curves(rows))],
         pictures=[] if store is None else reconstruction_pictures(run, store),
         settings=recipe_to_yaml(recipe),
         commands=[repeat_command(run)],
     )
-    _write(run, page)
+    write_report(run, page)
 
 
 def progress_in_words(recipe: Recipe, validated: Sequence[Mapping[str, float]]) -> str:
@@ -89,7 +96,7 @@ def pretraining_curves(rows: Sequence[Mapping[str, float]]) -> list[Curve]:
 def finetune_page(run: Run) -> None:
     """Write a fine-tuning's ``report.html`` and ``figures/``, with the results of its evaluations if there are any."""
     recipe, rows = run.recipe(), run.metrics()
-    store = _store_of(run)
+    store = store_of(run)
     validated = [row for row in rows if "val_dice" in row]
     start = "from scratch" if run.about.get("init") is None else f"from the encoder {Path(run.about['init'])}"
     lead = [
@@ -102,9 +109,11 @@ def finetune_page(run: Run) -> None:
             f"Its best mean Dice on validation cases was {best['val_dice']:.3f}, at step {int(best['step'])}; "
             "the weights of that step were kept."
         )
-    plots = [Plot("Loss", "optimiser step", "Dice + cross-entropy", [loss_curve(rows, "training crops")])]
+    structures = Structures({}) if store is None else Structures.of_store(store)
+    plots = [Plot("Loss", "optimiser step", criterion_in_words(structures), [loss_curve(rows, "training crops")])]
     if validated:
         plots.insert(0, Plot("Dice on validation cases", "optimiser step", "Dice", dice_curves(validated, store)))
+    lead += run.about.get("warnings", [])
     moved = run.about["transfer"] or "none: trained from scratch"
     results = [json.loads(file.read_text()) for file in sorted(run.path.glob("evaluation-*.json"))]
     pictures = [] if store is None else segmentation_pictures({"segmentor": run}, store)
@@ -119,7 +128,7 @@ def finetune_page(run: Run) -> None:
         commands=[repeat_command(run)]
         + [shlex.join(["voxmim", "evaluate", str(run.path), r["data"], "--split", r["split"]]) for r in results],
     )
-    _write(run, page)
+    write_report(run, page)
 
 
 def run_facts(run: Run, training: Training, store: Store | None) -> list[tuple[str, str]]:
@@ -133,6 +142,10 @@ def run_facts(run: Run, training: Training, store: Store | None) -> list[tuple[s
             ("scans", f"{store.name}: {len(store.cases)} of {preparation.intensity.upper()}, at {spacing} mm"),
             ("data hash", store.digest()),
         ]
+        if len(preparation.channels) > 1:
+            how = {"all": "", "drawn": "; of each crop a part was shown", "one": "; of each crop one was shown"}
+            shown = how[recipe.channels] if run.kind == "pretrain" else ""
+            facts.append(("channels", f"{', '.join(preparation.channels)}{shown}"))
     cases = run.about["cases"]
     samples = "pairs of crops" if (run.kind, recipe.pretext) == ("pretrain", "simclr") else "crops"
     crop = " x ".join(map(str, recipe.crop or ()))
@@ -143,6 +156,12 @@ def run_facts(run: Run, training: Training, store: Store | None) -> list[tuple[s
         ("steps", f"{training.steps} of {training.batch} {samples}, peak rate {training.lr:g}"),
         ("seed, precision", f"{recipe.seed}, {recipe.precision}"),
     ]
+    if recipe.nodes * recipe.devices > 1:
+        facts.append(("processes", f"{recipe.devices} on each of {recipe.nodes} node(s), {recipe.strategy}"))
+    if training.ema:
+        facts.append(("weights", f"averaged over the steps, {training.ema:g} of the average staying at each"))
+    if training.freeze:
+        facts.append(("encoder kept still", f"for {training.freeze:.0%} of the steps"))
     if rows:
         facts.append(("time", f"{rows[-1]['seconds'] / 60:.1f} minutes"))
     facts.append(("versions", ", ".join(f"{name} {version(name)}" for name in ("voxmim", "torch", "monai"))))
@@ -154,8 +173,13 @@ def repeat_command(run: Run) -> str:
     command = ["voxmim", run.kind, run.about["store"], "OUT", "--recipe", str(run.path / RECIPE)]
     if run.kind == "finetune":
         command += ["--labels", str(len(run.about["cases"]))]
-        if run.about["init"]:
-            command += ["--init", run.about["init"]]
+        if "classes" in run.about:
+            command += ["--task", "classification", "--classes", run.about["classes"]]
+    if run.about.get("init"):  # whose patch and window would otherwise take the place of the recipe's
+        recipe = run.recipe()
+        command += ["--init", run.about["init"], "--set", f"window={list(recipe.window)}"]
+        if recipe.encoder != "unet":
+            command += ["--set", f"{recipe.encoder}.patch={list(recipe.encoder_settings.patch)}"]
     return shlex.join(command)
 
 
@@ -175,9 +199,9 @@ def loss_curve(rows: Sequence[Mapping[str, float]], name: str) -> Curve:
 
 
 def dice_curves(validated: list[dict[str, float]], store: Store | None) -> list[Curve]:
-    """Mean Dice and each label's, against the steps."""
+    """Mean Dice and that of each label or region, against the steps."""
     curves = [curve("mean", validated, "val_dice")]
-    for name in [] if store is None else store.labels.values():
+    for name in [] if store is None else Structures.of_store(store).parts:
         rows = [row for row in validated if f"val_dice {name}" in row]
         if rows:
             curves.append(curve(name, rows, f"val_dice {name}"))
@@ -185,7 +209,7 @@ def dice_curves(validated: list[dict[str, float]], store: Store | None) -> list[
 
 
 def result_table(result: Mapping[str, Any], title: str | None = None) -> Table:
-    """An evaluation's figures per label, the position-only prior beside them, the convention below."""
+    """An evaluation's figures per label or region, the position-only prior beside them, the convention below."""
     prior = result.get("prior")
     rows = []
     for name, scores in [("mean", result["mean"]), *result["labels"].items()]:
@@ -193,8 +217,11 @@ def result_table(result: Mapping[str, Any], title: str | None = None) -> Table:
         rows.append([name, *figures(scores), figure(beside["dice"]) if beside else "–"])
     header = ["label", "Dice", "95 % interval", "HD95 (mm)", f"NSD ({result['tolerance_mm']:g} mm)", "prior's Dice"]
     title = title or f"Results on {len(result['cases'])} cases of the split '{result['split']}'"
-    return Table(title, header, rows, f"{result['convention']} The prior knows positions only: it is the mean training "
-                 "label map, and never looks at the image.")  # fmt: skip
+    note = f"{result['convention']} The prior knows positions only: it is the mean training label map, and never looks "
+    note += "at the image."
+    if result.get("left_out"):
+        note += f" Left out, since they lack a channel: {', '.join(result['left_out'])}."
+    return Table(title, header, rows, note)
 
 
 def figures(scores: Mapping[str, Any]) -> list[str]:
@@ -217,7 +244,7 @@ def reconstruction_pictures(run: Run, store: Store) -> list[Picture]:
     reconstructor = Reconstructor.load(run.path)
     cases, held = pretraining_cases(store, recipe.seed)
     pictures = []
-    for case in (held or cases)[:_SHOWN]:
+    for case in sorted(held or cases, key=lambda case: len(case.missing))[:_SHOWN]:  # those that lack nothing first
         seen = window(store.image(case.name), store.preparation.intensity, recipe.window)
         found = reconstructor.reconstruct(seen, recipe.seed)
         pictures.append(
@@ -233,8 +260,7 @@ def reconstruction_pictures(run: Run, store: Store) -> list[Picture]:
 
 def segmentation_pictures(runs: Mapping[str, Run], store: Store, split: str = "val") -> list[Picture]:
     """Scan, reference and each run's segmentation of the first cases of a split, in the store's spacing."""
-    labelled = [case for case in store.in_split(split) if case.label]
-    labelled = labelled or [case for case in store.in_split("train") if case.label]
+    labelled = store.labelled(split) or store.labelled("train")
     segmentors = {name: Segmentor.load(run.path) for name, run in runs.items()}
     legend = [(label, label_colour(value)) for value, label in store.labels.items()]
     pictures = []
@@ -242,7 +268,7 @@ def segmentation_pictures(runs: Mapping[str, Run], store: Store, split: str = "v
         reference = store.label_map(case.name)
         columns: list[tuple[str, np.ndarray | None]] = [("scan", None), ("reference", reference)]
         for name, segmentor in segmentors.items():
-            columns.append((name, segmentor.probabilities(_stored(store, case)).argmax(0).astype(np.uint8)))
+            columns.append((name, segmentor.label_shares(_stored(store, case)).argmax(0).astype(np.uint8)))
         seen = window(store.image(case.name), store.preparation.intensity, runs[next(iter(runs))].recipe().window)
         at = middle_of(reference, case.shape)
         png = segmentation_picture(display_range(seen[0]), columns, store.preparation.spacing, at)
@@ -258,7 +284,7 @@ def _stored(store: Store, case: Case) -> PreparedScan:
     return PreparedScan(store.image(case.name), grid, grid, (), Path(case.image[0]))
 
 
-def _store_of(run: Run) -> Store | None:
+def store_of(run: Run) -> Store | None:
     """The run's store, or None where it is gone: a report without pictures is better than none."""
     try:
         return Store(run.about["store"])
@@ -266,7 +292,8 @@ def _store_of(run: Run) -> Store | None:
         return None
 
 
-def _write(run: Run, page: Page) -> None:
+def write_report(run: Run, page: Page) -> None:
+    """Write a run's page, and its pictures beside it."""
     for index, shown in enumerate(page.pictures):
         with whole(
             run.path / "figures" / f"{index + 1:02d}-{shown.title.replace(' ', '-').replace('/', '-')}.png"

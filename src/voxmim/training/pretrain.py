@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lightning.fabric import Fabric
 from voxmim import augment
 from voxmim.crops import Batch, CropPlan, Crops, batches
 from voxmim.errors import RunError, StoreError
-from voxmim.networks.build import build_encoder, describe_encoder
+from voxmim.networks.build import ANY, build_encoder, describe_encoder
 from voxmim.networks.weights import save_weights
 from voxmim.pretext.assemble import build_pretext, describe_pretext
 from voxmim.pretext.simclr import SimCLR
@@ -22,13 +23,22 @@ from voxmim.settings import Recipe
 from voxmim.store import Case, Store
 from voxmim.training.health import complaint
 from voxmim.training.loop import Job, make_fabric, train
+from voxmim.training.nonfinite import image_files
 from voxmim.training.objectives import Contrastive, Masked
 from voxmim.training.run import Run, refuse_occupied
+from voxmim.training.transfer import Start, account, restart
 
 MOST_VALIDATION = 32  # cases a validation looks at: enough for a steady figure, few enough not to wait for
 
 
-def pretrain(store: Store, out: Path, recipe: Recipe, resume: bool = False) -> Run:
+def pretrain(
+    store: Store,
+    out: Path,
+    recipe: Recipe,
+    resume: bool = False,
+    init: Path | None = None,
+    act: Callable[[Fabric, Run, Job, int], None] = train,
+) -> Run:
     """Pre-train an encoder on the train and unlabelled scans of a store; labels are never read.
 
     Args:
@@ -36,35 +46,46 @@ def pretrain(store: Store, out: Path, recipe: Recipe, resume: bool = False) -> R
         out: the run folder, new or, with `resume`, one that was stopped.
         recipe: the settings; with `resume`, the run's own take their place.
         resume: go on exactly where the run stopped.
+        init: a pre-training's run folder or weights file to start from; None starts from nothing.
+        act: what is done with the job.
 
     Raises:
         RunError: `out` is occupied, or nothing to resume.
         StoreError: no scan to train on.
         RecipeError: the crop does not fit the encoder or the masks.
+        WeightsError: the weights do not fit the encoder.
         TrainingError: the loss is no longer finite.
     """
+    start = None if init is None or resume else Start.read(init)
+    if start is not None:
+        recipe = replace(recipe, crop=recipe.crop or start.crop)
     recipe, run = open_or_plan(out, "pretrain", recipe, store, resume)
+    if run is not None:
+        start = restart(run)
     assert recipe.crop is not None
     train_cases, val_cases = pretraining_cases(store, recipe.seed)
     fabric = make_fabric(recipe)
     fabric.launch()
     torch.manual_seed(recipe.seed)
-    encoder = build_encoder(recipe.encoder_settings, len(store.preparation.channels), recipe.crop)
+    inputs = (ANY,) if recipe.channels == "one" else store.preparation.channels
+    encoder = build_encoder(recipe.encoder_settings, len(inputs), recipe.crop)
+    transfer = None if start is None else start.move_into(encoder, store, recipe, inputs)
     network = build_pretext(recipe.pretext_settings, recipe.mask, encoder)
     if run is None:
+        about: dict[str, Any] = {"store": str(store.path.resolve()), "cases": len(train_cases)}
+        run = Run(out, "pretrain", about | account(start, transfer))
         if fabric.is_global_zero:
-            Run.new(out, "pretrain", recipe, {"store": str(store.path.resolve()), "cases": len(train_cases)})
+            Run.new(out, "pretrain", recipe, run.about)
         fabric.barrier()
-        run = Run.open(out, "pretrain")
 
     training = recipe.pretrain
-    metadata = weights_metadata(store, recipe) | describe_pretext(recipe)
+    metadata = weights_metadata(store, recipe, run) | describe_pretext(recipe) | {"inputs": list(inputs)}
 
     def augmented(batch: Batch) -> Batch:
         batch = to_device(fabric, batch)
         return augment.apply(batch, augment.draw(training.augmentation, batch.seed), store.preparation.spacing)
 
-    plan = CropPlan(recipe.crop, recipe.window, recipe.seed, training.crops_per_scan)
+    plan = CropPlan(recipe.crop, recipe.window, recipe.seed, training.crops_per_scan, channels=recipe.channels)
     objective: Masked | Contrastive
     if isinstance(network, SimCLR):
         plan = replace(plan, views=recipe.simclr.overlap)
@@ -76,7 +97,7 @@ def pretrain(store: Store, out: Path, recipe: Recipe, resume: bool = False) -> R
         save_weights(run.path / "encoder.safetensors", encoder, {**metadata, "kind": "encoder", "step": step})
         save_weights(run.path / "pretext.safetensors", network, {**metadata, "kind": "pretext", "step": step})
 
-    train(
+    act(
         fabric,
         run,
         Job(
@@ -98,6 +119,8 @@ def pretrain(store: Store, out: Path, recipe: Recipe, resume: bool = False) -> R
             better=None,
             save=save,
             watch=lambda row: complaint(recipe, row),
+            files=lambda names: image_files(store, names),
+            compile=recipe.compile,
         ),
         recipe.seed,
     )
@@ -131,17 +154,20 @@ def open_or_plan(out: Path, kind: str, recipe: Recipe, store: Store, resume: boo
         return run.recipe(), run
     refuse_occupied(out)
     shapes = [case.shape for case in store.in_split("train", "unlabelled")]
-    return with_crop(recipe, shapes or [case.shape for case in store.cases.values()], str(store.path)), None
+    shapes = shapes or [case.shape for case in store.cases.values()]
+    return with_crop(recipe, shapes, str(store.path), masked=kind == "pretrain"), None
 
 
-def weights_metadata(store: Store, recipe: Recipe) -> dict[str, Any]:
+def weights_metadata(store: Store, recipe: Recipe, run: Run) -> dict[str, Any]:
     """What every weights file tells of how it was made and what a scan must be like for it."""
+    origin = run.about.get("origin")
     return {
         "preparation": asdict(store.preparation),
         "window": list(recipe.window),
         "crop": list(recipe.crop or ()),
         **describe_encoder(recipe),
-        "data": {"name": store.name, "digest": store.digest(), "seed": store.seed},
+        "data": {"name": store.name, "digest": store.digest(), "seed": store.seed, "licence": store.licence},
+        **({"init": origin} if origin else {}),
         "seed": recipe.seed,
     }
 

@@ -1,0 +1,70 @@
+"""What the commands print: tables, progress bars, where the result is, errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+# What tells a process its number: torchrun, Lightning's own launcher (whose nodes a person numbers), SLURM. Of many
+# that do the same work, the first alone speaks; errors are told by whoever has them.
+_NUMBERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+
+CONSOLE = Console(highlight=False, quiet=any(os.environ.get(name, "0") != "0" for name in _NUMBERS))
+ERRORS = Console(stderr=True, highlight=False)
+
+
+class bar:
+    """A progress bar with the time left, told the cases done and their number."""
+
+    def __init__(self, title: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=CONSOLE)
+        self._task = self._progress.add_task(title, total=None)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self._progress.start()
+        return lambda cases, total: self._progress.update(self._task, completed=cases, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """Print a table."""
+    shown = Table(title=plain(title), title_justify="left")
+    for column in header:
+        shown.add_column(column)
+    for row in rows:
+        shown.add_row(*map(plain, row))
+    CONSOLE.print(shown)
+
+
+def figure(value: float | None, interval: list[float] | None = None, digits: int = 3) -> str:
+    """A number, with its interval if there is one, as text; a dash for None."""
+    if value is None:
+        return "-"
+    text = f"{value:.{digits}f}"
+    return f"{text} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})" if interval else text
+
+
+def fail(text: str) -> NoReturn:
+    """Print what is wrong, and end with status 2."""
+    ERRORS.print(f"[red]error:[/red] {plain(text)}", soft_wrap=True)
+    sys.exit(2)
+
+
+def done(path: Path, what: str) -> None:
+    """Print that a command is done, and where its result is."""
+    CONSOLE.print(f"[green]done:[/green] {plain(what)}: {plain(str(path))}", soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """The text with its square brackets kept, which rich would take for styles."""
+    return text.replace("[", "\\[")

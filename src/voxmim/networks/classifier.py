@@ -1,0 +1,52 @@
+"""A classifier: the encoder's deepest map, averaged over its cells, brought to unit scale, and one linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from voxmim.networks.build import Encoder
+
+
+class Classifier(nn.Module):
+    """The encoder with a head that says of which class a volume is.
+
+    The averaged features hold much that is the same in every scan. An encoder that learns along can change that. For
+    one that keeps still, `fit_scale` takes it away once and for all, without which a linear layer learns next to
+    nothing.
+
+    Args:
+        encoder: a ViT, Swin or residual encoder.
+        classes: how many.
+    """
+
+    middle: Tensor
+    spread: Tensor
+
+    def __init__(self, encoder: Encoder, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.norm = nn.LayerNorm(encoder.width, elementwise_affine=False)
+        self.register_buffer("middle", torch.zeros(encoder.width))
+        self.register_buffer("spread", torch.ones(encoder.width))
+        self.head = nn.Linear(encoder.width, classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.01)  # so that it starts by giving all classes about the same
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) to logits (B, classes); raises as the encoder's `encode` does."""
+        return self.head((self.pooled(volume) - self.middle) / self.spread)
+
+    def pooled(self, volume: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) to the mean (B, width) of the deepest map over its cells, at unit scale, float32."""
+        return self.norm(self.encoder.encode(volume).float().mean(dim=(2, 3, 4)))
+
+    @torch.no_grad()
+    def fit_scale(self, volumes: Iterable[Tensor]) -> None:
+        """Take mean and deviation of each feature from volumes (B, C, X, Y, Z); one that hardly varies stays small."""
+        features = torch.cat([self.pooled(volume) for volume in volumes])
+        variance = features.var(dim=0, correction=0)
+        self.middle.copy_(features.mean(dim=0))
+        self.spread.copy_((variance + 0.1 * variance.mean() + 1e-12).sqrt())

@@ -1,0 +1,84 @@
+"""Do slices make a volume? Their order, the step from one to the next, and what is wrong between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_SAME = 0.01  # mm: slices nearer to each other lie at the same place
+_EVEN = 0.01  # of the spacing: how far a step may be off
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The order of slices along their normal.
+
+    Attributes:
+        order: index of each slice that stays, upward.
+        doubles: (the index that stays, the index that goes) of slices at the same place.
+        spacing: mm between slices.
+        fault: why they make no volume, or None; ``{0}`` and ``{1}`` stand for the names of `where`.
+        where: the two slices between which the fault is.
+    """
+
+    order: tuple[int, ...]
+    doubles: tuple[tuple[int, int], ...] = ()
+    spacing: float = 1.0
+    fault: str | None = None
+    where: tuple[int, int] = (0, 0)
+
+
+def stack(positions: np.ndarray, normal: np.ndarray, pixel: float) -> Stack:
+    """Order slices and judge their steps.
+
+    Args:
+        positions: (N, 3) mm, of each slice's first voxel.
+        normal: (3,) unit vector.
+        pixel: the smaller side of a voxel within a slice, mm.
+    """
+    heights = positions @ normal
+    order: list[int] = []
+    doubles = []
+    for index in np.argsort(heights, kind="stable").tolist():
+        if order and np.linalg.norm(positions[index] - positions[order[-1]]) < _SAME:
+            doubles.append((order[-1], index))
+        else:
+            order.append(index)
+    if len(order) < 2:
+        return Stack(tuple(order), tuple(doubles), fault="it has one slice only")
+    gaps = np.diff(heights[order])
+    usual = float(np.median(gaps))
+    fault, where = _uneven(gaps, usual) or _tilted(positions[order], normal, pixel) or (None, 0)
+    spacing = float(heights[order[-1]] - heights[order[0]]) / (len(order) - 1)
+    return Stack(tuple(order), tuple(doubles), spacing, fault, (order[where], order[where + 1]))
+
+
+def _uneven(gaps: np.ndarray, usual: float) -> tuple[str, int] | None:
+    """The fault of gaps between slices that are not all the usual one, and where the first is."""
+    allowed = max(_SAME, _EVEN * usual)
+    odd = np.flatnonzero(np.abs(gaps - usual) > allowed)
+    if not len(odd):
+        return None
+    times = np.rint(gaps / max(usual, _SAME))
+    if usual > _SAME and np.all(times >= 1) and np.all(np.abs(gaps - times * usual) <= times * allowed):
+        missing = int(np.sum(times - 1))
+        slices = f"{missing} of {missing + len(gaps) + 1} slices"
+        return f"{slices} {'is' if missing == 1 else 'are'} missing, first between {{0}} and {{1}}", odd[0]
+    least, most = gaps.min(), gaps.max()
+    return f"its slices lie {least:.3g} to {most:.3g} mm apart, first unevenly between {{0}} and {{1}}", odd[0]
+
+
+def _tilted(positions: np.ndarray, normal: np.ndarray, pixel: float) -> tuple[str, int] | None:
+    """The fault of slices that do not lie straight above each other."""
+    moved = positions - positions[0]
+    aside = moved - np.outer(moved @ normal, normal)
+    if np.linalg.norm(aside, axis=1).max() <= max(_SAME, pixel / 2):
+        return None
+    steps = np.diff(aside, axis=0)
+    mean = steps.mean(axis=0)
+    off = np.linalg.norm(steps - mean, axis=1)
+    if off.max() > max(2 * _SAME, 0.1 * np.linalg.norm(mean)):
+        return "its slices are shifted against each other, most between {0} and {1}", int(off.argmax())
+    angle = np.degrees(np.arctan2(np.linalg.norm(aside[-1]), moved[-1] @ normal))
+    return f"the gantry was tilted by {angle:.1f} degrees, which shears the volume", 0

@@ -1,0 +1,57 @@
+"""Two processes that train together, forked off a server that has imported everything already."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["voxmim.api"])
+
+
+def in_two_processes(act: Callable[..., None], *arguments: Any, kill: Callable[[], bool] | None = None) -> list[int]:
+    """Call act(*arguments) in each of two processes that know of each other as torchrun's do; their exit statuses.
+
+    Where `kill` is given, both are killed once it says so.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [CONTEXT.Process(target=_one, args=(rank, port, act, arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    while kill is not None and all(process.is_alive() for process in processes):
+        if kill():
+            for process in processes:
+                os.kill(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    for process in processes:
+        process.join(timeout=250)
+        if process.exitcode is None:
+            process.kill()
+            raise AssertionError("a process hangs")
+    return [int(process.exitcode or 0) for process in processes]
+
+
+def rows_reach(run: Path, rows: int) -> Callable[[], bool]:
+    """Whether metrics.csv has so many rows."""
+    file = run / "metrics.csv"
+    return lambda: file.is_file() and file.read_text().count("\n") > rows
+
+
+def _one(rank: int, port: int, act: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    import torch
+
+    for name in [name for name in os.environ if name.startswith(("SLURM", "TORCHELASTIC"))]:
+        del os.environ[name]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    torch.set_num_threads(1)
+    act(*arguments)

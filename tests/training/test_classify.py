@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
+from torch import Tensor, nn
+
+from conftest import Sorted, TinyRuns
+from voxmim import api
+from voxmim.classification.inference import class_probabilities
+from voxmim.classification.labels import draw_splits
+from voxmim.cli import main
+from voxmim.errors import RunError, SourceError, StoreError
+from voxmim.networks.weights import load_classifier, read_weights
+from voxmim.recipe import load_recipe
+from voxmim.scans.intensity import window
+from voxmim.store import Store, write_index
+from voxmim.training import classify as module
+from voxmim.training.classify import class_weights, classify, list_cases, train_cases, validation_figures
+from voxmim.training.loop import make_fabric
+from voxmim.training.run import Run
+
+
+def train_on(data: Sorted, out: Path, **told: Any) -> Path:
+    """Learn the classes of the shared scans, or what is told otherwise."""
+    first = {"recipe": data.recipe, "classes": data.classes, "task": "classification"}
+    return api.finetune(data.store, out, **(first | told))
+
+
+def trace(path: Path) -> list[dict[str, float]]:
+    """The metrics without the time, which no two runs share."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in Run.open(path).metrics()]
+
+
+def with_splits(data: Sorted, path: Path, split_of: Callable[[int], str]) -> Path:
+    """The shared store with other splits."""
+    shutil.copytree(data.store, path)
+    store = Store(path)
+    cases = [replace(case, split=split_of(int(case.name.split("_")[1]))) for case in store.cases.values()]
+    write_index(path, store.name, store.preparation, store.labels, cases, seed=5)
+    return path
+
+
+# What is learned
+
+
+def test_a_classifier_learns_what_scans_show(tiny_sorted: Sorted, tmp_path: Path) -> None:
+    run = shutil.copytree(tiny_sorted.run, tmp_path / "run")
+    result = api.evaluate(run, tiny_sorted.store)
+    assert result["auroc"]["value"] >= 0.85
+    assert result["balanced_accuracy"]["value"] >= 0.8
+
+
+def test_a_probe_learns_it_and_leaves_the_encoder_as_it_was(
+    tiny_sorted: Sorted, tiny_runs: TinyRuns, tmp_path: Path
+) -> None:
+    settings = {"finetune.freeze": 1, "finetune.lr": 0.02, "finetune.steps": 40}
+    run = train_on(tiny_sorted, tmp_path / "probe", init=tiny_runs.pretrain, settings=settings)
+    encoder, _ = read_weights(tiny_runs.pretrain / "encoder.safetensors")
+    for name in ("classifier.safetensors", "last.ckpt"):
+        tensors = read_weights(run / name)[0] if name != "last.ckpt" else torch.load(run / name)["network"]
+        kept = {key.removeprefix("encoder."): value for key, value in tensors.items() if key.startswith("encoder.")}
+        torch.testing.assert_close(kept, encoder, rtol=0, atol=0)
+    assert api.evaluate(run, tiny_sorted.store)["auroc"]["value"] >= 0.75
+    assert "100.0% of the encoder's parameters" in Run.open(run).about["transfer"]
+
+
+def test_fine_tuning_moves_the_encoder_too(tiny_sorted: Sorted, tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    settings = {"finetune.steps": 2}
+    tensors, _ = read_weights(
+        train_on(tiny_sorted, tmp_path / "run", init=tiny_runs.pretrain, settings=settings) / "classifier.safetensors"
+    )
+    encoder, _ = read_weights(tiny_runs.pretrain / "encoder.safetensors")
+    assert not torch.equal(tensors["encoder.blocks.0.mlp.0.weight"], encoder["blocks.0.mlp.0.weight"])
+    assert torch.all(tensors["spread"] == 1)  # the features' scale is left to the encoder
+
+
+@pytest.mark.parametrize("encoder", ["swin", "unet"])
+def test_other_encoders_carry_a_classifier(tiny_sorted: Sorted, tmp_path: Path, encoder: str) -> None:
+    settings: dict[str, Any] = {
+        "encoder": encoder, "pretext": "simclr", "finetune.steps": 2, "crop": [16, 16, 16],
+        "swin.patch": [2, 2, 2], "swin.width": 4, "swin.depths": [1, 1], "swin.heads": [1, 2], "swin.window": 4,
+        "unet.width": 4, "unet.blocks": [1, 1, 1],
+    }  # fmt: skip
+    run = train_on(tiny_sorted, tmp_path / "run", settings=settings)
+    assert len(api.evaluate(run, tiny_sorted.store)["cases"]) == 6
+
+
+def test_a_rare_class_weighs_as_much_as_a_frequent_one() -> None:
+    truth = [0, 0, 0, 1, 2, 2]
+    weights = class_weights(truth, 3)
+    totals = [sum(float(weights[k]) for k in truth if k == one) for one in range(3)]
+    assert totals == pytest.approx([2.0, 2.0, 2.0])
+
+
+# What a run leaves
+
+
+def test_a_run_folder_holds_all_that_later_steps_need(tiny_sorted: Sorted) -> None:
+    path = tiny_sorted.run
+    assert {file.name for file in path.iterdir()} >= {
+        "recipe.yaml", "run.json", "metrics.csv", "last.ckpt", "classifier.safetensors", "report.html",
+    }  # fmt: skip
+    about = json.loads((path / "run.json").read_text())
+    assert (about["kind"], about["task"], about["told"]) == ("finetune", "classification", [])
+    assert sorted(about["cases"]) == sorted(about["listed"]["train"])
+    assert {split: len(cases) for split, cases in about["listed"].items()} == {"train": 18, "val": 6, "test": 6}
+    assert about["listed"]["test"]["scan_25"] == "dense"
+    rows = Run.open(path).metrics()
+    assert set(rows[-1]) == {
+        "step", "seconds", "lr", "loss", "val_loss", "val_balanced_accuracy", "val_auroc", "val_score",
+    }  # fmt: skip
+    network, metadata = load_classifier(path)
+    assert metadata["classes"] == ["dense", "light"]
+    assert metadata["data"]["digest"] == Store(tiny_sorted.store).digest()
+    assert network(torch.rand(1, 1, 12, 12, 12)).shape == (1, 2)
+
+
+def test_validation_is_of_whole_scans(tiny_sorted: Sorted) -> None:
+    class Brightest(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.device = nn.Parameter(torch.zeros(1))
+
+        def forward(self, volume: Tensor) -> Tensor:
+            bright = volume.amax(dim=(1, 2, 3, 4)) - volume.mean(dim=(1, 2, 3, 4)) - 0.45
+            return torch.stack([bright, -bright], dim=1)
+
+    store, recipe, network = Store(tiny_sorted.store), load_recipe(tiny_sorted.recipe), Brightest()
+    truth = Run.open(tiny_sorted.run).about["listed"]["train"]
+    found = validation_figures(make_fabric(recipe), network, store, truth, ["dense", "light"], recipe)
+    given = []
+    for case in truth:
+        image = torch.from_numpy(window(store.image(case), "ct", recipe.window))
+        given.append(class_probabilities(network, image, (12, 12, 12), "32").numpy())
+    index, light = np.array([name == "light" for name in truth.values()]), np.array(given)[:, 1]
+    assert found["val_auroc"] == pytest.approx(roc_auc_score(index, light))
+    assert found["val_balanced_accuracy"] == pytest.approx(balanced_accuracy_score(index, light > 0.5))
+    assert found["val_loss"] == pytest.approx(log_loss(index, light), rel=1e-4)  # the classes are equally many
+    assert 0 < found["val_auroc"] - found["val_score"] < 1e-3
+
+
+def test_the_best_auroc_is_kept_and_among_equals_the_lowest_loss(
+    tiny_sorted: Sorted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = iter([(0.75, 0.1), (1.0, 0.9), (1.0, 0.4), (1.0, 0.5), (0.9, 0.1)])  # AUROC and loss
+    real = module.validation_figures
+
+    def scripted(*given: Any) -> dict[str, float]:
+        auroc, loss = next(first)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "auroc", lambda *_: auroc)
+            return real(*given) | {"val_loss": loss, "val_score": auroc - 1e-5 * loss}
+
+    monkeypatch.setattr(module, "validation_figures", scripted)
+    run = train_on(tiny_sorted, tmp_path / "run", settings={"finetune.steps": 5, "finetune.validate_every": 1})
+    assert read_weights(run / "classifier.safetensors")[1]["step"] == 3
+
+
+def test_without_validation_cases_the_last_weights_are_kept(tiny_sorted: Sorted, tmp_path: Path) -> None:
+    store = with_splits(tiny_sorted, tmp_path / "store", lambda number: "train" if number < 20 else "test")
+    run = train_on(replace(tiny_sorted, store=store), tmp_path / "run", settings={"finetune.steps": 3})
+    assert read_weights(run / "classifier.safetensors")[1]["step"] == 3
+    assert all("val_score" not in row for row in trace(run))
+
+
+def test_validation_cases_of_one_class_are_told_apart_by_the_loss(tiny_sorted: Sorted, tmp_path: Path) -> None:
+    store = with_splits(tiny_sorted, tmp_path / "store", lambda number: "val" if number in (1, 3) else "train")
+    run = train_on(replace(tiny_sorted, store=store), tmp_path / "run", settings={"finetune.steps": 2})
+    last = trace(run)[-1]
+    assert "val_auroc" not in last
+    assert last["val_score"] == pytest.approx(-1e-5 * last["val_loss"])
+
+
+# Which cases
+
+
+def test_a_store_without_splits_gets_one_that_is_kept(
+    tiny_sorted: Sorted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = replace(tiny_sorted, store=with_splits(tiny_sorted, tmp_path / "store", lambda _: "unlabelled"))
+    run = train_on(bare, tmp_path / "run", settings={"finetune.steps": 1, "seed": 3})
+    assert "has no split of these cases, so one was drawn: 18 to train, 4 to validate, 8 to test" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+    listed = Run.open(run).about["listed"]
+    for split, count in (("train", 9), ("val", 2), ("test", 4)):
+        assert Counter(listed[split].values()) == {"dense": count, "light": count}
+    assert list_cases(Store(bare.store), tiny_sorted.classes)[0] == listed  # whatever the seed of the run
+    drawn = draw_splits({case: name for cases in listed.values() for case, name in cases.items()}, seed=5)
+    assert {case: split for split, cases in listed.items() for case in cases} == drawn
+    result = api.evaluate(run, bare.store)
+    assert {case["case"]: case["class"] for case in result["cases"]} == listed["test"]
+
+
+def test_what_takes_no_part_is_told(tiny_sorted: Sorted, tmp_path: Path) -> None:
+    store = Store(with_splits(tiny_sorted, tmp_path / "store", lambda n: "unlabelled" if n > 27 else "train"))
+    table = tmp_path / "classes.csv"
+    table.write_text(tiny_sorted.classes.read_text().replace("scan_0,", "scan_x,"))
+    listed, told = list_cases(store, table)
+    assert sorted(listed["train"]) == sorted(f"scan_{number}" for number in range(1, 28))
+    assert [line.split(" in ")[0] for line in told] == [
+        "1 case (scan_x) listed", "1 case (scan_0)", "2 listed cases are",
+    ]  # fmt: skip
+
+
+def test_labels_draws_each_class_and_fewer_are_a_part_of_more(tiny_sorted: Sorted) -> None:
+    store = Store(tiny_sorted.store)
+    listed = {"train": {f"scan_{i}": "rare" if i in (3, 8) else "often" for i in range(18)}}
+    former: set[str] = set()
+    for count in range(2, 19):
+        chosen = train_cases(store, listed, str(count), seed=1)
+        assert len(chosen) == count
+        assert former < set(chosen)
+        assert {listed["train"][case] for case in chosen} == {"rare", "often"}
+        former = set(chosen)
+    assert train_cases(store, listed, "0.5", 1) == train_cases(store, listed, "9", 1)
+    assert len(train_cases(store, listed, "0.01", 1)) == 2
+    assert train_cases(store, listed, None, 1) == list(listed["train"])
+    with pytest.raises(StoreError, match=r"--labels 1: give a share such as 0\.1 or a number from 2 to 18"):
+        train_cases(store, listed, "1", 1)
+
+
+def test_a_class_that_cannot_be_learned_is_refused(tiny_sorted: Sorted, tmp_path: Path) -> None:
+    text, table = tiny_sorted.classes.read_text(), tmp_path / "classes.csv"
+    table.write_text(text.replace("scan_25,dense", "scan_25,odd"))
+    with pytest.raises(StoreError, match=r"classes\.csv: no case of the class odd is in the split 'train' of .*store"):
+        train_on(tiny_sorted, tmp_path / "run", classes=table)
+    table.write_text("case,class\nscan_1,dense\nscan_3,dense\nelsewhere,light")
+    with pytest.raises(StoreError, match="holds cases of dense only; add cases of another class"):
+        train_on(tiny_sorted, tmp_path / "run", classes=table)
+    table.write_text("case,class\na,dense\nb,light")
+    with pytest.raises(SourceError, match=r"none of its cases is in .*store, not 'a'"):
+        train_on(tiny_sorted, tmp_path / "run", classes=table)
+    with pytest.raises(RunError, match="give a CSV file with --classes"):
+        train_on(tiny_sorted, tmp_path / "run", classes=None)
+    with pytest.raises(RunError, match="classes of whole scans are for a classification"):
+        train_on(tiny_sorted, tmp_path / "run", task=None)
+    with pytest.raises(RunError, match=r"'classify' is no task of a fine-tuning .*; did you mean 'classification'"):
+        train_on(tiny_sorted, tmp_path / "run", task="classify")
+    assert not (tmp_path / "run").exists()
+
+
+# Stopped and resumed
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(
+    tiny_sorted: Sorted, tmp_path: Path, start_and_kill: Callable[..., None]
+) -> None:
+    settings = {"finetune.steps": 40, "finetune.checkpoint_every": 5, "finetune.validate_every": 8}
+    straight = train_on(tiny_sorted, tmp_path / "straight", labels=6, settings=settings)
+    out, options = tmp_path / "killed", [f"--set={key}={value}" for key, value in settings.items()]
+    told = ["--task", "classification", "--classes", tiny_sorted.classes, "--labels", 6, "--recipe", tiny_sorted.recipe]
+    start_and_kill(["finetune", tiny_sorted.store, out, *told, *options], out, rows=9)
+    assert 9 <= len(trace(out)) < 40
+    with pytest.raises(RunError, match="leave out task, classes"):
+        api.finetune(tiny_sorted.store, out, resume=True, task="classification", classes=tiny_sorted.classes)
+    with pytest.raises(SystemExit) as left:
+        main(["finetune", str(tiny_sorted.store), str(out), "--resume"])
+    assert left.value.code == 0
+    assert trace(out) == trace(straight)
+    assert Run.open(out).about == Run.open(straight).about
+    tensors, metadata = read_weights(out / "classifier.safetensors")
+    expected, expected_metadata = read_weights(straight / "classifier.safetensors")
+    torch.testing.assert_close(tensors, expected, rtol=0, atol=0)
+    assert metadata == expected_metadata
+
+
+def test_a_run_stopped_before_its_first_step_starts_from_its_weights_again(
+    tiny_sorted: Sorted, tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    told = {"init": tiny_runs.pretrain, "settings": {"finetune.steps": 2}}
+    straight = train_on(tiny_sorted, tmp_path / "straight", **told)
+    with monkeypatch.context() as patch:
+        patch.setattr("voxmim.augment.apply", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_on(tiny_sorted, tmp_path / "run", **told)
+    run, _ = classify(Store(tiny_sorted.store), tmp_path / "run", load_recipe(tiny_sorted.recipe), resume=True)
+    assert trace(run.path) == trace(straight)

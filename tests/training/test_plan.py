@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from conftest import Tiny, TinyRuns
+from voxmim import api
+from voxmim.cli import main
+from voxmim.networks.weights import load_encoder, read_weights
+from voxmim.training import plan as plan_module
+
+
+def test_its_figures_are_those_of_the_training(
+    tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    plan = api.plan(tiny_runs.store, tiny_runs.recipe, {"pretrain.steps": 1000})
+    assert list(tmp_path.iterdir()) == []
+    assert plan.encoder_parameters == sum(p.numel() for p in load_encoder(tiny_runs.pretrain).parameters())
+    assert plan.parameters == sum(
+        t.numel() for t in read_weights(tiny_runs.pretrain / "pretext.safetensors")[0].values()
+    )
+    assert (plan.steps, plan.crops, plan.on_gpu) == (1000, 2, False)
+    assert 1e8 < plan.memory < 1e11
+    assert 0 < plan.step_seconds < 5
+    parts = [1000 * plan.step_seconds, 334 * plan.validation_seconds, 500 * plan.checkpoint_seconds]
+    assert plan.seconds == pytest.approx(sum(parts))
+    assert plan.store_bytes == sum(file.stat().st_size for file in tiny_runs.store.rglob("*") if file.is_file())
+    written = ["last.ckpt", "encoder.safetensors", "pretext.safetensors"]
+    sizes = sum((tiny_runs.pretrain / name).stat().st_size for name in written)
+    assert plan.run_bytes == pytest.approx(sizes, rel=0.01)
+
+
+def test_a_trial_ends_when_it_has_taken_long_enough(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    step = plan_module.Stepper.step
+    monkeypatch.setattr(plan_module.Stepper, "step", lambda *given: steps.append(given[2]) or step(*given))
+    settings = {"pretrain.steps": 1000}
+    api.plan(tiny.store, tiny.recipe, settings)
+    assert steps == list(range(12))
+    steps.clear()
+    monkeypatch.setattr(plan_module, "PATIENCE", 0.0)
+    assert api.plan(tiny.store, tiny.recipe, settings).step_seconds > 0
+    assert steps == [0]
+
+
+def test_the_command_tells_a_table_and_writes_nothing(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["pretrain", str(tiny.store), str(tmp_path / "run"), "--recipe", str(tiny.recipe), "--plan-only"]
+    with pytest.raises(SystemExit) as left:
+        main(command)
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    for words in ("6 steps of 2 crops", "parameters", "memory of a process", "steps/s", "hours to the end", "store"):
+        assert words in said
+    assert "done:" not in said
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SystemExit) as left:
+        main([*command, "--resume"])
+    assert left.value.code == 2
+    assert "leave out --resume" in capsys.readouterr().err

@@ -1,0 +1,234 @@
+"""Several processes do together what one does alone, and end together."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from conftest import TINY_RECIPE, Tiny
+from processes import in_two_processes, rows_reach
+from voxmim import api
+from voxmim.crops import Crops
+from voxmim.errors import StoreError, TrainingError
+from voxmim.networks.weights import load_encoder, read_weights
+from voxmim.recipe import make_recipe
+from voxmim.training.processes import make_fabric
+from voxmim.training.run import Run
+
+SETTINGS: dict[str, Any] = {"pretrain.batch": 4, "pretrain.augmentation.flip": 0.5, "pretrain.ema": 0.5}
+TWO: dict[str, Any] = {**SETTINGS, "devices": 2}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Sums in another order differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trace(path: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv without the time."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in Run.open(path).metrics()]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return read_weights(path / "pretext.safetensors")[0]
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """The same figures, but for the last digits; those of a validation follow from the weights."""
+    assert len(trace(one)) == 6
+    for mine, theirs in zip(trace(one), trace(other), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)
+    assert weights(one).keys() == weights(other).keys()
+
+
+def pretrain(*arguments: Any) -> None:
+    api.pretrain(*arguments)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"mask.kind": "body"},
+        {"pretext": "simclr", "simclr.projection_width": 8},
+        {"strategy": "fsdp", "pretrain.accumulate": 2},
+    ],
+)
+def test_two_processes_go_the_way_of_one_with_the_same_batch(
+    tiny: Tiny, tmp_path: Path, chosen: dict[str, Any]
+) -> None:
+    """`batch` counts over all processes: each of the two has half of what the one has."""
+    alone = {key: value for key, value in chosen.items() if key not in ("strategy", "pretrain.accumulate")}
+    one = api.pretrain(tiny.store, tmp_path / "one", tiny.recipe, SETTINGS | alone)
+    two = tmp_path / "two"
+    assert in_two_processes(pretrain, tiny.store, two, tiny.recipe, TWO | chosen) == [0, 0]
+    assert_alike(one, two)
+    assert "2 on each of 1 node(s)" in (two / "report.html").read_text()
+    load_encoder(two)  # names and shapes are those of a plain network
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_killed_processes_go_on_as_if_they_had_not_been(tiny: Tiny, tmp_path: Path, strategy: str) -> None:
+    settings = TWO | {"strategy": strategy, "pretrain.steps": 16, "pretrain.checkpoint_every": 3}
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert in_two_processes(pretrain, tiny.store, straight, tiny.recipe, settings) == [0, 0]
+    rows = random.Random(strategy).randint(2, 10)
+    told = (tiny.store, killed, tiny.recipe, settings)
+    assert in_two_processes(pretrain, *told, kill=rows_reach(killed, rows)) == [-9, -9]
+    assert rows <= len(trace(killed)) < 16
+    assert in_two_processes(pretrain, tiny.store, killed, None, None, True) == [0, 0]
+    assert trace(killed) == trace(straight)
+    torch.testing.assert_close(weights(killed), weights(straight), rtol=0, atol=0)
+
+
+# How they end
+
+
+def read_badly(*arguments: Any) -> None:
+    """The second process cannot read a crop of the third step."""
+    read = Crops.__getitem__
+
+    def fail(self: Crops, number: int) -> Any:
+        if number == 11:
+            raise StoreError("case_x: this scan is damaged.")
+        return read(self, number)
+
+    Crops.__getitem__ = fail  # type: ignore[method-assign]
+    stopped(*arguments)
+
+
+def read_what_is_no_number(*arguments: Any) -> None:
+    """The second process gets a crop, in the second step, that holds a NaN."""
+    read = Crops.__getitem__
+
+    def spoil(self: Crops, number: int) -> Any:
+        image, *rest = read(self, number)
+        if number == 15:
+            image[0, 5, 5, 5] = np.nan
+        return image, *rest
+
+    Crops.__getitem__ = spoil  # type: ignore[method-assign]
+    stopped(*arguments)
+
+
+def stopped(out: Path, *arguments: Any) -> None:
+    """Train; the error's text goes into a file, and the status is 3."""
+    try:
+        api.pretrain(arguments[0], out, *arguments[1:])
+    except TrainingError as error:
+        (out.parent / f"error{os.environ['LOCAL_RANK']}").write_text(str(error))
+        sys.exit(3)
+
+
+def test_what_one_process_cannot_read_stops_both(tiny: Tiny, tmp_path: Path) -> None:
+    told = (tmp_path / "run", tiny.store, tiny.recipe, TWO)
+    assert in_two_processes(read_badly, *told) == [3, 0]  # the first tells it, the second leaves silently
+    assert (tmp_path / "error0").read_text() == "case_x: this scan is damaged."
+    assert len(trace(tmp_path / "run")) == 2
+
+
+def test_a_loss_of_one_process_that_is_not_finite_stops_both(tiny: Tiny, tmp_path: Path) -> None:
+    told = (tmp_path / "run", tiny.store, tiny.recipe, TWO | {"pretext": "simclr"})
+    assert in_two_processes(read_what_is_no_number, *told) == [3, 0]
+    said = (tmp_path / "error0").read_text()
+    assert re.fullmatch(
+        r".*run: the loss is nan at step 2: the scans themselves hold values that are not finite: \S+\.nii\.gz; "
+        r"check and prepare them again\.",
+        said,
+    )
+
+
+# How they are started
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+
+
+def test_the_command_starts_its_processes_and_the_first_alone_speaks(tiny: Tiny, tmp_path: Path) -> None:
+    one = api.pretrain(tiny.store, tmp_path / "one", tiny.recipe, SETTINGS)
+    options = [f"--set={key}={value}" for key, value in SETTINGS.items()]
+    command = [sys.executable, "-m", "voxmim", "pretrain", tiny.store, tmp_path / "two", "--recipe", tiny.recipe]
+    done = subprocess.run(
+        [*map(str, command), *options, "--devices", "2"],
+        env=environment(), capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done:") == 1
+    assert done.stdout.count("pre-training") == 1
+    assert_alike(one, tmp_path / "two")
+
+
+def test_torchrun_starts_them(tiny: Tiny, tmp_path: Path) -> None:
+    one = api.pretrain(tiny.store, tmp_path / "one", tiny.recipe, SETTINGS)
+    options = [f"--set={key}={value}" for key, value in TWO.items()]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    command = [*torchrun, "voxmim", "pretrain", tiny.store, tmp_path / "two", "--recipe", tiny.recipe, *options]
+    done = subprocess.run(
+        [*map(str, command)], env=environment(), capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done:") == 1
+    assert_alike(one, tmp_path / "two")
+
+
+def test_another_number_than_torchrun_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match=r"torchrun started 2 process\(es\), but nodes 1 x devices 1 is 1; give"):
+        make_fabric(make_recipe(TINY_RECIPE))
+
+
+SLURM = {
+    "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "123", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2",
+    "SLURM_NNODES": "2", "SLURM_NODELIST": "node[3-4]", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
+}  # fmt: skip
+FOUR: dict[str, Any] = {"nodes": 2, "pretrain": {"batch": 4}, "finetune": {"batch": 4}}
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is a task that srun has started, the last of two on each of two nodes."""
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "")  # so that what is set on the way is taken back
+    monkeypatch.delenv("MASTER_ADDR")
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_slurm_tells_a_process_its_place() -> None:
+    fabric = make_fabric(make_recipe({**TINY_RECIPE, **FOUR, "devices": 2}))
+    environment = fabric.strategy.cluster_environment
+    assert isinstance(environment, SLURMEnvironment)
+    assert environment.main_address == "node3"
+    assert (fabric.world_size, fabric.global_rank, fabric.local_rank, fabric.node_rank) == (4, 3, 1, 1)
+    assert not fabric.is_global_zero
+
+
+@pytest.mark.usefixtures("slurm")
+def test_another_number_than_slurm_started_is_refused() -> None:
+    with pytest.raises(TrainingError, match=r"SLURM has 4 task\(s\), 2 a node, but nodes 2 x devices 1 is 2; ask for"):
+        make_fabric(make_recipe({**TINY_RECIPE, **FOUR}))
+
+
+def test_more_gpus_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(TrainingError, match=r"devices is 2, but this process sees 1 GPU\(s\)"):
+        make_fabric(make_recipe({**TINY_RECIPE, "devices": 2}))
