@@ -10,15 +10,31 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from voxmim.api import demo, evaluate, finetune, load_encoder, phantom, predict, prepare, pretrain, reconstruct
+    from voxmim.api import (
+        demo,
+        evaluate,
+        export_weights,
+        finetune,
+        import_weights,
+        load_encoder,
+        phantom,
+        plan,
+        predict,
+        prepare,
+        pretrain,
+        reconstruct,
+    )
 
 __version__ = version("voxmim")
 __all__ = [
     "demo",
     "evaluate",
+    "export_weights",
     "finetune",
+    "import_weights",
     "load_encoder",
     "phantom",
+    "plan",
     "predict",
     "prepare",
     "pretrain",
