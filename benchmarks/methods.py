@@ -1,0 +1,127 @@
+"""Every pretext with every encoder on one data set: pre-trained, fine-tuned, scored beside training from scratch.
+
+    python benchmarks/methods.py STORE --out DIR [--labels 0.1] [--seed 0]
+
+Six pre-trainings by the packaged recipes `tiny-*`; from each a fine-tuning, and for each encoder one from scratch, all
+on the same labelled cases for the same number of steps, each at both rates of the recipe. The rate is chosen on
+validation cases; the test cases are looked at once, at the end. It goes on where it was stopped. On two cores it takes
+about an hour and a half on hippocampus crops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from machine import machine
+from voxmim.recipe import load_recipe
+from voxmim.segmentation.intervals import paired_difference
+from voxmim.training.run import METRICS, Run
+
+COMBINATIONS = ("mae-vit", "simmim-vit", "simclr-vit", "simmim-swin", "simclr-swin", "mae-unet")
+SCRATCH = {"vit": "mae-vit", "swin": "simmim-swin", "unet": "mae-unet"}  # whose recipe the arm from scratch follows
+
+
+def main() -> None:
+    """Train what is missing, and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("store", type=Path, help="a folder with labels that 'voxmim prepare' wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder for all runs")
+    parser.add_argument("--labels", default="0.1", help="share or number of the labelled cases (default: %(default)s)")
+    parser.add_argument("--seed", default="0", help="of all trainings (default: %(default)s)")
+    options = parser.parse_args()
+    store, out = str(options.store), options.out
+    common = ["--seed", options.seed]
+    for name in COMBINATIONS:
+        pretrain = ["pretrain", store, str(out / f"p-{name}"), "--recipe", f"tiny-{name}", *common]
+        _voxmim(pretrain, out / f"p-{name}" / "report.html")
+    arms: dict[str, Run] = {}
+    for encoder in SCRATCH:
+        arms[f"scratch-{encoder}"] = _best_rate(out, f"scratch-{encoder}", store, options.labels, common, encoder, None)
+        for name in COMBINATIONS:
+            if name.endswith(encoder):
+                arms[name] = _best_rate(out, name, store, options.labels, common, encoder, out / f"p-{name}")
+    for run in arms.values():
+        _voxmim(["evaluate", str(run.path), store], run.path / "evaluation-test.json")
+    print(f"\n{machine()}\n")
+    _print_pretraining(out)
+    _print_finetuning(arms)
+
+
+def _best_rate(
+    out: Path, name: str, store: str, labels: str, common: list[str], encoder: str, init: Path | None
+) -> Run:
+    """Fine-tune at each rate of the recipe; the run with the highest validation Dice at any step."""
+    recipe = f"tiny-{name if init else SCRATCH[encoder]}"
+    runs = []
+    for rate in load_recipe(recipe).rates:
+        path = out / f"f-{name}-{rate:g}"
+        command = ["finetune", store, str(path), "--recipe", recipe, "--labels", labels, "--lr", f"{rate:g}", *common]
+        _voxmim([*command, *([] if init is None else ["--init", str(init)])], path / "report.html")
+        runs.append(Run.open(path, "finetune"))
+    return max(runs, key=lambda run: max(point[1] for point in _curve(run)))
+
+
+def _voxmim(arguments: list[str], proof: Path) -> None:
+    """Run one command, unless what it writes last is there; a training that was stopped goes on."""
+    if proof.is_file():
+        return
+    if (proof.parent / METRICS).is_file() and arguments[0] != "evaluate":
+        arguments = [*arguments[:3], "--resume"]
+    print("voxmim", *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "voxmim", *arguments], check=True)
+
+
+def _curve(run: Run) -> list[tuple[int, float]]:
+    return [(int(row["step"]), row["val_dice"]) for row in run.metrics() if "val_dice" in row]
+
+
+def _print_pretraining(out: Path) -> None:
+    print("| pretext, encoder | steps | minutes | validation, first and last | one grey value a crop | share of it |")
+    print("|---|---|---|---|---|---|")
+    for name in COMBINATIONS:
+        rows = Run.open(out / f"p-{name}", "pretrain").metrics()
+        seen = [row for row in rows if "val_loss" in row]
+        first, last = seen[0], seen[-1]
+        blind = last.get("val_constant")
+        beside = "– | –" if blind is None else f"{blind:.3f} | {last['val_loss'] / blind:.2f}"
+        more = f", partner found {first['val_accuracy']:.0%} to {last['val_accuracy']:.0%}" if blind is None else ""
+        print(
+            f"| {name} | {int(rows[-1]['step'])} | {rows[-1]['seconds'] / 60:.1f} | "
+            f"{first['val_loss']:.3f} to {last['val_loss']:.3f}{more} | {beside} |"
+        )
+
+
+def _print_finetuning(arms: dict[str, Run]) -> None:
+    results: dict[str, Any] = {
+        name: json.loads((run.path / "evaluation-test.json").read_text()) for name, run in arms.items()
+    }
+    prior = next(iter(results.values()))["prior"]["mean"]
+    print("\n| arm | rate | validation Dice by step | test Dice | 95 % interval | against scratch, paired |")
+    print("|---|---|---|---|---|---|")
+    print(f"| position-only prior | | | {prior['dice']:.3f} | {_interval(prior['ci95'])} | |")
+    for name, run in arms.items():
+        mean = results[name]["mean"]
+        against = ""
+        if not name.startswith("scratch"):
+            base = results[f"scratch-{run.recipe().encoder}"]
+            scores = ([case["mean_dice"] for case in result["cases"]] for result in (base, results[name]))
+            difference, interval = paired_difference(*scores)
+            against = f"{difference:+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f})"
+        curve = ", ".join(f"{dice:.3f}" for _, dice in _curve(run))
+        rate = run.recipe().finetune.lr
+        print(f"| {name} | {rate:g} | {curve} | {mean['dice']:.3f} | {_interval(mean['ci95'])} | {against} |")
+
+
+def _interval(pair: list[float]) -> str:
+    return f"{pair[0]:.3f} to {pair[1]:.3f}"
+
+
+if __name__ == "__main__":
+    main()
