@@ -126,7 +126,9 @@ def some_crops(count: int, size: int) -> Batch:
     """Smooth noise, and labels where it is high."""
     coarse = torch.rand(count, 1, *[size // 8] * 3, generator=torch.Generator().manual_seed(0))
     image: Tensor = torch.nn.functional.interpolate(coarse, size=(size, size, size), mode="trilinear")
-    return Batch(image, (image > 0.6).long(), torch.arange(count), ["synthetic"] * count)
+    return Batch(
+        image, (image > 0.6).long(), torch.arange(count), ["synthetic"] * count, torch.ones(count, 1, dtype=torch.bool)
+    )
 
 
 if __name__ == "__main__":
