@@ -14,11 +14,10 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxmim import augment
 from voxmim.classification.inference import class_probabilities
 from voxmim.classification.labels import Listed, draw_splits, in_turn, match, read_classes
 from voxmim.classification.metrics import auroc, balanced_accuracy
-from voxmim.crops import Batch, CropPlan, Crops, batches
+from voxmim.crops import Batch, CropPlan, Crops
 from voxmim.errors import RunError, StoreError
 from voxmim.networks.build import build_encoder
 from voxmim.networks.classifier import Classifier
@@ -27,12 +26,11 @@ from voxmim.networks.weights import save_weights
 from voxmim.scans.intensity import window
 from voxmim.settings import Recipe
 from voxmim.store import Store
-from voxmim.training.finetune import begin, count_of, same_cases
+from voxmim.training.finetune import begin_finetune, count_of, same_cases
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
-from voxmim.training.pretrain import to_device, weights_metadata
 from voxmim.training.run import CHECKPOINT, Run
-from voxmim.training.transfer import account
+from voxmim.training.setup import augmenter, new_run, stream, weights_metadata
 
 MOST_VALIDATION = 64  # whole scans a validation looks at; with fewer, an AUROC is coarse
 MOST_SCALED = 64  # crops, each of another scan, that tell the scale of the encoder's features
@@ -71,7 +69,7 @@ def classify(
         WeightsError: the weights do not fit the store or the network.
         TrainingError: the loss is no longer finite.
     """
-    recipe, run, start = begin(store, out, recipe, init, resume)
+    recipe, run, start = begin_finetune(store, out, recipe, init, resume)
     assert recipe.crop is not None
     told: list[str] = []
     if run is not None:
@@ -93,26 +91,24 @@ def classify(
     network = Classifier(encoder, len(names))
     transfer = None if start is None else start.move_into(encoder, store, recipe, store.preparation.channels)
     if run is None:
-        if fabric.is_global_zero:
-            about: dict[str, Any] = {
-                "task": "classification",
-                "store": str(store.path.resolve()),
-                "classes": str(Path(str(classes)).resolve()),
-                "cases": train_names,
-                "listed": listed,
-                "told": told,
-            }
-            Run.new(out, "finetune", recipe, about | account(start, transfer))
-            for line in told:
-                Console(stderr=True, highlight=False).print(line, style="yellow", markup=False, soft_wrap=True)
-        fabric.barrier()
-        run = Run.open(out, "finetune")
+        about: dict[str, Any] = {
+            "task": "classification",
+            "store": str(store.path.resolve()),
+            "classes": str(Path(str(classes)).resolve()),
+            "cases": train_names,
+            "listed": listed,
+            "told": told,
+        }
+        run = new_run(fabric, out, "finetune", recipe, about, start, transfer)
+        for line in told if fabric.is_global_zero else []:
+            Console(stderr=True, highlight=False).print(line, style="yellow", markup=False, soft_wrap=True)
 
     training = recipe.finetune
     plan = CropPlan(recipe.crop, recipe.window, recipe.seed, training.crops_per_scan)
+    cases = [store.cases[case] for case in train_names]
     index = {case: names.index(name) for case, name in listed["train"].items()}
     if training.freeze == 1 and not (run.path / CHECKPOINT).is_file():
-        once = Crops(store, [store.cases[case] for case in train_names], replace(plan, crops_per_scan=1))
+        once = Crops(store, cases, replace(plan, crops_per_scan=1))
         network.eval().to(fabric.device).fit_scale(
             fabric.to_device(once[number][0][None]) for number in range(min(MOST_SCALED, len(train_names)))
         )
@@ -123,9 +119,10 @@ def classify(
         "precision": recipe.precision,
     }
 
+    augmented = augmenter(fabric, store, training)
+
     def loss(wrapped: nn.Module, batch: Batch, step: int) -> Tensor:
-        batch = to_device(fabric, batch)
-        batch = augment.apply(batch, augment.draw(training.augmentation, batch.seed), store.preparation.spacing)
+        batch = augmented(batch)
         truth = torch.tensor([index[case] for case in batch.names])
         each = functional.cross_entropy(wrapped(batch.image).float(), fabric.to_device(truth), reduction="none")
         return (each * fabric.to_device(weights[truth])).mean()
@@ -138,14 +135,7 @@ def classify(
             network=network,
             training=training,
             betas=(0.9, 0.999),
-            batches=lambda first: batches(
-                Crops(store, [store.cases[case] for case in train_names], plan),
-                training.batch,
-                first,
-                training.steps,
-                fabric.global_rank,
-                fabric.world_size,
-            ),
+            batches=stream(fabric, Crops(store, cases, plan), training.batch, training.steps),
             loss=loss,
             validate=lambda _: (
                 validation_figures(fabric, network, store, {case: held[case] for case in val_names}, names, recipe)

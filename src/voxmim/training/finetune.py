@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from lightning.fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
 
-from voxmim import augment
-from voxmim.crops import Batch, CropPlan, Crops, batches
+from voxmim.crops import Batch, CropPlan, Crops
 from voxmim.errors import StoreError
 from voxmim.networks.build import build_encoder, build_segmentor
 from voxmim.networks.transfer import Transfer
@@ -29,9 +28,9 @@ from voxmim.store import Case, Store
 from voxmim.training.criterion import make_criterion
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
-from voxmim.training.pretrain import open_or_plan, to_device, weights_metadata
 from voxmim.training.run import Run
-from voxmim.training.transfer import Start, account, carry_decoder, restart
+from voxmim.training.setup import Beginning, augmenter, begin, new_run, stream, weights_metadata
+from voxmim.training.transfer import carry_decoder
 
 MOST_VALIDATION = 16  # whole scans a validation labels; the curve's points must not cost more than the training
 
@@ -64,7 +63,7 @@ def finetune(
         WeightsError: the weights do not fit the store or the network.
         TrainingError: the loss is no longer finite.
     """
-    recipe, run, start = begin(store, out, recipe, init, resume)
+    recipe, run, start = begin_finetune(store, out, recipe, init, resume)
     assert recipe.crop is not None
     train_cases = same_cases(run, store) if run else labelled_cases(store, labels, recipe.seed)
     val_cases = store.labelled("val")[:MOST_VALIDATION]
@@ -80,14 +79,8 @@ def finetune(
     transfer = None if start is None else start.move_into(encoder, store, recipe, store.preparation.channels)
     carried = carry_decoder(network, start.file) if start is not None and recipe.carry_decoder else None
     if run is None:
-        if fabric.is_global_zero:
-            about: dict[str, Any] = {
-                "store": str(store.path.resolve()),
-                "cases": [case.name for case in train_cases],
-            }
-            Run.new(out, "finetune", recipe, about | account(start, transfer, carried))
-        fabric.barrier()
-        run = Run.open(out, "finetune")
+        about: dict[str, Any] = {"store": str(store.path.resolve()), "cases": [case.name for case in train_cases]}
+        run = new_run(fabric, out, "finetune", recipe, about, start, transfer, carried)
     if fabric.is_global_zero and not (run.path / PRIOR).is_file():
         maps = (store.label_map(case.name) for case in train_cases)
         PositionPrior.fit(maps, store.labels).save(run.path / PRIOR)
@@ -108,9 +101,10 @@ def finetune(
         }
     )
 
+    augmented = augmenter(fabric, store, training)
+
     def loss(wrapped: nn.Module, batch: Batch, step: int) -> Tensor:
-        batch = to_device(fabric, batch)
-        batch = augment.apply(batch, augment.draw(training.augmentation, batch.seed), store.preparation.spacing)
+        batch = augmented(batch)
         return criterion(wrapped(batch.image).float(), batch.label)
 
     train(
@@ -121,14 +115,7 @@ def finetune(
             network=network,
             training=training,
             betas=(0.9, 0.999),
-            batches=lambda first: batches(
-                Crops(store, train_cases, plan),
-                training.batch,
-                first,
-                training.steps,
-                fabric.global_rank,
-                fabric.world_size,
-            ),
+            batches=stream(fabric, Crops(store, train_cases, plan), training.batch, training.steps),
             loss=loss,
             validate=lambda _: validation_dice(fabric, network, store, val_cases, recipe) if val_cases else {},
             columns=[
@@ -146,29 +133,13 @@ def finetune(
     return run, transfer
 
 
-class Beginning(NamedTuple):
-    """Where a fine-tuning begins.
-
-    Attributes:
-        recipe: the settings, with what follows from the weights and the store.
-        run: the run to resume, or None where a new one is to be made.
-        start: the weights to start from, or None from scratch or from a checkpoint.
-    """
-
-    recipe: Recipe
-    run: Run | None
-    start: Start | None
-
-
-def begin(store: Store, out: Path, recipe: Recipe, init: Path | None, resume: bool) -> Beginning:
-    """What every fine-tuning settles first, whatever it learns; arguments and errors are those of `finetune`."""
-    start = None if init is None or resume else Start.read(init)
-    if start is not None:
-        recipe = replace(recipe, crop=recipe.crop or start.crop)
-    recipe, run = open_or_plan(out, "finetune", recipe, store, resume)
-    if start is None and recipe.scratch_lr is not None and run is None:
-        recipe = replace(recipe, finetune=replace(recipe.finetune, lr=recipe.scratch_lr))
-    return Beginning(recipe, run, start if run is None else restart(run))
+def begin_finetune(store: Store, out: Path, recipe: Recipe, init: Path | None, resume: bool) -> Beginning:
+    """What every fine-tuning settles first, whatever it learns; from scratch it may have a rate of its own."""
+    found = begin(store, out, "finetune", recipe, init, resume)
+    if resume or init is not None or recipe.scratch_lr is None:
+        return found
+    training = replace(found.recipe.finetune, lr=recipe.scratch_lr)
+    return found._replace(recipe=replace(found.recipe, finetune=training))
 
 
 def same_cases(run: Run, store: Store) -> list[Case]:

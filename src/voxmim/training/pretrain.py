@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,20 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 
-from voxmim import augment
-from voxmim.crops import Batch, CropPlan, Crops, batches
-from voxmim.errors import RunError, StoreError
-from voxmim.networks.build import ANY, build_encoder, describe_encoder
+from voxmim.crops import CropPlan, Crops
+from voxmim.errors import StoreError
+from voxmim.networks.build import ANY, build_encoder
 from voxmim.networks.weights import save_weights
 from voxmim.pretext.assemble import build_pretext, describe_pretext
 from voxmim.pretext.simclr import SimCLR
-from voxmim.recipe import with_crop
 from voxmim.settings import Recipe
 from voxmim.store import Case, Store
 from voxmim.training.health import complaint
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.objectives import Contrastive, Masked
-from voxmim.training.run import Run, refuse_occupied
-from voxmim.training.transfer import Start, account, restart
+from voxmim.training.run import Run
+from voxmim.training.setup import augmenter, begin, new_run, stream, weights_metadata
 
 MOST_VALIDATION = 32  # cases a validation looks at: enough for a steady figure, few enough not to wait for
 
@@ -56,12 +54,7 @@ def pretrain(
         WeightsError: the weights do not fit the encoder.
         TrainingError: the loss is no longer finite.
     """
-    start = None if init is None or resume else Start.read(init)
-    if start is not None:
-        recipe = replace(recipe, crop=recipe.crop or start.crop)
-    recipe, run = open_or_plan(out, "pretrain", recipe, store, resume)
-    if run is not None:
-        start = restart(run)
+    recipe, run, start = begin(store, out, "pretrain", recipe, init, resume)
     assert recipe.crop is not None
     train_cases, val_cases = pretraining_cases(store, recipe.seed)
     fabric = make_fabric(recipe)
@@ -73,18 +66,11 @@ def pretrain(
     network = build_pretext(recipe.pretext_settings, recipe.mask, encoder)
     if run is None:
         about: dict[str, Any] = {"store": str(store.path.resolve()), "cases": len(train_cases)}
-        run = Run(out, "pretrain", about | account(start, transfer))
-        if fabric.is_global_zero:
-            Run.new(out, "pretrain", recipe, run.about)
-        fabric.barrier()
+        run = new_run(fabric, out, "pretrain", recipe, about, start, transfer)
 
     training = recipe.pretrain
     metadata = weights_metadata(store, recipe, run) | describe_pretext(recipe) | {"inputs": list(inputs)}
-
-    def augmented(batch: Batch) -> Batch:
-        batch = to_device(fabric, batch)
-        return augment.apply(batch, augment.draw(training.augmentation, batch.seed), store.preparation.spacing)
-
+    augmented = augmenter(fabric, store, training)
     plan = CropPlan(recipe.crop, recipe.window, recipe.seed, training.crops_per_scan, channels=recipe.channels)
     objective: Masked | Contrastive
     if isinstance(network, SimCLR):
@@ -105,14 +91,7 @@ def pretrain(
             network=network,
             training=training,
             betas=(0.9, 0.999) if isinstance(network, SimCLR) else (0.9, 0.95),  # the latter as in arXiv 2111.06377
-            batches=lambda first: batches(
-                Crops(store, train_cases, plan),
-                objective.crops * training.batch,
-                first,
-                training.steps,
-                fabric.global_rank,
-                fabric.world_size,
-            ),
+            batches=stream(fabric, Crops(store, train_cases, plan), objective.crops * training.batch, training.steps),
             loss=lambda wrapped, batch, step: objective.loss(fabric, wrapped, augmented(batch), step),
             validate=lambda _: objective.validate(fabric) if val_cases else {},
             columns=list(objective.columns),
@@ -141,37 +120,3 @@ def pretraining_cases(store: Store, seed: int) -> tuple[list[Case], list[Case]]:
         held = [case for i, case in enumerate(cases) if i in chosen]
         cases = [case for i, case in enumerate(cases) if i not in chosen]
     return cases, held[:MOST_VALIDATION]
-
-
-def open_or_plan(out: Path, kind: str, recipe: Recipe, store: Store, resume: bool) -> tuple[Recipe, Run | None]:
-    """The recipe to follow, and the run to resume, or None where a new one is to be made."""
-    if resume:
-        run = Run.open(out, kind)
-        if run.about["store"] != str(store.path.resolve()):
-            raise RunError(
-                f"{out}: this run was trained on {run.about['store']}, not on {store.path}; name that store."
-            )
-        return run.recipe(), run
-    refuse_occupied(out)
-    shapes = [case.shape for case in store.in_split("train", "unlabelled")]
-    shapes = shapes or [case.shape for case in store.cases.values()]
-    return with_crop(recipe, shapes, str(store.path), masked=kind == "pretrain"), None
-
-
-def weights_metadata(store: Store, recipe: Recipe, run: Run) -> dict[str, Any]:
-    """What every weights file tells of how it was made and what a scan must be like for it."""
-    origin = run.about.get("origin")
-    return {
-        "preparation": asdict(store.preparation),
-        "window": list(recipe.window),
-        "crop": list(recipe.crop or ()),
-        **describe_encoder(recipe),
-        "data": {"name": store.name, "digest": store.digest(), "seed": store.seed, "licence": store.licence},
-        **({"init": origin} if origin else {}),
-        "seed": recipe.seed,
-    }
-
-
-def to_device(fabric: Fabric, batch: Batch) -> Batch:
-    """The batch with its tensors on this process's device."""
-    return batch._replace(image=fabric.to_device(batch.image), label=fabric.to_device(batch.label))

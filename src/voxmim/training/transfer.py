@@ -129,10 +129,9 @@ def restart(run: Run) -> Start | None:
 
 
 def account(start: Start | None, transfer: Transfer | None, decoder: Transfer | None = None) -> dict[str, Any]:
-    """Print what moved, and give what run.json tells of it."""
+    """What run.json tells of the weights that moved."""
     if start is None or transfer is None:
         return {"init": None, "transfer": None}
-    show(transfer, start.file)
     moved = str(transfer) if decoder is None else f"{transfer}; and all {len(decoder.loaded)} of the decoder"
     return {
         "init": str(start.file.resolve()),

@@ -1,0 +1,108 @@
+"""What every training sets up: where it begins, its run folder, its crops and how they are changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning.fabric import Fabric
+
+from voxmim import augment
+from voxmim.crops import Batch, Crops, batches
+from voxmim.errors import RunError
+from voxmim.networks.build import describe_encoder
+from voxmim.networks.transfer import Transfer
+from voxmim.recipe import with_crop
+from voxmim.settings import Recipe, Training
+from voxmim.store import Store
+from voxmim.training.run import Run, refuse_occupied
+from voxmim.training.transfer import Start, account, restart, show
+
+
+class Beginning(NamedTuple):
+    """Where a training begins.
+
+    Attributes:
+        recipe: the settings, with what follows from the weights and the store.
+        run: the run to resume, or None where a new one is to be made.
+        start: the weights to start from, or None from nothing or from a checkpoint.
+    """
+
+    recipe: Recipe
+    run: Run | None
+    start: Start | None
+
+
+def begin(store: Store, out: Path, kind: str, recipe: Recipe, init: Path | None, resume: bool) -> Beginning:
+    """What every training settles first: the recipe to follow, and the run or the weights to go on from.
+
+    Raises:
+        RunError: `out` is occupied, or nothing to resume, or a run of another kind or store.
+        RecipeError: the crop does not fit the encoder or the masks.
+        WeightsError: there are no such weights.
+    """
+    if resume:
+        run = Run.open(out, kind)
+        if run.about["store"] != str(store.path.resolve()):
+            raise RunError(
+                f"{out}: this run was trained on {run.about['store']}, not on {store.path}; name that store."
+            )
+        return Beginning(run.recipe(), run, restart(run))
+    start = None if init is None else Start.read(init)
+    refuse_occupied(out)
+    if start is not None:
+        recipe = replace(recipe, crop=recipe.crop or start.crop)
+    shapes = [case.shape for case in store.in_split("train", "unlabelled")]
+    shapes = shapes or [case.shape for case in store.cases.values()]
+    return Beginning(with_crop(recipe, shapes, str(store.path), masked=kind == "pretrain"), None, start)
+
+
+def new_run(
+    fabric: Fabric,
+    out: Path,
+    kind: str,
+    recipe: Recipe,
+    about: dict[str, Any],
+    start: Start | None,
+    transfer: Transfer | None,
+    decoder: Transfer | None = None,
+) -> Run:
+    """The run folder, made and told of by the first process, for all of them; with an account of what moved."""
+    run = Run(out, kind, about | account(start, transfer, decoder))
+    if fabric.is_global_zero:
+        if start is not None and transfer is not None:
+            show(transfer, start.file)
+        Run.new(out, kind, recipe, run.about)
+    fabric.barrier()
+    return run
+
+
+def stream(fabric: Fabric, crops: Crops, batch: int, steps: int) -> Callable[[int], Iterator[Batch]]:
+    """Gives this process's share of the crops of each step, from a step on; `batch` counts over all processes."""
+    return lambda first: batches(crops, batch, first, steps, fabric.global_rank, fabric.world_size)
+
+
+def augmenter(fabric: Fabric, store: Store, training: Training) -> Callable[[Batch], Batch]:
+    """Puts a batch onto this process's device and changes it as its seeds say."""
+
+    def changed(batch: Batch) -> Batch:
+        batch = batch._replace(image=fabric.to_device(batch.image), label=fabric.to_device(batch.label))
+        return augment.apply(batch, augment.draw(training.augmentation, batch.seed), store.preparation.spacing)
+
+    return changed
+
+
+def weights_metadata(store: Store, recipe: Recipe, run: Run) -> dict[str, Any]:
+    """What every weights file tells of how it was made and what a scan must be like for it."""
+    origin = run.about.get("origin")
+    return {
+        "preparation": asdict(store.preparation),
+        "window": list(recipe.window),
+        "crop": list(recipe.crop or ()),
+        **describe_encoder(recipe),
+        "data": {"name": store.name, "digest": store.digest(), "seed": store.seed, "licence": store.licence},
+        **({"init": origin} if origin else {}),
+        "seed": recipe.seed,
+    }
