@@ -15,7 +15,7 @@ from voxmim.scans.phantom import write_cohort
 from voxmim.scans.phantom_brain import Brain
 from voxmim.scans.phantom_head import LABELS, REGIONS, SEQUENCES, draw_head
 from voxmim.scans.prepare import prepare_scan
-from voxmim.scans.source import open_source
+from voxmim.scans.sources import open_source
 from voxmim.scans.volume import Volume, read_volume
 from voxmim.segmentation.prior import PositionPrior
 from voxmim.store import Preparation

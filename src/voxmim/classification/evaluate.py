@@ -11,7 +11,7 @@ from voxmim.classification.metrics import CONVENTION, summarise
 from voxmim.classification.predict import Classifier, probability_columns, rounded, write_table
 from voxmim.errors import SourceError, StoreError
 from voxmim.scans.prepare import prepare_scan
-from voxmim.scans.source import open_source
+from voxmim.scans.sources import open_source
 from voxmim.store import INDEX, SPLITS, Store
 
 

@@ -22,7 +22,7 @@ from voxmim.report.figures import reconstruction_picture
 from voxmim.scans.geometry import resample
 from voxmim.scans.intensity import unwindow, window
 from voxmim.scans.prepare import PreparedScan, prepare_scan, read_channels
-from voxmim.scans.source import channel_files
+from voxmim.scans.sources import channel_files
 from voxmim.scans.volume import Volume, write_volume
 from voxmim.settings import MaskSettings
 from voxmim.store import Preparation

@@ -22,7 +22,7 @@ from voxmim.errors import ScanError, StoreError, VoxmimError
 from voxmim.scans.check import check_image, check_label, check_same_grid
 from voxmim.scans.geometry import Grid, Spacing, ras_axes, resample, resample_labels, resampled_grid, to_ras
 from voxmim.scans.intensity import HU_RANGE, Intensity, fit_intensity, foreground_box, guess_intensity
-from voxmim.scans.source import Source, SourceCase, open_source
+from voxmim.scans.sources import Source, SourceCase, open_source
 from voxmim.scans.volume import Volume, read_header, read_label, read_volume
 from voxmim.store import Case, Preparation, Store, write_case, write_index, written_cases
 
@@ -165,7 +165,7 @@ def prepare(
     if not cases:
         name, message = result.failed[0]
         raise StoreError(f"{out}: none of {len(result.failed)} cases could be prepared; {name}: {message}")
-    result.warnings.extend([*found.told, *_rare_labels(found, cases)])
+    result.warnings.extend([*(finding.reason for finding in found.findings), *_rare_labels(found, cases)])
     for warning in result.warnings:
         console.print(f"[yellow]warning[/yellow] {warning}", soft_wrap=True)
     return replace(result, prepared=len(prepared))

@@ -15,7 +15,7 @@ from voxmim.networks.weights import find_weights
 from voxmim.scans.check import check_label
 from voxmim.scans.geometry import resample_labels
 from voxmim.scans.prepare import prepare_scan
-from voxmim.scans.source import open_source
+from voxmim.scans.sources import open_source
 from voxmim.scans.volume import read_label
 from voxmim.segmentation.metrics import CONVENTION, LabelScore, score_case, summarise
 from voxmim.segmentation.predict import Segmentor

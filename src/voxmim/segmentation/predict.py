@@ -17,7 +17,7 @@ from voxmim.scans.formats.dicom import find_series, is_dicom
 from voxmim.scans.geometry import resample_probabilities, resample_to_label_map
 from voxmim.scans.intensity import window
 from voxmim.scans.prepare import PreparedScan, prepare_scan
-from voxmim.scans.source import channel_files
+from voxmim.scans.sources import channel_files
 from voxmim.scans.volume import SCAN_ENDINGS, Volume, case_name, is_scan, write_volume
 from voxmim.segmentation.inference import predict_probabilities
 from voxmim.segmentation.structures import Structures

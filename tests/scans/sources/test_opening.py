@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from voxmim.errors import SourceError
-from voxmim.scans.source import Source, channel_files, open_source
+from voxmim.scans.sources import Source, channel_files, open_source
 
 DATASET = {"name": "liver", "channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "tumour": 2}}
 

@@ -10,7 +10,7 @@ import pytest
 from dicom_files import PATIENT, places, voxels, write_series
 from voxmim.errors import SourceError
 from voxmim.scans.prepare import prepare
-from voxmim.scans.source import open_source
+from voxmim.scans.sources import open_source
 from voxmim.scans.volume import Volume, write_volume
 from voxmim.store import Store
 
@@ -33,12 +33,12 @@ def test_each_sound_series_is_a_case_and_the_others_are_told(mixed: Path, tmp_pa
     assert len(names) == 3
     assert "liver" in names
     assert all(name.startswith("CT-") for name in names if name != "liver")
-    assert len(source.told) == 1
-    assert str(mixed / "b") in source.told[0]
+    assert len(source.findings) == 1
+    assert str(mixed / "b") in source.findings[0].reason
 
     result = prepare(mixed, tmp_path / "store", (1.0, 1.0, 2.5), "ct", workers=1)
     assert (result.prepared, result.failed) == (3, [])
-    assert source.told[0] in result.warnings
+    assert source.findings[0].reason in result.warnings
     store = Store(tmp_path / "store")
     assert [case.split for case in store.cases.values()] == ["unlabelled"] * 3
     assert store.image(next(name for name in names if name != "liver")).std() > 0

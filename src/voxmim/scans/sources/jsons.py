@@ -1,0 +1,35 @@
+"""JSON that people write: read with an error of one sentence for what is wrong in it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from voxmim.errors import SourceError
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        SourceError: it is no valid JSON, no object, or says something twice.
+    """
+    try:
+        values = json.loads(file.read_text(), object_pairs_hook=_with_unique_keys)
+    except (ValueError, OSError) as error:
+        raise SourceError(f"{file}: this is not valid JSON ({error}); repair the file.") from None
+    if not isinstance(values, dict):
+        raise SourceError(
+            f"{file}: a JSON object is expected, but it holds a {type(values).__name__}; repair the file."
+        )
+    return values
+
+
+def _with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose keys Python would otherwise let overwrite each other without a word."""
+    key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 0)
+    if count > 1:
+        raise ValueError(f"the key '{key}' stands {count} times in one object")
+    return dict(pairs)
