@@ -58,7 +58,7 @@ def test_the_btcv_recipe_has_the_papers_numbers() -> None:
     span=st.floats(1, 2000),
     lr=st.floats(1e-7, 1),
     scratch=st.none() | st.floats(1e-6, 1e-2),
-    precision=st.sampled_from(["bf16", "16", "32"]),
+    precision=st.sampled_from(["auto", "bf16", "16", "32"]),
     target=st.sampled_from(["raw", "normalised"]),
     stem=st.booleans(),
     about=st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=30),

@@ -21,7 +21,7 @@ _SHORT = {
     "devices": ("devices", int, "number of processes or GPUs, of each node"),
     "nodes": ("nodes", int, "number of machines, under torchrun or SLURM"),
     "strategy": ("strategy", str, "of several processes: ddp, or fsdp, which shares a large network out"),
-    "precision": ("precision", str, "bf16, 16 (GPU only) or 32"),
+    "precision": ("precision", str, "auto (bf16 where the device is fast at it, else 32), bf16, 16 (GPU only) or 32"),
 }
 
 

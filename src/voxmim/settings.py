@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Triple = tuple[int, int, int]
+Precision = Literal["auto", "bf16", "16", "32"]
 Loss = Literal["l1", "l2", "smooth_l1"]
 
 
@@ -292,7 +293,7 @@ class Recipe:
         channels: what pre-training shows of a scan's channels: all that it has; a part, drawn for each crop, so that
             the encoder learns to do with missing ones; or one at a time, so that the encoder has one input.
         overlap: of neighbouring windows when a whole scan is labelled, as a share of the window.
-        precision: bf16, 16 (GPU only) or 32.
+        precision: auto (bf16 where the device is fast at it, else 32), bf16, 16 (GPU only) or 32.
         devices: number of processes or GPUs, of each node.
         nodes: number of machines.
         strategy: what several processes do: each keeps the whole network (ddp), or a share of it (fsdp).
@@ -321,7 +322,7 @@ class Recipe:
     window: tuple[float, float] = (-175.0, 250.0)
     channels: Literal["all", "drawn", "one"] = "all"
     overlap: float = 0.5
-    precision: Literal["bf16", "16", "32"] = "bf16"
+    precision: Precision = "auto"
     devices: int = 1
     nodes: int = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"

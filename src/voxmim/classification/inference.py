@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from voxmim.crops import Triple
-from voxmim.segmentation.inference import working_dtype
+from voxmim.networks.precision import working_dtype
 
 
 @torch.no_grad()
-def class_probabilities(network: nn.Module, image: Tensor, crop: Triple, precision: str = "bf16") -> Tensor:
+def class_probabilities(network: nn.Module, image: Tensor, crop: Triple, precision: str = "auto") -> Tensor:
     """Class probabilities of a whole scan: the mean over windows that cover it, as few as can be.
 
     Args:
         network: gives logits (1, K) of a crop (1, C, *crop); set to evaluation by the caller.
         image: (C, X, Y, Z) float32, intensities as the network sees them.
         crop: the window, the size that the network was trained on.
-        precision: ``bf16``, ``16`` or ``32``.
+        precision: of the recipe; see `working_dtype`.
 
     Returns:
         (K,) float32 on the CPU, summing to 1.

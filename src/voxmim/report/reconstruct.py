@@ -14,6 +14,7 @@ from torch import Tensor
 from voxmim.errors import WeightsError
 from voxmim.files import whole
 from voxmim.networks.patches import grid_of, mask_to_voxels
+from voxmim.networks.precision import working_dtype
 from voxmim.networks.weights import encoder_from, load_into, read_kind
 from voxmim.pretext.assemble import MaskedPretext, build_pretext, described_pretext
 from voxmim.pretext.masking import draw_masks, holds_body
@@ -103,7 +104,8 @@ class Reconstructor:
         # A network of one input gets channel after channel, each under the same mask.
         volume = crop[None] if self.network.encoder.channels == len(crop) else crop[:, None]
         volume = volume.cuda() if torch.cuda.is_available() else volume
-        with torch.autocast(volume.device.type, torch.bfloat16):
+        dtype = working_dtype(volume.device, "auto")
+        with torch.autocast(volume.device.type, dtype, enabled=dtype != torch.float32):
             output = self.network(volume, mask.expand(len(volume), -1))
         whole_crop = self.network.reconstruct(volume, output).reshape(crop.shape).cpu()
         return whole_crop, mask_to_voxels(mask, grid_of((x, y, z), patch), patch)[0, 0]

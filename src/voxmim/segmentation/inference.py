@@ -8,6 +8,8 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
+from voxmim.networks.precision import working_dtype
+
 
 @torch.no_grad()
 def predict_probabilities(
@@ -15,7 +17,7 @@ def predict_probabilities(
     image: Tensor,
     crop: tuple[int, int, int],
     overlap: float,
-    precision: str = "bf16",
+    precision: str = "auto",
     activate: Callable[[Tensor], Tensor] = lambda logits: logits.softmax(dim=1),
 ) -> Tensor:
     """Probabilities of a whole scan's labels, or of its regions.
@@ -28,7 +30,7 @@ def predict_probabilities(
         image: (C, X, Y, Z) float32, intensities as the network sees them.
         crop: the window, the size that the network was trained on.
         overlap: of neighbouring windows, as a share of the window.
-        precision: ``bf16``, ``16`` or ``32``.
+        precision: of the recipe; see `working_dtype`.
         activate: turns logits (1, K, ...) into probabilities (see `Structures.activate`).
 
     Returns:
@@ -46,9 +48,3 @@ def predict_probabilities(
         image[None].to(device), crop, sw_batch_size=1, predictor=predictor, overlap=overlap, mode="gaussian"
     )
     return probabilities[0].float().cpu()
-
-
-def working_dtype(device: torch.device, precision: str) -> torch.dtype:
-    """What a device computes in at a precision; a CPU takes bfloat16 for ``16``, which it has no use for."""
-    dtype = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}[precision]
-    return torch.bfloat16 if device.type == "cpu" and dtype == torch.float16 else dtype

@@ -7,12 +7,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from lightning.fabric import Fabric
 
 from voxmim import augment
 from voxmim.crops import Batch, Crops, batches
 from voxmim.errors import RunError
 from voxmim.networks.build import describe_encoder
+from voxmim.networks.precision import chosen_precision
 from voxmim.networks.transfer import Transfer
 from voxmim.recipe import with_crop
 from voxmim.settings import Recipe, Training
@@ -25,7 +27,7 @@ class Beginning(NamedTuple):
     """Where a training begins.
 
     Attributes:
-        recipe: the settings, with what follows from the weights and the store.
+        recipe: the settings, with what follows from the weights, the store and the device.
         run: the run to resume, or None where a new one is to be made.
         start: the weights to start from, or None from nothing or from a checkpoint.
     """
@@ -52,6 +54,8 @@ def begin(store: Store, out: Path, kind: str, recipe: Recipe, init: Path | None,
         return Beginning(run.recipe(), run, restart(run))
     start = None if init is None else Start.read(init)
     refuse_occupied(out)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = replace(recipe, precision=chosen_precision(recipe.precision, device))
     if start is not None:
         recipe = replace(recipe, crop=recipe.crop or start.crop)
     shapes = [case.shape for case in store.in_split("train", "unlabelled")]
