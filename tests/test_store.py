@@ -207,3 +207,15 @@ def test_regions_and_missing_channels_are_kept_and_older_stores_have_none(tmp_pa
     (tmp_path / "index.json").write_text(json.dumps(index))
     assert Store(tmp_path).regions == {}
     assert [case.missing for case in Store(tmp_path).cases.values()] == [(), ()]
+
+
+def test_the_patient_is_kept_and_in_older_stores_is_the_case_itself(tmp_path: Path) -> None:
+    cases = [Case("a", "train", SHAPE, ("a.nii",), group="p"), Case("b", "train", SHAPE, ("b.nii",))]
+    written = [write_case(tmp_path, case, voxels(MR), None) for case in cases]
+    write_index(tmp_path, "mr", MR, {}, written)
+    assert [case.group for case in written_cases(tmp_path)] == ["p", "b"]
+    index = json.loads((tmp_path / "index.json").read_text())
+    del index["cases"][0]["group"], index["preparation"]["match_channels"]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    assert [case.group for case in Store(tmp_path).cases.values()] == ["a", "b"]
+    assert not Store(tmp_path).preparation.match_channels

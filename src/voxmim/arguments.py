@@ -101,6 +101,12 @@ def make_parser(commands: Mapping[str, Callable[..., int | None]]) -> argparse.A
         default="auto",
         help="ct keeps HU, mr becomes z-scores per scan (default: %(default)s)",
     )
+    one.add_argument(
+        "--match-channels",
+        action="store_true",
+        default=None,
+        help="interpolate channels of another grid on that of the first (default: as the store has it, or refuse them)",
+    )
     one.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     one.add_argument(
         "--seed",

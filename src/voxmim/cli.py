@@ -59,11 +59,19 @@ def phantom(out: Path, cases: int, seed: int, kind: str) -> None:
     done(out, f"{cases} phantoms with labels")
 
 
-def prepare(source: Path, out: Path, spacing: Spacing | None, intensity: str, workers: int | None, seed: int) -> int:
+def prepare(
+    source: Path,
+    out: Path,
+    spacing: Spacing | None,
+    intensity: str,
+    workers: int | None,
+    seed: int,
+    match_channels: bool | None,
+) -> int:
     """Prepare a store; status 1 where cases were left out."""
     from voxmim import api
 
-    result = api.prepare(source, out, spacing, intensity, workers, seed)
+    result = api.prepare(source, out, spacing, intensity, workers, seed, match_channels=match_channels)
     if result.failed:
         CONSOLE.print(f"[red]{len(result.failed)} cases were left out[/red] for the reasons above.")
     done(result.store, f"{result.prepared} cases prepared, {result.skipped_already} were there already")

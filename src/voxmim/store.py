@@ -41,17 +41,20 @@ class Preparation:
         spacing: voxel size in mm along X, Y, Z after resampling, in RAS+ orientation.
         intensity: ``ct`` (HU are kept, a window is applied at reading) or ``mr`` (z-score per scan).
         channels: the name of each channel.
+        match_channels: whether channels of another grid are interpolated on that of the first.
     """
 
     spacing: tuple[float, float, float]
     intensity: str
     channels: tuple[str, ...]
+    match_channels: bool = False
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preparation:
         """The inverse of ``dataclasses.asdict``, also after a way through JSON."""
         x, y, z = values["spacing"]
-        return cls((float(x), float(y), float(z)), str(values["intensity"]), tuple(values["channels"]))
+        match = bool(values.get("match_channels", False))
+        return cls((float(x), float(y), float(z)), str(values["intensity"]), tuple(values["channels"]), match)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Case:
         counts: prepared voxels per label value.
         digest: of the prepared voxels and labels.
         missing: the index of each channel that the scan lacks; what stands for `outside` is stored there.
+        group: the patient, who must not be torn apart by a split; where nothing told it, the case's own name.
     """
 
     name: str
@@ -77,6 +81,7 @@ class Case:
     counts: dict[int, int] = field(default_factory=dict)
     digest: str = ""
     missing: tuple[int, ...] = ()
+    group: str = ""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Case:
@@ -85,6 +90,7 @@ class Case:
         known["shape"] = tuple(known["shape"])
         known["image"] = tuple(known["image"])
         known["missing"] = tuple(known.get("missing", ()))
+        known["group"] = known.get("group") or known["name"]
         known["counts"] = {int(label): int(count) for label, count in known["counts"].items()}
         return cls(**known)
 

@@ -20,9 +20,10 @@ from voxmim.pretext.assemble import MaskedPretext, build_pretext, described_pret
 from voxmim.pretext.masking import draw_masks, holds_body
 from voxmim.pretext.simclr import SimCLR
 from voxmim.report.figures import reconstruction_picture
+from voxmim.scans.channels import read_channels
 from voxmim.scans.geometry import resample
 from voxmim.scans.intensity import unwindow, window
-from voxmim.scans.prepare import PreparedScan, prepare_scan, read_channels
+from voxmim.scans.prepare import PreparedScan, prepare_scan
 from voxmim.scans.sources import channel_files
 from voxmim.scans.volume import Volume, write_volume
 from voxmim.settings import MaskSettings
@@ -147,7 +148,8 @@ def reconstruct(
         found = reconstructor.reconstruct(window(scan.image, preparation.intensity, bounds), seed)
         with whole(out / f"{name}.png") as temporary:
             temporary.write_bytes(picture(found, scan.grid.spacing))
-        write_in_own_grid(images, scan, found, out / name, bounds)
+        own, _ = read_channels(images, len(scan.image), preparation.match_channels)
+        write_in_own_grid(own, scan, found, out / name, bounds)
         written.append(out / f"{name}.png")
     if on_case is not None:
         on_case(len(files), len(files))
@@ -160,10 +162,9 @@ def picture(found: Reconstruction, spacing: Sequence[float]) -> bytes:
 
 
 def write_in_own_grid(
-    images: Sequence[Path], scan: PreparedScan, found: Reconstruction, stem: Path, bounds: tuple[float, float]
+    own: Volume, scan: PreparedScan, found: Reconstruction, stem: Path, bounds: tuple[float, float]
 ) -> None:
-    """Write a reconstruction as NIfTI volumes that overlay on the scan's files, in their grid and their units."""
-    own, _ = read_channels(images, channels=len(scan.image))
+    """Write a reconstruction as NIfTI volumes that overlay on the scan as read, in its grid and its units."""
     kind = scan.intensities[0].kind
 
     def in_own_units(array: np.ndarray) -> np.ndarray:

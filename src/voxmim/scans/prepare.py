@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from voxmim.errors import ScanError, StoreError, VoxmimError
-from voxmim.scans.check import check_image, check_label, check_same_grid
+from voxmim.scans.channels import read_channels
+from voxmim.scans.check import check_label
 from voxmim.scans.geometry import Grid, Spacing, ras_axes, resample, resample_labels, resampled_grid, to_ras
 from voxmim.scans.intensity import HU_RANGE, Intensity, fit_intensity, foreground_box, guess_intensity
 from voxmim.scans.sources import Source, SourceCase, open_source
-from voxmim.scans.volume import Volume, read_header, read_label, read_volume
+from voxmim.scans.volume import read_header, read_label
 from voxmim.store import Case, Preparation, Store, write_case, write_index, written_cases
 
 _LOOKED_AT = 5  # scans read to tell CT from MR
@@ -80,7 +81,8 @@ def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing
     Raises:
         ScanError: a file cannot be used, or the channels do not lie on one grid.
     """
-    volume, warnings = read_channels([Path(image) for image in images], len(preparation.channels) - len(missing))
+    files, there = [Path(image) for image in images], len(preparation.channels) - len(missing)
+    volume, warnings = read_channels(files, there, preparation.match_channels)
     ras = to_ras(volume)
     grid = resampled_grid(Grid.of(ras), preparation.spacing)
     resampled = resample(ras, grid).array
@@ -123,6 +125,7 @@ def prepare(
     workers: int | None = None,
     seed: int = 0,
     quiet: bool = False,
+    match_channels: bool | None = None,
 ) -> PrepareResult:
     """Prepare every scan of a source into a store; what lies there already is kept.
 
@@ -134,13 +137,15 @@ def prepare(
         workers: processes; None takes one per CPU core, 1 stays in this process.
         seed: of the split, where the source has none.
         quiet: no progress bar and no messages.
+        match_channels: interpolate channels of another grid on that of the first; None does as the store has it, a new
+            one refuses such scans.
 
     Raises:
         SourceError: the source cannot be used.
         StoreError: `out` is a store of another kind, or nothing could be prepared.
     """
     found, out = open_source(source, seed), Path(out).absolute()
-    preparation = _settle(found, out, spacing, intensity)
+    preparation = _settle(found, out, spacing, intensity, match_channels)
     console = Console(stderr=True, quiet=quiet, highlight=False)
     done = _already_written(found, out)
     todo = [case for case in found.cases if case.name not in done]
@@ -171,26 +176,7 @@ def prepare(
     return replace(result, prepared=len(prepared))
 
 
-def read_channels(images: Sequence[Path], channels: int) -> tuple[Volume, list[str]]:
-    """One scan, from one file of all its channels or one per channel, unchanged; and warnings.
-
-    Raises:
-        ScanError: a file cannot be used, or the channels do not lie on one grid.
-    """
-    if len(images) not in (1, channels):
-        raise ScanError(
-            f"{images[0]}: {len(images)} files for {channels} channel(s); give one file, or one per channel."
-        )
-    volumes = [read_volume(image, channels if len(images) == 1 else 1) for image in images]
-    warnings = []
-    for path, volume in zip(images, volumes, strict=True):
-        warnings += check_image(volume, path)
-        check_same_grid(Grid.of(volume), Grid.of(volumes[0]), path, images[0])
-    array = volumes[0].array if len(volumes) == 1 else np.concatenate([volume.array for volume in volumes])
-    return Volume(array, volumes[0].affine), warnings
-
-
-def _settle(source: Source, out: Path, spacing: Spacing | None, intensity: str) -> Preparation:
+def _settle(source: Source, out: Path, spacing: Spacing | None, intensity: str, match: bool | None) -> Preparation:
     """What is to be done to the scans: as asked, as the store that is there has it, or as the scans suggest."""
     if intensity not in ("auto", "ct", "mr"):
         raise StoreError(f"intensity '{intensity}' is not known; choose ct, mr or auto.")
@@ -200,15 +186,17 @@ def _settle(source: Source, out: Path, spacing: Spacing | None, intensity: str) 
     if there is None:
         return Preparation(
             spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])) if spacing else _median_spacing(source),
-            intensity=_guess(source) if intensity == "auto" else intensity,
+            intensity=_guess(source, bool(match)) if intensity == "auto" else intensity,
             channels=source.channels,
+            match_channels=bool(match),
         )
     wanted = Preparation(
         spacing=there.spacing if spacing is None else (float(spacing[0]), float(spacing[1]), float(spacing[2])),
         intensity=there.intensity if intensity == "auto" else intensity,
         channels=source.channels,
+        match_channels=there.match_channels if match is None else match,
     )
-    for key in ("spacing", "intensity", "channels"):
+    for key in ("spacing", "intensity", "channels", "match_channels"):
         asked, has = getattr(wanted, key), getattr(there, key)
         if asked != has:
             raise StoreError(
@@ -232,12 +220,12 @@ def _median_spacing(source: Source) -> Spacing:
     return x, y, z
 
 
-def _guess(source: Source) -> str:
+def _guess(source: Source, match: bool) -> str:
     def first_scans() -> Iterator[np.ndarray]:
         count = 0
         for case in source.cases:
             try:
-                yield read_channels(case.images, len(source.channels) - len(case.missing))[0].array
+                yield read_channels(case.images, len(source.channels) - len(case.missing), match)[0].array
             except ScanError:
                 continue
             count += 1
@@ -254,7 +242,7 @@ def _already_written(source: Source, out: Path) -> dict[str, Case]:
     for case in written_cases(out):
         now = wanted.get(case.name)
         if now is not None and (case.image, case.label) == _paths(now):
-            done[case.name] = replace(case, split=now.split)
+            done[case.name] = replace(case, split=now.split, group=now.group)
     return done
 
 
@@ -332,7 +320,7 @@ def _prepare_case(case: SourceCase, preparation: Preparation, known: Collection[
             warnings += more
         image, label = _paths(case)
         x, y, z = scan.grid.shape
-        entry = Case(case.name, case.split, (x, y, z), image, label, missing=case.missing)
+        entry = Case(case.name, case.split, (x, y, z), image, label, missing=case.missing, group=case.group)
         entry = write_case(out, entry, scan.image, label_map)
     except VoxmimError as error:
         return case.name, None, [str(error)]

@@ -40,10 +40,9 @@ def open_source(path: Path | str, seed: int = 0) -> Source:
     twin, count = Counter(case.name for case in source.cases).most_common(1)[0]
     if count > 1:
         raise SourceError(f"{path}: {count} scans have the same name {twin}; rename or remove one of them.")
-    if (path / "splits.json").is_file():
-        cases = follow_splits(path / "splits.json", source.cases)
-    else:
-        cases = draw_split(source.cases, seed)
+    cases = [replace(case, group=case.group or case.name) for case in source.cases]
+    splits = path / "splits.json"
+    cases = follow_splits(splits, cases) if splits.is_file() else draw_split(cases, seed)
     return replace(source, cases=tuple(sorted(cases, key=lambda case: case.name)), seed=seed)
 
 

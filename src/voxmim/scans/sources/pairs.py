@@ -34,15 +34,18 @@ def paired_cases(path: Path, channels: int = 1, further: Sequence[str] = ()) -> 
         SourceError: a label map has no scan, or it cannot be told which file is which channel.
     """
     pair = next(pair for pair in _PAIRS if (path / pair[0]).is_dir())
-    cases = _cases_of(path, pair, "", channels)
-    cases += _cases_of(path, ("imagesTs", "labelsTs"), "unlabelled", channels)
+    cases = _cases_of(path, pair, ("", ""), channels)
+    cases += _cases_of(path, ("imagesTs", "labelsTs"), ("test", "unlabelled"), channels)
     for folder in dict.fromkeys([*further, "extra_unlabelled"]):
-        cases += _cases_of(path, (folder, ""), "unlabelled", channels)
+        cases += _cases_of(path, (folder, ""), ("", "unlabelled"), channels)
     return _with_unique_names(cases)
 
 
-def _cases_of(path: Path, pair: tuple[str, str], split: str, channels: int) -> list[SourceCase]:
-    """The cases of one folder of scans and its folder of label maps (which may be missing)."""
+def _cases_of(path: Path, pair: tuple[str, str], splits: tuple[str, str], channels: int) -> list[SourceCase]:
+    """The cases of one folder of scans and its folder of label maps (which may be missing).
+
+    `splits` are those of a case with a label map and of one without.
+    """
     folder, label_folder = path / pair[0], path / pair[1]
     files = _scans_in(folder) if folder.is_dir() else []
     labels = {case_name(file): file for file in _scans_in(label_folder)} if pair[1] and label_folder.is_dir() else {}
@@ -59,7 +62,7 @@ def _cases_of(path: Path, pair: tuple[str, str], split: str, channels: int) -> l
                 f"{folder}: case {name} has {len(images)} files ({listed}) for {channels} channel(s); "
                 f"name them {name}_0000, {name}_0001 and so on, by the number of their channel."
             )
-        cases.append(SourceCase(name, tuple(images), labels.get(name), split, missing))
+        cases.append(SourceCase(name, tuple(images), labels.get(name), splits[name not in labels], missing))
     return cases
 
 

@@ -18,6 +18,8 @@ class SourceCase:
         label: the label map, if there is one.
         split: ``train``, ``val``, ``test`` or ``unlabelled``; empty until it is known.
         missing: the index of each channel that the case lacks.
+        group: the patient, or whatever else must not be torn apart by a split; where nothing tells it, `open_source`
+            makes it the case's own name.
     """
 
     name: str
@@ -25,6 +27,7 @@ class SourceCase:
     label: Path | None
     split: str = ""
     missing: tuple[int, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)

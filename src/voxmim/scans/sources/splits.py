@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from voxmim.scans.sources.source import SourceCase
 from voxmim.store import SPLITS
 
 _SHARES = {"val": 0.15, "test": 0.25}  # of the labelled cases; the rest trains
+_STRICTEST = ("train", "val", "test")  # of several splits of one patient, the last one holds for the scans of none
 
 
 def follow_splits(file: Path, cases: Sequence[SourceCase]) -> list[SourceCase]:
@@ -47,16 +49,55 @@ def follow_splits(file: Path, cases: Sequence[SourceCase]) -> list[SourceCase]:
 
 
 def draw_split(cases: Sequence[SourceCase], seed: int) -> list[SourceCase]:
-    """Draw train, val and test from the labelled cases; labelled scans of imagesTs, if any, are the test."""
-    drawn = {case.name: "unlabelled" if case.label is None else "test" for case in cases}
-    labelled = sorted(case.name for case in cases if case.label is not None and case.split == "")
-    held_out = any(case.label is not None and case.split != "" for case in cases)
-    order = [labelled[i] for i in np.random.default_rng(seed).permutation(len(labelled))]
-    start = 0
-    for split, share in _SHARES.items():
-        some = len(order) >= 4 and not (split == "test" and held_out)
-        count = max(1, round(share * len(order))) if some else 0
-        drawn.update(dict.fromkeys(order[start : start + count], split))
-        start += count
-    drawn.update(dict.fromkeys(order[start:], "train"))
-    return [replace(case, split=drawn[case.name]) for case in cases]
+    """Draw train, val and test from the labelled cases, so that no patient is in two of them.
+
+    What is told stays: a case that has its split, and a val or test of which there are cases. Other scans of a patient
+    whose split is known go along; unlabelled ones do so only into val and test, else they stay unlabelled.
+    """
+    told: dict[str, str] = {}
+    for case in cases:
+        if case.split in _STRICTEST:
+            told[case.group] = max(case.split, told.get(case.group, "train"), key=_STRICTEST.index)
+    known = {case.split for case in cases if case.label is not None}
+    shares = {split: share for split, share in _SHARES.items() if split not in known}
+    sizes = Counter(case.group for case in cases if case.label is not None and case.group not in told)
+    drawn = {**told, **share_out(sizes, shares, seed)}
+    return [replace(case, split=case.split or _along(case, drawn.get(case.group, ""))) for case in cases]
+
+
+def share_out(sizes: Mapping[str, int], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Put whole groups into val and test (the keys of `shares`), and what is left into train.
+
+    In an order drawn by seed, each group joins the first part that it brings closer to its share. Of four groups or
+    more no part stays empty; of fewer all train.
+
+    Args:
+        sizes: the number of cases of each group.
+        shares: of all the cases, for each part but train.
+        seed: of the order.
+
+    Returns:
+        the part of each group.
+    """
+    names = sorted(sizes)
+    if len(names) < 4:
+        return dict.fromkeys(names, "train")
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    total = sum(sizes.values())
+    lacking = {part: max(1, round(share * total)) for part, share in shares.items()}
+    part_of: dict[str, str] = {}
+    for name in order:
+        size = sizes[name]
+        part_of[name] = next((part for part, lack in lacking.items() if abs(lack - size) < lack), "train")
+        if part_of[name] != "train":
+            lacking[part_of[name]] -= size
+    for part in shares:
+        if part not in part_of.values():  # large groups: it gets the smallest of the part that has the most
+            fullest = Counter(part_of[name] for name in order).most_common(1)[0][0]
+            part_of[min((name for name in order if part_of[name] == fullest), key=sizes.__getitem__)] = part
+    return part_of
+
+
+def _along(case: SourceCase, split: str) -> str:
+    """The split of a case that goes along with its patient's."""
+    return split if case.label is not None or split in _SHARES else "unlabelled"
