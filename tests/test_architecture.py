@@ -16,20 +16,30 @@ SOURCE = ROOT / "src" / "voxmim"
 # package itself with its public names. What a volume, a file's format and an intensity are lies below the rest of
 # scans/, so that store and crops can speak of them.
 _METHOD = {"errors", "files", "settings", "recipe", "networks", "pretext"}
-_REPORT = _METHOD | {"scans.formats", "scans.volume", "scans.intensity", "store", "scans", "crops", "augment"}
+_REPORT = _METHOD | {
+    "workers",
+    "scans.formats",
+    "scans.volume",
+    "scans.intensity",
+    "store",
+    "scans",
+    "crops",
+    "augment",
+}
 _CLASSIFICATION = _REPORT | {"report", "segmentation"}
 _TRAINING = _CLASSIFICATION | {"classification"}
 _STUDIES = _TRAINING | {"training"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "workers": {"errors"},
     "settings": set(),
     "recipe": {"errors", "files", "settings"},
     "scans.formats": {"errors"},
     "scans.volume": {"errors", "files", "scans.formats"},
     "scans.intensity": {"errors"},
     "store": {"errors", "files", "scans.volume"},
-    "scans": {"errors", "files", "scans.formats", "scans.volume", "scans.intensity", "store"},
+    "scans": {"errors", "files", "workers", "scans.formats", "scans.volume", "scans.intensity", "store"},
     "crops": {"errors", "scans.intensity", "store"},
     "augment": {"errors", "settings", "crops"},
     "networks": {"errors", "files", "settings"},

@@ -108,6 +108,7 @@ def make_parser(commands: Mapping[str, Callable[..., int | None]]) -> argparse.A
         help="interpolate channels of another grid on that of the first (default: as the store has it, or refuse them)",
     )
     one.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    one.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster to prepare on (see docs/clusters.md)")
     one.add_argument(
         "--seed",
         type=int,

@@ -59,19 +59,11 @@ def phantom(out: Path, cases: int, seed: int, kind: str) -> None:
     done(out, f"{cases} phantoms with labels")
 
 
-def prepare(
-    source: Path,
-    out: Path,
-    spacing: Spacing | None,
-    intensity: str,
-    workers: int | None,
-    seed: int,
-    match_channels: bool | None,
-) -> int:
+def prepare(source: Path, out: Path, seed: int, **how: Any) -> int:
     """Prepare a store; status 1 where cases were left out."""
     from voxmim import api
 
-    result = api.prepare(source, out, spacing, intensity, workers, seed, match_channels=match_channels)
+    result = api.prepare(source, out, seed=seed, **how)
     if result.failed:
         CONSOLE.print(f"[red]{len(result.failed)} cases were left out[/red] for the reasons above.")
     done(result.store, f"{result.prepared} cases prepared, {result.skipped_already} were there already")

@@ -22,6 +22,10 @@ class StoreError(VoxmimError):
     """A store is missing, damaged, or lacks what the command needs (labels, a split)."""
 
 
+class WorkerError(VoxmimError):
+    """A process that shares the work has died, or the cluster that was asked to do it does not answer."""
+
+
 class RunError(VoxmimError):
     """A run folder is missing, of another kind, occupied, or cannot be resumed."""
 

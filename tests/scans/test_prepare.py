@@ -132,11 +132,11 @@ def test_prepare_goes_on_where_it_stopped(tiny_source: Maker, tmp_path: Path, mo
     source, out = tiny_source(cases=5), tmp_path / "store"
     real, calls = prepare_module._prepare_case, []
 
-    def stop_at_third(case: object, *rest: object) -> object:
+    def stop_at_third(case: object, **rest: object) -> object:
         calls.append(case)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(case, *rest)  # type: ignore[arg-type]
+        return real(case, **rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(prepare_module, "_prepare_case", stop_at_third)
     with pytest.raises(KeyboardInterrupt):

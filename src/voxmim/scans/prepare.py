@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -26,6 +21,7 @@ from voxmim.scans.intensity import HU_RANGE, Intensity, fit_intensity, foregroun
 from voxmim.scans.sources import Source, SourceCase, open_source
 from voxmim.scans.volume import read_header, read_label
 from voxmim.store import Case, Preparation, Store, write_case, write_index, written_cases
+from voxmim.workers import run
 
 _LOOKED_AT = 5  # scans read to tell CT from MR
 
@@ -126,6 +122,7 @@ def prepare(
     seed: int = 0,
     quiet: bool = False,
     match_channels: bool | None = None,
+    scheduler: str | None = None,
 ) -> PrepareResult:
     """Prepare every scan of a source into a store; what lies there already is kept.
 
@@ -139,9 +136,11 @@ def prepare(
         quiet: no progress bar and no messages.
         match_channels: interpolate channels of another grid on that of the first; None does as the store has it, a new
             one refuses such scans.
+        scheduler: address of a Dask scheduler, whose workers prepare the scans; they must see the same files.
 
     Raises:
         SourceError: the source cannot be used.
+        WorkerError: a worker process died, or the cluster doesn't answer.
         StoreError: `out` is a store of another kind, or nothing could be prepared.
     """
     found, out = open_source(source, seed), Path(out).absolute()
@@ -153,8 +152,9 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     _write_index(found, out, preparation, done.values())
     prepared: list[Case] = []
+    act = partial(_prepare_case, preparation=preparation, known=tuple(found.labels), out=out)
     try:
-        with _progress(console) as progress, closing(_run(todo, preparation, found, out, workers)) as outcomes:
+        with _progress(console) as progress, closing(run(act, todo, workers, scheduler)) as outcomes:
             bar = progress.add_task("preparing", total=len(todo))
             for name, case, messages in outcomes:
                 if case is None:
@@ -275,36 +275,6 @@ def _progress(console: Console) -> Progress:
 
 
 Outcome = tuple[str, Case | None, list[str]]
-
-
-def _run(
-    todo: list[SourceCase], preparation: Preparation, source: Source, out: Path, workers: int | None
-) -> Generator[Outcome, None, None]:
-    """Prepare the cases, in this process or in several, and yield each one's outcome as it comes."""
-    workers = min(workers or os.cpu_count() or 1, len(todo))
-    known = tuple(source.labels)
-    if workers <= 1:
-        for case in todo:
-            yield _prepare_case(case, preparation, known, out)
-        return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        futures: list[Future[Outcome]] = [pool.submit(_prepare_case, case, preparation, known, out) for case in todo]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool:
-        raise StoreError(
-            f"{out}: a worker process died, perhaps for want of memory; run again with fewer workers, "
-            "what is prepared is kept (in a script, call prepare under 'if __name__ == \"__main__\":')."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread per worker; an interrupt is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 def _prepare_case(case: SourceCase, preparation: Preparation, known: Collection[int], out: Path) -> Outcome:

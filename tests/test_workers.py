@@ -1,0 +1,156 @@
+"""One function over many tasks, whoever computes it: every result once, and what happens when a process dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+
+from voxmim.errors import StoreError, WorkerError
+from voxmim.workers import run
+
+
+def square(number: int) -> tuple[int, int]:
+    return number, number**2
+
+
+def note(number: int, folder: Path, pause: float = 0.0) -> int:
+    """Write down who began this task, then end it."""
+    (folder / f"{number}-{os.getpid()}").touch()
+    time.sleep(pause)
+    return number
+
+
+def threads(_: int) -> tuple[str | None, int]:
+    return os.environ.get("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+
+
+def die(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse(number: int) -> int:
+    if number == 1:
+        raise StoreError("no room")
+    time.sleep(0.05)
+    return number
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[object]:
+    """Two worker processes of a Dask cluster on loopback."""
+    distributed = pytest.importorskip("distributed")
+    made = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    )
+    with made:
+        yield made
+
+
+@pytest.fixture(params=["here", "processes", "cluster"])
+def how(request: pytest.FixtureRequest) -> dict[str, object]:
+    """The arguments of `run` that say who computes."""
+    if request.param == "cluster":
+        return {"scheduler": request.getfixturevalue("cluster").scheduler_address}
+    return {"workers": 1 if request.param == "here" else 2}
+
+
+def test_every_task_has_its_result_once(how: dict[str, object]) -> None:
+    assert sorted(run(square, range(20), **how)) == [(number, number**2) for number in range(20)]
+    assert list(run(square, [], **how)) == []
+
+
+def test_an_error_of_the_function_ends_the_work(how: dict[str, object]) -> None:
+    with pytest.raises(StoreError, match="no room"):
+        list(run(refuse, range(4), **how))
+
+
+def test_who_stops_asking_takes_back_what_is_queued(how: dict[str, object], tmp_path: Path) -> None:
+    with closing(run(partial(note, folder=tmp_path, pause=0.05), range(40), **how)) as results:
+        next(results)
+    begun = len(list(tmp_path.iterdir()))
+    time.sleep(0.2)
+    assert begun <= len(list(tmp_path.iterdir())) < 12
+
+
+def test_several_processes_compute_with_one_thread_each(cluster: object) -> None:
+    assert set(run(threads, range(2), workers=2)) == {("1", 1)}
+    assert set(run(threads, range(2), scheduler=cluster.scheduler_address)) == {("1", 1)}
+
+
+def test_a_local_process_that_dies_is_one_error() -> None:
+    with pytest.raises(WorkerError, match="a worker process died, perhaps for want of memory"):
+        list(run(die, range(4), workers=2))
+
+
+def test_what_a_killed_worker_of_a_cluster_had_in_work_is_done_again(cluster: object, tmp_path: Path) -> None:
+    results = []
+    with closing(
+        run(partial(note, folder=tmp_path, pause=0.1), range(12), scheduler=cluster.scheduler_address)
+    ) as outcomes:
+        for result in outcomes:
+            if not results:
+                victim = max(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+                os.kill(int(victim.name.split("-")[1]), signal.SIGKILL)
+            results.append(result)
+    assert sorted(results) == list(range(12))
+    assert len(list(tmp_path.iterdir())) > 12  # something was begun twice
+
+
+def test_a_task_that_kills_every_worker_is_one_error(cluster: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
+    with pytest.raises(WorkerError, match="was tried on several workers and each died"):
+        list(run(die, range(1), scheduler=cluster.scheduler_address))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scheduler": "tcp://127.0.0.1:9"}, r"tcp://127\.0\.0\.1:9: no Dask scheduler answers there"),
+        ({"scheduler": "nonsense://here"}, r"nonsense://here: no Dask scheduler answers there"),
+        ({"scheduler": "tcp://127.0.0.1:9", "workers": 2}, "has workers of its own; leave out the number"),
+    ],
+)
+def test_a_cluster_that_does_not_answer(
+    arguments: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("voxmim.workers._ANSWER_S", 0.5)
+    with pytest.raises(WorkerError, match=message):
+        list(run(square, range(3), **arguments))
+
+
+def test_a_cluster_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(WorkerError, match=r"pip install 'voxmim\[cluster\]'"):
+        list(run(square, range(3), scheduler="tcp://127.0.0.1:9"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+def test_local_processes_end_with_their_parent(tmp_path: Path) -> None:
+    code = (
+        "from functools import partial; from pathlib import Path; from test_workers import note; "
+        f"from voxmim.workers import run; list(run(partial(note, folder=Path({str(tmp_path)!r}), pause=60), [0, 1], 2))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment) as parent:
+        wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+        parent.kill()
+    at_work = [int(file.name.split("-")[1]) for file in tmp_path.iterdir()]
+    wait_for(lambda: not any(Path(f"/proc/{process}").exists() for process in at_work))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came about"
+        time.sleep(0.02)
