@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["voxmim.api"])
+CONTEXT.set_forkserver_preload(["voxmim.api.training"])
 
 
 def in_two_processes(act: Callable[..., None], *arguments: Any, kill: Callable[[], bool] | None = None) -> list[int]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 import voxmim
 from conftest import Tiny, TinyRuns
 from voxmim import api
+from voxmim.api import scans, training
 from voxmim.errors import RecipeError, RunError, WeightsError
 from voxmim.networks.weights import read_weights
 from voxmim.recipe import load_recipe
@@ -27,6 +30,11 @@ def test_all_public_names_are_there() -> None:
     assert set(voxmim.__all__) <= set(api.__all__)
     with pytest.raises(AttributeError, match="module 'voxmim' has no attribute 'nothing'"):
         _ = voxmim.nothing
+
+
+def test_scans_are_prepared_without_what_trains_networks() -> None:
+    look = "import sys, voxmim; voxmim.prepare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look]).returncode == 0
 
 
 def test_an_encoder_goes_into_anyones_network(tiny_runs: TinyRuns) -> None:
@@ -55,7 +63,9 @@ def test_an_encoder_goes_into_anyones_network(tiny_runs: TinyRuns) -> None:
 @pytest.mark.parametrize("labels", [2, "2", 0.5, "0.5"])
 def test_labels_may_be_a_number_or_a_share(tiny: Tiny, tmp_path: Path, monkeypatch: Any, labels: Any) -> None:
     seen = []
-    monkeypatch.setattr(api, "_finetune", lambda *given: seen.append(given) or (_ for _ in ()).throw(RunError("stop")))
+    monkeypatch.setattr(
+        training, "_finetune", lambda *given: seen.append(given) or (_ for _ in ()).throw(RunError("stop"))
+    )
     with pytest.raises(RunError, match="stop"):
         api.finetune(str(tiny.store), str(tmp_path / "run"), labels=labels)
     store, out, recipe, init, share, resume = seen[0]
@@ -77,7 +87,9 @@ def test_an_init_from_a_weights_file_takes_the_default_recipe(
     tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: Any
 ) -> None:
     seen = []
-    monkeypatch.setattr(api, "_finetune", lambda *given: seen.append(given) or (_ for _ in ()).throw(RunError("stop")))
+    monkeypatch.setattr(
+        training, "_finetune", lambda *given: seen.append(given) or (_ for _ in ()).throw(RunError("stop"))
+    )
     for init, recipe in ((tiny_runs.pretrain, tiny_runs.recipe), (tiny_runs.pretrain / "encoder.safetensors", "tiny")):
         with pytest.raises(RunError, match="stop"):
             api.finetune(tiny_runs.store, tmp_path / "run", init)
@@ -88,6 +100,6 @@ def test_an_init_from_a_weights_file_takes_the_default_recipe(
 
 def test_phantoms_tell_how_far_they_are(tmp_path: Path, monkeypatch: Any) -> None:
     seen = []
-    monkeypatch.setattr(api, "write_cohort", lambda *given: seen.append(given))
+    monkeypatch.setattr(scans, "write_cohort", lambda *given: seen.append(given))
     assert api.phantom(str(tmp_path / "out"), 5, 2, print, "head") == tmp_path / "out"
     assert seen == [(tmp_path / "out", 5, 2, print, "head")]

@@ -10,20 +10,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from voxmim.api import (
-        demo,
-        evaluate,
-        export_weights,
-        finetune,
-        import_weights,
-        load_encoder,
-        phantom,
-        plan,
-        predict,
-        prepare,
-        pretrain,
-        reconstruct,
-    )
+    from voxmim.api.results import evaluate, predict, reconstruct
+    from voxmim.api.scans import phantom, prepare
+    from voxmim.api.studies import demo
+    from voxmim.api.training import finetune, plan, pretrain
+    from voxmim.api.weights import export_weights, import_weights, load_encoder
 
 __version__ = version("voxmim")
 __all__ = [
