@@ -16,18 +16,28 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
 from voxmim.recipe import make_recipe, write_recipe
 from voxmim.scans.prepare import prepare
 from voxmim.scans.volume import Volume, write_volume
+
+# Tests run side by side, and what is tiny gains nothing by more threads. Only heeded when set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples in every run, so that the suite's verdict is the code's alone. To look for new ones:
 # pytest --hypothesis-profile=search
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("search", max_examples=500, deadline=None)
 hypothesis.settings.load_profile("fixed")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes share the tests: as many as there are cores, four at most, and none for files by name."""
+    named = [Path(argument.partition("::")[0]) for argument in config.option.file_or_dir]
+    if named and all(path.is_file() for path in named):  # which are done before two processes have begun
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 4) if cores > 1 else 0
 
 
 def _write_scan(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
@@ -196,10 +206,8 @@ def start_and_kill() -> Callable[..., None]:
     """Give start_and_kill(arguments, run, rows): start `voxmim` and kill it once metrics.csv has so many rows."""
 
     def act(arguments: list[str | Path], run: Path, rows: int) -> None:
-        # as many threads as this process has, since sums in another order differ in the last bit
-        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "OMP_WAIT_POLICY": "PASSIVE"}
         command = [sys.executable, "-m", "voxmim", *map(str, arguments)]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
             metrics = run / "metrics.csv"
             while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") > rows):
                 time.sleep(0.002)
@@ -209,34 +217,14 @@ def start_and_kill() -> Callable[..., None]:
     return act
 
 
-class ByIntensity(nn.Module):
-    """A segmentor that needs no training: a voxel's label follows from its intensity alone."""
-
-    def __init__(self, bands: Mapping[int, tuple[float, float]]) -> None:
-        super().__init__()
-        self.bands = bands
-        self.device = nn.Parameter(torch.zeros(1))  # where a network is, is asked of its parameters
-
-    def forward(self, volume: Tensor) -> Tensor:
-        logits = [torch.zeros_like(volume[:, :1])]
-        for value in range(1, max(self.bands) + 1):
-            low, high = self.bands.get(value, (np.inf, np.inf))
-            inside = (volume[:, :1] >= low) & (volume[:, :1] < high)
-            logits.append(torch.where(inside, 20.0, -20.0))
-        return torch.cat(logits, dim=1)
-
-
-# In the window -400..400 HU: air 0, fat 0.31, body 0.55, bone 0.75.
-TINY_BANDS = {1: (0.65, 2.0), 2: (0.15, 0.43)}
-
-
 @pytest.fixture
 def fake_segmentor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Give fake_segmentor(spacing, bands): whatever segmentor is loaded next labels by intensity, perfectly so."""
+    from stand_ins import TINY_BANDS, ByIntensity
 
     def make(
         spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
-        bands: Mapping[int, tuple[float, float]] = TINY_BANDS,
+        bands: Mapping[int, tuple[float, float]] | None = None,
         crop: tuple[int, int, int] = (16, 16, 16),
         seed: int = 0,
     ) -> None:
@@ -246,10 +234,10 @@ def fake_segmentor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             "crop": list(crop),
             "overlap": 0.25,
             "precision": "32",
-            "labels": {str(value): {1: "bone", 2: "fat"}[value] for value in bands},
+            "labels": {str(value): {1: "bone", 2: "fat"}[value] for value in bands or TINY_BANDS},
             "data": {"seed": seed},
         }
-        network = ByIntensity(bands).eval()
+        network = ByIntensity(bands or TINY_BANDS).eval()
         monkeypatch.setattr("voxmim.segmentation.predict.load_segmentor", lambda run: (network, metadata))
 
     return make

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conftest import TINY_BANDS, ByIntensity, TinyRuns
+from conftest import TinyRuns
+from stand_ins import TINY_BANDS, ByIntensity
 from voxmim.networks.weights import load_segmentor
 from voxmim.segmentation.inference import predict_probabilities
 
