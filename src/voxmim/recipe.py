@@ -6,7 +6,9 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -33,12 +35,12 @@ _COUNTS = {
 
 def packaged_recipes() -> dict[str, str]:
     """Each packaged recipe's name and its line on what it is for."""
-    folder = resources.files("voxmim") / "recipes"
-    found = {}
-    for file in sorted(folder.iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".yaml"):
-            found[file.name.removesuffix(".yaml")] = yaml.safe_load(file.read_text())["about"]
-    return found
+    return {name: yaml.safe_load(file.read_text())["about"] for name, file in _packaged_files().items()}
+
+
+def _packaged_files() -> dict[str, Traversable]:
+    files = sorted((resources.files("voxmim") / "recipes").iterdir(), key=lambda file: file.name)
+    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
 
 
 def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -53,11 +55,11 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = 
             raise RecipeError(f"{path}: there is no such recipe file; 'voxmim recipes' lists the packaged ones.")
         text = path.read_text()
     else:
-        known = packaged_recipes()
+        known = _packaged_files()
         if str(name_or_file) not in known:
             hint = nearest(str(name_or_file), known) or f"; the packaged ones are {', '.join(known)}."
             raise RecipeError(f"recipe '{name_or_file}' is not known{hint}")
-        text = (resources.files("voxmim") / "recipes" / f"{name_or_file}.yaml").read_text()
+        text = known[str(name_or_file)].read_text()
     try:
         settings = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -83,8 +85,7 @@ def make_recipe(settings: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     _check_keys(settings, Recipe, origin)
     if "precision" in settings:
         settings = {**settings, "precision": str(settings["precision"])}  # YAML reads an unquoted 16 as a number
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Recipe)
+    parser = _parser()
     try:
         recipe = Recipe(**dict(parser.instantiate(parser.parse_object(dict(settings))).items()))
     except Exception as error:  # the parser raises several kinds, all of them about a value
@@ -92,6 +93,14 @@ def make_recipe(settings: Mapping[str, Any], origin: str = "recipe") -> Recipe:
         raise RecipeError(f"{origin}: a setting has a value that does not fit ({text[:300]}).") from None
     check_recipe(recipe, origin)
     return recipe
+
+
+@cache
+def _parser() -> ArgumentParser:
+    """What checks the types of a recipe's settings; to make one takes as long as to use it."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe)
+    return parser
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
