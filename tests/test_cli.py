@@ -23,6 +23,7 @@ TRAINING += ["--accumulate", "--nodes", "--strategy", "--compile"]
 COMMANDS = {
     "demo": ["--data", "--out", "--seed", "--spacing", "--recipe", "--set"],
     "phantom": ["OUT", "--cases", "--seed", "--kind"],
+    "download": ["NAME", "--out", "--mirror", "--yes"],
     "prepare": ["SOURCE", "OUT", "--spacing", "--intensity", "ct", "mr", "auto", "--workers", "--seed"],
     "pretrain": [*TRAINING, "--plan-only", "--set", "--init"],
     "finetune": [*TRAINING, "--set", "--init", "--labels", "--task", "--classes"],

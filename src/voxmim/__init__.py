@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from voxmim.api.datasets import download
     from voxmim.api.results import evaluate, predict, reconstruct
     from voxmim.api.scans import phantom, prepare
     from voxmim.api.studies import demo
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = version("voxmim")
 __all__ = [
     "demo",
+    "download",
     "evaluate",
     "export_weights",
     "finetune",

@@ -83,6 +83,22 @@ def make_parser(commands: Mapping[str, Callable[..., int | None]]) -> argparse.A
     )
 
     one = add(
+        "download",
+        "Bring a public data set here: the tasks of the Medical Segmentation Decathlon.",
+        "Its licence and size are told first. Run it again to go on where it stopped.",
+    )
+    one.add_argument("name", nargs="?", metavar="NAME", help="such as msd-hippocampus; without it, all are listed")
+    one.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path(),
+        help="folder that gets the data set's own (default: this one)",
+    )
+    one.add_argument("--mirror", metavar="URL", help="address that the archive lies under (default: AWS Open Data)")
+    one.add_argument("--yes", action="store_true", help="agree to the licence without being asked")
+
+    one = add(
         "prepare",
         "Turn scans into a store that crops are read from quickly.",
         "Run it again to pick up where it stopped.",

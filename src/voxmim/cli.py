@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from voxmim.arguments import make_parser, settings_of
-from voxmim.console import CONSOLE, ERRORS, bar, done, fail, figure, plain, table
+from voxmim.console import CONSOLE, ERRORS, agreed, bar, done, fail, figure, plain, table
 from voxmim.errors import RecipeError, VoxmimError
 from voxmim.recipe import load_recipe, packaged_recipes, recipe_to_yaml
 
@@ -57,6 +57,16 @@ def phantom(out: Path, cases: int, seed: int, kind: str) -> None:
     with bar("phantoms") as on_case:
         api.phantom(out, cases, seed, on_case, kind)
     done(out, f"{cases} phantoms with labels")
+
+
+def download(name: str | None, out: Path, mirror: str | None, yes: bool) -> None:
+    """Download a public data set, or list what there is."""
+    from voxmim import api
+
+    if name is None:
+        return table("Public data sets", ["name", "what it shows", "licence"], api.data_sets())
+    folder = api.download(name, out, mirror, lambda terms: agreed(terms, yes), lambda stage: bar(stage, of_bytes=True))
+    done(folder, "the data set is there, for 'voxmim prepare'")
 
 
 def prepare(source: Path, out: Path, seed: int, **how: Any) -> int:
@@ -199,6 +209,7 @@ def recipes(name: str | None) -> None:
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "phantom": phantom,
+    "download": download,
     "prepare": prepare,
     "pretrain": pretrain,
     "finetune": finetune,

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 # What tells a process its number: torchrun, Lightning's own launcher (whose nodes a person numbers), SLURM. Of many
@@ -21,14 +29,15 @@ ERRORS = Console(stderr=True, highlight=False)
 
 
 class bar:
-    """A progress bar with the time left, told the cases done and their number."""
+    """A progress bar with the time left, told the cases (or bytes) done and their number."""
 
-    def __init__(self, title: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    def __init__(self, title: str, of_bytes: bool = False) -> None:
+        count = DownloadColumn() if of_bytes else MofNCompleteColumn()
+        columns = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn())
         self._progress = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=CONSOLE)
         self._task = self._progress.add_task(title, total=None)
 
-    def __enter__(self) -> Callable[[int, int], None]:
+    def __enter__(self) -> Callable[[int, int | None], None]:
         self._progress.start()
         return lambda cases, total: self._progress.update(self._task, completed=cases, total=total)
 
@@ -52,6 +61,17 @@ def figure(value: float | None, interval: list[float] | None = None, digits: int
         return "-"
     text = f"{value:.{digits}f}"
     return f"{text} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})" if interval else text
+
+
+def agreed(terms: str, beforehand: bool) -> bool:
+    """Show terms, and ask whoever sits at the terminal to agree, unless it was done beforehand; nobody cannot agree."""
+    CONSOLE.print(plain(terms), soft_wrap=True)
+    if beforehand or not sys.stdin.isatty():
+        return beforehand
+    try:
+        return CONSOLE.input("Do you agree, and is it to be downloaded? (y/n) ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def fail(text: str) -> NoReturn:

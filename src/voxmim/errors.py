@@ -18,6 +18,10 @@ class SourceError(VoxmimError):
     """A folder of scans cannot be used: missing, empty, or with an invalid `dataset.json` or `splits.json`."""
 
 
+class DownloadError(VoxmimError):
+    """A data set cannot be downloaded: unknown, out of reach, damaged on the way, or without room on the disk."""
+
+
 class StoreError(VoxmimError):
     """A store is missing, damaged, or lacks what the command needs (labels, a split)."""
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 _PARTS = {
+    "datasets": ("data_sets", "download"),
     "scans": ("PrepareResult", "phantom", "prepare"),
     "training": ("finetune", "plan", "pretrain"),
     "results": ("evaluate", "predict", "reconstruct", "result_rows"),

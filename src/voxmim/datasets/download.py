@@ -1,0 +1,121 @@
+"""A data set's way to a folder: its terms told and agreed to, its archive fetched, checked and unpacked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path, PurePosixPath
+
+from voxmim.datasets.catalogue import ARCHIVES, MIRROR, Archive, archive_of
+from voxmim.datasets.fetch import OnBytes, check, fetch, size_of
+from voxmim.errors import DownloadError
+
+Watch = Callable[[str], AbstractContextManager[OnBytes]]
+
+
+def unwatched(_: str) -> AbstractContextManager[OnBytes]:
+    """Shows nothing of a stage."""
+    return nullcontext(lambda done, total: None)
+
+
+def download(
+    name: str,
+    out: Path | str = ".",
+    mirror: str | None = None,
+    agree: Callable[[str], bool] = lambda _: True,
+    watch: Watch = unwatched,
+) -> Path:
+    """Bring a public data set here; its folder appears whole or not at all. Who calls this agrees to its licence.
+
+    What a broken connection left is kept beside it, and the next call goes on from there.
+
+    Args:
+        name: such as ``msd-hippocampus``; `data_sets` lists them.
+        out: the folder that gets the data set's own folder.
+        mirror: the address that its archive lies under; None takes the public one.
+        agree: told licence, citation and size first; where it says False, nothing is downloaded.
+        watch: told the name of a stage, shows how far it is: a context manager that gives a function of the bytes done
+            and their number.
+
+    Returns:
+        the data set's folder, which `prepare` reads; one that was there already is left as it is.
+
+    Raises:
+        DownloadError: one sentence on what is wrong.
+    """
+    archive, out = archive_of(name), Path(out)
+    folder, file = out / archive.folder, out / f".{archive.file}.part"
+    if folder.exists():
+        return folder
+    url = f"{(mirror or MIRROR).rstrip('/')}/{archive.file}"
+    size = size_of(url)
+    if not agree(terms(name, archive, url, size)):
+        raise DownloadError(f"{name}: not downloaded, as nobody agreed to its terms; answer y, or add --yes.")
+    out.mkdir(parents=True, exist_ok=True)
+    _check_room(out, size, file)
+    with watch("downloading") as on_bytes:
+        fetch(url, file, size, on_bytes)
+    with watch("checking") as on_bytes:
+        check(file, archive.md5, on_bytes)
+    with watch("unpacking") as on_bytes:
+        unpack(file, folder, on_bytes)
+    file.unlink()
+    return folder
+
+
+def data_sets() -> list[list[str]]:
+    """What `download` knows: name, what it shows, licence."""
+    return [[name, archive.about, archive.licence] for name, archive in ARCHIVES.items()]
+
+
+def terms(name: str, archive: Archive, url: str, size: int | None) -> str:
+    """What a person is told before the download, in lines."""
+    much = "of unknown size" if size is None else f"{size / 1e6:,.1f} MB"
+    return (
+        f"{name}: {archive.about}.\nFrom: {url}, {much}\n"
+        f"Licence: {archive.licence} ({archive.licence_text})\nPlease cite: {archive.citation}"
+    )
+
+
+def unpack(file: Path, folder: Path, on_bytes: OnBytes = lambda done, total: None) -> None:
+    """Unpack the one folder that an archive holds, named as `folder`; nothing of it lands anywhere else.
+
+    What a Mac left beside the files (``._NAME``, ``.DS_Store``) is left out.
+
+    Raises:
+        DownloadError: the archive is damaged, would write outside its folder, or holds something else; or the disk is
+            full.
+    """
+    beside = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
+    try:
+        with tarfile.open(file) as archive:
+            for member in archive:
+                if not PurePosixPath(member.name).name.startswith(("._", ".DS_Store")):
+                    archive.extract(member, beside, filter="data")
+                on_bytes(member.offset_data + member.size, file.stat().st_size)
+        if not (beside / folder.name).is_dir():
+            raise DownloadError(f"{file}: the archive does not hold a folder {folder.name}; name another --mirror.")
+        os.replace(beside / folder.name, folder)
+    except tarfile.TarError as error:
+        raise DownloadError(f"{file}: the archive cannot be unpacked ({error}); delete it and run again.") from None
+    except OSError as error:
+        raise DownloadError(
+            f"{folder}: it cannot be written ({error.strerror or error}); make room and run again."
+        ) from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _check_room(out: Path, size: int | None, file: Path) -> None:
+    """Refuse what cannot fit: the archive and, as its files are compressed already, as much once more."""
+    there = file.stat().st_size if file.exists() else 0
+    need, free = 2 * (size or 0) - there, shutil.disk_usage(out).free
+    if need > free:
+        raise DownloadError(
+            f"{out}: {need / 1e9:.1f} GB are needed here, and {free / 1e9:.1f} GB are free; make room, or name another "
+            "--out."
+        )

@@ -1,0 +1,127 @@
+"""One file from a server: told its size, resumed where a partial one is there, checked by its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO, Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from voxmim.errors import DownloadError
+
+OnBytes = Callable[[int, int | None], None]
+_BLOCK = 1 << 20
+_PATIENCE = 60  # seconds without a byte
+
+
+def size_of(url: str) -> int | None:
+    """Bytes of the file at an address, as its server tells; None where it does not.
+
+    Raises:
+        DownloadError: it cannot be reached, or has no such file.
+    """
+    with _ask(url, method="HEAD") as answer:
+        told = answer.headers.get("Content-Length")
+    return int(told) if told is not None and told.isdigit() else None
+
+
+def fetch(url: str, file: Path, size: int | None, on_bytes: OnBytes) -> None:
+    """Write what `url` holds to `file`, going on behind what is there already if the server can.
+
+    Args:
+        url: the address.
+        file: the partial file; it stays where the connection breaks or the disk is full.
+        size: bytes of the whole, as `size_of` gave it.
+        on_bytes: called with the bytes that are there and their number.
+
+    Raises:
+        DownloadError: the server cannot be reached, the connection broke, or `file` cannot be written.
+    """
+    there = file.stat().st_size if file.exists() else 0
+    if size is not None and there == size:
+        return
+    if size is None or there > size:
+        there = 0
+    answer = _ask(url, {"Range": f"bytes={there}-"} if there else {})
+    if answer.status == 206 and not _goes_on(answer.headers.get("Content-Range", ""), there, size):
+        answer.close()
+        answer = _ask(url)
+    with answer:
+        if answer.status != 206:  # the whole file, whatever was asked for
+            there = 0
+        try:
+            with file.open("ab" if there else "wb") as target:
+                there = _copy(answer, target, there, size, on_bytes)
+        except OSError as error:
+            raise DownloadError(
+                f"{file}: it cannot be written ({error.strerror or error}); make room and run again, which goes on "
+                "where it stopped."
+            ) from None
+    if size is not None and there != size:
+        raise _cut(url, f"it ended after {there:,} of {size:,} bytes")
+
+
+def check(file: Path, md5: str, on_bytes: OnBytes) -> None:
+    """Compare a whole file's checksum; a file that is wrong is removed.
+
+    Raises:
+        DownloadError: it is not the file that was published.
+    """
+    digest, size, seen = hashlib.md5(usedforsecurity=False), file.stat().st_size, 0
+    with file.open("rb") as source:
+        while block := source.read(_BLOCK):
+            digest.update(block)
+            seen += len(block)
+            on_bytes(seen, size)
+    if digest.hexdigest() != md5:
+        file.unlink()
+        raise DownloadError(
+            f"{file}: what came is not what was published (MD5 {digest.hexdigest()} instead of {md5}), so it was "
+            "removed; run again, or name another --mirror."
+        )
+
+
+def _ask(url: str, headers: dict[str, str] | None = None, method: str = "GET") -> Any:
+    """The server's answer, a context manager that is read from."""
+    if not url.startswith(("https://", "http://")):
+        raise DownloadError(f"{url}: a mirror's address begins with https:// or http://; give such a one.")
+    try:
+        return urlopen(Request(url, headers=headers or {}, method=method), timeout=_PATIENCE)
+    except HTTPError as error:
+        error.close()
+        raise DownloadError(
+            f"{url}: the server answers {error.code} ({error.reason}); check the address, or name another --mirror."
+        ) from None
+    except (OSError, HTTPException, ValueError) as error:
+        why = getattr(error, "reason", error)
+        raise DownloadError(f"{url}: the server cannot be reached ({why}); check the network and run again.") from None
+
+
+def _goes_on(told: str, there: int, size: int | None) -> bool:
+    """Whether a Content-Range begins where the partial file ends, in a file of the same size."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", told.strip())
+    return found is not None and int(found[1]) == there and found[2] in ("*", str(size))
+
+
+def _copy(answer: Any, target: IO[bytes], there: int, size: int | None, on_bytes: OnBytes) -> int:
+    """Append all that comes; the bytes that are there then."""
+    while True:
+        try:
+            block = answer.read(_BLOCK)
+        except (OSError, HTTPException) as error:
+            raise _cut(answer.url, str(error) or type(error).__name__) from None
+        if not block:
+            return there
+        target.write(block)
+        there += len(block)
+        on_bytes(there, size)
+
+
+def _cut(url: str, why: str) -> DownloadError:
+    return DownloadError(
+        f"{url}: the connection broke ({why}); what came is kept, run again and it goes on where it stopped."
+    )
