@@ -5,10 +5,13 @@ from __future__ import annotations
 import locale
 from pathlib import Path
 
+import highdicom
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 PATIENT = "Quisling^Ferdinanda"  # in no output may this name stand
@@ -117,3 +120,16 @@ def opened(files: list[Path]) -> list[pydicom.FileDataset]:
     for each in found:
         each.PatientSex, each.PositionReferenceIndicator, each.SpacingBetweenSlices = None, "", 2.5
     return found
+
+
+def write_segmentation(file: Path, scan: list[Path], masks: np.ndarray, kind: str = "BINARY") -> Path:
+    """A DICOM segmentation of a scan's files; `masks` as labels (X, Y, Z), or (X, Y, Z, segments)."""
+    segments = [
+        SegmentDescription(number, f"organ {number}", codes.SCT.Organ, codes.SCT.Liver, "MANUAL") for number in (1, 2)
+    ]
+    made = Segmentation(
+        opened(scan), np.moveaxis(masks, (0, 1, 2), (2, 1, 0)), kind, segments, highdicom.UID(), 2, highdicom.UID(), 1,
+        "m", "m", "1", "1", omit_empty_frames=True,
+    )  # fmt: skip
+    made.save_as(file)
+    return file

@@ -105,7 +105,7 @@ def test_the_module_is_the_command() -> None:
 
 def cases_of_error(runs: TinyRuns, empty: Path) -> Iterator[tuple[list[object], str]]:
     """Commands that cannot be done, and what is said of each."""
-    yield ["prepare", empty / "gone", empty / "out"], r"gone: there is no such folder; check the path\."
+    yield ["prepare", empty / "gone", empty / "out"], r"gone: there is no such folder or list; check the path\."
     yield ["prepare", empty, empty / "out"], r"empty: there is no scan \(DICOM, \.nii, .*\) in this folder"
     yield ["prepare", runs.source, empty / "out", "--seed", -1], r"the seed of the split is -1, but must be 0 or more"
     yield ["prepare", runs.source, empty / "out", "--spacing", 1, 0, 1], r"spacing \(1\.0, 0\.0, 1\.0\) must be three"

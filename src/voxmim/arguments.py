@@ -54,8 +54,8 @@ def make_parser(commands: Mapping[str, Callable[..., int | None]]) -> argparse.A
     one.add_argument(
         "--data",
         type=Path,
-        metavar="DIR",
-        help="folder with imagesTr/, labelsTr/ and dataset.json; without it, phantoms are made",
+        metavar="SOURCE",
+        help="folder or list of labelled scans; without it, phantoms are made",
     )
     one.add_argument(
         "--out",
@@ -107,7 +107,7 @@ def make_parser(commands: Mapping[str, Callable[..., int | None]]) -> argparse.A
         "source",
         type=Path,
         metavar="SOURCE",
-        help="folder of .nii/.nii.gz scans, with labels in the layout of the Medical Segmentation Decathlon or without",
+        help="folder of scans (any; or as Decathlon, nnU-Net or BIDS have it), or a list of them (.csv, .json)",
     )
     one.add_argument("out", type=Path, metavar="OUT", help="the store's folder")
     _add_spacing(one, "the median of the scans")
@@ -164,7 +164,7 @@ def make_parser(commands: Mapping[str, Callable[..., int | None]]) -> argparse.A
         "In each scan's own geometry, beside a prior that knows positions only. Or a classifier: its AUROC.",
     )
     one.add_argument("run", type=Path, metavar="RUN", help="folder of a fine-tuning")
-    one.add_argument("data", type=Path, metavar="STORE|DIR", help="a store, or a folder of labelled scans")
+    one.add_argument("data", type=Path, metavar="STORE|DIR", help="a store, or a folder or list of labelled scans")
     one.add_argument(
         "--split",
         default="test",

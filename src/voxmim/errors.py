@@ -15,7 +15,7 @@ class ScanError(VoxmimError):
 
 
 class SourceError(VoxmimError):
-    """A folder of scans cannot be used: missing, empty, or with an invalid `dataset.json` or `splits.json`."""
+    """A folder or list of scans cannot be used: missing, empty, or at odds with its own description or splits."""
 
 
 class DownloadError(VoxmimError):

@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import highdicom
 import numpy as np
 import pytest
-from highdicom.seg import Segmentation, SegmentDescription
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom.sr.codedict import codes
 
-from dicom_files import AXIAL, OBLIQUE, PATIENT, opened, places, voxels, write_series
+from dicom_files import AXIAL, OBLIQUE, PATIENT, places, voxels, write_segmentation, write_series
 from voxmim.errors import ScanError
 from voxmim.scans.formats.dicom import find_series
 from voxmim.scans.formats.dicom_seg import placed
@@ -21,19 +18,6 @@ from voxmim.scans.volume import read_header, read_label, read_volume
 
 LABELS = np.zeros((8, 7, 6), dtype=np.uint8)
 LABELS[1:4, 1:3, 2:4], LABELS[5:7, 4:6, 3:5] = 1, 2
-
-
-def write_segmentation(file: Path, scan: list[Path], masks: np.ndarray, kind: str = "BINARY") -> Path:
-    """`masks` as labels (X, Y, Z), or (X, Y, Z, segments)."""
-    segments = [
-        SegmentDescription(number, f"organ {number}", codes.SCT.Organ, codes.SCT.Liver, "MANUAL") for number in (1, 2)
-    ]
-    made = Segmentation(
-        opened(scan), np.moveaxis(masks, (0, 1, 2), (2, 1, 0)), kind, segments, highdicom.UID(), 2, highdicom.UID(), 1,
-        "m", "m", "1", "1", omit_empty_frames=True,
-    )  # fmt: skip
-    made.save_as(file)
-    return file
 
 
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])

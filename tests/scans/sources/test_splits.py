@@ -1,4 +1,4 @@
-"""Drawn splits: no patient on two sides, shares near what was asked, the same for the same seed."""
+"""Splits that a file tells, and drawn ones: no patient on two sides, shares near what was asked, fixed by the seed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from source_folders import DATASET, fill, pairs
+from source_folders import splits_of as splits_of_source
+from voxmim.errors import SourceError
+from voxmim.scans.sources import open_source
 from voxmim.scans.sources.source import SourceCase
 from voxmim.scans.sources.splits import draw_split, share_out
 
@@ -103,3 +107,42 @@ def test_what_is_told_stays_and_nothing_is_drawn_beside_it(split: str) -> None:
 def test_an_unlabelled_scan_of_a_patient_who_trains_stays_unlabelled() -> None:
     cases = [case("a", "p", split="train"), case("b", "p", labelled=False), case("c", "p", split="unlabelled")]
     assert splits_of(cases) == {"a": "train", "b": "unlabelled", "c": "unlabelled"}
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (3, (3, 0, 0)), (4, (2, 1, 1)), (100, (60, 15, 25))])
+def test_a_drawn_split(tmp_path: Path, count: int, expected: tuple[int, ...]) -> None:
+    path = fill(tmp_path, *pairs(count), "imagesTr/x.nii", dataset=DATASET)
+    found = splits_of_source(open_source(path, seed=1))
+    counts = Counter(found.values())
+    assert (counts["train"], counts["val"], counts["test"]) == expected
+    assert found["x"] == "unlabelled"
+    assert found == splits_of_source(open_source(path, seed=1))
+    if count == 100:
+        assert found != splits_of_source(open_source(path, seed=2))
+
+
+def test_a_split_file_is_followed_and_unlisted_cases_left_out(tmp_path: Path) -> None:
+    files = ["imagesTs/t.nii", "extra_unlabelled/u.nii", "imagesTr/n.nii", *pairs(4)]
+    lists = {"train": ["a000", "n"], "val": ["a002"], "test": ["t"]}
+    fill(tmp_path, *files, dataset=DATASET, splits=lists)
+    expected = {"a000": "train", "a002": "val", "n": "train", "t": "test", "u": "unlabelled"}
+    assert splits_of_source(open_source(tmp_path)) == expected
+    fill(tmp_path, splits={**lists, "unlabelled": ["a001"]})
+    del expected["u"]
+    assert splits_of_source(open_source(tmp_path)) == {**expected, "a001": "unlabelled"}
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": ["a000", "a009"]}, "there is no scan for case 'a009' of 'train'; did you mean 'a00"),
+        ({"training": []}, "'training' is no split .*did you mean 'train'"),
+        ({"train": ["a000"], "val": ["a000"]}, "case 'a000' is listed twice"),
+        ({"train": "a000"}, "'train' must be a list"),
+        (["a000"], "a JSON object is expected"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_a_split_file_that_does_not_fit(tmp_path: Path, splits: object, message: str) -> None:
+    with pytest.raises(SourceError, match=rf"splits\.json: .*{message}"):
+        open_source(fill(tmp_path, *pairs(2), dataset=DATASET, splits=splits))

@@ -10,64 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from voxmim.errors import SourceError
-from voxmim.scans.sources.jsons import read_json
+from voxmim.scans.sources.description import describe
 from voxmim.scans.sources.pairs import paired_cases
 from voxmim.scans.sources.source import Source
 
 
-def decathlon(path: Path) -> Source:
-    """The cases of such a folder.
+def decathlon(path: Path, values: Mapping[str, Any]) -> Source:
+    """The cases of such a folder; `values` are those of its dataset.json.
 
     Raises:
         SourceError: dataset.json contradicts itself or the folder.
     """
     file = path / "dataset.json"
-    values = read_json(file)
-    channels = values.get("channel_names", values.get("modality"))
-    if not isinstance(channels, Mapping) or not channels:
-        raise SourceError(f'{file}: the key "channel_names" is missing; add for instance {{"0": "CT"}}.')
-    if not isinstance(values.get("labels"), Mapping):
-        raise SourceError(f'{file}: the key "labels" is missing; add for instance {{"background": 0, "liver": 1}}.')
-    try:
-        ordered = tuple(str(channels[key]) for key in sorted(channels, key=int))
-        pairs = [(int(a), str(b)) if str(a).isdigit() else (int(b), str(a)) for a, b in values["labels"].items()]
-    except (ValueError, TypeError) as error:
-        raise SourceError(
-            f"{file}: channels or labels are not numbered by whole numbers ({error}); repair it."
-        ) from None
-    labels = {value: name for value, name in sorted(pairs) if value != 0}
-    if len({value for value, _ in pairs}) < len(pairs) or any(not 0 <= value <= 255 for value, _ in pairs):
-        raise SourceError(f"{file}: label values must be different whole numbers from 0 to 255; repair the file.")
+    told = describe(file, values)
     further = [str(values["unlabelled_folder"])] if values.get("unlabelled_folder") else []
     missing = [folder for folder in further if not (path / folder).is_dir()]
     if missing:
         raise SourceError(f"{file}: it names the folder {missing[0]}, which is missing; add it or remove the key.")
     if not (path / "imagesTr").is_dir():
         raise SourceError(f"{path}: there is a dataset.json but no folder imagesTr; put the scans there.")
-    return Source(
-        path,
-        str(values.get("name") or path.name),
-        ordered,
-        labels,
-        tuple(paired_cases(path, len(ordered), further)),
-        regions=_read_regions(file, values.get("regions", {}), labels),
-        licence=str(values.get("licence") or values.get("license") or ""),
-    )
-
-
-def _read_regions(file: Path, told: object, labels: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
-    """The regions that dataset.json names, in its order; their values must be those of labels."""
-    if not isinstance(told, Mapping):
-        raise SourceError(f'{file}: "regions" must map names to label values; write for instance {{"WT": [1, 2]}}.')
-    for name, values in told.items():
-        if not isinstance(values, list) or not values:
-            raise SourceError(f"{file}: region '{name}' must be a list of one label value or more; repair the file.")
-        strange = [value for value in values if type(value) is not int or value not in labels]
-        if strange:
-            known = ", ".join(f"{value} {label}" for value, label in labels.items())
-            raise SourceError(f"{file}: region '{name}' lists {strange[0]!r}, but the labels are {known}; correct it.")
-        if len(set(values)) < len(values):
-            raise SourceError(f"{file}: region '{name}' lists a label value twice; leave it in once.")
-    return {name: tuple(values) for name, values in told.items()}
+    cases = tuple(paired_cases(path, told.channels, further))
+    return Source(path, told.name, told.channels, told.labels, cases, regions=told.regions, licence=told.licence)

@@ -10,16 +10,25 @@ from typing import Any
 from voxmim.errors import SourceError
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        SourceError: it is no valid JSON, or says something twice.
+    """
+    try:
+        return json.loads(file.read_text("utf-8"), object_pairs_hook=_with_unique_keys)
+    except (ValueError, OSError, RecursionError) as error:
+        raise SourceError(f"{file}: this is not valid JSON ({error}); repair the file.") from None
+
+
+def read_object(file: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        SourceError: it is no valid JSON, no object, or says something twice.
+        SourceError: as `read_json`, or it holds something else.
     """
-    try:
-        values = json.loads(file.read_text(), object_pairs_hook=_with_unique_keys)
-    except (ValueError, OSError) as error:
-        raise SourceError(f"{file}: this is not valid JSON ({error}); repair the file.") from None
+    values = read_json(file)
     if not isinstance(values, dict):
         raise SourceError(
             f"{file}: a JSON object is expected, but it holds a {type(values).__name__}; repair the file."

@@ -29,11 +29,29 @@ def channel_files(files: Sequence[Path], channels: int) -> dict[str, tuple[Path,
     return {case_name(images[0]) if len(images) == 1 else name: tuple(images) for name, images in grouped.items()}
 
 
-def by_case(files: Sequence[Path], channels: int, labelled: Collection[str] = ()) -> dict[str, list[Path]]:
-    """The files of each case, by the case's name; `labelled` are the names of label maps."""
+def by_case(
+    files: Sequence[Path], channels: int, labelled: Collection[str] = (), always: bool = False
+) -> dict[str, list[Path]]:
+    """The files of each case, by the case's name.
+
+    Args:
+        files: the scans.
+        channels: how many there are; no higher number is taken for that of a channel.
+        labelled: the names of label maps, which are never taken apart.
+        always: four digits at the end are a channel even if it is the only one and there is no label map.
+    """
     grouped: dict[str, list[Path]] = {}
     for file in files:
-        grouped.setdefault(_without_channel(case_name(file), labelled, channels), []).append(file)
+        name = case_name(file)
+        match = _CHANNEL_SUFFIX.fullmatch(name)
+        if (
+            match
+            and name not in labelled
+            and int(match[2]) < channels
+            and (always or channels > 1 or match[1] in labelled)
+        ):
+            name = match[1]
+        grouped.setdefault(name, []).append(file)
     return grouped
 
 
@@ -46,11 +64,3 @@ def missing_channels(name: str, images: Sequence[Path], channels: int) -> tuple[
     if len(names) < len(images) or len(images) not in (len(numbers), channels):
         return None
     return tuple(channel for channel in range(channels) if channel not in numbers) if len(images) < channels else ()
-
-
-def _without_channel(name: str, labelled: Collection[str], channels: int) -> str:
-    """``case_0000`` as nnU-Net names channel 0 of ``case``, unless that is a case's own name."""
-    match = _CHANNEL_SUFFIX.fullmatch(name)
-    if match and name not in labelled and int(match[2]) < channels and (channels > 1 or match[1] in labelled):
-        return match[1]
-    return name

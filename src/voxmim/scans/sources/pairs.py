@@ -2,7 +2,9 @@
 
 ```
 SOURCE/imagesTr, labelsTr  a scan is one file of all its channels, or one file per channel: NAME_0000, NAME_0001 and so
-                           on, of which some may be missing; images/ and labels/ do as well
+                           on, of which some may be missing; instead of a file, a folder of that name with the DICOM
+                           slices of one series, or one with a folder for each channel, called as the channel is;
+                           images/ and labels/ do as well
 SOURCE/imagesTs            further scans, labelled if there is a labelsTs
 SOURCE/extra_unlabelled    further scans
 ```
@@ -15,9 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from voxmim.errors import SourceError
+from voxmim.scans.sources.listing import label_file, scans_in
 from voxmim.scans.sources.numbered import by_case, missing_channels
 from voxmim.scans.sources.source import SourceCase
-from voxmim.scans.volume import case_name, is_scan
+from voxmim.scans.volume import case_name
 
 _PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
 
@@ -27,53 +30,62 @@ def has_pairs(path: Path) -> bool:
     return any((path / images).is_dir() for images, _ in _PAIRS)
 
 
-def paired_cases(path: Path, channels: int = 1, further: Sequence[str] = ()) -> list[SourceCase]:
+def paired_cases(
+    path: Path, channels: Sequence[str], further: Sequence[str] = (), numbered: bool = False
+) -> list[SourceCase]:
     """The cases of all these folders, and of `further` ones without labels.
+
+    Args:
+        path: the folder of them all.
+        channels: their names.
+        further: names of folders.
+        numbered: every file's name ends with the number of its channel, even of a single one.
 
     Raises:
         SourceError: a label map has no scan, or it cannot be told which file is which channel.
     """
     pair = next(pair for pair in _PAIRS if (path / pair[0]).is_dir())
-    cases = _cases_of(path, pair, ("", ""), channels)
-    cases += _cases_of(path, ("imagesTs", "labelsTs"), ("test", "unlabelled"), channels)
-    for folder in dict.fromkeys([*further, "extra_unlabelled"]):
-        cases += _cases_of(path, (folder, ""), ("", "unlabelled"), channels)
-    return _with_unique_names(cases)
+    folders = [(*pair, "", ""), ("imagesTs", "labelsTs", "test", "unlabelled")]
+    folders += [(folder, "", "", "unlabelled") for folder in dict.fromkeys([*further, "extra_unlabelled"])]
+    named: dict[str, SourceCase] = {}
+    for images, labels, *splits in folders:
+        for case in _cases_of(path / images, path / labels if labels else None, channels, numbered):
+            name = f"{(path / images).name}-{case.name}" if case.name in named else case.name
+            named[name] = replace(case, name=name, split=splits[case.label is None])
+    return list(named.values())
 
 
-def _cases_of(path: Path, pair: tuple[str, str], splits: tuple[str, str], channels: int) -> list[SourceCase]:
-    """The cases of one folder of scans and its folder of label maps (which may be missing).
-
-    `splits` are those of a case with a label map and of one without.
-    """
-    folder, label_folder = path / pair[0], path / pair[1]
-    files = _scans_in(folder) if folder.is_dir() else []
-    labels = {case_name(file): file for file in _scans_in(label_folder)} if pair[1] and label_folder.is_dir() else {}
-    grouped = by_case(files, channels, labels)
+def _cases_of(folder: Path, label_folder: Path | None, channels: Sequence[str], numbered: bool) -> list[SourceCase]:
+    """The cases of one folder of scans and its folder of label maps, of which either may be missing."""
+    files = scans_in(folder) if folder.is_dir() else []
+    found = scans_in(label_folder) if label_folder and label_folder.is_dir() else []
+    labels = {case_name(file): label_file(file) for file in found}
+    grouped = by_case(files, len(channels), labels, numbered)
     lonely = sorted(set(labels) - set(grouped))
     if lonely:
-        raise SourceError(f"{labels[lonely[0]]}: this label map has no scan in {pair[0]}; add the scan or remove it.")
+        raise SourceError(
+            f"{labels[lonely[0]]}: this label map has no scan in {folder.name}; add the scan or remove it."
+        )
     cases = []
     for name, images in grouped.items():
-        missing = missing_channels(name, images, channels)
+        inner = _channel_folders(images, channels)
+        images = list(inner.values()) or images
+        missing = missing_channels(name, images, len(channels))
+        if inner:
+            missing = tuple(index for index in range(len(channels)) if index not in inner)
         if missing is None:
             listed = ", ".join(file.name for file in images)
             raise SourceError(
-                f"{folder}: case {name} has {len(images)} files ({listed}) for {channels} channel(s); "
+                f"{folder}: case {name} has {len(images)} files ({listed}) for {len(channels)} channel(s); "
                 f"name them {name}_0000, {name}_0001 and so on, by the number of their channel."
             )
-        cases.append(SourceCase(name, tuple(images), labels.get(name), splits[name not in labels], missing))
+        cases.append(SourceCase(name, tuple(images), labels.get(name), missing=missing))
     return cases
 
 
-def _scans_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if is_scan(file))
-
-
-def _with_unique_names(cases: list[SourceCase]) -> list[SourceCase]:
-    """Put the folder's name before a case's name if an earlier folder holds a case of that name."""
-    named: dict[str, SourceCase] = {}
-    for case in cases:
-        name = f"{case.images[0].parent.name}-{case.name}" if case.name in named else case.name
-        named[name] = replace(case, name=name)
-    return list(named.values())
+def _channel_folders(images: Sequence[Path], channels: Sequence[str]) -> dict[int, Path]:
+    """Of a case that is one folder, the folders in it that are called as channels are, by the channel's index."""
+    if len(images) > 1 or not images[0].is_dir():
+        return {}
+    there = {folder.name: folder for folder in images[0].iterdir() if folder.is_dir()}
+    return {index: there[name] for index, name in enumerate(channels) if name in there}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from voxmim.scans.findings import Finding
-from voxmim.scans.formats.dicom import Series, find_series
+from voxmim.scans.formats.dicom import find_series
+from voxmim.scans.sources.listing import findings_of
 from voxmim.scans.sources.source import Source, SourceCase
 from voxmim.scans.volume import case_name, is_scan
 
@@ -16,21 +18,20 @@ def plain_folder(path: Path) -> Source:
     files = [file for file in path.rglob("*") if is_scan(file) and not _is_hidden(file.relative_to(path))]
     series = find_series(path)
     files = sorted([*files, *(each.path for each in series if each.fault is None)])
-    clashes = Counter(map(case_name, files))
-    cases = []
-    for file in files:
-        short = case_name(file)
-        folders = file.parent.relative_to(path).parts if clashes[short] > 1 else ()
-        cases.append(SourceCase("-".join([*folders, short]), (file,), None, "unlabelled"))
+    names = names_of(files, path)
+    cases = tuple(SourceCase(names[file], (file,), None, "unlabelled") for file in files)
     found = tuple(finding for each in series for finding in findings_of(each))
-    return Source(path, path.name, ("image",), {}, tuple(cases), findings=found)
+    return Source(path, path.name, ("image",), {}, cases, findings=found)
 
 
-def findings_of(series: Series) -> list[Finding]:
-    """What there is to say of a DICOM series."""
-    path, kind = str(series.path), "dicom series"
-    found = [Finding(path, kind, f"{path}: {note}", "repaired") for note in series.notes]
-    return found if series.fault is None else [*found, Finding(path, kind, f"{path}: {series.fault}", "left out")]
+def names_of(files: Sequence[Path], path: Path) -> dict[Path, str]:
+    """The case's name of each file: the file's own or, where several have the same, with the folders below `path`."""
+    clashes = Counter(map(case_name, files))
+    names = {}
+    for file in files:
+        folders = Path(os.path.relpath(file.parent, path)).parts if clashes[case_name(file)] > 1 else ()
+        names[file] = "-".join([*(folder for folder in folders if folder != ".."), case_name(file)])
+    return names
 
 
 def _is_hidden(path: Path) -> bool:

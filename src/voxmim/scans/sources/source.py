@@ -35,7 +35,7 @@ class Source:
     """Scans on disk.
 
     Attributes:
-        path: the folder.
+        path: the folder or list.
         name: of the data set.
         channels: the name of each channel.
         labels: name of each label value, background left out; empty where the source doesn't tell.

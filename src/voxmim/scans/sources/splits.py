@@ -1,4 +1,4 @@
-"""Which case trains, validates or tests: as splits.json says, or drawn by seed."""
+"""Which case trains, validates or tests: as a file says, or drawn by seed."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from voxmim.errors import SourceError, nearest
-from voxmim.scans.sources.jsons import read_json
+from voxmim.scans.sources.jsons import read_json, read_object
 from voxmim.scans.sources.source import SourceCase
 from voxmim.store import SPLITS
 
+SPLITS_FILES = ("splits.json", "splits_final.json")
 _SHARES = {"val": 0.15, "test": 0.25}  # of the labelled cases; the rest trains
 _STRICTEST = ("train", "val", "test")  # of several splits of one patient, the last one holds for the scans of none
 
 
 def follow_splits(file: Path, cases: Sequence[SourceCase]) -> list[SourceCase]:
-    """The cases that splits.json lists.
+    """The cases that a file lists: splits.json, or nnU-Net's splits_final.json, of whose folds the first counts.
 
-    Unlisted scans of the unlabelled folders stay in, unless it lists unlabelled ones.
+    Unlisted scans of the unlabelled folders stay in, unless it lists unlabelled ones. Beside a fold, the labelled scans
+    of imagesTs are the test.
 
     Raises:
         SourceError: it names a case that is not there, a case twice, or a split that is none.
     """
-    splits = read_json(file)
+    splits = read_object(file) if file.name == SPLITS_FILES[0] else _first_fold(file, cases)
     known = {case.name: case for case in cases}
     split_of: dict[str, str] = {}
     for split, names in splits.items():
@@ -46,6 +49,15 @@ def follow_splits(file: Path, cases: Sequence[SourceCase]) -> list[SourceCase]:
             if case.split == "unlabelled" and case.label is None:
                 split_of.setdefault(case.name, "unlabelled")
     return [replace(case, split=split_of[case.name]) for case in cases if case.name in split_of]
+
+
+def _first_fold(file: Path, cases: Sequence[SourceCase]) -> dict[str, Any]:
+    folds = read_json(file)
+    if not isinstance(folds, list) or not folds or not isinstance(folds[0], dict):
+        raise SourceError(
+            f'{file}: a list of folds is expected, each as {{"train": [...], "val": [...]}}; repair the file.'
+        )
+    return {**folds[0], "test": [case.name for case in cases if case.split == "test"]}
 
 
 def draw_split(cases: Sequence[SourceCase], seed: int) -> list[SourceCase]:
