@@ -143,10 +143,18 @@ def test_the_stated_share_of_the_hidden_patches_lies_on_the_body(
         wanted, there, elsewhere = round(share * count), sum(sample), len(sample) - sum(sample)
         on_body = sum(h and b for h, b in zip(hidden, sample, strict=True))
         assert sum(hidden) == count
-        if wanted <= there and count - wanted <= elsewhere:
-            assert on_body == wanted
+        most = there - math.ceil(there * (1 - ratio) / 2)
+        if count - min(wanted, most) > elsewhere:
+            assert on_body == count - elsewhere
         else:
-            assert on_body == (there if wanted > there else count - elsewhere)
+            assert on_body == min(wanted, most)
+
+
+def test_a_body_that_fills_half_of_a_crop_is_not_hidden_whole() -> None:
+    body = torch.arange(400).expand(3, -1) < 200
+    hidden = body_mask(body, 0.75, 0.9, seeded(0))
+    assert hidden.sum(1).tolist() == [300] * 3
+    assert (hidden & body).sum(1).tolist() == [175] * 3  # a random mask would hide 150 of its 200 patches
 
 
 def test_within_the_body_and_off_it_every_patch_and_every_pair_is_hidden_as_often() -> None:
@@ -162,8 +170,10 @@ def test_within_the_body_and_off_it_every_patch_and_every_pair_is_hidden_as_ofte
 
 
 def test_a_score_holds_body_where_it_is_above_zero() -> None:
-    score = torch.tensor([[0.3, 0.0, -1.0, 0.01, 0.0, 0.0]])
-    assert body_mask(score, 0.34, 1.0, seeded(0)).tolist() == [[True, False, False, True, False, False]]
+    score = torch.tensor([[0.3, 0.0, -1.0, 0.01, 0.0, 2.0]])
+    hidden = body_mask(score, 0.34, 1.0, seeded(0))  # two of six, of which the three of body leave one visible
+    assert hidden.sum() == 2
+    assert hidden[score > 0].sum() == 2
 
 
 @given(

@@ -109,7 +109,9 @@ def body_mask(body: Tensor, ratio: float, share: float, generator: torch.Generat
     """Hide as many patches as `random_mask`, so that a stated share of the hidden ones lies on the body.
 
     Of the hidden patches of a sample, ``round(share * hidden)`` are on the body and the others off it, uniformly
-    chosen in each. Where there are too few of the one kind, the other fills up.
+    chosen in each. Where there are too few of the one kind, the other fills up. A body that fills but a part of the crop
+    would be hidden whole that way, and nothing could be told of it: at least half of what a random mask would leave of
+    it stays visible.
 
     Args:
         body: (B, N) bool, True where a patch holds body, or a score that is above 0 there.
@@ -124,7 +126,8 @@ def body_mask(body: Tensor, ratio: float, share: float, generator: torch.Generat
     patches = body.shape[1]
     hidden = _number_hidden(patches, ratio)
     on_body = body.sum(1, keepdim=True)
-    chosen = on_body.clamp(max=round(share * hidden)).maximum(hidden - (patches - on_body))
+    most = on_body - (on_body * (1 - ratio) / 2).ceil().long()
+    chosen = most.clamp(max=round(share * hidden)).maximum(hidden - (patches - on_body))
     # One shuffle that puts the body first: a rank counts within the body, or from the body's end on beyond it.
     rank = (torch.rand(body.shape, generator=generator) + ~body).argsort(dim=1).argsort(dim=1)
     return torch.where(body, rank < chosen, rank - on_body < hidden - chosen)
