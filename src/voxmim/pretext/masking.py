@@ -109,9 +109,9 @@ def body_mask(body: Tensor, ratio: float, share: float, generator: torch.Generat
     """Hide as many patches as `random_mask`, so that a stated share of the hidden ones lies on the body.
 
     Of the hidden patches of a sample, ``round(share * hidden)`` are on the body and the others off it, uniformly
-    chosen in each. Where there are too few of the one kind, the other fills up. A body that fills but a part of the crop
-    would be hidden whole that way, and nothing could be told of it: at least half of what a random mask would leave of
-    it stays visible.
+    chosen in each. Where there are too few of the one kind, the other fills up. A body that fills but a part of the
+    crop would be hidden whole that way, and nothing could be told of it: at least half of what a random mask would
+    leave of it stays visible.
 
     Args:
         body: (B, N) bool, True where a patch holds body, or a score that is above 0 there.
