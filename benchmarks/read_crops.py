@@ -21,7 +21,8 @@ from scipy import ndimage
 
 from machine import machine
 from voxmim.crops import CropPlan, Crops
-from voxmim.store import Case, Preparation, Store, write_case, write_index
+from voxmim.store import Case, Preparation, Store
+from voxmim.storing import write_case, write_index
 
 ROUND = 200  # crops between two looks at the clock
 

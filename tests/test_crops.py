@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from voxmim.crops import Batch, CropPlan, Crops, Triple, batches, draw_near, draw_start, middle_start, read_crop
 from voxmim.errors import StoreError
-from voxmim.store import Case, Preparation, Store, write_case, write_index
+from voxmim.store import Case, Preparation, Store
+from voxmim.storing import write_case, write_index
 
 SHAPES: list[Triple] = [(20, 18, 16), (14, 22, 13), (9, 30, 7), (24, 8, 12), (16, 16, 16)]
 PLAN = CropPlan(size=(12, 8, 10), window=(-175.0, 250.0), seed=3, labelled=True, foreground=0.5)

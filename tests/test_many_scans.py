@@ -14,7 +14,8 @@ import pytest
 
 from test_crops import make_store, stream
 from voxmim.crops import CropPlan
-from voxmim.store import Store, write_index
+from voxmim.store import Store
+from voxmim.storing import write_index
 
 
 @pytest.fixture(scope="module")

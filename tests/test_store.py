@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from voxmim import store as store_module
 from voxmim.errors import StoreError
-from voxmim.store import SAMPLES, Case, Preparation, Store, write_case, write_index, written_cases
+from voxmim.store import SAMPLES, Case, Preparation, Store
+from voxmim.storing import read_index, write_case, write_index, written_cases
 
 CT = Preparation((1.5, 1.5, 2.0), "ct", ("CT",))
 MR = Preparation((1.0, 1.0, 1.0), "mr", ("T1", "T2"))
@@ -129,7 +130,7 @@ def test_a_case_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
 
     real = os.replace
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(StoreError, match=r"images/c\.b2nd: cannot be written \(no space left on device\)"):
         write_case(tmp_path, Case("c", "train", SHAPE, ("x",)), voxels(CT), labels())
     assert sorted(file for file in tmp_path.rglob("*") if "labels" not in file.parts) == before
     assert [case.name for case in written_cases(tmp_path)] == ["a", "b"]
@@ -155,8 +156,9 @@ def test_a_store_without_cases(tmp_path: Path) -> None:
     write_index(tmp_path, "tiny", CT, {}, [])
     with pytest.raises(StoreError, match="the store holds no case"):
         Store(tmp_path)
-    assert Store.preparation_at(tmp_path) == CT
-    assert Store.preparation_at(tmp_path / "nowhere") is None
+    index = read_index(tmp_path)
+    assert (index["preparation"], index["cases"]) == (CT, [])
+    assert read_index(tmp_path / "nowhere") is None
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:

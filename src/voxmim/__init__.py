@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from voxmim.api.datasets import download
     from voxmim.api.results import evaluate, predict, reconstruct
-    from voxmim.api.scans import phantom, prepare
+    from voxmim.api.scans import phantom, prepare, split, verify
     from voxmim.api.studies import demo
     from voxmim.api.training import finetune, plan, pretrain
     from voxmim.api.weights import export_weights, import_weights, load_encoder
@@ -32,6 +32,8 @@ __all__ = [
     "prepare",
     "pretrain",
     "reconstruct",
+    "split",
+    "verify",
 ]
 
 

@@ -25,8 +25,8 @@ _SHORT = {
 }
 
 
-class _Triple(argparse.Action):
-    """Three numbers as a tuple."""
+class _Numbers(argparse.Action):
+    """Several numbers as a tuple."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         setattr(namespace, self.dest, tuple(values))
@@ -123,14 +123,38 @@ def make_parser(commands: Mapping[str, Callable[..., int | None]]) -> argparse.A
         default=None,
         help="interpolate channels of another grid on that of the first (default: as the store has it, or refuse them)",
     )
-    one.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
-    one.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster to prepare on (see docs/clusters.md)")
+    _add_workers(one)
     one.add_argument(
         "--seed",
         type=int,
         default=0,
         metavar="N",
         help="seed of the split where the source has none (default: %(default)s)",
+    )
+
+    one = add(
+        "verify", "Read a store whole: its index against its files, checksums, label counts.", "One line per fault."
+    )
+    one.add_argument("store", type=Path, metavar="STORE", help="folder that 'voxmim prepare' wrote")
+    _add_workers(one)
+
+    one = add(
+        "split",
+        "Split the cases of a store anew, by patient.",
+        "No voxel is touched, and the store keeps it as it grows.",
+    )
+    one.add_argument("store", type=Path, metavar="STORE", help="folder that 'voxmim prepare' wrote")
+    how = one.add_mutually_exclusive_group()
+    how.add_argument("--splits", type=Path, metavar="FILE", help="JSON: lists of case names under train, val, test")
+    how.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the drawing (default: %(default)s)")
+    one.add_argument(
+        "--shares",
+        type=float,
+        nargs=2,
+        action=_Numbers,
+        default=(0.15, 0.25),
+        metavar=("VAL", "TEST"),
+        help="of the labelled cases, when drawn (default: 0.15 0.25)",
     )
 
     one = add(
@@ -227,12 +251,17 @@ def _add_training(one: argparse.ArgumentParser, default_recipe: str) -> None:
     _add_set(one)
 
 
+def _add_workers(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    one.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster to work on instead (docs/clusters.md)")
+
+
 def _add_spacing(one: argparse.ArgumentParser, default: str) -> None:
     one.add_argument(
         "--spacing",
         type=float,
         nargs=3,
-        action=_Triple,
+        action=_Numbers,
         metavar=("X", "Y", "Z"),
         help=f"voxel size in mm (default: {default})",
     )

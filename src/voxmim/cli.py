@@ -80,6 +80,25 @@ def prepare(source: Path, out: Path, seed: int, **how: Any) -> int:
     return 1 if result.failed else 0
 
 
+def verify(store: Path, workers: int | None, scheduler: str | None) -> int:
+    """Verify a store; status 1 where something is wrong with it."""
+    from voxmim import api
+
+    faults = api.verify(store, workers, scheduler)
+    for fault in faults:
+        CONSOLE.print(plain(fault), style="red", soft_wrap=True)
+    done(store, f"{len(faults)} fault{'' if len(faults) == 1 else 's'}")
+    return 1 if faults else 0
+
+
+def split(store: Path, splits: Path | None, seed: int, shares: tuple[float, float]) -> None:
+    """Split a store anew."""
+    from voxmim import api
+
+    counts = api.split(store, splits, seed, shares)
+    done(store, ", ".join(f"{count} {name}" for name, count in counts.items()))
+
+
 def pretrain(
     store: Path,
     out: Path,
@@ -211,6 +230,8 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "phantom": phantom,
     "download": download,
     "prepare": prepare,
+    "verify": verify,
+    "split": split,
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,

@@ -14,8 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,11 @@ import blosc2
 import numpy as np
 
 from voxmim.errors import StoreError
-from voxmim.files import whole, write_text
 
 INDEX = "index.json"
 SAMPLES = 500  # voxels kept per label and case: enough that balanced crops do not repeat
 SPLITS = ("train", "val", "test", "unlabelled")
 _OPEN_FILES = 64  # handles kept open per process; bounds memory whatever the number of scans
-_CHUNK, _BLOCK = (128, 128, 128), (16, 16, 32)  # voxels; larger blocks unpack more that a crop does not need
 blosc2.set_nthreads(1)  # loaders run beside the training, one thread each
 
 
@@ -68,9 +66,10 @@ class Case:
         image: path of each source file, one per channel that is there (or one for all).
         label: path of the source label map, if there is one.
         counts: prepared voxels per label value.
-        digest: of the prepared voxels and labels.
+        digest: of the prepared voxels and labels (see `digest_of`).
         missing: the index of each channel that the scan lacks; what stands for `outside` is stored there.
         group: the patient, who must not be torn apart by a split; where nothing told it, the case's own name.
+        stamps: size and time of change of each source file when it was read, images first; empty in older stores.
     """
 
     name: str
@@ -82,6 +81,7 @@ class Case:
     digest: str = ""
     missing: tuple[int, ...] = ()
     group: str = ""
+    stamps: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Case:
@@ -91,6 +91,7 @@ class Case:
         known["image"] = tuple(known["image"])
         known["missing"] = tuple(known.get("missing", ()))
         known["group"] = known.get("group") or known["name"]
+        known["stamps"] = tuple((int(size), int(time)) for size, time in known.get("stamps", ()))
         known["counts"] = {int(label): int(count) for label, count in known["counts"].items()}
         return cls(**known)
 
@@ -135,21 +136,6 @@ class Store:
         if not self.cases:
             raise StoreError(f"{self.path}: the store holds no case; look at what 'voxmim prepare' reported.")
         self._open: OrderedDict[str, blosc2.NDArray] = OrderedDict()
-
-    @staticmethod
-    def preparation_at(path: Path) -> Preparation | None:
-        """What was done to the scans of the store in a folder, even if it holds no case yet; None where there is none.
-
-        Raises:
-            StoreError: the index is damaged.
-        """
-        index_file = path / INDEX
-        try:
-            return Preparation.from_dict(json.loads(index_file.read_text())["preparation"])
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{index_file}: the index is damaged ({error!r}); delete it and run again.") from None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind when sent to another process."""
@@ -224,89 +210,3 @@ class Store:
         if len(self._open) > _OPEN_FILES:
             self._open.popitem(last=False)
         return array
-
-
-def write_case(path: Path, case: Case, image: np.ndarray, label_map: np.ndarray | None) -> Case:
-    """Put one prepared case into the store at `path`; it is there whole or not at all.
-
-    Args:
-        path: the store's folder.
-        case: its entry; counts and digest are filled in here.
-        image: (C, X, Y, Z) int16 or float16.
-        label_map: (X, Y, Z) uint8 or None.
-
-    Returns:
-        the entry as written.
-    """
-    digest = hashlib.blake2b(image.tobytes(), digest_size=8)
-    counts: dict[int, int] = {}
-    if label_map is not None:
-        digest.update(label_map.tobytes())
-        samples, counts = _sample_labels(label_map)
-        _write_array(path / "labels" / f"{case.name}.b2nd", label_map, {"samples": samples})
-    case = replace(case, counts=counts, digest=digest.hexdigest())
-    _write_array(path / "images" / f"{case.name}.b2nd", image, {"case": json.dumps(asdict(case))})
-    return case
-
-
-def written_cases(path: Path) -> Iterator[Case]:
-    """Yield the entry of every case that lies whole in the store's folder."""
-    for file in sorted((path / "images").glob("[!.]*.b2nd")):
-        try:
-            array = blosc2.open(str(file), mode="r")  # named, since the notes die with their array
-            case = Case.from_dict(json.loads(array.schunk.vlmeta["case"]))
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise StoreError(f"{file}: this file of the store is damaged ({error}); delete it and run again.") from None
-        yield case
-
-
-def write_index(
-    path: Path,
-    name: str,
-    preparation: Preparation,
-    labels: Mapping[int, str],
-    cases: Iterable[Case],
-    seed: int = 0,
-    regions: Mapping[str, Sequence[int]] | None = None,
-    licence: str = "",
-) -> None:
-    """Write the store's index in one stroke; `seed` is that of the split, `licence` the data set's own note."""
-    index = {
-        "format": 1,
-        "name": name,
-        "licence": licence,
-        "preparation": asdict(preparation),
-        "seed": seed,
-        "labels": {str(value): label for value, label in labels.items()},
-        "regions": {name: list(values) for name, values in (regions or {}).items()},
-        "cases": [asdict(case) for case in sorted(cases, key=lambda case: case.name)],
-    }
-    write_text(path / INDEX, json.dumps(index, indent=1))
-
-
-def _sample_labels(label_map: np.ndarray) -> tuple[dict[str, list[int]], dict[int, int]]:
-    """Evenly spread voxels of each label (flattened rows of 3), and each label's voxel count."""
-    samples, counts = {}, {}
-    for value in np.unique(label_map):
-        if value == 0:
-            continue
-        where = np.argwhere(label_map == value)
-        pick = np.linspace(0, len(where) - 1, min(SAMPLES, len(where))).astype(int)
-        samples[str(value)] = where[pick].ravel().tolist()
-        counts[int(value)] = len(where)
-    return samples, counts
-
-
-def _write_array(file: Path, array: np.ndarray, meta: Mapping[str, Any]) -> None:
-    lead = (1,) * (array.ndim - 3)
-    with whole(file) as temporary:
-        stored = blosc2.asarray(
-            np.ascontiguousarray(array),
-            chunks=(*lead, *map(min, array.shape[-3:], _CHUNK)),
-            blocks=(*lead, *map(min, array.shape[-3:], _BLOCK)),
-            cparams={"codec": blosc2.Codec.LZ4, "filters": [blosc2.Filter.BITSHUFFLE], "clevel": 5},
-            urlpath=str(temporary),
-            mode="w",
-        )
-        for key, value in meta.items():
-            stored.schunk.vlmeta[key] = value

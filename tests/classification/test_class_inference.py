@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from voxmim.classification.inference import class_probabilities, windows
 from voxmim.crops import CropPlan, middle_start, read_crop
-from voxmim.store import Case, Preparation, Store, write_case, write_index
+from voxmim.store import Case, Preparation, Store
+from voxmim.storing import write_case, write_index
 
 SIDES = st.integers(1, 40)
 

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -193,17 +191,6 @@ def test_a_store_of_another_kind_is_left_alone(
         run(source, out, **options)
     assert Store(out).digest() == before
     assert run(source, out, spacing=(1, 1, 1), intensity="ct").skipped_already == 2
-
-
-def test_two_prepares_on_one_store_at_once(tiny_source: Maker, tmp_path: Path) -> None:
-    source, out = tiny_source(cases=6), tmp_path / "store"
-    code = f"from voxmim.scans.prepare import prepare; prepare({str(source)!r}, {str(out)!r}, workers=1, quiet=True)"
-    running = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for process in running:
-        _, complaint = process.communicate(timeout=120)
-        assert process.returncode == 0, complaint
-    assert Store(out).digest() == Store(run(source, tmp_path / "other").store).digest()
-    assert not [file for file in out.rglob("*") if file.name.startswith(".")]
 
 
 # Bad input

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxmim.segmentation.structures import Structures
-from voxmim.store import Case, Preparation, Store, write_index
+from voxmim.store import Case, Preparation, Store
+from voxmim.storing import write_index
 
 BRATS_2021 = Structures({1: "NCR", 2: "ED", 4: "ET"}, {"TC": (1, 4), "WT": (1, 2, 4), "ET": (4,)})
 BRATS_2023 = Structures({1: "NCR", 2: "ED", 3: "ET"}, {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)})

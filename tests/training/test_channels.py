@@ -19,7 +19,8 @@ from voxmim.recipe import make_recipe
 from voxmim.report.reconstruct import Reconstructor
 from voxmim.segmentation.evaluate import labelled_cases
 from voxmim.settings import Recipe
-from voxmim.store import Case, Preparation, Store, write_case, write_index
+from voxmim.store import Case, Preparation, Store
+from voxmim.storing import write_case, write_index
 from voxmim.training import finetune as module
 from voxmim.training.finetune import finetune
 from voxmim.training.loop import make_fabric

@@ -23,7 +23,8 @@ from voxmim.errors import RunError, SourceError, StoreError
 from voxmim.networks.weights import load_classifier, read_weights
 from voxmim.recipe import load_recipe
 from voxmim.scans.intensity import window
-from voxmim.store import Store, write_index
+from voxmim.store import Store
+from voxmim.storing import write_index
 from voxmim.training import classify as module
 from voxmim.training.classify import class_weights, classify, list_cases, train_cases, validation_figures
 from voxmim.training.loop import make_fabric

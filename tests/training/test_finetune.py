@@ -23,7 +23,8 @@ from voxmim.recipe import load_recipe, write_recipe
 from voxmim.scans.intensity import window
 from voxmim.segmentation.prior import PositionPrior
 from voxmim.settings import Recipe
-from voxmim.store import Case, Preparation, Store, write_index
+from voxmim.store import Case, Preparation, Store
+from voxmim.storing import write_index
 from voxmim.training import finetune as module
 from voxmim.training.finetune import finetune, labelled_cases, validation_dice
 from voxmim.training.loop import make_fabric

@@ -21,7 +21,8 @@ from voxmim.networks.weights import load_encoder, read_weights
 from voxmim.recipe import fit_crop, load_recipe
 from voxmim.report.reconstruct import Reconstructor
 from voxmim.settings import Recipe
-from voxmim.store import Case, Preparation, Store, write_index
+from voxmim.store import Case, Preparation, Store
+from voxmim.storing import write_index
 from voxmim.training.loop import make_fabric
 from voxmim.training.objectives import Masked, step_masks
 from voxmim.training.pretrain import pretrain, pretraining_cases

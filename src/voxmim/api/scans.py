@@ -7,8 +7,10 @@ from pathlib import Path
 
 from voxmim.scans.phantom import write_cohort
 from voxmim.scans.prepare import PrepareResult, prepare
+from voxmim.scans.resplit import split
+from voxmim.scans.verify import verify
 
-__all__ = ["PrepareResult", "phantom", "prepare"]
+__all__ = ["PrepareResult", "phantom", "prepare", "split", "verify"]
 
 
 def phantom(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,17 +13,18 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from voxmim.errors import ScanError, StoreError, VoxmimError
+from voxmim.errors import StoreError, VoxmimError
 from voxmim.scans.channels import read_channels
 from voxmim.scans.check import check_label
-from voxmim.scans.geometry import Grid, Spacing, ras_axes, resample, resample_labels, resampled_grid, to_ras
-from voxmim.scans.intensity import HU_RANGE, Intensity, fit_intensity, foreground_box, guess_intensity
+from voxmim.scans.geometry import Grid, Spacing, resample, resample_labels, resampled_grid, to_ras
+from voxmim.scans.growth import look, paths, stamps
+from voxmim.scans.intensity import HU_RANGE, Intensity, fit_intensity, foreground_box
+from voxmim.scans.settle import settle
 from voxmim.scans.sources import Source, SourceCase, open_source
-from voxmim.scans.volume import read_header, read_label
-from voxmim.store import Case, Preparation, Store, write_case, write_index, written_cases
+from voxmim.scans.volume import read_label
+from voxmim.store import Case, Preparation
+from voxmim.storing import write_case, writing
 from voxmim.workers import run
-
-_LOOKED_AT = 5  # scans read to tell CT from MR
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,11 @@ def prepare(
     match_channels: bool | None = None,
     scheduler: str | None = None,
 ) -> PrepareResult:
-    """Prepare every scan of a source into a store; what lies there already is kept.
+    """Prepare every scan of a source into a store; what lies there already is kept, of other sources too.
 
     Args:
         source: a folder of scans (see `open_source`).
-        out: the store's folder, new or of the same source.
+        out: the store's folder, new or not.
         spacing: voxel size in mm along X, Y, Z; None takes the store's, or else the median of the scans.
         intensity: ``ct``, ``mr``, or ``auto``: the store's, or else guessed from the scans.
         workers: processes; None takes one per CPU core, 1 stays in this process.
@@ -141,120 +142,39 @@ def prepare(
     Raises:
         SourceError: the source cannot be used.
         WorkerError: a worker process died, or the cluster doesn't answer.
-        StoreError: `out` is a store of another kind, or nothing could be prepared.
+        StoreError: `out` is a store of another kind, is being changed by another process, cannot be written to, or has
+            a case of the same name from elsewhere; or nothing could be prepared.
     """
     found, out = open_source(source, seed), Path(out).absolute()
-    preparation = _settle(found, out, spacing, intensity, match_channels)
+    preparation = settle(found, out, spacing, intensity, match_channels)
     console = Console(stderr=True, quiet=quiet, highlight=False)
-    done = _already_written(found, out)
-    todo = [case for case in found.cases if case.name not in done]
-    result = PrepareResult(out, 0, len(done))
-    out.mkdir(parents=True, exist_ok=True)
-    _write_index(found, out, preparation, done.values())
+    result = PrepareResult(out, 0, 0)
     prepared: list[Case] = []
     act = partial(_prepare_case, preparation=preparation, known=tuple(found.labels), out=out)
-    try:
-        with _progress(console) as progress, closing(run(act, todo, workers, scheduler)) as outcomes:
-            bar = progress.add_task("preparing", total=len(todo))
-            for name, case, messages in outcomes:
-                if case is None:
-                    result.failed.append((name, messages[0]))
-                    console.print(f"[red]left out[/red] {messages[0]}", soft_wrap=True)
-                else:
-                    prepared.append(case)
-                    result.warnings.extend(messages)
-                progress.advance(bar)
-    finally:
-        _write_index(found, out, preparation, [*done.values(), *prepared])
-    cases = [*done.values(), *prepared]
-    if not cases:
+    with writing(out):
+        growth = look(found, out, preparation)
+        growth.write_index()
+        try:
+            with _progress(console) as progress, closing(run(act, growth.todo, workers, scheduler)) as outcomes:
+                bar = progress.add_task("preparing", total=len(growth.todo))
+                for name, case, messages in outcomes:
+                    if case is None:
+                        result.failed.append((name, messages[0]))
+                        console.print(f"[red]left out[/red] {messages[0]}", soft_wrap=True)
+                    else:
+                        prepared.append(case)
+                        result.warnings.extend(messages)
+                    progress.advance(bar)
+        finally:
+            growth.write_index(prepared)
+    cases = [*growth.done, *prepared]
+    if not cases and not growth.others:
         name, message = result.failed[0]
         raise StoreError(f"{out}: none of {len(result.failed)} cases could be prepared; {name}: {message}")
     result.warnings.extend([*(finding.reason for finding in found.findings), *_rare_labels(found, cases)])
     for warning in result.warnings:
         console.print(f"[yellow]warning[/yellow] {warning}", soft_wrap=True)
-    return replace(result, prepared=len(prepared))
-
-
-def _settle(source: Source, out: Path, spacing: Spacing | None, intensity: str, match: bool | None) -> Preparation:
-    """What is to be done to the scans: as asked, as the store that is there has it, or as the scans suggest."""
-    if intensity not in ("auto", "ct", "mr"):
-        raise StoreError(f"intensity '{intensity}' is not known; choose ct, mr or auto.")
-    if spacing is not None and (len(spacing) != 3 or not all(0 < size < np.inf for size in spacing)):
-        raise StoreError(f"spacing {spacing} must be three sizes above 0, in mm.")
-    there = Store.preparation_at(out)
-    if there is None:
-        return Preparation(
-            spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])) if spacing else _median_spacing(source),
-            intensity=_guess(source, bool(match)) if intensity == "auto" else intensity,
-            channels=source.channels,
-            match_channels=bool(match),
-        )
-    wanted = Preparation(
-        spacing=there.spacing if spacing is None else (float(spacing[0]), float(spacing[1]), float(spacing[2])),
-        intensity=there.intensity if intensity == "auto" else intensity,
-        channels=source.channels,
-        match_channels=there.match_channels if match is None else match,
-    )
-    for key in ("spacing", "intensity", "channels", "match_channels"):
-        asked, has = getattr(wanted, key), getattr(there, key)
-        if asked != has:
-            raise StoreError(
-                f"{out}: this store has {key} {has}, but {asked} is asked for; use another folder or delete it."
-            )
-    return wanted
-
-
-def _median_spacing(source: Source) -> Spacing:
-    spacings = []
-    for case in source.cases:
-        try:
-            shape, affine = read_header(case.images[0])
-        except ScanError:
-            continue  # told when the case is prepared
-        order, _ = ras_axes(affine)
-        spacings.append([Grid(shape, affine).spacing[axis] for axis in order])
-    if not spacings:
-        raise StoreError(f"{source.path}: none of {len(source.cases)} scans can be read; check the files.")
-    x, y, z = (max(0.01, round(float(size), 2)) for size in np.median(spacings, axis=0))
-    return x, y, z
-
-
-def _guess(source: Source, match: bool) -> str:
-    def first_scans() -> Iterator[np.ndarray]:
-        count = 0
-        for case in source.cases:
-            try:
-                yield read_channels(case.images, len(source.channels) - len(case.missing), match)[0].array
-            except ScanError:
-                continue
-            count += 1
-            if count == _LOOKED_AT:
-                return
-
-    return guess_intensity(first_scans(), source.channels)
-
-
-def _already_written(source: Source, out: Path) -> dict[str, Case]:
-    """The source's cases that lie in the store and were made of the same files, with the source's split."""
-    wanted = {case.name: case for case in source.cases}
-    done = {}
-    for case in written_cases(out):
-        now = wanted.get(case.name)
-        if now is not None and (case.image, case.label) == _paths(now):
-            done[case.name] = replace(case, split=now.split, group=now.group)
-    return done
-
-
-def _paths(case: SourceCase) -> tuple[tuple[str, ...], str | None]:
-    return tuple(map(str, case.images)), None if case.label is None else str(case.label)
-
-
-def _write_index(source: Source, out: Path, preparation: Preparation, cases: Iterable[Case]) -> None:
-    cases = list(cases)
-    found = {value for case in cases for value in case.counts}
-    labels = source.labels or {value: f"label {value}" for value in sorted(found)}
-    write_index(out, source.name, preparation, labels, cases, source.seed, source.regions, source.licence)
+    return replace(result, prepared=len(prepared), skipped_already=len(growth.done))
 
 
 def _rare_labels(source: Source, cases: Sequence[Case]) -> list[str]:
@@ -278,7 +198,12 @@ Outcome = tuple[str, Case | None, list[str]]
 
 
 def _prepare_case(case: SourceCase, preparation: Preparation, known: Collection[int], out: Path) -> Outcome:
-    """Prepare one case into the store: its entry and warnings, or no entry and the reason."""
+    """Prepare one case into the store: its entry and warnings, or no entry and the reason.
+
+    Raises:
+        StoreError: the store cannot be written to, which no other case will mend.
+    """
+    read = stamps(case)  # before the files are read, so that a change meanwhile is seen next time
     try:
         scan = prepare_scan(case.images, preparation, case.missing)
         warnings, label_map = list(scan.warnings), None
@@ -288,10 +213,6 @@ def _prepare_case(case: SourceCase, preparation: Preparation, known: Collection[
         if case.label is not None:
             label_map, more = prepare_label(case.label, scan, known)
             warnings += more
-        image, label = _paths(case)
-        x, y, z = scan.grid.shape
-        entry = Case(case.name, case.split, (x, y, z), image, label, missing=case.missing, group=case.group)
-        entry = write_case(out, entry, scan.image, label_map)
     except VoxmimError as error:
         return case.name, None, [str(error)]
     except (MemoryError, OSError, RuntimeError) as error:
@@ -300,4 +221,7 @@ def _prepare_case(case: SourceCase, preparation: Preparation, known: Collection[
             None,
             [f"{case.images[0]}: could not be prepared ({error!r}); see to the cause and run again."],
         )
-    return case.name, entry, warnings
+    image, label = paths(case)
+    x, y, z = scan.grid.shape
+    entry = Case(case.name, case.split, (x, y, z), image, label, missing=case.missing, group=case.group, stamps=read)
+    return case.name, write_case(out, entry, scan.image, label_map), warnings

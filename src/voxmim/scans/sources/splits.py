@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ import numpy as np
 from voxmim.errors import SourceError, nearest
 from voxmim.scans.sources.jsons import read_json, read_object
 from voxmim.scans.sources.source import SourceCase
-from voxmim.store import SPLITS
+from voxmim.store import SPLITS, Case
 
 SPLITS_FILES = ("splits.json", "splits_final.json")
-_SHARES = {"val": 0.15, "test": 0.25}  # of the labelled cases; the rest trains
+SHARES = {"val": 0.15, "test": 0.25}  # of the labelled cases; the rest trains
 _STRICTEST = ("train", "val", "test")  # of several splits of one patient, the last one holds for the scans of none
 
 
@@ -30,25 +30,34 @@ def follow_splits(file: Path, cases: Sequence[SourceCase]) -> list[SourceCase]:
         SourceError: it names a case that is not there, a case twice, or a split that is none.
     """
     splits = read_object(file) if file.name == SPLITS_FILES[0] else _first_fold(file, cases)
-    known = {case.name: case for case in cases}
-    split_of: dict[str, str] = {}
-    for split, names in splits.items():
-        if split not in SPLITS:
-            raise SourceError(f"{file}: '{split}' is no split ({', '.join(SPLITS)}){nearest(split, SPLITS) or '.'}")
-        if not isinstance(names, list):
-            raise SourceError(f"{file}: '{split}' must be a list of case names; repair the file.")
-        for name in map(str, names):
-            if name not in known:
-                hint = nearest(name, known) or "; add the scan or take the name out."
-                raise SourceError(f"{file}: there is no scan for case '{name}' of '{split}'{hint}")
-            if name in split_of:
-                raise SourceError(f"{file}: case '{name}' is listed twice; leave it in one split.")
-            split_of[name] = split
+    split_of = split_of_each(file, splits, {case.name: case for case in cases})
     if "unlabelled" not in splits:
         for case in cases:
             if case.split == "unlabelled" and case.label is None:
                 split_of.setdefault(case.name, "unlabelled")
     return [replace(case, split=split_of[case.name]) for case in cases if case.name in split_of]
+
+
+def split_of_each(file: Path, splits: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
+    """The split of each case that a file lists under its split.
+
+    Raises:
+        SourceError: it names a case that is not among `names`, a case twice, or a split that is none.
+    """
+    split_of: dict[str, str] = {}
+    for split, listed in splits.items():
+        if split not in SPLITS:
+            raise SourceError(f"{file}: '{split}' is no split ({', '.join(SPLITS)}){nearest(split, SPLITS) or '.'}")
+        if not isinstance(listed, list):
+            raise SourceError(f"{file}: '{split}' must be a list of case names; repair the file.")
+        for name in map(str, listed):
+            if name not in names:
+                hint = nearest(name, names) or "; add the scan or take the name out."
+                raise SourceError(f"{file}: there is no scan for case '{name}' of '{split}'{hint}")
+            if name in split_of:
+                raise SourceError(f"{file}: case '{name}' is listed twice; leave it in one split.")
+            split_of[name] = split
+    return split_of
 
 
 def _first_fold(file: Path, cases: Sequence[SourceCase]) -> dict[str, Any]:
@@ -69,12 +78,12 @@ def draw_split(cases: Sequence[SourceCase], seed: int) -> list[SourceCase]:
     told: dict[str, str] = {}
     for case in cases:
         if case.split in _STRICTEST:
-            told[case.group] = max(case.split, told.get(case.group, "train"), key=_STRICTEST.index)
+            told[case.group] = strictest(case.split, told.get(case.group, ""))
     known = {case.split for case in cases if case.label is not None}
-    shares = {split: share for split, share in _SHARES.items() if split not in known}
+    shares = {split: share for split, share in SHARES.items() if split not in known}
     sizes = Counter(case.group for case in cases if case.label is not None and case.group not in told)
     drawn = {**told, **share_out(sizes, shares, seed)}
-    return [replace(case, split=case.split or _along(case, drawn.get(case.group, ""))) for case in cases]
+    return [replace(case, split=case.split or along(case, drawn.get(case.group, ""))) for case in cases]
 
 
 def share_out(sizes: Mapping[str, int], shares: Mapping[str, float], seed: int) -> dict[str, str]:
@@ -110,6 +119,11 @@ def share_out(sizes: Mapping[str, int], shares: Mapping[str, float], seed: int) 
     return part_of
 
 
-def _along(case: SourceCase, split: str) -> str:
-    """The split of a case that goes along with its patient's."""
-    return split if case.label is not None or split in _SHARES else "unlabelled"
+def along(case: SourceCase | Case, split: str) -> str:
+    """The split of a case that goes along with its patient's; an unlabelled one does so only into val and test."""
+    return split if case.label is not None or split in SHARES else "unlabelled"
+
+
+def strictest(*splits: str) -> str:
+    """Of several splits of one patient, the one that holds for its other scans; empty where there is none."""
+    return max((split for split in splits if split in _STRICTEST), key=_STRICTEST.index, default="")
