@@ -16,17 +16,8 @@ SOURCE = ROOT / "src" / "voxmim"
 # package itself with its public names. What a volume, a file's format and an intensity are lies below the rest of
 # scans/, so that store and crops can speak of them.
 _METHOD = {"errors", "files", "settings", "recipe", "networks", "pretext"}
-_REPORT = _METHOD | {
-    "workers",
-    "scans.formats",
-    "scans.volume",
-    "scans.intensity",
-    "store",
-    "storing",
-    "scans",
-    "crops",
-    "augment",
-}
+_SCANS = {"scans.formats", "scans.volume", "scans.intensity", "scans.findings", "scans.facts"}
+_REPORT = _METHOD | _SCANS | {"workers", "store", "storing", "scans", "crops", "augment"}
 _CLASSIFICATION = _REPORT | {"report", "segmentation"}
 _TRAINING = _CLASSIFICATION | {"classification"}
 _STUDIES = _TRAINING | {"training"}
@@ -40,9 +31,11 @@ ALLOWED: dict[str, set[str]] = {
     "scans.formats": {"errors"},
     "scans.volume": {"errors", "files", "scans.formats"},
     "scans.intensity": {"errors"},
-    "store": {"errors", "files", "scans.volume"},
-    "storing": {"errors", "files", "store"},
-    "scans": {"errors", "files", "workers", "scans.formats", "scans.volume", "scans.intensity", "store", "storing"},
+    "scans.findings": set(),
+    "scans.facts": set(),
+    "store": {"errors", "files", "scans.volume", "scans.findings", "scans.facts"},
+    "storing": {"errors", "files", "store", "scans.findings"},
+    "scans": {"errors", "files", "workers", "store", "storing"} | _SCANS,
     "crops": {"errors", "scans.intensity", "store"},
     "augment": {"errors", "settings", "crops"},
     "networks": {"errors", "files", "settings"},

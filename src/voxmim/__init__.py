@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from voxmim.api.datasets import download
+    from voxmim.api.inspection import inspect
     from voxmim.api.results import evaluate, predict, reconstruct
     from voxmim.api.scans import phantom, prepare, split, verify
     from voxmim.api.studies import demo
@@ -25,6 +26,7 @@ __all__ = [
     "export_weights",
     "finetune",
     "import_weights",
+    "inspect",
     "load_encoder",
     "phantom",
     "plan",

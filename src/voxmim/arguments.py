@@ -99,6 +99,18 @@ def make_parser(commands: Mapping[str, Callable[..., int | None]]) -> argparse.A
     one.add_argument("--yes", action="store_true", help="agree to the licence without being asked")
 
     one = add(
+        "inspect",
+        "Read every file of a source once, and tell what is wrong with it.",
+        "And what 'voxmim prepare' will do about it, and what the scans are like. Status 1 where something is left out "
+        "or in doubt.",
+    )
+    one.add_argument("source", type=Path, metavar="SOURCE", help="what 'voxmim prepare' takes")
+    one.add_argument("--json", dest="json_file", type=Path, metavar="FILE", help="write findings and fingerprint there")
+    one.add_argument("--html", dest="html_file", type=Path, metavar="FILE", help="write a page with pictures there")
+    one.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    one.add_argument("--match-channels", action="store_true", help="as of 'voxmim prepare'")
+
+    one = add(
         "prepare",
         "Turn scans into a store that crops are read from quickly.",
         "Run it again to pick up where it stopped.",

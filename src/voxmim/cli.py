@@ -69,6 +69,20 @@ def download(name: str | None, out: Path, mirror: str | None, yes: bool) -> None
     done(folder, "the data set is there, for 'voxmim prepare'")
 
 
+def inspect(source: Path, workers: int | None, match_channels: bool, **files: Path | None) -> int:
+    """Judge a source; status 1 where something is left out, or in doubt."""
+    from voxmim import api
+
+    with bar("reading") as on_case:
+        found = api.inspect(source, workers=workers, match_channels=match_channels, on_case=on_case, **files)
+    if found.findings:
+        table("Findings", ["kind", "file", "reason", "what is done"], api.finding_rows(found))
+    CONSOLE.print(plain(api.verdict(found)), soft_wrap=True)
+    for file in filter(None, files.values()):
+        done(file, "the inspection")
+    return 0 if found.sound else 1
+
+
 def prepare(source: Path, out: Path, seed: int, **how: Any) -> int:
     """Prepare a store; status 1 where cases were left out."""
     from voxmim import api
@@ -229,6 +243,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "phantom": phantom,
     "download": download,
+    "inspect": inspect,
     "prepare": prepare,
     "verify": verify,
     "split": split,

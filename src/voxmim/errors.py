@@ -11,7 +11,15 @@ class VoxmimError(Exception):
 
 
 class ScanError(VoxmimError):
-    """A scan or a label map cannot be used: unreadable, of the wrong shape, constant, not a number."""
+    """A scan or a label map cannot be used: unreadable, of the wrong shape, constant, not a number.
+
+    Attributes:
+        kind: of the finding that it makes, see `voxmim.scans.findings`.
+    """
+
+    def __init__(self, text: str, kind: str = "unreadable") -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 class SourceError(VoxmimError):

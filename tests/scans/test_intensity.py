@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from voxmim.scans.intensity import Intensity, fit_intensity, foreground_box, guess_intensity, unwindow, window
+from voxmim.scans.intensity import Intensity, fit_intensity, foreground_box, unwindow, window
 
 WINDOW = (-175.0, 250.0)
 
@@ -135,26 +135,3 @@ def test_an_mr_is_cropped_where_its_background_is_constant(background: float) ->
 def test_an_mr_crop_of_tissue_is_kept_whole() -> None:
     tissue = np.random.default_rng(0).integers(0, 255, (1, 12, 14, 10)).astype(np.float32)
     assert foreground_box("mr", tissue) == (slice(0, 12), slice(0, 14), slice(0, 10))
-
-
-def test_ct_is_told_from_mr() -> None:
-    ct = np.array([-1000, -500, 40, 1000], dtype=np.float32)
-    mr = np.array([0, 40, 1000], dtype=np.int16)
-    scored = np.array([-600.5, 0.1], dtype=np.float32)
-    assert guess_intensity([ct]) == "ct"
-    assert guess_intensity([ct, ct, mr]) == "ct"
-    assert guess_intensity([ct, mr]) == guess_intensity([mr]) == guess_intensity([scored]) == "mr"
-    assert guess_intensity([]) == "mr"
-
-
-@pytest.mark.parametrize("name", ["CT", "ct", "contrast CT", "venous_CT"])
-def test_a_channel_named_ct_decides_and_no_scan_is_read(name: str) -> None:
-    def scans() -> None:
-        raise AssertionError("no scan need be read")
-        yield
-
-    assert guess_intensity(scans(), [name]) == "ct"
-
-
-def test_a_channel_whose_name_holds_the_two_letters_does_not_decide() -> None:
-    assert guess_intensity([np.array([0, 1])], ["reconstruction", "T2 FLAIR"]) == "mr"

@@ -10,7 +10,8 @@ import pytest
 from scipy import ndimage
 
 from voxmim.errors import VoxmimError
-from voxmim.scans.intensity import guess_intensity
+from voxmim.scans.measure import measure
+from voxmim.scans.modality import guess_intensity
 from voxmim.scans.phantom import write_cohort
 from voxmim.scans.phantom_brain import Brain
 from voxmim.scans.phantom_head import LABELS, REGIONS, SEQUENCES, draw_head
@@ -255,7 +256,7 @@ def test_a_cohort_of_heads_reads_as_a_source_of_four_channels(tmp_path: Path) ->
 def test_a_head_is_prepared_as_mr_and_cropped_to_the_brain(tmp_path: Path) -> None:
     write_cohort(tmp_path / "heads", 4, seed=0, kind="head")
     source = open_source(tmp_path / "heads")
-    kind = guess_intensity((image(index) for index in range(4)), source.channels)
+    kind = guess_intensity([measure(case(index)[0]) for index in range(4)], source.channels)
     scan = prepare_scan(source.cases[0].images, Preparation((3.8, 3.8, 3.8), kind, source.channels))
     assert kind == "mr"
     box = ndimage.find_objects(brain(0).astype(int))[0]

@@ -12,6 +12,7 @@ from typing import Any
 _PARTS = {
     "datasets": ("data_sets", "download"),
     "scans": ("PrepareResult", "phantom", "prepare", "split", "verify"),
+    "inspection": ("Inspection", "finding_rows", "inspect", "verdict"),
     "training": ("finetune", "plan", "pretrain"),
     "results": ("evaluate", "predict", "reconstruct", "result_rows"),
     "weights": ("Encoder", "export_weights", "import_weights", "load_encoder"),

@@ -88,10 +88,10 @@ def draw(plot: Plot) -> Chart:
     xs = [step for curve in plot.curves for step in curve.steps]
     columns = [column for curve in plot.curves for column in (curve.values, *(curve.band or ()))]
     ys = [value for column in columns for value in column if drawable(value)]
-    y_values = _log_ticks(*_ends(ys, log=True)) if plot.log_y else _ticks(*_ends(ys))
+    y_values = _log_ticks(*_ends(ys, log=True)) if plot.log_y else ticks(*_ends(ys))
     y_texts = tick_texts(y_values)
     x_low, x_high = _ends(xs)
-    x_values = [tick for tick in _ticks(x_low, x_high, whole=True) if x_low <= tick <= x_high]
+    x_values = [tick for tick in ticks(x_low, x_high, whole=True) if x_low <= tick <= x_high]
     chart = Chart(left=16 + 7.8 * max(len(text) for text in y_texts), x_ticks=[], y_ticks=[])
     scale: Callable[[float], float] = math.log10 if plot.log_y else float
     low, high = scale(y_values[0]), scale(y_values[-1])
@@ -152,7 +152,8 @@ def _ends(values: Iterable[float], log: bool = False) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _ticks(low: float, high: float, whole: bool = False) -> list[float]:
+def ticks(low: float, high: float, whole: bool = False) -> list[float]:
+    """Some round numbers from below `low` to above `high`."""
     locator = MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=whole)
     return [float(tick) for tick in locator.tick_values(low, high)]
 

@@ -142,6 +142,12 @@ def reconstruction_picture(
     return _grid([(heading, (panel(v, c, 0), panel(v, c, 1), panel(v, c, 2))) for heading, v, c in columns])
 
 
+def slice_panel(plane: np.ndarray, labels: np.ndarray | None, size: tuple[int, int]) -> Image.Image:
+    """An axial slice (X, Y) of 0..1 with its labels, as wide and high as told in pixels."""
+    pixels = _grey(plane[::-1, ::-1].T, size)
+    return _shown(pixels if labels is None else _painted(pixels, labels[::-1, ::-1].T), size)
+
+
 def _limits(image: np.ndarray, low: float, high: float) -> tuple[float, float]:
     finite = image[np.isfinite(image)]
     start, stop = np.percentile(finite, [low, high]) if finite.size else (0.0, 1.0)
@@ -213,7 +219,7 @@ def _grid(columns: list[tuple[str, Panel]]) -> bytes:
     draw = ImageDraw.Draw(canvas)
     for column, (heading, panels) in enumerate(columns):
         left, top = MARGIN + column * (PANEL + GAP), HEADING
-        draw.text((left + PANEL // 2, HEADING // 2), _fitted(heading), fill=_TEXT, font=_font(19), anchor="mm")
+        draw.text((left + PANEL // 2, HEADING // 2), _fitted(heading), fill=_TEXT, font=font(19), anchor="mm")
         for row, (name, _, (start, stop)) in enumerate(_PLANES):
             edge = left + (PANEL - panels[row].width) // 2
             canvas.paste(panels[row], (edge, top))
@@ -221,7 +227,7 @@ def _grid(columns: list[tuple[str, Panel]]) -> bytes:
                 middle = top + heights[row] // 2
                 _turned(canvas, name, middle)
                 for letter, x, anchor in ((start, edge + 4, "lm"), (stop, edge + panels[row].width - 4, "rm")):
-                    draw.text((x, middle), letter, _TEXT, _font(17), anchor, stroke_width=2, stroke_fill="black")
+                    draw.text((x, middle), letter, _TEXT, font(17), anchor, stroke_width=2, stroke_fill="black")
             top += heights[row] + GAP
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG", optimize=True)
@@ -231,19 +237,20 @@ def _grid(columns: list[tuple[str, Panel]]) -> bytes:
 def _turned(canvas: Image.Image, text: str, middle: int) -> None:
     """Write upwards in the left margin, centred on the height `middle`."""
     strip = Image.new("RGB", (100, MARGIN - GAP), "black")
-    ImageDraw.Draw(strip).text((50, strip.height // 2), text, fill=_TEXT, font=_font(16), anchor="mm")
+    ImageDraw.Draw(strip).text((50, strip.height // 2), text, fill=_TEXT, font=font(16), anchor="mm")
     canvas.paste(strip.rotate(90, expand=True), (GAP // 2, middle - 50))
 
 
 def _fitted(text: str) -> str:
     """The text, cut with an ellipsis where it is wider than a column."""
-    if _font(19).getlength(text) <= PANEL:
+    if font(19).getlength(text) <= PANEL:
         return text
-    while text and _font(19).getlength(text + "…") > PANEL:
+    while text and font(19).getlength(text + "…") > PANEL:
         text = text[:-1]
     return text + "…"
 
 
 @lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of all pictures."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)

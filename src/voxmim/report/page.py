@@ -13,11 +13,21 @@ from jinja2 import Environment, StrictUndefined
 
 from voxmim.files import write_text
 from voxmim.report.chart import Curve, Plot, draw
+from voxmim.report.histogram import Histogram, lay_out
 
-__all__ = ["Curve", "Page", "Picture", "Plot", "Table", "write_page"]
+__all__ = ["Curve", "Histogram", "Page", "Picture", "Plot", "Table", "write_page"]
 
 _NUMBER = re.compile(r"[-+−±]?[\d.]")
 _NOTHING = ("", "-", "–", "—")
+_HEADINGS = {
+    "facts": "What was run on what",
+    "results": "Results",
+    "curves": "Learning curves",
+    "histograms": "How the scans spread",
+    "pictures": "Pictures",
+    "settings": "Settings",
+    "repeat": "How to repeat it",
+}
 
 
 @dataclass
@@ -69,19 +79,22 @@ class Page:
         title: the heading.
         lead: what was seen, in plain words; a paragraph, or several.
         facts: what was run on what, as (name, value).
-        tables, plots, pictures: results, learning curves, and images.
+        tables, plots, histograms, pictures: results, learning curves, how values spread, and images.
         settings: YAML text, folded away.
         commands: how to repeat the run, one line each.
+        headings: other headings of parts than those of a run's report.
     """
 
     title: str
     lead: str | list[str] = ""
     facts: list[tuple[str, str]] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
+    histograms: list[Histogram] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     settings: str = ""
     commands: list[str] = field(default_factory=list)
+    headings: dict[str, str] = field(default_factory=dict)
 
 
 def write_page(path: Path, page: Page) -> None:
@@ -93,5 +106,7 @@ def write_page(path: Path, page: Page) -> None:
         page=page,
         paragraphs=[paragraph for paragraph in lead if paragraph.strip()],
         plots=[(plot, draw(plot)) for plot in page.plots],
+        histograms=[(histogram, lay_out(histogram)) for histogram in page.histograms],
+        headings=_HEADINGS | page.headings,
     )
     write_text(path, html)

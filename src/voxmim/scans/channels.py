@@ -27,23 +27,39 @@ def read_channels(images: Sequence[Path], channels: int, match: bool = False) ->
     """
     if len(images) not in (1, channels):
         raise ScanError(
-            f"{images[0]}: {len(images)} files for {channels} channel(s); give one file, or one per channel."
+            f"{images[0]}: {len(images)} files for {channels} channel(s); give one file, or one per channel.",
+            "channels",
         )
     volumes = [read_volume(image, channels if len(images) == 1 else 1) for image in images]
     first = Grid.of(volumes[0])
     arrays, warnings = [], []
     for path, volume in zip(images, volumes, strict=True):
         warnings += check_image(volume, path)
-        try:
-            check_same_grid(Grid.of(volume), first, path, images[0])
-        except ScanError as error:
-            if not match:
-                raise ScanError(f"{str(error).removesuffix('.')}, or prepare with --match-channels.") from None
-            volume = _matched(volume, first, path, images[0])
-            warnings.append(f"{path}: its voxels are interpolated on those of {images[0].name}.")
-        arrays.append(volume.array)
+        array, warning = on_grid(volume, first, path, images[0], match)
+        arrays.append(array)
+        warnings += [] if warning is None else [warning]
     array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
     return Volume(array, first.affine), warnings
+
+
+def on_grid(
+    volume: Volume, grid: Grid, path: Path, reference: Path, match: bool = False
+) -> tuple[np.ndarray, str | None]:
+    """The voxels of a channel on the grid of the first one, and what was done to them, if anything; see above.
+
+    Raises:
+        ScanError: as above.
+    """
+    try:
+        check_same_grid(Grid.of(volume), grid, path, reference)
+    except ScanError as error:
+        if not match:
+            text = f"{str(error).removesuffix('.')}, or prepare with --match-channels."
+            raise ScanError(text, error.kind) from None
+        return _matched(volume, grid, path, reference).array, (
+            f"{path}: its voxels are interpolated on those of {reference.name}."
+        )
+    return volume.array, None
 
 
 def _matched(volume: Volume, grid: Grid, path: Path, reference: Path) -> Volume:
@@ -51,5 +67,6 @@ def _matched(volume: Volume, grid: Grid, path: Path, reference: Path) -> Volume:
     lowest = float(volume.array.min())
     found = resample(volume, grid, fill=lowest)
     if np.all(found.array == lowest):
-        raise ScanError(f"{path}: no voxel lies where those of {reference.name} do; is it of the same patient?")
+        text = f"{path}: no voxel lies where those of {reference.name} do; is it of the same patient?"
+        raise ScanError(text, "other grid")
     return found

@@ -14,7 +14,7 @@ from voxmim.scans.volume import Volume
 
 _FEWEST = 2  # voxels along an axis: fewer make no volume
 _FEW = 8
-_OFF = 1e-2  # of a voxel: how far apart two corners may lie that are meant to be the same
+SAME = 1e-2  # of a voxel: how far apart two corners may lie that are meant to be the same
 
 
 def check_image(volume: Volume, path: Path) -> list[str]:
@@ -28,17 +28,26 @@ def check_image(volume: Volume, path: Path) -> list[str]:
     """
     if min(volume.shape) < _FEWEST:
         shape = " x ".join(map(str, volume.shape))
-        raise ScanError(f"{path}: {shape} voxels make a slice, not a volume; give a 3D scan.")
+        raise ScanError(f"{path}: {shape} voxels make a slice, not a volume; give a 3D scan.", "tiny")
     for index, channel in enumerate(volume.array):
         if channel.dtype.kind == "f" and (bad := int(np.count_nonzero(~np.isfinite(channel)))):
             raise ScanError(
-                f"{path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out."
+                f"{path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out.",
+                "not finite",
             )
         if channel.min() == channel.max():
             where = f" in channel {index}" if len(volume.array) > 1 else ""
-            raise ScanError(f"{path}: every voxel{where} has the value {channel.flat[0]:g}; leave this scan out.")
+            text = f"{path}: every voxel{where} has the value {channel.flat[0]:g}; leave this scan out."
+            raise ScanError(text, "constant")
     thin = [f"{path}: only {n} voxels along axis {'XYZ'[axis]}." for axis, n in enumerate(volume.shape) if n < _FEW]
     return thin
+
+
+def grid_offset(grid: Grid, reference: Grid) -> float:
+    """How far, in voxels along an axis, a corner of a grid lies off that of another of the same shape."""
+    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in grid.shape))])
+    there = corners @ (np.linalg.inv(reference.affine) @ grid.affine).T
+    return float(np.abs(there - corners).max())
 
 
 def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Path) -> None:
@@ -50,15 +59,15 @@ def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Pat
     if grid.shape != reference.shape:
         mine, other = (" x ".join(map(str, shape)) for shape in (grid.shape, reference.shape))
         raise ScanError(
-            f"{path}: its shape {mine} differs from {other} of {reference_path.name}; resample it to that grid."
+            f"{path}: its shape {mine} differs from {other} of {reference_path.name}; resample it to that grid.",
+            "other grid",
         )
-    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in grid.shape))])
-    there = corners @ (np.linalg.inv(reference.affine) @ grid.affine).T
-    off = float(np.abs(there - corners).max())
-    if off > _OFF:
+    off = grid_offset(grid, reference)
+    if off > SAME:
         raise ScanError(
             f"{path}: its affine puts a corner {off:.2g} voxels off that of {reference_path.name}; "
-            "copy the header of the one that is right."
+            "copy the header of the one that is right.",
+            "other grid",
         )
 
 
@@ -79,17 +88,24 @@ def check_label(label: Volume, image: Grid, path: Path, image_path: Path, known:
         ScanError: another grid than the scan's, values that are no whole numbers from 0 to 255, or unknown values.
     """
     check_same_grid(Grid.of(label), image, path, image_path)
+    return check_label_values(label, path, known)
+
+
+def check_label_values(label: Volume, path: Path, known: Collection[int] = ()) -> list[str]:
+    """`check_label` without a scan: the values alone."""
     values = np.unique(label.array)
     if not np.all(np.isfinite(values)) or np.any(np.rint(values) != values) or values[0] < 0 or values[-1] > 255:
         raise ScanError(
             f"{path}: label values from {values[0]:g} to {values[-1]:g} are not all whole numbers from 0 to 255; "
-            "is this a label map?"
+            "is this a label map?",
+            "not integers",
         )
     unknown = sorted({int(value) for value in values} - {0, *known}) if known else []
     if unknown:
         listed = ", ".join(map(str, sorted(known)))
         raise ScanError(
             f"{path}: label value {', '.join(map(str, unknown))} is not listed in dataset.json ({listed}); "
-            "list it there or correct the label map."
+            "list it there or correct the label map.",
+            "unknown label",
         )
     return [f"{path}: the label map is empty."] if values[-1] == 0 else []

@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 Action = Literal["used", "repaired", "left out"]
+
+# Kind to what it says of a file.
+KINDS = {
+    "unreadable": "it cannot be read as an image",
+    "cut off": "it ends before its voxels do, or is damaged",
+    "not finite": "some voxels are NaN or infinite",
+    "constant": "every voxel of a channel has the same value",
+    "4D": "it holds more volumes than there are channels",
+    "channels": "the scan lacks channels, or they are too few",
+    "tiny": "it has few voxels along an axis",
+    "huge": "it has more voxels than are read",
+    "wrong orientation": "its header contradicts itself, or it lies mirrored against the other scans",
+    "no orientation": "its header does not tell left from right",
+    "spacing outlier": "its voxel size is far from the others'",
+    "intensity rule": "its values are not those of the CT, or of the MR, that it is taken for",
+    "dicom series": "slices are missing, doubled, tilted or uneven, or of several orientations",
+    "no scan": "it is a localizer, a secondary capture, a segmentation or a dose",
+    "label": "of which scan this label map is cannot be told",
+    "duplicate": "another scan has the same voxels",
+    "empty label": "its label map is background alone",
+    "unknown label": "it has a label value that the source does not list",
+    "rare label": "it has a label value that no other case has",
+    "not integers": "its label values are not whole numbers from 0 to 255",
+    "other grid": "its voxels do not lie where those of its scan, or of its first channel, do",
+    "other axes": "its axes run another way than its scan's, over the same voxels",
+    "flipped label": "its labels lie where those of other cases have their mirror images",
+    "patient in two splits": "its patient has scans in another split, too",
+}
+# Used all the same, but probably wrong: training waits until somebody has decided.
+DOUBTFUL = frozenset({"wrong orientation", "intensity rule", "flipped label", "patient in two splits"})
 
 
 @dataclass(frozen=True)
@@ -23,3 +54,18 @@ class Finding:
     kind: str
     reason: str
     action: Action
+
+    @property
+    def unresolved(self) -> bool:
+        """Whether something is probably wrong, and is used all the same."""
+        return self.action == "used" and self.kind in DOUBTFUL
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Finding:
+        """The inverse of ``dataclasses.asdict``, also after a way through JSON."""
+        return cls(values["file"], values["kind"], values["reason"], cast(Action, values["action"]))
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Each finding once, by file and kind."""
+    return sorted(dict.fromkeys(findings), key=lambda finding: (finding.file, finding.kind, finding.reason))

@@ -6,7 +6,6 @@ becomes a z-score over its foreground.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from scipy import ndimage
 
 HU_RANGE = (-1024, 3071)
 _Z_LIMIT = 10.0  # standard deviations; float16 holds them to 1/128
-_BODY_HU = -500
+BODY_HU = -500
 _FLAT = 1e-3  # of the intensity range: what differs by less is the same background
 
 
@@ -71,7 +70,7 @@ def foreground_box(kind: str, image: np.ndarray, margin: int = 2) -> tuple[slice
     inside = np.zeros(image.shape[1:], dtype=bool)
     for channel in image:
         if kind == "ct":
-            inside |= _bodies(channel > _BODY_HU)
+            inside |= _bodies(channel > BODY_HU)
         else:
             flat = _constant_background(channel)
             inside |= True if flat is None else ~flat
@@ -81,14 +80,6 @@ def foreground_box(kind: str, image: np.ndarray, margin: int = 2) -> tuple[slice
         found = np.flatnonzero(whole.any(axis=tuple(other for other in range(3) if other != axis)))
         box.append(slice(max(0, int(found[0]) - margin), min(whole.shape[axis], int(found[-1]) + 1 + margin)))
     return box[0], box[1], box[2]
-
-
-def guess_intensity(scans: Iterable[np.ndarray], channels: Sequence[str] = ()) -> str:
-    """Tell CT from MR: by a channel named CT, otherwise by whole values down to -500 or less in most of the scans."""
-    if any("ct" in channel.lower().replace("_", " ").replace("-", " ").split() for channel in channels):
-        return "ct"
-    votes = [bool(scan.min() <= _BODY_HU and np.all(np.rint(scan) == scan)) for scan in scans]
-    return "ct" if votes and 2 * sum(votes) > len(votes) else "mr"
 
 
 def window(array: np.ndarray, kind: str, bounds: tuple[float, float]) -> np.ndarray:

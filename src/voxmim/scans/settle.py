@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from voxmim.errors import ScanError, StoreError
-from voxmim.scans.channels import read_channels
+from voxmim.scans.facts import Facts
 from voxmim.scans.geometry import Grid, Spacing, ras_axes
-from voxmim.scans.intensity import guess_intensity
+from voxmim.scans.judge import judge_case
+from voxmim.scans.modality import LOOKED_AT, guess_intensity, named_ct
 from voxmim.scans.sources import Source
 from voxmim.scans.volume import read_header
 from voxmim.store import Preparation
 from voxmim.storing import read_index
-
-_LOOKED_AT = 5  # scans read to tell CT from MR
 
 
 def settle(source: Source, out: Path, spacing: Spacing | None, intensity: str, match: bool | None) -> Preparation:
@@ -77,15 +76,10 @@ def _median_spacing(source: Source) -> Spacing:
 
 
 def _guess(source: Source, match: bool) -> str:
-    def first_scans() -> Iterator[np.ndarray]:
-        count = 0
-        for case in source.cases:
-            try:
-                yield read_channels(case.images, len(source.channels) - len(case.missing), match)[0].array
-            except ScanError:
-                continue
-            count += 1
-            if count == _LOOKED_AT:
-                return
-
-    return guess_intensity(first_scans(), source.channels)
+    seen: list[Facts] = []
+    for case in source.cases:
+        if len(seen) == LOOKED_AT or named_ct(source.channels):
+            break
+        facts = judge_case(replace(case, label=None), source.channels, match=match).facts
+        seen += [] if facts is None else [facts]
+    return guess_intensity(seen, source.channels)

@@ -108,9 +108,10 @@ def read_volume(path: Path | str, channels: int = 1) -> Volume:
         array, affine = read_second(path, data, second), second.affine
         _refuse_channels(path, array.shape, channels)
     if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise ScanError(f"{path}: its affine is not invertible; repair the header.")
+        raise ScanError(f"{path}: its affine is not invertible; repair the header.", "wrong orientation")
     if array.dtype.kind == "f" and (bad := int(np.count_nonzero(~np.isfinite(array)))):
-        raise ScanError(f"{path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out.")
+        text = f"{path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out."
+        raise ScanError(text, "not finite")
     return Volume(np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None], affine)
 
 
@@ -127,7 +128,8 @@ def read_label(path: Path | str, shape: tuple[int, int, int], affine: np.ndarray
         return volume
     labels = placed(volume.array[0], volume.affine, shape, affine)
     if labels is None:
-        raise ScanError(f"{path}: its voxels do not lie on those of its scan; make it from the same series.")
+        text = f"{path}: its voxels do not lie on those of its scan; make it from the same series."
+        raise ScanError(text, "other grid")
     return Volume(labels[None], affine)
 
 
@@ -151,6 +153,20 @@ def read_header(path: Path | str) -> tuple[tuple[int, int, int], np.ndarray]:
         raise ScanError(f"{path}: a 3D volume is meant, but the file has {len(size)} dimensions.")
     x, y, z = size[:3]
     return (x, y, z), _affine_of(reader) if second is None else second.affine
+
+
+def read_sizes(path: Path | str) -> tuple[int, ...]:
+    """The voxels of a file along all the axes that its header names, without its voxels.
+
+    Raises:
+        ScanError: the file is missing or unreadable.
+    """
+    path = Path(path)
+    if is_dicom(path):
+        return read_dicom_header(path)[0]
+    path, _, _ = _opened(path)
+    header = read_nifti_header(path) if _READERS[_ending(path)] == "NiftiImageIO" else None
+    return tuple(_informed(path).GetSize()) if header is None else header.sizes
 
 
 def write_volume(path: Path | str, volume: Volume) -> None:
@@ -250,7 +266,8 @@ def _read_itk(path: Path) -> sitk.Image:
         return reader.Execute()
     except RuntimeError as error:
         raise ScanError(
-            f"{path}: its voxels cannot be read ({_reason(error)}); the file is cut off or damaged, copy it again."
+            f"{path}: its voxels cannot be read ({_reason(error)}); the file is cut off or damaged, copy it again.",
+            "cut off",
         ) from None
 
 
@@ -260,7 +277,8 @@ def _refuse_channels(path: Path, shape: tuple[int, ...], channels: int) -> None:
         held = " x ".join(map(str, shape))
         raise ScanError(
             f"{path}: a 3D volume of {channels} channel(s) is meant, but the file holds {held} voxels; "
-            "split it into 3D files or list its channels in dataset.json."
+            "split it into 3D files or list its channels in dataset.json.",
+            "4D" if len(shape) > 3 else "channels" if len(shape) == 3 else "unreadable",
         )
 
 

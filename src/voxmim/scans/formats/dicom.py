@@ -22,7 +22,7 @@ from voxmim.errors import ScanError
 from voxmim.scans.formats.dicom_frames import read_frames, stack_frames
 from voxmim.scans.formats.dicom_seg import is_segmentation, read_segmentation
 from voxmim.scans.formats.dicom_stack import stack
-from voxmim.scans.formats.dicom_tags import Slice, is_dicom_file, read_slice
+from voxmim.scans.formats.dicom_tags import UNREADABLE, Slice, is_dicom_file, read_slice
 
 SERIES_ENDING = ".series"
 _REMEMBERED = 16  # folders
@@ -41,6 +41,7 @@ class Series:
         affine: (4, 4) voxel index to LPS world mm.
         notes: what was odd and is settled, one sentence each.
         fault: why it is left out, one sentence, or None.
+        kind: of the findings that notes and fault make.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Series:
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
     notes: tuple[str, ...] = ()
     fault: str | None = None
+    kind: str = "dicom series"
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -194,7 +196,8 @@ def _as_series(slices: list[Slice], kinds: int) -> Series:
     series = Series(first.path.parent, f"{first.modality}-{number}", first.modality, tuple(s.path for s in slices))
     if first.fault is not None:
         files = f"{len(slices)} file{'s' if len(slices) > 1 else ''}"
-        return replace(series, fault=f"{files} hold{'' if len(slices) > 1 else 's'} {first.fault}")
+        text = f"{files} hold{'' if len(slices) > 1 else 's'} {first.fault}"
+        return replace(series, fault=text, kind="unreadable" if first.fault == UNREADABLE else "no scan")
     if first.enhanced:
         frames = stack_frames(first.path)
         return replace(series, shape=frames.shape, affine=frames.affine, fault=frames.fault)
@@ -236,5 +239,6 @@ def _read_slice(path: Path) -> np.ndarray:
     try:
         image = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
     except RuntimeError:
-        raise ScanError(f"{path}: its voxels cannot be read; the file is cut off or damaged, copy it again.") from None
+        text = f"{path}: its voxels cannot be read; the file is cut off or damaged, copy it again."
+        raise ScanError(text, "cut off") from None
     return sitk.GetArrayFromImage(image)[0].T

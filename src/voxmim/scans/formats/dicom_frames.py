@@ -56,7 +56,8 @@ def foreign_reader(path: Path, what: str) -> Iterator[None]:
     except ImportError:
         raise ScanError(f"{path}: {what} needs further packages; run pip install 'voxmim[dicom]'.") from None
     except Exception:  # on damaged bytes a parser may fail in any way, and what it says may quote them
-        raise ScanError(f"{path}: {what} cannot be read; the file is cut off or damaged, copy it again.") from None
+        text = f"{path}: {what} cannot be read; the file is cut off or damaged, copy it again."
+        raise ScanError(text, "cut off") from None
     finally:
         logging.disable(disabled)
 

@@ -17,6 +17,7 @@ _SEGMENTATION = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47]")
 _MEDIA_CLASS = b"\x02\x00\x02\x00UI"  # the tag (0002,0002), always of little endian and explicit type
 _META = 1024  # bytes, in which it lies
 _DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
+UNREADABLE = "no image, or one that cannot be read"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,7 @@ def read_slice(path: Path) -> Slice:
     """Read the tags of one file; a file that is no image, or none of a scan, comes with its fault."""
     if is_segmentation_class(media_class(path)):
         return Slice(path, str(path), "SEG", fault="a DICOM segmentation, which is a label map and no scan")
-    unreadable = Slice(path, str(path.parent), "DICOM", fault="no image, or one that cannot be read")
+    unreadable = Slice(path, str(path.parent), "DICOM", fault=UNREADABLE)
     if not is_whole(path):
         return unreadable
     reader = sitk.ImageFileReader()

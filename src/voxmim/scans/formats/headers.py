@@ -93,7 +93,8 @@ def refuse_boastful(path: Path, claimed: int) -> None:
     if held < max(least, told.size or 0):
         raise ScanError(
             f"{path}: the header claims {claimed} bytes of voxels, but there are {held}; "
-            "the file is cut off or damaged, copy it again."
+            "the file is cut off or damaged, copy it again.",
+            "cut off",
         )
 
 

@@ -52,6 +52,7 @@ class NiftiHeader:
         sform: (4, 4) affine to RAS+ mm, or None where its code is 0.
         qform: (4, 4) affine to RAS+ mm, or None where its code is 0.
         sform_code: what the world of the sform is.
+        qform_code: the same of the qform.
         zooms: (3,) voxel size in mm.
     """
 
@@ -66,6 +67,7 @@ class NiftiHeader:
     sform: np.ndarray | None
     qform: np.ndarray | None
     sform_code: int
+    qform_code: int
     zooms: np.ndarray
 
     @property
@@ -110,7 +112,8 @@ def refuse_unsound(path: Path, data: Path) -> None:
     if header is None:
         return  # no NIfTI: ITK says so
     if header.version == 0:
-        raise ScanError(f"{path}: an Analyze file does not tell left from right; convert the scan anew, to NIfTI.")
+        text = f"{path}: an Analyze file does not tell left from right; convert the scan anew, to NIfTI."
+        raise ScanError(text, "no orientation")
     if header.version == 2 and (header.start < 0 or min(header.sizes, default=0) < 1):
         raise _damaged(path)
     left = prod(max(0, size) for size in header.sizes) * header.bits // 8
@@ -131,7 +134,8 @@ def refuse_unsound(path: Path, data: Path) -> None:
     except (EOFError, OSError, OverflowError, zlib.error):
         raise _damaged(data) from None
     if bad:
-        raise ScanError(f"{path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out.")
+        text = f"{path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out."
+        raise ScanError(text, "not finite")
 
 
 def read_second(path: Path, data: Path, header: NiftiHeader) -> np.ndarray:
@@ -152,14 +156,21 @@ def read_second(path: Path, data: Path, header: NiftiHeader) -> np.ndarray:
     return (array * header.slope + header.intercept).astype(np.float32)
 
 
-def orientation_faults(path: Path) -> list[str]:
-    """What is odd in the orientation of a NIfTI file, one sentence each; the file can be read all the same."""
+def orientation_faults(path: Path) -> list[tuple[str, str]]:
+    """What is odd in the orientation of a NIfTI file: the kind of the finding, and one sentence; most can be read.
+
+    An sform and a qform may differ where they are of different worlds, but not in which side is left.
+    """
     header = read_nifti_header(path)
     if header is None or header.version == 0:
         return []
-    faults = []
     if header.sform is None and header.qform is None:
-        faults.append(f"{path}: neither sform nor qform is set; which side is left is a guess.")
+        return [("no orientation", f"{path}: neither sform nor qform is set; which side is left is a guess.")]
+    return [("wrong orientation", text) for text in _contradictions(path, header)]
+
+
+def _contradictions(path: Path, header: NiftiHeader) -> list[str]:
+    faults = []
     forms = {"sform": header.sform, "qform": header.qform}
     for name, form in forms.items():
         if form is not None and (not np.all(np.isfinite(form)) or abs(np.linalg.det(form[:3, :3])) < 1e-12):
@@ -173,7 +184,11 @@ def orientation_faults(path: Path) -> list[str]:
     cosines = (header.sform[:3, :3] / sizes).T @ (header.sform[:3, :3] / sizes)
     if not np.allclose(cosines, np.eye(3), atol=1e-3):
         faults.append(f"{path}: the axes of its sform are not at right angles.")
-    if header.qform is not None and not np.allclose(header.sform, header.qform, rtol=1e-3, atol=1e-2):
+    if header.qform is not None and (
+        not np.allclose(header.sform, header.qform, rtol=1e-3, atol=1e-2)
+        if header.sform_code == header.qform_code
+        else np.linalg.det(header.sform[:3, :3]) * np.linalg.det(header.qform[:3, :3]) < 0
+    ):
         used = "sform" if header.sform_code == 1 else "qform"
         faults.append(f"{path}: sform and qform differ; the {used} is taken.")
     return faults
@@ -203,6 +218,7 @@ def _parsed(content: bytes, layout: dict[str, tuple[int, str]], order: str) -> N
         sform=np.array([*get("srow"), 0, 0, 0, 1], dtype=float).reshape(4, 4) if scode > 0 else None,
         qform=qform,
         sform_code=scode,
+        qform_code=qcode,
         zooms=np.abs(pixdim[1:4]),
     )
 
@@ -241,4 +257,4 @@ def _length_noted(path: Path) -> int:
 
 
 def _damaged(path: Path) -> ScanError:
-    return ScanError(f"{path}: the file is cut off or damaged; copy it again.")
+    return ScanError(f"{path}: the file is cut off or damaged; copy it again.", "cut off")

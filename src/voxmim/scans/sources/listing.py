@@ -53,6 +53,6 @@ def told_of(path: Path) -> list[Finding]:
 
 def findings_of(series: Series) -> list[Finding]:
     """What there is to say of a DICOM series."""
-    path, kind = str(series.path), "dicom series"
-    found = [Finding(path, kind, f"{path}: {note}", "repaired") for note in series.notes]
-    return found if series.fault is None else [*found, Finding(path, kind, f"{path}: {series.fault}", "left out")]
+    path, kind = str(series.path), series.kind
+    found = [Finding(path, kind, f"{path}: {note}.", "repaired") for note in series.notes]
+    return found if series.fault is None else [*found, Finding(path, kind, f"{path}: {series.fault}.", "left out")]

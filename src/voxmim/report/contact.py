@@ -1,0 +1,47 @@
+"""A contact sheet: the middle slices of many scans, side by side, with the outlines of their labels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Mapping
+
+from PIL import Image, ImageDraw
+
+from voxmim.report.figures import display_range, font, slice_panel
+from voxmim.scans.inspect import Slice
+
+CELL, NAME, GAP, COLUMNS = 150, 20, 8, 8  # pixels, and how many stand in a row
+MARK = "#e69f00"
+_CT_WINDOW = (-160.0, 240.0)  # HU: soft tissue
+
+
+def contact_sheet(slices: Mapping[str, Slice], intensity: str, marked: Collection[str] = ()) -> bytes:
+    """Paint slices in the order of their names, at one scale each, as PNG bytes; the marked ones get a frame."""
+    rows = -(-len(slices) // COLUMNS)
+    columns = min(COLUMNS, len(slices))
+    canvas = Image.new("RGB", (columns * (CELL + GAP) + GAP, rows * (CELL + NAME + GAP) + GAP), "black")
+    draw = ImageDraw.Draw(canvas)
+    for index, name in enumerate(sorted(slices)):
+        left, top = GAP + index % COLUMNS * (CELL + GAP), GAP + index // COLUMNS * (CELL + NAME + GAP)
+        panel = _panel(slices[name], intensity)
+        canvas.paste(panel, (left + (CELL - panel.width) // 2, top + (CELL - panel.height) // 2))
+        draw.text((left + CELL // 2, top + CELL + NAME // 2), _short(name), fill="#d5d9df", font=font(12), anchor="mm")
+        if name in marked:
+            draw.rectangle((left - 3, top - 3, left + CELL + 2, top + CELL + NAME + 2), outline=MARK, width=2)
+    buffer = io.BytesIO()
+    canvas.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _panel(one: Slice, intensity: str) -> Image.Image:
+    width, height = (n * size for n, size in zip(one.image.shape, one.spacing, strict=True))
+    scale = CELL / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return slice_panel(display_range(one.image, limits=_CT_WINDOW if intensity == "ct" else None), one.label, size)
+
+
+def _short(name: str) -> str:
+    """The end of a long name, which tells it from others better than its beginning."""
+    while font(12).getlength(name) > CELL:
+        name = "…" + name.removeprefix("…")[1:]
+    return name

@@ -1,0 +1,133 @@
+"""The page of an inspection: the findings first, then what the scans are like."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from voxmim.report.contact import contact_sheet
+from voxmim.report.figures import label_colour
+from voxmim.report.page import Histogram, Page, Picture, Table, write_page
+from voxmim.scans.facts import PERCENTILES
+from voxmim.scans.inspect import Inspection
+
+_AXES = ("left to right", "back to front", "bottom to top")
+_ENDS = {"0": "lowest", "50": "half below", "100": "highest"}
+_MOST_LABELS = 12  # that get a histogram
+
+
+def inspection_page(file: Path, inspection: Inspection) -> None:
+    """Write the page of an inspection; the file appears whole or not at all."""
+    source, facts = inspection.source, inspection.facts
+    labelled = [each for each in facts.values() if each.labels]
+    page = Page(
+        title=f"Inspection of {source.name}",
+        lead=verdict(inspection),
+        facts=[
+            ("folder", str(source.path)),
+            ("files read", f"{len(inspection.files):,}"),
+            ("cases that can be prepared", f"{len(facts):,} of {len(source.cases):,}"),
+            ("with labels", f"{len(labelled):,}"),
+            ("channels", ", ".join(source.channels)),
+            ("intensity", f"{inspection.intensity.upper()}, as guessed"),
+            ("orientations of the files", _counted(Counter(each.orientation for each in facts.values()))),
+        ],
+        tables=[*_findings(inspection), *([_fingerprint(inspection)] if facts else [])],
+        histograms=_histograms(inspection),
+        pictures=[_contact(inspection)] if inspection.slices else [],
+        commands=[f"voxmim inspect {shlex.quote(str(source.path))} --html {shlex.quote(str(file))}"],
+        headings={"facts": "What was inspected", "results": "Findings and fingerprint", "pictures": "Contact sheet"},
+    )
+    write_page(file, page)
+
+
+def verdict(inspection: Inspection) -> str:
+    """What was found, in a sentence or two."""
+    findings = inspection.findings
+    if not findings:
+        return f"Nothing is wrong with these {len(inspection.files):,} files."
+    actions = Counter(finding.action for finding in findings)
+    parts = [f"{actions[action]:,} {action}" for action in ("left out", "repaired", "used") if actions[action]]
+    text = f"{len(findings):,} findings in {len(inspection.files):,} files: {', '.join(parts)}."
+    doubtful = sum(finding.unresolved for finding in findings)
+    return f"{text} {doubtful:,} of those used are probably wrong, and hold training up." if doubtful else text
+
+
+def finding_rows(inspection: Inspection) -> list[list[str]]:
+    """Kind, file (below the source's folder), reason and action of each finding, the gravest first."""
+    grave = sorted(inspection.findings, key=lambda one: (not one.unresolved, one.action != "left out"))
+    rows = []
+    for finding in grave:
+        path = Path(finding.file)
+        short = (
+            str(path.relative_to(inspection.source.path)) if path.is_relative_to(inspection.source.path) else str(path)
+        )
+        action = f"{finding.action}, in doubt" if finding.unresolved else finding.action
+        rows.append([finding.kind, short, finding.reason.removeprefix(f"{finding.file}: "), action])
+    return rows
+
+
+def _findings(inspection: Inspection) -> list[Table]:
+    rows = finding_rows(inspection)
+    note = "What is in doubt is used, but training waits until it is mended, taken out or accepted (--accept-findings)."
+    return [Table("Findings", ["kind", "file", "reason", "what is done"], rows, note)] if rows else []
+
+
+def _fingerprint(inspection: Inspection) -> Table:
+    found = inspection.fingerprint()
+    rows = [[f"voxel size, {axis} (mm)", *_three(part)] for axis, part in zip(_AXES, found["spacing_mm"], strict=True)]
+    rows += [[f"voxels, {axis}", *_three(part)] for axis, part in zip(_AXES, found["shape"], strict=True)]
+    for channel, parts in found["intensity_percentiles"].items():
+        rows += [[f"{channel}, {_ENDS.get(at, f'{at} % below')}", *_three(part)] for at, part in parts.items()]
+    rows += [
+        [f"{name}, in {part['cases']} cases (ml)", *_three(part)] for name, part in found["label_volumes_ml"].items()
+    ]
+    return Table("Fingerprint", ["over all cases", "least", "median", "greatest"], rows)
+
+
+def _histograms(inspection: Inspection) -> list[Histogram]:
+    """Of what varies: a bar for a value that all scans share says nothing."""
+    each, unit = list(inspection.facts.values()), "HU" if inspection.intensity == "ct" else "the scan's units"
+    found = []
+    for i, axis in enumerate(_AXES):
+        found.append(Histogram(f"Voxel size, {axis}", "mm", [facts.spacing[i] for facts in each]))
+    for i, axis in enumerate(_AXES):
+        found.append(Histogram(f"Extent, {axis}", "mm", [facts.shape[i] * facts.spacing[i] for facts in each]))
+    middle = PERCENTILES.index(50)
+    for i, channel in enumerate(inspection.source.channels):
+        values = [facts.percentiles[i][middle] for facts in inspection.complete()]
+        found.append(Histogram(f"Median of {channel}", unit, values))
+    for value in sorted({value for facts in each for value in facts.labels})[:_MOST_LABELS]:
+        volumes = [facts.labels[value].volume / 1000 for facts in each if value in facts.labels]
+        found.append(Histogram(f"Volume of {inspection.source.labels.get(value, f'label {value}')}", "ml", volumes))
+    return [one for one in found if len(one.values) > 1 and np.ptp(one.values) > 1e-6 * max(map(abs, one.values))]
+
+
+def _contact(inspection: Inspection) -> Picture:
+    faulty = {finding.file for finding in inspection.findings}
+    marked = [
+        case.name
+        for case in inspection.source.cases
+        if faulty & {str(file) for file in (*case.images, case.label) if file is not None}
+    ]
+    labels = [one.label for one in inspection.slices.values() if one.label is not None]
+    values = sorted({int(value) for label in labels for value in np.unique(label)})
+    names, shown = inspection.source.labels, f"{len(inspection.slices)} of {len(inspection.facts)} cases"
+    return Picture(
+        "Middle slices",
+        contact_sheet(inspection.slices, inspection.intensity, marked),
+        f"{shown}, seen from below: the patient's right is on the left. Where there are labels, the slice lies in the "
+        "middle of them. Framed are cases with a finding.",
+        [(names.get(value, f"label {value}"), label_colour(value)) for value in values if value][:_MOST_LABELS],
+    )
+
+
+def _three(part: dict[str, float]) -> list[str]:
+    return [f"{part[key]:,.0f}" if abs(part[key]) >= 1000 else f"{part[key]:.4g}" for key in ("min", "median", "max")]
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())

@@ -1,0 +1,87 @@
+"""From voxels to the facts that are noted of a scan."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+
+import numpy as np
+
+from voxmim.scans.facts import COARSE, PERCENTILES, Facts, LabelFacts
+from voxmim.scans.geometry import ras_axes, to_ras
+from voxmim.scans.volume import Volume
+
+_ENOUGH = 1 << 21  # voxels that percentiles are taken from
+_LETTERS = ("LR", "PA", "IS")
+
+
+def orientation(affine: np.ndarray) -> str:
+    """Where the voxel axes point, as ``LPS`` for left, posterior, superior."""
+    order, signs = ras_axes(affine)
+    letters = {voxel: _LETTERS[world][sign > 0] for world, (voxel, sign) in enumerate(zip(order, signs, strict=True))}
+    return letters[0] + letters[1] + letters[2]
+
+
+def measure(image: Volume, label: np.ndarray | None = None) -> Facts:
+    """The facts of a scan (C, X, Y, Z) and its label map (X, Y, Z) uint8 on the same grid, if there is one."""
+    ras = to_ras(image)
+    x, y, z = (round(float(size), 5) for size in ras.spacing)
+    percentiles = [_percentiles(channel) for channel in ras.array]
+    return Facts(
+        shape=ras.shape,
+        spacing=(x, y, z),
+        orientation=orientation(image.affine),
+        whole=all(bool(np.all(np.rint(plane) == plane)) for channel in ras.array for plane in channel),
+        percentiles=tuple(percentiles),
+        overview=_overview(ras.array[0], percentiles[0][1], percentiles[0][-2]),
+        content=_content(ras.array),
+        labels={} if label is None else _labels(to_ras(Volume(label[None], image.affine))),
+    )
+
+
+def _thinned(channel: np.ndarray) -> np.ndarray:
+    """Every n-th voxel along each axis, so that enough are left."""
+    step = max(1, int(np.ceil((channel.size / _ENOUGH) ** (1 / 3))))
+    return channel[::step, ::step, ::step]
+
+
+def _percentiles(channel: np.ndarray) -> tuple[float, ...]:
+    inner = np.percentile(_thinned(channel), PERCENTILES[1:-1])
+    return tuple(float(f"{value:.6g}") for value in (channel.min(), *inner, channel.max()))
+
+
+def _overview(channel: np.ndarray, low: float, high: float) -> str:
+    """The means of 6 x 6 x 6 boxes between two values, which become 0 and 255; boxes of a thin scan share voxels."""
+    seen = np.clip((_thinned(channel).astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
+    for axis, count in enumerate(COARSE):
+        length = seen.shape[axis]
+        bounds = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+        slabs = [seen.take(range(start, stop), axis=axis).mean(axis=axis) for start, stop in bounds]
+        seen = np.stack(slabs, axis=axis)
+    return b64encode(np.rint(255 * seen).astype(np.uint8).tobytes()).decode()
+
+
+def _content(array: np.ndarray) -> str:
+    """The same for the same float32 values, whatever type the file holds them in."""
+    digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=12)
+    for channel in array:
+        for plane in channel:
+            values = np.ascontiguousarray(plane, dtype=np.float32) + np.float32(0)  # -0 becomes 0
+            digest.update(values.data)
+    return digest.hexdigest()
+
+
+def _labels(label: Volume) -> dict[int, LabelFacts]:
+    where = np.nonzero(label.array[0])
+    values = label.array[0][where]
+    counts = np.bincount(values)
+    voxel = float(np.prod(label.spacing))
+    centres = [
+        np.bincount(values, weights=(index + 0.5) / n) / np.maximum(counts, 1)
+        for index, n in zip(where, label.shape, strict=True)
+    ]
+    found = {}
+    for value in np.flatnonzero(counts):
+        x, y, z = (round(float(axis[value]), 4) for axis in centres)
+        found[int(value)] = LabelFacts(round(float(counts[value]) * voxel, 3), (x, y, z))
+    return found
