@@ -6,13 +6,17 @@ import contextlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from source_folders import fill, splits_of
 from voxmim.errors import SourceError
+from voxmim.scans.prepare import prepare
 from voxmim.scans.sources import Source, open_source
+from voxmim.scans.volume import Volume, write_volume
+from voxmim.store import Store
 
 
 @pytest.fixture
@@ -145,6 +149,8 @@ def test_the_description_of_a_decathlon_folder_is_a_list_too(scans: Path) -> Non
         ),
         ([{"image": []}], "names 0 images"),
         ([{"image": 5}], "names 5, which is missing"),
+        ([{"image": "\0"}], "which is missing"),
+        ([{"image": "x" * 999}], "which is missing"),
     ],
 )
 def test_json_that_does_not_fit(scans: Path, content: object, message: str) -> None:
@@ -173,3 +179,14 @@ def test_whatever_is_written_in_a_list_it_is_read_or_refused_in_a_sentence(
     for file in ("cases.csv", "cases.json"):
         with contextlib.suppress(SourceError):  # nothing else may come out
             assert open_source(scans / file).cases
+
+
+def test_patient_and_split_go_into_the_store_and_follow_the_list(tmp_path: Path) -> None:
+    for index, name in enumerate("ab"):
+        voxels = np.random.default_rng(index).integers(0, 500, (1, 12, 11, 10)).astype(np.int16)
+        write_volume(tmp_path / f"{name}.nii.gz", Volume(voxels, np.eye(4)))
+    for first, split in (("p1", "train"), ("p2", "val")):
+        (tmp_path / "cases.csv").write_text(f"image,group,split\na.nii.gz,{first},{split}\nb.nii.gz,p2,test\n")
+        prepare(tmp_path / "cases.csv", tmp_path / "store", intensity="mr", workers=1, quiet=True)
+        found = {case.name: (case.group, case.split) for case in Store(tmp_path / "store").cases.values()}
+        assert found == {"a": (first, split), "b": ("p2", "test")}

@@ -48,6 +48,14 @@ def test_a_folder_for_each_channel(tmp_path: Path, folders: tuple[str, str]) -> 
     assert (b.name, b.missing) == ("b", (0,))
 
 
+def test_files_called_as_channels_in_the_folder_of_their_case(tmp_path: Path) -> None:
+    source = fill(tmp_path, "imagesTr/a/T1.nii.gz", "imagesTr/a/T2.mha", "imagesTr/a/seg.nii", "imagesTr/empty/x.txt",
+                  "labelsTr/a.nii", dataset=TWO)  # fmt: skip
+    (case,) = open_source(source).cases
+    assert case.images == (source / "imagesTr/a/T1.nii.gz", source / "imagesTr/a/T2.mha")
+    assert case.label == source / "labelsTr/a.nii"
+
+
 def test_of_channels_in_folders_one_may_lack(tmp_path: Path) -> None:
     source = fill(tmp_path, dataset=TWO)
     write_series(source / "imagesTr" / "a" / "T2", voxels(9))

@@ -104,6 +104,12 @@ def test_what_is_told_stays_and_nothing_is_drawn_beside_it(split: str) -> None:
     assert set(drawn.values()) == {"train", "val", "test"} - {split}
 
 
+def test_of_two_splits_of_one_patient_the_one_kept_from_training_holds_for_the_rest() -> None:
+    told = [case("a", "p", split="test"), case("b", "p", split="val"), case("c", "p", split="train")]
+    for order in (told, told[::-1]):
+        assert splits_of([*order, case("d", "p", labelled=False)])["d"] == "test"
+
+
 def test_an_unlabelled_scan_of_a_patient_who_trains_stays_unlabelled() -> None:
     cases = [case("a", "p", split="train"), case("b", "p", labelled=False), case("c", "p", split="unlabelled")]
     assert splits_of(cases) == {"a": "train", "b": "unlabelled", "c": "unlabelled"}

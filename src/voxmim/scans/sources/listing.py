@@ -1,4 +1,4 @@
-"""The scans in one folder: its files, and the folders in it that hold the DICOM slices of one scan each."""
+"""The scans in one folder: its files, and the folders in it that hold one scan each, mostly as DICOM slices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def scans_in(folder: Path) -> list[Path]:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            if any(is_dicom_file(file) for file in path.rglob("*")):
+            if any(is_scan(file) or is_dicom_file(file) for file in path.rglob("*")):
                 found.append(path)
         elif is_scan(path):
             found.append(path)

@@ -3,8 +3,8 @@
 ```
 SOURCE/imagesTr, labelsTr  a scan is one file of all its channels, or one file per channel: NAME_0000, NAME_0001 and so
                            on, of which some may be missing; instead of a file, a folder of that name with the DICOM
-                           slices of one series, or one with a folder for each channel, called as the channel is;
-                           images/ and labels/ do as well
+                           slices of one series, or with a file or folder for each channel, called as the channel
+                           is; images/ and labels/ do as well
 SOURCE/imagesTs            further scans, labelled if there is a labelsTs
 SOURCE/extra_unlabelled    further scans
 ```
@@ -20,7 +20,7 @@ from voxmim.errors import SourceError
 from voxmim.scans.sources.listing import label_file, scans_in
 from voxmim.scans.sources.numbered import by_case, missing_channels
 from voxmim.scans.sources.source import SourceCase
-from voxmim.scans.volume import case_name
+from voxmim.scans.volume import case_name, is_scan
 
 _PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
 
@@ -68,7 +68,7 @@ def _cases_of(folder: Path, label_folder: Path | None, channels: Sequence[str], 
         )
     cases = []
     for name, images in grouped.items():
-        inner = _channel_folders(images, channels)
+        inner = _in_its_folder(images, channels)
         images = list(inner.values()) or images
         missing = missing_channels(name, images, len(channels))
         if inner:
@@ -83,9 +83,9 @@ def _cases_of(folder: Path, label_folder: Path | None, channels: Sequence[str], 
     return cases
 
 
-def _channel_folders(images: Sequence[Path], channels: Sequence[str]) -> dict[int, Path]:
-    """Of a case that is one folder, the folders in it that are called as channels are, by the channel's index."""
+def _in_its_folder(images: Sequence[Path], channels: Sequence[str]) -> dict[int, Path]:
+    """Of a case that is one folder, the files or folders in it that are called as channels are, by channel."""
     if len(images) > 1 or not images[0].is_dir():
         return {}
-    there = {folder.name: folder for folder in images[0].iterdir() if folder.is_dir()}
+    there = {case_name(path): path for path in images[0].iterdir() if path.is_dir() or is_scan(path)}
     return {index: there[name] for index, name in enumerate(channels) if name in there}
