@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +15,8 @@ import hypothesis
 import numpy as np
 import pytest
 
+from processes import CONTEXT, rows_reach
+from voxmim.cli import main
 from voxmim.recipe import make_recipe, write_recipe
 from voxmim.scans.prepare import prepare
 from voxmim.scans.volume import Volume, write_volume
@@ -206,13 +206,14 @@ def start_and_kill() -> Callable[..., None]:
     """Give start_and_kill(arguments, run, rows): start `voxmim` and kill it once metrics.csv has so many rows."""
 
     def act(arguments: list[str | Path], run: Path, rows: int) -> None:
-        command = [sys.executable, "-m", "voxmim", *map(str, arguments)]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            metrics = run / "metrics.csv"
-            while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") > rows):
-                time.sleep(0.002)
-            process.kill()
-            assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+        process = CONTEXT.Process(target=main, args=([str(argument) for argument in arguments],))
+        process.start()
+        enough = rows_reach(run, rows)
+        while process.is_alive() and not enough():
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "it ended before it was killed"
 
     return act
 

@@ -1,4 +1,4 @@
-"""Two processes that train together, forked off a server that has imported everything already."""
+"""Processes that train, forked off a server that has imported everything already."""
 
 from __future__ import annotations
 

@@ -263,13 +263,14 @@ def segmentation_pictures(runs: Mapping[str, Run], store: Store, split: str = "v
     labelled = store.labelled(split) or store.labelled("train")
     segmentors = {name: Segmentor.load(run.path) for name, run in runs.items()}
     legend = [(label, label_colour(value)) for value, label in store.labels.items()]
+    bounds = next(iter(runs.values())).recipe().window
     pictures = []
     for case in labelled[:_SHOWN]:
         reference = store.label_map(case.name)
         columns: list[tuple[str, np.ndarray | None]] = [("scan", None), ("reference", reference)]
         for name, segmentor in segmentors.items():
             columns.append((name, segmentor.label_shares(_stored(store, case)).argmax(0).astype(np.uint8)))
-        seen = window(store.image(case.name), store.preparation.intensity, runs[next(iter(runs))].recipe().window)
+        seen = window(store.image(case.name), store.preparation.intensity, bounds)
         at = middle_of(reference, case.shape)
         png = segmentation_picture(display_range(seen[0]), columns, store.preparation.spacing, at)
         caption = f"A {case.split} case, through the middle of its labels."
