@@ -73,12 +73,15 @@ def _case(name: str, images: Sequence[Path], channels: Sequence[str], label: Pat
 
 def _labels_of(path: Path, grouped: dict[str, list[Path]]) -> tuple[dict[str, Path], list[Finding]]:
     """The label map of each case, from derivatives/; and those left out."""
+    of_patient: dict[str, list[str]] = {}
+    for name in grouped:
+        of_patient.setdefault(name.split("_")[0], []).append(name)
     candidates: dict[str, list[Path]] = {}
     findings = []
     for file in sorted((path / "derivatives").rglob("sub-*")):
         if not (is_scan(file) and _suffix(file) in _LABELS):
             continue
-        fitting = [name for name, images in grouped.items() if _fits(file, images)]
+        fitting = [name for name in of_patient.get(file.name.split("_")[0], ()) if _fits(file, grouped[name])]
         if len(fitting) == 1:
             candidates.setdefault(fitting[0], []).append(file)
         else:

@@ -32,7 +32,7 @@ def describe(file: Path, values: Mapping[str, Any]) -> Description:
         raise SourceError(f'{file}: the key "labels" is missing; add for instance {{"background": 0, "liver": 1}}.')
     try:
         ordered = tuple(str(channels[key]) for key in sorted(channels, key=int))
-        pairs = [(int(a), str(b)) if str(a).isdigit() else (int(b), str(a)) for a, b in values["labels"].items()]
+        pairs = [(int(a), str(b)) if a.isdigit() else (_whole(b), a) for a, b in values["labels"].items()]
     except (ValueError, TypeError) as error:
         raise SourceError(
             f"{file}: channels or labels are not numbered by whole numbers ({error}); repair it."
@@ -43,6 +43,12 @@ def describe(file: Path, values: Mapping[str, Any]) -> Description:
     regions = _read_regions(file, values.get("regions", {}), labels)
     licence = str(values.get("licence") or values.get("license") or "")
     return Description(str(values.get("name") or file.parent.name), ordered, labels, regions, licence)
+
+
+def _whole(value: object) -> int:
+    if type(value) is int or isinstance(value, str):
+        return int(value)
+    raise ValueError(f"{value!r} is none")
 
 
 def _read_regions(file: Path, told: object, labels: Mapping[int, str]) -> dict[str, tuple[int, ...]]:

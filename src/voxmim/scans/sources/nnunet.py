@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from voxmim.errors import SourceError
-from voxmim.scans.sources.description import describe
+from voxmim.scans.sources.description import Description, describe
 from voxmim.scans.sources.pairs import paired_cases
 from voxmim.scans.sources.source import Source
 
@@ -28,29 +28,32 @@ def nnunet(path: Path, values: Mapping[str, Any]) -> Source:
         SourceError: dataset.json contradicts itself or the folder.
     """
     file = path / "dataset.json"
-    told = describe(file, _with_regions(file, values))
+    told = describe_nnunet(file, values)
     if not (path / "imagesTr").is_dir():
         raise SourceError(f"{path}: there is a dataset.json but no folder imagesTr; put the scans there.")
     cases = tuple(paired_cases(path, told.channels, numbered=True))
     return Source(path, told.name, told.channels, told.labels, cases, regions=told.regions, licence=told.licence)
 
 
-def _with_regions(file: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with labels that are single values alone, and the regions that lists of values make.
+def describe_nnunet(file: Path, values: Mapping[str, Any]) -> Description:
+    """Understand the object that nnU-Net's dataset.json holds, in which labels that are lists make all labels regions.
 
     A label value that is no region of its own is called by its number. The order that nnU-Net writes regions in
     (``regions_class_order``) is not needed here, where a label map is made of what all regions say.
+
+    Raises:
+        SourceError: as `describe`, or it has a label 'ignore'.
     """
     labels = values.get("labels")
     if not isinstance(labels, Mapping):
-        return dict(values)
+        return describe(file, values)
     if "ignore" in labels:
         raise SourceError(
             f"{file}: the label 'ignore' marks voxels that nobody annotated, which cannot be left out of a training "
             "here; annotate them and remove it."
         )
     if not any(isinstance(value, list) for value in labels.values()):
-        return dict(values)
+        return describe(file, values)
     regions = {
         name: value if isinstance(value, list) else [value] for name, value in labels.items() if name != "background"
     }
@@ -59,4 +62,4 @@ def _with_regions(file: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         raise SourceError(f"{file}: a label must be a whole number or a list of them; repair the file.")
     alone = {region[0]: name for name, region in regions.items() if len(region) == 1}
     single = {alone.get(value, f"label {value}"): value for value in sorted(set(parts))}
-    return {**values, "labels": {"background": 0, **single}, "regions": regions}
+    return describe(file, {**values, "labels": {"background": 0, **single}, "regions": regions})
