@@ -50,9 +50,9 @@ def test_a_cpu_that_is_said_to_be_fast_is() -> None:
         factor = torch.randn(256, 256).to(dtype)
         times = []
         for _ in range(7):
-            start = time.perf_counter()
+            start = time.process_time()
             factor @ factor
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         return min(times)
 
     slower = seconds(torch.bfloat16) / seconds(torch.float32)
