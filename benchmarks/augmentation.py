@@ -24,9 +24,9 @@ import torch
 from monai import transforms
 from torch import Tensor
 
-from machine import machine
 from voxmim.augment import apply, draw
 from voxmim.crops import Batch
+from voxmim.report.machine import machine
 from voxmim.settings import Augmentation
 
 # A spline of control points 12 voxels apart is as smooth as noise under a Gaussian of 7 voxels, and 130 times that

@@ -19,13 +19,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from machine import machine
 from voxmim.networks.build import build_encoder
 from voxmim.networks.patches import patchify
 from voxmim.networks.positions import sincos_positions
 from voxmim.networks.vit import take
 from voxmim.pretext.assemble import build_pretext
 from voxmim.pretext.masking import random_mask, visible_index
+from voxmim.report.machine import machine
 from voxmim.settings import MAESettings, MaskSettings, Training, ViTSettings
 from voxmim.training.optimiser import make_optimiser
 

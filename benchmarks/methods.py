@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from machine import machine
 from voxmim.recipe import load_recipe
+from voxmim.report.machine import machine
 from voxmim.segmentation.intervals import paired_difference
 from voxmim.training.run import METRICS, Run
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from machine import machine
 from voxmim.crops import CropPlan, Crops
+from voxmim.report.machine import machine
 from voxmim.store import Case, Preparation, Store
 from voxmim.storing import write_case, write_index
 

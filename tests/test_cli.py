@@ -22,6 +22,7 @@ TRAINING = ["STORE", "OUT", "--recipe", "--resume", "--steps", "--batch", "--lr"
 TRAINING += ["--accumulate", "--nodes", "--strategy", "--compile"]
 COMMANDS = {
     "demo": ["--data", "--out", "--seed", "--spacing", "--recipe", "--set"],
+    "study": ["NAME", "--data", "--out", "--seeds", "--labels", "--recipe", "--scheduler", "--set"],
     "phantom": ["OUT", "--cases", "--seed", "--kind"],
     "download": ["NAME", "--out", "--mirror", "--yes"],
     "prepare": ["SOURCE", "OUT", "--spacing", "--intensity", "ct", "mr", "auto", "--workers", "--seed"],

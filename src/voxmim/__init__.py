@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from voxmim.api.inspection import inspect
     from voxmim.api.results import evaluate, predict, reconstruct
     from voxmim.api.scans import phantom, prepare, split, verify
-    from voxmim.api.studies import demo
+    from voxmim.api.studies import demo, study
     from voxmim.api.training import finetune, plan, pretrain
     from voxmim.api.weights import export_weights, import_weights, load_encoder
 
@@ -35,6 +35,7 @@ __all__ = [
     "pretrain",
     "reconstruct",
     "split",
+    "study",
     "verify",
 ]
 

@@ -50,6 +50,20 @@ def demo(
     done(out / "report.html", f"the whole journey, {sum(result['seconds'].values()):.0f} s")
 
 
+def study(name: str, data: list[Path], out: Path, overrides: list[str], **told: Any) -> int:
+    """Answer one of the paper's questions; status 1 where trials are missing."""
+    from voxmim import api
+
+    result = api.study(name, data, out, settings=settings_of(overrides), **told)
+    for sentence in [*result["choices"], *result["seen"]]:
+        CONSOLE.print(plain(sentence), soft_wrap=True)
+    missing = [trial for trial in result["trials"] if trial["state"] != "done"]
+    if missing:
+        CONSOLE.print(f"[red]{len(missing)} trials are missing[/red]; the same command tries them again.")
+    done(out / name / "report.html", f"the study, {len(result['trials'])} trials")
+    return 1 if missing else 0
+
+
 def phantom(out: Path, cases: int, seed: int, kind: str) -> None:
     """Write phantoms."""
     from voxmim import api
@@ -241,6 +255,7 @@ def recipes(name: str | None) -> None:
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo,
+    "study": study,
     "phantom": phantom,
     "download": download,
     "inspect": inspect,

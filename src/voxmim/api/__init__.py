@@ -16,7 +16,7 @@ _PARTS = {
     "training": ("finetune", "plan", "pretrain"),
     "results": ("evaluate", "predict", "reconstruct", "result_rows"),
     "weights": ("Encoder", "export_weights", "import_weights", "load_encoder"),
-    "studies": ("demo",),
+    "studies": ("demo", "study"),
 }
 _HOMES = {name: part for part, names in _PARTS.items() for name in names}
 __all__ = sorted(_HOMES)

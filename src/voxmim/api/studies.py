@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from voxmim.studies.demo import demo
+from voxmim.studies.study import study
 
-__all__ = ["demo"]
+__all__ = ["demo", "study"]

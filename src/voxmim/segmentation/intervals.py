@@ -60,6 +60,11 @@ def difference_in_words(name: str, a: Sequence[float], b: Sequence[float], seed:
     difference, interval = paired_difference(a, b, seed)
     if len(a) == 1:
         return f"one case cannot show a difference ({_printed(difference):.3f})"
+    return in_words(name, difference, interval)
+
+
+def in_words(name: str, difference: float, interval: tuple[float, float]) -> str:
+    """The same of a difference and its interval, however they were found."""
     middle, low, high = _printed(difference), _printed(interval[0]), _printed(interval[1])
     if low <= 0 <= high:
         return f"no difference seen ({middle:.3f}, 95 % interval {low:.3f} to {high:.3f})"

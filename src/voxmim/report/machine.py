@@ -10,9 +10,10 @@ import torch
 
 
 def machine() -> str:
-    """One line: the CPU, its cores, the threads that torch may use, and torch's version."""
+    """One line: the GPU if there is one, the CPU, its cores, the threads that torch may use, and torch's version."""
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return (
-        f"{_cpu()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch thread(s), "
+        f"{gpu}{_cpu()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch thread(s), "
         f"torch {torch.__version__}, Python {platform.python_version()}"
     )
 

@@ -1,0 +1,139 @@
+"""What a study was asked for, and the recipes that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from voxmim.errors import RecipeError, StoreError, nearest
+from voxmim.recipe import FITTING, fit_crop, load_recipe, with_crop
+from voxmim.report.words import PRETEXTS
+from voxmim.settings import Recipe, Triple
+from voxmim.store import Store
+from voxmim.studies.arm import Arm, Pretraining
+from voxmim.training.finetune import labelled_cases
+
+CONTRASTIVE = "tiny-simclr-vit"  # the recipe whose augmentation SimCLR takes
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a study was asked for.
+
+    Attributes:
+        stores: of prepared scans.
+        out: the folder of all studies.
+        recipe: packaged recipe or YAML file that all arms follow.
+        settings: what differs from it, such as ``{"pretrain.steps": 500, "simclr:pretrain.batch": 32}``, where a
+            pretext and a colon say that it is for the pre-training by that pretext alone.
+        labels: labelled cases to use, as `finetune` takes them; ``all`` for all.
+    """
+
+    stores: tuple[Path, ...]
+    out: Path
+    recipe: str | Path
+    settings: Mapping[str, Any]
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.base.nodes * self.base.devices > 1:
+            raise RecipeError("each trial of a study trains in one process; leave out nodes and devices.")
+        for key in self.settings:
+            pretext = key.partition(":")[0]
+            if ":" in key and pretext not in FITTING:
+                raise RecipeError(f"--set {key}: '{pretext}' is no pretext{nearest(pretext, FITTING) or '.'}")
+
+    @cached_property
+    def base(self) -> Recipe:
+        """The recipe that all arms follow."""
+        return self.recipe_of()
+
+    def recipe_of(self, pretext: str | None = None, settings: Mapping[str, Any] | None = None) -> Recipe:
+        """The recipe of a fine-tuning, or of a pre-training by a pretext, with what differs in one arm.
+
+        SimCLR, which learns from comparing crops, gets four times the batch for a quarter of the steps at half the
+        rate, so that it sees as many pairs as the others see crops, and an augmentation that is strong enough.
+        """
+        told = {key: value for key, value in self.settings.items() if ":" not in key}
+        if pretext is not None:
+            told["pretext"] = pretext
+            if pretext == "simclr" and self.base.pretext != "simclr":
+                told |= _contrastive(self.base)
+            own = {key.partition(":")[2]: value for key, value in self.settings.items() if ":" in key
+                   and key.partition(":")[0] == pretext}  # fmt: skip
+            told |= own
+        return load_recipe(self.recipe, {**told, **(settings or {})})
+
+    @property
+    def pretexts(self) -> list[str]:
+        """Those that can pre-train the recipe's encoder, from the contrastive to the masked ones."""
+        return [pretext for pretext in ("simclr", "simmim", "mae") if self.base.encoder in FITTING[pretext]]
+
+    def pretrained(self, pretext: str, settings: Mapping[str, Any] | None = None, **arm: Any) -> Arm:
+        """The arm that is fine-tuned from such a pre-training on the first store; `arm` says what else it is.
+
+        Args:
+            pretext: its task.
+            settings: what differs from the recipe, in both trainings.
+            arm: attributes of the `Arm`, and ``pretrained_on``, another store.
+        """
+        store = arm.pop("pretrained_on", self.stores[0])
+        pretraining = Pretraining(store, self.recipe_of(pretext, settings))
+        return self.scratch(settings, **{"name": PRETEXTS[pretext], "pretraining": pretraining, **arm})
+
+    def scratch(self, settings: Mapping[str, Any] | None = None, **arm: Any) -> Arm:
+        """The arm that starts from nothing; arguments as of `pretrained`."""
+        own = {"name": "from scratch", "store": self.stores[0], "labels": self.labels[0], **arm}
+        own["labels"] = None if own["labels"] == "all" else own["labels"]
+        own["recipe"] = replace(self.recipe_of(None, settings) if settings else self.base, scratch_lr=None)
+        return Arm(**own)
+
+
+def _contrastive(base: Recipe) -> dict[str, Any]:
+    training = base.pretrain
+    own: dict[str, Any] = {
+        "pretrain.batch": 4 * training.batch,
+        "pretrain.accumulate": 1,
+        "pretrain.lr": training.lr / 2,
+        "pretrain.augmentation": asdict(load_recipe(CONTRASTIVE).pretrain.augmentation),
+    }
+    for key in ("steps", "validate_every", "checkpoint_every"):
+        own[f"pretrain.{key}"] = -(-getattr(training, key) // 4)
+    return own
+
+
+def ready(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Arm]:
+    """The arms with a crop, after a look at everything that could stop them.
+
+    Where the recipe has none, the crop is fitted to a store's scans, the same for all arms on that store.
+
+    Raises:
+        StoreError: a store lacks labels, or cases to validate or to test on.
+        RecipeError: a crop does not fit an encoder or its masks.
+    """
+    stores = {path: Store(path) for arm in arms for path, _, _ in arm.trainings}
+    shapes = {path: [case.shape for case in store.in_split("train", "unlabelled")] for path, store in stores.items()}
+    cells: dict[Path, Triple] = {}
+    for arm in arms:
+        for split in ("train", "val", "test"):
+            if not stores[arm.store].labelled(split):
+                raise StoreError(
+                    f"{arm.store}: there is no labelled case in the split '{split}', which a study needs; add one."
+                )
+        for seed in seeds:
+            labelled_cases(stores[arm.store], arm.labels, seed)
+        for path, recipe, masked in arm.trainings:
+            unit = (recipe.mask_unit if masked else None) or (1, 1, 1)
+            parts = (cells.get(path, (1, 1, 1)), recipe.encoder_settings.patch, unit)
+            x, y, z = (math.lcm(*sides) for sides in zip(*parts, strict=True))
+            cells[path] = (x, y, z)
+
+    def cut(path: Path, recipe: Recipe, masked: bool) -> Recipe:
+        crop = recipe.crop or fit_crop(shapes[path], cells[path], recipe.crop_voxels)
+        return with_crop(replace(recipe, crop=crop), shapes[path], str(path), masked)
+
+    return [arm.changed(cut) for arm in arms]

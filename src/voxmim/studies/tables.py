@@ -1,0 +1,188 @@
+"""Tables and plots that the studies share; the position-only prior stands in every table of results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from voxmim.report.page import Curve, Picture, Plot, Table
+from voxmim.report.words import PRETEXTS
+from voxmim.segmentation.intervals import bootstrap_interval, in_words
+from voxmim.segmentation.metrics import CONVENTION
+from voxmim.store import Store
+from voxmim.studies.analysis import SHARES, SpeedUp, crossed_interval, speed_up
+from voxmim.studies.arm import METRICS, Arm, Comparison, case_scores, tables
+from voxmim.training.pages import figure, segmentation_pictures
+
+DIGITS = {"dice": 3, "hd95_mm": 2, "nsd": 3}
+NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "nsd": "NSD (2 mm)"}
+PRIOR = "position-only prior"
+
+
+def interval_note(comparison: Comparison) -> str:
+    """What an interval over seeds and cases holds, and what it does not."""
+    if len(comparison.seeds) == 1:
+        return "95 % bootstrap intervals over cases; one seed, so what another run would change is not in them."
+    return (
+        f"95 % bootstrap intervals over {len(comparison.seeds)} seeds and all cases, both drawn anew with replacement, "
+        "independently of each other. Each stands alone: where nothing differs, one in twenty still leaves out zero."
+    )
+
+
+def score_table(comparison: Comparison, arms: Sequence[Arm], title: str = "") -> Table:
+    """What the chosen runs of each arm score on the test cases, the prior first."""
+    rows: list[list[str]] = []
+    cases = 0
+    for arm in arms:
+        results = list(comparison.results(arm).values())
+        if results and not rows:
+            cases = len(results[0]["cases"])
+            rows.append([PRIOR, *_scores([result["prior"] for result in results]), "–", "–"])
+        rate = comparison.rate(arm)
+        means = [np.mean(list(case_scores(result, "dice").values())) for result in results]
+        by_seed = ", ".join(f"{mean:.3f}" for mean in means) or "not there"
+        rows.append([arm.name, *_scores(results), "–" if rate is None else f"{rate:g}", by_seed])
+    header = ["arm", "Dice", "95 % interval", NAMES["hd95_mm"], NAMES["nsd"], "rate", "Dice of each seed"]
+    note = f"{interval_note(comparison)} {CONVENTION} The prior knows positions only and never looks at the image."
+    return Table(title or f"Results on {cases} test cases", header, rows, note)
+
+
+def difference_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]], title: str = "") -> Table:
+    """How the second of each pair differs from the first on the same test cases with the same seeds."""
+    rows = []
+    for first, second in pairs:
+        cells = []
+        for metric in METRICS:
+            pair = comparison.tested(first, second, metric=metric)
+            cells.append(difference_cell(pair[1] - pair[0], DIGITS[metric]) if pair else "not there")
+        rows.append([f"{second.name} against {first.name}", *cells])
+    note = f"Paired over test cases and seeds, averaged over both. {interval_note(comparison)}"
+    return Table(title or "Differences on test cases", ["arms", *(NAMES[m] for m in METRICS)], rows, note)
+
+
+def difference_cell(differences: np.ndarray, digits: int = 3) -> str:
+    """Mean, interval and verdict of paired differences (S, C), as printed."""
+    if differences.size == 1:
+        return f"{differences.item():+.{digits}f}, which one case cannot show"
+    numbers = (float(differences.mean()), *crossed_interval(differences))
+    middle, low, high = (round(value, digits) + 0.0 for value in numbers)
+    seen = "no difference seen" if low <= 0 <= high else "higher" if low > 0 else "lower"
+    return f"{middle:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f}), {seen}"
+
+
+def validation_plot(comparison: Comparison, arms: Sequence[Arm], title: str = "") -> Plot:
+    """Validation Dice against steps, the mean over seeds with its interval over them."""
+    curves = []
+    for arm in arms:
+        found = list(comparison.curves(arm).values())
+        if not found:
+            continue
+        steps = [int(row["step"]) for row in found[0]]
+        dice = np.array([[row["val_dice"] for row in rows] for rows in found])
+        lows, highs = zip(*(bootstrap_interval(list(column)) for column in dice.T), strict=True)
+        band = (list(lows), list(highs)) if len(found) > 1 else None
+        curves.append(Curve(arm.name, steps, dice.mean(axis=0).tolist(), band))
+    seeds = len(comparison.seeds)
+    caption = f"Mean of {seeds} seeds; the band is a 95 % bootstrap interval over them." if seeds > 1 else "One seed."
+    title = title or "Dice on validation cases"
+    return Plot(title, "optimiser step of the fine-tuning", "mean Dice", curves, caption)
+
+
+def speed_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
+    """How much sooner each arm reaches a share of each other's best validation Dice."""
+    rows = []
+    for arm, other in permutations(arms, 2):
+        found = comparison.validation(arm, other)
+        if found:
+            (steps, own), (other_steps, others) = found
+            speeds = [speed_up(steps, own, other_steps, others, share) for share in SHARES]
+            rows.append([arm.name, other.name, *map(speed_cell, speeds)])
+    header = ["arm", "reaches, of the best of", *(f"{share:.0%} of it" for share in SHARES[:-1]), "all of it"]
+    note = (
+        "On validation cases, by the mean curves: the steps that the first needs, how many times fewer they are than "
+        "those that the second needs itself, and the 95 % interval of that ratio over seeds and cases. 'never' is an "
+        "arm that stays below until its last step; how slow it is cannot be known, so an interval that begins so has "
+        "no lower end. Between two validations a curve is taken as straight, and nothing is known before the first. "
+        "Rates fall to zero with the last step, so a training that is planned shorter would be further at that step."
+    )
+    return Table("Steps to reach another arm's best validation Dice", header, rows, note)
+
+
+def speed_cell(found: SpeedUp) -> str:
+    """Such as ``120 steps, 2.50x (1.80 to 3.10)``."""
+    low, high = (f"{value:.2f}" if value > 0 else "never" for value in (found.low, found.high))
+    if math.isinf(found.own_steps):
+        return f"never ({low} to {high})" if found.high > 0 else "never"
+    return f"{found.own_steps:.0f} steps, {found.ratio:.2f}x ({low} to {high})"
+
+
+def tested_in_words(comparison: Comparison, first: Arm, second: Arm) -> str:
+    """How the second arm compares with the first on the test cases, the same whether it pleases or not."""
+    pair = comparison.tested(first, second)
+    if not pair:
+        return f"{second.name} against {first.name}: not there."
+    difference = pair[1] - pair[0]
+    if difference.size == 1:
+        return f"One test case cannot show a difference of {second.name} against {first.name}."
+    words = in_words(second.name, float(difference.mean()), crossed_interval(difference))
+    return f"Mean Dice on test cases, {second.name} against {first.name}: {words}."
+
+
+def speed_in_words(comparison: Comparison, arm: Arm, other: Arm) -> str:
+    """In how many of the other's steps an arm reaches the other's best validation Dice."""
+    found = comparison.validation(arm, other)
+    if not found:
+        return ""
+    (steps, own), (other_steps, others) = found
+    speed = speed_up(steps, own, other_steps, others, 1.0)
+    what = f"the best validation Dice of {other.name} ({speed.target:.3f}, step {speed.other_steps:.0f})"
+    if math.isinf(speed.own_steps):
+        return f"{arm.name} never reached {what}."
+    low, high = (f"{value:.2f}" if value > 0 else "never" for value in (speed.low, speed.high))
+    return (
+        f"{arm.name} reached {what} at step {speed.own_steps:.0f}: {speed.ratio:.2f} times as fast "
+        f"(95 % interval {low} to {high})."
+    )
+
+
+def segmentations(comparison: Comparison, arms: Sequence[Arm]) -> list[Picture]:
+    """What the first seed's runs of arms on one store make of two validation cases."""
+    runs = {arm.name: comparison.run(arm, comparison.seeds[0]) for arm in arms}
+    found = {name: run for name, run in runs.items() if run is not None}
+    return segmentation_pictures(found, Store(arms[0].store)) if found else []
+
+
+def pretraining_table(comparison: Comparison) -> Table:
+    """What each pre-training was and took, with the first seed."""
+    seed, rows, seen = comparison.seeds[0], [], set()
+    for arm in comparison.arms:
+        trial = arm.pretrain(seed)
+        if trial is None or trial.name in seen:
+            continue
+        seen.add(trial.name)
+        training, run = trial.recipe.pretrain, comparison.finished(trial)
+        what = "pairs" if trial.recipe.pretext == "simclr" else "crops"
+        row = [PRETEXTS[trial.recipe.pretext], f"{training.steps}", f"{training.batch} {what}", f"{training.lr:g}"]
+        metrics = [] if run is None else run.metrics()
+        losses = [line for line in metrics if "val_loss" in line]
+        row.append(f"{metrics[-1]['seconds'] / 60:.1f}" if metrics else "not there")
+        row.append(f"{losses[0]['val_loss']:.3f} to {losses[-1]['val_loss']:.3f}" if losses else "–")
+        constant = losses[-1].get("val_constant") if losses else None
+        rows.append([*row, figure(constant)])
+    header = ["pre-training", "steps", "of", "rate", "minutes", "loss on validation crops", "one grey value a crop"]
+    note = "With the first seed. Losses of different pretexts, or of different masks, cannot be compared."
+    return Table("The pre-trainings", header, rows, note)
+
+
+def _scores(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Mean Dice over seeds and cases with its interval, HD95 and NSD, as texts."""
+    found = {metric: tables([[case_scores(result, metric) for result in results]]) for metric in METRICS}
+    if not found["dice"]:
+        return ["–"] * 4
+    low, high = crossed_interval(found["dice"][0])
+    dice, *others = (figure(float(found[metric][0].mean()), DIGITS[metric]) for metric in METRICS)
+    return [dice, f"{low:.3f} to {high:.3f}", *others]

@@ -1,0 +1,192 @@
+"""One trial of a study: a training or an evaluation whose folder is named after all that it follows from.
+
+Two trials that would do the same are one trial: several arms, and several studies in one folder, share it. What was
+done is not done again, what was stopped goes on from its last checkpoint, what failed is tried anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from voxmim.errors import VoxmimError
+from voxmim.files import write_text
+from voxmim.recipe import FITTING, write_recipe
+from voxmim.report.machine import machine
+from voxmim.segmentation.evaluate import evaluate, write_json
+from voxmim.settings import Recipe
+from voxmim.store import INDEX, Store
+from voxmim.training.finetune import finetune
+from voxmim.training.pretrain import pretrain
+from voxmim.training.run import ABOUT
+
+TRIALS = "trials"  # the folder of all trials, beside those of the studies
+SPLIT = "test"
+EVALUATION = f"evaluation-{SPLIT}.json"
+_ONE_AT_A_TIME = threading.Lock()  # a worker of a cluster may have several threads, but torch has one random state
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is done, and all that it follows from.
+
+    Attributes:
+        kind: ``pretrain``, ``finetune``, or ``evaluate``, which scores a fine-tuning on the test cases.
+        store: of the scans.
+        recipe: the settings, with a crop and a seed.
+        labels: labelled cases to use, as `finetune` takes them.
+        start: the pre-training to start from, or the fine-tuning to evaluate.
+    """
+
+    kind: Literal["pretrain", "finetune", "evaluate"]
+    store: Path
+    recipe: Recipe
+    labels: str | None = None
+    start: Trial | None = None
+
+    @cached_property
+    def name(self) -> str:
+        """The same for the same work on the same data by the same version."""
+        index = self.store / INDEX
+        follows_from = {
+            "version": _version("voxmim"),
+            "data": _data(self.store, index.stat().st_mtime_ns if index.is_file() else 0),
+            "recipe": asdict(self.own_recipe),
+            "labels": self.labels,
+            "start": None if self.start is None else self.start.name,
+        }
+        digest = hashlib.blake2b(json.dumps(follows_from, sort_keys=True).encode(), digest_size=5).hexdigest()
+        what = {"pretrain": self.recipe.pretext, "finetune": "scratch", "evaluate": SPLIT}[self.kind]
+        if self.kind == "finetune" and self.start is not None:
+            what = f"from-{self.start.recipe.pretext}"
+        return f"{self.kind}-{what}-seed{self.recipe.seed}-{digest}"
+
+    @cached_property
+    def own_recipe(self) -> Recipe:
+        """The recipe, with all that does not matter to this kind of trial as it is by default."""
+        recipe, default = self.recipe, Recipe()
+        idle = {"about", "crop_voxels", "scratch_lr", "rates", "vit", "swin", "unet"} - {recipe.encoder}
+        if self.kind == "pretrain":
+            idle |= {"finetune", "unetr", "overlap", "carry_decoder", "mae", "simmim", "simclr"} - {recipe.pretext}
+            if recipe.pretext == "simclr":
+                idle.add("mask")
+        else:
+            idle |= {"pretrain", "channels", "mask", "mae", "simmim", "simclr"}
+            fitting = next(task for task, encoders in FITTING.items() if recipe.encoder in encoders)
+            recipe = replace(recipe, pretext=fitting)  # type: ignore[arg-type]
+        return replace(recipe, **{name: getattr(default, name) for name in idle})
+
+    def absolute(self) -> Trial:
+        """The same, for a process that may stand in another folder."""
+        return replace(self, store=self.store.resolve(), start=self.start and self.start.absolute())
+
+    def path(self, out: Path) -> Path:
+        """The run folder; that of an evaluation is the fine-tuning's."""
+        own = self.start if self.kind == "evaluate" and self.start is not None else self
+        return out / TRIALS / own.name
+
+    def result(self, out: Path) -> Path:
+        """The file that a trial which is done has left."""
+        name = {"pretrain": "encoder.safetensors", "finetune": "segmentor.safetensors", "evaluate": EVALUATION}
+        return self.path(out) / name[self.kind]
+
+    def command(self, out: Path) -> str:
+        """The command that does the same, from the recipe that lies beside the trial's folder."""
+        run, recipe_file = self.path(out), _beside(self, out, ".yaml")
+        if self.kind == "evaluate":
+            return shlex.join(["voxmim", "evaluate", str(run), str(self.store), "--split", SPLIT])
+        command = ["voxmim", self.kind, str(self.store), str(run), "--recipe", str(recipe_file)]
+        if self.labels is not None:
+            command += ["--labels", self.labels]
+        if self.start is not None:
+            recipe = self.recipe  # whose patch and window the weights' own would otherwise take the place of
+            command += ["--init", str(self.start.path(out)), "--set", f"window={list(recipe.window)}"]
+            if recipe.encoder != "unet":
+                command += ["--set", f"{recipe.encoder}.patch={list(recipe.encoder_settings.patch)}"]
+        return shlex.join(command)
+
+
+_version = lru_cache(version)
+
+
+@lru_cache
+def _data(store: Path, _: int) -> str:
+    """What a trial follows from of the store whose index was written at that time."""
+    opened = Store(store)
+    return json.dumps([opened.digest(), sorted(opened.labels.items()), sorted(opened.regions.items())])
+
+
+@dataclass(frozen=True)
+class Note:
+    """How a trial ended, kept as ``NAME.json`` beside its folder, where ``NAME.yaml`` is its recipe.
+
+    Attributes:
+        trial: its name.
+        state: ``done``, ``failed``, or ``skipped`` since what it starts from is not there.
+        seconds: how long it took, in this attempt.
+        error: why it failed or was skipped.
+        machine: where it was carried out.
+    """
+
+    trial: str
+    state: Literal["done", "failed", "skipped"]
+    seconds: float = 0.0
+    error: str = ""
+    machine: str = ""
+
+
+def note_of(trial: Trial, out: Path) -> Note | None:
+    """How the trial ended, or None where it was never carried out to an end."""
+    file = _beside(trial, out, ".json")
+    return Note(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def carry_out(trial: Trial, out: Path) -> Note:
+    """Do a trial, for which its start must be done, unless it is done itself; what goes wrong becomes its note."""
+    known = note_of(trial, out)
+    if known is not None and known.state == "done" and trial.result(out).is_file():
+        return known
+    before = None if trial.start is None else note_of(trial.start, out)
+    if trial.start is not None and (before is None or before.state != "done"):
+        return Note(trial.name, "skipped", error=f"{trial.start.name} is not there, from which it starts")
+    began = time.monotonic()
+    with _ONE_AT_A_TIME:
+        try:
+            _do(trial, out)
+            note = Note(trial.name, "done", round(time.monotonic() - began, 1), machine=machine())
+        except Exception as error:  # whatever it is, the other trials shall go on
+            text = str(error) if isinstance(error, VoxmimError) else f"{type(error).__name__}: {error}"
+            note = Note(trial.name, "failed", round(time.monotonic() - began, 1), " ".join(text.split()), machine())
+    write_text(_beside(trial, out, ".json"), json.dumps(asdict(note), indent=1))
+    return note
+
+
+def _do(trial: Trial, out: Path) -> None:
+    """The work itself; the page of the study takes the place of a report of each run."""
+    path = trial.path(out)
+    init = None if trial.start is None else trial.start.path(out)
+    if trial.kind == "evaluate":
+        write_json(trial.result(out), evaluate(path, trial.store, SPLIT))
+        return
+    write_recipe(_beside(trial, out, ".yaml"), trial.own_recipe)
+    resume = (path / ABOUT).is_file()
+    if not resume:  # a kill may have left a folder that is no run yet
+        shutil.rmtree(path, ignore_errors=True)
+    store = Store(trial.store)
+    if trial.kind == "pretrain":
+        pretrain(store, path, trial.own_recipe, resume, init)
+    else:
+        finetune(store, path, trial.own_recipe, init, trial.labels, resume)
+
+
+def _beside(trial: Trial, out: Path, ending: str) -> Path:
+    return out / TRIALS / f"{trial.name}{ending}"

@@ -1,0 +1,265 @@
+"""One study on tiny scans, with two seeds and two rates, once; and what it leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import TINY_RECIPE, Tiny
+from voxmim import api
+from voxmim.arguments import make_parser, settings_of
+from voxmim.cli import COMMANDS, main
+from voxmim.errors import RecipeError, RunError, StoreError
+from voxmim.recipe import make_recipe, write_recipe
+from voxmim.studies import study as module
+from voxmim.studies import trial as trial_module
+from voxmim.training.run import Run
+
+SHORT = {"steps": 4, "validate_every": 2, "checkpoint_every": 2, "batch": 2, "crops_per_scan": 1, "lr": 1e-3}
+ARMS = ["from scratch", "from scratch, twice the steps", "SimCLR", "SimMIM", "MAE"]
+SETTINGS = {"simclr:simclr.projection_width": 8}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one study was given and left."""
+
+    store: Path
+    recipe: Path
+    out: Path
+    told: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return self.out / "convergence"
+
+    def again(self, out: Path, **changes: Any) -> dict[str, Any]:
+        """The same study in another folder."""
+        return api.study("convergence", self.store, out, 2, self.recipe, **{"settings": SETTINGS, **changes})
+
+
+@pytest.fixture(scope="module")
+def answered(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Answered:
+    folder = tmp_path_factory.mktemp("study [a b]")
+    recipe = make_recipe({**TINY_RECIPE, "rates": [1e-3, 1e-5], "seed": 3, "pretrain": SHORT, "finetune": SHORT})
+    write_recipe(folder / "recipe.yaml", recipe)
+    told = api.study("convergence", tiny.store, folder / "out", 2, folder / "recipe.yaml", SETTINGS, "0.5")
+    return Answered(tiny.store, folder / "recipe.yaml", folder / "out", told)
+
+
+def runs(answered: Answered, kind: str) -> list[Run]:
+    folders = sorted(path for path in (answered.out / "trials").glob(f"{kind}-*") if path.is_dir())
+    return [Run.open(path, kind) for path in folders]
+
+
+def test_everything_is_done_once(answered: Answered) -> None:
+    states = [trial["state"] for trial in answered.told["trials"]]
+    # three pre-trainings and five arms with two seeds, the first seed at two rates; each arm tested with each seed
+    assert states == ["done"] * (3 * 2 + 5 * 3 + 5 * 2)
+    assert len(runs(answered, "pretrain")) == 6
+    assert len(runs(answered, "finetune")) == 15
+    assert answered.told["seeds"] == [3, 4]
+
+
+def test_arms_differ_in_their_start_alone(answered: Answered) -> None:
+    for seed in (3, 4):
+        own = [run for run in runs(answered, "finetune") if run.recipe().seed == seed]
+        assert len({tuple(run.about["cases"]) for run in own}) == 1
+        assert len(own[0].about["cases"]) == 2
+        assert sorted({run.recipe().finetune.steps for run in own}) == [4, 8]
+        longer = [run for run in own if run.recipe().finetune.steps == 8]
+        assert all(run.about["init"] is None for run in longer)
+        assert len({json.dumps(vars(run.recipe().finetune.augmentation)) for run in own}) == 1
+        for run in own:
+            if run.about["init"] is not None:  # a seed starts from its own pre-training
+                assert f"-seed{seed}-" in run.about["init"]
+    kept = {run.recipe().pretext: run.recipe() for run in runs(answered, "pretrain")}
+    assert (kept["mae"].pretrain.steps, kept["mae"].pretrain.batch) == (4, 2)
+    assert (kept["simclr"].pretrain.steps, kept["simclr"].pretrain.batch) == (1, 8)  # as many pairs as others see crops
+    assert kept["simclr"].simclr.projection_width == 8
+    assert kept["simmim"].simclr.projection_width == 128
+
+
+def test_an_arm_has_the_rate_that_does_best_with_the_first_seed_on_validation_cases(answered: Answered) -> None:
+    for arm in answered.told["arms"]:
+        assert set(arm["tried"]) == {"0.001", "1e-05"}
+        assert f"{arm['rate']:g}" == max(arm["tried"], key=arm["tried"].get)
+        assert arm["validation"][3] == max(arm["tried"].values())
+    for run in runs(answered, "finetune"):
+        if run.recipe().seed == 4:
+            assert run.recipe().finetune.lr in {arm["rate"] for arm in answered.told["arms"]}
+
+
+def test_test_cases_are_seen_by_the_chosen_runs_alone(answered: Answered) -> None:
+    seen = [run for run in runs(answered, "finetune") if (run.path / "evaluation-test.json").is_file()]
+    rates = {arm["name"]: arm["rate"] for arm in answered.told["arms"]}
+    assert len(seen) == 10
+    for run in seen:
+        assert run.recipe().finetune.lr in rates.values()
+        if run.recipe().finetune.steps == 8:
+            assert run.recipe().finetune.lr == rates["from scratch, twice the steps"]
+
+
+def test_every_raw_result_is_in_the_csv(answered: Answered) -> None:
+    with (answered.folder / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for arm in answered.told["arms"]:
+        for seed, mean in arm["test"].items():
+            own = [
+                row for row in rows
+                if row["kind"] == "evaluate" and row["arm"] == arm["name"] and row["seed"] == str(seed)
+                and row["metric"] == "dice" and row["value"]
+            ]  # fmt: skip
+            cases = {row["case"] for row in own}
+            assert cases == {"case_6", "case_7"}
+            by_case = [np.mean([float(row["value"]) for row in own if row["case"] == case]) for case in cases]
+            assert np.mean(by_case) == pytest.approx(mean["dice"])
+        steps = {
+            row["step"] for row in rows
+            if (row["kind"], row["arm"], row["metric"], row["case"]) == ("finetune", arm["name"], "dice", "case_4")
+        }  # fmt: skip
+        assert steps == ({"2", "4", "6", "8"} if "twice" in arm["name"] else {"2", "4"})
+    assert {row["kind"] for row in rows} == {"pretrain", "finetune", "evaluate"}
+    assert {row["arm"] for row in rows if row["kind"] == "evaluate"} == {*ARMS, "position-only prior"}
+
+
+def test_the_pages_show_the_same_tables(answered: Answered) -> None:
+    html, markdown = ((answered.folder / name).read_text() for name in ("report.html", "page.md"))
+    first, differences, speeds, *_ = answered.told["tables"]
+    assert [row[0] for row in first["rows"]] == ["position-only prior", *ARMS]
+    assert len(differences["rows"]) == 10
+    assert len(speeds["rows"]) == 20
+    for table in answered.told["tables"]:
+        for row in table["rows"]:
+            assert all(cell in markdown for cell in row)
+            assert all(cell.replace("'", "&#39;") in html for cell in row)
+    for said in answered.told["seen"]:
+        assert said in markdown
+    for number, name in enumerate(sorted(path.name for path in (answered.folder / "pictures").iterdir()), start=1):
+        assert name == f"{number:02d}.png"
+        assert f"](pictures/{name})" in markdown
+    assert json.loads((answered.folder / "study.json").read_text())["seen"] == answered.told["seen"]
+
+
+def test_its_command_asks_for_the_same(answered: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *arguments = shlex.split(answered.told["command"])
+    told = vars(make_parser(COMMANDS).parse_args(arguments))
+    assert (program, told.pop("command").__name__, told.pop("name")) == ("voxmim", "study", "convergence")
+    assert settings_of(told.pop("overrides")) == SETTINGS
+    assert told == {
+        "data": [answered.store], "out": answered.out, "seeds": 2, "labels": ["0.5"],
+        "recipe": str(answered.recipe), "scheduler": None,
+    }  # fmt: skip
+
+
+# Going on, and holes
+
+
+def test_done_again_it_trains_nothing(answered: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_module, "_do", lambda *_: pytest.fail("it was done again"))
+    again = answered.again(answered.out, labels=["0.5"])
+    assert again["tables"] == answered.told["tables"]
+
+
+def test_a_trial_that_fails_leaves_a_hole_that_is_filled_later(
+    answered: Answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(answered.out, tmp_path / "out")
+    for file in (out / "trials").iterdir():
+        if file.name.startswith(("pretrain-simmim", "finetune-from-simmim")):
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    tested = {trial["trial"] for trial in answered.told["trials"] if trial["trial"].startswith("evaluate")}
+    pretrain = trial_module.pretrain
+
+    def fails(store: Any, path: Path, recipe: Any, *more: Any) -> Any:
+        if recipe.seed == 3:
+            raise RuntimeError("out of\nmemory")
+        return pretrain(store, path, recipe, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trial_module, "pretrain", fails)
+        holed = answered.again(out, labels=["0.5"])
+    assert "failed: pretrain-simmim-seed3-" in capsys.readouterr().out
+    states = {trial["trial"]: trial["state"] for trial in holed["trials"] if trial["state"] != "done"}
+    assert sorted(states.values()) == ["failed", "skipped", "skipped"]  # it, and what would start from it
+    rows = {row[0]: row for row in holed["tables"][0]["rows"]}
+    assert rows["SimMIM"][-1] == "not there"
+    assert rows["MAE"] == {row[0]: row for row in answered.told["tables"][0]["rows"]}["MAE"]
+    missing = holed["tables"][-1]
+    assert missing["title"] == "What is missing"
+    assert ["failed", "RuntimeError: out of memory"] in [row[1:] for row in missing["rows"]]
+    assert "3 trials are missing" in (out / "convergence" / "report.html").read_text()
+    filled = answered.again(out, labels=["0.5"])
+    assert filled["tables"][:3] == answered.told["tables"][:3]
+    assert {trial["trial"] for trial in filled["trials"]} >= tested
+
+
+def test_the_command_says_what_was_seen(
+    answered: Answered, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_module, "_do", lambda *_: pytest.fail("it was done again"))
+    with pytest.raises(SystemExit) as left:
+        main(shlex.split(answered.told["command"])[1:])
+    said = capsys.readouterr().out
+    assert left.value.code == 0
+    assert all(sentence in said for sentence in answered.told["seen"])
+    assert "done: the study, 31 trials" in said
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"name": "convergance"}, RunError, "'convergance' is no study .*did you mean 'convergence'"),
+        ({"seeds": 0}, RunError, "--seeds 0: give 1 or more"),
+        ({"labels": ["0.5", "1.0"]}, StoreError, "uses one number of labelled cases; give one"),
+        ({"labels": "7"}, StoreError, "--labels 7: give a share such as 0.1 or a number from 1 to 4"),
+        ({"settings": {"devices": 2}}, RecipeError, "leave out nodes and devices"),
+        ({"settings": {"simclear:pretrain.steps": 2}}, RecipeError, "'simclear' is no pretext; did you mean 'simclr'"),
+        ({"settings": {"mae:pretrain.step": 2}}, RecipeError, "'pretrain.step' is not a setting; did you mean 'steps'"),
+        ({"settings": {"crop": [14, 12, 12]}}, RecipeError, "not a whole number of patches"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_trained(
+    answered: Answered, tmp_path: Path, changes: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    told = {"name": "convergence", "data": answered.store, "out": tmp_path / "out", "recipe": answered.recipe}
+    with pytest.raises(error, match=words):
+        api.study(**{**told, **changes})
+    assert not (tmp_path / "out" / "trials").exists()
+
+
+def test_a_store_without_test_cases_is_refused(tiny_store_without: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no labelled case in the split 'test', which a study needs"):
+        api.study("convergence", tiny_store_without("test"), tmp_path / "out")
+
+
+@pytest.fixture
+def tiny_store_without(tiny: Tiny, tmp_path: Path) -> Callable[[str], Path]:
+    def make(split: str) -> Path:
+        store = shutil.copytree(tiny.store, tmp_path / "store")
+        index = json.loads((store / "index.json").read_text())
+        index["cases"] = [case for case in index["cases"] if case["split"] != split]
+        (store / "index.json").write_text(json.dumps(index))
+        return store
+
+    return make
+
+
+def test_two_studies_at_once_in_one_folder_are_refused(answered: Answered) -> None:
+    with (
+        module._alone(answered.out),
+        pytest.raises(RunError, match="another study is at work here; wait for it, or name another folder"),
+    ):
+        answered.again(answered.out)

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Tiny
+from voxmim.arguments import make_parser, settings_of
+from voxmim.cli import COMMANDS
+from voxmim.recipe import load_recipe
+from voxmim.settings import Training
+from voxmim.studies import trial as module
+from voxmim.studies.trial import Note, Trial, carry_out, note_of
+from voxmim.training.run import Run
+
+
+def trials(tiny: Tiny, **settings: Any) -> tuple[Trial, Trial, Trial]:
+    """A pre-training, a fine-tuning from it, and its evaluation."""
+    recipe = load_recipe(tiny.recipe, settings)
+    pretrain = Trial("pretrain", tiny.store, recipe)
+    finetune = Trial("finetune", tiny.store, recipe, "0.5", pretrain)
+    return pretrain, finetune, Trial("evaluate", tiny.store, recipe, start=finetune)
+
+
+# Names: the same for the same work, and for no other
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "differs"),
+    [
+        ("finetune.lr", 3e-4, (False, True)),
+        ("unetr.feature_size", 8, (False, True)),
+        ("overlap", 0.5, (False, True)),
+        ("pretrain.steps", 9, (True, True)),
+        ("mask.ratio", 0.5, (True, True)),
+        ("vit.depth", 1, (True, True)),
+        ("seed", 1, (True, True)),
+        ("rates", [1e-2], (False, False)),
+        ("swin.width", 48, (False, False)),
+        ("simclr.temperature", 0.5, (False, False)),
+        ("about", "other words", (False, False)),
+    ],
+)
+def test_a_name_follows_from_what_matters(tiny: Tiny, setting: str, value: Any, differs: tuple[bool, bool]) -> None:
+    before, after = trials(tiny), trials(tiny, **{setting: value})
+    assert tuple(a.name != b.name for a, b in zip(before[:2], after[:2], strict=True)) == differs
+    assert (before[2].name != after[2].name) == differs[1]
+
+
+def test_what_does_not_matter_is_not_in_a_trials_recipe_either(tiny: Tiny) -> None:
+    pretrain, finetune, _ = trials(tiny, **{"finetune.steps": 99, "pretrain.steps": 98, "mask.ratio": 0.5})
+    assert pretrain.own_recipe.finetune == Training()
+    assert finetune.own_recipe.pretrain == Training()
+    assert (pretrain.own_recipe.pretrain.steps, pretrain.own_recipe.mask.ratio) == (98, 0.5)
+    assert (finetune.own_recipe.finetune.steps, finetune.own_recipe.mask.ratio) == (99, 0.75)
+
+
+def test_fine_tunings_from_scratch_are_one_whatever_pretext_the_recipe_has(tiny: Tiny) -> None:
+    names = {
+        Trial("finetune", tiny.store, load_recipe(tiny.recipe, {"pretext": pretext, "mask.ratio": ratio}), "2").name
+        for pretext, ratio in (("mae", 0.5), ("simmim", 0.75), ("simclr", 0.75))
+    }
+    assert len(names) == 1
+
+
+def test_a_name_follows_from_labels_start_and_data(tiny: Tiny, tmp_path: Path) -> None:
+    _, finetune, _ = trials(tiny)
+    moved = shutil.copytree(tiny.store, tmp_path / "moved")
+    index = json.loads((moved / "index.json").read_text())
+    assert replace(finetune, store=moved).name == finetune.name
+    index["cases"][0]["split"] = "test"
+    (moved / "index.json").write_text(json.dumps(index))
+    others = {
+        replace(finetune, labels="2").name,
+        replace(finetune, start=None).name,
+        replace(finetune, store=moved).name,
+    }
+    assert len(others | {finetune.name}) == 4
+
+
+# Carrying out
+
+
+def test_what_is_done_is_not_done_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = [carry_out(trial, tmp_path) for trial in trials(tiny)]
+    assert [note.state for note in notes] == ["done"] * 3
+    assert all(note.machine and note.seconds >= 0 for note in notes)
+    finetuned = trials(tiny)[1].path(tmp_path)
+    assert trials(tiny)[2].result(tmp_path) == finetuned / "evaluation-test.json"
+    result = json.loads((finetuned / "evaluation-test.json").read_text())
+    assert [case["case"] for case in result["cases"]] == ["case_6", "case_7"]
+    monkeypatch.setattr(module, "_do", lambda *_: pytest.fail("it was done again"))
+    assert [carry_out(trial, tmp_path) for trial in trials(tiny)] == notes
+
+
+def test_a_trial_whose_start_is_not_there_is_skipped(tiny: Tiny, tmp_path: Path) -> None:
+    pretrain, finetune, evaluation = trials(tiny)
+    note = carry_out(finetune, tmp_path)
+    assert (note.state, note.error) == ("skipped", f"{pretrain.name} is not there, from which it starts")
+    assert carry_out(evaluation, tmp_path).state == "skipped"
+    assert note_of(finetune, tmp_path) is None  # nothing stands in the way of a later attempt
+
+
+def test_a_failure_is_noted_and_tried_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretrain = trials(tiny)[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "pretrain", lambda *_: [][0])
+        note = carry_out(pretrain, tmp_path)
+    assert (note.state, note.error) == ("failed", "IndexError: list index out of range")
+    assert note_of(pretrain, tmp_path) == note
+    assert carry_out(pretrain, tmp_path).state == "done"
+
+
+def test_a_trial_that_was_stopped_goes_on_from_its_checkpoint(tiny: Tiny, tmp_path: Path, monkeypatch: Any) -> None:
+    pretrain = trials(tiny)[0]
+    save, saved = Run.save_checkpoint, []
+
+    def stopped(run: Run, state: dict[str, Any]) -> None:
+        save(run, state)
+        saved.append(state["step"])
+        if state["step"] == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "save_checkpoint", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(pretrain, tmp_path)
+        assert note_of(pretrain, tmp_path) is None
+        assert carry_out(pretrain, tmp_path).state == "done"
+    assert saved == [2, 4, 6]
+    whole = carry_out(pretrain, tmp_path / "whole")
+    assert whole.state == "done"
+    losses = [[row["loss"] for row in Run.open(pretrain.path(out)).metrics()] for out in (tmp_path, tmp_path / "whole")]
+    assert losses[0] == losses[1]
+
+
+def test_a_trial_whose_result_is_gone_is_done_again(tiny: Tiny, tmp_path: Path) -> None:
+    pretrain = trials(tiny)[0]
+    carry_out(pretrain, tmp_path)
+    shutil.rmtree(pretrain.path(tmp_path))
+    assert carry_out(pretrain, tmp_path).state == "done"
+    assert pretrain.result(tmp_path).is_file()
+
+
+def test_a_folder_that_is_no_run_yet_is_begun_anew(tiny: Tiny, tmp_path: Path) -> None:
+    pretrain = trials(tiny)[0]
+    (pretrain.path(tmp_path)).mkdir(parents=True)
+    (pretrain.path(tmp_path) / "recipe.yaml").write_text("about: cut o")
+    assert carry_out(pretrain, tmp_path).state == "done"
+
+
+def test_a_trials_command_does_what_it_did(tiny: Tiny, tmp_path: Path) -> None:
+    pretrain, finetune, evaluation = trials(tiny)
+    for trial in (pretrain, finetune):
+        assert carry_out(trial, tmp_path).state == "done"
+    for trial in (pretrain, finetune, evaluation):
+        program, *arguments = shlex.split(trial.command(tmp_path))
+        assert program == "voxmim"
+        told = make_parser(COMMANDS).parse_args(arguments)
+        assert told.command.__name__ == trial.kind
+    arguments = shlex.split(finetune.command(tmp_path))[1:]
+    told = make_parser(COMMANDS).parse_args(arguments)
+    from voxmim import api
+
+    again = api.finetune(
+        told.store, tmp_path / "again", told.init, told.labels, told.recipe, settings_of(told.overrides)
+    )
+    traces = [[(row["lr"], row["loss"]) for row in Run.open(run).metrics()] for run in (again, finetune.path(tmp_path))]
+    assert traces[0] == traces[1]
+
+
+def test_a_note_survives_its_file(tiny: Tiny, tmp_path: Path) -> None:
+    pretrain = trials(tiny)[0]
+    note = Note(pretrain.name, "failed", 1.5, 'a "word" [x]', "a machine")
+    (tmp_path / module.TRIALS).mkdir()
+    (tmp_path / module.TRIALS / f"{pretrain.name}.json").write_text(json.dumps(note.__dict__))
+    assert note_of(pretrain, tmp_path) == note
