@@ -24,6 +24,7 @@ KINDS = {
     "intensity rule": "its values are not those of the CT, or of the MR, that it is taken for",
     "dicom series": "slices are missing, doubled, tilted or uneven, or of several orientations",
     "no scan": "it is a localizer, a secondary capture, a segmentation or a dose",
+    "name": "its name does not tell, as BIDS has it, of which patient it is",
     "label": "of which scan this label map is cannot be told",
     "duplicate": "another scan has the same voxels",
     "empty label": "its label map is background alone",

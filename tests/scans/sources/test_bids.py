@@ -102,6 +102,13 @@ def test_sessions_of_one_patient_are_in_one_split(tmp_path: Path) -> None:
     assert {split for _, split in splits} == {"train", "val", "test"}
 
 
+def test_a_scan_that_is_not_named_by_its_patient_is_told(tmp_path: Path) -> None:
+    source = opened(tmp_path, "sub-01/anat/sub-01_T1w.nii", "sub-01/anat/sub-010_T1w.nii", "sub-01/anat/T1w.nii")
+    assert [case.name for case in source.cases] == ["sub-01"]
+    assert {Path(told.file).name: told.action for told in source.findings} == {
+        "sub-010_T1w.nii": "left out", "T1w.nii": "left out"}  # fmt: skip
+
+
 def test_no_scan_where_bids_has_them(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"there is no scan as sub-01/anat/sub-01_T1w\.nii\.gz"):
         opened(tmp_path, "sub-01/anat/T1w.nii.gz", "sub-01/func/sub-01_bold.nii.gz")

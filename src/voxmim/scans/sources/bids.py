@@ -34,9 +34,10 @@ def bids(path: Path) -> Source:
         SourceError: there is no patient's folder, or a case has two images of one suffix.
     """
     told = read_object(path / "dataset_description.json")
-    below = [(folder, file) for folder in path.glob("sub-*") for file in folder.rglob("*") if is_scan(file)]
-    files = [file for folder, file in below if file.name.startswith(f"{folder.name}_")]
-    images = sorted(file for file in files if file.parent.name in _FOLDERS and _suffix(file) not in _NO_SCAN)
+    scans = [(folder, file) for folder in path.glob("sub-*") for file in folder.rglob("*") if is_scan(file)]
+    scans = [(folder, file) for folder, file in scans if file.parent.name in _FOLDERS and _suffix(file) not in _NO_SCAN]
+    images = sorted(file for folder, file in scans if file.name.startswith(f"{folder.name}_"))
+    findings = [_misnamed(folder, file) for folder, file in scans if not file.name.startswith(f"{folder.name}_")]
     if not images:
         raise SourceError(f"{path}: there is no scan as sub-01/anat/sub-01_T1w.nii.gz, which BIDS has; put some there.")
     channels = tuple(sorted({_suffix(file) for file in images}))
@@ -48,7 +49,7 @@ def bids(path: Path) -> Source:
         once = max(Counter(map(_suffix, members)).values()) == 1
         for file in members:
             grouped.setdefault(session if once else "_".join(_entities(file)), []).append(file)
-    labels, findings = _labels_of(path, grouped)
+    labels, left_out = _labels_of(path, grouped)
     cases = [_case(name, members, channels, labels.get(name)) for name, members in grouped.items()]
     return Source(
         path,
@@ -57,8 +58,12 @@ def bids(path: Path) -> Source:
         {},
         tuple(cases),
         licence=str(told.get("License") or ""),
-        findings=tuple(findings),
+        findings=(*findings, *left_out),
     )
+
+
+def _misnamed(folder: Path, file: Path) -> Finding:
+    return Finding(str(file), "name", f"{file}: its name does not begin with {folder.name}_, as in BIDS.", "left out")
 
 
 def _case(name: str, images: Sequence[Path], channels: Sequence[str], label: Path | None) -> SourceCase:
