@@ -23,6 +23,8 @@ import blosc2
 import numpy as np
 
 from voxmim.errors import StoreError
+from voxmim.scans.facts import Facts
+from voxmim.scans.findings import Finding
 
 INDEX = "index.json"
 SAMPLES = 500  # voxels kept per label and case: enough that balanced crops do not repeat
@@ -70,6 +72,8 @@ class Case:
         missing: the index of each channel that the scan lacks; what stands for `outside` is stored there.
         group: the patient, who must not be torn apart by a split; where nothing told it, the case's own name.
         stamps: size and time of change of each source file when it was read, images first; empty in older stores.
+        facts: what was seen when it was read, for its judgement beside others; None in older stores.
+        findings: what was odd about its files by themselves.
     """
 
     name: str
@@ -82,6 +86,8 @@ class Case:
     missing: tuple[int, ...] = ()
     group: str = ""
     stamps: tuple[tuple[int, int], ...] = ()
+    facts: Facts | None = None
+    findings: tuple[Finding, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Case:
@@ -93,6 +99,8 @@ class Case:
         known["group"] = known.get("group") or known["name"]
         known["stamps"] = tuple((int(size), int(time)) for size, time in known.get("stamps", ()))
         known["counts"] = {int(label): int(count) for label, count in known["counts"].items()}
+        known["facts"] = Facts.from_dict(known["facts"]) if known.get("facts") else None
+        known["findings"] = tuple(map(Finding.from_dict, known.get("findings", ())))
         return cls(**known)
 
 
@@ -108,6 +116,7 @@ class Store:
         regions: name of each region to the label values it is the union of; empty where labels are told apart.
         seed: of the split, where one was drawn.
         cases: the cases by name.
+        findings: what was odd about the files that it was made of, left out or not.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -131,6 +140,7 @@ class Store:
             self.regions = {str(name): tuple(values) for name, values in index.get("regions", {}).items()}
             self.seed = int(index["seed"])
             self.cases = {entry["name"]: Case.from_dict(entry) for entry in index["cases"]}
+            self.findings = [Finding.from_dict(entry) for entry in index.get("findings", ())]
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{index_file}: the index is damaged ({error!r}); run 'voxmim prepare' again.") from None
         if not self.cases:
@@ -140,6 +150,11 @@ class Store:
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind when sent to another process."""
         return {**self.__dict__, "_open": OrderedDict()}
+
+    @property
+    def unresolved(self) -> list[Finding]:
+        """The findings that something is probably wrong which is used all the same."""
+        return [finding for finding in self.findings if finding.unresolved]
 
     def in_split(self, *splits: str) -> list[Case]:
         """The cases of one or several splits, in the order of the index."""

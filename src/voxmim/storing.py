@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from voxmim.errors import StoreError
 from voxmim.files import whole, write_text
+from voxmim.scans.findings import Finding
 from voxmim.store import INDEX, SAMPLES, Case, Preparation
 
 _CHUNK, _BLOCK = (128, 128, 128), (16, 16, 32)  # voxels; larger blocks unpack more that a crop does not need
@@ -86,6 +87,13 @@ def write_case(path: Path, case: Case, image: np.ndarray, label_map: np.ndarray 
     return case
 
 
+def remove_case(path: Path, name: str) -> None:
+    """Take the files of a case, which the index no longer names, out of the store at `path`."""
+    with _told(path):
+        for folder in ("images", "labels"):
+            (path / folder / f"{name}.b2nd").unlink(missing_ok=True)
+
+
 def written_cases(path: Path) -> Iterator[Case]:
     """Yield the entry of every case that lies whole in the store's folder.
 
@@ -120,6 +128,7 @@ def read_index(path: Path) -> dict[str, Any] | None:
         index: dict[str, Any] = json.loads(file.read_text())
         index["preparation"] = Preparation.from_dict(index["preparation"])
         index["cases"] = [Case.from_dict(entry) for entry in index["cases"]]
+        index["findings"] = [Finding.from_dict(entry) for entry in index.get("findings", ())]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -137,11 +146,12 @@ def write_index(
     regions: Mapping[str, Sequence[int]] | None = None,
     licence: str = "",
     resplit: bool = False,
+    findings: Iterable[Finding] = (),
 ) -> None:
     """Write the store's index in one stroke.
 
     `seed` is that of the split, `licence` the data set's own note, and `resplit` says that the splits are the store's
-    own, whatever those of its sources are.
+    own, whatever those of its sources are; `findings` are of the files that it was made of.
 
     Raises:
         StoreError: there is no room, or no right to write.
@@ -155,6 +165,7 @@ def write_index(
         "resplit": resplit,
         "labels": {str(value): label for value, label in labels.items()},
         "regions": {name: list(values) for name, values in (regions or {}).items()},
+        "findings": [asdict(finding) for finding in findings],
         "cases": [asdict(case) for case in sorted(cases, key=lambda case: case.name)],
     }
     with _told(path / INDEX):

@@ -68,7 +68,7 @@ def test_a_store_keeps_whether_channels_are_matched(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="none of 1 cases could be prepared"):
         prepare(tmp_path / "in", tmp_path / "refused", intensity="mr", workers=1, quiet=True)
     result = prepare(tmp_path / "in", tmp_path / "out", intensity="mr", workers=1, quiet=True, match_channels=True)
-    assert any("interpolated on those of" in warning for warning in result.warnings)
+    assert any("interpolated on those of" in finding.reason for finding in result.findings)
     store = Store(tmp_path / "out")
     assert store.preparation.match_channels
     np.testing.assert_array_equal(store.image("a"), prepare_scan(files, store.preparation).image)

@@ -12,7 +12,8 @@ import pytest
 from voxmim.errors import ScanError, SourceError, StoreError
 from voxmim.scans import prepare as prepare_module
 from voxmim.scans.geometry import resample_labels
-from voxmim.scans.prepare import prepare, prepare_label, prepare_scan
+from voxmim.scans.prepare import PreparedScan, prepare, prepare_scan
+from voxmim.scans.repair import fitting_label
 from voxmim.scans.volume import Volume, read_volume, write_volume
 from voxmim.store import Preparation, Store
 
@@ -23,6 +24,10 @@ OBLIQUE = np.array([[-0.96 * 1.2, 0, 0.28 * 2, 10], [0, 1.1, 0, -20], [-0.28 * 1
 
 def run(source: Path, out: Path, **options: object) -> prepare_module.PrepareResult:
     return prepare(source, out, **{"workers": 1, "quiet": True, **options})  # type: ignore[arg-type]
+
+
+def prepare_label(file: Path, scan: PreparedScan) -> np.ndarray:
+    return resample_labels(fitting_label(file, scan.original, scan.path), scan.original, scan.grid)
 
 
 def spoil(file: Path, how: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -42,9 +47,8 @@ def test_a_scan_in_ras_at_its_own_spacing_is_only_cropped(tiny_source: Maker) ->
     np.testing.assert_array_equal(scan.image, np.maximum(raw.array[(slice(None), *box)], -1024))
     assert scan.image.dtype == np.int16
     assert scan.grid.shape < raw.shape
-    label, warnings = prepare_label(source / "labelsTr" / "case_0.nii.gz", scan)
+    label = prepare_label(source / "labelsTr" / "case_0.nii.gz", scan)
     np.testing.assert_array_equal(label, read_volume(source / "labelsTr" / "case_0.nii.gz").array[0][box])
-    assert warnings == []
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.5, 1.3, 2.2)])
@@ -53,7 +57,7 @@ def test_scan_and_label_stay_on_each_other_and_the_label_finds_home(
 ) -> None:
     source = tiny_source(cases=1, shape=(40, 36, 30), affine=OBLIQUE)
     scan = prepare_scan([source / "imagesTr" / "case_0.nii.gz"], replace(CT, spacing=spacing))
-    label, _ = prepare_label(source / "labelsTr" / "case_0.nii.gz", scan)
+    label = prepare_label(source / "labelsTr" / "case_0.nii.gz", scan)
     assert scan.image.shape[1:] == label.shape == scan.grid.shape
     np.testing.assert_allclose(scan.grid.spacing, spacing)
     assert np.all(np.diag(scan.grid.affine) > 0)
@@ -95,7 +99,7 @@ def test_mr_of_several_channels_in_one_file_or_several(tmp_path: Path, write_sca
 def test_a_cohort_becomes_a_store(tiny_source: Maker, tmp_path: Path) -> None:
     source = tiny_source(cases=4, unlabelled=1, affine=np.diag([1.204, 1.1, 1.3, 1]))
     result = run(source, tmp_path / "store")
-    assert (result.prepared, result.skipped_already, result.failed, result.warnings) == (5, 0, [], [])
+    assert (result.prepared, result.skipped_already, result.failed, result.findings) == (5, 0, [], [])
     store = Store(result.store)
     assert store.preparation == Preparation((1.2, 1.1, 1.3), "ct", ("CT",))
     assert (store.name, store.labels) == ("tiny", {1: "bone", 2: "fat"})
@@ -105,7 +109,7 @@ def test_a_cohort_becomes_a_store(tiny_source: Maker, tmp_path: Path) -> None:
         np.testing.assert_array_equal(store.image(case.name), scan.image)
         assert case.shape == scan.grid.shape
         if case.label is not None:
-            np.testing.assert_array_equal(store.label_map(case.name), prepare_label(case.label, scan)[0])
+            np.testing.assert_array_equal(store.label_map(case.name), prepare_label(Path(case.label), scan))
             assert set(case.counts) == {1, 2}
 
 
@@ -218,15 +222,8 @@ IMAGE, LABEL = Path("imagesTr/case_1.nii.gz"), Path("labelsTr/case_1.nii.gz")
         (lambda s: spoil(s / IMAGE, not_a_number), r"imagesTr/case_1\.nii\.gz: 1 voxels are not finite"),
         (lambda s: spoil(s / IMAGE, np.zeros_like), r"imagesTr/case_1\.nii\.gz: every voxel has the value 0"),
         (lambda s: spoil(s / IMAGE, lambda a: np.concatenate([a, a])), r"a 3D volume of 1 channel\(s\) is meant"),
-        (lambda s: spoil(s / LABEL, lambda a: a[:, 1:]), r"labelsTr/case_1\.nii\.gz: its shape .* differs"),
-        (lambda s: spoil(s / LABEL, lambda a: np.where(a == 2, 9, a)), r"label value 9 is not listed in dataset"),
-        (lambda s: spoil(s / LABEL, lambda a: a * np.float32(0.5)), r"labelsTr/case_1.*not all whole numbers"),
-        (
-            lambda s: write_volume(s / LABEL, Volume(read_volume(s / LABEL).array, np.diag([-1.0, 1, 1, 1]))),
-            r"labelsTr/case_1\.nii\.gz: its affine puts a corner",
-        ),
     ],
-    ids=["cut off", "junk", "nan", "constant", "4d", "shape", "unknown label", "fractions", "affine"],
+    ids=["cut off", "junk", "nan", "constant", "4d"],
 )
 def test_a_bad_case_is_reported_and_left_out(
     tiny_source: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None], message: str
@@ -241,6 +238,39 @@ def test_a_bad_case_is_reported_and_left_out(
     assert len(told) == 1
     assert re.search(message, told[0])
     assert run(source, tmp_path / "store").skipped_already == 2
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda s: spoil(s / LABEL, lambda a: a[:, 1:]), r"labelsTr/case_1\.nii\.gz: its shape .* differs"),
+        (lambda s: spoil(s / LABEL, lambda a: np.where(a == 2, 9, a)), r"label value 9 is not listed in dataset"),
+        (lambda s: spoil(s / LABEL, lambda a: a * np.float32(0.5)), r"labelsTr/case_1.*not all whole numbers"),
+        (
+            lambda s: write_volume(s / LABEL, Volume(read_volume(s / LABEL).array, np.diag([-1.0, 1, 1, 1]))),
+            r"labelsTr/case_1\.nii\.gz: its affine puts a corner",
+        ),
+    ],
+    ids=["shape", "unknown label", "fractions", "affine"],
+)
+def test_a_bad_label_map_is_left_out_and_its_scan_kept(
+    tiny_source: Maker, tmp_path: Path, harm: Callable[[Path], None], message: str
+) -> None:
+    source = tiny_source(cases=3)
+    mended = (source / LABEL).read_bytes()
+    harm(source)
+    result = run(source, tmp_path / "store")
+    store = Store(result.store)
+    assert (result.prepared, result.failed, result.unresolved) == (3, [], [])
+    assert [case.name for case in store.cases.values() if case.label is None] == ["case_1"]
+    assert store.findings == result.findings
+    (finding,) = result.findings
+    assert (finding.file, finding.action) == (str(source / LABEL), "left out")
+    assert re.search(message, finding.reason)
+    (source / LABEL).write_bytes(mended)  # which the next run sees
+    result = run(source, tmp_path / "store")
+    assert (result.prepared, result.findings) == (1, [])
+    assert Store(result.store).cases["case_1"].counts
 
 
 def test_nothing_that_can_be_prepared(tiny_source: Maker, tmp_path: Path) -> None:
@@ -268,8 +298,8 @@ def test_a_label_value_that_no_other_case_has(
     (source / "dataset.json").unlink()
     spoil(source / LABEL, lambda a: np.where(a == 2, 9, a).astype(np.uint8))
     result = run(source, tmp_path / "store", quiet=False)
-    assert len(result.warnings) == 1
-    assert re.search(r"labelsTr/case_1\.nii\.gz: no other case has label value 9", result.warnings[0])
+    assert [finding.kind for finding in result.findings] == ["rare label"]
+    assert re.search(r"labelsTr/case_1\.nii\.gz: no other case has label value 9", result.findings[0].reason)
     assert "no other case has label value 9" in capsys.readouterr().err
     assert Store(result.store).labels == {1: "label 1", 2: "label 2", 9: "label 9"}
 
@@ -279,7 +309,7 @@ def test_an_empty_label_map_is_remarked(tiny_source: Maker, tmp_path: Path) -> N
     spoil(source / LABEL, np.zeros_like)
     result = run(source, tmp_path / "store")
     assert result.prepared == 2
-    assert [w.split(": ")[1] for w in result.warnings] == ["the label map is empty."]
+    assert [finding.reason.split(": ")[1] for finding in result.findings] == ["the label map is empty."]
 
 
 def test_a_quiet_prepare_says_nothing(tiny_source: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -344,7 +374,7 @@ def test_a_channel_that_is_missing_is_empty_and_told_once(tmp_path: Path, intens
     assert (image[0] == empty).all()
     alone = prepare_scan([source / "imagesTr" / "case_1_0001.nii.gz"], replace(store.preparation, channels=("b",)))
     np.testing.assert_array_equal(image[1], alone.image[0])
-    told = [text for text in result.warnings if "lacks" in text]
+    told = [finding.reason for finding in result.findings if "lacks" in finding.reason]
     assert len(told) == 1
     assert told[0].endswith(f"case case_1 lacks {intensity} a, and serves pre-training only.")
 
@@ -355,7 +385,7 @@ def test_a_channel_that_is_added_later_is_prepared(tmp_path: Path) -> None:
     both = read_volume(source / "imagesTr" / "case_0_0000.nii.gz")
     write_volume(source / "imagesTr" / "case_1_0000.nii.gz", both)
     result = run(source, tmp_path / "store")
-    assert (result.prepared, result.skipped_already, result.warnings) == (1, 1, [])
+    assert (result.prepared, result.skipped_already, result.findings) == (1, 1, [])
     assert Store(tmp_path / "store").cases["case_1"].missing == ()
 
 

@@ -26,6 +26,7 @@ KINDS = {
     "no scan": "it is a localizer, a secondary capture, a segmentation or a dose",
     "name": "its name does not tell, as BIDS has it, of which patient it is",
     "label": "of which scan this label map is cannot be told",
+    "failed": "it could be read, but not prepared, for want of memory or the like",
     "duplicate": "another scan has the same voxels",
     "empty label": "its label map is background alone",
     "unknown label": "it has a label value that the source does not list",

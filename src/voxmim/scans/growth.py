@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from voxmim.errors import StoreError
+from voxmim.scans.cohort import judge_cohort, left_out
+from voxmim.scans.findings import Finding, in_order
 from voxmim.scans.formats.dicom import SERIES_ENDING
 from voxmim.scans.sources import Source, SourceCase
 from voxmim.scans.sources.splits import along, strictest
@@ -23,27 +25,49 @@ class Growth:
     """What a source means for a store.
 
     Attributes:
+        source: the source.
         out: the store's folder.
         preparation: what is done to every scan.
         done: cases of the source that lie there, made of the files as they are now.
         others: cases that the source does not have; they stay.
         todo: cases of the source that are new or whose files have changed.
         told: what the index says besides: its name, labels, regions, licence, seed.
+        left: what the store says of files of other sources that were left out.
     """
 
+    source: Source
     out: Path
     preparation: Preparation
     done: list[Case]
     others: list[Case]
     todo: list[SourceCase]
     told: Mapping[str, Any]
+    left: list[Finding]
 
-    def write_index(self, prepared: Iterable[Case] = ()) -> None:
-        """Write the index of what lies there and what was `prepared` since."""
-        cases = [*self.done, *self.others, *prepared]
-        unnamed = {value: f"label {value}" for case in cases for value in case.counts}
-        labels = dict(sorted((unnamed | self.told["labels"]).items()))
-        write_index(self.out, preparation=self.preparation, cases=cases, **{**self.told, "labels": labels})
+    def write_index(
+        self, prepared: Sequence[Case] = (), refused: Sequence[Finding] = ()
+    ) -> tuple[list[Finding], dict[str, str]]:
+        """Write the index of what lies there and what was `prepared` since, all judged beside each other.
+
+        Args:
+            prepared: cases that were put into the store.
+            refused: the findings of cases that were not.
+
+        Returns:
+            all findings, and of each case that is left out for what the others are, the reason.
+        """
+        cases = sorted([*self.done, *self.others, *prepared], key=lambda case: case.name)
+        known = [_as_source(case) for case in cases]
+        facts = {case.name: case.facts for case in cases if case.facts is not None}
+        how, named = self.preparation, self.told["labels"]
+        beside = judge_cohort(known, facts, how.channels, named, how.intensity)
+        gone = left_out(known, beside)
+        own = [finding for case in cases for finding in case.findings]
+        findings = in_order([*self.source.findings, *self.left, *refused, *own, *beside])
+        kept = [case for case in cases if case.name not in gone]
+        labels = dict(sorted(({value: f"label {value}" for case in kept for value in case.counts} | named).items()))
+        write_index(self.out, preparation=how, cases=kept, findings=findings, **{**self.told, "labels": labels})
+        return findings, gone
 
 
 def look(source: Source, out: Path, preparation: Preparation) -> Growth:
@@ -82,7 +106,24 @@ def look(source: Source, out: Path, preparation: Preparation) -> Growth:
     finished = {case.name for case in done}
     todo = [case for name, case in cases.items() if name not in finished]
     told = _told(source, out, index if others else None)
-    return Growth(out, preparation, done, others, todo, {**told, "resplit": resplit})
+    left = [] if index is None else _left(index["findings"], source)
+    return Growth(source, out, preparation, done, others, todo, {**told, "resplit": resplit}, left)
+
+
+def _as_source(case: Case) -> SourceCase:
+    label = None if case.label is None else Path(case.label)
+    return SourceCase(case.name, tuple(map(Path, case.image)), label, case.split, case.missing, case.group)
+
+
+def _left(findings: Iterable[Finding], source: Source) -> list[Finding]:
+    """Those of files that were left out and that the source, which tells its own anew, has nothing to do with."""
+    own = {finding.file for finding in source.findings}
+    own |= {str(file) for case in source.cases for file in (*case.images, case.label) if file is not None}
+
+    def of_source(file: str) -> bool:
+        return file in own or Path(file).is_relative_to(source.path)
+
+    return [one for one in findings if one.action == "left out" and one.kind != "duplicate" and not of_source(one.file)]
 
 
 def paths(case: SourceCase) -> tuple[tuple[str, ...], str | None]:

@@ -43,10 +43,6 @@ class Judged:
     label: np.ndarray | None = None
     facts: Facts | None = None
 
-    def refusal(self) -> str:
-        """Why the case is left out, one sentence."""
-        return next(finding.reason for finding in self.findings if finding.action == "left out")
-
 
 def judge_case(case: SourceCase, channels: Sequence[str], known: Collection[int] = (), match: bool = False) -> Judged:
     """Read and judge a case.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,20 +10,24 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from voxmim.errors import StoreError, VoxmimError
+from voxmim.errors import StoreError
 from voxmim.scans.channels import read_channels
-from voxmim.scans.check import check_label
+from voxmim.scans.findings import Finding
 from voxmim.scans.geometry import Grid, Spacing, resample, resample_labels, resampled_grid, to_ras
 from voxmim.scans.growth import look, paths, stamps
 from voxmim.scans.intensity import HU_RANGE, Intensity, fit_intensity, foreground_box
+from voxmim.scans.judge import judge_case
 from voxmim.scans.settle import settle
-from voxmim.scans.sources import Source, SourceCase, open_source
-from voxmim.scans.volume import read_label
+from voxmim.scans.sources import SourceCase, open_source
+from voxmim.scans.volume import Volume
 from voxmim.store import Case, Preparation
-from voxmim.storing import write_case, writing
+from voxmim.storing import remove_case, write_case, writing
 from voxmim.workers import run
+
+_COLOURS = {"left out": "red", "repaired": "cyan", "used": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,6 @@ class PreparedScan:
         original: the grid of the scan's own file.
         intensities: the rule of each channel.
         path: the scan's (first) file.
-        warnings: what was odd, one sentence each.
     """
 
     image: np.ndarray
@@ -45,7 +47,6 @@ class PreparedScan:
     original: Grid
     intensities: tuple[Intensity, ...]
     path: Path
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,19 @@ class PrepareResult:
         prepared: how many cases were prepared.
         skipped_already: how many lay in the store before.
         failed: (case, message) of those left out.
-        warnings: what was odd, one sentence each.
+        findings: what is odd about the files of all cases of the store, and of those left out.
     """
 
     store: Path
     prepared: int
     skipped_already: int
     failed: list[tuple[str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def unresolved(self) -> list[Finding]:
+        """The findings that training waits for."""
+        return [finding for finding in self.findings if finding.unresolved]
 
 
 def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing: Collection[int] = ()) -> PreparedScan:
@@ -79,7 +85,12 @@ def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing
         ScanError: a file cannot be used, or the channels do not lie on one grid.
     """
     files, there = [Path(image) for image in images], len(preparation.channels) - len(missing)
-    volume, warnings = read_channels(files, there, preparation.match_channels)
+    volume, _ = read_channels(files, there, preparation.match_channels)
+    return prepare_volume(volume, preparation, files[0], missing)
+
+
+def prepare_volume(volume: Volume, preparation: Preparation, path: Path, missing: Collection[int] = ()) -> PreparedScan:
+    """`prepare_scan` for a scan that was read from `path`."""
     ras = to_ras(volume)
     grid = resampled_grid(Grid.of(ras), preparation.spacing)
     resampled = resample(ras, grid).array
@@ -90,28 +101,7 @@ def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing
     for channel in sorted(missing):
         stored = np.insert(stored, channel, HU_RANGE[0] if preparation.intensity == "ct" else 0, axis=0)
         intensities.insert(channel, Intensity(preparation.intensity))
-    return PreparedScan(stored, grid.crop(box), Grid.of(volume), tuple(intensities), Path(images[0]), tuple(warnings))
-
-
-def prepare_label(path: Path | str, scan: PreparedScan, known: Collection[int] = ()) -> tuple[np.ndarray, list[str]]:
-    """Read a label map and bring it to the grid of its prepared scan.
-
-    Args:
-        path: the file.
-        scan: its prepared scan.
-        known: the label values that may occur; empty if any may.
-
-    Returns:
-        (X, Y, Z) uint8, and warnings.
-
-    Raises:
-        ScanError: it cannot be used, or does not lie on the scan's grid.
-    """
-    path = Path(path)
-    label = read_label(path, scan.original.shape, scan.original.affine)
-    warnings = check_label(label, scan.original, path, scan.path, known)
-    values = np.rint(label.array[0]).astype(np.uint8)
-    return resample_labels(values, scan.original, scan.grid), warnings
+    return PreparedScan(stored, grid.crop(box), Grid.of(volume), tuple(intensities), path)
 
 
 def prepare(
@@ -150,6 +140,7 @@ def prepare(
     console = Console(stderr=True, quiet=quiet, highlight=False)
     result = PrepareResult(out, 0, 0)
     prepared: list[Case] = []
+    refused: list[Finding] = []
     act = partial(_prepare_case, preparation=preparation, known=tuple(found.labels), out=out)
     with writing(out):
         growth = look(found, out, preparation)
@@ -157,36 +148,36 @@ def prepare(
         try:
             with _progress(console) as progress, closing(run(act, growth.todo, workers, scheduler)) as outcomes:
                 bar = progress.add_task("preparing", total=len(growth.todo))
-                for name, case, messages in outcomes:
+                for name, case, found_here in outcomes:
                     if case is None:
-                        result.failed.append((name, messages[0]))
-                        console.print(f"[red]left out[/red] {messages[0]}", soft_wrap=True)
+                        refused += found_here
+                        reason = next(finding.reason for finding in found_here if finding.action == "left out")
+                        result.failed.append((name, reason))
+                        _tell(console, found_here)
                     else:
                         prepared.append(case)
-                        result.warnings.extend(messages)
                     progress.advance(bar)
         finally:
-            growth.write_index(prepared)
-    cases = [*growth.done, *prepared]
-    if not cases and not growth.others:
+            findings, gone = growth.write_index(prepared, refused)
+        for name in gone:
+            remove_case(out, name)
+    _tell(console, [finding for finding in findings if finding not in refused])
+    result.failed.extend(gone.items())
+    here = {case.name for case in (*growth.done, *growth.others, *prepared)} - set(gone)
+    if not here:
         name, message = result.failed[0]
         raise StoreError(f"{out}: none of {len(result.failed)} cases could be prepared; {name}: {message}")
-    result.warnings.extend([*(finding.reason for finding in found.findings), *_rare_labels(found, cases)])
-    for warning in result.warnings:
-        console.print(f"[yellow]warning[/yellow] {warning}", soft_wrap=True)
-    return replace(result, prepared=len(prepared), skipped_already=len(growth.done))
+    return replace(
+        result,
+        prepared=sum(case.name in here for case in prepared),
+        skipped_already=sum(case.name in here for case in growth.done),
+        findings=findings,
+    )
 
 
-def _rare_labels(source: Source, cases: Sequence[Case]) -> list[str]:
-    """Warnings on label values that one case alone has, where the source doesn't say which values there are."""
-    seen = Counter(value for case in cases for value in case.counts)
-    if source.labels or sum(case.label is not None for case in cases) < 2:
-        return []
-    warnings = []
-    for case in cases:
-        if alone := sorted(value for value in case.counts if seen[value] == 1):
-            warnings.append(f"{case.label}: no other case has label value {', '.join(map(str, alone))}; is it meant?")
-    return warnings
+def _tell(console: Console, findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        console.print(f"[{_COLOURS[finding.action]}]{finding.action}[/] {escape(finding.reason)}", soft_wrap=True)
 
 
 def _progress(console: Console) -> Progress:
@@ -194,34 +185,37 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, disable=console.quiet)
 
 
-Outcome = tuple[str, Case | None, list[str]]
+Outcome = tuple[str, Case | None, tuple[Finding, ...]]
 
 
 def _prepare_case(case: SourceCase, preparation: Preparation, known: Collection[int], out: Path) -> Outcome:
-    """Prepare one case into the store: its entry and warnings, or no entry and the reason.
+    """Prepare one case into the store: its entry, or none, and its findings.
 
     Raises:
         StoreError: the store cannot be written to, which no other case will mend.
     """
     read = stamps(case)  # before the files are read, so that a change meanwhile is seen next time
+    judged = judge_case(case, preparation.channels, known, preparation.match_channels)
+    if judged.image is None:
+        return case.name, None, judged.findings
     try:
-        scan = prepare_scan(case.images, preparation, case.missing)
-        warnings, label_map = list(scan.warnings), None
-        if case.missing:
-            lacking = ", ".join(preparation.channels[channel] for channel in case.missing)
-            warnings.append(f"{case.images[0]}: case {case.name} lacks {lacking}, and serves pre-training only.")
-        if case.label is not None:
-            label_map, more = prepare_label(case.label, scan, known)
-            warnings += more
-    except VoxmimError as error:
-        return case.name, None, [str(error)]
+        scan = prepare_volume(judged.image, preparation, case.images[0], case.missing)
+        label_map = None if judged.label is None else resample_labels(judged.label, scan.original, scan.grid)
     except (MemoryError, OSError, RuntimeError) as error:
-        return (
-            case.name,
-            None,
-            [f"{case.images[0]}: could not be prepared ({error!r}); see to the cause and run again."],
-        )
+        text = f"{case.images[0]}: could not be prepared ({error!r}); see to the cause and run again."
+        return case.name, None, (*judged.findings, Finding(str(case.images[0]), "failed", text, "left out"))
     image, label = paths(case)
     x, y, z = scan.grid.shape
-    entry = Case(case.name, case.split, (x, y, z), image, label, missing=case.missing, group=case.group, stamps=read)
-    return case.name, write_case(out, entry, scan.image, label_map), warnings
+    entry = Case(
+        case.name,
+        case.split,
+        (x, y, z),
+        image,
+        None if label_map is None else label,
+        missing=case.missing,
+        group=case.group,
+        stamps=read,
+        facts=judged.facts,
+        findings=judged.findings,
+    )
+    return case.name, write_case(out, entry, scan.image, label_map), judged.findings

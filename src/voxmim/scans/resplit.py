@@ -50,9 +50,8 @@ def split(
         else:
             cases = _drawn(cases, seed, dict(zip(SHARES, shares, strict=True)))
             store.seed = seed
-        write_index(
-            path, store.name, store.preparation, store.labels, cases, store.seed, store.regions, store.licence, True
-        )
+        told = (store.name, store.preparation, store.labels, cases, store.seed, store.regions, store.licence, True)
+        write_index(path, *told, findings=[one for one in store.findings if one.kind != "patient in two splits"])
     counts = Counter(case.split for case in cases)
     return {name: counts[name] for name in SPLITS}
 

@@ -284,5 +284,6 @@ def _refuse_channels(path: Path, shape: tuple[int, ...], channels: int) -> None:
 
 def _reason(error: Exception) -> str:
     """The last telling line of an ITK error, which otherwise runs over many lines."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].removeprefix("sitk::ERROR: ").rstrip(".!")[-160:] if lines else type(error).__name__
+    text = re.sub(r"\w+\(0x[0-9a-fA-F]+\): ", "", str(error))  # which object of ITK's it was, and where in memory
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("sitk::ERROR: ").removeprefix("ITK ERROR: ").rstrip(".!")[-160:] if lines else type(error).__name__

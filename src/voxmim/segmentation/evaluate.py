@@ -12,11 +12,10 @@ from typing import Any
 from voxmim.errors import StoreError, VoxmimError
 from voxmim.files import write_text
 from voxmim.networks.weights import find_weights
-from voxmim.scans.check import check_label
 from voxmim.scans.geometry import resample_labels
 from voxmim.scans.prepare import prepare_scan
+from voxmim.scans.repair import fitting_label
 from voxmim.scans.sources import open_source
-from voxmim.scans.volume import read_label
 from voxmim.segmentation.metrics import CONVENTION, LabelScore, score_case, summarise
 from voxmim.segmentation.predict import Segmentor
 from voxmim.segmentation.prior import PRIOR, PositionPrior
@@ -68,9 +67,7 @@ def evaluate(
         if on_case is not None:
             on_case(done, len(cases))
         scan = prepare_scan(images, segmentor.preparation)
-        reference_volume = read_label(label, scan.original.shape, scan.original.affine)
-        check_label(reference_volume, scan.original, label, images[0])
-        reference = reference_volume.array[0].astype("uint8")
+        reference = fitting_label(label, scan.original, images[0])
         found = segmentor.label_map(scan)
         scores[name] = score_case(found, reference, parts, scan.original.spacing, tolerance_mm)
         if prior is not None:

@@ -38,7 +38,7 @@ def test_each_sound_series_is_a_case_and_the_others_are_told(mixed: Path, tmp_pa
 
     result = prepare(mixed, tmp_path / "store", (1.0, 1.0, 2.5), "ct", workers=1)
     assert (result.prepared, result.failed) == (3, [])
-    assert source.findings[0].reason in result.warnings
+    assert source.findings[0] in result.findings
     store = Store(tmp_path / "store")
     assert [case.split for case in store.cases.values()] == ["unlabelled"] * 3
     assert store.image(next(name for name in names if name != "liver")).std() > 0
