@@ -25,6 +25,7 @@ COMMANDS = {
     "study": ["NAME", "--data", "--out", "--seeds", "--labels", "--recipe", "--scheduler", "--set"],
     "phantom": ["OUT", "--cases", "--seed", "--kind"],
     "download": ["NAME", "--out", "--mirror", "--yes"],
+    "inspect": ["SOURCE", "--json", "--html", "--workers", "--match-channels"],
     "prepare": ["SOURCE", "OUT", "--spacing", "--intensity", "ct", "mr", "auto", "--workers", "--seed"],
     "pretrain": [*TRAINING, "--plan-only", "--set", "--init"],
     "finetune": [*TRAINING, "--set", "--init", "--labels", "--task", "--classes"],
@@ -240,15 +241,15 @@ def test_short_flags_are_settings_of_the_training_at_hand(monkeypatch: pytest.Mo
 
     assert voxmim_says("pretrain", "s", "o", "--resume", *short, *own)[0] == 0
     settings = {**shared, "pretrain.steps": 7, "pretrain.batch": 4, "pretrain.lr": 1e-4, "pretrain.accumulate": 2}
-    assert calls.pop() == (Path("s"), Path("o"), None, settings, True, None)
+    assert calls.pop() == (Path("s"), Path("o"), None, settings, True, None, False)
 
     assert voxmim_says("finetune", "s", "o", "--init", "i", "--labels", "0.1", "--recipe", "r", *short, *own)[0] == 0
     settings = {**shared, "finetune.steps": 7, "finetune.batch": 4, "finetune.lr": 1e-4, "finetune.accumulate": 2}
-    assert calls.pop() == (Path("s"), Path("o"), Path("i"), "0.1", "r", settings, False, None, None)
+    assert calls.pop() == (Path("s"), Path("o"), Path("i"), "0.1", "r", settings, False, None, None, False)
 
     assert voxmim_says("finetune", "s", "o", "--lr", "0.5")[0] == 0  # which is also the rate from scratch
     settings = {"finetune.lr": 0.5, "scratch_lr": 0.5}
-    assert calls.pop() == (Path("s"), Path("o"), None, None, None, settings, False, None, None)
+    assert calls.pop() == (Path("s"), Path("o"), None, None, None, settings, False, None, None, False)
 
 
 def test_a_table_and_where_the_result_is_end_an_evaluation(

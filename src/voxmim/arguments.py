@@ -280,6 +280,7 @@ def _add_training(one: argparse.ArgumentParser, default_recipe: str) -> None:
     one.add_argument("out", type=Path, metavar="OUT", help="folder for this run")
     one.add_argument("--recipe", metavar="NAME|FILE", help=f"see 'voxmim recipes' (default: {default_recipe})")
     one.add_argument("--resume", action="store_true", help="go on exactly where this run stopped")
+    one.add_argument("--accept-findings", action="store_true", help="train although findings of the store are in doubt")
     for name, (_, kind, text) in _SHORT.items():
         one.add_argument(f"--{name}", type=kind, help=text)
     one.add_argument("--compile", action="store_true", default=None, help="translate the network into faster code")

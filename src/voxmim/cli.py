@@ -98,14 +98,17 @@ def inspect(source: Path, workers: int | None, match_channels: bool, **files: Pa
 
 
 def prepare(source: Path, out: Path, seed: int, **how: Any) -> int:
-    """Prepare a store; status 1 where cases were left out."""
+    """Prepare a store; status 1 where something was left out, or is in doubt."""
     from voxmim import api
 
     result = api.prepare(source, out, seed=seed, **how)
     if result.failed:
         CONSOLE.print(f"[red]{len(result.failed)} cases were left out[/red] for the reasons above.")
+    if result.unresolved:
+        text = f"[yellow]{len(result.unresolved)} findings are in doubt[/yellow]: mend these files or take them out and"
+        CONSOLE.print(f"{text} prepare again, or train all the same with --accept-findings.", soft_wrap=True)
     done(result.store, f"{result.prepared} cases prepared, {result.skipped_already} were there already")
-    return 1 if result.failed else 0
+    return 0 if result.sound else 1
 
 
 def verify(store: Path, workers: int | None, scheduler: str | None) -> int:
@@ -134,6 +137,7 @@ def pretrain(
     recipe: str | None,
     resume: bool,
     plan_only: bool,
+    accept_findings: bool,
     overrides: list[str],
     **short: Any,
 ) -> None:
@@ -147,7 +151,7 @@ def pretrain(
         found = api.plan(store, recipe, settings)
         table(f"{found.steps} steps of {found.crops} crops, after a trial of some", ["what", "how much"], found.rows())
         return
-    path = api.pretrain(store, out, recipe, settings, resume, init)
+    path = api.pretrain(store, out, recipe, settings, resume, init, accept_findings)
     done(path / "encoder.safetensors", "the encoder; the report is report.html beside it")
 
 
@@ -158,6 +162,7 @@ def finetune(
     labels: str | None,
     recipe: str | None,
     resume: bool,
+    accept_findings: bool,
     overrides: list[str],
     task: str | None,
     classes: Path | None,
@@ -169,7 +174,7 @@ def finetune(
     settings = settings_of(overrides, "finetune", short)
     if init is None and short["lr"] is not None:
         settings["scratch_lr"] = short["lr"]
-    path = api.finetune(store, out, init, labels, recipe, settings, resume, task, classes)
+    path = api.finetune(store, out, init, labels, recipe, settings, resume, task, classes, accept_findings)
     kind = "classifier" if (path / "classifier.safetensors").is_file() else "segmentor"
     done(path / f"{kind}.safetensors", f"the {kind}; the report is report.html beside it")
 

@@ -1,30 +1,62 @@
-"""What a training settles before its first step."""
+"""A store with findings in doubt is trained on only by somebody who accepts them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from conftest import Tiny
-from voxmim.networks import precision
-from voxmim.recipe import load_recipe
-from voxmim.settings import Recipe
+from voxmim import api
+from voxmim.errors import StoreError
 from voxmim.store import Store
-from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
-from voxmim.training.setup import begin
+
+SETTINGS = {"pretrain.steps": 2, "finetune.steps": 2, "finetune.validate_every": 2, "pretrain.checkpoint_every": 1}
+DOUBT = {"file": "labelsTr/case_1.nii.gz", "kind": "flipped label", "reason": "labelsTr/case_1.nii.gz: it is flipped."}
+HARMLESS = {
+    "file": "imagesTr/case_2.nii.gz",
+    "kind": "tiny",
+    "reason": "imagesTr/case_2.nii.gz: it is.",
+    "action": "used",
+}
 
 
-@pytest.mark.parametrize(("fast", "settled"), [(True, "bf16"), (False, "32")])
-def test_the_precision_is_settled_once_and_a_resumed_run_keeps_it(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool, settled: str
-) -> None:
-    store, recipe = Store(tiny.store), load_recipe(tiny.recipe, {"precision": "auto"})
-    monkeypatch.setattr(precision, "fast_bfloat16", lambda _: fast)
-    out = pretrain(store, tmp_path / "run", replace(recipe, pretrain=replace(recipe.pretrain, steps=1))).path
-    assert Run.open(out).recipe().precision == settled
+@pytest.fixture
+def doubtful(tiny: Tiny, tmp_path: Path) -> Path:
+    """The tiny store, with a finding that is in doubt and one that is not."""
+    store = shutil.copytree(tiny.store, tmp_path / "store")
+    _note(store, {**DOUBT, "action": "used"}, HARMLESS)
+    assert [finding.kind for finding in Store(store).unresolved] == ["flipped label"]
+    return store
 
-    monkeypatch.setattr(precision, "fast_bfloat16", lambda _: not fast)  # as if another machine went on with it
-    assert begin(store, out, "pretrain", Recipe(), None, resume=True).recipe.precision == settled
+
+def _note(store: Path, *findings: dict[str, str]) -> None:
+    index = json.loads((store / "index.json").read_text())
+    (store / "index.json").write_text(json.dumps({**index, "findings": findings}))
+
+
+def test_it_is_refused_with_the_file_and_the_way_on(tiny: Tiny, doubtful: Path, tmp_path: Path) -> None:
+    for train in (api.pretrain, api.finetune):
+        with pytest.raises(
+            StoreError, match=r"1 of its findings are in doubt \(flipped label: labelsTr/case_1"
+        ) as told:
+            train(doubtful, tmp_path / "run", recipe=tiny.recipe)
+        assert "--accept-findings" in str(told.value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_what_was_accepted_stands_in_the_run_and_is_not_asked_again(tiny: Tiny, doubtful: Path, tmp_path: Path) -> None:
+    pretrained = api.pretrain(doubtful, tmp_path / "a", tiny.recipe, SETTINGS, accept_findings=True)
+    tuned = api.finetune(doubtful, tmp_path / "b", recipe=tiny.recipe, settings=SETTINGS, accept_findings=True)
+    for run in (pretrained, tuned):
+        assert Run.open(run).about["accepted_findings"] == ["flipped label: labelsTr/case_1.nii.gz"]
+    assert api.pretrain(doubtful, pretrained, resume=True) == pretrained
+
+
+def test_a_label_map_that_was_left_out_is_in_no_doubt(tiny: Tiny, doubtful: Path, tmp_path: Path) -> None:
+    _note(doubtful, {**DOUBT, "action": "left out"}, HARMLESS)
+    run = api.pretrain(doubtful, tmp_path / "run", tiny.recipe, SETTINGS)
+    assert "accepted_findings" not in Run.open(run).about

@@ -20,6 +20,7 @@ from voxmim.training.plan import plan as _plan
 from voxmim.training.pretrain import pretrain as _pretrain
 from voxmim.training.processes import first_process
 from voxmim.training.run import RECIPE, Run
+from voxmim.training.setup import refuse_unresolved
 from voxmim.training.transfer import Start, settings_from
 
 DEFAULT_RECIPE = "tiny"
@@ -32,6 +33,7 @@ def pretrain(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     init: Path | str | None = None,
+    accept_findings: bool = False,
 ) -> Path:
     """Pre-train an encoder on the train and unlabelled scans of a store; labels are never read.
 
@@ -43,6 +45,7 @@ def pretrain(
         resume: go on exactly where the run stopped, with its own settings.
         init: a pre-training's run folder or weights file to start from, whose encoder takes the place of the recipe's;
             a patch that `settings` tell is kept, and the weights are made to fit it. None starts from nothing.
+        accept_findings: train although findings of the store are in doubt (`Store.unresolved`).
 
     Returns:
         the run folder; it holds ``encoder.safetensors`` and ``report.html``.
@@ -55,7 +58,7 @@ def pretrain(
         chosen = _resumed(out, recipe=recipe, init=init, **(settings or {}))
     else:
         chosen = _started(recipe, start, settings, pretext=recipe is None)
-    run = _pretrain(Store(store), Path(out), chosen, resume, start)
+    run = _pretrain(_opened(store, resume or accept_findings), Path(out), chosen, resume, start)
     if first_process():
         pretrain_page(run)
     return run.path
@@ -85,6 +88,7 @@ def finetune(
     resume: bool = False,
     task: str | None = None,
     classes: Path | str | None = None,
+    accept_findings: bool = False,
 ) -> Path:
     """Train a segmentor, or a classifier of whole scans, from a pre-trained encoder or from scratch.
 
@@ -99,6 +103,7 @@ def finetune(
         resume: go on exactly where the run stopped, with its own settings.
         task: ``segmentation`` (also None) or ``classification``.
         classes: for a classification, a CSV file with the columns ``case`` and ``class``.
+        accept_findings: train although findings of the store are in doubt (`Store.unresolved`).
 
     Returns:
         the run folder; it holds ``segmentor.safetensors`` or ``classifier.safetensors``, and ``report.html``.
@@ -115,15 +120,22 @@ def finetune(
     share = None if labels is None else str(labels)
     if task not in (None, *TASKS):
         raise RunError(f"'{task}' is no task of a fine-tuning ({', '.join(TASKS)}){nearest(str(task), TASKS) or '.'}")
+    opened = _opened(store, resume or accept_findings)
     if task == "classification":
         table = None if classes is None else Path(classes)
-        run, _ = _classify(Store(store), Path(out), chosen, table, start, share, resume)
+        run, _ = _classify(opened, Path(out), chosen, table, start, share, resume)
     else:
         refuse_classes(classes)
-        run, _ = _finetune(Store(store), Path(out), chosen, start, share, resume)
+        run, _ = _finetune(opened, Path(out), chosen, start, share, resume)
     if first_process():
         (classify_page if task == "classification" else finetune_page)(run)
     return run.path
+
+
+def _opened(store: Path | str, accepted: bool) -> Store:
+    found = Store(store)
+    refuse_unresolved(found, accepted)
+    return found
 
 
 def _started(

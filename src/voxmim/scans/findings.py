@@ -68,6 +68,11 @@ class Finding:
         return cls(values["file"], values["kind"], values["reason"], cast(Action, values["action"]))
 
 
+def sound(findings: Iterable[Finding]) -> bool:
+    """Whether nothing was left out (but for what is no scan), and nothing is in doubt."""
+    return not any(one.unresolved or (one.action == "left out" and one.kind != "no scan") for one in findings)
+
+
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """Each finding once, by file and kind."""
     return sorted(dict.fromkeys(findings), key=lambda finding: (finding.file, finding.kind, finding.reason))

@@ -14,7 +14,7 @@ import numpy as np
 
 from voxmim.scans.cohort import judge_cohort
 from voxmim.scans.facts import PERCENTILES, Facts
-from voxmim.scans.findings import Finding, in_order
+from voxmim.scans.findings import Finding, in_order, sound
 from voxmim.scans.geometry import to_ras
 from voxmim.scans.judge import judge_case
 from voxmim.scans.modality import guess_intensity
@@ -57,8 +57,8 @@ class Inspection:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is left out and nothing doubtful is used."""
-        return not any(finding.action == "left out" or finding.unresolved for finding in self.findings)
+        """Whether nothing is left out and nothing is in doubt."""
+        return sound(self.findings)
 
     def as_dict(self) -> dict[str, Any]:
         """What `--json` writes."""

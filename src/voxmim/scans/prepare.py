@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from voxmim.errors import StoreError
 from voxmim.scans.channels import read_channels
-from voxmim.scans.findings import Finding
+from voxmim.scans.findings import Finding, sound
 from voxmim.scans.geometry import Grid, Spacing, resample, resample_labels, resampled_grid, to_ras
 from voxmim.scans.growth import look, paths, stamps
 from voxmim.scans.intensity import HU_RANGE, Intensity, fit_intensity, foreground_box
@@ -66,6 +66,11 @@ class PrepareResult:
     skipped_already: int
     failed: list[tuple[str, str]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was left out and nothing is in doubt."""
+        return sound(self.findings)
 
     @property
     def unresolved(self) -> list[Finding]:

@@ -48,6 +48,7 @@ from voxmim.training.pages import (
 )
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
+from voxmim.training.setup import refuse_unresolved
 
 PHANTOMS = 48
 PHANTOM_SPACING = (7.5, 7.5, 7.5)  # mm; coarse, so that a small crop shows an organ with its neighbours
@@ -130,6 +131,7 @@ def demo(
         command += ["--spacing", *(f"{size:g}" for size in spacing)]
     journey.step("prepare", command, lambda: prepare(source, store_path, spacing, seed=seed))
     store = Store(store_path)
+    refuse_unresolved(store)
     for split in ("train", "val", "test"):
         if not store.labelled(split):
             raise StoreError(

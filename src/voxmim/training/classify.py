@@ -30,7 +30,7 @@ from voxmim.training.finetune import begin_finetune, count_of, same_cases
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.run import CHECKPOINT, Run
-from voxmim.training.setup import augmenter, new_run, stream, weights_metadata
+from voxmim.training.setup import augmenter, made_of, new_run, stream, weights_metadata
 
 MOST_VALIDATION = 64  # whole scans a validation looks at; with fewer, an AUROC is coarse
 MOST_SCALED = 64  # crops, each of another scan, that tell the scale of the encoder's features
@@ -93,7 +93,7 @@ def classify(
     if run is None:
         about: dict[str, Any] = {
             "task": "classification",
-            "store": str(store.path.resolve()),
+            **made_of(store),
             "classes": str(Path(str(classes)).resolve()),
             "cases": train_names,
             "listed": listed,

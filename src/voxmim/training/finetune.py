@@ -29,7 +29,7 @@ from voxmim.training.criterion import make_criterion
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.run import Run
-from voxmim.training.setup import Beginning, augmenter, begin, new_run, stream, weights_metadata
+from voxmim.training.setup import Beginning, augmenter, begin, made_of, new_run, stream, weights_metadata
 from voxmim.training.transfer import carry_decoder
 
 MOST_VALIDATION = 16  # whole scans a validation labels; the curve's points must not cost more than the training
@@ -79,7 +79,7 @@ def finetune(
     transfer = None if start is None else start.move_into(encoder, store, recipe, store.preparation.channels)
     carried = carry_decoder(network, start.file) if start is not None and recipe.carry_decoder else None
     if run is None:
-        about: dict[str, Any] = {"store": str(store.path.resolve()), "cases": [case.name for case in train_cases]}
+        about: dict[str, Any] = {**made_of(store), "cases": [case.name for case in train_cases]}
         run = new_run(fabric, out, "finetune", recipe, about, start, transfer, carried)
     if fabric.is_global_zero and not (run.path / PRIOR).is_file():
         maps = (store.label_map(case.name) for case in train_cases)

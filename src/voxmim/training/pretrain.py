@@ -24,7 +24,7 @@ from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.objectives import Contrastive, Masked
 from voxmim.training.run import Run
-from voxmim.training.setup import augmenter, begin, new_run, stream, weights_metadata
+from voxmim.training.setup import augmenter, begin, made_of, new_run, stream, weights_metadata
 
 MOST_VALIDATION = 32  # cases a validation looks at: enough for a steady figure, few enough not to wait for
 
@@ -65,7 +65,7 @@ def pretrain(
     transfer = None if start is None else start.move_into(encoder, store, recipe, inputs)
     network = build_pretext(recipe.pretext_settings, recipe.mask, encoder)
     if run is None:
-        about: dict[str, Any] = {"store": str(store.path.resolve()), "cases": len(train_cases)}
+        about: dict[str, Any] = {**made_of(store), "cases": len(train_cases)}
         run = new_run(fabric, out, "pretrain", recipe, about, start, transfer)
 
     training = recipe.pretrain

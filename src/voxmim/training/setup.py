@@ -12,7 +12,7 @@ from lightning.fabric import Fabric
 
 from voxmim import augment
 from voxmim.crops import Batch, Crops, batches
-from voxmim.errors import RunError
+from voxmim.errors import RunError, StoreError
 from voxmim.networks.build import describe_encoder
 from voxmim.networks.precision import chosen_precision
 from voxmim.networks.transfer import Transfer
@@ -21,6 +21,8 @@ from voxmim.settings import Recipe, Training
 from voxmim.store import Store
 from voxmim.training.run import Run, refuse_occupied
 from voxmim.training.transfer import Start, account, restart, show
+
+_NAMED = 5  # findings that a refusal names
 
 
 class Beginning(NamedTuple):
@@ -61,6 +63,28 @@ def begin(store: Store, out: Path, kind: str, recipe: Recipe, init: Path | None,
     shapes = [case.shape for case in store.in_split("train", "unlabelled")]
     shapes = shapes or [case.shape for case in store.cases.values()]
     return Beginning(with_crop(recipe, shapes, str(store.path), masked=kind == "pretrain"), None, start)
+
+
+def refuse_unresolved(store: Store, accepted: bool = False) -> None:
+    """Refuse to train on what is probably wrong, unless somebody accepted it.
+
+    Raises:
+        StoreError: findings of the store are in doubt.
+    """
+    found = [] if accepted else store.unresolved
+    if found:
+        named = ", ".join(f"{finding.kind}: {finding.file}" for finding in found[:_NAMED])
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise StoreError(
+            f"{store.path}: {len(found)} of its findings are in doubt ({named}{more}); mend these files or take them "
+            "out and prepare again, or train all the same with --accept-findings."
+        )
+
+
+def made_of(store: Store) -> dict[str, Any]:
+    """What a run's notes say of its store: where it is, and what was accepted of it."""
+    accepted = [f"{finding.kind}: {finding.file}" for finding in store.unresolved]
+    return {"store": str(store.path.resolve()), **({"accepted_findings": accepted} if accepted else {})}
 
 
 def new_run(
