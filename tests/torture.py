@@ -40,6 +40,12 @@ class Torture:
     good: dict[str, dict[str, Path]] = field(default_factory=dict)
     marks: dict[Path, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def sources(self) -> dict[str, Path]:
+        """What `inspect` and `prepare` take, by name."""
+        lists = {path.parent: path for path in self.path.glob("*/list.csv")}
+        return {folder.name: lists.get(folder, folder) for folder in sorted(self.path.iterdir())}
+
     def fault(self, file: Path, *kinds: str) -> None:
         """Note that a file must be found faulty."""
         self.kinds.setdefault(str(file), set()).update(kinds)
@@ -87,12 +93,13 @@ def write(path: Path, array: np.ndarray, affine: np.ndarray, kind: type = nib.Ni
 
 
 def make_torture(path: Path) -> Torture:
-    """Write the sources: pairs (the Decathlon's layout), formats (a plain folder), unlisted (no dataset.json)."""
+    """Write the sources, each in a layout of its own."""
     torture = Torture(path)
     _pairs(torture)
     _formats(torture)
     _unlisted(torture)
     _channels(torture)
+    _patients(torture)
     return torture
 
 
@@ -252,6 +259,21 @@ def _channels(torture: Torture) -> None:
             torture.keep("channels", name, file, AFFINE)
     dataset = {"channel_names": {"0": "CT early", "1": "CT late"}, "labels": {"background": 0}}
     (source / "dataset.json").write_text(json.dumps(dataset))
+
+
+def _patients(torture: Torture) -> None:
+    """A list that puts the two scans of one patient on both sides of the split."""
+    source = torture.path / "patients"
+    rows = ["case,image,label,split,group"]
+    for index, (split, group) in enumerate((("train", "p"), ("test", "p"), ("train", "q"), ("test", "r"))):
+        voxels, labels = scan(600 + index)
+        file = write(source / f"image_{index}.nii.gz", voxels, AFFINE)
+        write(source / f"label_{index}.nii.gz", labels, AFFINE)
+        torture.keep("patients", f"case_{index}", file, AFFINE)
+        rows.append(f"case_{index},image_{index}.nii.gz,label_{index}.nii.gz,{split},{group}")
+        if group == "p":
+            torture.fault(file, "patient in two splits")
+    (source / "list.csv").write_text("\n".join(rows))
 
 
 def _with(array: np.ndarray, value: float) -> np.ndarray:
