@@ -1,14 +1,15 @@
 """Where crops are cut, and the stream of them that a training reads.
 
 Everything random about crop number n follows from (seed, n) alone: which scan, where, and the seed of its
-augmentation. A training that stopped goes on with exactly the crops it would have had.
+augmentation. A training that stopped goes on with exactly the crops it would have had. Where a scan cannot be read
+any more, its turns go to others, which follow from (seed, n) and from the scans that are left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -76,19 +77,48 @@ class Crops(Dataset[Row]):
     """An endless numbered stream of crops; crop n is the same whenever it is asked for.
 
     Every scan is visited once, in an order drawn anew, before any is visited again.
+
+    Args:
+        store: of the scans.
+        cases: the scans to cut from.
+        plan: how crops are cut.
+        damaged: what is wrong with each scan that cannot be read, by its name; it is left out from then on. Those that
+            are met are added.
     """
 
-    def __init__(self, store: Store, cases: Sequence[Case], plan: CropPlan) -> None:
+    def __init__(
+        self, store: Store, cases: Sequence[Case], plan: CropPlan, damaged: dict[str, str] | None = None
+    ) -> None:
         if not cases:
             raise StoreError(f"{store.path}: there is no case to train on; look at the splits of the store.")
         self.store, self.cases, self.plan = store, list(cases), plan
+        self.damaged = {} if damaged is None else damaged
         self._round = -1
         self._order = np.arange(0)
 
     def __getitem__(self, number: int) -> Row:
         plan = self.plan
         visit = (number if plan.views is None else number // 2) // plan.crops_per_scan
-        case = self.cases[self._case_of(visit)]
+        while True:
+            case = self._case_of(visit)
+            try:
+                return self._cut(case, number)
+            except StoreError as error:
+                self.damaged[case.name] = str(error)
+
+    def __getitems__(self, numbers: Sequence[int]) -> tuple[Batch, dict[str, str]]:
+        """A batch, and which scans are damaged so far, which a worker process thus tells.
+
+        Where damage is met, all crops are read again, so that two views of one place still come from one scan.
+        """
+        known = -1
+        while known != len(self.damaged):
+            known = len(self.damaged)
+            rows = [self[number] for number in numbers]
+        return _collate(rows, numbers), self.damaged
+
+    def _cut(self, case: Case, number: int) -> Row:
+        plan = self.plan
         rng = np.random.default_rng([plan.seed, 1, number])
         centre = self._centre(case, rng) if plan.labelled and rng.random() < plan.foreground else None
         start = draw_start(case.shape, plan.size, rng, centre)
@@ -102,12 +132,19 @@ class Crops(Dataset[Row]):
         image, present = show(image, shown, plan)
         return image, label, int(rng.integers(2**62)), case.name, present
 
-    def _case_of(self, visit: int) -> int:
+    def _case_of(self, visit: int) -> Case:
         turn, place = divmod(visit, len(self.cases))
         if turn != self._round:
             self._order = np.random.default_rng([self.plan.seed, 0, turn]).permutation(len(self.cases))
             self._round = turn
-        return int(self._order[place])
+        case = self.cases[int(self._order[place])]
+        if case.name not in self.damaged:
+            return case
+        others = np.random.default_rng([self.plan.seed, 3, visit]).permutation(len(self.cases))
+        for other in others:
+            if self.cases[other].name not in self.damaged:
+                return self.cases[other]
+        raise StoreError(f"{self.store.path}: none of {len(self.cases)} scans can be read; run 'voxmim prepare' again.")
 
     def _centre(self, case: Case, rng: np.random.Generator) -> np.ndarray | None:
         samples = self.store.samples(case.name)
@@ -193,11 +230,17 @@ def batches(
     share = batch // world
     first = rank * share
     numbers = [list(range(step * batch + first, step * batch + first + share)) for step in range(first_step, steps)]
-    loader = DataLoader(crops, batch_sampler=numbers, collate_fn=_collate, num_workers=workers)
-    for own, read in zip(numbers, loader, strict=True):
-        yield read._replace(numbers=own)
+    for read, damaged in DataLoader(crops, batch_sampler=numbers, collate_fn=_as_it_is, num_workers=workers):
+        for name, what in damaged.items():  # a worker process has an account of its own
+            crops.damaged.setdefault(name, what)
+        yield read
 
 
-def _collate(rows: list[Row]) -> Batch:
+def _as_it_is(read: Any) -> Any:
+    return read
+
+
+def _collate(rows: list[Row], numbers: Sequence[int]) -> Batch:
     images, labels, seeds, names, present = zip(*rows, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels), torch.tensor(seeds), list(names), torch.stack(present))
+    whole = torch.stack(images), torch.stack(labels), torch.tensor(seeds), list(names), torch.stack(present)
+    return Batch(*whole, numbers)

@@ -223,6 +223,8 @@ def check_recipe(recipe: Recipe, origin: str) -> None:
         refuse("a width must be a multiple of its number of heads")
     if recipe.seed < 0:
         refuse(f"seed is {recipe.seed}, but must be at least 0")
+    if not 0 <= recipe.max_damaged <= 1:
+        refuse(f"max_damaged is {recipe.max_damaged}, but must lie from 0 to 1")
     if not 0 < mask.ratio < 1:
         refuse(f"mask.ratio is {mask.ratio}, but must lie between 0 and 1")
     if not 0 <= mask.body_share <= 1:

@@ -298,6 +298,8 @@ class Recipe:
         nodes: number of machines.
         strategy: what several processes do: each keeps the whole network (ddp), or a share of it (fsdp).
         compile: translate the network into faster code first, which takes some minutes.
+        max_damaged: share of a training's scans whose files in the store may be missing or damaged; they are left out
+            and named, and above it the training ends. 0 ends it at the first.
         seed: of everything random.
         encoder: the network that is pre-trained, whose settings are those of its name.
         vit: the ViT.
@@ -327,6 +329,7 @@ class Recipe:
     nodes: int = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
     compile: bool = False
+    max_damaged: float = 0.05
     seed: int = 0
     encoder: Literal["vit", "swin", "unet"] = "vit"
     vit: ViTSettings = field(default_factory=ViTSettings)

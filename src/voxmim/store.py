@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ class Store:
             raise StoreError(f"{index_file}: the index is damaged ({error!r}); run 'voxmim prepare' again.") from None
         if not self.cases:
             raise StoreError(f"{self.path}: the store holds no case; look at what 'voxmim prepare' reported.")
-        self._open: OrderedDict[str, blosc2.NDArray] = OrderedDict()
+        self._open: OrderedDict[tuple[str, str], tuple[blosc2.NDArray, tuple[int, ...]]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind when sent to another process."""
@@ -171,15 +172,15 @@ class Store:
 
     def image(self, name: str) -> np.ndarray:
         """(C, X, Y, Z) a whole prepared scan as stored: int16 HU or float16 z-scores."""
-        return self._array("images", name)[...]
+        return self._read("images", name, lambda array: array[...])
 
     def label_map(self, name: str) -> np.ndarray:
         """(X, Y, Z) uint8, a whole prepared label map."""
-        return self._array("labels", name)[...]
+        return self._read("labels", name, lambda array: array[...])
 
     def samples(self, name: str) -> dict[int, np.ndarray]:
         """For each label present, (n, 3) voxel indices that carry it, n at most SAMPLES."""
-        packed = self._array("labels", name).schunk.vlmeta["samples"]
+        packed = self._read("labels", name, lambda array: array.schunk.vlmeta["samples"])
         return {int(value): np.asarray(rows).reshape(-1, 3) for value, rows in packed.items()}
 
     def crop(self, name: str, start: Iterable[int], size: Iterable[int]) -> np.ndarray:
@@ -196,32 +197,53 @@ class Store:
         return -1024 if self.preparation.intensity == "ct" else 0
 
     def _box(self, kind: str, name: str, start: tuple[int, ...], size: tuple[int, ...], fill: int) -> np.ndarray:
-        array = self._array(kind, name)
-        shape = array.shape[-3:]
+        shape = self.cases[name].shape
         low = [max(0, s) for s in start]
         high = [max(a, min(n, s + w)) for a, n, s, w in zip(low, shape, start, size, strict=True)]
         inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        lead = (slice(None),) * (len(array.shape) - 3)
-        found = array[(*lead, *inside)]
+        lead = (slice(None),) * (kind == "images")
+        found = self._read(kind, name, lambda array: array[(*lead, *inside)])
         if found.shape[-3:] == size:
             return found
-        box = np.full((*array.shape[:-3], *size), fill, dtype=found.dtype)
+        box = np.full((*found.shape[:-3], *size), fill, dtype=found.dtype)
         place = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
         box[(*lead, *place)] = found
         return box
 
-    def _array(self, kind: str, name: str) -> blosc2.NDArray:
-        key = f"{kind}/{name}"
-        if key in self._open:
-            self._open.move_to_end(key)
-            return self._open[key]
-        file = self.path / kind / f"{name}.b2nd"
+    def _read(self, kind: str, name: str, take: Callable[[blosc2.NDArray], Any]) -> Any:
+        """What `take` gives of an array.
+
+        Raises:
+            StoreError: its file is missing, cannot be unpacked, or holds another array than the index says.
+        """
+        file, key = self.path / kind / f"{name}.b2nd", (kind, name)
         try:
+            return take(self._array(file, key))
+        except FileNotFoundError:
+            raise StoreError(f"{file}: this file of the store is missing; run 'voxmim prepare' again.") from None
+        except Exception as error:  # blosc2 raises many kinds here, none of them documented
+            self._open.pop(key, None)
+            raise StoreError(
+                f"{file}: this file of the store is damaged ({error}); delete it and run 'voxmim prepare' again."
+            ) from None
+
+    def _array(self, file: Path, key: tuple[str, str]) -> blosc2.NDArray:
+        """The open array, opened anew where its file is not the one that was opened: what is left of that is noise."""
+        now = os.stat(file)
+        mark = (now.st_ino, now.st_size, now.st_mtime_ns)
+        array, known = self._open.get(key, (None, None))
+        if known != mark:
             array = blosc2.open(str(file), mode="r")
-        except (OSError, RuntimeError, ValueError) as error:
-            wrong = "is missing" if not file.exists() else f"is damaged ({error})"
-            raise StoreError(f"{file}: this file of the store {wrong}; run 'voxmim prepare' again.") from None
-        self._open[key] = array
+            kind, name = key
+            shape: tuple[int, ...] = self.cases[name].shape
+            dtype = "uint8"
+            if kind == "images":
+                shape = (len(self.preparation.channels), *shape)
+                dtype = "int16" if self.preparation.intensity == "ct" else "float16"
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(f"it holds {array.shape} {array.dtype}, but {shape} {dtype} in the index")
+            self._open[key] = array, mark
+        self._open.move_to_end(key)
         if len(self._open) > _OPEN_FILES:
             self._open.popitem(last=False)
         return array

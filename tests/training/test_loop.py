@@ -16,6 +16,7 @@ from voxmim.crops import Batch
 from voxmim.errors import TrainingError
 from voxmim.settings import Recipe, Training
 from voxmim.training import step as step_module
+from voxmim.training.damage import Damage
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.optimiser import learning_rate
 from voxmim.training.run import Run
@@ -37,6 +38,7 @@ class Bench:
         bad_at: the step at which the loss is not a number.
         better: the figure that tells the best step.
         scores: what each validation, told the step, finds.
+        damage: the account of damaged scans.
         asked: the first steps that batches were asked for.
         seen: each step with the number of its batch and whether the network was training.
         saved: the steps at which weights were saved.
@@ -49,6 +51,7 @@ class Bench:
     better: str | None = None
     scores: Callable[[int], dict[str, float]] = lambda step: {"val": 1.0 / step}
     factor: float = 1.0
+    damage: Damage = field(default_factory=Damage)
     asked: list[int] = field(default_factory=list)
     seen: list[tuple[int, float, bool]] = field(default_factory=list)
     saved: list[int] = field(default_factory=list)
@@ -83,7 +86,7 @@ class Bench:
         recipe = Recipe(precision="32", pretrain=self.training)
         run = Run.open(path) if path.exists() else Run.new(path, "pretrain", recipe, {})
         job = Job("test", self.network, self.training, BETAS, self.batches, self.loss, self.validate, ["val"],
-                  self.better, self.saved.append)  # fmt: skip
+                  self.better, self.saved.append, damage=self.damage)  # fmt: skip
         train(make_fabric(recipe), run, job, seed=3)
         return self.network.state_dict()
 

@@ -26,11 +26,12 @@ from voxmim.networks.weights import save_weights
 from voxmim.scans.intensity import window
 from voxmim.settings import Recipe
 from voxmim.store import Store
+from voxmim.training.damage import Damage
 from voxmim.training.finetune import begin_finetune, count_of, same_cases
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.run import CHECKPOINT, Run
-from voxmim.training.setup import augmenter, made_of, new_run, stream, weights_metadata
+from voxmim.training.setup import account_of, augmenter, made_of, new_run, stream, weights_metadata
 
 MOST_VALIDATION = 64  # whole scans a validation looks at; with fewer, an AUROC is coarse
 MOST_SCALED = 64  # crops, each of another scan, that tell the scale of the encoder's features
@@ -67,7 +68,7 @@ def classify(
         SourceError: the table cannot be used.
         StoreError: a class has no case to train on.
         WeightsError: the weights do not fit the store or the network.
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is no longer finite, or too many scans cannot be read any more.
     """
     recipe, run, start = begin_finetune(store, out, recipe, init, resume)
     assert recipe.crop is not None
@@ -106,6 +107,7 @@ def classify(
     training = recipe.finetune
     plan = CropPlan(recipe.crop, recipe.window, recipe.seed, training.crops_per_scan)
     cases = [store.cases[case] for case in train_names]
+    damage = account_of(recipe, cases, [store.cases[case] for case in val_names])
     index = {case: names.index(name) for case, name in listed["train"].items()}
     if training.freeze == 1 and not (run.path / CHECKPOINT).is_file():
         once = Crops(store, cases, replace(plan, crops_per_scan=1))
@@ -135,10 +137,12 @@ def classify(
             network=network,
             training=training,
             betas=(0.9, 0.999),
-            batches=stream(fabric, Crops(store, cases, plan), training.batch, training.steps),
+            batches=stream(fabric, Crops(store, cases, plan, damage.found), training.batch, training.steps),
             loss=loss,
             validate=lambda _: (
-                validation_figures(fabric, network, store, {case: held[case] for case in val_names}, names, recipe)
+                validation_figures(
+                    fabric, network, store, {case: held[case] for case in val_names}, names, recipe, damage
+                )
                 if val_names
                 else {}
             ),
@@ -147,6 +151,7 @@ def classify(
             save=lambda step: save_weights(run.path / "classifier.safetensors", network, metadata | {"step": step}),
             files=lambda names: image_files(store, names),
             compile=recipe.compile,
+            damage=damage,
         ),
         recipe.seed,
     )
@@ -210,20 +215,29 @@ def class_weights(truth: Sequence[int], classes: int) -> Tensor:
 
 
 def validation_figures(
-    fabric: Fabric, network: nn.Module, store: Store, truth: Mapping[str, str], classes: Sequence[str], recipe: Recipe
+    fabric: Fabric,
+    network: nn.Module,
+    store: Store,
+    truth: Mapping[str, str],
+    classes: Sequence[str],
+    recipe: Recipe,
+    damage: Damage | None = None,
 ) -> dict[str, float]:
     """How well whole validation scans are told apart.
 
     ``val_loss`` is the cross-entropy, each class weighing the same. ``val_score`` tells the best step: the AUROC, and
-    among steps of the same AUROC, which are many where scans are few, the one of the lower loss.
+    among steps of the same AUROC, which are many where scans are few, the one of the lower loss. Cases that cannot be
+    read are not counted; where there is none, nothing is told.
     """
     assert recipe.crop is not None
-    index = np.array([classes.index(name) for name in truth.values()])
-    found = []
-    for case in truth:
-        image = torch.from_numpy(window(store.image(case), store.preparation.intensity, recipe.window))
+    cases, right, found = [store.cases[case] for case in truth], [], []
+    for _, case, stored in (damage or Damage()).readable(cases, lambda case: store.image(case.name)):
+        image = torch.from_numpy(window(stored, store.preparation.intensity, recipe.window))
+        right.append(classes.index(truth[case.name]))
         found.append(class_probabilities(network, fabric.to_device(image), recipe.crop, recipe.precision).numpy())
-    given = np.array(found, dtype=np.float64)
+    if not found:
+        return {}
+    index, given = np.array(right), np.array(found, dtype=np.float64)
     errors = -np.log(np.maximum(given[np.arange(len(index)), index], 1e-7))
     loss = float(np.mean([errors[index == k].mean() for k in np.unique(index)]))
     figures = {"val_loss": loss, "val_balanced_accuracy": float(balanced_accuracy(index, given.argmax(1)))}

@@ -26,10 +26,11 @@ from voxmim.segmentation.structures import Structures
 from voxmim.settings import Recipe
 from voxmim.store import Case, Store
 from voxmim.training.criterion import make_criterion
+from voxmim.training.damage import Damage
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.run import Run
-from voxmim.training.setup import Beginning, augmenter, begin, made_of, new_run, stream, weights_metadata
+from voxmim.training.setup import Beginning, account_of, augmenter, begin, made_of, new_run, stream, weights_metadata
 from voxmim.training.transfer import carry_decoder
 
 MOST_VALIDATION = 16  # whole scans a validation labels; the curve's points must not cost more than the training
@@ -61,7 +62,7 @@ def finetune(
         RunError: `out` is occupied, or nothing to resume.
         StoreError: no labelled case to train on.
         WeightsError: the weights do not fit the store or the network.
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is no longer finite, or too many scans cannot be read any more.
     """
     recipe, run, start = begin_finetune(store, out, recipe, init, resume)
     assert recipe.crop is not None
@@ -82,13 +83,15 @@ def finetune(
         about: dict[str, Any] = {**made_of(store), "cases": [case.name for case in train_cases]}
         run = new_run(fabric, out, "finetune", recipe, about, start, transfer, carried)
     if fabric.is_global_zero and not (run.path / PRIOR).is_file():
-        maps = (store.label_map(case.name) for case in train_cases)
+        found = Damage().readable(train_cases, lambda case: store.label_map(case.name))
+        maps = (label_map for _, _, label_map in found)
         PositionPrior.fit(maps, store.labels).save(run.path / PRIOR)
 
     training = recipe.finetune
     plan = CropPlan(
         recipe.crop, recipe.window, recipe.seed, training.crops_per_scan, labelled=True, foreground=training.foreground
     )
+    damage = account_of(recipe, train_cases, val_cases)
     criterion = make_criterion(structures)
     metadata = (
         weights_metadata(store, recipe, run)
@@ -115,9 +118,9 @@ def finetune(
             network=network,
             training=training,
             betas=(0.9, 0.999),
-            batches=stream(fabric, Crops(store, train_cases, plan), training.batch, training.steps),
+            batches=stream(fabric, Crops(store, train_cases, plan, damage.found), training.batch, training.steps),
             loss=loss,
-            validate=lambda _: validation_dice(fabric, network, store, val_cases, recipe) if val_cases else {},
+            validate=lambda _: validation_dice(fabric, network, store, val_cases, recipe, damage) if val_cases else {},
             columns=[
                 "val_dice",
                 *(f"val_dice {name}" for name in structures.parts),
@@ -127,6 +130,7 @@ def finetune(
             save=lambda step: save_weights(run.path / "segmentor.safetensors", network, metadata | {"step": step}),
             files=lambda names: image_files(store, names),
             compile=recipe.compile,
+            damage=damage,
         ),
         recipe.seed,
     )
@@ -198,23 +202,31 @@ def _tell_left_out(store: Store) -> None:
 
 
 def validation_dice(
-    fabric: Fabric, network: nn.Module, store: Store, cases: Sequence[Case], recipe: Recipe
+    fabric: Fabric,
+    network: nn.Module,
+    store: Store,
+    cases: Sequence[Case],
+    recipe: Recipe,
+    damage: Damage | None = None,
 ) -> dict[str, float]:
     """Dice of whole validation scans in the store's spacing: mean over cases, per label or region, and per case.
 
-    Those that neither the reference nor the prediction holds are not counted.
+    Labels that neither the reference nor the prediction holds are not counted, nor are cases that cannot be read.
     """
     assert recipe.crop is not None
     per_case: dict[str, float] = {}
     structures = Structures.of_store(store)
     per_part: dict[str, list[float]] = {name: [] for name in structures.parts}
-    for case in cases:
-        image = torch.from_numpy(window(store.image(case.name), store.preparation.intensity, recipe.window))
+
+    def read(case: Case) -> tuple[np.ndarray, np.ndarray]:
+        return store.image(case.name), store.label_map(case.name)
+
+    for _, case, (stored, reference) in (damage or Damage()).readable(cases, read):
+        image = torch.from_numpy(window(stored, store.preparation.intensity, recipe.window))
         probabilities = predict_probabilities(
             network, fabric.to_device(image), recipe.crop, recipe.overlap, recipe.precision, structures.activate
         )
         predicted = structures.label_shares(probabilities.numpy()).argmax(0)
-        reference = store.label_map(case.name)
         found = {
             name: dice(np.isin(predicted, values), np.isin(reference, values))
             for name, values in structures.parts.items()

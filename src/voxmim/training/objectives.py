@@ -5,7 +5,7 @@ Both follow from the seed: masks from the number of the step, views from the num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,6 +19,7 @@ from voxmim.pretext.masking import draw_masks, holds_body
 from voxmim.pretext.simclr import SimCLR
 from voxmim.settings import Recipe
 from voxmim.store import Case, Store
+from voxmim.training.damage import Damage
 
 Prepare = Callable[[Batch], Batch]
 
@@ -46,9 +47,18 @@ class Masked:
     columns = ("val_loss", "val_constant")
     crops = 1  # that a sample of the batch takes
 
-    def __init__(self, network: MaskedPretext, store: Store, cases: Sequence[Case], plan: CropPlan, recipe: Recipe):
+    def __init__(
+        self,
+        network: MaskedPretext,
+        store: Store,
+        cases: Sequence[Case],
+        plan: CropPlan,
+        recipe: Recipe,
+        damage: Damage | None = None,
+    ):
         self._network, self._store, self._cases, self._plan, self._recipe = network, store, cases, plan, recipe
-        self._constant: float | None = None
+        self._damage = damage or Damage()
+        self._constants: dict[str, float] = {}
 
     def loss(self, fabric: Fabric, wrapped: nn.Module, batch: Batch, step: int) -> Tensor:
         """The loss of a part of a step's crops, whichever process computes it."""
@@ -63,33 +73,46 @@ class Masked:
         return wrapped(batch.image, masks, present=_unless_all(batch.present)).loss
 
     def validate(self, fabric: Fabric) -> dict[str, float]:
-        """The mean loss over the cases, and that of one grey value a crop."""
-        total, constant = 0.0, 0.0
+        """The mean loss over the cases, and that of one grey value a crop.
+
+        Each case's mask is its own, so that those of the others stay where one cannot be read any more.
+        """
+        losses: dict[str, float] = {}
         masks = self._fixed_masks()
         with torch.no_grad(), fabric.autocast():
-            for index, mask in enumerate(masks):
-                image, present = self._middle(index)
-                output = self._network(fabric.to_device(image), mask[None], present=_unless_all(present))
-                total += float(output.loss)
-                if self._constant is None:
-                    constant += constant_loss(output, self._recipe.pretext_settings.loss)  # type: ignore[union-attr]
-        if self._constant is None:
-            self._constant = constant / len(self._cases)
-        return {"val_loss": total / len(self._cases), "val_constant": self._constant}
+            for place, case, (image, present) in self._middles():
+                output = self._network(fabric.to_device(image), masks[place][None], present=_unless_all(present))
+                losses[case.name] = float(output.loss)
+                if case.name not in self._constants:
+                    loss = self._recipe.pretext_settings.loss  # type: ignore[union-attr]
+                    self._constants[case.name] = constant_loss(output, loss)
+        seen = max(1, len(losses))
+        return {
+            "val_loss": sum(losses.values()) / seen,
+            "val_constant": sum(self._constants[name] for name in losses) / seen,
+        }
 
     def _fixed_masks(self) -> Tensor:
-        count = len(self._cases)
-        bodies = [self._body(self._middle(i)[0]) for i in range(count)] if self._recipe.mask.kind == "body" else None
-        return step_masks(self._recipe, count, -1, None if bodies is None else torch.cat(bodies))
+        count, body = len(self._cases), None
+        if self._recipe.mask.kind == "body":
+            for place, _, (image, _) in self._middles():
+                own = self._body(image)[0]
+                body = own.new_zeros(count, len(own)) if body is None else body
+                body[place] = own
+        return step_masks(self._recipe, count, -1, body)
 
-    def _middle(self, index: int) -> tuple[Tensor, Tensor]:
+    def _middles(self) -> Iterator[tuple[int, Case, tuple[Tensor, Tensor]]]:
+        """Place, case and middle crop of every validation case that can be read."""
+        places = {case.name: place for place, case in enumerate(self._cases)}
+        return self._damage.readable(self._cases, lambda case: self._middle(case, places[case.name]))
+
+    def _middle(self, case: Case, place: int) -> tuple[Tensor, Tensor]:
         """The middle crop (1, C, X, Y, Z) of a case, and its channels (1, C) that are present."""
-        case = self._cases[index]
         image, _ = read_crop(self._store, case, middle_start(case.shape, self._plan.size), self._plan)
         shown = channels_of(case, len(image))
         if self._plan.channels == "one":
             known = shown.nonzero().flatten()
-            shown = torch.arange(len(image)) == known[index % len(known)]
+            shown = torch.arange(len(image)) == known[place % len(known)]
         image, present = show(image, shown, self._plan)
         return image[None], present[None]
 
@@ -118,10 +141,17 @@ class Contrastive:
     crops = 2
 
     def __init__(
-        self, network: SimCLR, store: Store, cases: Sequence[Case], plan: CropPlan, recipe: Recipe, augmented: Prepare
+        self,
+        network: SimCLR,
+        store: Store,
+        cases: Sequence[Case],
+        plan: CropPlan,
+        recipe: Recipe,
+        augmented: Prepare,
+        damage: Damage,
     ):
         self._network, self._store, self._cases, self._recipe = network, store, cases, recipe
-        self._plan, self._augmented = replace(plan, crops_per_scan=1), augmented
+        self._plan, self._augmented, self._damage = replace(plan, crops_per_scan=1), augmented, damage
 
     def loss(self, fabric: Fabric, wrapped: nn.Module, batch: Batch, step: int) -> Tensor:
         """The loss of this process's pairs; its crops come in pairs, one after the other."""
@@ -129,7 +159,7 @@ class Contrastive:
 
     def validate(self, fabric: Fabric) -> dict[str, float]:
         """Loss, spread and accuracy, over all processes: each brings its share of the batch."""
-        crops, size = Crops(self._store, self._cases, self._plan), 2 * self._recipe.pretrain.batch
+        crops, size = Crops(self._store, self._cases, self._plan, self._damage.found), 2 * self._recipe.pretrain.batch
         (batch,) = batches(crops, size, 0, 1, fabric.global_rank, fabric.world_size)
         image = self._augmented(batch).image
         with torch.no_grad(), fabric.autocast():

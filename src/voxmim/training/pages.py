@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from voxmim.segmentation.structures import Structures
 from voxmim.settings import Recipe, Training
 from voxmim.store import Case, Store
 from voxmim.training.criterion import criterion_in_words
+from voxmim.training.damage import Damage, damage_in_words
 from voxmim.training.health import complaint
 from voxmim.training.pretrain import pretraining_cases
 from voxmim.training.run import RECIPE, Run
@@ -158,6 +160,8 @@ def run_facts(run: Run, training: Training, store: Store | None) -> list[tuple[s
     ]
     if recipe.nodes * recipe.devices > 1:
         facts.append(("processes", f"{recipe.devices} on each of {recipe.nodes} node(s), {recipe.strategy}"))
+    if left_out := damage_in_words(run):
+        facts.append(("scans left out, as they could not be read", left_out))
     if training.ema:
         facts.append(("weights", f"averaged over the steps, {training.ema:g} of the average staying at each"))
     if training.freeze:
@@ -244,8 +248,9 @@ def reconstruction_pictures(run: Run, store: Store) -> list[Picture]:
     reconstructor = Reconstructor.load(run.path)
     cases, held = pretraining_cases(store, recipe.seed)
     pictures = []
-    for case in sorted(held or cases, key=lambda case: len(case.missing))[:_SHOWN]:  # those that lack nothing first
-        seen = window(store.image(case.name), store.preparation.intensity, recipe.window)
+    shown = sorted(held or cases, key=lambda case: len(case.missing))  # those that lack nothing first
+    for _, case, stored in islice(Damage().readable(shown, lambda case: store.image(case.name)), _SHOWN):
+        seen = window(stored, store.preparation.intensity, recipe.window)
         found = reconstructor.reconstruct(seen, recipe.seed)
         pictures.append(
             Picture(
@@ -265,12 +270,15 @@ def segmentation_pictures(runs: Mapping[str, Run], store: Store, split: str = "v
     legend = [(label, label_colour(value)) for value, label in store.labels.items()]
     bounds = next(iter(runs.values())).recipe().window
     pictures = []
-    for case in labelled[:_SHOWN]:
-        reference = store.label_map(case.name)
+
+    def read(case: Case) -> tuple[np.ndarray, np.ndarray]:
+        return store.image(case.name), store.label_map(case.name)
+
+    for _, case, (stored, reference) in islice(Damage().readable(labelled, read), _SHOWN):
         columns: list[tuple[str, np.ndarray | None]] = [("scan", None), ("reference", reference)]
         for name, segmentor in segmentors.items():
-            columns.append((name, segmentor.label_shares(_stored(store, case)).argmax(0).astype(np.uint8)))
-        seen = window(store.image(case.name), store.preparation.intensity, bounds)
+            columns.append((name, segmentor.label_shares(_prepared(store, case, stored)).argmax(0).astype(np.uint8)))
+        seen = window(stored, store.preparation.intensity, bounds)
         at = middle_of(reference, case.shape)
         png = segmentation_picture(display_range(seen[0]), columns, store.preparation.spacing, at)
         caption = f"A {case.split} case, through the middle of its labels."
@@ -278,11 +286,11 @@ def segmentation_pictures(runs: Mapping[str, Run], store: Store, split: str = "v
     return pictures
 
 
-def _stored(store: Store, case: Case) -> PreparedScan:
+def _prepared(store: Store, case: Case, stored: np.ndarray) -> PreparedScan:
     """A case of the store as a prepared scan whose own grid is the store's."""
     affine = np.diag([*store.preparation.spacing, 1.0])
     grid = Grid(case.shape, affine)
-    return PreparedScan(store.image(case.name), grid, grid, (), Path(case.image[0]))
+    return PreparedScan(stored, grid, grid, (), Path(case.image[0]))
 
 
 def store_of(run: Run) -> Store | None:

@@ -24,7 +24,7 @@ from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.objectives import Contrastive, Masked
 from voxmim.training.run import Run
-from voxmim.training.setup import augmenter, begin, made_of, new_run, stream, weights_metadata
+from voxmim.training.setup import account_of, augmenter, begin, made_of, new_run, stream, weights_metadata
 
 MOST_VALIDATION = 32  # cases a validation looks at: enough for a steady figure, few enough not to wait for
 
@@ -52,7 +52,7 @@ def pretrain(
         StoreError: no scan to train on.
         RecipeError: the crop does not fit the encoder or the masks.
         WeightsError: the weights do not fit the encoder.
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is no longer finite, or too many scans cannot be read any more.
     """
     recipe, run, start = begin(store, out, "pretrain", recipe, init, resume)
     assert recipe.crop is not None
@@ -72,12 +72,13 @@ def pretrain(
     metadata = weights_metadata(store, recipe, run) | describe_pretext(recipe) | {"inputs": list(inputs)}
     augmented = augmenter(fabric, store, training)
     plan = CropPlan(recipe.crop, recipe.window, recipe.seed, training.crops_per_scan, channels=recipe.channels)
+    damage = account_of(recipe, train_cases, val_cases)
     objective: Masked | Contrastive
     if isinstance(network, SimCLR):
         plan = replace(plan, views=recipe.simclr.overlap)
-        objective = Contrastive(network, store, val_cases, plan, recipe, augmented)
+        objective = Contrastive(network, store, val_cases, plan, recipe, augmented, damage)
     else:
-        objective = Masked(network, store, val_cases, plan, recipe)
+        objective = Masked(network, store, val_cases, plan, recipe, damage)
 
     def save(step: int) -> None:
         save_weights(run.path / "encoder.safetensors", encoder, {**metadata, "kind": "encoder", "step": step})
@@ -91,7 +92,12 @@ def pretrain(
             network=network,
             training=training,
             betas=(0.9, 0.999) if isinstance(network, SimCLR) else (0.9, 0.95),  # the latter as in arXiv 2111.06377
-            batches=stream(fabric, Crops(store, train_cases, plan), objective.crops * training.batch, training.steps),
+            batches=stream(
+                fabric,
+                Crops(store, train_cases, plan, damage.found),
+                objective.crops * training.batch,
+                training.steps,
+            ),
             loss=lambda wrapped, batch, step: objective.loss(fabric, wrapped, augmented(batch), step),
             validate=lambda _: objective.validate(fabric) if val_cases else {},
             columns=list(objective.columns),
@@ -100,6 +106,7 @@ def pretrain(
             watch=lambda row: complaint(recipe, row),
             files=lambda names: image_files(store, names),
             compile=recipe.compile,
+            damage=damage,
         ),
         recipe.seed,
     )

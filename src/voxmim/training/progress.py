@@ -42,9 +42,14 @@ class TrainingBar:
 
     def warn(self, text: str) -> None:
         """Say it above the bar, the first time."""
-        if text and not self._warned and not self._bar.disable:
-            self._bar.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        if text and not self._warned:
+            self.say(text)
             self._warned = True
+
+    def say(self, text: str) -> None:
+        """Say it above the bar."""
+        if not self._bar.disable:
+            self._bar.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def show(self, row: dict[str, Any]) -> None:
         """Move the bar, with the newest figures."""

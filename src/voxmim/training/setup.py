@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,8 @@ from voxmim.networks.precision import chosen_precision
 from voxmim.networks.transfer import Transfer
 from voxmim.recipe import with_crop
 from voxmim.settings import Recipe, Training
-from voxmim.store import Store
+from voxmim.store import Case, Store
+from voxmim.training.damage import Damage
 from voxmim.training.run import Run, refuse_occupied
 from voxmim.training.transfer import Start, account, restart, show
 
@@ -110,6 +111,11 @@ def new_run(
 def stream(fabric: Fabric, crops: Crops, batch: int, steps: int) -> Callable[[int], Iterator[Batch]]:
     """Gives this process's share of the crops of each step, from a step on; `batch` counts over all processes."""
     return lambda first: batches(crops, batch, first, steps, fabric.global_rank, fabric.world_size)
+
+
+def account_of(recipe: Recipe, trained: Sequence[Case], held: Sequence[Case]) -> Damage:
+    """The account of a training's damaged scans, in which none is yet."""
+    return Damage([case.name for case in trained], [case.name for case in held], recipe.max_damaged)
 
 
 def augmenter(fabric: Fabric, store: Store, training: Training) -> Callable[[Batch], Batch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from voxmim.crops import Batch
 from voxmim.settings import Training
 from voxmim.training.average import Average
+from voxmim.training.damage import Damage
 from voxmim.training.nonfinite import explain, unexplained
 from voxmim.training.optimiser import learning_rate, make_optimiser
 from voxmim.training.processes import stop
@@ -39,6 +40,7 @@ class Job:
         watch: told a validated row of metrics, what to warn of, or nothing; said once on the console.
         files: the image files of cases, for the error that names them.
         compile: translate the network into faster code.
+        damage: the account of the scans that cannot be read any more.
     """
 
     title: str
@@ -54,6 +56,7 @@ class Job:
     watch: Callable[[dict[str, float]], str] = lambda _: ""
     files: Callable[[list[str]], list[str]] = lambda names: names
     compile: bool = False
+    damage: Damage = field(default_factory=Damage)
 
 
 class Stepper:
