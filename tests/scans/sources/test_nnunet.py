@@ -57,6 +57,13 @@ def test_labels_that_do_not_fit(tmp_path: Path, labels: object, message: str) ->
         open_source(fill(tmp_path, *scans(1), dataset={**DATASET, "labels": labels}))
 
 
+def test_an_unlabelled_folder_is_read_as_that_of_the_decathlon(tmp_path: Path) -> None:
+    path = fill(tmp_path, *scans(1), "more/m.nii.gz", dataset={**DATASET, "unlabelled_folder": "more"})
+    assert splits_of(open_source(path)) == {"c0": "train", "m": "unlabelled"}
+    with pytest.raises(SourceError, match="names the folder gone, which is missing"):
+        open_source(fill(tmp_path, dataset={**DATASET, "unlabelled_folder": "gone"}))
+
+
 def test_no_scans(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no folder imagesTr"):
         open_source(fill(tmp_path, dataset=DATASET))

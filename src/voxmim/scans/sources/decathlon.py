@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from voxmim.errors import SourceError
-from voxmim.scans.sources.description import describe
+from voxmim.scans.sources.description import Description, describe
 from voxmim.scans.sources.pairs import paired_cases
 from voxmim.scans.sources.source import Source
 
@@ -24,13 +24,22 @@ def decathlon(path: Path, values: Mapping[str, Any]) -> Source:
     Raises:
         SourceError: dataset.json contradicts itself or the folder.
     """
-    file = path / "dataset.json"
-    told = describe(file, values)
+    return described_pairs(path, values, describe(path / "dataset.json", values))
+
+
+def described_pairs(path: Path, values: Mapping[str, Any], told: Description, numbered: bool = False) -> Source:
+    """The cases of a folder whose dataset.json holds `values`, understood as `told`; `numbered` as in `paired_cases`.
+
+    Raises:
+        SourceError: the folder isn't as dataset.json tells.
+    """
     further = [str(values["unlabelled_folder"])] if values.get("unlabelled_folder") else []
     missing = [folder for folder in further if not (path / folder).is_dir()]
     if missing:
-        raise SourceError(f"{file}: it names the folder {missing[0]}, which is missing; add it or remove the key.")
+        raise SourceError(
+            f"{path / 'dataset.json'}: it names the folder {missing[0]}, which is missing; add it or remove the key."
+        )
     if not (path / "imagesTr").is_dir():
         raise SourceError(f"{path}: there is a dataset.json but no folder imagesTr; put the scans there.")
-    cases = tuple(paired_cases(path, told.channels, further))
+    cases = tuple(paired_cases(path, told.channels, further, numbered))
     return Source(path, told.name, told.channels, told.labels, cases, regions=told.regions, licence=told.licence)

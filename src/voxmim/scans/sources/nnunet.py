@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from voxmim.errors import SourceError
+from voxmim.scans.sources.decathlon import described_pairs
 from voxmim.scans.sources.description import Description, describe
-from voxmim.scans.sources.pairs import paired_cases
 from voxmim.scans.sources.source import Source
 
 
@@ -27,12 +27,7 @@ def nnunet(path: Path, values: Mapping[str, Any]) -> Source:
     Raises:
         SourceError: dataset.json contradicts itself or the folder.
     """
-    file = path / "dataset.json"
-    told = describe_nnunet(file, values)
-    if not (path / "imagesTr").is_dir():
-        raise SourceError(f"{path}: there is a dataset.json but no folder imagesTr; put the scans there.")
-    cases = tuple(paired_cases(path, told.channels, numbered=True))
-    return Source(path, told.name, told.channels, told.labels, cases, regions=told.regions, licence=told.licence)
+    return described_pairs(path, values, describe_nnunet(path / "dataset.json", values), numbered=True)
 
 
 def describe_nnunet(file: Path, values: Mapping[str, Any]) -> Description:
