@@ -49,7 +49,7 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
     """Print a table."""
     shown = Table(title=plain(title), title_justify="left")
     for column in header:
-        shown.add_column(column)
+        shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(*map(plain, row))
     CONSOLE.print(shown)

@@ -17,7 +17,11 @@ from hypothesis import strategies as st
 from dicom_files import places, voxels, write_enhanced, write_series
 from voxmim.errors import ScanError
 from voxmim.scans.formats.dicom import find_series
+from voxmim.scans.inspect import inspect_source
+from voxmim.scans.prepare import prepare
+from voxmim.scans.verify import verify
 from voxmim.scans.volume import read_header, read_volume
+from voxmim.store import Store
 
 SLOW = 2.0  # seconds of work for a scan of some hundred voxels
 MEMORY = 4 << 30  # bytes: more is asked for only on a header's empty word
@@ -113,5 +117,37 @@ def test_damaged_bytes_are_a_scan_or_one_sentence(kind: str, tmp_path: Path) -> 
             assert sentence.startswith(str(tmp_path))
             assert "\n" not in sentence
         assert time.process_time() - start < SLOW
+
+    check()
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize("kind", ["NIfTI-1 zipped", "NIfTI-2", "NIfTI-1 pair", "NRRD", "MetaImage", "DICOM"])
+def test_a_folder_with_a_damaged_file_is_judged_and_prepared_without_it(kind: str, tmp_path: Path) -> None:
+    source, count = tmp_path / "source", 0
+    (source / "bad").mkdir(parents=True)
+    good = source / "good.nii"
+    nib.save(nib.Nifti1Image((ARRAY + 1).astype(np.float32), np.eye(4)), good)
+    path = WRITERS[kind](source / "bad")
+    whole = path.read_bytes()
+
+    @settings(max_examples=12, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        nonlocal count
+        count += 1
+        path.write_bytes(damaged(whole, data))
+        start = time.process_time()
+        inspection = inspect_source(source, workers=1)
+        assert time.process_time() - start < SLOW
+        for finding in inspection.findings:
+            assert finding.reason.startswith(str(source))
+            assert "\n" not in finding.reason
+        start, out = time.process_time(), tmp_path / f"store_{count}"
+        result = prepare(source, out, (1.0, 2.0, 3.0), workers=1, quiet=True)
+        assert time.process_time() - start < SLOW
+        assert result.findings == inspection.findings
+        assert verify(out, workers=1) == []
+        assert any(case.image == (str(good),) for case in Store(out).cases.values())
 
     check()

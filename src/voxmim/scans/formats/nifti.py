@@ -131,7 +131,7 @@ def refuse_unsound(path: Path, data: Path) -> None:
                 if header.kind in _FLOATS and header.bits in (32, 64) and len(part) % (header.bits // 8) == 0:
                     values = np.frombuffer(part, f"{header.order}f{header.bits // 8}")
                     bad += int(np.count_nonzero(~np.isfinite(values)))
-    except (EOFError, OSError, OverflowError, zlib.error):
+    except (EOFError, OSError, OverflowError, ValueError, zlib.error):
         raise _damaged(data) from None
     if bad:
         text = f"{path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out."
