@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
+from voxmim.scans import geometry
 from voxmim.scans.geometry import (
     Grid,
     ras_axes,
@@ -244,3 +245,39 @@ def test_a_crop_of_a_grid_lies_where_its_voxels_lay() -> None:
     grid = Grid((8, 9, 7), oriented((2, 0, 1), (1, -1, 1), (20, -15, 10)))
     box = (slice(2, 5), slice(0, 9), slice(3, 7))
     np.testing.assert_allclose(world(grid.crop(box)), world(grid)[(slice(None), *box)], atol=1e-9)
+
+
+@given(
+    st.tuples(*[st.integers(1, 14)] * 3),
+    st.tuples(*[st.integers(1, 14)] * 3),
+    st.tuples(*[st.one_of(st.floats(0.3, 3), st.floats(-3, -0.3))] * 3),
+    st.tuples(*[st.floats(-4, 9)] * 3),
+    st.sampled_from([None, 0.0, -7.0]),
+    st.sampled_from([1, 200, 2**23]),
+)
+@settings(max_examples=60)
+def test_axes_in_common_are_interpolated_as_scipy_does(
+    old: tuple[int, int, int],
+    new: tuple[int, int, int],
+    step: tuple[float, float, float],
+    start: tuple[float, float, float],
+    fill: float | None,
+    slab: int,
+) -> None:
+    array = np.random.default_rng(0).integers(-1000, 1000, (1, *old)).astype(np.int16)
+    affine = np.diag([*step, 1.0])
+    affine[:3, 3] = start
+    volume, grid = Volume(array, np.eye(4)), Grid(new, affine)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(geometry, "_SLAB", slab)
+        ours = resample(volume, grid, fill=fill).array[0]
+    axes = [a + b * np.arange(n) for a, b, n in zip(start, step, new, strict=True)]
+    index = np.stack(np.meshgrid(*axes, indexing="ij"))
+    sigma = [np.sqrt(s**2 - 1) / 2.3548 if abs(s) > 1.5 else 0 for s in step]
+    smoothed = gaussian_filter(array[0].astype(float), sigma, mode="nearest")
+    expected = map_coordinates(smoothed, index, order=1, mode="nearest")
+    last = np.array(old)[:, None, None, None] - 0.5
+    if fill is not None:
+        expected[np.any((index < -0.5) | (index > last), axis=0)] = fill
+    clear = np.all((np.abs(index + 0.5) > 1e-6) & (np.abs(index - last) > 1e-6), axis=0)  # on the edge either is right
+    np.testing.assert_allclose(ours[clear], expected[clear], atol=0.01)

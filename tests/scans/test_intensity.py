@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
 from voxmim.scans.intensity import Intensity, fit_intensity, foreground_box, unwindow, window
 
@@ -135,3 +136,28 @@ def test_an_mr_is_cropped_where_its_background_is_constant(background: float) ->
 def test_an_mr_crop_of_tissue_is_kept_whole() -> None:
     tissue = np.random.default_rng(0).integers(0, 255, (1, 12, 14, 10)).astype(np.float32)
     assert foreground_box("mr", tissue) == (slice(0, 12), slice(0, 14), slice(0, 10))
+
+
+def test_a_ct_is_cropped_to_its_large_bodies_of_any_channel() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        noise = ndimage.gaussian_filter(rng.normal(size=(2, 24, 20, 16)), (0, 2, 2, 2))
+        image = np.where(noise > 0.13, 40.0, -1000.0).astype(np.float32)
+        inside = np.zeros(image.shape[1:], bool)
+        for channel in image:
+            components, count = ndimage.label(channel > -500)
+            sizes = np.bincount(components.ravel())[1:]
+            inside |= np.isin(components, 1 + np.flatnonzero(sizes >= 0.1 * sizes.max())) if count else False
+        expected = ndimage.find_objects(inside.astype(int))[0] if inside.any() else np.s_[:24, :20, :16]
+        assert foreground_box("ct", image, margin=0) == expected
+
+
+def test_statistics_of_many_voxels_are_those_of_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.zeros((70, 60, 50), np.float32)
+    array[10:60, 10:50, 10:40] = np.random.default_rng(0).normal(300, 40, (50, 40, 30))
+    whole, box = fit_intensity("mr", array), foreground_box("mr", array[None])
+    monkeypatch.setattr("voxmim.scans.intensity._ENOUGH", 20_000)
+    thinned = fit_intensity("mr", array)
+    assert thinned != whole
+    assert (thinned.centre, thinned.scale) == pytest.approx((whole.centre, whole.scale), rel=0.05)
+    assert foreground_box("mr", array[None]) == box == np.s_[8:62, 8:52, 8:42]

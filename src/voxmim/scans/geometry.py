@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import find_objects, gaussian_filter1d
+from scipy.sparse import csr_array
 
 from voxmim.scans.volume import Volume
 
@@ -20,6 +21,8 @@ Spacing = tuple[float, float, float]
 _KEPT = 0.1  # voxels: an axis that would change by less over its whole length is kept as it is
 _DOWN = 1.5  # times: a voxel that grows by more is smoothed first, lest fine structures alias
 _FWHM = 2 * np.sqrt(2 * np.log(2))  # full width at half maximum of a Gaussian of sigma 1
+_STRAIGHT = 1e-3  # voxels: two grids that stray from each other by less have their axes in common
+_SLAB = 2**23  # voxels that are interpolated at once
 _MARGIN = 2  # voxels round a label's own box
 
 
@@ -111,12 +114,12 @@ def resample(
     """
     to_old = np.linalg.inv(volume.affine) @ grid.affine
     linear = order == "linear"
-    array = volume.array.astype(np.float32, copy=False) if linear else volume.array
+    array = volume.array
     if volume.shape == grid.shape and np.allclose(to_old, np.eye(4), atol=1e-4):
-        return Volume(array, grid.affine)
+        return Volume(array.astype(np.float32, copy=False) if linear else array, grid.affine)
     sigma = _smoothing(to_old) if linear else np.zeros(3)
-    channels = [_interpolated(_smoothed(channel, sigma), to_old, grid.shape, linear, fill) for channel in array]
-    return Volume(np.stack(channels), grid.affine)
+    channels = [_interpolated(channel, to_old, grid.shape, sigma, linear, fill) for channel in array]
+    return Volume(channels[0][None] if len(channels) == 1 else np.stack(channels), grid.affine)
 
 
 def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
@@ -148,9 +151,8 @@ def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
         box = _box(low, high)
         target = _image_of_box(low, high, to_old, new.shape)
         start, shape = np.array([part.start for part in target]), new.crop(target).shape
-        mask = _smoothed((labels[box] == value).astype(np.float32), sigma)
         inner = _moved(_moved(to_old, start), -low, before=True)
-        share = _interpolated(mask, inner, shape, True, 0.0)
+        share = _interpolated(labels[box] == value, inner, shape, sigma, True, 0.0)
         covered[target] += share
         wins = share > best[target]
         best[target][wins] = share[wins]
@@ -221,15 +223,22 @@ def _smoothing(to_old: np.ndarray) -> np.ndarray:
     return np.where(growth > _DOWN, np.sqrt(np.maximum(growth**2 - 1, 0)) / _FWHM, 0)
 
 
-def _smoothed(array: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+def _interpolated(
+    array: np.ndarray,
+    to_old: np.ndarray,
+    shape: tuple[int, int, int],
+    sigma: np.ndarray,
+    linear: bool,
+    fill: float | None,
+) -> np.ndarray:
+    """Voxels (X, Y, Z) smoothed and interpolated on a grid of this shape, of which `to_old` gives the old indices."""
+    turned = to_old[:3, :3] - np.diag(np.diag(to_old))[:3, :3]
+    if linear and np.all(np.abs(turned) @ shape < _STRAIGHT):
+        return _along_axes(array, to_old, shape, sigma, fill)
+    if linear:
+        array = array.astype(np.float32, copy=False)
     for axis in np.flatnonzero(sigma):
         array = gaussian_filter1d(array, sigma[axis], axis=int(axis), mode="nearest")
-    return array
-
-
-def _interpolated(
-    array: np.ndarray, to_old: np.ndarray, shape: tuple[int, int, int], linear: bool, fill: float | None
-) -> np.ndarray:
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
     transform = sitk.AffineTransform(to_old[:3, :3].ravel().tolist(), to_old[:3, 3].tolist())
     found = sitk.Resample(
@@ -245,3 +254,42 @@ def _interpolated(
         fill is None,
     )
     return sitk.GetArrayFromImage(found).transpose(2, 1, 0)
+
+
+def _along_axes(
+    array: np.ndarray, to_old: np.ndarray, shape: tuple[int, int, int], sigma: np.ndarray, fill: float | None
+) -> np.ndarray:
+    """The same where both grids have their axes in common: a sparse matrix along each, slab by slab.
+
+    Only a slab of the old voxels is ever held as float32, however large the scan.
+    """
+    starts, steps = to_old[:3, 3], np.diag(to_old)[:3]
+    x, y, z = map(_weights, array.shape, shape, starts, steps, sigma)
+    slices = array.transpose(2, 1, 0)  # as files have them, Z slowest
+    result = np.zeros((shape[2], shape[0] * shape[1]), dtype=np.float32)
+    thick = max(1, _SLAB // (slices.shape[1] * slices.shape[2]))
+    for first in range(0, len(slices), thick):
+        slab = [x @ np.ascontiguousarray((y @ part.astype(np.float32)).T) for part in slices[first : first + thick]]
+        share = z[:, first : first + thick]
+        rows = np.flatnonzero(np.diff(share.indptr))
+        if len(rows):
+            reached = slice(rows[0], rows[-1] + 1)
+            result[reached] += share[reached] @ np.stack(slab).reshape(len(slab), -1)
+    found = result.reshape(shape[2], shape[0], shape[1]).transpose(1, 2, 0)
+    if fill is not None:
+        for axis, (count, start, step) in enumerate(zip(array.shape, starts, steps, strict=True)):
+            index = start + step * np.arange(shape[axis])
+            np.moveaxis(found, axis, 0)[(index < -0.5) | (index > count - 0.5)] = fill
+    return found
+
+
+def _weights(old: int, new: int, start: float, step: float, sigma: float) -> csr_array:
+    """(new, old) float32, sparse: what each old voxel counts for the new ones, at index start, start + step, ..."""
+    index = np.clip(start + step * np.arange(new), 0, old - 1)
+    low = np.minimum(index.astype(int), max(old - 2, 0))
+    weights = np.zeros((new, old))
+    weights[np.arange(new), low] = 1 - (index - low)
+    weights[np.arange(new), np.minimum(low + 1, old - 1)] += index - low
+    if sigma:
+        weights = weights @ gaussian_filter1d(np.eye(old), sigma, axis=0, mode="nearest")
+    return csr_array(weights.astype(np.float32))

@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+import SimpleITK as sitk
 
 HU_RANGE = (-1024, 3071)
 _Z_LIMIT = 10.0  # standard deviations; float16 holds them to 1/128
 BODY_HU = -500
+Box = tuple[tuple[int, int], ...]  # first voxel and end along X, Y, Z
+_ENOUGH = 2**24  # voxels
 _FLAT = 1e-3  # of the intensity range: what differs by less is the same background
 
 
@@ -34,9 +36,11 @@ class Intensity:
     def apply(self, array: np.ndarray) -> np.ndarray:
         """From the scan's own units to stored values: int16 HU for CT, float16 z-scores for MR."""
         if self.kind == "ct":
-            return np.rint(np.clip(array, *HU_RANGE)).astype(np.int16)
-        scaled = (array.astype(np.float32) - np.float32(self.centre)) / np.float32(self.scale)
-        return np.clip(scaled, -_Z_LIMIT, _Z_LIMIT).astype(np.float16)
+            clipped = np.clip(array, *HU_RANGE)
+            return (np.rint(clipped, out=clipped) if clipped.dtype.kind == "f" else clipped).astype(np.int16)
+        scaled = np.subtract(array, np.float32(self.centre), dtype=np.float32)
+        scaled /= np.float32(self.scale)
+        return np.clip(scaled, -_Z_LIMIT, _Z_LIMIT, out=scaled).astype(np.float16)
 
     def invert(self, array: np.ndarray) -> np.ndarray:
         """From stored values to float32 in the scan's own units (what was clipped stays so)."""
@@ -51,9 +55,10 @@ def fit_intensity(kind: str, array: np.ndarray) -> Intensity:
     """
     if kind == "ct":
         return Intensity("ct")
+    background = _constant_background(array)
+    array = _thinned(array)
     low, high = np.percentile(array, (0.5, 99.5))
-    flat = _constant_background(array)
-    inside = array[~flat] if flat is not None else array[array > low + 0.1 * (high - low)]
+    inside = array[array > low + 0.1 * (high - low)] if background is None else array[~_within(array, *background)]
     if not inside.size:
         inside = array.ravel()
     clipped = np.clip(inside, *np.percentile(inside, (0.5, 99.5))).astype(np.float64)
@@ -67,19 +72,12 @@ def foreground_box(kind: str, image: np.ndarray, margin: int = 2) -> tuple[slice
     CT: every body over -500 HU that has at least a tenth of the largest one's voxels (the table is none). MR: what
     differs from a constant background in any channel. The whole scan where nothing can be told.
     """
-    inside = np.zeros(image.shape[1:], dtype=bool)
-    for channel in image:
-        if kind == "ct":
-            inside |= _bodies(channel > BODY_HU)
-        else:
-            flat = _constant_background(channel)
-            inside |= True if flat is None else ~flat
-    whole = np.ones(image.shape[1:], dtype=bool) if not inside.any() else inside
-    box = []
-    for axis in range(3):
-        found = np.flatnonzero(whole.any(axis=tuple(other for other in range(3) if other != axis)))
-        box.append(slice(max(0, int(found[0]) - margin), min(whole.shape[axis], int(found[-1]) + 1 + margin)))
-    return box[0], box[1], box[2]
+    found = [box for channel in image for box in (_bodies(channel) if kind == "ct" else _not_flat(channel))]
+    if not found:
+        found = [tuple((0, n) for n in image.shape[1:])]
+    low, high = np.min(found, axis=0)[:, 0] - margin, np.max(found, axis=0)[:, 1] + margin
+    x, y, z = (slice(max(0, int(a)), min(n, int(b))) for a, b, n in zip(low, high, image.shape[1:], strict=True))
+    return x, y, z
 
 
 def window(array: np.ndarray, kind: str, bounds: tuple[float, float]) -> np.ndarray:
@@ -101,25 +99,54 @@ def unwindow(array: np.ndarray, kind: str, bounds: tuple[float, float]) -> np.nd
     return array.astype(np.float32)
 
 
-def _constant_background(array: np.ndarray) -> np.ndarray | None:
-    """Where a channel equals its constant background: the one value of most voxels on the volume's six faces."""
+def _constant_background(array: np.ndarray) -> tuple[float, float] | None:
+    """Bounds of a channel's constant background: the one value of most voxels on the volume's six faces."""
     faces = np.concatenate([array[s].ravel() for axis in range(3) for s in _faces(axis)])
-    low, high = np.percentile(array, (0.5, 99.5))
+    low, high = np.percentile(_thinned(array), (0.5, 99.5))
     reach = _FLAT * (high - low)
     value = np.median(faces)
     if np.mean(np.abs(faces - value) <= reach) < 0.5:
         return None
-    return np.abs(array - value) <= reach
+    return float(value - reach), float(value + reach)
+
+
+def _within(array: np.ndarray, low: float, high: float) -> np.ndarray:
+    return (array >= low) & (array <= high)
+
+
+def _thinned(array: np.ndarray) -> np.ndarray:
+    """Every voxel (X, Y, Z), or every n-th along each axis where there are more than statistics need."""
+    step = int(np.ceil((array.size / _ENOUGH) ** (1 / 3)))
+    return array[::step, ::step, ::step]
 
 
 def _faces(axis: int) -> list[tuple[slice | int, ...]]:
     return [(*(slice(None),) * axis, end) for end in (0, -1)]
 
 
-def _bodies(mask: np.ndarray) -> np.ndarray:
-    components, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    return (sizes >= 0.1 * sizes.max())[components]
+def _bodies(channel: np.ndarray) -> list[Box]:
+    """The boxes of what is connected and denser than air, but for what is small."""
+    mask = (channel > BODY_HU).astype(np.uint8)
+    components = sitk.ConnectedComponent(sitk.GetImageFromArray(np.ascontiguousarray(mask.transpose(2, 1, 0))))
+    by_size = sitk.RelabelComponentImageFilter()  # the largest is 1
+    components = by_size.Execute(components)
+    sizes = by_size.GetSizeOfObjectsInPixels()
+    large = sum(size >= 0.1 * sizes[0] for size in sizes)
+    measured = sitk.LabelShapeStatisticsImageFilter()
+    measured.ComputePerimeterOff()
+    measured.Execute(sitk.Threshold(components, upper=large) if len(sizes) > large else components)
+    boxes = []
+    for label in measured.GetLabels():
+        x, y, z, *extent = measured.GetBoundingBox(label)
+        boxes.append(tuple((start, start + n) for start, n in zip((x, y, z), extent, strict=True)))
+    return boxes
+
+
+def _not_flat(channel: np.ndarray) -> list[Box]:
+    """The box of what differs from a constant background; the whole channel where there is none."""
+    background = _constant_background(channel)
+    if background is None:
+        return [tuple((0, n) for n in channel.shape)]
+    flat = _within(channel, *background)
+    axes = [np.flatnonzero(~flat.all(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return [tuple((int(found[0]), int(found[-1]) + 1) for found in axes)] if len(axes[0]) else []

@@ -96,9 +96,10 @@ def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing
 
 def prepare_volume(volume: Volume, preparation: Preparation, path: Path, missing: Collection[int] = ()) -> PreparedScan:
     """`prepare_scan` for a scan that was read from `path`."""
-    ras = to_ras(volume)
-    grid = resampled_grid(Grid.of(ras), preparation.spacing)
-    resampled = resample(ras, grid).array
+    original, volume = Grid.of(volume), to_ras(volume)
+    grid = resampled_grid(Grid.of(volume), preparation.spacing)
+    resampled = resample(volume, grid).array
+    del volume  # what is large goes as soon as it can
     box = foreground_box(preparation.intensity, resampled)
     intensities = [fit_intensity(preparation.intensity, channel) for channel in resampled]
     cropped = resampled[(slice(None), *box)]
@@ -106,7 +107,7 @@ def prepare_volume(volume: Volume, preparation: Preparation, path: Path, missing
     for channel in sorted(missing):
         stored = np.insert(stored, channel, HU_RANGE[0] if preparation.intensity == "ct" else 0, axis=0)
         intensities.insert(channel, Intensity(preparation.intensity))
-    return PreparedScan(stored, grid.crop(box), Grid.of(volume), tuple(intensities), path)
+    return PreparedScan(stored, grid.crop(box), original, tuple(intensities), path)
 
 
 def prepare(
