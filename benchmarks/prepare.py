@@ -26,10 +26,10 @@ os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
 
 import numpy as np
 import torch
-from machine import machine
 from monai import transforms
 from scipy import ndimage
 
+from voxmim.report.machine import machine
 from voxmim.scans.phantom import draw_phantom
 from voxmim.scans.prepare import prepare, prepare_scan
 from voxmim.scans.volume import Volume, is_scan, write_volume

@@ -41,7 +41,7 @@ def renamed(source: Path, prefix: str) -> Path:
 def test_a_second_source_joins_and_the_first_stays(tiny_source: Maker, tmp_path: Path) -> None:
     out = tmp_path / "store"
     first = tiny_source("first", cases=3, splits={"train": ["case_0"], "test": ["case_1", "case_2"]})
-    second = renamed(tiny_source("second", cases=2), "new_")
+    second = renamed(tiny_source("second", cases=2, shape=(21, 18, 16)), "new_")
     change(first, licence="CC0", regions={"all": [1, 2]})
     change(second, labels={"background": 0, "bone": 1, "fat": 2, "gland": 3}, licence="CC BY", name="other")
     run(first, out)
@@ -56,7 +56,7 @@ def test_a_second_source_joins_and_the_first_stays(tiny_source: Maker, tmp_path:
     assert verify(out, workers=1) == []
     shutil.rmtree(first)
     shutil.rmtree(second / "imagesTr")
-    shutil.copytree(tiny_source("third", cases=1) / "imagesTr", second / "imagesTr")
+    shutil.copytree(tiny_source("third", cases=1, shape=(20, 19, 16)) / "imagesTr", second / "imagesTr")
     shutil.rmtree(second / "labelsTr")
     assert run(second, out).prepared == 1  # case_0 again, whose own source is gone
     assert set(Store(out).cases) == set(store.cases)

@@ -31,7 +31,8 @@ def measure(image: Volume, label: np.ndarray | None = None) -> Facts:
         shape=ras.shape,
         spacing=(x, y, z),
         orientation=orientation(image.affine),
-        whole=all(bool(np.all(np.rint(plane) == plane)) for channel in ras.array for plane in channel),
+        whole=ras.array.dtype.kind in "iub"
+        or all(bool(np.all(np.rint(plane) == plane)) for channel in ras.array for plane in channel.T),
         percentiles=tuple(percentiles),
         overview=_overview(ras.array[0], percentiles[0][1], percentiles[0][-2]),
         content=_content(ras.array),
@@ -65,7 +66,7 @@ def _content(array: np.ndarray) -> str:
     """The same for the same float32 values, whatever type the file holds them in."""
     digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=12)
     for channel in array:
-        for plane in channel:
+        for plane in channel.T:  # which lie together in memory
             values = np.ascontiguousarray(plane, dtype=np.float32) + np.float32(0)  # -0 becomes 0
             digest.update(values.data)
     return digest.hexdigest()
