@@ -233,7 +233,10 @@ class Store:
         mark = (now.st_ino, now.st_size, now.st_mtime_ns)
         array, known = self._open.get(key, (None, None))
         if known != mark:
-            array = blosc2.open(str(file), mode="r")
+            try:
+                array = blosc2.open(str(file), mode="r")
+            except RuntimeError:
+                raise ValueError("Blosc2 cannot open it") from None
             kind, name = key
             shape: tuple[int, ...] = self.cases[name].shape
             dtype = "uint8"

@@ -90,7 +90,7 @@ class Damage:
         if any(name in self.held for name in fresh):
             lines.append(
                 f"Validation figures from step {step} on are of {self.held_left()} of {len(self.held)} scans: do not "
-                "compare them with those before; the best step is looked for anew."
+                "compare them with those before; a best step is sought among them alone."
             )
         return lines
 
