@@ -200,6 +200,24 @@ def test_a_fault_of_voxmims_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -
 # Commands
 
 
+def test_inspect_shows_a_table_and_ends_with_a_status(tiny_source: Maker, tmp_path: Path, voxmim_says: Says) -> None:
+    source = tiny_source(cases=2)
+    status, said, _ = voxmim_says("inspect", source, "--workers", 1)
+    assert status == 0
+    assert said.endswith("Nothing is wrong with these 4 files.\n")
+    assert "Findings" not in said
+    (source / "imagesTr" / "case_1.nii.gz").write_bytes(b"junk")
+    told = tmp_path / "told.json"
+    status, said, _ = voxmim_says("inspect", source, "--workers", 1, "--json", told, "--html", tmp_path / "page.html")
+    assert status == 1
+    assert "unreadable" in said
+    assert "1 finding in 4 files: 1 left out." in flat(said)
+    files = {Path(scan["file"]).name: scan["findings"] for scan in json.loads(told.read_text())["scans"][:2]}
+    assert files["case_0.nii.gz"] == []
+    assert [(one["kind"], one["action"]) for one in files["case_1.nii.gz"]] == [("unreadable", "left out")]
+    assert (tmp_path / "page.html").is_file()
+
+
 def test_prepare_counts_the_cases_it_left_out(tiny_source: Maker, tmp_path: Path, voxmim_says: Says) -> None:
     source = tiny_source(cases=3)
     scan = source / "imagesTr" / "case_1.nii.gz"

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+import voxmim
 from conftest import TINY_RECIPE
 from voxmim import api
 from voxmim.recipe import make_recipe, write_recipe
@@ -93,3 +95,64 @@ def test_what_archives_hold_is_read(folder: str) -> None:
         np.testing.assert_array_equal(volume.affine, affine)
         assert volume.array.min() < volume.array.max()
         assert orientation_faults(path) == [] if path.is_file() else True
+
+
+def real(*parts: str) -> Path:
+    """A file or folder of an archive, if it is there."""
+    path = DATA.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"no {path}; name the folder that holds {parts[0]} in VOXMIM_DATA")
+    return path
+
+
+def magnetic(rows: list[str]) -> tuple[Path, Path]:
+    """Rows of three BraTS patients, one per split, and of three DICOM series of hippocampi, unlabelled."""
+    for split, named in (("train", "train"), ("validation", "val"), ("test", "test")):
+        patient = min(path for path in real("brats2015_deepmedic_nc", split).iterdir() if path.is_dir())
+        files = (patient / "Flair_subtrMeanDivStd.nii.gz", patient / "OTMultiClass.nii.gz")
+        rows.append(",".join([patient.name, *map(str, files), named]))
+    studies = sorted(real("hippocrop_dicom").glob("Study*/*_HCropVolume"))
+    rows += [f"{study.name},{study},,unlabelled" for study in studies]
+    return files[0], studies[0]
+
+
+def trunk(rows: list[str]) -> tuple[Path, Path]:
+    """Rows of a CT of the trunk, and of a part of it, with their label maps of many organs."""
+    folder = real("totalsegmentator_examples")
+    images = folder / "example_ct.nii.gz", folder / "example_ct_sm.nii.gz"
+    labels = folder / "example_seg_fast_force_split.nii.gz", folder / "example_seg.nii.gz"
+    rows += [f"{image.name},{image},{label},train" for image, label in zip(images, labels, strict=True)]
+    return images
+
+
+@pytest.mark.parametrize(
+    ("archive", "kind", "spacing", "cases", "found"),
+    [(magnetic, "mr", (5.0, 5.0, 5.0), 6, set()), (trunk, "ct", (9.0, 9.0, 9.0), 2, {"rare label"})],
+)
+def test_archives_go_through_inspect_prepare_and_predict(
+    tmp_path: Path,
+    archive: Callable[[list[str]], tuple[Path, Path]],
+    kind: str,
+    spacing: tuple[float, float, float],
+    cases: int,
+    found: set[str],
+) -> None:
+    rows = ["case,image,label,split"]
+    scans = archive(rows)
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    inspection = voxmim.inspect(tmp_path / "list.csv", tmp_path / "i.json", tmp_path / "i.html", workers=1)
+    assert {finding.kind for finding in inspection.findings} == found
+    assert (len(inspection.facts), inspection.intensity, inspection.sound) == (cases, kind, True)
+    told = json.loads((tmp_path / "i.json").read_text())
+    assert told["fingerprint"]["cases"] == cases
+    assert "<svg" in (tmp_path / "i.html").read_text()
+
+    result = prepare(tmp_path / "list.csv", tmp_path / "store", spacing, workers=1, quiet=True)
+    assert (result.prepared, result.findings) == (cases, inspection.findings)
+    write_recipe(tmp_path / "tiny.yaml", make_recipe(TINY_RECIPE))
+    segmentor = api.finetune(result.store, tmp_path / "run", recipe=tmp_path / "tiny.yaml", settings=SETTINGS)
+    for scan, label_file in zip(scans, api.predict(segmentor, scans, tmp_path / "labels"), strict=True):
+        shape, affine = read_header(scan)
+        label = nib.load(label_file)
+        assert label.shape == shape
+        np.testing.assert_allclose(label.affine, affine, atol=1e-3)

@@ -51,9 +51,14 @@ def verdict(inspection: Inspection) -> str:
         return f"Nothing is wrong with these {len(inspection.files):,} files."
     actions = Counter(finding.action for finding in findings)
     parts = [f"{actions[action]:,} {action}" for action in ("left out", "repaired", "used") if actions[action]]
-    text = f"{len(findings):,} findings in {len(inspection.files):,} files: {', '.join(parts)}."
+    count = f"{len(findings):,} finding{'s' if len(findings) > 1 else ''}"
+    text = f"{count} in {len(inspection.files):,} files: {', '.join(parts)}."
     doubtful = sum(finding.unresolved for finding in findings)
-    return f"{text} {doubtful:,} of those used are probably wrong, and hold training up." if doubtful else text
+    return (
+        f"{text} Of those used, {doubtful:,} probably wrong: training waits until they are settled."
+        if doubtful
+        else text
+    )
 
 
 def finding_rows(inspection: Inspection) -> list[list[str]]:

@@ -1,0 +1,77 @@
+"""The page of an inspection: findings first, what is doubtful before what is not; pictures of the scans."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_page import Reader
+
+from torture import AFFINE, scan, write
+from voxmim.report.contact import CELL, GAP, NAME, contact_sheet
+from voxmim.report.inspection import finding_rows, inspection_page, verdict
+from voxmim.scans.inspect import Inspection, Slice, inspect_source
+
+
+@pytest.fixture(scope="module")
+def inspection(tmp_path_factory: pytest.TempPathFactory) -> Inspection:
+    """Six cases: the label map of one is mirrored, that of another empty; one scan is junk."""
+    folder = tmp_path_factory.mktemp("source")
+    for index in range(7):
+        image, label = scan(index)
+        label = label[::-1] if index == 2 else np.zeros_like(label) if index == 3 else label
+        file = write(folder / "imagesTr" / f"case_{index}.nii.gz", image, AFFINE)
+        write(folder / "labelsTr" / f"case_{index}.nii.gz", label, AFFINE)
+    file.write_bytes(b"junk")
+    return inspect_source(folder, workers=1)
+
+
+def test_the_gravest_findings_come_first(inspection: Inspection) -> None:
+    rows = finding_rows(inspection)
+    assert [(kind, file, action) for kind, file, _, action in rows] == [
+        ("flipped label", "labelsTr/case_2.nii.gz", "used, in doubt"),
+        ("unreadable", "imagesTr/case_6.nii.gz", "left out"),
+        ("empty label", "labelsTr/case_3.nii.gz", "used"),
+    ]
+    assert rows[2][2] == "the label map is empty."
+    assert verdict(inspection) == (
+        "3 findings in 14 files: 1 left out, 2 used. Of those used, 1 probably wrong: training waits until they are settled."
+    )
+
+
+def test_the_page_tells_all_of_it(inspection: Inspection, tmp_path: Path) -> None:
+    inspection_page(tmp_path / "page.html", inspection)
+    page = Reader((tmp_path / "page.html").read_text())
+    assert page.headings == [
+        "What was inspected", "Findings and fingerprint", "How the scans spread", "Contact sheet", "How to repeat it",
+    ]  # fmt: skip
+    text = " ".join(page.texts)
+    for told in ("6 of 7", "flipped label", "voxel size, left to right (mm)", "Volume of label 1", "RAS (6)"):
+        assert told in text
+    assert len(page.named("img")) == 1
+    assert not any(value and value.startswith("http") for _, attributes in page.tags for value in attributes.values())
+
+
+def test_a_source_without_a_fault_says_so(tmp_path: Path) -> None:
+    write(tmp_path / "source" / "a.nii.gz", scan(0)[0], AFFINE)
+    found = inspect_source(tmp_path / "source", workers=1)
+    assert verdict(found) == "Nothing is wrong with these 1 files."
+    inspection_page(tmp_path / "page.html", found)
+    assert "Findings</h3>" not in (tmp_path / "page.html").read_text()
+
+
+def test_a_contact_sheet_shows_each_slice_the_patients_right_on_the_left() -> None:
+    plane = np.zeros((40, 20), np.float32)
+    plane[30:, :] = 1  # the right side
+    sheet = contact_sheet({name: Slice(plane, None, (1.0, 2.0)) for name in ("a", "b", "c")}, "mr", ["b"])
+    pixels = np.asarray(Image.open(io.BytesIO(sheet)))
+    assert pixels.shape == (CELL + NAME + 2 * GAP, 3 * (CELL + GAP) + GAP, 3)
+    first = pixels[GAP : GAP + CELL, GAP : GAP + CELL, 0]
+    assert first[:, : CELL // 5].min() > 200
+    assert first[:, CELL // 3 :].max() < 50
+    framed = np.all(pixels == (0xE6, 0x9F, 0x00), axis=-1).any(axis=0)
+    assert np.flatnonzero(framed).min() >= CELL + GAP
+    assert np.flatnonzero(framed).max() < 2 * (CELL + GAP) + GAP
