@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,7 @@ def test_monais_vit_is_imported_and_fine_tuned_in_other_patches(
 
 
 def read_weights_preparation(store: Path) -> dict[str, Any]:
-    known = Store(store).preparation
-    return {"spacing": list(known.spacing), "intensity": known.intensity, "channels": list(known.channels)}
+    return json.loads(json.dumps(asdict(Store(store).preparation)))
 
 
 def test_monais_masked_autoencoder_is_imported_with_its_class_token_as_a_register(tmp_path: Path) -> None:
@@ -153,7 +153,8 @@ def test_weights_of_pictures_are_inflated_to_the_crop(tmp_path: Path, says: Call
     encoder = load_encoder(tmp_path / "own")
     assert encoder(torch.randn(1, 2, 16, 24, 8)).shape == (1, 4 * 6 * 4, 128)
     about: dict[str, Any] = encoder.metadata  # type: ignore[assignment]
-    assert about["preparation"] == {"spacing": [1, 1, 2], "intensity": "mr", "channels": ["T1", "T2"]}
+    prepared = {"spacing": [1, 1, 2], "intensity": "mr", "channels": ["T1", "T2"], "match_channels": False}
+    assert about["preparation"] == prepared
 
 
 @pytest.mark.parametrize(
