@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from voxmim.errors import StoreError
@@ -60,6 +61,22 @@ def test_a_second_source_joins_and_the_first_stays(tiny_source: Maker, tmp_path:
     shutil.rmtree(second / "labelsTr")
     assert run(second, out).prepared == 1  # case_0 again, whose own source is gone
     assert set(Store(out).cases) == set(store.cases)
+
+
+def test_a_lost_label_file_is_made_again_and_a_refused_label_map_is_not_read_twice(
+    tiny_source: Maker, tmp_path: Path, write_scan: Maker
+) -> None:
+    source = tiny_source("source", cases=3)
+    write_scan(source / "labelsTr" / "case_1.nii.gz", np.full((20, 18, 16), 0.5, dtype=np.float32))
+    store = run(source, tmp_path / "store").store
+    assert Store(store).cases["case_1"].label is None
+    assert run(source, store).prepared == 0
+    (store / "labels" / "case_2.b2nd").unlink()
+    assert run(source, store).prepared == 1
+    assert verify(store, workers=1) == []
+    write_scan(source / "labelsTr" / "case_1.nii.gz", np.ones((20, 18, 16), dtype=np.uint8))
+    assert run(source, store).prepared == 1
+    assert set(Store(store).cases["case_1"].counts) == {1}
 
 
 def test_a_case_of_the_same_name_from_elsewhere_is_refused(tiny_source: Maker, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def look(source: Source, out: Path, preparation: Preparation) -> Growth:
         now = cases.get(case.name)
         if now is None:
             others.append(replace(case, split=before.get(case.name, case).split))
-        elif _is_of(case, now):
+        elif _is_of(case, now) and (case.label is None or (out / "labels" / f"{case.name}.b2nd").is_file()):
             done.append(replace(case, split=now.split, group=now.group))
     finished = {case.name for case in done}
     todo = [case for name, case in cases.items() if name not in finished]
@@ -139,8 +139,10 @@ def stamps(case: SourceCase) -> tuple[tuple[int, int], ...]:
 def _is_of(entry: Case, case: SourceCase) -> bool:
     """Whether an entry was made of the case's files as they are now; refuses another case of the same name."""
     images, label = paths(case)
+    if entry.image == images and entry.stamps:  # whose label map may have been left out
+        return entry.label in (None, label) and entry.stamps == stamps(case)
     if (entry.image, entry.label) == (images, label):
-        return not entry.stamps or entry.stamps == stamps(case)
+        return True
     if not set(entry.image) & set(images) and any(_files(Path(image)) for image in entry.image):
         raise StoreError(
             f"{images[0]}: the store has a case {case.name} already, of {entry.image[0]}; rename one of them, or use "
