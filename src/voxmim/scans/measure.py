@@ -6,6 +6,7 @@ import hashlib
 from base64 import b64encode
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from voxmim.scans.facts import COARSE, PERCENTILES, Facts, LabelFacts
 from voxmim.scans.geometry import ras_axes, to_ras
@@ -27,6 +28,9 @@ def measure(image: Volume, label: np.ndarray | None = None) -> Facts:
     ras = to_ras(image)
     x, y, z = (round(float(size), 5) for size in ras.spacing)
     percentiles = [_percentiles(channel) for channel in ras.array]
+    whole = ras.array.dtype.kind in "iu" or all(
+        bool(np.all(np.rint(plane) == plane)) for channel in ras.array for plane in channel
+    )
     return Facts(
         shape=ras.shape,
         spacing=(x, y, z),
@@ -35,7 +39,7 @@ def measure(image: Volume, label: np.ndarray | None = None) -> Facts:
         or all(bool(np.all(np.rint(plane) == plane)) for channel in ras.array for plane in channel.T),
         percentiles=tuple(percentiles),
         overview=_overview(ras.array[0], percentiles[0][1], percentiles[0][-2]),
-        content=_content(ras.array),
+        content=_content(ras.array, whole),
         labels={} if label is None else _labels(to_ras(Volume(label[None], image.affine))),
     )
 
@@ -62,27 +66,29 @@ def _overview(channel: np.ndarray, low: float, high: float) -> str:
     return b64encode(np.rint(255 * seen).astype(np.uint8).tobytes()).decode()
 
 
-def _content(array: np.ndarray) -> str:
-    """The same for the same float32 values, whatever type the file holds them in."""
+def _content(array: np.ndarray, whole: bool) -> str:
+    """The same for the same values, whatever type the file holds them in."""
+    small = whole and array.min() >= -(1 << 15) and array.max() < 1 << 15
     digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=12)
     for channel in array:
-        for plane in channel.T:  # which lie together in memory
-            values = np.ascontiguousarray(plane, dtype=np.float32) + np.float32(0)  # -0 becomes 0
-            digest.update(values.data)
+        for z in range(array.shape[3]):  # of which a file's bytes lie together, as a rule
+            plane = np.ascontiguousarray(channel[:, :, z].T, dtype=np.int16 if small else np.float32)
+            digest.update(plane.data if small else np.add(plane, 0, dtype=np.float32).data)  # -0 becomes 0
     return digest.hexdigest()
 
 
 def _labels(label: Volume) -> dict[int, LabelFacts]:
-    where = np.nonzero(label.array[0])
-    values = label.array[0][where]
-    counts = np.bincount(values)
-    voxel = float(np.prod(label.spacing))
-    centres = [
-        np.bincount(values, weights=(index + 0.5) / n) / np.maximum(counts, 1)
-        for index, n in zip(where, label.shape, strict=True)
-    ]
+    array, voxel = label.array[0], float(np.prod(label.spacing))
     found = {}
-    for value in np.flatnonzero(counts):
-        x, y, z = (round(float(axis[value]), 4) for axis in centres)
-        found[int(value)] = LabelFacts(round(float(counts[value]) * voxel, 3), (x, y, z))
+    for value, place in enumerate(find_objects(array.T), start=1):  # turned, as the bytes of a file lie
+        if place is None:
+            continue
+        box = place[::-1]
+        mask = array[box] == value
+        count, centre = int(np.count_nonzero(mask)), []
+        for axis, part in enumerate(box):
+            profile = np.count_nonzero(mask, axis=tuple(other for other in range(3) if other != axis))
+            middle = float(profile @ np.arange(part.start, part.stop)) / count
+            centre.append(round((middle + 0.5) / array.shape[axis], 4))
+        found[value] = LabelFacts(round(count * voxel, 3), (centre[0], centre[1], centre[2]))
     return found
