@@ -28,15 +28,14 @@ def measure(image: Volume, label: np.ndarray | None = None) -> Facts:
     ras = to_ras(image)
     x, y, z = (round(float(size), 5) for size in ras.spacing)
     percentiles = [_percentiles(channel) for channel in ras.array]
-    whole = ras.array.dtype.kind in "iu" or all(
-        bool(np.all(np.rint(plane) == plane)) for channel in ras.array for plane in channel
+    whole = ras.array.dtype.kind in "iub" or all(
+        bool(np.all(np.rint(plane) == plane)) for channel in ras.array for plane in channel.T
     )
     return Facts(
         shape=ras.shape,
         spacing=(x, y, z),
         orientation=orientation(image.affine),
-        whole=ras.array.dtype.kind in "iub"
-        or all(bool(np.all(np.rint(plane) == plane)) for channel in ras.array for plane in channel.T),
+        whole=whole,
         percentiles=tuple(percentiles),
         overview=_overview(ras.array[0], percentiles[0][1], percentiles[0][-2]),
         content=_content(ras.array, whole),
@@ -71,9 +70,9 @@ def _content(array: np.ndarray, whole: bool) -> str:
     small = whole and array.min() >= -(1 << 15) and array.max() < 1 << 15
     digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=12)
     for channel in array:
-        for z in range(array.shape[3]):  # of which a file's bytes lie together, as a rule
-            plane = np.ascontiguousarray(channel[:, :, z].T, dtype=np.int16 if small else np.float32)
-            digest.update(plane.data if small else np.add(plane, 0, dtype=np.float32).data)  # -0 becomes 0
+        for plane in channel.T:  # which lie together in memory
+            values = np.ascontiguousarray(plane, dtype=np.int16 if small else np.float32)
+            digest.update(values.data if small else np.add(values, 0, dtype=np.float32).data)  # -0 becomes 0
     return digest.hexdigest()
 
 
