@@ -27,7 +27,7 @@ from voxmim.store import Case, Preparation
 from voxmim.storing import remove_case, write_case, writing
 from voxmim.workers import run
 
-_COLOURS = {"left out": "red", "repaired": "cyan", "used": "yellow"}
+_COLOURS = {"left out": "red", "repaired": "cyan", "used": "yellow", "in doubt": "magenta"}
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,8 @@ def prepare(
 
 def _tell(console: Console, findings: Iterable[Finding]) -> None:
     for finding in findings:
-        console.print(f"[{_COLOURS[finding.action]}]{finding.action}[/] {escape(finding.reason)}", soft_wrap=True)
+        word = "in doubt" if finding.unresolved else finding.action
+        console.print(f"[{_COLOURS[word]}]{word}[/] {escape(finding.reason)}", soft_wrap=True)
 
 
 def _progress(console: Console) -> Progress:
