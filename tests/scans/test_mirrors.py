@@ -59,8 +59,10 @@ def test_two_sides_that_were_named_the_other_way_round_are_found() -> None:
     assert mirrored_labels(facts) == {"case_3": {0}}
 
 
-def test_one_label_well_to_one_side_is_enough() -> None:
-    facts = cohort(20, {1: (0.75, 0.5, 0.5)}, shift=0.03)
+@pytest.mark.parametrize(("place", "shift"), [(0.75, 0.03), (0.42, 0.005)])
+def test_one_label_clearly_to_one_side_is_enough(place: float, shift: float) -> None:
+    facts = cohort(20, {1: (place, 0.5, 0.5)}, shift)
+    assert mirrored_labels(facts) == {}
     facts["case_3"] = flipped(facts["case_3"], 0)
     assert mirrored_labels(facts) == {"case_3": {0}}
 
@@ -68,6 +70,13 @@ def test_one_label_well_to_one_side_is_enough() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_nearly_symmetric_labels_are_never_blamed(seed: int) -> None:
     facts = cohort(40, {1: (0.52, 0.5, 0.5), 2: (0.48, 0.5, 0.49)}, seed=seed)
+    assert mirrored_labels(facts) == {}
+    facts["case_3"] = flipped(facts["case_3"], 0)
+    assert mirrored_labels(facts) == {}
+
+
+def test_one_label_among_crops_that_vary_tells_nothing() -> None:
+    facts = cohort(40, {1: (0.42, 0.5, 0.5)}, shift=0.05)
     assert mirrored_labels(facts) == {}
     facts["case_3"] = flipped(facts["case_3"], 0)
     assert mirrored_labels(facts) == {}

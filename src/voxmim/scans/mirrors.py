@@ -17,8 +17,8 @@ from voxmim.scans.facts import Facts
 FEWEST = 5  # cases that know enough of each other
 _ALIKE, _APART = 0.6, 0.4  # correlations: of what fits, and how far beneath it what does not fit must stay
 _GAP = 0.03  # shares of the extent: how far labels lie from their middle, where they tell sides among themselves
-_WIDE = 0.25  # the same: how far a label lies from the place of its mirror image, where it tells sides alone
-_CLEAR = 4  # times the usual variation that a mirror image must lie off
+_WIDE = 0.12  # the same: how far a label lies from the place of its mirror image, where it tells sides alone
+_CLEAR, _CLEARER = 4, 8  # times the usual variation that a mirror image must lie off; alone, crops that vary mislead
 _SURE = 0.8  # the correlation of places with those of the mirror image
 _NEAR = 0.3  # of that gap: how close to the mirror image's place, and no closer to the usual one
 
@@ -88,7 +88,7 @@ def _in_the_scan(places: np.ndarray, usual: np.ndarray) -> tuple[np.ndarray, np.
     count = np.maximum(known.sum(axis=1), 1)
     all_three = (places - usual, 1 - places - usual, np.broadcast_to(1 - 2 * usual, places.shape))
     off, mirrored_off, gap = (np.where(known, np.abs(each), 0).sum(axis=1) / count for each in all_three)
-    telling = gap >= np.maximum(_WIDE, _CLEAR * np.median(off, axis=0))
+    telling = gap >= np.maximum(_WIDE, _CLEARER * np.median(off, axis=0))
     return telling, telling & (mirrored_off <= _NEAR * gap) & (off >= (1 - _NEAR) * gap)
 
 
