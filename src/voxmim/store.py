@@ -73,8 +73,8 @@ class Case:
         missing: the index of each channel that the scan lacks; what stands for `outside` is stored there.
         group: the patient, who must not be torn apart by a split; where nothing told it, the case's own name.
         stamps: size and time of change of each source file when it was read, images first; empty in older stores.
-        facts: what was seen when it was read, for its judgement beside others; None in older stores.
-        findings: what was odd about its files by themselves.
+        facts: what was seen when it was read, for its judgement beside others; None in the index and in older stores.
+        findings: what was odd about its files by themselves; none in the index.
     """
 
     name: str

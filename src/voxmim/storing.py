@@ -151,7 +151,8 @@ def write_index(
     """Write the store's index in one stroke.
 
     `seed` is that of the split, `licence` the data set's own note, and `resplit` says that the splits are the store's
-    own, whatever those of its sources are; `findings` are of the files that it was made of.
+    own, whatever those of its sources are; `findings` are of the files that it was made of. What was seen of a case by
+    itself stands in its image file alone, so that many cases are opened quickly.
 
     Raises:
         StoreError: there is no room, or no right to write.
@@ -166,7 +167,7 @@ def write_index(
         "labels": {str(value): label for value, label in labels.items()},
         "regions": {name: list(values) for name, values in (regions or {}).items()},
         "findings": [asdict(finding) for finding in findings],
-        "cases": [asdict(case) for case in sorted(cases, key=lambda case: case.name)],
+        "cases": [asdict(replace(case, facts=None, findings=())) for case in sorted(cases, key=lambda case: case.name)],
     }
     with _told(path / INDEX):
         write_text(path / INDEX, json.dumps(index, indent=1))

@@ -13,6 +13,7 @@ from voxmim.scans.findings import KINDS
 from voxmim.scans.inspect import Inspection, inspect_source
 from voxmim.scans.prepare import PrepareResult, prepare, prepare_scan
 from voxmim.store import Store
+from voxmim.storing import written_cases
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_prepare_judges_as_inspect_does(inspections: dict[str, Inspection], prep
         store = Store(result.store)
         assert result.findings == inspections[name].findings == store.findings
         assert store.cases.keys() == inspections[name].facts.keys()
-        assert {case.name: case.facts for case in store.cases.values()} == inspections[name].facts
+        assert {case.name: case.facts for case in written_cases(store.path)} == inspections[name].facts
 
 
 def test_every_good_scan_is_kept_and_its_marker_stays_in_its_place(
