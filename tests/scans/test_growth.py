@@ -187,3 +187,27 @@ def test_the_stamp_of_a_scan_in_two_files_and_of_a_series(tmp_path: Path) -> Non
     assert [a != b for a, b in zip(before, stamps(case), strict=True)] == [True, True, False, False]
     within = replace(case, images=(tmp_path / "series" / "CT-1.series",))
     assert stamps(within)[0] == stamps(case)[1]
+
+
+def test_what_was_found_of_the_first_source_stays_and_new_scans_are_judged_beside_its_own(
+    tiny_source: Maker, tmp_path: Path
+) -> None:
+    out = tmp_path / "store"
+    first = tiny_source("first", cases=3)
+    (first / "imagesTr" / "case_0.nii.gz").write_bytes(b"junk")
+    (first / "labelsTr" / "case_1.nii.gz").write_bytes(b"junk")
+    found = run(first, out).findings
+    assert [finding.kind for finding in found] == ["unreadable", "unreadable"]
+    second = renamed(tiny_source("second", cases=4, shape=(21, 18, 16)), "new_")
+    shutil.copy(first / "imagesTr" / "case_2.nii.gz", second / "imagesTr" / "copy.nii.gz")
+    result = run(second, out)
+    assert [finding for finding in result.findings if finding.kind == "unreadable"] == found
+    (double,) = (finding for finding in result.findings if finding.kind == "duplicate")
+    assert double.file == str(second / "imagesTr" / "copy.nii.gz")
+    assert result.failed == [("copy", double.reason)]
+    store = Store(out)
+    assert list(store.cases) == ["case_1", "case_2", "new_case_0", "new_case_1", "new_case_2", "new_case_3"]
+    assert store.findings == result.findings
+    assert verify(out, workers=1) == []
+    shutil.copy(first / "imagesTr" / "case_2.nii.gz", first / "imagesTr" / "case_0.nii.gz")  # mended, but a double
+    assert [finding.kind for finding in run(first, out).findings] == ["duplicate", "unreadable", "duplicate"]

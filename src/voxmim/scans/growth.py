@@ -123,7 +123,7 @@ def _left(findings: Iterable[Finding], source: Source) -> list[Finding]:
     def of_source(file: str) -> bool:
         return file in own or Path(file).is_relative_to(source.path)
 
-    return [one for one in findings if one.action == "left out" and one.kind != "duplicate" and not of_source(one.file)]
+    return [one for one in findings if one.action == "left out" and not of_source(one.file)]
 
 
 def paths(case: SourceCase) -> tuple[tuple[str, ...], str | None]:
