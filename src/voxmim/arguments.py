@@ -130,8 +130,8 @@ def make_parser(commands: Mapping[str, Callable[..., int | None]]) -> argparse.A
     one.add_argument("source", type=Path, metavar="SOURCE", help="what 'voxmim prepare' takes")
     one.add_argument("--json", dest="json_file", type=Path, metavar="FILE", help="write findings and fingerprint there")
     one.add_argument("--html", dest="html_file", type=Path, metavar="FILE", help="write a page with pictures there")
-    one.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     one.add_argument("--match-channels", action="store_true", help="as of 'voxmim prepare'")
+    _add_workers(one)
 
     one = add(
         "prepare",

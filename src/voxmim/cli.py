@@ -83,16 +83,16 @@ def download(name: str | None, out: Path, mirror: str | None, yes: bool) -> None
     done(folder, "the data set is there, for 'voxmim prepare'")
 
 
-def inspect(source: Path, workers: int | None, match_channels: bool, **files: Path | None) -> int:
+def inspect(source: Path, json_file: Path | None, html_file: Path | None, **how: Any) -> int:
     """Judge a source; status 1 where something is left out, or in doubt."""
     from voxmim import api
 
     with bar("reading") as on_case:
-        found = api.inspect(source, workers=workers, match_channels=match_channels, on_case=on_case, **files)
+        found = api.inspect(source, json_file, html_file, on_case=on_case, **how)
     if found.findings:
         table("Findings", ["kind", "file", "reason", "what is done"], api.finding_rows(found))
     CONSOLE.print(plain(api.verdict(found)), soft_wrap=True)
-    for file in filter(None, files.values()):
+    for file in filter(None, (json_file, html_file)):
         done(file, "the inspection")
     return 0 if found.sound else 1
 

@@ -75,7 +75,7 @@ def test_a_huge_scan_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert kinds(judge_case(SourceCase("case", (file,), None), ("CT",))) == [("image.nii.gz", "huge", "left out")]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError("gone")])
+@pytest.mark.parametrize("error", [MemoryError(), OSError("gone"), ValueError("odd bytes")])
 def test_what_fails_while_reading_is_told_with_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

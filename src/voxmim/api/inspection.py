@@ -20,6 +20,7 @@ def inspect(
     workers: int | None = None,
     match_channels: bool = False,
     on_case: Callable[[int, int], None] | None = None,
+    scheduler: str | None = None,
 ) -> Inspection:
     """Read every file of a source once and tell what is wrong with it, what `prepare` will do, and what it is like.
 
@@ -30,11 +31,12 @@ def inspect(
         workers: processes; None takes one per CPU core.
         match_channels: as of `prepare`.
         on_case: called with the cases done and their number.
+        scheduler: address of a Dask scheduler, whose workers read the files instead.
 
     Raises:
         VoxmimError: one sentence on what is wrong.
     """
-    found = inspect_source(source, workers, match_channels, on_case)
+    found = inspect_source(source, workers, match_channels, on_case, scheduler)
     if json_file is not None:
         write_text(Path(json_file), json.dumps(found.as_dict(), indent=1))
     if html_file is not None:

@@ -102,6 +102,7 @@ def inspect_source(
     workers: int | None = None,
     match_channels: bool = False,
     on_case: Callable[[int, int], None] | None = None,
+    scheduler: str | None = None,
 ) -> Inspection:
     """Read every file of a source once, and judge it.
 
@@ -110,10 +111,11 @@ def inspect_source(
         workers: processes; None takes one per CPU core, 1 stays in this process.
         match_channels: channels of another grid are to be interpolated on that of the first.
         on_case: called with the cases done and their number.
+        scheduler: address of a Dask scheduler, whose workers read the files instead.
 
     Raises:
         SourceError: the source cannot be used.
-        WorkerError: a worker process died.
+        WorkerError: a worker process died, or the cluster doesn't answer.
     """
     source = open_source(path)
     step = max(1, -(-len(source.cases) // PICTURED))
@@ -121,7 +123,7 @@ def inspect_source(
     tasks = [(case, case.name in pictured) for case in source.cases]
     findings, facts, slices = list(source.findings), {}, {}
     act = partial(_inspect_case, channels=source.channels, known=tuple(source.labels), match=match_channels)
-    with closing(run(act, tasks, workers)) as outcomes:
+    with closing(run(act, tasks, workers, scheduler)) as outcomes:
         for done, (name, found, seen, middle) in enumerate(outcomes, start=1):
             findings += found
             if seen is not None:

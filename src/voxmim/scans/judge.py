@@ -141,7 +141,7 @@ def _read(path: Path, read: Callable[[], Volume], channels: int) -> tuple[Volume
     except ScanError as error:
         why = odd if error.kind == "unreadable" and odd else [(error.kind, str(error))]
         return None, [Finding(str(path), kind, text, "left out") for kind, text in why]
-    except (MemoryError, OSError, RuntimeError) as error:
+    except Exception as error:  # damaged bytes make readers fail in many ways, and large files want memory
         text = f"{path}: it could not be read ({error!r}); see to the cause and run again."
         return None, [Finding(str(path), "unreadable", text, "left out")]
     return volume, findings + [Finding(str(path), kind, text, "used") for kind, text in odd]
