@@ -26,7 +26,9 @@ COMMANDS = {
     "phantom": ["OUT", "--cases", "--seed", "--kind"],
     "download": ["NAME", "--out", "--mirror", "--yes"],
     "inspect": ["SOURCE", "--json", "--html", "--workers", "--match-channels"],
-    "prepare": ["SOURCE", "OUT", "--spacing", "--intensity", "ct", "mr", "auto", "--workers", "--seed"],
+    "prepare": ["SOURCE", "OUT", "--spacing", "--intensity", "ct", "mr", "auto", "--workers", "--seed", "--scheduler"],
+    "verify": ["STORE", "--workers", "--scheduler"],
+    "split": ["STORE", "--splits", "--seed", "--shares", "VAL", "TEST"],
     "pretrain": [*TRAINING, "--plan-only", "--set", "--init"],
     "finetune": [*TRAINING, "--set", "--init", "--labels", "--task", "--classes"],
     "evaluate": ["RUN", "STORE|DIR", "--split", "--tolerance", "--json", "--csv", "--classes"],
@@ -310,3 +312,18 @@ def test_phantoms_are_written_in_the_decathlons_layout(tmp_path: Path, voxmim_sa
     scans = sorted((tmp_path / "cohort" / "imagesTr").iterdir())
     assert [file.name for file in scans] == [f.name for f in sorted((tmp_path / "cohort" / "labelsTr").iterdir())]
     assert len(scans) == 4
+
+
+def test_a_store_is_verified_and_split_anew(voxmim_says: Says, tiny_source: Maker, tmp_path: Path) -> None:
+    store = api.prepare(tiny_source(cases=4), tmp_path / "store", workers=1, quiet=True).store
+    status, printed, _ = voxmim_says("verify", store, "--workers", 1)
+    assert (status, "0 faults" in flat(printed)) == (0, True)
+    status, printed, _ = voxmim_says("split", store, "--seed", 5, "--shares", 0.25, 0.25)
+    assert (status, "2 train, 1 val, 1 test, 0 unlabelled" in flat(printed)) == (0, True)
+    (store / "images" / "case_1.b2nd").unlink()
+    (store / "labels" / "stray.b2nd").touch()
+    status, printed, _ = voxmim_says("verify", store, "--workers", 1)
+    assert (status, "2 faults" in flat(printed)) == (1, True)
+    assert sum(line.startswith(str(store)) and ".b2nd: " in line for line in printed.splitlines()) == 2
+    status, _, complaint = voxmim_says("split", store, "--splits", tmp_path / "gone.json")
+    assert (status, "gone.json" in flat(complaint)) == (2, True)

@@ -43,11 +43,16 @@ def writing(path: Path) -> Iterator[None]:
         except Timeout:
             raise StoreError(f"{path}: another process is changing this store; wait for its end, or stop it.") from None
     try:
-        for file in half_written(path):
-            file.unlink(missing_ok=True)
+        _remove_half_written(path)
         yield
+        _remove_half_written(path)  # of workers that were killed while others did their work
     finally:
         lock.release()
+
+
+def _remove_half_written(path: Path) -> None:
+    for file in half_written(path):
+        file.unlink(missing_ok=True)
 
 
 def half_written(path: Path) -> list[Path]:

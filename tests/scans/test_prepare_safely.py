@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -107,6 +108,32 @@ def test_what_dead_processes_left_is_removed(tiny_source: Maker, tmp_path: Path)
     assert len(verify(out, workers=1)) == 3
     run(source, out)
     assert half_written(out) == verify(out, workers=1) == []
+
+
+def test_on_a_cluster_every_scan_is_prepared_once_though_a_worker_is_killed(tiny_source: Maker, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    source, out = tiny_source(cases=20), tmp_path / "store"
+    whole = Store(run(source, tmp_path / "whole").store).digest()
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    )
+    killed = []
+
+    def kill() -> None:
+        wait_for(lambda: len(list(out.glob("images/[!.]*"))) > 2)
+        killed.append(cluster.workers[0].pid)
+        os.kill(killed[0], signal.SIGKILL)
+        killed.append(len(list(out.glob("images/[!.]*"))))
+
+    with cluster:
+        killer = threading.Thread(target=kill)
+        killer.start()
+        result = run(source, out, workers=None, scheduler=cluster.scheduler_address)
+        killer.join()
+    assert 2 < killed[1] < 20  # it was in mid-work
+    assert (result.prepared, result.skipped_already, result.failed) == (20, 0, [])
+    assert Store(out).digest() == whole
+    assert verify(out, workers=1) == []
 
 
 # Two at once
