@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import tempfile
@@ -25,11 +26,8 @@ from pathlib import Path
 os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
 
 import numpy as np
-import torch
-from monai import transforms
 from scipy import ndimage
 
-from voxmim.report.machine import machine
 from voxmim.scans.phantom import draw_phantom
 from voxmim.scans.prepare import prepare, prepare_scan
 from voxmim.scans.volume import Volume, is_scan, write_volume
@@ -50,6 +48,10 @@ def main() -> None:
     parser.add_argument("--spacing", type=float, nargs=3, default=[1.5, 1.5, 2.0], metavar=("X", "Y", "Z"))
     parser.add_argument("--cores", type=int, nargs="*", default=[1], help="processes, one after the other")
     options = parser.parse_args()
+    import torch  # here, as every worker process reads this file
+
+    from voxmim.report.machine import machine
+
     warnings.filterwarnings("ignore", module="monai")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -79,6 +81,8 @@ def make_scans(folder: Path, count: int) -> None:
 
 def beside_monai(files: list[Path], preparation: Preparation, rounds: int) -> None:
     """Time both chains on each file in turn."""
+    from monai import transforms
+
     chain = transforms.Compose(
         [
             transforms.LoadImage(image_only=True, ensure_channel_first=True),
@@ -108,11 +112,18 @@ def beside_monai(files: list[Path], preparation: Preparation, rounds: int) -> No
 def over_processes(source: Path, folder: Path, spacing: tuple[float, float, float], cores: list[int]) -> None:
     """Time whole stores; what it takes to start the processes counts."""
     scans = len(list(source.iterdir()))
-    for workers in cores:
-        began = time.perf_counter()
-        prepare(source, folder / f"store_{workers}", spacing, "ct", workers, quiet=True)
+    print("| prepare, processes | scans/s | seconds in all | CPU seconds in all |\n|---:|---:|---:|---:|")
+    for run, workers in enumerate(cores):
+        began, worked = time.perf_counter(), cpu_seconds()
+        prepare(source, folder / f"store_{run}", spacing, "ct", workers, quiet=True)
         seconds = time.perf_counter() - began
-        print(f"prepare, {workers} process(es): {scans / seconds:.3f} scans/s, {seconds:.1f} s in all")
+        print(f"| {workers} | {scans / seconds:.3f} | {seconds:.1f} | {cpu_seconds() - worked:.1f} |")
+
+
+def cpu_seconds() -> float:
+    """Of this process and those that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 if __name__ == "__main__":
