@@ -17,7 +17,7 @@ PAIR = {1: (0.65, 0.5, 0.5), 2: (0.35, 0.5, 0.5), 3: (0.5, 0.52, 0.7)}
 
 
 def cohort(
-    count: int, centres: dict[int, tuple[float, float, float]], shift: float = 0.08, seed: int = 0
+    count: int, centres: dict[int, tuple[float, float, float]], shift: float = 0.08, seed: int = 0, noise: float = 0.01
 ) -> dict[str, Facts]:
     """Cases that were cropped further to one side or the other, with labels round these centres."""
     rng = np.random.default_rng(seed)
@@ -27,7 +27,7 @@ def cohort(
         scan = measure(Volume((body + rng.normal(0, 0.1, body.shape))[None], np.eye(4)))
         moved = rng.normal(0, shift, 3)
         labels = {
-            value: LabelFacts(1000.0, tuple(np.add(centre, moved + rng.normal(0, 0.01, 3))))
+            value: LabelFacts(1000.0, tuple(np.add(centre, moved + rng.normal(0, noise, 3))))
             for value, centre in centres.items()
         }
         found[f"case_{index}"] = replace(scan, labels=labels)
@@ -114,3 +114,15 @@ def test_scans_of_different_regions_are_not_blamed() -> None:
     for each in list(facts):
         facts[f"{each} turned"] = measure(Volume(rng.normal(size=(1, 6, 6, 6)).cumsum(axis=3), np.eye(4)))
     assert mirrored_scans(facts) == {}
+
+
+def test_labels_that_have_nearly_changed_places_are_no_mirror_image() -> None:
+    facts = cohort(20, {1: (0.65, 0.5, 0.5), 2: (0.35, 0.5, 0.5)})
+    near = {1: LabelFacts(9.0, (0.49, 0.5, 0.5)), 2: LabelFacts(9.0, (0.51, 0.5, 0.5))}
+    facts["case_4"] = replace(facts["case_4"], labels=near)
+    assert mirrored_labels(facts) == {}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_whose_places_to_each_other_vary_tell_nothing(seed: int) -> None:
+    assert mirrored_labels(cohort(60, {1: (0.55, 0.5, 0.5), 2: (0.45, 0.5, 0.5)}, seed=seed, noise=0.05)) == {}
