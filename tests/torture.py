@@ -217,6 +217,7 @@ def _formats(torture: Torture) -> None:
             case = "-".join([*(file.parent.relative_to(source).parts if clash else ()), file.name.split(".")[0]])
             mark = tuple(np.argwhere(voxels == MARK_HU)[0])
             torture.keep("formats", case, file, affine, mark)
+    torture.fault(write(source / "organs.nii.gz", scan(310)[1], AFFINE), "label map", "intensity rule")
     series = source / "study"
     voxels = scan(300)[0]
     write_series(series / "good", voxels, uid="1.2.5")

@@ -22,6 +22,7 @@ KINDS = {
     "no orientation": "its header does not tell left from right",
     "spacing outlier": "its voxel size is far from the others'",
     "intensity rule": "its values are not those of the CT, or of the MR, that it is taken for",
+    "label map": "it looks like a label map, not like a scan",
     "dicom series": "slices are missing, doubled, tilted or uneven, or of several orientations",
     "no scan": "it is a localizer, a secondary capture, a segmentation or a dose",
     "name": "its name does not tell, as BIDS has it, of which patient it is",
@@ -38,7 +39,7 @@ KINDS = {
     "patient in two splits": "its patient has scans in another split, too",
 }
 # Used all the same, but probably wrong: training waits until somebody has decided.
-DOUBTFUL = frozenset({"wrong orientation", "intensity rule", "flipped label", "patient in two splits"})
+DOUBTFUL = frozenset({"wrong orientation", "intensity rule", "label map", "flipped label", "patient in two splits"})
 
 
 @dataclass(frozen=True)

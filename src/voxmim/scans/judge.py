@@ -20,6 +20,7 @@ from voxmim.scans.findings import Finding
 from voxmim.scans.formats.nifti import orientation_faults
 from voxmim.scans.geometry import Grid
 from voxmim.scans.measure import measure
+from voxmim.scans.mistaken import looks_like_labels
 from voxmim.scans.repair import mend_label
 from voxmim.scans.sources import SourceCase
 from voxmim.scans.volume import Volume, read_label, read_sizes, read_volume
@@ -96,6 +97,9 @@ def _judge_image(path: Path, channels: int) -> tuple[Volume | None, list[Finding
         return None, findings
     try:
         findings += [Finding(str(path), "tiny", text, "used") for text in check_image(volume, path)]
+        if all(map(looks_like_labels, volume.array)):
+            text = f"{path}: it is taken for a scan, but looks like a label map; take it out, or list it as a label."
+            findings.append(Finding(str(path), "label map", text, "used"))
     except ScanError as error:
         findings.append(_left_out(path, error))
     return volume, findings
