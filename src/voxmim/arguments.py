@@ -74,22 +74,24 @@ def make_parser(commands: Mapping[str, Callable[..., int | None]]) -> argparse.A
         "One of the paper's questions as an experiment on your data.",
         "It picks up where it stopped. Test cases are looked at once, at the end.",
     )
-    one.add_argument("name", metavar="NAME", help="convergence")
+    one.add_argument("name", metavar="NAME", help="convergence, masking, decoder, labels, resolution or transfer")
     one.add_argument(
         "--data",
         type=Path,
         nargs="+",
         required=True,
         metavar="STORE",
-        help="folder that 'voxmim prepare' wrote, with labels",
+        help="folder that 'voxmim prepare' wrote, with labels; for transfer two or more",
     )
     one.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for everything; studies in one share trainings"
     )
     one.add_argument("--seeds", type=int, metavar="N", help="how often to train everything (default: 3)")
+    one.add_argument("--budget", metavar="2h", help="the time to fit in (default: all steps of the recipe)")
     one.add_argument("--labels", nargs="+", metavar="0.1|N|all", help="labelled cases to use (default: a tenth)")
     one.add_argument("--recipe", metavar="NAME|FILE", help="that all arms follow (default: tiny)")
     one.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster whose workers do a trial each")
+    one.add_argument("--accept-findings", action="store_true", help="train although findings of a store are in doubt")
     _add_set(one, "override any setting, or of one pretext, such as simclr:pretrain.batch=32")
 
     one = add("phantom", "Make a cohort of phantoms with labels, CT or MR.", "No patient is involved.")

@@ -44,7 +44,7 @@ class Answered:
 
     def again(self, out: Path, **changes: Any) -> dict[str, Any]:
         """The same study in another folder."""
-        return api.study("convergence", self.store, out, 2, self.recipe, **{"settings": SETTINGS, **changes})
+        return api.study("convergence", self.store, out, 2, recipe=self.recipe, **{"settings": SETTINGS, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,9 @@ def answered(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Answered:
     folder = tmp_path_factory.mktemp("study [a b]")
     recipe = make_recipe({**TINY_RECIPE, "rates": [1e-3, 1e-5], "seed": 3, "pretrain": SHORT, "finetune": SHORT})
     write_recipe(folder / "recipe.yaml", recipe)
-    told = api.study("convergence", tiny.store, folder / "out", 2, folder / "recipe.yaml", SETTINGS, "0.5")
+    told = api.study(
+        "convergence", tiny.store, folder / "out", 2, recipe=folder / "recipe.yaml", settings=SETTINGS, labels="0.5"
+    )
     return Answered(tiny.store, folder / "recipe.yaml", folder / "out", told)
 
 
@@ -157,7 +159,7 @@ def test_its_command_asks_for_the_same(answered: Answered, monkeypatch: pytest.M
     assert settings_of(told.pop("overrides")) == SETTINGS
     assert told == {
         "data": [answered.store], "out": answered.out, "seeds": 2, "labels": ["0.5"],
-        "recipe": str(answered.recipe), "scheduler": None,
+        "recipe": str(answered.recipe), "scheduler": None, "budget": None, "accept_findings": False,
     }  # fmt: skip
 
 

@@ -7,12 +7,12 @@ lighter with their values and have each of these written in.
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from voxmim.report.chart import Plot
 
@@ -49,6 +49,7 @@ def plot_png(plot: Plot) -> bytes:
     if plot.log_y:
         axes.set_yscale("log")
     axes.set(title=plot.title, xlabel=plot.x_label, ylabel=plot.y_label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if plot.curves:
         axes.legend(fontsize=9)
@@ -86,26 +87,23 @@ def heat_map(
 
 
 def scatter(title: str, points: Sequence[Point], x_label: str, y_label: str) -> bytes:
-    """Named points with vertical error bars."""
-    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
+    """Numbered points with vertical error bars, and their names beside them."""
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.add_subplot()
     series = list(dict.fromkeys(point.series for point in points))
-    for number, name in enumerate(series):
-        kind = number % len(COLOURS)
-        own = [point for point in points if point.series == name]
-        bars = np.array([[p.y - low, high - p.y] for p in own for low, high in [p.y_interval or (p.y, p.y)]]).T
+    for number, point in enumerate(points, start=1):
+        kind = series.index(point.series) % len(COLOURS)
+        low, high = point.y_interval or (point.y, point.y)
         axes.errorbar(
-            [p.x for p in own], [p.y for p in own], yerr=bars.clip(min=0), fmt=_MARKERS[kind], color=COLOURS[kind],
-            label=name, capsize=3, markersize=7, elinewidth=1,
+            [point.x], [point.y], yerr=[[max(point.y - low, 0)], [max(high - point.y, 0)]], fmt=_MARKERS[kind],
+            color=COLOURS[kind], label=f"{number}  {point.name}", capsize=3, markersize=7, elinewidth=1,
         )  # fmt: skip
-    for point in points:
-        text = textwrap.fill(point.name, 24)
-        axes.annotate(text, (point.x, point.y), xytext=(7, 5), textcoords="offset points", fontsize=8)
+        axes.annotate(str(number), (point.x, point.y), xytext=(6, 4), textcoords="offset points", fontsize=10)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
-    axes.margins(x=0.18)
+    axes.margins(x=0.1)
     axes.grid(alpha=0.3)
-    if series:
-        axes.legend(fontsize=9)
+    if points:
+        axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return _png(figure)
 
 

@@ -56,6 +56,11 @@ class Arm:
     group: str = ""
 
     @property
+    def full_name(self) -> str:
+        """The name with that of its group."""
+        return f"{self.name}, {self.group}" if self.group else self.name
+
+    @property
     def trainings(self) -> list[tuple[Path, Recipe, bool]]:
         """Store and settings of each of its trainings, and whether that is the pre-training; the last is not."""
         start = [] if self.pretraining is None else [(self.pretraining.store, self.pretraining.recipe, True)]
@@ -77,6 +82,14 @@ class Arm:
         """Its fine-tuning with a seed at a rate."""
         recipe = replace(self.recipe, seed=seed, finetune=replace(self.recipe.finetune, lr=rate))
         return Trial("finetune", self.store, recipe, self.labels, self.pretrain(seed))
+
+
+def grouped(arms: Iterable[Arm]) -> dict[str, list[Arm]]:
+    """The arms of each group, in their order."""
+    groups: dict[str, list[Arm]] = {}
+    for arm in arms:
+        groups.setdefault(arm.group, []).append(arm)
+    return groups
 
 
 @dataclass

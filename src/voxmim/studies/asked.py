@@ -73,7 +73,7 @@ class Asked:
         """Those that can pre-train the recipe's encoder, from the contrastive to the masked ones."""
         return [pretext for pretext in ("simclr", "simmim", "mae") if self.base.encoder in FITTING[pretext]]
 
-    def pretrained(self, pretext: str, settings: Mapping[str, Any] | None = None, **arm: Any) -> Arm:
+    def pretrained(self, pretext: str, settings: Mapping[str, Any] | None = None, /, **arm: Any) -> Arm:
         """The arm that is fine-tuned from such a pre-training on the first store; `arm` says what else it is.
 
         Args:
@@ -85,7 +85,7 @@ class Asked:
         pretraining = Pretraining(store, self.recipe_of(pretext, settings))
         return self.scratch(settings, **{"name": PRETEXTS[pretext], "pretraining": pretraining, **arm})
 
-    def scratch(self, settings: Mapping[str, Any] | None = None, **arm: Any) -> Arm:
+    def scratch(self, settings: Mapping[str, Any] | None = None, /, **arm: Any) -> Arm:
         """The arm that starts from nothing; arguments as of `pretrained`."""
         own = {"name": "from scratch", "store": self.stores[0], "labels": self.labels[0], **arm}
         own["labels"] = None if own["labels"] == "all" else own["labels"]

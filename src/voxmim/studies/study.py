@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-import fcntl
+import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from voxmim.errors import RunError, StoreError, nearest
-from voxmim.studies import convergence
+from voxmim.files import write_text
+from voxmim.store import Store
+from voxmim.studies import convergence, decoder, masking, resolution, transfer
+from voxmim.studies import labels as labels_study
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.asked import Asked, ready
+from voxmim.studies.budget import Size, choose, seconds_of, sized
+from voxmim.studies.budget import in_words as size_in_words
 from voxmim.studies.write import Shown, write_study
+from voxmim.training.setup import refuse_unresolved
 
 SEEDS = 3
 LABELS = "0.1"
+SIZE = "size.json"  # what was chosen to fit the budget
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,21 @@ STUDIES: dict[str, Study] = {
         "Does pre-training make fine-tuning converge sooner, and end higher?",
         convergence.arms, convergence.tested, convergence.shown,
     ),
+    "masking": Study(
+        "How much should be hidden, and in how large pieces?", masking.arms, masking.tested, masking.shown
+    ),
+    "decoder": Study("How light may the decoder be?", decoder.arms, decoder.tested, decoder.shown),
+    "labels": Study(
+        "What does pre-training bring with how many labels?",
+        labels_study.arms, labels_study.tested, labels_study.shown, labels=labels_study.NUMBERS,
+    ),
+    "resolution": Study(
+        "Does it hold at other spacings and crop sizes?", resolution.arms, resolution.tested, resolution.shown
+    ),
+    "transfer": Study(
+        "Does an encoder that was pre-trained on other scans help?",
+        transfer.arms, transfer.tested, transfer.shown, stores=(2, 9),
+    ),
 }  # fmt: skip
 
 
@@ -57,22 +81,28 @@ def study(
     data: Path | str | Sequence[Path | str],
     out: Path | str,
     seeds: int | None = None,
+    budget: str | None = None,
     recipe: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     labels: str | Sequence[str] | None = None,
     scheduler: str | None = None,
+    accept_findings: bool = False,
 ) -> dict[str, Any]:
     """Answer one of the paper's questions on your own scans; done again, it goes on where it stopped.
 
     Args:
-        name: ``convergence``.
-        data: a store with labels in the splits train, val and test.
+        name: ``convergence``, ``masking``, ``decoder``, ``labels``, ``resolution`` or ``transfer``.
+        data: a store with labels in the splits train, val and test; for ``transfer`` two or more.
         out: folder for the trials, which studies in one folder share, and for the study's own folder in it.
-        seeds: how often everything is trained, from the recipe's seed on; None takes 3.
+        seeds: how often everything is trained, from the recipe's seed on; None takes 3, or what the budget allows.
+        budget: the time that all may take on this machine, such as ``90m`` or ``2h``, to which steps, seeds and rates
+            are fitted; None takes those of the recipe.
         recipe: packaged recipe or YAML file that all arms follow; None takes ``tiny``.
         settings: what differs from it; ``{"simclr:pretrain.steps": 800}`` is for one pretext alone.
-        labels: labelled cases to use: a share, a number or ``all``; None takes a tenth.
+        labels: labelled cases to use: a share, a number or ``all``, of which ``labels`` takes several; None takes a
+            tenth, and for ``labels`` 3, 6, 12 and all.
         scheduler: address of a Dask scheduler whose workers do a trial each.
+        accept_findings: train although findings of a store are in doubt (`Store.unresolved`).
 
     Returns:
         the content of ``study.json``.
@@ -89,32 +119,61 @@ def study(
     told = (labels,) if isinstance(labels, str) else tuple(labels or chosen.labels)
     if len(told) > 1 and len(chosen.labels) == 1:
         raise StoreError(f"--labels {' '.join(told)}: the study {name} uses one number of labelled cases; give one.")
+    if budget is not None and scheduler is not None:
+        raise RunError("--budget counts on this machine's speed, and a cluster has its own; leave out one of them.")
     asked = Asked(stores, out, recipe or "tiny", settings or {}, told)
-    first = asked.base.seed
-    numbers = [first + number for number in range(SEEDS if seeds is None else seeds)]
-    if not numbers:
-        raise RunError(f"--seeds {seeds}: give 1 or more.")
-    console = Console(highlight=False)
+    for store in stores:
+        refuse_unresolved(Store(store), accept_findings)
+    command = _command(
+        ["voxmim", "study", name, "--data", *map(str, stores), "--out", str(out)],
+        {"seeds": seeds, "budget": budget, "recipe": recipe, "scheduler": scheduler},
+        settings or {},
+        [labels] if isinstance(labels, str) else labels or [],
+        accept_findings,
+    )
+    seconds = 0.0 if budget is None else seconds_of(budget)
+    wished = SEEDS if seeds is None else seeds
+    if wished < 1:
+        raise RunError(f"--seeds {wished}: give 1 or more.")
     with _alone(out):
-        arms = ready(chosen.arms(asked), numbers)
-        choices: list[str] = []
-        comparison = Comparison(arms, numbers, out, scheduler, console=console)
+        numbers = range(asked.base.seed, asked.base.seed + wished)
+        arms, choices = ready(chosen.arms(asked), numbers), []
+        if budget is not None:
+            act = partial(choose, arms, wished, seeds is not None, seconds)
+            size = _size(out / name / SIZE, command, act)
+            arms, numbers = sized(arms, size), numbers[: size.seeds]
+            choices.append(size_in_words(budget, size, arms))
+            Console(highlight=False).print(choices[0], markup=False, soft_wrap=True)
+        comparison = Comparison(arms, numbers, out, scheduler)
         comparison.train()
         comparison.test(chosen.tested(comparison))
-        command = _command(name, stores, out, seeds, recipe, settings, labels, scheduler)
-        return write_study(out / name, name, f"{chosen.title}", comparison, chosen.shown(comparison), command, choices)
+        return write_study(out / name, name, chosen.title, comparison, chosen.shown(comparison), command, choices)
+
+
+def _size(file: Path, command: str, act: Callable[[], Size]) -> Size:
+    """The size chosen before for the same command, so that a study goes on as it began, or a new choice."""
+    if file.is_file():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept.pop("command") == command:
+            return Size(**kept)
+    size = act()
+    write_text(file, json.dumps({"command": command, **asdict(size)}, indent=1))
+    return size
 
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """No two studies write into one folder at a time."""
+    lock = FileLock(out / ".lock", blocking=False)
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"{out}: another study is at work here; wait for it, or name another folder.") from None
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"{out}: another study is at work here; wait for it, or name another folder.") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _count(stores: tuple[int, int]) -> str:
@@ -122,17 +181,14 @@ def _count(stores: tuple[int, int]) -> str:
 
 
 def _command(
-    name: str, stores: Sequence[Path], out: Path, seeds: int | None, recipe: str | Path | None,
-    settings: Mapping[str, Any] | None, labels: str | Sequence[str] | None, scheduler: str | None,
-) -> str:  # fmt: skip
+    start: list[str], options: Mapping[str, Any], settings: Mapping[str, Any], labels: Sequence[str], accepted: bool
+) -> str:
     """The command line that asks for the same."""
-    command = ["voxmim", "study", name, "--data", *map(str, stores), "--out", str(out)]
-    told = {"seeds": seeds, "recipe": recipe, "scheduler": scheduler}
-    for option, value in told.items():
+    command = list(start)
+    for option, value in options.items():
         command += [] if value is None else [f"--{option}", str(value)]
-    for key, value in (settings or {}).items():
+    for key, value in settings.items():
         text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
         command += ["--set", f"{key}={text}"]
-    if labels is not None:
-        command += ["--labels", *([labels] if isinstance(labels, str) else labels)]
-    return shlex.join(command)
+    command += ["--labels", *labels] if labels else []
+    return shlex.join([*command, *(["--accept-findings"] if accepted else [])])

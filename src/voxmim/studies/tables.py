@@ -16,6 +16,7 @@ from voxmim.segmentation.metrics import CONVENTION
 from voxmim.store import Store
 from voxmim.studies.analysis import SHARES, SpeedUp, crossed_interval, speed_up
 from voxmim.studies.arm import METRICS, Arm, Comparison, case_scores, tables
+from voxmim.training.finetune import case_column, prior_dice
 from voxmim.training.pages import figure, segmentation_pictures
 
 DIGITS = {"dice": 3, "hd95_mm": 2, "nsd": 3}
@@ -59,7 +60,7 @@ def difference_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]], t
         for metric in METRICS:
             pair = comparison.tested(first, second, metric=metric)
             cells.append(difference_cell(pair[1] - pair[0], DIGITS[metric]) if pair else "not there")
-        rows.append([f"{second.name} against {first.name}", *cells])
+        rows.append([f"{second.name} against {first.name}{', ' * bool(second.group)}{second.group}", *cells])
     note = f"Paired over test cases and seeds, averaged over both. {interval_note(comparison)}"
     return Table(title or "Differences on test cases", ["arms", *(NAMES[m] for m in METRICS)], rows, note)
 
@@ -74,6 +75,49 @@ def difference_cell(differences: np.ndarray, digits: int = 3) -> str:
     return f"{middle:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f}), {seen}"
 
 
+def seeds_caption(comparison: Comparison) -> str:
+    """What the bands of curves are."""
+    seeds = len(comparison.seeds)
+    return f"Mean of {seeds} seeds; the band is a 95 % bootstrap interval over them." if seeds > 1 else "One seed."
+
+
+def best_scores(comparison: Comparison, arm: Arm) -> np.ndarray | None:
+    """The validation Dice (S, C) of each seed at the step whose weights were kept; None where nothing is there."""
+    rows = [max(found, key=lambda row: row["val_dice"]) for found in comparison.curves(arm).values()]
+    own = [{key: value for key, value in row.items() if key.startswith(case_column(""))} for row in rows]
+    found = tables([own])
+    return found[0] if found else None
+
+
+def best_of(comparison: Comparison, arms: Sequence[Arm]) -> Arm | None:
+    """The arm with the highest mean of its best validation Dice; None where none is there."""
+    scores = [(arm, table.mean()) for arm in arms if (table := best_scores(comparison, arm)) is not None]
+    return max(scores, key=lambda pair: pair[1])[0] if scores else None
+
+
+def validation_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
+    """The best validation Dice of each arm, by which a choice among many is made; the prior first."""
+    rows: list[list[str]] = []
+    for arm in arms:
+        table, run = best_scores(comparison, arm), comparison.run(arm, comparison.seeds[0])
+        if run is not None and not rows:
+            prior = prior_dice(run, Store(arm.store))
+            rows.append([PRIOR, figure(float(np.mean(prior))) if prior else "–", "–", "–", "–"])
+        if table is None:
+            rows.append([arm.name, "not there", "–", "–", "–"])
+            continue
+        low, high = crossed_interval(table)
+        by_seed = ", ".join(f"{mean:.3f}" for mean in table.mean(axis=1))
+        rate = comparison.rate(arm)
+        rows.append([arm.name, f"{table.mean():.3f}", f"{low:.3f} to {high:.3f}", f"{rate:g}", by_seed])
+    note = (
+        "At the step whose weights were kept. Choices are made by these figures, so the best of many is flattered by "
+        f"them; only test cases tell what it is worth. {interval_note(comparison)} The prior is that of the first seed."
+    )
+    header = ["arm", "Dice", "95 % interval", "rate", "Dice of each seed"]
+    return Table("Best Dice on validation cases", header, rows, note)
+
+
 def validation_plot(comparison: Comparison, arms: Sequence[Arm], title: str = "") -> Plot:
     """Validation Dice against steps, the mean over seeds with its interval over them."""
     curves = []
@@ -86,10 +130,13 @@ def validation_plot(comparison: Comparison, arms: Sequence[Arm], title: str = ""
         lows, highs = zip(*(bootstrap_interval(list(column)) for column in dice.T), strict=True)
         band = (list(lows), list(highs)) if len(found) > 1 else None
         curves.append(Curve(arm.name, steps, dice.mean(axis=0).tolist(), band))
-    seeds = len(comparison.seeds)
-    caption = f"Mean of {seeds} seeds; the band is a 95 % bootstrap interval over them." if seeds > 1 else "One seed."
+    run = next((run for arm in arms if (run := comparison.run(arm, comparison.seeds[0]))), None)
+    prior = [] if run is None else prior_dice(run, Store(arms[0].store))
+    if prior:
+        ends = [min(curve.steps[0] for curve in curves), max(curve.steps[-1] for curve in curves)]
+        curves.append(Curve(PRIOR, ends, [float(np.mean(prior))] * 2))
     title = title or "Dice on validation cases"
-    return Plot(title, "optimiser step of the fine-tuning", "mean Dice", curves, caption)
+    return Plot(title, "optimiser step of the fine-tuning", "mean Dice", curves, seeds_caption(comparison))
 
 
 def speed_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
@@ -122,14 +169,14 @@ def speed_cell(found: SpeedUp) -> str:
 
 def tested_in_words(comparison: Comparison, first: Arm, second: Arm) -> str:
     """How the second arm compares with the first on the test cases, the same whether it pleases or not."""
+    who = f"{second.name} against {first.name}{', ' * bool(second.group)}{second.group}"
     pair = comparison.tested(first, second)
     if not pair:
-        return f"{second.name} against {first.name}: not there."
+        return f"{who}: not there."
     difference = pair[1] - pair[0]
     if difference.size == 1:
-        return f"One test case cannot show a difference of {second.name} against {first.name}."
-    words = in_words(second.name, float(difference.mean()), crossed_interval(difference))
-    return f"Mean Dice on test cases, {second.name} against {first.name}: {words}."
+        return f"{who}: one test case cannot show a difference."
+    return f"{who}: Dice on test cases, {in_words('it', float(difference.mean()), crossed_interval(difference))}."
 
 
 def speed_in_words(comparison: Comparison, arm: Arm, other: Arm) -> str:

@@ -107,6 +107,8 @@ class Trial:
         command = ["voxmim", self.kind, str(self.store), str(run), "--recipe", str(recipe_file)]
         if self.labels is not None:
             command += ["--labels", self.labels]
+        if Store(self.store).unresolved:
+            command.append("--accept-findings")
         if self.start is not None:
             recipe = self.recipe  # whose patch and window the weights' own would otherwise take the place of
             command += ["--init", str(self.start.path(out)), "--set", f"window={list(recipe.window)}"]

@@ -124,7 +124,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         ("fine-tuning", f"{training.steps} steps of {training.batch} crops"),
         ("labelled cases", ", ".join(dict.fromkeys(arm.labels or "all" for arm in comparison.arms))),
         ("rates tried", ", ".join(f"{rate:g}" for rate in arm.recipe.rates)),
-        ("seeds", ", ".join(map(str, comparison.seeds))),
+        ("seeds", f"{', '.join(map(str, comparison.seeds))}; each draws its own labelled cases, crops and weights"),
         ("precision", arm.recipe.precision),
         ("machine", "; ".join(dict.fromkeys(n.machine for n in comparison.notes.values() if n.machine)) or machine()),
         ("versions", ", ".join(f"{name} {version(name)}" for name in ("voxmim", "torch", "monai", "numpy"))),
@@ -153,7 +153,7 @@ def _choice_table(comparison: Comparison) -> Table:
     for arm in comparison.arms:
         tried, chosen = comparison.tried(arm), comparison.rate(arm)
         cells = [f"{tried[rate]:.3f}" if rate in tried else "–" for rate in rates]
-        rows.append([_full_name(arm), *cells, "–" if chosen is None else f"{chosen:g}"])
+        rows.append([arm.full_name, *cells, "–" if chosen is None else f"{chosen:g}"])
     note = (
         f"The best Dice on validation cases at each rate, with seed {comparison.seeds[0]}. The rate that did best is "
         "the arm's, with all seeds. No test case had a part in it."
@@ -166,10 +166,6 @@ def _holes(comparison: Comparison) -> Table | None:
     rows = [[note.trial, note.state, note.error] for note in notes]
     note = "The same command tries them again."
     return Table("What is missing", ["trial", "what became of it", "why"], rows, note) if rows else None
-
-
-def _full_name(arm: Arm) -> str:
-    return f"{arm.group}, {arm.name}" if arm.group else arm.name
 
 
 def _csv(comparison: Comparison) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ def finetune(
     init: Path | None = None,
     labels: str | None = None,
     resume: bool = False,
+    act: Callable[[Fabric, Run, Job, int], None] = train,
 ) -> tuple[Run, Transfer | None]:
     """Train a segmentor on the labelled train cases, from an encoder's weights or from scratch.
 
@@ -54,6 +55,7 @@ def finetune(
         init: a pre-training's run folder or weights file.
         labels: how many labelled cases to use: a share such as ``0.1``, or a number such as ``12``; None takes all.
         resume: go on exactly where the run stopped.
+        act: what is done with the job.
 
     Returns:
         the run, and the account of the weights that moved (None from scratch or from a checkpoint).
@@ -110,7 +112,7 @@ def finetune(
         batch = augmented(batch)
         return criterion(wrapped(batch.image).float(), batch.label)
 
-    train(
+    act(
         fabric,
         run,
         Job(
@@ -227,11 +229,7 @@ def validation_dice(
             network, fabric.to_device(image), recipe.crop, recipe.overlap, recipe.precision, structures.activate
         )
         predicted = structures.label_shares(probabilities.numpy()).argmax(0)
-        found = {
-            name: dice(np.isin(predicted, values), np.isin(reference, values))
-            for name, values in structures.parts.items()
-        }
-        counted = {name: score for name, score in found.items() if score is not None}
+        counted = _counted(predicted, reference, structures)
         for name, score in counted.items():
             per_part[name].append(score)
         if counted:
@@ -239,6 +237,22 @@ def validation_dice(
     figures = {"val_dice": float(np.mean(list(per_case.values()))) if per_case else 0.0} | per_case
     figures |= {f"val_dice {name}": float(np.mean(scores)) for name, scores in per_part.items() if scores}
     return figures
+
+
+def prior_dice(run: Run, store: Store) -> list[float]:
+    """Mean Dice of a run's position-only prior on each validation case that counts, as `validation_dice` has it."""
+    prior, structures = PositionPrior.load(run.path / PRIOR), Structures.of_store(store)
+    cases = store.labelled("val")[:MOST_VALIDATION]
+    found = [_counted(prior.predict(case.shape), store.label_map(case.name), structures) for case in cases]
+    return [float(np.mean(list(scores.values()))) for scores in found if scores]
+
+
+def _counted(predicted: np.ndarray, reference: np.ndarray, structures: Structures) -> dict[str, float]:
+    """Dice of each label or region that one of two label maps (X, Y, Z) holds."""
+    found = {
+        name: dice(np.isin(predicted, values), np.isin(reference, values)) for name, values in structures.parts.items()
+    }
+    return {name: score for name, score in found.items() if score is not None}
 
 
 def case_column(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a pre-training would take, from a trial of some of its steps, before anyone waits for a week."""
+"""What a training would take, from a trial of some of its steps, before anyone waits for a week."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from voxmim.settings import Recipe
 from voxmim.store import Store
+from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
 from voxmim.training.processes import shared, together
 from voxmim.training.run import CHECKPOINT, Run
@@ -71,11 +72,17 @@ class Plan:
         ]
 
 
-def plan(store: Store, recipe: Recipe) -> Plan:
-    """Try a pre-training out in a folder that is deleted afterwards.
+def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | None = None) -> Plan:
+    """Try a training out in a folder that is deleted afterwards.
+
+    Args:
+        store: of the scans.
+        recipe: the settings.
+        kind: ``pretrain``, or ``finetune`` from scratch.
+        labels: of a fine-tuning, labelled cases to use.
 
     Raises:
-        VoxmimError: whatever the pre-training itself would raise in its first steps.
+        VoxmimError: whatever the training itself would raise in its first steps.
     """
     found: list[Plan] = []
 
@@ -85,7 +92,10 @@ def plan(store: Store, recipe: Recipe) -> Plan:
             fabric.barrier()
 
     with tempfile.TemporaryDirectory(prefix="voxmim-plan-") as folder:
-        pretrain(store, Path(folder) / "run", recipe, act=act)
+        if kind == "pretrain":
+            pretrain(store, Path(folder) / "run", recipe, act=act)
+        else:
+            finetune(store, Path(folder) / "run", recipe, labels=labels, act=act)
     return found[0]
 
 

@@ -1,0 +1,47 @@
+"""A store at another spacing, of the same scans: read from their own files, with the same splits and labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from voxmim.scans.geometry import Spacing, resample_labels
+from voxmim.scans.prepare import prepare_scan
+from voxmim.scans.repair import fitting_label
+from voxmim.store import Case, Preparation, Store
+from voxmim.storing import write_case, write_index, writing, written_cases
+from voxmim.workers import run
+
+
+def respace(store: Store, out: Path, spacing: Spacing) -> Store:
+    """Prepare a store's scans at another spacing; what lies there already is kept.
+
+    Args:
+        store: whose source files must still be there.
+        out: the new store's folder.
+        spacing: voxel size in mm along X, Y, Z.
+
+    Raises:
+        ScanError: a source file is missing or cannot be used.
+        StoreError: `out` cannot be written to, or another process is at it.
+    """
+    preparation = replace(store.preparation, spacing=spacing)
+    with writing(out):
+        done = {case.name: case for case in written_cases(out)}
+        todo = [case for case in store.cases.values() if case.name not in done]
+        act = partial(_prepared, preparation=preparation, out=out.resolve())
+        cases = [*done.values(), *run(act, todo)]
+        told = (store.labels, cases, store.seed, store.regions, store.licence)
+        write_index(out, store.name, preparation, *told, findings=store.findings)
+    return Store(out)
+
+
+def _prepared(case: Case, preparation: Preparation, out: Path) -> Case:
+    scan = prepare_scan(case.image, preparation, case.missing)
+    label_map = None
+    if case.label is not None:
+        given = fitting_label(Path(case.label), scan.original, Path(case.image[0]))
+        label_map = resample_labels(given, scan.original, scan.grid)
+    x, y, z = scan.grid.shape
+    return write_case(out, replace(case, shape=(x, y, z)), scan.image, label_map)

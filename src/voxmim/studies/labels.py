@@ -1,0 +1,80 @@
+"""What does pre-training bring with how many labels?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from voxmim.report.page import Curve, Plot
+from voxmim.segmentation.intervals import bootstrap_interval
+from voxmim.store import Store
+from voxmim.studies.arm import Arm, Comparison, grouped
+from voxmim.studies.asked import Asked
+from voxmim.studies.tables import (
+    difference_table,
+    pretraining_table,
+    score_table,
+    seeds_caption,
+    tested_in_words,
+    validation_plot,
+)
+from voxmim.studies.write import Shown
+
+NUMBERS = ("3", "6", "12", "all")  # where nothing else is told
+
+
+def arms(asked: Asked) -> list[Arm]:
+    """From scratch and from each pre-training, with each number of labelled cases; one group for each number."""
+    cases = len(Store(asked.stores[0]).labelled("train"))
+    numbers = asked.labels
+    if numbers == NUMBERS:
+        numbers = tuple(number for number in NUMBERS if number == "all" or int(number) < cases)
+    found = []
+    for number in numbers:
+        what = "of all labelled cases" if "." in number else "labelled case" + "s" * (number != "1")
+        told = {"labels": number, "group": f"{number} {what}"}
+        found += [asked.scratch(**told), *(asked.pretrained(pretext, **told) for pretext in asked.pretexts)]
+    return found
+
+
+def tested(comparison: Comparison) -> Sequence[Arm]:
+    """All of them: they are what is compared."""
+    return comparison.arms
+
+
+def shown(comparison: Comparison) -> Shown:
+    """A table of results for each number of labels, the differences, and Dice against the number."""
+    groups = grouped(comparison.arms)
+    pairs = [(own[0], arm) for own in groups.values() for arm in own[1:]]
+    return Shown(
+        lead=[tested_in_words(comparison, first, second) for first, second in pairs],
+        tables=[
+            *(score_table(comparison, own, name) for name, own in groups.items()),
+            difference_table(comparison, pairs),
+            pretraining_table(comparison),
+        ],
+        plots=[
+            _plot(comparison, list(groups.values())),
+            *(validation_plot(comparison, own, f"Dice on validation cases, {name}") for name, own in groups.items()),
+        ],
+    )
+
+
+def _plot(comparison: Comparison, groups: list[list[Arm]]) -> Plot:
+    """Test Dice of each start against the number of labelled cases."""
+    curves = []
+    for name in [arm.name for arm in groups[0]]:
+        points: dict[int, list[float]] = {}
+        for arm in (arm for own in groups for arm in own if arm.name == name):
+            run, table = comparison.run(arm, comparison.seeds[0]), comparison.tested(arm)
+            if run is not None and table:
+                points[len(run.about["cases"])] = table[0].mean(axis=1).tolist()
+        numbers = sorted(points)
+        if not numbers:
+            continue
+        lows, highs = zip(*(bootstrap_interval(points[number]) for number in numbers), strict=True)
+        means = [fmean(points[number]) for number in numbers]
+        band = (list(lows), list(highs)) if len(comparison.seeds) > 1 else None
+        curves.append(Curve(name, numbers, means, band))
+    caption = seeds_caption(comparison)
+    return Plot("Dice on test cases by the number of labels", "labelled cases", "mean Dice", curves, caption)

@@ -1,0 +1,177 @@
+"""How much should be hidden, and in how large pieces?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from voxmim.errors import RecipeError
+from voxmim.report.page import Picture, Table
+from voxmim.report.plots import heat_map
+from voxmim.report.words import PRETEXTS
+from voxmim.settings import Triple
+from voxmim.store import Store
+from voxmim.studies.arm import Arm, Comparison, grouped
+from voxmim.studies.asked import Asked
+from voxmim.studies.tables import best_of, best_scores, difference_table, score_table, tested_in_words, validation_table
+from voxmim.studies.write import Shown
+from voxmim.training.pages import figure, reconstruction_pictures
+
+RATIOS = (0.25, 0.5, 0.75, 0.9)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a crop is cut: into patches, and into mask units of one or several of them."""
+
+    patch: Triple
+    unit: Triple
+
+    @property
+    def name(self) -> str:
+        """Such as ``patch 4, unit 8``."""
+        return f"patch {_size(self.patch)}, unit {_size(self.unit)}"
+
+
+def cuts(asked: Asked) -> list[Cut]:
+    """Patch and unit of the recipe's patch, units of twice that, and for a ViT patches of twice that too.
+
+    Where the recipe tells a crop, those that do not fit it are left out.
+    """
+    patch = asked.base.encoder_settings.patch
+    double = patch[0] * 2, patch[1] * 2, patch[2] * 2
+    found = [Cut(patch, patch), Cut(patch, double)]
+    if asked.base.encoder == "vit" and max(double) <= 32:
+        found.append(Cut(double, double))
+    crop = asked.base.crop
+    if crop is None:
+        return found
+    return [cut for cut in found if crop != cut.unit and not any(c % u for c, u in zip(crop, cut.unit, strict=True))]
+
+
+def arms(asked: Asked) -> list[Arm]:
+    """For each patch, one group: from scratch, then MAE and SimMIM with each unit and each ratio.
+
+    Raises:
+        RecipeError: no way to cut the crop fits.
+    """
+    found: list[Arm] = []
+    for cut in (known := cuts(asked)):
+        told: dict[str, Any] = {"group": f"patch {_size(cut.patch)}"}
+        settings: dict[str, Any] = {}
+        if asked.base.encoder == "vit":
+            settings["vit.patch"] = list(cut.patch)
+        if told["group"] not in {arm.group for arm in found}:
+            found.append(asked.scratch(settings, name=f"from scratch, {told['group']}", **told))
+        for pretext in (pretext for pretext in asked.pretexts if pretext != "simclr"):
+            for ratio in RATIOS:
+                own = {**settings, "mask.ratio": ratio, "mask.unit": list(cut.unit)}
+                found.append(asked.pretrained(pretext, own, name=_name(pretext, cut, ratio), **told))
+    if not known:
+        raise RecipeError(f"the crop {asked.base.crop} is not a whole number of mask units, or one; change it.")
+    return found
+
+
+def tested(comparison: Comparison) -> Sequence[Arm]:
+    """Of each pretext the arm that does best on validation cases, and the arms from scratch of the same patch."""
+    best = _best(comparison)
+    groups = {arm.group for arm in best}
+    return [own[0] for name, own in grouped(comparison.arms).items() if name in groups or not groups] + best
+
+
+def shown(comparison: Comparison) -> Shown:
+    """Heat maps of Dice and of the pretext's loss, reconstructions, and the results of the best."""
+    arms = list(tested(comparison))
+    scratch = {arm.group: arm for arm in arms if arm.pretraining is None}
+    pairs = [(scratch[arm.group], arm) for arm in arms if arm.pretraining is not None]
+    return Shown(
+        lead=[tested_in_words(comparison, *pair) for pair in pairs],
+        tables=[
+            score_table(comparison, arms),
+            difference_table(comparison, pairs),
+            validation_table(comparison, comparison.arms),
+            _losses(comparison),
+        ],
+        pictures=_heat_maps(comparison) + _reconstructions(comparison),
+    )
+
+
+def _best(comparison: Comparison) -> list[Arm]:
+    found = [best_of(comparison, own) for own in _by_pretext(comparison).values()]
+    return [arm for arm in found if arm is not None]
+
+
+def _by_pretext(comparison: Comparison) -> dict[str, list[Arm]]:
+    found: dict[str, list[Arm]] = {}
+    for arm in comparison.arms:
+        if arm.pretraining is not None:
+            found.setdefault(arm.pretraining.recipe.pretext, []).append(arm)
+    return found
+
+
+def _loss(comparison: Comparison, arm: Arm) -> tuple[float, float] | None:
+    """The pretext's loss on validation crops at its end and that of one grey value a crop, with the first seed."""
+    run = comparison.finished(arm.pretrain(comparison.seeds[0]))
+    rows = [row for row in ([] if run is None else run.metrics()) if "val_loss" in row]
+    return (rows[-1]["val_loss"], rows[-1]["val_constant"]) if rows else None
+
+
+def _losses(comparison: Comparison) -> Table:
+    rows = []
+    for arm in (arm for own in _by_pretext(comparison).values() for arm in own):
+        loss, grey = _loss(comparison, arm) or (None, None)
+        share = None if loss is None or not grey else loss / grey
+        rows.append([arm.name, figure(loss), figure(grey), figure(share, 2)])
+    note = "On validation crops at the end, with the first seed. Only the last column can be compared across rows."
+    return Table("The pretexts' losses", ["arm", "loss", "one grey value a crop", "share of that"], rows, note)
+
+
+def _heat_maps(comparison: Comparison) -> list[Picture]:
+    pictures = []
+    for pretext, own in _by_pretext(comparison).items():
+        cells = {_cell(arm): arm for arm in own}
+        names = list(dict.fromkeys(name for name, _ in cells))
+        columns = [f"{ratio:g}" for ratio in RATIOS]
+        dice: list[list[float | None]] = []
+        shares: list[list[float | None]] = []
+        for name in names:
+            tables = [best_scores(comparison, cells[name, ratio]) for ratio in RATIOS]
+            losses = [_loss(comparison, cells[name, ratio]) for ratio in RATIOS]
+            dice.append([None if table is None else float(table.mean()) for table in tables])
+            shares.append([loss[0] / loss[1] if loss and loss[1] else None for loss in losses])
+        axes = ("what is hidden as a whole", "share that is hidden")
+        for title, values, bar in (
+            (f"{PRETEXTS[pretext]}: Dice after fine-tuning", dice, "best Dice on validation cases"),
+            (f"{PRETEXTS[pretext]}: what is left of the error", shares, "loss / loss of one grey value"),
+        ):
+            caption = "Mean over seeds and validation cases." if values is dice else "With the first seed."
+            pictures.append(Picture(title, heat_map(title, names, columns, values, axes, bar), caption))
+    return pictures
+
+
+def _reconstructions(comparison: Comparison) -> list[Picture]:
+    """One case as each pretext with the recipe's patch reconstructs it, at each ratio."""
+    pictures = []
+    for own in _by_pretext(comparison).values():
+        first = [arm for arm in own if _cell(arm)[0] == _cell(own[0])[0]]
+        for arm in first:
+            run = comparison.finished(arm.pretrain(comparison.seeds[0]))
+            if run is not None and arm.pretraining is not None:
+                picture = reconstruction_pictures(run, Store(arm.pretraining.store))[0]
+                pictures.append(replace(picture, title=f"{arm.name}: {picture.title}"))
+    return pictures
+
+
+def _cell(arm: Arm) -> tuple[str, float]:
+    assert arm.pretraining is not None
+    recipe = arm.pretraining.recipe
+    return Cut(recipe.encoder_settings.patch, recipe.mask.unit or recipe.encoder_settings.patch).name, recipe.mask.ratio
+
+
+def _name(pretext: str, cut: Cut, ratio: float) -> str:
+    return f"{PRETEXTS[pretext]}, {cut.name}, {ratio:.0%}"
+
+
+def _size(box: Triple) -> str:
+    return str(box[0]) if len(set(box)) == 1 else " x ".join(map(str, box))

@@ -1,0 +1,94 @@
+"""Does pre-training hold at other spacings and crop sizes, also where the fine-tuning has others?
+
+A coarser store is prepared from the scans of the given one. A crop has as many voxels at either spacing, so it costs
+the same and shows more of the body at the coarser. All is scored in the scans' own geometry, where it can be compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from voxmim.recipe import fit_crop
+from voxmim.report.words import PRETEXTS
+from voxmim.scans.respace import respace
+from voxmim.settings import Recipe, Triple
+from voxmim.store import Store
+from voxmim.studies.arm import Arm, Comparison, grouped
+from voxmim.studies.asked import Asked
+from voxmim.studies.tables import difference_table, pretraining_table, score_table, tested_in_words, validation_plot
+from voxmim.studies.write import Shown
+
+COARSER = 1.5  # times the spacing
+SMALLER = 2 / 3  # of a crop's side
+
+Setting = tuple[Path, Triple]  # store, crop
+
+
+def arms(asked: Asked) -> list[Arm]:
+    """For each spacing, and for a smaller crop, one group: from scratch, and pre-trained at either."""
+    fine = Store(asked.stores[0])
+    x, y, z = (round(COARSER * size, 3) for size in fine.preparation.spacing)
+    coarse = respace(fine, asked.out / "stores" / f"{fine.digest()}-{x:g}-{y:g}-{z:g}mm", (x, y, z))
+    unit, shapes = _unit(asked.base), [case.shape for case in fine.in_split("train")]
+    crop = asked.base.crop or fit_crop(shapes, unit, asked.base.crop_voxels)
+    small = _smaller(crop, unit)
+    usual, sparse, narrow = (fine.path, crop), (coarse.path, crop), (fine.path, small)
+    found = []
+    for target, starts in (
+        (usual, [usual, sparse, *([narrow] if small != crop else [])]),
+        (sparse, [sparse, usual]),
+        *([(narrow, [narrow, usual])] if small != crop else []),
+    ):
+        told: dict[str, Any] = {"store": target[0], "group": f"fine-tuned at {_words(target)}"}
+        found.append(asked.scratch({"crop": list(target[1])}, **told))
+        found += [_pretrained(asked, start, target, told) for start in starts]
+    return found
+
+
+def tested(comparison: Comparison) -> Sequence[Arm]:
+    """All of them: they are what is compared."""
+    return comparison.arms
+
+
+def shown(comparison: Comparison) -> Shown:
+    """A table of results and curves for each group, and the differences within it."""
+    groups = grouped(comparison.arms)
+    pairs = [(own[0], arm) for own in groups.values() for arm in own[1:]]
+    pairs += [(own[1], arm) for own in groups.values() for arm in own[2:]]
+    return Shown(
+        lead=[tested_in_words(comparison, *pair) for pair in pairs],
+        tables=[
+            *(score_table(comparison, own, f"Test cases, {name}") for name, own in groups.items()),
+            difference_table(comparison, pairs),
+            pretraining_table(comparison),
+        ],
+        plots=[validation_plot(comparison, own, f"Dice on validation cases, {name}") for name, own in groups.items()],
+    )
+
+
+def _pretrained(asked: Asked, start: Setting, target: Setting, told: dict[str, Any]) -> Arm:
+    """The arm that was pre-trained at one spacing and crop, and is fine-tuned at another."""
+    pretext = asked.base.pretext
+    arm = asked.pretrained(pretext, {"crop": list(start[1])}, pretrained_on=start[0], **told)
+    name = f"{PRETEXTS[pretext]} at {_words(start)}"
+    return asked.scratch({"crop": list(target[1])}, name=name, pretraining=arm.pretraining, **told)
+
+
+def _unit(recipe: Recipe) -> Triple:
+    """The smallest box that a crop is a whole number of."""
+    x, y, z = map(math.lcm, recipe.encoder_settings.patch, recipe.mask_unit or (1, 1, 1))
+    return x, y, z
+
+
+def _smaller(crop: Triple, unit: Triple) -> Triple:
+    """A crop of about two thirds of each side, in whole units, and of two of them where it had as many."""
+    x, y, z = (max(min(2 * u, c), round(SMALLER * c / u) * u) for c, u in zip(crop, unit, strict=True))
+    return x, y, z
+
+
+def _words(setting: Setting) -> str:
+    spacing = " x ".join(f"{size:g}" for size in Store(setting[0]).preparation.spacing)
+    return f"{spacing} mm, crop {' x '.join(map(str, setting[1]))}"

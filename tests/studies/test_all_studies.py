@@ -1,0 +1,149 @@
+"""Every study once, on phantoms, at its smallest: what each trains, shares and shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import TINY_RECIPE
+from voxmim import api
+from voxmim.errors import StoreError
+from voxmim.recipe import make_recipe, write_recipe
+from voxmim.scans.phantom import write_cohort
+from voxmim.store import Store
+from voxmim.studies import decoder, masking, resolution
+from voxmim.studies.study import STUDIES
+
+SHORT = {"steps": 2, "validate_every": 1, "checkpoint_every": 2, "batch": 1, "crops_per_scan": 1, "lr": 1e-3}
+RECIPE = {**TINY_RECIPE, "crop": [16, 16, 16], "overlap": 0.0, "rates": [1e-3], "pretrain": SHORT, "finetune": SHORT}
+SPLITS = {"train": ["phantom_000", "phantom_001"], "val": ["phantom_002"], "test": ["phantom_003", "phantom_004"]}
+SPACING = (24.0, 24.0, 24.0)  # mm
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What each study told; `out` and `store` are where."""
+    folder = tmp_path_factory.mktemp("studies")
+    write_cohort(folder / "phantoms", 5, seed=2)
+    (folder / "phantoms" / "splits.json").write_text(json.dumps(SPLITS))
+    for kind in ("ct", "mr"):
+        api.prepare(folder / "phantoms", folder / kind, SPACING, intensity=kind, workers=1, quiet=True)
+    write_recipe(folder / "recipe.yaml", make_recipe(RECIPE))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(masking, "RATIOS", (0.5, 0.75))
+        patched.setattr(decoder, "DEPTHS", (1, 2))
+        patched.setattr("voxmim.workers.cores", lambda: 1)
+        found: dict[str, dict[str, Any]] = {"where": {"out": folder / "out", "ct": folder / "ct"}}
+        for name in STUDIES:
+            stores = [folder / "ct", folder / "mr"] if name == "transfer" else folder / "ct"
+            labels = ["1", "all"] if name == "labels" else "all"
+            found[name] = api.study(
+                name, stores, folder / "out", 1, recipe=folder / "recipe.yaml", labels=labels,
+                accept_findings=name == "transfer",  # which finds that these MRs were CTs
+            )  # fmt: skip
+    return found
+
+
+def test_every_study_ends_without_holes_and_shows_what_it_found(answers: dict[str, dict[str, Any]]) -> None:
+    for name in STUDIES:
+        told, folder = answers[name], answers["where"]["out"] / name
+        assert {trial["state"] for trial in told["trials"]} == {"done"}
+        assert told["tables"][0]["rows"][0][0] == "position-only prior"
+        assert told["seen"]
+        for file in ("report.html", "page.md", "results.csv", "study.json"):
+            assert (folder / file).stat().st_size > 1000
+        markdown, pictures = (folder / "page.md").read_text(), sorted((folder / "pictures").iterdir())
+        assert pictures
+        for picture in pictures:
+            assert f"(pictures/{picture.name})" in markdown
+
+
+def test_what_can_be_shared_is_trained_once(answers: dict[str, dict[str, Any]]) -> None:
+    own = {name: {t["trial"] for t in answers[name]["trials"]} for name in STUDIES}
+    plain = {trial for trial in own["convergence"] if trial.startswith("pretrain-mae")}
+    assert len(plain) == 1
+    for name in ("labels", "decoder", "resolution", "transfer"):  # all hold MAE as the recipe has it
+        assert plain <= own[name]
+    folders = [path for path in (answers["where"]["out"] / "trials").iterdir() if path.is_dir()]
+    trainings = set().union(*own.values()) - {t for names in own.values() for t in names if t.startswith("evaluate")}
+    assert {folder.name for folder in folders} == trainings
+    # one pre-training for the fine-tunings on one label and on all
+    assert len([t for t in own["labels"] if t.startswith("finetune-from-mae")]) == 2
+    assert len([t for t in own["labels"] if t.startswith("pretrain-mae")]) == 1
+
+
+def arms_of(told: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(arm["group"], arm["name"]) for arm in told["arms"]]
+
+
+def test_masking_crosses_ratios_and_cuts(answers: dict[str, dict[str, Any]]) -> None:
+    told = answers["masking"]
+    names = [name for _, name in arms_of(told)]
+    assert len(names) == 2 + 2 * 3 * 2  # from scratch with each patch; each pretext with three cuts and two ratios
+    assert "MAE, patch 4, unit 8, 75%" in names
+    assert "SimMIM, patch 8, unit 8, 50%" in names
+    # of each pretext one arm was tested, the best on validation cases, and from scratch with its patch
+    tested = [arm for arm in told["arms"] if arm["test"]]
+    for pretext in ("MAE", "SimMIM"):
+        best = max((arm for arm in told["arms"] if arm["name"].startswith(pretext)), key=lambda a: a["validation"][0])
+        assert [arm for arm in tested if arm["name"].startswith(pretext)] == [best]
+    assert {arm["group"] for arm in tested if "scratch" in arm["name"]} == {
+        arm["group"] for arm in tested if "scratch" not in arm["name"]
+    }
+    page = (answers["where"]["out"] / "masking" / "page.md").read_text()
+    assert "MAE: Dice after fine-tuning" in page
+    assert "SimMIM, patch 4, unit 4, 75%: Reconstruction of phantom_002" in page
+
+
+def test_the_decoder_is_weighed_by_what_a_step_costs(answers: dict[str, dict[str, Any]]) -> None:
+    told = answers["decoder"]
+    names = [name for _, name in arms_of(told)]
+    assert names[0] == "from scratch"
+    assert names[-1] == "SimMIM, linear head"
+    assert "MAE, depth 1, width 8" in names
+    assert "MAE, depth 2, width 16" in names
+    costs = next(table for table in told["tables"] if table["title"] == "What a step costs")
+    assert [row[0] for row in costs["rows"]] == names[1:]
+    assert all(float(row[1]) >= 0 for row in costs["rows"])
+    assert {arm["name"] for arm in told["arms"] if arm["test"]} >= {"from scratch", "MAE, depth 1, width 8"}
+
+
+def test_labels_are_counted(answers: dict[str, dict[str, Any]]) -> None:
+    groups = [group for group, _ in arms_of(answers["labels"])]
+    assert list(dict.fromkeys(groups)) == ["1 labelled case", "all labelled cases"]
+    titles = [table["title"] for table in answers["labels"]["tables"]]
+    assert titles[:2] == ["1 labelled case", "all labelled cases"]
+
+
+def test_resolution_crosses_spacings_and_crops(answers: dict[str, dict[str, Any]]) -> None:
+    told, fine = answers["resolution"], Store(answers["where"]["ct"])
+    (coarse_path,) = (answers["where"]["out"] / "stores").iterdir()
+    coarse = Store(coarse_path)
+    assert coarse.preparation.spacing == tuple(resolution.COARSER * size for size in SPACING)
+    assert {case.name: case.split for case in coarse.cases.values()} == {
+        case.name: case.split for case in fine.cases.values()
+    }
+    found = arms_of(told)
+    assert ("fine-tuned at 36 x 36 x 36 mm, crop 16 x 16 x 16", "MAE at 24 x 24 x 24 mm, crop 16 x 16 x 16") in found
+    assert ("fine-tuned at 24 x 24 x 24 mm, crop 12 x 12 x 12", "MAE at 24 x 24 x 24 mm, crop 16 x 16 x 16") in found
+    assert len(found) == 4 + 3 + 3
+
+
+def test_transfer_goes_both_ways(answers: dict[str, dict[str, Any]]) -> None:
+    ct, mr = "voxmim phantoms (CT)", "voxmim phantoms (MR)"
+    assert arms_of(answers["transfer"]) == [
+        (f"fine-tuned on {ct}", "from scratch"),
+        (f"fine-tuned on {ct}", f"pre-trained on {ct}"),
+        (f"fine-tuned on {ct}", f"pre-trained on {mr}"),
+        (f"fine-tuned on {mr}", "from scratch"),
+        (f"fine-tuned on {mr}", f"pre-trained on {mr}"),
+        (f"fine-tuned on {mr}", f"pre-trained on {ct}"),
+    ]
+
+
+def test_a_transfer_needs_two_stores(answers: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="takes 2 stores or more"):
+        api.study("transfer", answers["where"]["ct"], tmp_path / "out")
