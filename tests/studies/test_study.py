@@ -20,8 +20,10 @@ from voxmim.arguments import make_parser, settings_of
 from voxmim.cli import COMMANDS, main
 from voxmim.errors import RecipeError, RunError, StoreError
 from voxmim.recipe import make_recipe, write_recipe
+from voxmim.studies import convergence
 from voxmim.studies import study as module
 from voxmim.studies import trial as trial_module
+from voxmim.studies.asked import Asked, ready
 from voxmim.training.run import Run
 
 SHORT = {"steps": 4, "validate_every": 2, "checkpoint_every": 2, "batch": 2, "crops_per_scan": 1, "lr": 1e-3}
@@ -203,6 +205,28 @@ def test_a_trial_that_fails_leaves_a_hole_that_is_filled_later(
     filled = answered.again(out, labels=["0.5"])
     assert filled["tables"][:3] == answered.told["tables"][:3]
     assert {trial["trial"] for trial in filled["trials"]} >= tested
+
+
+def test_a_study_that_was_killed_goes_on_where_it_stopped(
+    answered: Answered, tmp_path: Path, start_and_kill: Callable[..., None]
+) -> None:
+    told = answered.told["command"].replace(str(answered.out), str(tmp_path / "out"))
+    longer = {**SETTINGS, "mae:pretrain.steps": 200, "finetune.steps": 2, "finetune.validate_every": 2, "rates": [1e-3]}
+    options = [text for key, value in longer.items() for text in ("--set", f"{key}={json.dumps(value)}")]
+    arguments = [*shlex.split(told)[1:], "--seeds", "1", *options]
+    asked = Asked((answered.store,), tmp_path / "out", answered.recipe, longer, ("0.5",))
+    first = ready(convergence.arms(asked), [3])[4].pretrain(3)
+    assert first is not None
+    start_and_kill(arguments, first.path(tmp_path / "out"), rows=30)
+    killed = Run.open(first.path(tmp_path / "out"))
+    before = [row["loss"] for row in killed.metrics()]
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 0
+    after = [row["loss"] for row in killed.metrics()]
+    assert len(after) == 200
+    assert after[: len(before) - 2] == before[:-2]  # those up to its last checkpoint were not done again
+    assert json.loads((tmp_path / "out" / "convergence" / "study.json").read_text())["seeds"] == [3]
 
 
 def test_the_command_says_what_was_seen(

@@ -117,7 +117,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         splits = ", ".join(f"{len(store.in_split(split))} {split}" for split in ("train", "unlabelled", "val", "test"))
         what = f"{store.preparation.intensity.upper()} at {spacing} mm: {splits}; data hash {store.digest()}"
         facts.append((f"store {path}", f"{store.name}, {what}"))
-    training = arm.recipe.finetune
+    training, run = arm.recipe.finetune, comparison.run(arm, comparison.seeds[0])
     facts += [
         ("encoder", f"{encoder_in_words(arm.recipe)}, {pieces_in_words(arm.recipe)}"),
         ("crop", " x ".join(map(str, arm.recipe.crop or ()))),
@@ -125,7 +125,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         ("labelled cases", ", ".join(dict.fromkeys(arm.labels or "all" for arm in comparison.arms))),
         ("rates tried", ", ".join(f"{rate:g}" for rate in arm.recipe.rates)),
         ("seeds", f"{', '.join(map(str, comparison.seeds))}; each draws its own labelled cases, crops and weights"),
-        ("precision", arm.recipe.precision),
+        ("precision", (run.recipe() if run else arm.recipe).precision),
         ("machine", "; ".join(dict.fromkeys(n.machine for n in comparison.notes.values() if n.machine)) or machine()),
         ("versions", ", ".join(f"{name} {version(name)}" for name in ("voxmim", "torch", "monai", "numpy"))),
         ("time of all trials", f"{sum(note.seconds for note in comparison.notes.values()) / 3600:.2f} hours"),
