@@ -127,7 +127,7 @@ class MaskSettings:
         kind: units drawn at random, in blocks that lie together, or so that a share of them lies on the body.
         ratio: share of the mask units that are hidden.
         unit: voxels of a mask unit along X, Y, Z, a multiple of the encoder's patch; null takes the patch.
-        body_share: share of the hidden units that lie on the body (kind body only).
+        body_share: share of the hidden units that lie on the body, as far as some of it stays visible (kind body only).
     """
 
     kind: Literal["random", "block", "body"] = "random"
