@@ -184,9 +184,9 @@ def _sample_labels(label_map: np.ndarray) -> tuple[dict[str, list[int]], dict[in
     for value in np.unique(label_map):
         if value == 0:
             continue
-        where = np.argwhere(label_map == value)
+        where = np.flatnonzero(label_map == value)
         pick = np.linspace(0, len(where) - 1, min(SAMPLES, len(where))).astype(int)
-        samples[str(value)] = where[pick].ravel().tolist()
+        samples[str(value)] = np.stack(np.unravel_index(where[pick], label_map.shape), axis=1).ravel().tolist()
         counts[int(value)] = len(where)
     return samples, counts
 
