@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from voxmim.errors import ScanError
 from voxmim.scans import respace as module
 from voxmim.scans.prepare import prepare
 from voxmim.scans.respace import respace
+from voxmim.scans.resplit import split
 from voxmim.store import Store
 
 
@@ -39,6 +42,23 @@ def test_what_lies_there_already_is_kept(tiny: Tiny, tmp_path: Path, monkeypatch
     again = respace(Store(tiny.store), tmp_path / "out", (2.0, 2.0, 2.0))
     assert done == ["case_1"]
     assert again.digest() == first.digest()
+
+
+def test_what_changed_in_the_store_changes_there_too(tiny: Tiny, tmp_path: Path) -> None:
+    source = shutil.copytree(tiny.source, tmp_path / "source")
+    store = Store(prepare(source, tmp_path / "store", workers=1, quiet=True).store)
+    respace(store, tmp_path / "out", (2.0, 2.0, 2.0))
+    file = source / "imagesTr" / "case_1.nii.gz"
+    os.utime(file, ns=(1, 1))
+    prepare(source, store.path, workers=1, quiet=True)
+    names = list(store.cases)
+    (tmp_path / "splits.json").write_text(json.dumps({"train": names[1:], "test": names[:1]}))
+    split(store.path, tmp_path / "splits.json")
+    again = respace(Store(store.path), tmp_path / "out", (2.0, 2.0, 2.0))
+    assert {name: case.split for name, case in again.cases.items()} == {names[0]: "test"} | dict.fromkeys(
+        names[1:], "train"
+    )
+    assert again.cases["case_1"].stamps == Store(store.path).cases["case_1"].stamps != store.cases["case_1"].stamps
 
 
 def test_a_source_file_that_is_gone_is_told(tiny: Tiny, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from voxmim.workers import run
 
 
 def respace(store: Store, out: Path, spacing: Spacing) -> Store:
-    """Prepare a store's scans at another spacing; what lies there already is kept.
+    """Prepare a store's scans at another spacing; what lies there already, made of the same files, is kept.
 
     Args:
         store: whose source files must still be there.
@@ -28,10 +28,16 @@ def respace(store: Store, out: Path, spacing: Spacing) -> Store:
     """
     preparation = replace(store.preparation, spacing=spacing)
     with writing(out):
-        done = {case.name: case for case in written_cases(out)}
-        todo = [case for case in store.cases.values() if case.name not in done]
+        there = {case.name: case for case in written_cases(out)}
+        done, todo = [], []
+        for case in store.cases.values():
+            old = there.get(case.name)
+            if old is None or (old.stamps, old.label) != (case.stamps, case.label):  # made of other files
+                todo.append(case)
+            else:
+                done.append(replace(old, split=case.split, group=case.group))
         act = partial(_prepared, preparation=preparation, out=out.resolve())
-        cases = [*done.values(), *run(act, todo)]
+        cases = [*done, *run(act, todo)]
         told = (store.labels, cases, store.seed, store.regions, store.licence)
         write_index(out, store.name, preparation, *told, findings=store.findings)
     return Store(out)
