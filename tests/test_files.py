@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all; folders are written into by one process at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from voxmim.files import whole, write_text
+from voxmim.files import alone, whole, write_text
 
 
 def test_a_file_takes_its_place_when_the_block_ends(tmp_path: Path) -> None:
@@ -44,3 +44,14 @@ def test_text_is_written_as_utf8_over_what_was_there(tmp_path: Path) -> None:
     write_text(path, "before")
     write_text(path, "96³ → 216")
     assert path.read_bytes() == "96³ → 216".encode()
+
+
+def test_one_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
+    with (
+        alone(tmp_path / "new", ValueError("first")),
+        pytest.raises(ValueError, match="second"),
+        alone(tmp_path / "new", ValueError("second")),
+    ):
+        raise AssertionError
+    with alone(tmp_path / "new", ValueError("third")):
+        pass

@@ -9,17 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import blosc2
 import numpy as np
-from filelock import FileLock, Timeout
 
 from voxmim.errors import StoreError
-from voxmim.files import whole, write_text
+from voxmim.files import alone, whole, write_text
 from voxmim.scans.findings import Finding
 from voxmim.store import INDEX, SAMPLES, Case, Preparation
 
@@ -35,24 +34,13 @@ def writing(path: Path) -> Iterator[None]:
     Raises:
         StoreError: another process is at it, or the folder cannot be written to.
     """
-    lock = FileLock(path / ".lock", blocking=False)
-    with _told(path):
-        path.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise StoreError(f"{path}: another process is changing this store; wait for its end, or stop it.") from None
-    try:
-        _remove_half_written(path)
+    busy = StoreError(f"{path}: another process is changing this store; wait for its end, or stop it.")
+    with ExitStack() as held:
+        with _told(path):
+            held.enter_context(alone(path, busy))
+        for file in half_written(path):
+            file.unlink(missing_ok=True)
         yield
-        _remove_half_written(path)  # of workers that were killed while others did their work
-    finally:
-        lock.release()
-
-
-def _remove_half_written(path: Path) -> None:
-    for file in half_written(path):
-        file.unlink(missing_ok=True)
 
 
 def half_written(path: Path) -> list[Path]:

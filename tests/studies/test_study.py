@@ -19,9 +19,9 @@ from voxmim import api
 from voxmim.arguments import make_parser, settings_of
 from voxmim.cli import COMMANDS, main
 from voxmim.errors import RecipeError, RunError, StoreError
+from voxmim.files import alone
 from voxmim.recipe import make_recipe, write_recipe
 from voxmim.studies import convergence
-from voxmim.studies import study as module
 from voxmim.studies import trial as trial_module
 from voxmim.studies.asked import Asked, ready
 from voxmim.training.run import Run
@@ -285,7 +285,7 @@ def tiny_store_without(tiny: Tiny, tmp_path: Path) -> Callable[[str], Path]:
 
 def test_two_studies_at_once_in_one_folder_are_refused(answered: Answered) -> None:
     with (
-        module._alone(answered.out),
+        alone(answered.out, RunError("")),
         pytest.raises(RunError, match="another study is at work here; wait for it, or name another folder"),
     ):
         answered.again(answered.out)

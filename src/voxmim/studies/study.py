@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from voxmim.errors import RunError, StoreError, nearest
-from voxmim.files import write_text
+from voxmim.files import alone, write_text
 from voxmim.store import Store
 from voxmim.studies import convergence, decoder, masking, resolution, transfer
 from voxmim.studies import labels as labels_study
@@ -135,7 +133,8 @@ def study(
     wished = SEEDS if seeds is None else seeds
     if wished < 1:
         raise RunError(f"--seeds {wished}: give 1 or more.")
-    with _alone(out):
+    busy = RunError(f"{out}: another study is at work here; wait for it, or name another folder.")
+    with alone(out, busy):
         numbers = range(asked.base.seed, asked.base.seed + wished)
         arms, choices = ready(chosen.arms(asked), numbers), []
         if budget is not None:
@@ -159,21 +158,6 @@ def _size(file: Path, command: str, act: Callable[[], Size]) -> Size:
     size = act()
     write_text(file, json.dumps({"command": command, **asdict(size)}, indent=1))
     return size
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """No two studies write into one folder at a time."""
-    lock = FileLock(out / ".lock", blocking=False)
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunError(f"{out}: another study is at work here; wait for it, or name another folder.") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _count(stores: tuple[int, int]) -> str:
