@@ -218,6 +218,32 @@ def test_a_scan_without_a_labelled_voxel_is_cropped_anywhere(store: Store) -> No
     assert len(starts) > 1
 
 
+def half_in_air(tmp_path: Path, air: int = -1000) -> Store:
+    """A CT whose one half is body, and the other air; what the window cuts off at the bottom is one value."""
+    body = np.random.default_rng(0).integers(0, 200, (1, 40, 12, 12))
+    body[:, :20] = np.random.default_rng(1).integers(air - 50, air, (1, 20, 12, 12))
+    return make_store(tmp_path, {"half": (body.astype(np.int16), None)})
+
+
+@pytest.mark.parametrize("views", [None, 0.9])
+def test_crops_without_labels_are_not_cut_from_air(tmp_path: Path, views: float | None) -> None:
+    """Two in five places show nothing but air; the same places are drawn where no value stands for all of it."""
+    plan = replace(PLAN, size=(8, 8, 8), labelled=False, foreground=0.0, views=views)
+    spreads = [image.std() for image, *_ in (stream(half_in_air(tmp_path / "air"), plan)[i] for i in range(120))]
+    empty = sum(spread == 0 for spread in spreads)
+    assert empty < 3 if views is None else empty < 12  # a view near one that holds a little of the body may hold none
+    soft = stream(half_in_air(tmp_path / "soft", -50), plan)
+    bright = [image.mean() > 0.42 for image, *_ in (soft[i] for i in range(120))]
+    assert 20 < 120 - sum(bright) < 100
+
+
+def test_a_scan_of_nothing_but_air_still_gives_crops(tmp_path: Path) -> None:
+    store = make_store(tmp_path, {"air": (np.full((1, 20, 20, 20), -1000, np.int16), None)})
+    image, *_ = stream(store, replace(PLAN, labelled=False))[0]
+    assert image.shape == (1, 12, 8, 10)
+    assert not image.any()
+
+
 def test_no_case_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="there is no case to train on"):
         Crops(store, [], PLAN)

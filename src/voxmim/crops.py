@@ -22,6 +22,8 @@ from voxmim.store import Case, Store
 
 Triple = tuple[int, int, int]
 
+_DRAWS = 8  # of a crop in a scan whose crops show nothing, the last of which is taken as it is
+
 
 class Batch(NamedTuple):
     """Crops of one training step.
@@ -120,17 +122,32 @@ class Crops(Dataset[Row]):
     def _cut(self, case: Case, number: int) -> Row:
         plan = self.plan
         rng = np.random.default_rng([plan.seed, 1, number])
-        centre = self._centre(case, rng) if plan.labelled and rng.random() < plan.foreground else None
-        start = draw_start(case.shape, plan.size, rng, centre)
-        if plan.views is not None and number % 2:
-            partner = draw_start(case.shape, plan.size, np.random.default_rng([plan.seed, 1, number - 1]))
+        if plan.labelled:
+            centre = self._centre(case, rng) if rng.random() < plan.foreground else None
+            start = draw_start(case.shape, plan.size, rng, centre)
+        elif plan.views is not None and number % 2:
+            partner = self._start(case, np.random.default_rng([plan.seed, 1, number - 1]))
             start = draw_near(partner, case.shape, plan.size, plan.views, rng)
+        else:
+            start = self._start(case, rng)
         image, label = read_crop(self.store, case, start, plan)
         shown = there = channels_of(case, len(image))
         if plan.channels != "all":
             shown = draw_channels(there, plan.channels == "one", np.random.default_rng([plan.seed, 2, number]))
         image, present = show(image, shown, plan)
         return image, label, int(rng.integers(2**62)), case.name, present
+
+    def _start(self, case: Case, rng: np.random.Generator) -> Triple:
+        """Where a crop without labels starts: drawn anew, up to `_DRAWS` times in all, while it shows nothing.
+
+        The air around a CT is one value, from which there is nothing to learn.
+        """
+        for _ in range(_DRAWS):
+            start = draw_start(case.shape, self.plan.size, rng)
+            image, _ = read_crop(self.store, case, start, self.plan)
+            if (image.amin((1, 2, 3)) < image.amax((1, 2, 3))).any():
+                break
+        return start
 
     def _case_of(self, visit: int) -> Case:
         turn, place = divmod(visit, len(self.cases))

@@ -197,10 +197,14 @@ class UNETRSettings:
     Attributes:
         feature_size: channels at full resolution; doubled at each level below.
         stem: feed the image itself into the full-resolution level, as UNETR does.
+        direct: let the deepest map speak to the labels directly, too, by one linear layer whose logits are enlarged
+            and added. The papers have no such path; with it a fine-tuning of few steps uses what the encoder knows
+            from the first, where otherwise a fresh decoder has to learn first to pass it on (docs/studies).
     """
 
     feature_size: int = 16
     stem: bool = True
+    direct: bool = False
 
 
 @dataclass
@@ -254,7 +258,8 @@ class Training:
         lr: peak learning rate.
         weight_decay: of AdamW; norms, biases and position codes are exempt.
         warmup: share of the steps with a linearly rising rate; a cosine to zero follows.
-        layer_decay: factor on the rate for each layer of the encoder further from its output (1 is off).
+        layer_decay: factor on the rate for each layer of the encoder further from its output (1 is off); a fine-tuning
+            from scratch, which has nothing to keep, takes 1.
         clip: largest norm of the gradient (0 is off).
         ema: how much of the averaged weights stays at each step; they are what is validated and saved (0 is off).
         freeze: share of the steps during which the encoder keeps still (fine-tuning only); 1 never releases it.

@@ -141,3 +141,14 @@ def test_an_encoder_of_two_maps_has_a_decoder_too(patch: int, stem: bool) -> Non
     assert len(encoder.widths) == 2
     volume = torch.randn(1, 1, *(patch * g for g in (4, 6, 4)))
     assert SwinUNETR(encoder, 3, feature_size=12, stem=stem)(volume).shape == (1, 3, *volume.shape[2:])
+
+
+def test_the_direct_path_starts_at_the_deepest_map() -> None:
+    encoder = Swin(1, (2, 2, 2), width=4, depths=(1, 1), heads=(1, 2), window=2)
+    network, volume = SwinUNETR(encoder, 3, feature_size=4, direct=True), torch.randn(1, 1, 8, 12, 8)
+    both = network(volume)
+    torch.nn.init.zeros_(network.out.conv.conv.weight)
+    torch.nn.init.zeros_(network.out.conv.conv.bias)
+    alone = network(volume)
+    torch.testing.assert_close(alone, network.direct(encoder.maps(volume)[-1], volume))
+    assert not torch.allclose(both, alone)

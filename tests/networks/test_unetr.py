@@ -8,8 +8,8 @@ from monai.networks.blocks import UnetrPrUpBlock
 from torch import nn
 
 from voxmim.networks.patches import Triple
-from voxmim.networks.unetr import UNETR
-from voxmim.networks.vit import ViT
+from voxmim.networks.unetr import UNETR, DirectLogits
+from voxmim.networks.vit import ViT, to_map
 
 
 def make_unetr(patch: int | Triple, grid: Triple, stem: bool = True, depth: int = 4) -> UNETR:
@@ -34,6 +34,28 @@ def test_every_voxel_gets_logits_and_every_parameter_a_gradient(patch: int | Tri
     assert without == []
     still = [name for name, p in network.encoder.named_parameters() if not p.grad.any()]
     assert still == []
+
+
+def test_direct_logits_are_those_of_the_last_tokens_one_by_one() -> None:
+    """In the middle of each patch of an odd size; the way through the decoder is shut."""
+    torch.manual_seed(0)
+    logits = DirectLogits(6, 3)
+    tokens = torch.randn(2, 6, 2, 3, 4)
+    found = logits(tokens, torch.zeros(2, 1, 6, 9, 12))
+    weight, bias = logits.project.weight[:, :, 0, 0, 0], logits.project.bias
+    expected = torch.einsum("kc,bcxyz->bkxyz", weight, tokens) + bias[:, None, None, None]
+    torch.testing.assert_close(found[..., 1::3, 1::3, 1::3], expected)
+
+
+def test_the_direct_path_is_added_to_the_decoders_logits() -> None:
+    vit = ViT(channels=1, patch=(4, 4, 4), grid=(2, 2, 2), width=24, depth=2, heads=2)
+    network, volume = UNETR(vit, classes=3, feature_size=4, direct=True), torch.randn(1, 1, 8, 8, 8)
+    both = network(volume)
+    torch.nn.init.zeros_(network.out.conv.conv.weight)
+    torch.nn.init.zeros_(network.out.conv.conv.bias)
+    alone = network(volume)
+    torch.testing.assert_close(alone, network.direct(to_map(vit(volume), (2, 2, 2)), volume))
+    assert not torch.allclose(both, alone)
 
 
 GRID: Triple = (2, 1, 2)

@@ -64,6 +64,24 @@ def test_every_window_has_the_size_that_the_network_was_trained_on() -> None:
     assert shapes == {(1, 2, 8, 12, 16)}
 
 
+def test_windows_without_contrast_are_computed_once_for_each_value() -> None:
+    """Air of two kinds around a body in channel 0, and an empty channel 1: the same labels from far fewer windows."""
+    image = torch.zeros(2, 48, 16, 16)
+    image[0, 32:] = 0.5
+    image[0, 20:26] = torch.rand(6, 16, 16, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    class Count(Brightness):
+        def forward(self, volume: Tensor) -> Tensor:
+            seen.append(volume)
+            return super().forward(volume)
+
+    found = predict_probabilities(Count(), image, (8, 8, 8), 0.0, "32")
+    with torch.no_grad():
+        torch.testing.assert_close(found, Brightness()(image[None])[0].softmax(0))
+    assert len(seen) == 10  # of 24 windows: 8 that hold body, one of each kind of air
+
+
 def test_a_voxel_is_labelled_by_the_windows_that_have_it_near_their_middle() -> None:
     image = torch.zeros(1, 24, 8, 8)
     shares = predict_probabilities(Middle(2), image, (8, 8, 8), 0.5, "32")[1, :, 4, 4]

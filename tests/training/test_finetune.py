@@ -251,6 +251,15 @@ def test_scratch_has_a_rate_of_its_own(tiny_runs: TinyRuns, tmp_path: Path) -> N
     assert (trace(scratch.path)[0]["lr"], trace(pretrained.path)[0]["lr"]) == (5e-5, 1e-3)
 
 
+def test_only_an_encoder_that_knows_something_learns_more_slowly_layer_by_layer(
+    tiny_runs: TinyRuns, tmp_path: Path
+) -> None:
+    recipe, store = recipe_of(tiny_runs, steps=1, batch=1, layer_decay=0.5), Store(tiny_runs.store)
+    scratch, _ = finetune(store, tmp_path / "scratch", recipe)
+    pretrained, _ = finetune(store, tmp_path / "pretrained", recipe, tiny_runs.pretrain)
+    assert (scratch.recipe().finetune.layer_decay, pretrained.recipe().finetune.layer_decay) == (1.0, 0.5)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -39,9 +39,9 @@ def build_segmentor(encoder: Encoder, settings: UNETRSettings, classes: int) -> 
     """The encoder with the decoder that belongs to it; `classes` counts the background, and a U-Net asks no more."""
     match encoder:
         case ViT():
-            return UNETR(encoder, classes, settings.feature_size, settings.stem)
+            return UNETR(encoder, classes, settings.feature_size, settings.stem, settings.direct)
         case Swin():
-            return SwinUNETR(encoder, classes, settings.feature_size, settings.stem)
+            return SwinUNETR(encoder, classes, settings.feature_size, settings.stem, settings.direct)
         case ResidualEncoder():
             return UNet(encoder, classes)
 

@@ -14,7 +14,7 @@ from monai.networks.blocks import UnetOutBlock, UnetrUpBlock
 from torch import Tensor, nn
 
 from voxmim.networks.swin import Swin
-from voxmim.networks.unetr import plain_up, residual_block
+from voxmim.networks.unetr import DirectLogits, plain_up, residual_block
 
 
 class SwinUNETR(nn.Module):
@@ -27,9 +27,12 @@ class SwinUNETR(nn.Module):
             two deepest maps are reached, which keep their channels; None takes the encoder's embed_width.
         stem: feed the image itself into the full-resolution level, as the paper does; without it the encoder's
             maps are the only way from the image to the labels.
+        direct: add the logits of one linear layer on the deepest map (see `DirectLogits`); the paper has none.
     """
 
-    def __init__(self, encoder: Swin, classes: int, feature_size: int | None = None, stem: bool = True) -> None:
+    def __init__(
+        self, encoder: Swin, classes: int, feature_size: int | None = None, stem: bool = True, direct: bool = False
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         size = encoder.embed_width if feature_size is None else feature_size
@@ -45,6 +48,7 @@ class SwinUNETR(nn.Module):
         self.stem = residual_block(encoder.channels, size) if stem else None
         self.last = _join_up(*doublings[-1]) if stem else plain_up(*doublings[-1], (2, 2, 2))
         self.out = UnetOutBlock(spatial_dims=3, in_channels=size, out_channels=classes)
+        self.direct = DirectLogits(deepest, classes) if direct else None
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z).
@@ -62,7 +66,8 @@ class SwinUNETR(nn.Module):
             features = up(features, skip(finer))
         features = self.between(features)
         features = self.last(features) if self.stem is None else self.last(features, self.stem(volume))
-        return self.out(features)
+        logits = self.out(features)
+        return logits if self.direct is None else logits + self.direct(deepest, volume)
 
 
 class _JoinUp(UnetrUpBlock):

@@ -14,6 +14,7 @@ from typing import Any
 from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 from monai.networks.blocks.dynunet_block import UnetResBlock, get_conv_layer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from voxmim.networks.patches import Triple, grid_of
 from voxmim.networks.vit import ViT, to_map
@@ -30,12 +31,15 @@ class UNETR(nn.Module):
         feature_size: channels at full resolution, doubled at each level below.
         stem: feed the image itself into the full-resolution level, as the paper does; without it the encoder's
             tokens are the only way from the image to the labels.
+        direct: add the logits of one linear layer on the last tokens (see `DirectLogits`); the paper has none.
 
     Raises:
         ValueError: another patch, or one of a single voxel.
     """
 
-    def __init__(self, encoder: ViT, classes: int, feature_size: int = 16, stem: bool = True) -> None:
+    def __init__(
+        self, encoder: ViT, classes: int, feature_size: int = 16, stem: bool = True, direct: bool = False
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         factors = doublings(encoder.patch)
@@ -56,6 +60,7 @@ class UNETR(nn.Module):
             for (incoming, outgoing), factor in zip(pairwise(channels), factors, strict=True)
         )
         self.out = UnetOutBlock(spatial_dims=3, in_channels=feature_size, out_channels=classes)
+        self.direct = DirectLogits(encoder.width, classes) if direct else None
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z)."""
@@ -71,7 +76,25 @@ class UNETR(nn.Module):
                 features = up(features, self.stem(volume))
             else:
                 features = up(features)
-        return self.out(features)
+        logits = self.out(features)
+        return logits if self.direct is None else logits + self.direct(maps[-1], volume)
+
+
+class DirectLogits(nn.Module):
+    """Logits straight from an encoder's deepest map: linear in each cell, and trilinear between the cells.
+
+    A decoder that starts from nothing passes on little of what a pre-trained encoder knows until it is trained itself;
+    this path has nothing between the encoder and the labels that would have to be trained first.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.project = nn.Conv3d(width, classes, 1)
+
+    def forward(self, deepest: Tensor, volume: Tensor) -> Tensor:
+        """(B, width, *grid), and the volume (B, C, X, Y, Z) it stems from, to logits (B, classes, X, Y, Z)."""
+        shape = tuple(volume.shape[2:])
+        return functional.interpolate(self.project(deepest).float(), size=shape, mode="trilinear")
 
 
 def doublings(patch: Triple) -> list[Triple]:

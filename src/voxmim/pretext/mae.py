@@ -116,6 +116,7 @@ class MAE(nn.Module):
         for part in (self.embed, self.decoder, self.head):
             initialise(part)
         nn.init.normal_(self.mask_token, std=0.02)
+        nn.init.normal_(self.head.weight, std=0.02)  # intensities are small, and a loud start takes many steps to calm
 
     def forward(
         self,

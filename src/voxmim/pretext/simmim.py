@@ -63,6 +63,7 @@ class SimMIM(nn.Module):
         nn.init.normal_(self.token, std=0.02)
         self.head = nn.Linear(encoder.width, encoder.channels * math.prod(encoder.stride))
         initialise(self.head)
+        nn.init.normal_(self.head.weight, std=0.02)  # as MAE's
 
     def forward(
         self,

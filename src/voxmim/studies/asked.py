@@ -55,8 +55,9 @@ class Asked:
     def recipe_of(self, pretext: str | None = None, settings: Mapping[str, Any] | None = None) -> Recipe:
         """The recipe of a fine-tuning, or of a pre-training by a pretext, with what differs in one arm.
 
-        SimCLR, which learns from comparing crops, gets four times the batch for a quarter of the steps at half the
-        rate, so that it sees as many pairs as the others see crops, and an augmentation that is strong enough.
+        SimCLR, which learns from comparing crops, gets batches of twice as many pairs, which are four times as many
+        crops, for a quarter of the steps at half the rate, so that it sees as many crops as the others, and an
+        augmentation that is strong enough.
         """
         told = {key: value for key, value in self.settings.items() if ":" not in key}
         if pretext is not None:
@@ -96,7 +97,7 @@ class Asked:
 def _contrastive(base: Recipe) -> dict[str, Any]:
     training = base.pretrain
     own: dict[str, Any] = {
-        "pretrain.batch": 4 * training.batch,
+        "pretrain.batch": 2 * training.batch,
         "pretrain.accumulate": 1,
         "pretrain.lr": training.lr / 2,
         "pretrain.augmentation": asdict(load_recipe(CONTRASTIVE).pretrain.augmentation),

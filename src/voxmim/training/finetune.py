@@ -140,11 +140,15 @@ def finetune(
 
 
 def begin_finetune(store: Store, out: Path, recipe: Recipe, init: Path | None, resume: bool) -> Beginning:
-    """What every fine-tuning settles first, whatever it learns; from scratch it may have a rate of its own."""
+    """What every fine-tuning settles first, whatever it learns.
+
+    From scratch it may have a rate of its own, and all layers learn at that rate: there is nothing in them to keep.
+    """
     found = begin(store, out, "finetune", recipe, init, resume)
-    if resume or init is not None or recipe.scratch_lr is None:
+    if resume or init is not None:
         return found
-    training = replace(found.recipe.finetune, lr=recipe.scratch_lr)
+    training = found.recipe.finetune
+    training = replace(training, layer_decay=1.0, lr=training.lr if recipe.scratch_lr is None else recipe.scratch_lr)
     return found._replace(recipe=replace(found.recipe, finetune=training))
 
 
