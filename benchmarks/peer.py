@@ -8,16 +8,18 @@ trains with its own losses, rates and augmentation, and predicts the test cases 
 probabilities then go the way of an arm's: to the grid of each scan's own file, and through the metrics of `voxmim
 evaluate`. Validation cases are scored too, so that a choice (of --memory, of --mirror) can be made by them.
 
-nnU-Net has an environment of its own, whose Python is told by --nnunet (torchvision need not be usable in it):
+nnU-Net has an environment of its own, whose Python is told by --nnunet (a CPU build of torch will do, and torchvision,
+which is installed with it, need not be usable):
 
     python3.11 -m venv peer-venv && peer-venv/bin/pip install 'torch==2.13.0' 'nnunetv2==2.8.1'
 
-What departs from nnU-Net's defaults, all of it told by OUT/peer.json as well:
+What departs from nnU-Net's defaults (its figures are in OUT/peer.json):
 
-- The length. --minutes is the time of one core that all steps together may take; a few steps are timed first, and the
-  rate falls to zero over as many as fit. nnU-Net's default is 1000 epochs of 250 steps; here there are about 100
-  epochs of as many steps as that leaves, each validated on a fifth as many batches, which does not count.
-- The patch. It is planned for --memory GB of a GPU (nnU-Net's default is 8), so that a core can do many steps.
+- The length. --minutes is the time of one core that all steps together may take, batches included; a few steps are
+  timed with the first seed, and the rate falls to zero over as many as fit. By default nnU-Net makes 1000 epochs of 250
+  steps; here these are about 100 epochs, each validated on a fifth as many batches, whose time does not count.
+- The patch. It is planned for --memory GB of a GPU (nnU-Net's default is 8), so that a core can do many steps. Where a
+  scan is small, this may change nothing.
 - Mirror images. Without --mirror, nnU-Net's own trainer without them is used (nnUNetTrainerNoMirroring), and none are
   predicted: mirror images teach a network that a left parotid may be a right one. By default nnU-Net mirrors along
   all axes; where no label has a side, --mirror lets it.
@@ -26,9 +28,10 @@ What departs from nnU-Net's defaults, all of it told by OUT/peer.json as well:
 - The scans are those of the store, resampled and cropped already; nnU-Net normalises them its own way.
 - Everything runs in float32 on the CPU, without torch.compile; batches are made in the training process.
 
-OUT/results.csv has one number a row, OUT/peer.json the rest, and OUT/seed* what nnU-Net wrote. What is done is not done
-again, and a training that was stopped goes on. With --study, each of the study's arms on as many labels is held
-against the peer, paired by case and seed; without --minutes and --steps, the peer then trains as long as the longest.
+OUT/results.csv has one number a row, OUT/peer.json the rest, and OUT/seed* what nnU-Net wrote, scans of patients among
+it. What is done is not done again, and a training that was stopped goes on from its last checkpoint. With --study, each
+of the study's arms on as many labels is held against the peer, paired by case and seed; without --minutes and --steps,
+the peer then trains as long as the longest of them.
 """
 
 from __future__ import annotations

@@ -92,6 +92,7 @@ def main() -> None:
         "peak_gigabytes": gigabytes(),
         "parameters": sum(weights.numel() for weights in trainer.network.parameters()),
         "rate": trainer.initial_lr,
+        "threads": options.threads,
         "epochs_log": epochs,
         "versions": {name: version(name) for name in ("nnunetv2", "torch", "batchgeneratorsv2", "numpy")},
     }
