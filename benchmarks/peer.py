@@ -258,10 +258,12 @@ class Study:
         told = json.loads((folder / "study.json").read_text())
         if not any(store.digest() in fact for fact in told["facts"].values()):
             sys.exit(f"{folder}: that study was made on other data than {store.path}; name its own store.")
-        arms = {(arm["group"], arm["name"]) for arm in told["arms"] if arm["labels"] == labels}
+        count = len(labelled_cases(store, labels, 0))  # however it is told, as a share or a number
+        same = [arm for arm in told["arms"] if len(labelled_cases(store, arm["labels"], 0)) == count]
+        arms = {(arm["group"], arm["name"]) for arm in same}
         arms |= {(group, PRIOR) for group, _ in arms}
         if not arms:
-            sys.exit(f"{folder}: none of its arms has --labels {labels}.")
+            sys.exit(f"{folder}: none of its arms has {count} labelled cases; tell --labels as it was told there.")
         values: dict[tuple[str, int, str, str], list[float]] = defaultdict(list)
         seconds: dict[str, float] = defaultdict(float)
         runs: dict[str, set[str]] = defaultdict(set)
