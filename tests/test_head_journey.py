@@ -22,9 +22,9 @@ from voxmim.training.run import Run
 SEQUENCES = ["T1", "T1ce", "T2", "FLAIR"]
 TRAINING = {**TINY_TRAINING, "steps": 8, "validate_every": 4}
 RECIPE: dict[str, Any] = {
-    **TINY_RECIPE, "crop": [16, 16, 16], "channels": "drawn",
+    **TINY_RECIPE, "crop": [16, 16, 16], "channels": "drawn", "unetr": {"feature_size": 4, "direct": True},
     "pretrain": {**TRAINING, "augmentation": {"contrast": 0.2}},
-    "finetune": {**TRAINING, "steps": 40, "validate_every": 40, "lr": 3e-3, "foreground": 0.9},
+    "finetune": {**TRAINING, "steps": 90, "validate_every": 45, "lr": 5e-3, "foreground": 0.9},
 }  # fmt: skip
 
 
@@ -75,9 +75,9 @@ def test_evaluation_has_a_row_for_each_region_and_the_prior_beside(journey: Path
     assert result["left_out"] == []
     rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
     assert [row["label"] for row in rows[:3]] == ["WT", "TC", "ET"]
-    scores = result["labels"]
-    assert 0 <= scores["ET"]["dice"] <= 1
-    assert scores["WT"]["dice"] > 0.02
+    assert all(0 <= result["labels"][region]["dice"] <= 1 for region in ("WT", "TC", "ET"))
+    validated = [row["val_dice"] for row in Run.open(journey / "finetune").metrics() if "val_dice" in row]
+    assert max(validated) > 0.1
 
 
 def test_label_maps_hold_known_values_on_the_scans_grid_from_one_file_or_four(journey: Path, tmp_path: Path) -> None:

@@ -297,7 +297,8 @@ class Recipe:
         window: HU range that becomes 0..1 (CT only).
         channels: what pre-training shows of a scan's channels: all that it has; a part, drawn for each crop, so that
             the encoder learns to do with missing ones; or one at a time, so that the encoder has one input.
-        overlap: of neighbouring windows when a whole scan is labelled, as a share of the window.
+        overlap: of neighbouring windows when a whole scan is labelled, as a share of the window; a training validates
+            with windows side by side.
         precision: auto (bf16 where the device is fast at it, else 32), bf16, 16 (GPU only) or 32.
         devices: number of processes or GPUs, of each node.
         nodes: number of machines.

@@ -145,9 +145,9 @@ def test_the_loss_falls(tiny: Tiny, tmp_path: Path) -> None:
     recipe = recipe_of(tiny, steps=40, batch=4, lr=3e-3, validate_every=20, checkpoint_every=40)
     rows = trace(pretrain(Store(tiny.store), tmp_path / "run", recipe).path)
     losses = [row["loss"] for row in rows]
-    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
     validated = [row["val_loss"] for row in rows if "val_loss" in row]
-    assert validated[-1] < 0.8 * losses[0]
+    assert validated[-1] < 0.9 * losses[0]
 
 
 def test_the_validation_loss_is_the_same_whenever_it_is_computed(tiny_runs: TinyRuns) -> None:
