@@ -125,29 +125,30 @@ class Crops(Dataset[Row]):
         if plan.labelled:
             centre = self._centre(case, rng) if rng.random() < plan.foreground else None
             start = draw_start(case.shape, plan.size, rng, centre)
+            image, label = read_crop(self.store, case, start, plan)
         elif plan.views is not None and number % 2:
-            partner = self._start(case, np.random.default_rng([plan.seed, 1, number - 1]))
+            partner, *_ = self._drawn(case, np.random.default_rng([plan.seed, 1, number - 1]))
             start = draw_near(partner, case.shape, plan.size, plan.views, rng)
+            image, label = read_crop(self.store, case, start, plan)
         else:
-            start = self._start(case, rng)
-        image, label = read_crop(self.store, case, start, plan)
+            _, image, label = self._drawn(case, rng)
         shown = there = channels_of(case, len(image))
         if plan.channels != "all":
             shown = draw_channels(there, plan.channels == "one", np.random.default_rng([plan.seed, 2, number]))
         image, present = show(image, shown, plan)
         return image, label, int(rng.integers(2**62)), case.name, present
 
-    def _start(self, case: Case, rng: np.random.Generator) -> Triple:
-        """Where a crop without labels starts: drawn anew, up to `_DRAWS` times in all, while it shows nothing.
+    def _drawn(self, case: Case, rng: np.random.Generator) -> tuple[Triple, Tensor, Tensor]:
+        """A crop without labels, and where it starts: drawn anew, up to `_DRAWS` times in all, while it shows nothing.
 
         The air around a CT is one value, from which there is nothing to learn.
         """
         for _ in range(_DRAWS):
             start = draw_start(case.shape, self.plan.size, rng)
-            image, _ = read_crop(self.store, case, start, self.plan)
-            if (image.amin((1, 2, 3)) < image.amax((1, 2, 3))).any():
+            image, label = read_crop(self.store, case, start, self.plan)
+            if has_contrast(image):
                 break
-        return start
+        return start, image, label
 
     def _case_of(self, visit: int) -> Case:
         turn, place = divmod(visit, len(self.cases))
@@ -219,6 +220,12 @@ def show(image: Tensor, shown: Tensor, plan: CropPlan) -> tuple[Tensor, Tensor]:
         return image[shown], shown[shown]
     image[~shown] = 0
     return image, shown
+
+
+def has_contrast(image: Tensor) -> bool:
+    """Whether any channel of (..., C, X, Y, Z) holds more than one value."""
+    axes = (-3, -2, -1)
+    return bool((image.amin(axes) < image.amax(axes)).any())
 
 
 def middle_start(shape: Triple, size: Triple) -> Triple:

@@ -8,6 +8,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
+from voxmim.crops import has_contrast
 from voxmim.networks.precision import working_dtype
 
 
@@ -47,7 +48,7 @@ def predict_probabilities(
         return activate(logits.float())
 
     def predictor(window: Tensor) -> Tensor:
-        if (window.amin((0, 2, 3, 4)) < window.amax((0, 2, 3, 4))).any():
+        if has_contrast(window):
             return answer(window)
         values = tuple(window[0, :, 0, 0, 0].tolist())
         if values not in answers:
