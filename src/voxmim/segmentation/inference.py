@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from voxmim.crops import has_contrast
 from voxmim.networks.precision import working_dtype
+
+TOGETHER = 64**3  # voxels of the windows that go through the network at once: small windows alone are slow
 
 
 @torch.no_grad()
@@ -28,34 +31,40 @@ def predict_probabilities(
     contrast, such as those in the air around a CT, all get the answer that the network gave to the first of them.
 
     Args:
-        network: gives logits (1, K, *crop) of a crop (1, C, *crop); set to evaluation by the caller.
+        network: gives logits (B, K, *crop) of crops (B, C, *crop); set to evaluation by the caller.
         image: (C, X, Y, Z) float32, intensities as the network sees them.
         crop: the window, the size that the network was trained on.
         overlap: of neighbouring windows, as a share of the window.
         precision: of the recipe; see `working_dtype`.
-        activate: turns logits (1, K, ...) into probabilities (see `Structures.activate`).
+        activate: turns logits (B, K, ...) into probabilities (see `Structures.activate`).
 
     Returns:
         (K, X, Y, Z) float32 on the CPU, of labels summing to 1 over K.
     """
     device = next(network.parameters()).device
     dtype = working_dtype(device, precision)
-    answers: dict[tuple[float, ...], Tensor] = {}
+    flat: dict[tuple[float, ...] | int, Tensor] = {}  # answers to windows of one value in each channel
 
-    def answer(window: Tensor) -> Tensor:
+    def answer(windows: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = network(window)
+            logits = network(windows)
         return activate(logits.float())
 
-    def predictor(window: Tensor) -> Tensor:
-        if has_contrast(window):
-            return answer(window)
-        values = tuple(window[0, :, 0, 0, 0].tolist())
-        if values not in answers:
-            answers[values] = answer(window)
-        return answers[values].clone()  # the windows are weighed in place
+    def predictor(windows: Tensor) -> Tensor:
+        keys = [
+            row if has_contrast(window) else tuple(window[:, 0, 0, 0].tolist()) for row, window in enumerate(windows)
+        ]
+        new = {key: row for row, key in enumerate(keys) if key not in flat}
+        found = flat | (dict(zip(new, answer(windows[list(new.values())]), strict=True)) if new else {})
+        flat.update((key, found[key]) for key in new if isinstance(key, tuple))
+        return torch.stack([found[key] for key in keys])
 
     probabilities = sliding_window_inference(
-        image[None].to(device), crop, sw_batch_size=1, predictor=predictor, overlap=overlap, mode="gaussian"
+        image[None].to(device),
+        crop,
+        sw_batch_size=max(1, TOGETHER // math.prod(crop)),
+        predictor=predictor,
+        overlap=overlap,
+        mode="gaussian",
     )
     return probabilities[0].float().cpu()
