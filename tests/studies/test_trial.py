@@ -14,8 +14,10 @@ from voxmim.arguments import make_parser, settings_of
 from voxmim.cli import COMMANDS
 from voxmim.recipe import load_recipe
 from voxmim.settings import Training
+from voxmim.store import Store
 from voxmim.studies import trial as module
 from voxmim.studies.trial import Note, Trial, carry_out, note_of
+from voxmim.training.finetune import labelled_cases
 from voxmim.training.run import Run
 
 
@@ -75,8 +77,10 @@ def test_a_name_follows_from_labels_start_and_data(tiny: Tiny, tmp_path: Path) -
     assert replace(finetune, store=moved).name == finetune.name
     index["cases"][0]["split"] = "test"
     (moved / "index.json").write_text(json.dumps(index))
+    count = len(labelled_cases(Store(tiny.store), "0.5", 0))
+    assert replace(finetune, labels=str(count)).name == finetune.name  # another word for the same cases
     others = {
-        replace(finetune, labels="2").name,
+        replace(finetune, labels=str(count + 1)).name,
         replace(finetune, start=None).name,
         replace(finetune, store=moved).name,
     }

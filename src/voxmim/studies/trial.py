@@ -25,7 +25,7 @@ from voxmim.report.machine import machine
 from voxmim.segmentation.evaluate import evaluate, write_json
 from voxmim.settings import Recipe
 from voxmim.store import INDEX, Store
-from voxmim.training.finetune import finetune
+from voxmim.training.finetune import finetune, labelled_cases
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import ABOUT
 
@@ -57,11 +57,12 @@ class Trial:
     def name(self) -> str:
         """The same for the same work on the same data by the same version."""
         index = self.store / INDEX
+        written = index.stat().st_mtime_ns if index.is_file() else 0
         follows_from = {
             "version": _version("voxmim"),
-            "data": _data(self.store, index.stat().st_mtime_ns if index.is_file() else 0),
+            "data": _data(self.store, written),
             "recipe": asdict(self.own_recipe),
-            "labels": self.labels,
+            "labels": _label_count(self.store, written, self.labels) if self.kind == "finetune" else None,
             "start": None if self.start is None else self.start.name,
         }
         digest = hashlib.blake2b(json.dumps(follows_from, sort_keys=True).encode(), digest_size=5).hexdigest()
@@ -125,6 +126,12 @@ def _data(store: Path, _: int) -> str:
     """What a trial follows from of the store whose index was written at that time."""
     opened = Store(store)
     return json.dumps([opened.digest(), sorted(opened.labels.items()), sorted(opened.regions.items())])
+
+
+@lru_cache
+def _label_count(store: Path, _: int, labels: str | None) -> int:
+    """How many labelled cases that is: a tenth and 6 may be the same."""
+    return len(labelled_cases(Store(store), labels, 0))
 
 
 @dataclass(frozen=True)
