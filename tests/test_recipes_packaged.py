@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from voxmim.recipe import load_recipe, packaged_recipes
 from voxmim.scans.prepare import prepare
 from voxmim.settings import Recipe
 from voxmim.store import Store
+from voxmim.studies.asked import Asked
+from voxmim.studies.trial import Trial
 from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
 
@@ -27,7 +30,7 @@ METHODS: dict[str, tuple[str, str, int | None, int, float, float]] = {
     "simclr-vit": ("vit", "simclr", None, 1000, 0.05, 0.1),
 }
 TINY = {
-    "tiny-mae-vit": ("vit", "mae"),
+    "tiny": ("vit", "mae"),
     "tiny-simmim-vit": ("vit", "simmim"),
     "tiny-simmim-swin": ("swin", "simmim"),
     "tiny-simclr-vit": ("vit", "simclr"),
@@ -38,7 +41,7 @@ PAPERS = [(method, data) for method in METHODS for data in SCANS]
 
 
 def test_every_method_has_its_recipe_for_every_data_set() -> None:
-    promised = {f"{method}-{data}" for method, data in PAPERS} | set(TINY) | {"tiny", "demo", "vit-b-btcv"}
+    promised = {f"{method}-{data}" for method, data in PAPERS} | set(TINY) | {"demo", "vit-b-btcv"}
     assert set(packaged_recipes()) == promised
 
 
@@ -98,8 +101,23 @@ def test_the_papers_mae_is_that_of_the_older_name() -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_the_tiny_recipes_are_small_enough_for_two_cores(name: str) -> None:
     recipe = load_recipe(name)
-    assert (recipe.encoder, recipe.pretext, recipe.crop) == (*TINY[name], (32, 32, 32))
-    assert recipe.pretrain.batch >= 16 if recipe.pretext == "simclr" else recipe.pretrain.batch == 4
+    assert (recipe.encoder, recipe.pretext) == TINY[name]
+    voxels = recipe.crop_voxels if recipe.crop is None else math.prod(recipe.crop)
+    assert recipe.pretrain.batch * voxels <= 32 * 32**3
+    assert recipe.pretrain.steps * recipe.pretrain.batch * voxels <= 10_000 * 32**3
+
+
+@pytest.mark.parametrize("pretext", ["simmim", "simclr"])
+def test_the_tiny_vits_are_the_arms_of_a_study_by_tiny(tiny: Tiny, tmp_path: Path, pretext: str) -> None:
+    packaged = load_recipe(f"tiny-{pretext}-vit")
+    arm = Asked((tiny.store,), tmp_path, "tiny", {}, ("all",)).recipe_of(pretext)
+    fine_tuning = Trial("finetune", tiny.store, arm).own_recipe
+    assert Trial("pretrain", tiny.store, packaged).own_recipe == Trial("pretrain", tiny.store, arm).own_recipe
+    assert (
+        Trial("finetune", tiny.store, packaged).own_recipe
+        == fine_tuning
+        == Trial("finetune", tiny.store, load_recipe("tiny")).own_recipe
+    )
 
 
 SMALL: dict[str, Any] = {
