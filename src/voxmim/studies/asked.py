@@ -18,6 +18,7 @@ from voxmim.studies.arm import Arm, Pretraining
 from voxmim.training.finetune import labelled_cases
 
 CONTRASTIVE = "tiny-simclr-vit"  # the recipe whose augmentation SimCLR takes
+VISIBLE_ONLY = 0.6  # of the time that a step of SimMIM takes, one of MAE on a ViT does (recipe tiny on a CPU core)
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,16 @@ class Asked:
     def recipe_of(self, pretext: str | None = None, settings: Mapping[str, Any] | None = None) -> Recipe:
         """The recipe of a fine-tuning, or of a pre-training by a pretext, with what differs in one arm.
 
-        SimCLR, which learns from comparing crops, gets batches of twice as many pairs, which are four times as many
-        crops, for a quarter of the steps at half the rate, so that it sees as many crops as the others, and an
-        augmentation that is strong enough.
+        Each pretext gets about the same time. On a ViT, MAE, which encodes what is visible alone, makes more steps in
+        it than SimMIM. SimCLR, which learns from comparing crops, gets batches of twice as many pairs, which are four
+        times as many crops, for a quarter of SimMIM's steps at half the rate, and an augmentation that is strong
+        enough.
         """
         told = {key: value for key, value in self.settings.items() if ":" not in key}
         if pretext is not None:
             told["pretext"] = pretext
-            if pretext == "simclr" and self.base.pretext != "simclr":
-                told |= _contrastive(self.base)
+            if pretext != self.base.pretext:
+                told |= _as_long(self.base, pretext)
             own = {key.partition(":")[2]: value for key, value in self.settings.items() if ":" in key
                    and key.partition(":")[0] == pretext}  # fmt: skip
             told |= own
@@ -94,16 +96,18 @@ class Asked:
         return Arm(**own)
 
 
-def _contrastive(base: Recipe) -> dict[str, Any]:
-    training = base.pretrain
-    own: dict[str, Any] = {
-        "pretrain.batch": 2 * training.batch,
-        "pretrain.accumulate": 1,
-        "pretrain.lr": training.lr / 2,
-        "pretrain.augmentation": asdict(load_recipe(CONTRASTIVE).pretrain.augmentation),
-    }
+def _as_long(base: Recipe, pretext: str) -> dict[str, Any]:
+    """What makes a pre-training by another pretext than the recipe's take as long as that one."""
+    training, own = base.pretrain, dict[str, Any]()
+    costs = {"simmim": 1.0, "mae": VISIBLE_ONLY if base.encoder == "vit" else 1.0}  # of a step
+    costs["simclr"] = 2.0 if base.pretext == "simclr" else 4.0  # two crops a pair, of as many or of twice as many pairs
+    if pretext == "simclr":
+        own["pretrain.batch"] = 2 * training.batch
+        own["pretrain.accumulate"] = 1
+        own["pretrain.lr"] = training.lr / 2
+        own["pretrain.augmentation"] = asdict(load_recipe(CONTRASTIVE).pretrain.augmentation)
     for key in ("steps", "validate_every", "checkpoint_every"):
-        own[f"pretrain.{key}"] = -(-getattr(training, key) // 4)
+        own[f"pretrain.{key}"] = max(1, round(getattr(training, key) * costs[base.pretext] / costs[pretext]))
     return own
 
 

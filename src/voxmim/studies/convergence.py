@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import combinations
 
 from voxmim.studies.arm import Arm, Comparison
@@ -28,11 +27,6 @@ def arms(asked: Asked) -> list[Arm]:
         asked.scratch(longer, name="from scratch, twice the steps"),
         *(asked.pretrained(pretext) for pretext in asked.pretexts),
     ]
-
-
-def tested(comparison: Comparison) -> Sequence[Arm]:
-    """All of them: they are what is compared."""
-    return comparison.arms
 
 
 def shown(comparison: Comparison) -> Shown:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import fmean
 
 from voxmim.report.page import Curve, Plot
@@ -35,11 +34,6 @@ def arms(asked: Asked) -> list[Arm]:
         told = {"labels": number, "group": f"{number} {what}"}
         found += [asked.scratch(**told), *(asked.pretrained(pretext, **told) for pretext in asked.pretexts)]
     return found
-
-
-def tested(comparison: Comparison) -> Sequence[Arm]:
-    """All of them: they are what is compared."""
-    return comparison.arms
 
 
 def shown(comparison: Comparison) -> Shown:

@@ -7,7 +7,6 @@ the same and shows more of the body at the coarser. All is scored in the scans' 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +45,6 @@ def arms(asked: Asked) -> list[Arm]:
         found.append(asked.scratch({"crop": list(target[1])}, **told))
         found += [_pretrained(asked, start, target, told) for start in starts]
     return found
-
-
-def tested(comparison: Comparison) -> Sequence[Arm]:
-    """All of them: they are what is compared."""
-    return comparison.arms
 
 
 def shown(comparison: Comparison) -> Shown:

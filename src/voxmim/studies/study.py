@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -37,39 +38,36 @@ class Study:
     Attributes:
         title: of its page.
         arms: what is compared.
-        tested: the arms that are scored on the test cases, chosen from the others on validation cases if not all.
         shown: what the page shows.
+        tested: the arms that are scored on the test cases, where that is not all of them: those chosen on validation
+            cases.
         stores: the least and the most that it takes.
         labels: labelled cases to use where nothing is told; several where it varies them.
     """
 
     title: str
     arms: Callable[[Asked], list[Arm]]
-    tested: Callable[[Comparison], Sequence[Arm]]
     shown: Callable[[Comparison], Shown]
+    tested: Callable[[Comparison], Sequence[Arm]] = attrgetter("arms")
     stores: tuple[int, int] = (1, 1)
     labels: tuple[str, ...] = (LABELS,)
 
 
 STUDIES: dict[str, Study] = {
     "convergence": Study(
-        "Does pre-training make fine-tuning converge sooner, and end higher?",
-        convergence.arms, convergence.tested, convergence.shown,
+        "Does pre-training make fine-tuning converge sooner, and end higher?", convergence.arms, convergence.shown
     ),
     "masking": Study(
-        "How much should be hidden, and in how large pieces?", masking.arms, masking.tested, masking.shown
+        "How much should be hidden, and in how large pieces?", masking.arms, masking.shown, masking.tested
     ),
-    "decoder": Study("How light may the decoder be?", decoder.arms, decoder.tested, decoder.shown),
+    "decoder": Study("How light may the decoder be?", decoder.arms, decoder.shown, decoder.tested),
     "labels": Study(
         "What does pre-training bring with how many labels?",
-        labels_study.arms, labels_study.tested, labels_study.shown, labels=labels_study.NUMBERS,
+        labels_study.arms, labels_study.shown, labels=labels_study.NUMBERS,
     ),
-    "resolution": Study(
-        "Does it hold at other spacings and crop sizes?", resolution.arms, resolution.tested, resolution.shown
-    ),
+    "resolution": Study("Does it hold at other spacings and crop sizes?", resolution.arms, resolution.shown),
     "transfer": Study(
-        "Does an encoder that was pre-trained on other scans help?",
-        transfer.arms, transfer.tested, transfer.shown, stores=(2, 9),
+        "Does an encoder that was pre-trained on other scans help?", transfer.arms, transfer.shown, stores=(2, 9)
     ),
 }  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import combinations
 
 from voxmim.errors import StoreError
@@ -30,11 +29,6 @@ def arms(asked: Asked) -> list[Arm]:
             arm = f"pre-trained on {names[other]}"
             found.append(asked.pretrained(asked.base.pretext, name=arm, pretrained_on=other, **told))
     return found
-
-
-def tested(comparison: Comparison) -> Sequence[Arm]:
-    """All of them: they are what is compared."""
-    return comparison.arms
 
 
 def shown(comparison: Comparison) -> Shown:
