@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 
@@ -32,6 +35,14 @@ def note(number: int, folder: Path, pause: float = 0.0) -> int:
 
 def threads(_: int) -> tuple[str | None, int]:
     return os.environ.get("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+
+
+def new_pages(_: int) -> float:
+    """The share of pages that the system gave anew, of an array of 1 MiB that is made and dropped a hundred times."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        np.ones(2**17)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / (100 * 2**20 / resource.getpagesize())
 
 
 def die(_: int) -> None:
@@ -85,6 +96,13 @@ def test_who_stops_asking_takes_back_what_is_queued(how: dict[str, object], tmp_
 def test_several_processes_compute_with_one_thread_each(cluster: object) -> None:
     assert set(run(threads, range(2), workers=2)) == {("1", 1)}
     assert set(run(threads, range(2), scheduler=cluster.scheduler_address)) == {("1", 1)}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's malloc")
+def test_memory_is_used_again_on_a_cluster(cluster: object) -> None:
+    """Where each array has new pages, as Dask has it by MALLOC_TRIM_THRESHOLD_, a training takes twice as long."""
+    list(run(new_pages, range(2), scheduler=cluster.scheduler_address))  # the first time all pages are new
+    assert max(run(new_pages, range(4), scheduler=cluster.scheduler_address)) < 0.5
 
 
 def test_a_local_process_that_dies_is_one_error() -> None:
