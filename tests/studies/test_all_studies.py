@@ -18,7 +18,10 @@ from voxmim.studies import decoder, masking, resolution
 from voxmim.studies.study import STUDIES
 
 SHORT = {"steps": 2, "validate_every": 1, "checkpoint_every": 2, "batch": 1, "crops_per_scan": 1, "lr": 1e-3}
-RECIPE = {**TINY_RECIPE, "crop": [16, 16, 16], "overlap": 0.0, "rates": [1e-3], "pretrain": SHORT, "finetune": SHORT}
+RECIPE = {
+    **TINY_RECIPE, "crop": [16, 16, 16], "overlap": 0.0, "rates": [1e-3],
+    "pretrain": {**SHORT, "steps": 3}, "finetune": SHORT,  # so that SimMIM makes two steps
+}  # fmt: skip
 SPLITS = {"train": ["phantom_000", "phantom_001"], "val": ["phantom_002"], "test": ["phantom_003", "phantom_004"]}
 SPACING = (24.0, 24.0, 24.0)  # mm
 
@@ -116,6 +119,8 @@ def test_labels_are_counted(answers: dict[str, dict[str, Any]]) -> None:
     assert list(dict.fromkeys(groups)) == ["1 labelled case", "all labelled cases"]
     titles = [table["title"] for table in answers["labels"]["tables"]]
     assert titles[:2] == ["1 labelled case", "all labelled cases"]
+    every = len(Store(answers["where"]["ct"]).labelled("train"))
+    assert answers["labels"]["facts"]["labelled cases"] == f"1 of {every}, {every} of {every}"
 
 
 def test_resolution_crosses_spacings_and_crops(answers: dict[str, dict[str, Any]]) -> None:

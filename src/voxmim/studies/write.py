@@ -20,7 +20,7 @@ from voxmim.report.words import encoder_in_words, pieces_in_words
 from voxmim.store import Store
 from voxmim.studies.arm import METRICS, Arm, Comparison
 from voxmim.studies.trial import Trial
-from voxmim.training.finetune import case_column
+from voxmim.training.finetune import case_column, labelled_cases
 from voxmim.training.run import Run
 
 COLUMNS = (
@@ -122,7 +122,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         ("encoder", f"{encoder_in_words(arm.recipe)}, {pieces_in_words(arm.recipe)}"),
         ("crop", " x ".join(map(str, arm.recipe.crop or ()))),
         ("fine-tuning", f"{training.steps} steps of {training.batch} crops"),
-        ("labelled cases", ", ".join(dict.fromkeys(arm.labels or "all" for arm in comparison.arms))),
+        ("labelled cases", ", ".join(dict.fromkeys(_labels(arm) for arm in comparison.arms))),
         ("rates tried", ", ".join(f"{rate:g}" for rate in arm.recipe.rates)),
         ("seeds", f"{', '.join(map(str, comparison.seeds))}; each draws its own labelled cases, crops and weights"),
         ("precision", (run.recipe() if run else arm.recipe).precision),
@@ -131,6 +131,12 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         ("time of all trials", f"{sum(note.seconds for note in comparison.notes.values()) / 3600:.2f} hours"),
     ]
     return facts
+
+
+def _labels(arm: Arm) -> str:
+    """How many labelled cases an arm learns from, of how many."""
+    few, every = (len(labelled_cases(Store(arm.store), labels, 0)) for labels in (arm.labels, None))
+    return f"{few} of {every}"
 
 
 def _arm(comparison: Comparison, arm: Arm) -> dict[str, Any]:
