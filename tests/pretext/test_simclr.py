@@ -19,7 +19,7 @@ class Filter(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cells = nn.Conv3d(1, self.width, 2, 2)
+        self.cells = nn.Conv3d(1, self.width, 2, 2, bias=False)  # what all views share, the head takes away
 
     def encode(self, volume: Tensor) -> Tensor:
         return self.cells(volume)
@@ -73,14 +73,22 @@ def test_loss_and_figures_are_those_of_plain_loops(pairs: int, temperature: floa
 
 
 def test_forward_pools_over_cells_projects_and_compares() -> None:
-    simclr, (first, second) = make_simclr(), two_views(3)
-    first_layer, _, second_layer = simclr.head
-    projections = []
-    for view in (first, second):
-        pooled = simclr.encoder.encode(view).mean((2, 3, 4))
-        projections.append(second_layer(first_layer(pooled).clamp(min=0)))
-    torch.testing.assert_close(torch.stack(simclr(first, second)), torch.stack(nt_xent(*projections, 0.5)))
+    simclr, views = make_simclr(), two_views(3)
+    first_layer, _, _, second_layer, _ = simclr.head
+    norms = [nn.BatchNorm1d(layer.out_features) for layer in (first_layer, second_layer)]  # fresh, as the head's are
+    pooled = torch.cat([simclr.encoder.encode(view).mean((2, 3, 4)) for view in views])
+    projections = norms[1](second_layer(norms[0](first_layer(pooled)).clamp(min=0)))
+    expected = nt_xent(*projections.chunk(2), 0.5)
+    torch.testing.assert_close(torch.stack(simclr(*views)), torch.stack(expected))
     assert second_layer.out_features == 5
+
+
+def test_views_that_are_mostly_alike_are_told_apart_from_the_start() -> None:
+    """Without normalisation in the head, what all views have in common would leave their projections no spread."""
+    simclr, (first, second) = make_simclr(), two_views(8)
+    found = simclr(first + 1000, second + 1000)
+    torch.testing.assert_close(torch.stack(found), torch.stack(simclr(first, second)), atol=1e-2, rtol=1e-2)
+    assert found.spread > 0.5 * 5**-0.5
 
 
 def test_only_the_direction_of_a_projection_counts() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shlex
 import shutil
 from collections.abc import Callable
@@ -72,6 +73,19 @@ def test_everything_is_done_once(answered: Answered) -> None:
     assert len(runs(answered, "pretrain")) == 6
     assert len(runs(answered, "finetune")) == 15
     assert answered.told["seeds"] == [3, 4]
+
+
+def test_pre_trainings_stand_beside_what_knows_nothing_and_those_that_did_not_learn_are_told(
+    answered: Answered,
+) -> None:
+    table = next(table for table in answered.told["tables"] if table["title"] == "The pre-trainings")
+    rows = {row[0]: row for row in table["rows"]}
+    assert list(rows) == ["SimCLR", "SimMIM", "MAE"]
+    assert rows["SimCLR"][1:4] == ["1", "4 pairs", "0.0005"]
+    assert float(rows["SimCLR"][-1]) == pytest.approx(math.log(7), abs=1e-3)  # a partner among seven other views
+    (mae,) = (run for run in runs(answered, "pretrain") if run.recipe().pretext == "mae" and run.recipe().seed == 3)
+    assert float(rows["MAE"][-1]) == pytest.approx(mae.metrics()[-1]["val_constant"], abs=1e-3)
+    assert "MAE: The network sees hardly anything yet: after 4 of 4 steps" in table["note"]
 
 
 def test_arms_differ_in_their_start_alone(answered: Answered) -> None:

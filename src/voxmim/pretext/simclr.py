@@ -63,7 +63,13 @@ class SimCLR(nn.Module):
         super().__init__()
         self.encoder, self.temperature = encoder, temperature
         hidden = hidden_width or encoder.width
-        self.head = nn.Sequential(nn.Linear(encoder.width, hidden), nn.ReLU(), nn.Linear(hidden, projection_width))
+        self.head = nn.Sequential(
+            nn.Linear(encoder.width, hidden, bias=False),
+            ViewNorm(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, projection_width, bias=False),
+            ViewNorm(projection_width, shift=False),
+        )
         initialise(self.head)
 
     def forward(self, first: Tensor, second: Tensor) -> SimCLROutput:
@@ -73,8 +79,33 @@ class SimCLR(nn.Module):
             ValueError: there is but one pair over all processes.
         """
         encoded = self.encoder.encode(torch.cat([first, second]))
-        a, b = self.head(encoded.flatten(2).mean(2)).chunk(2)
+        pooled = encoded.flatten(2).float().mean(2)
+        with torch.autocast(pooled.device.type, enabled=False):  # half precision would blur what views differ by
+            a, b = self.head(pooled).chunk(2)
         return nt_xent(a, b, self.temperature)
+
+
+class ViewNorm(nn.Module):
+    """Batch normalisation (arXiv 1502.03167) over the views of all processes, as SimCLR's own code has it in its head.
+
+    Crops of one organ look alike, and what they have in common would fill their projections: all would be nearly the
+    same from the start. There are no running statistics, since a head meets whole batches only.
+
+    Args:
+        width: features of a view.
+        shift: whether a learned shift follows the learned scale.
+    """
+
+    def __init__(self, width: int, shift: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if shift else None
+
+    def forward(self, own: Tensor) -> Tensor:
+        """(B, width) of this process's views, in float32."""
+        variance, mean = torch.var_mean(_gather(own)[0], dim=0, correction=0)
+        found = (own - mean) * (variance + 1e-5).rsqrt() * self.weight
+        return found if self.bias is None else found + self.bias
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float) -> SimCLROutput:

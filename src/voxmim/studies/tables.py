@@ -17,6 +17,7 @@ from voxmim.store import Store
 from voxmim.studies.analysis import SHARES, SpeedUp, crossed_interval, speed_up
 from voxmim.studies.arm import METRICS, Arm, Comparison, case_scores, tables
 from voxmim.training.finetune import case_column, prior_dice
+from voxmim.training.health import complaint
 from voxmim.training.pages import figure, segmentation_pictures
 
 DIGITS = {"dice": 3, "hd95_mm": 2, "nsd": 3}
@@ -204,25 +205,33 @@ def segmentations(comparison: Comparison, arms: Sequence[Arm]) -> list[Picture]:
 
 
 def pretraining_table(comparison: Comparison) -> Table:
-    """What each pre-training was and took, with the first seed."""
-    seed, rows, seen = comparison.seeds[0], [], set()
+    """What each pre-training was and took, with the first seed, and what is wrong with those that did not learn."""
+    seed, rows, seen, complaints = comparison.seeds[0], [], set(), []
     for arm in comparison.arms:
         trial = arm.pretrain(seed)
         if trial is None or trial.name in seen:
             continue
         seen.add(trial.name)
         training, run = trial.recipe.pretrain, comparison.finished(trial)
-        what = "pairs" if trial.recipe.pretext == "simclr" else "crops"
-        row = [PRETEXTS[trial.recipe.pretext], f"{training.steps}", f"{training.batch} {what}", f"{training.lr:g}"]
+        name, contrastive = PRETEXTS[trial.recipe.pretext], trial.recipe.pretext == "simclr"
+        what = "pairs" if contrastive else "crops"
+        row = [name, f"{training.steps}", f"{training.batch} {what}", f"{training.lr:g}"]
         metrics = [] if run is None else run.metrics()
         losses = [line for line in metrics if "val_loss" in line]
         row.append(f"{metrics[-1]['seconds'] / 60:.1f}" if metrics else "not there")
         row.append(f"{losses[0]['val_loss']:.3f} to {losses[-1]['val_loss']:.3f}" if losses else "–")
-        constant = losses[-1].get("val_constant") if losses else None
-        rows.append([*row, figure(constant)])
-    header = ["pre-training", "steps", "of", "rate", "minutes", "loss on validation crops", "one grey value a crop"]
-    note = "With the first seed. Losses of different pretexts, or of different masks, cannot be compared."
-    return Table("The pre-trainings", header, rows, note)
+        knowing_nothing = math.log(2 * training.batch - 1) if contrastive else None
+        if losses and not contrastive:
+            knowing_nothing = losses[-1].get("val_constant")
+        rows.append([*row, figure(knowing_nothing)])
+        if losses and (wrong := complaint(trial.recipe, losses[-1])):
+            complaints.append(f"{name}: {wrong}")
+    header = ["pre-training", "steps", "of", "rate", "minutes", "loss on validation crops", "knowing nothing"]
+    note = (
+        "With the first seed. Losses of different pretexts, or of different masks, cannot be compared. What knows "
+        "nothing paints each crop in one grey value, or, for SimCLR, guesses a view's partner among all other views."
+    )
+    return Table("The pre-trainings", header, rows, " ".join([note, *complaints]))
 
 
 def _scores(results: Sequence[Mapping[str, Any]]) -> list[str]:
