@@ -51,7 +51,7 @@ def test_settings_become_the_pretext_that_they_name(pretext: str, encoder: str) 
     if isinstance(network, SimMIM):
         assert (network.unit, network.ratio, network.loss) == ((8, 8, 4), 0.5, "l2")
     if isinstance(network, SimCLR):
-        assert (network.temperature, network.head[0].out_features, network.head[2].out_features) == (0.3, 7, 5)
+        assert (network.temperature, network.head[0].out_features, network.head[3].out_features) == (0.3, 7, 5)
 
 
 def test_what_does_not_fit_is_refused() -> None:
