@@ -219,7 +219,10 @@ def pretraining_table(comparison: Comparison) -> Table:
         metrics = [] if run is None else run.metrics()
         losses = [line for line in metrics if "val_loss" in line]
         row.append(f"{metrics[-1]['seconds'] / 60:.1f}" if metrics else "not there")
-        row.append(f"{losses[0]['val_loss']:.3f} to {losses[-1]['val_loss']:.3f}" if losses else "–")
+        found = f"{losses[0]['val_loss']:.3f} to {losses[-1]['val_loss']:.3f}" if losses else "–"
+        if losses and contrastive:
+            found += f"; partner found: {losses[0]['val_accuracy']:.0%} to {losses[-1]['val_accuracy']:.0%}"
+        row.append(found)
         knowing_nothing = math.log(2 * training.batch - 1) if contrastive else None
         if losses and not contrastive:
             knowing_nothing = losses[-1].get("val_constant")
