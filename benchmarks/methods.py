@@ -3,7 +3,7 @@
     python benchmarks/methods.py STORE --out DIR [--labels 0.1] [--seed 0]
 
 Six pre-trainings by the packaged recipes `tiny` and `tiny-*`; from each a fine-tuning, and for each encoder one from
-scratch, all on the same labelled cases for the same number of steps, each at both rates of the recipe. The rate is
+scratch, all on the same labelled cases for the same number of steps, each at every rate of the recipe. The rate is
 chosen on validation cases; the test cases are looked at once, at the end. It goes on where it was stopped. On two cores
 it takes about an hour and a half on hippocampus crops.
 """
