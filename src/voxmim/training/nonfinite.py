@@ -15,8 +15,13 @@ from voxmim.store import Store
 ANEW = "start anew with a lower --lr, a longer warm-up or --precision 32"
 
 
-def explain(network: nn.Module, batch: Batch, loss: Callable[[nn.Module], Tensor], files: Sequence[str]) -> str:
-    """What to say of a loss that is not finite: where it arose, on which files, what to try; nothing if not found.
+def explain(
+    network: nn.Module, batch: Batch, loss: Callable[[nn.Module], Tensor], files: Sequence[str]
+) -> tuple[str, str]:
+    """What to say of a loss that is not finite: where it arose, on which files, what to try.
+
+    The first text is its cause, nothing if it lies in neither scans nor weights. The second is the layer where it arose
+    (perhaps one that mixes what several processes brought), nothing if that is none.
 
     Args:
         network: whole and unwrapped, with the weights that gave the loss.
@@ -29,12 +34,12 @@ def explain(network: nn.Module, batch: Batch, loss: Callable[[nn.Module], Tensor
     broken = ~torch.isfinite(batch.image).flatten(1).all(1)
     if broken.any():
         culprits = _listed(name for name, bad in zip(files, broken.tolist(), strict=True) if bad)
-        return f"the scans themselves hold values that are not finite: {culprits}; check and prepare them again."
+        return f"the scans themselves hold values that are not finite: {culprits}; check and prepare them again.", ""
     names = [name for name, weights in network.named_parameters() if not torch.isfinite(weights).all()]
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        return f"the weights {names[0]}{more} had become so in the step before, on other crops; {ANEW}."
-    return f"it arose in {layers[0]}, on {_listed(files)}; look at these scans, or {ANEW}." if layers else ""
+        return f"the weights {names[0]}{more} had become so in the step before, on other crops; {ANEW}.", ""
+    return "", f"it arose in {layers[0]}, on {_listed(files)}; look at these scans, or {ANEW}." if layers else ""
 
 
 def unexplained(files: Sequence[str]) -> str:

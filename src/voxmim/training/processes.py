@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import NoReturn, TypeVar
 
 import torch
@@ -106,20 +107,19 @@ def shared(fabric: Fabric, work: Callable[[], Result]) -> Result:
     return result  # type: ignore[return-value]
 
 
-def stop(fabric: Fabric, found: str, guess: str = "", about: str = "") -> NoReturn:
+def stop(fabric: Fabric, *said: str, about: str = "") -> NoReturn:
     """End all processes, each of which calls this: the first tells what was found, the others leave silently.
 
     Args:
         fabric: launched.
-        found: what this process has found, or nothing.
-        guess: what it has to say where no process has found anything.
+        said: what this process has to say, the surest first; the surest that any of them has is told.
         about: what comes before, the same on every process.
 
     Raises:
         TrainingError: on the first process.
     """
-    told = [fabric.broadcast((found, guess), src=rank) for rank in range(fabric.world_size)]
+    told = [fabric.broadcast(said, src=rank) for rank in range(fabric.world_size)]
     if fabric.is_global_zero:
-        texts = [one for one, _ in told if one] or [other for _, other in told if other]
-        raise TrainingError(about + " ".join(dict.fromkeys(texts)))
+        texts = next(filter(any, zip_longest(*told, fillvalue="")), ())
+        raise TrainingError(about + " ".join(dict.fromkeys(filter(None, texts))))
     raise SystemExit(0)  # any other status could make a launcher kill the first process before it has spoken

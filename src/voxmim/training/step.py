@@ -162,10 +162,8 @@ class Stepper:
         self._draw_anew(step)
         with self._fabric.autocast():
             found = explain(job.network.train(), batch, lambda network: job.loss(network, batch, step), files)
-        if math.isfinite(own):
-            found, files = "", []
-        about = f"{self._origin}: the loss is {value} at step {step + 1}: "
-        stop(self._fabric, found, unexplained(files) if files else "", about)
+        said = (*found, unexplained(files)) if not math.isfinite(own) else ()
+        stop(self._fabric, *said, about=f"{self._origin}: the loss is {value} at step {step + 1}: ")
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:
