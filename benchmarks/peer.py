@@ -26,7 +26,9 @@ What departs from nnU-Net's defaults (its figures are in OUT/peer.json):
 - One fold is trained, on the labelled cases alone, and not five; so nothing is averaged over folds. Its planning sees
   the validation cases, as it does in cross-validation.
 - The scans are those of the store, resampled and cropped already; nnU-Net normalises them its own way.
-- Everything runs in float32 on the CPU, without torch.compile; batches are made in the training process.
+- On a CPU its network would compute in float32. Where voxmim's arms compute in bfloat16 (CPUs fast at it), it
+  does as well, in training and in prediction, which about doubles its steps in the same time. No torch.compile; batches
+  are made in the training process.
 
 OUT/results.csv has one number a row, OUT/peer.json the rest, and OUT/seed* what nnU-Net wrote, scans of patients among
 it. What is done is not done again, and a training that was stopped goes on from its last checkpoint. With --study, each
@@ -50,8 +52,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from voxmim.files import write_text
+from voxmim.networks.precision import chosen_precision
 from voxmim.report.machine import machine
 from voxmim.scans.geometry import resample_to_label_map
 from voxmim.scans.prepare import PreparedScan, prepare_scan
@@ -99,6 +103,7 @@ def main() -> None:
             parser.error("tell --minutes or --steps, or a --study whose longest arm tells the minutes")
         minutes = max(study.minutes.values())
 
+    bfloat16 = chosen_precision("auto", torch.device("cpu")) == "bf16"
     told, steps = {}, options.steps
     for seed in options.seeds:
         asked = {
@@ -107,13 +112,15 @@ def main() -> None:
             "data": store.digest(),
             "memory": options.memory,
             "mirror": options.mirror,
+            "bfloat16": bfloat16,
             **({"minutes": minutes} if options.steps is None else {"steps": options.steps}),
         }
         folder = options.out.absolute() / f"seed{seed}"
         export(store, folder, asked)
         length = ["--minutes", str(minutes)] if steps is None else ["--steps", str(steps)]
         own = ["--seed", str(seed), "--memory", str(options.memory), *length]
-        found = run_nnunet(options.nnunet, folder, [*own, *["--mirror"] * options.mirror], options.threads)
+        own += ["--mirror"] * options.mirror + ["--bfloat16"] * bfloat16
+        found = run_nnunet(options.nnunet, folder, own, options.threads)
         steps = found["steps"]  # timed once, so that every seed makes as many
         for split in SPLITS:
             score(store, folder, split)

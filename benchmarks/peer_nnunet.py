@@ -50,11 +50,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="CPU minutes that the steps may take")
     parser.add_argument("--steps", type=int, help="the number of steps, where it is known")
     parser.add_argument("--mirror", action="store_true", help="mirror, in training and in prediction")
+    parser.add_argument("--bfloat16", action="store_true", help="let the network compute in it")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder: Path = options.folder
     trainer_class = Mirroring if options.mirror else NotMirroring
+    trainer_class.bfloat16 = options.bfloat16
     preprocessed = folder / "preprocessed" / DATASET
 
     schedule_file = folder / "schedule.json"
@@ -93,6 +95,7 @@ def main() -> None:
         "parameters": sum(weights.numel() for weights in trainer.network.parameters()),
         "rate": trainer.initial_lr,
         "threads": options.threads,
+        "bfloat16": options.bfloat16,
         "epochs_log": epochs,
         "versions": {name: version(name) for name in ("nnunetv2", "torch", "batchgeneratorsv2", "numpy")},
     }
@@ -134,10 +137,17 @@ def schedule_of(steps: int) -> dict[str, int]:
 
 
 class Timed:
-    """What a trainer of nnU-Net's is given: a log of what its steps take; and no more files than are used."""
+    """What a trainer of nnU-Net's is given: a log of what its steps take; bfloat16; no more files than are used."""
 
+    bfloat16: bool
     epochs_file: Path
     log: list[dict[str, float]]
+
+    def initialize(self) -> None:
+        fresh = not self.was_initialized
+        super().initialize()
+        if fresh and self.bfloat16:
+            self.network.forward = in_bfloat16(self.network.forward)
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -166,6 +176,20 @@ class Timed:
 
     def plot_network_architecture(self) -> None:
         """Not drawn; a picture after every epoch isn't either (see `make_trainer`)."""
+
+
+def in_bfloat16(forward: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], Any]:
+    """A network's forward pass, computed in bfloat16 by weights in float32 and told in float32.
+
+    nnU-Net does so in float16 where there is a GPU; on a CPU it would take float32 alone.
+    """
+
+    def run(patches: torch.Tensor) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = forward(patches)
+        return [level.float() for level in found] if isinstance(found, list | tuple) else found.float()
+
+    return run
 
 
 class Mirroring(Timed, nnUNetTrainer):

@@ -82,6 +82,11 @@ def arms_of(told: dict[str, Any]) -> list[tuple[str, str]]:
     return [(arm["group"], arm["name"]) for arm in told["arms"]]
 
 
+def pretrained_on(told: dict[str, Any]) -> list[str]:
+    table = next(table for table in told["tables"] if table["title"] == "The pre-trainings")
+    return [row[table["header"].index("on")] for row in table["rows"]]
+
+
 def test_masking_crosses_ratios_and_cuts(answers: dict[str, dict[str, Any]]) -> None:
     told = answers["masking"]
     names = [name for _, name in arms_of(told)]
@@ -135,6 +140,12 @@ def test_resolution_crosses_spacings_and_crops(answers: dict[str, dict[str, Any]
     assert ("fine-tuned at 36 x 36 x 36 mm, crop 16 x 16 x 16", "MAE at 24 x 24 x 24 mm, crop 16 x 16 x 16") in found
     assert ("fine-tuned at 24 x 24 x 24 mm, crop 12 x 12 x 12", "MAE at 24 x 24 x 24 mm, crop 16 x 16 x 16") in found
     assert len(found) == 4 + 3 + 3
+    at = "voxmim phantoms, CT at {} mm, crop {}".format
+    assert pretrained_on(told) == [
+        at("24 x 24 x 24", "16 x 16 x 16"),
+        at("36 x 36 x 36", "16 x 16 x 16"),
+        at("24 x 24 x 24", "12 x 12 x 12"),
+    ]
 
 
 def test_transfer_goes_both_ways(answers: dict[str, dict[str, Any]]) -> None:
@@ -146,6 +157,10 @@ def test_transfer_goes_both_ways(answers: dict[str, dict[str, Any]]) -> None:
         (f"fine-tuned on {mr}", "from scratch"),
         (f"fine-tuned on {mr}", f"pre-trained on {mr}"),
         (f"fine-tuned on {mr}", f"pre-trained on {ct}"),
+    ]
+    assert [name.split(" at ")[0] for name in pretrained_on(answers["transfer"])] == [
+        "voxmim phantoms, CT",
+        "voxmim phantoms, MR",
     ]
 
 

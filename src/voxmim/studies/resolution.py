@@ -17,7 +17,14 @@ from voxmim.settings import Recipe, Triple
 from voxmim.store import Store
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.asked import Asked
-from voxmim.studies.tables import difference_table, pretraining_table, score_table, tested_in_words, validation_plot
+from voxmim.studies.tables import (
+    difference_table,
+    pretraining_table,
+    score_table,
+    setting_in_words,
+    tested_in_words,
+    validation_plot,
+)
 from voxmim.studies.write import Shown
 
 COARSER = 1.5  # times the spacing
@@ -84,5 +91,4 @@ def _smaller(crop: Triple, unit: Triple) -> Triple:
 
 
 def _words(setting: Setting) -> str:
-    spacing = " x ".join(f"{size:g}" for size in Store(setting[0]).preparation.spacing)
-    return f"{spacing} mm, crop {' x '.join(map(str, setting[1]))}"
+    return setting_in_words(Store(setting[0]), setting[1])

@@ -13,6 +13,7 @@ from voxmim.report.page import Curve, Picture, Plot, Table
 from voxmim.report.words import PRETEXTS
 from voxmim.segmentation.intervals import bootstrap_interval, in_words
 from voxmim.segmentation.metrics import CONVENTION
+from voxmim.settings import Triple
 from voxmim.store import Store
 from voxmim.studies.analysis import SHARES, SpeedUp, crossed_interval, speed_up
 from voxmim.studies.arm import METRICS, Arm, Comparison, case_scores, tables
@@ -215,7 +216,9 @@ def pretraining_table(comparison: Comparison) -> Table:
         training, run = trial.recipe.pretrain, comparison.finished(trial)
         name, contrastive = PRETEXTS[trial.recipe.pretext], trial.recipe.pretext == "simclr"
         what = "pairs" if contrastive else "crops"
-        row = [name, f"{training.steps}", f"{training.batch} {what}", f"{training.lr:g}"]
+        store = Store(trial.store)
+        where = f"{store.name}, {store.preparation.intensity.upper()} at {setting_in_words(store, trial.recipe.crop)}"
+        row = [name, where, f"{training.steps}", f"{training.batch} {what}", f"{training.lr:g}"]
         metrics = [] if run is None else run.metrics()
         losses = [line for line in metrics if "val_loss" in line]
         row.append(f"{metrics[-1]['seconds'] / 60:.1f}" if metrics else "not there")
@@ -229,12 +232,18 @@ def pretraining_table(comparison: Comparison) -> Table:
         rows.append([*row, figure(knowing_nothing)])
         if losses and (wrong := complaint(trial.recipe, losses[-1])):
             complaints.append(f"{name}: {wrong}")
-    header = ["pre-training", "steps", "of", "rate", "minutes", "loss on validation crops", "knowing nothing"]
+    header = ["pre-training", "on", "steps", "of", "rate", "minutes", "loss on validation crops", "knowing nothing"]
     note = (
         "With the first seed. Losses of different pretexts, or of different masks, cannot be compared. What knows "
         "nothing paints each crop in one grey value, or, for SimCLR, guesses a view's partner among all other views."
     )
     return Table("The pre-trainings", header, rows, " ".join([note, *complaints]))
+
+
+def setting_in_words(store: Store, crop: Triple | None) -> str:
+    """Such as ``1 x 1 x 3 mm, crop 64 x 64 x 32``."""
+    spacing = " x ".join(f"{size:g}" for size in store.preparation.spacing)
+    return f"{spacing} mm, crop {' x '.join(map(str, crop or ()))}"
 
 
 def _scores(results: Sequence[Mapping[str, Any]]) -> list[str]:
