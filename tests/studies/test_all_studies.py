@@ -103,6 +103,7 @@ def test_masking_crosses_ratios_and_cuts(answers: dict[str, dict[str, Any]]) -> 
     }
     page = (answers["where"]["out"] / "masking" / "page.md").read_text()
     assert "MAE: Dice after fine-tuning" in page
+    assert "against from scratch, patch 4: Dice on test cases" in page
     assert "SimMIM, patch 4, unit 4, 75%: Reconstruction of phantom_002" in page
 
 

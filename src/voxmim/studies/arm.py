@@ -57,8 +57,8 @@ class Arm:
 
     @property
     def full_name(self) -> str:
-        """The name with that of its group."""
-        return f"{self.name}, {self.group}" if self.group else self.name
+        """The name with that of its group, unless it says that itself."""
+        return f"{self.name}, {self.group}" if self.group and self.group not in self.name.split(", ") else self.name
 
     @property
     def trainings(self) -> list[tuple[Path, Recipe, bool]]:

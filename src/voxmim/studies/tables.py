@@ -62,7 +62,7 @@ def difference_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]], t
         for metric in METRICS:
             pair = comparison.tested(first, second, metric=metric)
             cells.append(difference_cell(pair[1] - pair[0], DIGITS[metric]) if pair else "not there")
-        rows.append([f"{second.name} against {first.name}{', ' * bool(second.group)}{second.group}", *cells])
+        rows.append([f"{second.name} against {first.full_name}", *cells])
     note = f"Paired over test cases and seeds, averaged over both. {interval_note(comparison)}"
     return Table(title or "Differences on test cases", ["arms", *(NAMES[m] for m in METRICS)], rows, note)
 
@@ -171,7 +171,7 @@ def speed_cell(found: SpeedUp) -> str:
 
 def tested_in_words(comparison: Comparison, first: Arm, second: Arm) -> str:
     """How the second arm compares with the first on the test cases, the same whether it pleases or not."""
-    who = f"{second.name} against {first.name}{', ' * bool(second.group)}{second.group}"
+    who = f"{second.name} against {first.full_name}"
     pair = comparison.tested(first, second)
     if not pair:
         return f"{who}: not there."
