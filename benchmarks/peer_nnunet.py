@@ -144,9 +144,8 @@ class Timed:
     log: list[dict[str, float]]
 
     def initialize(self) -> None:
-        fresh = not self.was_initialized
         super().initialize()
-        if fresh and self.bfloat16:
+        if self.bfloat16:
             self.network.forward = in_bfloat16(self.network.forward)
 
     def on_train_start(self) -> None:

@@ -1,11 +1,18 @@
-"""What a recipe's encoder and pretext are called in reports."""
+"""What a recipe's encoder and pretext are called in reports, and how sizes are told."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from voxmim.settings import Recipe, SimCLRSettings, SwinSettings, UNetSettings, ViTSettings
 
 PRETEXTS = {"mae": "MAE", "simmim": "SimMIM", "simclr": "SimCLR"}
 _ERRORS = {"l1": "mean absolute error", "l2": "mean squared error", "smooth_l1": "mean smooth l1 error"}
+
+
+def sizes_in_words(sizes: Iterable[float]) -> str:
+    """A size along each axis, such as ``1 x 1 x 2.5``."""
+    return " x ".join(f"{size:g}" for size in sizes)
 
 
 def encoder_in_words(recipe: Recipe) -> str:
@@ -22,7 +29,7 @@ def encoder_in_words(recipe: Recipe) -> str:
 def pieces_in_words(recipe: Recipe) -> str:
     """What a crop is cut into, such as ``patches of 16 x 16 x 16``."""
     what = "cells" if recipe.encoder == "unet" else "patches"
-    return f"{what} of {' x '.join(map(str, recipe.encoder_settings.patch))}"
+    return f"{what} of {sizes_in_words(recipe.encoder_settings.patch)}"
 
 
 def task_in_words(recipe: Recipe) -> str:

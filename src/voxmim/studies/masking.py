@@ -9,7 +9,7 @@ from typing import Any
 from voxmim.errors import RecipeError
 from voxmim.report.page import Picture, Table
 from voxmim.report.plots import heat_map
-from voxmim.report.words import PRETEXTS
+from voxmim.report.words import PRETEXTS, sizes_in_words
 from voxmim.settings import Triple
 from voxmim.store import Store
 from voxmim.studies.arm import Arm, Comparison, grouped
@@ -174,4 +174,4 @@ def _name(pretext: str, cut: Cut, ratio: float) -> str:
 
 
 def _size(box: Triple) -> str:
-    return str(box[0]) if len(set(box)) == 1 else " x ".join(map(str, box))
+    return str(box[0]) if len(set(box)) == 1 else sizes_in_words(box)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from voxmim.report.page import Curve, Picture, Plot, Table
-from voxmim.report.words import PRETEXTS
+from voxmim.report.words import PRETEXTS, sizes_in_words
 from voxmim.segmentation.intervals import bootstrap_interval, in_words
 from voxmim.segmentation.metrics import CONVENTION
 from voxmim.settings import Triple
@@ -242,8 +242,7 @@ def pretraining_table(comparison: Comparison) -> Table:
 
 def setting_in_words(store: Store, crop: Triple | None) -> str:
     """Such as ``1 x 1 x 3 mm, crop 64 x 64 x 32``."""
-    spacing = " x ".join(f"{size:g}" for size in store.preparation.spacing)
-    return f"{spacing} mm, crop {' x '.join(map(str, crop or ()))}"
+    return f"{sizes_in_words(store.preparation.spacing)} mm, crop {sizes_in_words(crop or ())}"
 
 
 def _scores(results: Sequence[Mapping[str, Any]]) -> list[str]:

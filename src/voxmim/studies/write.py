@@ -16,7 +16,7 @@ from voxmim.recipe import recipe_to_yaml
 from voxmim.report.machine import machine
 from voxmim.report.markdown import write_markdown
 from voxmim.report.page import Page, Picture, Plot, Table, write_page
-from voxmim.report.words import encoder_in_words, pieces_in_words
+from voxmim.report.words import encoder_in_words, pieces_in_words, sizes_in_words
 from voxmim.store import Store
 from voxmim.studies.arm import METRICS, Arm, Comparison
 from voxmim.studies.trial import Trial
@@ -113,14 +113,14 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     stores = {path: None for arm in comparison.arms for path, _, _ in arm.trainings}
     for path in stores:
         store = Store(path)
-        spacing = " x ".join(f"{size:g}" for size in store.preparation.spacing)
+        spacing = sizes_in_words(store.preparation.spacing)
         splits = ", ".join(f"{len(store.in_split(split))} {split}" for split in ("train", "unlabelled", "val", "test"))
         what = f"{store.preparation.intensity.upper()} at {spacing} mm: {splits}; data hash {store.digest()}"
         facts.append((f"store {path}", f"{store.name}, {what}"))
     training, run = arm.recipe.finetune, comparison.run(arm, comparison.seeds[0])
     facts += [
         ("encoder", f"{encoder_in_words(arm.recipe)}, {pieces_in_words(arm.recipe)}"),
-        ("crop", " x ".join(map(str, arm.recipe.crop or ()))),
+        ("crop", sizes_in_words(arm.recipe.crop or ())),
         ("fine-tuning", f"{training.steps} steps of {training.batch} crops"),
         ("labelled cases", ", ".join(dict.fromkeys(_labels(arm) for arm in comparison.arms))),
         ("rates tried", ", ".join(f"{rate:g}" for rate in arm.recipe.rates)),

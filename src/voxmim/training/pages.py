@@ -18,7 +18,7 @@ from voxmim.recipe import recipe_to_yaml
 from voxmim.report.figures import HIDDEN_COLOUR, display_range, label_colour, middle_of, segmentation_picture
 from voxmim.report.page import Curve, Page, Picture, Plot, Table, write_page
 from voxmim.report.reconstruct import Reconstructor, picture
-from voxmim.report.words import encoder_in_words, loss_in_words, pieces_in_words, task_in_words
+from voxmim.report.words import encoder_in_words, loss_in_words, pieces_in_words, sizes_in_words, task_in_words
 from voxmim.scans.geometry import Grid
 from voxmim.scans.intensity import window
 from voxmim.scans.prepare import PreparedScan
@@ -139,7 +139,7 @@ def run_facts(run: Run, training: Training, store: Store | None) -> list[tuple[s
     facts = [("run", str(run.path)), ("store", run.about["store"])]
     if store is not None:
         preparation = store.preparation
-        spacing = " x ".join(f"{size:g}" for size in preparation.spacing)
+        spacing = sizes_in_words(preparation.spacing)
         facts += [
             ("scans", f"{store.name}: {len(store.cases)} of {preparation.intensity.upper()}, at {spacing} mm"),
             ("data hash", store.digest()),
@@ -150,7 +150,7 @@ def run_facts(run: Run, training: Training, store: Store | None) -> list[tuple[s
             facts.append(("channels", f"{', '.join(preparation.channels)}{shown}"))
     cases = run.about["cases"]
     samples = "pairs of crops" if (run.kind, recipe.pretext) == ("pretrain", "simclr") else "crops"
-    crop = " x ".join(map(str, recipe.crop or ()))
+    crop = sizes_in_words(recipe.crop or ())
     facts += [
         ("trained on", f"{cases if isinstance(cases, int) else len(cases)} cases"),
         ("crop and patch", f"{crop} voxels in {pieces_in_words(recipe)}"),

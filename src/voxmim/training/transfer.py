@@ -19,6 +19,7 @@ from voxmim.networks.unet import UNet
 from voxmim.networks.weights import find_weights, read_kind
 from voxmim.pretext.assemble import described_pretext
 from voxmim.recipe import FITTING
+from voxmim.report.words import sizes_in_words
 from voxmim.settings import Recipe, Triple
 from voxmim.store import Preparation, Store
 from voxmim.training.run import CHECKPOINT, Run
@@ -109,7 +110,7 @@ def differences(known: Preparation, have: Preparation) -> list[str]:
             "mean something else."
         )
     if known.spacing != have.spacing:
-        theirs, ours = (" x ".join(f"{size:g}" for size in one.spacing) for one in (known, have))
+        theirs, ours = (sizes_in_words(one.spacing) for one in (known, have))
         found.append(f"The weights know voxels of {theirs} mm, and these scans have {ours} mm.")
     names = [sorted(map(str.casefold, one.channels)) for one in (known, have)]
     if [ANY] not in names and names[0] != names[1]:
