@@ -24,10 +24,10 @@ import torch
 from monai import transforms
 from torch import Tensor
 
-from voxmim.augment import apply, draw
-from voxmim.crops import Batch
 from voxmim.report.machine import machine
 from voxmim.settings import Augmentation
+from voxmim.store.augment import apply, draw
+from voxmim.store.crops import Batch
 
 # A spline of control points 12 voxels apart is as smooth as noise under a Gaussian of 7 voxels, and 130 times that
 # noise displaces voxels as far as points that move by up to 4 do.

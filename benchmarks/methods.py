@@ -19,7 +19,7 @@ from typing import Any
 
 from voxmim.recipe import load_recipe
 from voxmim.report.machine import machine
-from voxmim.segmentation.intervals import paired_difference
+from voxmim.tasks.intervals import paired_difference
 from voxmim.training.run import METRICS, Run
 
 COMBINATIONS = ("mae-vit", "simmim-vit", "simclr-vit", "simmim-swin", "simclr-swin", "mae-unet")

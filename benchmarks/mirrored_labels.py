@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from voxmim.scans.facts import Facts
-from voxmim.scans.inspect import inspect_source
-from voxmim.scans.mirrors import mirrored_labels, mirrored_scans
+from voxmim.doctor.facts import Facts
+from voxmim.doctor.inspect import inspect_source
+from voxmim.doctor.mirrors import mirrored_labels, mirrored_scans
 
 SIDES = ("left and right", "front and back", "top and bottom")
 

@@ -55,20 +55,20 @@ import numpy as np
 import torch
 
 from voxmim.files import write_text
+from voxmim.images.geometry import resample_to_label_map
+from voxmim.images.repair import fitting_label
+from voxmim.images.volume import Volume, write_volume
 from voxmim.networks.precision import chosen_precision
 from voxmim.report.machine import machine
-from voxmim.scans.geometry import resample_to_label_map
-from voxmim.scans.prepare import PreparedScan, prepare_scan
-from voxmim.scans.repair import fitting_label
-from voxmim.scans.volume import Volume, write_volume
-from voxmim.segmentation.evaluate import labelled_cases as cases_of_split
-from voxmim.segmentation.evaluate import write_json
-from voxmim.segmentation.metrics import CONVENTION, score_case, summarise
-from voxmim.segmentation.structures import Structures
-from voxmim.store import Store
+from voxmim.store.format import Store
+from voxmim.store.prepare import PreparedScan, prepare_scan
 from voxmim.studies.analysis import crossed_interval
 from voxmim.studies.arm import METRICS, case_scores, tables
 from voxmim.studies.tables import DIGITS, NAMES, PRIOR, difference_cell
+from voxmim.tasks.segmentation.evaluate import labelled_cases as cases_of_split
+from voxmim.tasks.segmentation.evaluate import write_json
+from voxmim.tasks.segmentation.metrics import CONVENTION, score_case, summarise
+from voxmim.tasks.segmentation.structures import Structures
 from voxmim.training.finetune import MOST_VALIDATION, labelled_cases
 
 PEER, SPLITS = "nnU-Net", ("val", "test")

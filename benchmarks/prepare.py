@@ -28,10 +28,10 @@ os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
 import numpy as np
 from scipy import ndimage
 
-from voxmim.scans.phantom import draw_phantom
-from voxmim.scans.prepare import prepare, prepare_scan
-from voxmim.scans.volume import Volume, is_scan, write_volume
-from voxmim.store import Preparation
+from voxmim.images.volume import Volume, is_scan, write_volume
+from voxmim.phantoms.cohort import draw_phantom
+from voxmim.store.format import Preparation
+from voxmim.store.prepare import prepare, prepare_scan
 
 SHAPE = (256, 256, 150)
 WINDOW = (-175.0, 250.0)

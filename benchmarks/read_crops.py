@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from voxmim.crops import CropPlan, Crops
 from voxmim.report.machine import machine
-from voxmim.store import Case, Preparation, Store
-from voxmim.storing import write_case, write_index
+from voxmim.store.crops import CropPlan, Crops
+from voxmim.store.format import Case, Preparation, Store
+from voxmim.store.writing import write_case, write_index
 
 ROUND = 200  # crops between two looks at the clock
 

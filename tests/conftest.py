@@ -17,9 +17,9 @@ import pytest
 
 from processes import CONTEXT, rows_reach
 from voxmim.cli import main
+from voxmim.images.volume import Volume, write_volume
 from voxmim.recipe import make_recipe, write_recipe
-from voxmim.scans.prepare import prepare
-from voxmim.scans.volume import Volume, write_volume
+from voxmim.store.prepare import prepare
 
 # Tests run side by side, and what is tiny gains nothing by more threads. Only heeded when set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -239,6 +239,6 @@ def fake_segmentor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             "data": {"seed": seed},
         }
         network = ByIntensity(bands or TINY_BANDS).eval()
-        monkeypatch.setattr("voxmim.segmentation.predict.load_segmentor", lambda run: (network, metadata))
+        monkeypatch.setattr("voxmim.tasks.segmentation.predict.load_segmentor", lambda run: (network, metadata))
 
     return make

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from voxmim.scans.sources import Source
+from voxmim.sources import Source
 
 DATASET = {"name": "liver", "channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "tumour": 2}}
 

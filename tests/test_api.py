@@ -15,9 +15,9 @@ from conftest import Tiny, TinyRuns
 from voxmim import api
 from voxmim.api import scans, training
 from voxmim.errors import RecipeError, RunError, WeightsError
-from voxmim.networks.weights import read_weights
 from voxmim.recipe import load_recipe
 from voxmim.training.run import Run
+from voxmim.weights.files import read_weights
 
 
 def test_all_public_names_are_there() -> None:

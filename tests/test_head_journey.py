@@ -13,11 +13,11 @@ import pytest
 
 from conftest import TINY_RECIPE, TINY_TRAINING
 from voxmim import api
-from voxmim.networks.weights import read_weights
+from voxmim.images.volume import Volume, read_volume, write_volume
 from voxmim.recipe import make_recipe, write_recipe
-from voxmim.scans.volume import Volume, read_volume, write_volume
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.training.run import Run
+from voxmim.weights.files import read_weights
 
 SEQUENCES = ["T1", "T1ce", "T2", "FLAIR"]
 TRAINING = {**TINY_TRAINING, "steps": 8, "validate_every": 4}

@@ -19,13 +19,13 @@ import pytest
 import voxmim
 from conftest import TINY_RECIPE
 from voxmim import api
+from voxmim.images.formats.dicom import find_series
+from voxmim.images.formats.nifti import orientation_faults
+from voxmim.images.volume import is_scan, read_header, read_volume
+from voxmim.phantoms.cohort import write_cohort
 from voxmim.recipe import make_recipe, write_recipe
-from voxmim.scans.formats.dicom import find_series
-from voxmim.scans.formats.nifti import orientation_faults
-from voxmim.scans.phantom import write_cohort
-from voxmim.scans.prepare import prepare
-from voxmim.scans.volume import is_scan, read_header, read_volume
-from voxmim.store import Store
+from voxmim.store.format import Store
+from voxmim.store.prepare import prepare
 from voxmim.training.run import Run
 
 DATA = Path(os.environ.get("VOXMIM_DATA") or Path(__file__).parents[2] / "shared" / "data")

@@ -11,9 +11,9 @@ import pytest
 from conftest import Tiny
 from voxmim import api
 from voxmim.recipe import load_recipe, packaged_recipes
-from voxmim.scans.prepare import prepare
 from voxmim.settings import Recipe
-from voxmim.store import Store
+from voxmim.store.format import Store
+from voxmim.store.prepare import prepare
 from voxmim.studies.asked import Asked
 from voxmim.studies.trial import Trial
 from voxmim.training.finetune import finetune

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from conftest import tiny_case
 from dicom_files import places, write_series
-from voxmim.scans.formats.dicom import find_series
+from voxmim.images.formats.dicom import find_series
 
 SHAPE = (24, 22, 20)
 AFFINE = np.array([[1.0, 0, 0, -11], [0, 1.2, 0, 7], [0, 0, 1.5, 30], [0, 0, 0, 1]])

@@ -14,7 +14,7 @@ class ScanError(VoxmimError):
     """A scan or a label map cannot be used: unreadable, of the wrong shape, constant, not a number.
 
     Attributes:
-        kind: of the finding that it makes, see `voxmim.scans.findings`.
+        kind: of the finding that it makes, see `voxmim.findings`.
     """
 
     def __init__(self, text: str, kind: str = "unreadable") -> None:

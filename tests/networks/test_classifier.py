@@ -10,8 +10,8 @@ from torch.nn import functional
 from voxmim.errors import WeightsError
 from voxmim.networks.build import build_encoder, describe_encoder
 from voxmim.networks.classifier import Classifier
-from voxmim.networks.weights import holds_classifier, load_classifier, save_weights
 from voxmim.recipe import make_recipe
+from voxmim.weights.files import holds_classifier, load_classifier, save_weights
 
 CROP = (16, 8, 16)
 KINDS: dict[str, dict[str, Any]] = {

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_page import Reader
 
+from report.test_page import Reader
 from torture import AFFINE, scan, write
+from voxmim.doctor.inspect import Inspection, Slice, inspect_source
 from voxmim.report.contact import CELL, GAP, NAME, contact_sheet
 from voxmim.report.inspection import finding_rows, inspection_page, verdict
-from voxmim.scans.inspect import Inspection, Slice, inspect_source
 
 
 @pytest.fixture(scope="module")

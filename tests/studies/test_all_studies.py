@@ -11,9 +11,9 @@ import pytest
 from conftest import TINY_RECIPE
 from voxmim import api
 from voxmim.errors import StoreError
+from voxmim.phantoms.cohort import write_cohort
 from voxmim.recipe import make_recipe, write_recipe
-from voxmim.scans.phantom import write_cohort
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.studies import decoder, masking, resolution
 from voxmim.studies.study import STUDIES
 

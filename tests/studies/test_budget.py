@@ -9,7 +9,7 @@ import pytest
 from conftest import Tiny
 from voxmim.errors import RunError
 from voxmim.settings import Recipe
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.studies import budget, convergence
 from voxmim.studies.arm import Arm
 from voxmim.studies.asked import Asked, ready

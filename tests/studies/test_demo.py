@@ -19,9 +19,9 @@ from voxmim import api
 from voxmim.arguments import make_parser
 from voxmim.cli import COMMANDS
 from voxmim.errors import RecipeError, RunError, StoreError
+from voxmim.phantoms.cohort import write_cohort
 from voxmim.recipe import load_recipe, make_recipe, write_recipe
-from voxmim.scans.phantom import write_cohort
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.studies import demo as module
 from voxmim.training.run import Run
 

@@ -14,7 +14,7 @@ from voxmim.arguments import make_parser, settings_of
 from voxmim.cli import COMMANDS
 from voxmim.recipe import load_recipe
 from voxmim.settings import Training
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.studies import trial as module
 from voxmim.studies.trial import Note, Trial, carry_out, note_of
 from voxmim.training.finetune import labelled_cases

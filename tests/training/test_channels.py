@@ -11,23 +11,23 @@ import pytest
 import torch
 
 from conftest import TINY_RECIPE, TINY_TRAINING
-from voxmim.crops import CropPlan
 from voxmim.errors import StoreError
-from voxmim.networks.weights import load_encoder, read_weights
 from voxmim.pretext.mae import MAEOutput
 from voxmim.recipe import make_recipe
 from voxmim.report.reconstruct import Reconstructor
-from voxmim.segmentation.evaluate import labelled_cases
+from voxmim.report.run_pages import pretrain_page
 from voxmim.settings import Recipe
-from voxmim.store import Case, Preparation, Store
-from voxmim.storing import write_case, write_index
+from voxmim.store.crops import CropPlan
+from voxmim.store.format import Case, Preparation, Store
+from voxmim.store.writing import write_case, write_index
+from voxmim.tasks.segmentation.evaluate import labelled_cases
 from voxmim.training import finetune as module
 from voxmim.training.finetune import finetune
 from voxmim.training.loop import make_fabric
 from voxmim.training.objectives import Masked
-from voxmim.training.pages import pretrain_page
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
+from voxmim.weights.files import load_encoder, read_weights
 
 NAMES = ("T1", "T1ce", "T2")
 SHAPE = (14, 13, 15)

@@ -16,19 +16,19 @@ from torch import Tensor, nn
 
 from conftest import Sorted, TinyRuns
 from voxmim import api
-from voxmim.classification.inference import class_probabilities
-from voxmim.classification.labels import draw_splits
 from voxmim.cli import main
 from voxmim.errors import RunError, SourceError, StoreError
-from voxmim.networks.weights import load_classifier, read_weights
+from voxmim.images.intensity import window
 from voxmim.recipe import load_recipe
-from voxmim.scans.intensity import window
-from voxmim.store import Store
-from voxmim.storing import write_index
+from voxmim.store.format import Store
+from voxmim.store.writing import write_index
+from voxmim.tasks.classification.inference import class_probabilities
+from voxmim.tasks.classification.labels import draw_splits
 from voxmim.training import classify as module
 from voxmim.training.classify import class_weights, classify, list_cases, train_cases, validation_figures
 from voxmim.training.loop import make_fabric
 from voxmim.training.run import Run
+from voxmim.weights.files import load_classifier, read_weights
 
 
 def train_on(data: Sorted, out: Path, **told: Any) -> Path:
@@ -285,7 +285,7 @@ def test_a_run_stopped_before_its_first_step_starts_from_its_weights_again(
     told = {"init": tiny_runs.pretrain, "settings": {"finetune.steps": 2}}
     straight = train_on(tiny_sorted, tmp_path / "straight", **told)
     with monkeypatch.context() as patch:
-        patch.setattr("voxmim.augment.apply", stop)
+        patch.setattr("voxmim.store.augment.apply", stop)
         with pytest.raises(KeyboardInterrupt):
             train_on(tiny_sorted, tmp_path / "run", **told)
     run, _ = classify(Store(tiny_sorted.store), tmp_path / "run", load_recipe(tiny_sorted.recipe), resume=True)

@@ -13,15 +13,15 @@ import torch
 from conftest import TINY_RECIPE, TINY_TRAINING, Tiny
 from voxmim import api
 from voxmim.errors import WeightsError
-from voxmim.networks.weights import load_encoder, read_weights
 from voxmim.recipe import FITTING, load_recipe, make_recipe, write_recipe
-from voxmim.segmentation.evaluate import evaluate
 from voxmim.settings import Recipe
-from voxmim.store import Store
+from voxmim.store.format import Store
+from voxmim.tasks.segmentation.evaluate import evaluate
 from voxmim.training.finetune import finetune
 from voxmim.training.objectives import Contrastive, Masked, step_masks
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
+from voxmim.weights.files import load_encoder, read_weights
 
 SMALL: dict[str, Any] = {
     **TINY_RECIPE,

@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_loop import Bench, settings
 
 from conftest import Tiny
+from training.test_loop import Bench, settings
 from voxmim import api
 from voxmim.errors import TrainingError
-from voxmim.networks.weights import read_weights
 from voxmim.recipe import load_recipe
-from voxmim.store import Case, Store
-from voxmim.storing import write_case
+from voxmim.store.format import Case, Store
+from voxmim.store.writing import write_case
 from voxmim.training.damage import Damage
 from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
 from voxmim.training.step import Stepper
+from voxmim.weights.files import read_weights
 
 
 class Stopped(Exception):

@@ -15,20 +15,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import Tiny, TinyRuns
-from voxmim import api, augment
+from voxmim import api
 from voxmim.cli import main
 from voxmim.errors import RecipeError, RunError, StoreError, WeightsError
-from voxmim.networks.weights import load_segmentor, read_weights, save_weights
+from voxmim.images.intensity import window
 from voxmim.recipe import load_recipe, write_recipe
-from voxmim.scans.intensity import window
-from voxmim.segmentation.prior import PositionPrior
 from voxmim.settings import Recipe
-from voxmim.store import Case, Preparation, Store
-from voxmim.storing import write_index
+from voxmim.store import augment
+from voxmim.store.format import Case, Preparation, Store
+from voxmim.store.writing import write_index
+from voxmim.tasks.segmentation.prior import PositionPrior
 from voxmim.training import finetune as module
 from voxmim.training.finetune import finetune, labelled_cases, validation_dice
 from voxmim.training.loop import make_fabric
 from voxmim.training.run import Run
+from voxmim.weights.files import load_segmentor, read_weights, save_weights
 
 
 def recipe_of(tiny: Tiny, **changes: Any) -> Recipe:

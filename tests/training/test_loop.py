@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from voxmim.crops import Batch
 from voxmim.errors import TrainingError
 from voxmim.settings import Recipe, Training
+from voxmim.store.crops import Batch
 from voxmim.training import step as step_module
 from voxmim.training.damage import Damage
 from voxmim.training.loop import Job, make_fabric, train

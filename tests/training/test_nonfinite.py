@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from conftest import Tiny
 from voxmim import api
-from voxmim.crops import Batch, Crops
 from voxmim.errors import TrainingError
 from voxmim.networks.vit import Block
-from voxmim.store import Store
+from voxmim.store.crops import Batch, Crops
+from voxmim.store.format import Store
 from voxmim.training.nonfinite import explain, image_files, unexplained
 
 FILES = ["b.nii.gz", "a.nii.gz"]

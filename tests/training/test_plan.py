@@ -8,8 +8,8 @@ import pytest
 from conftest import Tiny, TinyRuns
 from voxmim import api
 from voxmim.cli import main
-from voxmim.networks.weights import load_encoder, read_weights
 from voxmim.training import plan as plan_module
+from voxmim.weights.files import load_encoder, read_weights
 
 
 def test_its_figures_are_those_of_the_training(

@@ -13,20 +13,21 @@ import pytest
 import torch
 
 from conftest import Tiny, TinyRuns
-from voxmim import api, augment
+from voxmim import api
 from voxmim.cli import main
-from voxmim.crops import CropPlan
 from voxmim.errors import RecipeError, RunError, StoreError
-from voxmim.networks.weights import load_encoder, read_weights
 from voxmim.recipe import fit_crop, load_recipe
 from voxmim.report.reconstruct import Reconstructor
 from voxmim.settings import Recipe
-from voxmim.store import Case, Preparation, Store
-from voxmim.storing import write_index
+from voxmim.store import augment
+from voxmim.store.crops import CropPlan
+from voxmim.store.format import Case, Preparation, Store
+from voxmim.store.writing import write_index
 from voxmim.training.loop import make_fabric
 from voxmim.training.objectives import Masked, step_masks
 from voxmim.training.pretrain import pretrain, pretraining_cases
 from voxmim.training.run import Run
+from voxmim.weights.files import load_encoder, read_weights
 
 
 def recipe_of(tiny: Tiny, **changes: Any) -> Recipe:

@@ -20,12 +20,12 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from conftest import TINY_RECIPE, Tiny
 from processes import in_two_processes, rows_reach
 from voxmim import api
-from voxmim.crops import Crops
 from voxmim.errors import StoreError, TrainingError
-from voxmim.networks.weights import load_encoder, read_weights
 from voxmim.recipe import make_recipe
+from voxmim.store.crops import Crops
 from voxmim.training.processes import make_fabric
 from voxmim.training.run import Run
+from voxmim.weights.files import load_encoder, read_weights
 
 SETTINGS: dict[str, Any] = {"pretrain.batch": 4, "pretrain.augmentation.flip": 0.5, "pretrain.ema": 0.5}
 TWO: dict[str, Any] = {**SETTINGS, "devices": 2}

@@ -11,7 +11,7 @@ import pytest
 from conftest import Tiny
 from voxmim import api
 from voxmim.errors import StoreError
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.training.run import Run
 
 SETTINGS = {"pretrain.steps": 2, "finetune.steps": 2, "finetune.validate_every": 2, "pretrain.checkpoint_every": 1}

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from conftest import Tiny, TinyRuns
 from voxmim import api
-from voxmim.crops import CropPlan
-from voxmim.networks.weights import read_weights
 from voxmim.report.reconstruct import Reconstructor
-from voxmim.store import Store
+from voxmim.store.crops import CropPlan
+from voxmim.store.format import Store
 from voxmim.training.loop import make_fabric
 from voxmim.training.objectives import Masked
 from voxmim.training.run import Run
 from voxmim.training.step import Stepper
+from voxmim.weights.files import read_weights
 
 Weights = dict[str, Tensor]
 

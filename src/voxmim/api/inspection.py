@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from voxmim.doctor.inspect import Inspection, inspect_source
 from voxmim.files import write_text
 from voxmim.report.inspection import finding_rows, inspection_page, verdict
-from voxmim.scans.inspect import Inspection, inspect_source
 
 __all__ = ["Inspection", "finding_rows", "inspect", "verdict"]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from voxmim.api.tasks import refuse_classes, task_of
-from voxmim.classification import evaluate as scan_evaluation
-from voxmim.classification.evaluate import result_rows
-from voxmim.classification.predict import predict as _predict_classes
+from voxmim.report.classifier_page import classify_page
 from voxmim.report.reconstruct import reconstruct as _reconstruct
-from voxmim.segmentation import evaluate as evaluation
-from voxmim.segmentation.predict import predict as _predict
-from voxmim.segmentation.predict import scan_files
-from voxmim.training.classify_page import classify_page
-from voxmim.training.pages import finetune_page
+from voxmim.report.run_pages import finetune_page
+from voxmim.tasks.classification import evaluate as scan_evaluation
+from voxmim.tasks.classification.evaluate import result_rows
+from voxmim.tasks.classification.predict import predict as _predict_classes
+from voxmim.tasks.segmentation import evaluate as evaluation
+from voxmim.tasks.segmentation.predict import predict as _predict
+from voxmim.tasks.segmentation.predict import scan_files
 from voxmim.training.run import ABOUT, Run
 
 __all__ = ["evaluate", "predict", "reconstruct", "result_rows"]

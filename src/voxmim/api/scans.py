@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from voxmim.scans.phantom import write_cohort
-from voxmim.scans.prepare import PrepareResult, prepare
-from voxmim.scans.resplit import split
-from voxmim.scans.verify import verify
+from voxmim.phantoms.cohort import write_cohort
+from voxmim.store.prepare import PrepareResult, prepare
+from voxmim.store.split import split
+from voxmim.store.verify import verify
 
 __all__ = ["PrepareResult", "phantom", "prepare", "split", "verify"]
 

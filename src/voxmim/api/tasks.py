@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from voxmim.errors import RunError
-from voxmim.networks.weights import holds_classifier
 from voxmim.training.run import ABOUT, Run
+from voxmim.weights.files import holds_classifier
 
 TASKS = ("segmentation", "classification")
 

@@ -9,19 +9,19 @@ from typing import Any
 from voxmim.api.tasks import TASKS, refuse_classes, task_of
 from voxmim.errors import RunError, nearest
 from voxmim.recipe import load_recipe
+from voxmim.report.classifier_page import classify_page
+from voxmim.report.run_pages import finetune_page, pretrain_page
 from voxmim.settings import Recipe
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.training.classify import classify as _classify
-from voxmim.training.classify_page import classify_page
 from voxmim.training.finetune import finetune as _finetune
-from voxmim.training.pages import finetune_page, pretrain_page
 from voxmim.training.plan import Plan
 from voxmim.training.plan import plan as _plan
 from voxmim.training.pretrain import pretrain as _pretrain
 from voxmim.training.processes import first_process
 from voxmim.training.run import RECIPE, Run
 from voxmim.training.setup import refuse_unresolved
-from voxmim.training.transfer import Start, settings_from
+from voxmim.weights.start import Start, settings_from
 
 DEFAULT_RECIPE = "tiny"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from voxmim.networks.build import Encoder
-from voxmim.networks.transfer import Transfer
-from voxmim.networks.weights import load_encoder
-from voxmim.training.foreign_weights import export_encoder, import_encoder, scans_like
+from voxmim.weights.exchange import export_encoder, import_encoder, scans_like
+from voxmim.weights.files import load_encoder
+from voxmim.weights.load import Transfer
 
 __all__ = ["Encoder", "export_weights", "import_weights", "load_encoder"]
 

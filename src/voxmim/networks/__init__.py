@@ -1,1 +1,1 @@
-"""Encoders and segmentors; nothing here knows of files (but weights.py), training loops or commands."""
+"""Encoders and segmentors, one file each. Knows settings; nothing of files, training loops or commands."""

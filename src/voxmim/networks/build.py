@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from voxmim.networks.adapt import Layout
 from voxmim.networks.patches import Triple
 from voxmim.networks.swin import Swin
 from voxmim.networks.swin_unetr import SwinUNETR
@@ -56,13 +55,6 @@ def described_encoder(metadata: Mapping[str, Any]) -> tuple[str, EncoderSettings
     kind = metadata.get("encoder", "vit")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in metadata[kind].items()}
     return kind, _SETTINGS[kind](**values)
-
-
-def described_layout(metadata: Mapping[str, Any]) -> Layout:
-    """What the encoder that a weights file describes takes in: channels, patch, and the grid of its crop."""
-    _, settings = described_encoder(metadata)
-    x, y, z = metadata["crop"]
-    return Layout.of(described_inputs(metadata), settings.patch, (x, y, z))
 
 
 def described_inputs(metadata: Mapping[str, Any]) -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 
 from PIL import Image, ImageDraw
 
+from voxmim.doctor.inspect import Slice
 from voxmim.report.figures import display_range, font, slice_panel
-from voxmim.scans.inspect import Slice
 
 CELL, NAME, GAP, COLUMNS = 150, 20, 8, 8  # pixels, and how many stand in a row
 MARK = "#e69f00"

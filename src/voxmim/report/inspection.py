@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from voxmim.doctor.facts import PERCENTILES
+from voxmim.doctor.inspect import Inspection
 from voxmim.report.contact import contact_sheet
 from voxmim.report.figures import label_colour
 from voxmim.report.page import Histogram, Page, Picture, Table, write_page
-from voxmim.scans.facts import PERCENTILES
-from voxmim.scans.inspect import Inspection
 
 _AXES = ("left to right", "back to front", "bottom to top")
 _ENDS = {"0": "lowest", "50": "half below", "100": "highest"}

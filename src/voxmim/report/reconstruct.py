@@ -13,21 +13,21 @@ from torch import Tensor
 
 from voxmim.errors import WeightsError
 from voxmim.files import whole
+from voxmim.images.channels import read_channels
+from voxmim.images.geometry import resample
+from voxmim.images.intensity import unwindow, window
+from voxmim.images.volume import Volume, write_volume
 from voxmim.networks.patches import grid_of, mask_to_voxels
 from voxmim.networks.precision import working_dtype
-from voxmim.networks.weights import encoder_from, load_into, read_kind
 from voxmim.pretext.assemble import MaskedPretext, build_pretext, described_pretext
 from voxmim.pretext.masking import draw_masks, holds_body
 from voxmim.pretext.simclr import SimCLR
 from voxmim.report.figures import reconstruction_picture
-from voxmim.scans.channels import read_channels
-from voxmim.scans.geometry import resample
-from voxmim.scans.intensity import unwindow, window
-from voxmim.scans.prepare import PreparedScan, prepare_scan
-from voxmim.scans.sources import channel_files
-from voxmim.scans.volume import Volume, write_volume
 from voxmim.settings import MaskSettings
-from voxmim.store import Preparation
+from voxmim.sources import channel_files
+from voxmim.store.format import Preparation
+from voxmim.store.prepare import PreparedScan, prepare_scan
+from voxmim.weights.files import encoder_from, load_into, read_kind
 
 
 @dataclass

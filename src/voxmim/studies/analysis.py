@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from voxmim.segmentation.intervals import COVERAGE
+from voxmim.tasks.intervals import COVERAGE
 
 RESAMPLES = 2000
 SHARES = (0.9, 0.95, 0.99, 1.0)  # of another arm's best, which one is to reach

@@ -11,10 +11,10 @@ from typing import Any
 
 from voxmim.errors import RecipeError, StoreError, nearest
 from voxmim.recipe import FITTING, fit_crop, load_recipe, with_crop
-from voxmim.report.words import PRETEXTS
 from voxmim.settings import Recipe, Triple
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Pretraining
+from voxmim.text import PRETEXTS
 from voxmim.training.finetune import labelled_cases
 
 CONTRASTIVE = "tiny-simclr-vit"  # the recipe whose augmentation SimCLR takes

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from voxmim.errors import RunError
 from voxmim.settings import Recipe, Training
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.studies.arm import Arm
 from voxmim.studies.trial import Trial
 from voxmim.training.finetune import MOST_VALIDATION

@@ -21,21 +21,12 @@ from rich.console import Console
 
 from voxmim.errors import RecipeError, RunError, StoreError
 from voxmim.files import write_text
+from voxmim.images.geometry import Spacing
+from voxmim.phantoms.cohort import write_cohort
 from voxmim.recipe import load_recipe, recipe_to_yaml
 from voxmim.report.page import Page, Picture, Plot, Table, write_page
 from voxmim.report.reconstruct import reconstruct
-from voxmim.report.words import encoder_in_words, loss_in_words, task_in_words
-from voxmim.scans.geometry import Spacing
-from voxmim.scans.phantom import write_cohort
-from voxmim.scans.prepare import prepare
-from voxmim.segmentation.evaluate import evaluate, labelled_cases, write_json
-from voxmim.segmentation.intervals import difference_in_words, paired_difference
-from voxmim.segmentation.predict import predict
-from voxmim.settings import Recipe
-from voxmim.store import Store
-from voxmim.training.finetune import case_column, finetune
-from voxmim.training.health import complaint
-from voxmim.training.pages import (
+from voxmim.report.run_pages import (
     curve,
     figure,
     figures,
@@ -46,6 +37,15 @@ from voxmim.training.pages import (
     run_facts,
     segmentation_pictures,
 )
+from voxmim.settings import Recipe
+from voxmim.store.format import Store
+from voxmim.store.prepare import prepare
+from voxmim.tasks.intervals import difference_in_words, paired_difference
+from voxmim.tasks.segmentation.evaluate import evaluate, labelled_cases, write_json
+from voxmim.tasks.segmentation.predict import predict
+from voxmim.text import encoder_in_words, loss_in_words, task_in_words
+from voxmim.training.finetune import case_column, finetune
+from voxmim.training.health import complaint
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
 from voxmim.training.setup import refuse_unresolved

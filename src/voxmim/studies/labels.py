@@ -5,8 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from voxmim.report.page import Curve, Plot
-from voxmim.segmentation.intervals import bootstrap_interval
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.asked import Asked
 from voxmim.studies.tables import (
@@ -18,6 +17,7 @@ from voxmim.studies.tables import (
     validation_plot,
 )
 from voxmim.studies.write import Shown
+from voxmim.tasks.intervals import bootstrap_interval
 
 NUMBERS = ("3", "6", "12", "all")  # where nothing else is told
 

@@ -9,14 +9,14 @@ from typing import Any
 from voxmim.errors import RecipeError
 from voxmim.report.page import Picture, Table
 from voxmim.report.plots import heat_map
-from voxmim.report.words import PRETEXTS, sizes_in_words
+from voxmim.report.run_pages import figure, reconstruction_pictures
 from voxmim.settings import Triple
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.asked import Asked
 from voxmim.studies.tables import best_of, best_scores, difference_table, score_table, tested_in_words, validation_table
 from voxmim.studies.write import Shown
-from voxmim.training.pages import figure, reconstruction_pictures
+from voxmim.text import PRETEXTS, sizes_in_words
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from voxmim.recipe import fit_crop
-from voxmim.report.words import PRETEXTS
-from voxmim.scans.respace import respace
 from voxmim.settings import Recipe, Triple
-from voxmim.store import Store
+from voxmim.store.format import Store
+from voxmim.store.resample import respace
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.asked import Asked
 from voxmim.studies.tables import (
@@ -26,6 +25,7 @@ from voxmim.studies.tables import (
     validation_plot,
 )
 from voxmim.studies.write import Shown
+from voxmim.text import PRETEXTS
 
 COARSER = 1.5  # times the spacing
 SMALLER = 2 / 3  # of a crop's side

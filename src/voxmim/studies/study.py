@@ -16,7 +16,7 @@ from rich.console import Console
 
 from voxmim.errors import RunError, StoreError, nearest
 from voxmim.files import alone, write_text
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.studies import convergence, decoder, masking, resolution, transfer
 from voxmim.studies import labels as labels_study
 from voxmim.studies.arm import Arm, Comparison

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from voxmim.report.page import Curve, Picture, Plot, Table
-from voxmim.report.words import PRETEXTS, sizes_in_words
-from voxmim.segmentation.intervals import bootstrap_interval, in_words
-from voxmim.segmentation.metrics import CONVENTION
+from voxmim.report.run_pages import figure, segmentation_pictures
 from voxmim.settings import Triple
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.studies.analysis import SHARES, SpeedUp, crossed_interval, speed_up
 from voxmim.studies.arm import METRICS, Arm, Comparison, case_scores, tables
+from voxmim.tasks.intervals import bootstrap_interval, in_words
+from voxmim.tasks.segmentation.metrics import CONVENTION
+from voxmim.text import PRETEXTS, sizes_in_words
 from voxmim.training.finetune import case_column, prior_dice
 from voxmim.training.health import complaint
-from voxmim.training.pages import figure, segmentation_pictures
 
 DIGITS = {"dice": 3, "hd95_mm": 2, "nsd": 3}
 NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "nsd": "NSD (2 mm)"}

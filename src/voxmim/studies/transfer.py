@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 from voxmim.errors import StoreError
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.asked import Asked
 from voxmim.studies.tables import difference_table, pretraining_table, score_table, tested_in_words, validation_plot

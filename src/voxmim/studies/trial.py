@@ -22,9 +22,9 @@ from voxmim.errors import VoxmimError
 from voxmim.files import write_text
 from voxmim.recipe import FITTING, write_recipe
 from voxmim.report.machine import machine
-from voxmim.segmentation.evaluate import evaluate, write_json
 from voxmim.settings import Recipe
-from voxmim.store import INDEX, Store
+from voxmim.store.format import INDEX, Store
+from voxmim.tasks.segmentation.evaluate import evaluate, write_json
 from voxmim.training.finetune import finetune, labelled_cases
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import ABOUT

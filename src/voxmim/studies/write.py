@@ -16,10 +16,10 @@ from voxmim.recipe import recipe_to_yaml
 from voxmim.report.machine import machine
 from voxmim.report.markdown import write_markdown
 from voxmim.report.page import Page, Picture, Plot, Table, write_page
-from voxmim.report.words import encoder_in_words, pieces_in_words, sizes_in_words
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.studies.arm import METRICS, Arm, Comparison
 from voxmim.studies.trial import Trial
+from voxmim.text import encoder_in_words, pieces_in_words, sizes_in_words
 from voxmim.training.finetune import case_column, labelled_cases
 from voxmim.training.run import Run
 

@@ -14,24 +14,24 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxmim.classification.inference import class_probabilities
-from voxmim.classification.labels import Listed, draw_splits, in_turn, match, read_classes
-from voxmim.classification.metrics import auroc, balanced_accuracy
-from voxmim.crops import Batch, CropPlan, Crops
 from voxmim.errors import RunError, StoreError
+from voxmim.images.intensity import window
 from voxmim.networks.build import build_encoder
 from voxmim.networks.classifier import Classifier
-from voxmim.networks.transfer import Transfer
-from voxmim.networks.weights import save_weights
-from voxmim.scans.intensity import window
 from voxmim.settings import Recipe
-from voxmim.store import Store
+from voxmim.store.crops import Batch, CropPlan, Crops
+from voxmim.store.format import Store
+from voxmim.tasks.classification.inference import class_probabilities
+from voxmim.tasks.classification.labels import Listed, draw_splits, in_turn, match, read_classes
+from voxmim.tasks.classification.metrics import auroc, balanced_accuracy
 from voxmim.training.damage import Damage
 from voxmim.training.finetune import begin_finetune, count_of, same_cases
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.run import CHECKPOINT, Run
 from voxmim.training.setup import account_of, augmenter, made_of, new_run, stream, weights_metadata
+from voxmim.weights.files import save_weights
+from voxmim.weights.load import Transfer
 
 MOST_VALIDATION = 64  # whole scans a validation looks at; with fewer, an AUROC is coarse
 MOST_SCALED = 64  # crops, each of another scan, that tell the scale of the encoder's features

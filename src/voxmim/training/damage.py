@@ -13,7 +13,7 @@ from typing import TypeVar
 from lightning.fabric import Fabric
 
 from voxmim.errors import StoreError, TrainingError
-from voxmim.store import Case
+from voxmim.store.format import Case
 from voxmim.training.processes import first_process
 from voxmim.training.run import Run
 

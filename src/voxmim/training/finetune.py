@@ -13,25 +13,25 @@ from lightning.fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
 
-from voxmim.crops import Batch, CropPlan, Crops
 from voxmim.errors import StoreError
+from voxmim.images.intensity import window
 from voxmim.networks.build import build_encoder, build_segmentor
-from voxmim.networks.transfer import Transfer
-from voxmim.networks.weights import save_weights
-from voxmim.scans.intensity import window
-from voxmim.segmentation.inference import predict_probabilities
-from voxmim.segmentation.metrics import dice
-from voxmim.segmentation.prior import PRIOR, PositionPrior
-from voxmim.segmentation.structures import Structures
 from voxmim.settings import Recipe
-from voxmim.store import Case, Store
-from voxmim.training.criterion import make_criterion
+from voxmim.store.crops import Batch, CropPlan, Crops
+from voxmim.store.format import Case, Store
+from voxmim.tasks.segmentation.inference import predict_probabilities
+from voxmim.tasks.segmentation.loss import make_criterion
+from voxmim.tasks.segmentation.metrics import dice
+from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
+from voxmim.tasks.segmentation.structures import Structures
 from voxmim.training.damage import Damage
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.run import Run
 from voxmim.training.setup import Beginning, account_of, augmenter, begin, made_of, new_run, stream, weights_metadata
-from voxmim.training.transfer import carry_decoder
+from voxmim.weights.files import save_weights
+from voxmim.weights.load import Transfer
+from voxmim.weights.start import carry_decoder
 
 MOST_VALIDATION = 16  # whole scans a validation labels; the curve's points must not cost more than the training
 

@@ -11,7 +11,7 @@ import time
 
 from lightning.fabric import Fabric
 
-from voxmim.crops import Batch
+from voxmim.store.crops import Batch
 from voxmim.training.processes import make_fabric, shared, together
 from voxmim.training.progress import TrainingBar
 from voxmim.training.run import MetricsFile, Run

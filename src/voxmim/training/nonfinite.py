@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from voxmim.crops import Batch
-from voxmim.store import Store
+from voxmim.store.crops import Batch
+from voxmim.store.format import Store
 
 ANEW = "start anew with a lower --lr, a longer warm-up or --precision 32"
 

@@ -12,13 +12,13 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from voxmim.crops import Batch, CropPlan, Crops, batches, channels_of, middle_start, read_crop, show
 from voxmim.pretext.assemble import MaskedPretext
 from voxmim.pretext.mae import ERRORS, MAEOutput, counted_in
 from voxmim.pretext.masking import draw_masks, holds_body
 from voxmim.pretext.simclr import SimCLR
 from voxmim.settings import Recipe
-from voxmim.store import Case, Store
+from voxmim.store.crops import Batch, CropPlan, Crops, batches, channels_of, middle_start, read_crop, show
+from voxmim.store.format import Case, Store
 from voxmim.training.damage import Damage
 
 Prepare = Callable[[Batch], Batch]

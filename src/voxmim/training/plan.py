@@ -14,7 +14,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from voxmim.settings import Recipe
-from voxmim.store import Store
+from voxmim.store.format import Store
 from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
 from voxmim.training.processes import shared, together

@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 
-from voxmim.crops import CropPlan, Crops
 from voxmim.errors import StoreError
 from voxmim.networks.build import ANY, build_encoder
-from voxmim.networks.weights import save_weights
 from voxmim.pretext.assemble import build_pretext, describe_pretext
 from voxmim.pretext.simclr import SimCLR
 from voxmim.settings import Recipe
-from voxmim.store import Case, Store
+from voxmim.store.crops import CropPlan, Crops
+from voxmim.store.format import Case, Store
 from voxmim.training.health import complaint
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.objectives import Contrastive, Masked
 from voxmim.training.run import Run
 from voxmim.training.setup import account_of, augmenter, begin, made_of, new_run, stream, weights_metadata
+from voxmim.weights.files import save_weights
 
 MOST_VALIDATION = 32  # cases a validation looks at: enough for a steady figure, few enough not to wait for
 

@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric import Fabric
 
-from voxmim import augment
-from voxmim.crops import Batch, Crops, batches
 from voxmim.errors import RunError, StoreError
 from voxmim.networks.build import describe_encoder
 from voxmim.networks.precision import chosen_precision
-from voxmim.networks.transfer import Transfer
 from voxmim.recipe import with_crop
 from voxmim.settings import Recipe, Training
-from voxmim.store import Case, Store
+from voxmim.store import augment
+from voxmim.store.crops import Batch, Crops, batches
+from voxmim.store.format import Case, Store
 from voxmim.training.damage import Damage
-from voxmim.training.run import Run, refuse_occupied
-from voxmim.training.transfer import Start, account, restart, show
+from voxmim.training.run import CHECKPOINT, Run, refuse_occupied
+from voxmim.weights.load import Transfer
+from voxmim.weights.start import Start, account, show
 
 _NAMED = 5  # findings that a refusal names
 
@@ -64,6 +64,13 @@ def begin(store: Store, out: Path, kind: str, recipe: Recipe, init: Path | None,
     shapes = [case.shape for case in store.in_split("train", "unlabelled")]
     shapes = shapes or [case.shape for case in store.cases.values()]
     return Beginning(with_crop(recipe, shapes, str(store.path), masked=kind == "pretrain"), None, start)
+
+
+def restart(run: Run) -> Start | None:
+    """The weights that a resumed run started from, if it was stopped before its first checkpoint."""
+    if run.about.get("init") is None or (run.path / CHECKPOINT).is_file():
+        return None
+    return Start.read(Path(run.about["init"]))
 
 
 def refuse_unresolved(store: Store, accepted: bool = False) -> None:

@@ -12,8 +12,8 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from voxmim.crops import Batch
 from voxmim.settings import Training
+from voxmim.store.crops import Batch
 from voxmim.training.average import Average
 from voxmim.training.damage import Damage
 from voxmim.training.nonfinite import explain, unexplained

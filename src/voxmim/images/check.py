@@ -1,0 +1,111 @@
+"""Is a case fit to be prepared? Errors refuse it, warnings let it pass."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from voxmim.errors import ScanError
+from voxmim.images.geometry import Grid
+from voxmim.images.volume import Volume
+
+_FEWEST = 2  # voxels along an axis: fewer make no volume
+_FEW = 8
+SAME = 1e-2  # of a voxel: how far apart two corners may lie that are meant to be the same
+
+
+def check_image(volume: Volume, path: Path) -> list[str]:
+    """Judge a scan.
+
+    Returns:
+        warnings, one sentence each.
+
+    Raises:
+        ScanError: under 2 voxels along an axis, a value that is no number, or a constant channel.
+    """
+    if min(volume.shape) < _FEWEST:
+        shape = " x ".join(map(str, volume.shape))
+        raise ScanError(f"{path}: {shape} voxels make a slice, not a volume; give a 3D scan.", "tiny")
+    for index, channel in enumerate(volume.array):
+        if channel.dtype.kind == "f" and (bad := int(np.count_nonzero(~np.isfinite(channel)))):
+            raise ScanError(
+                f"{path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out.",
+                "not finite",
+            )
+        if channel.min() == channel.max():
+            where = f" in channel {index}" if len(volume.array) > 1 else ""
+            text = f"{path}: every voxel{where} has the value {channel.flat[0]:g}; leave this scan out."
+            raise ScanError(text, "constant")
+    thin = [f"{path}: only {n} voxels along axis {'XYZ'[axis]}." for axis, n in enumerate(volume.shape) if n < _FEW]
+    return thin
+
+
+def grid_offset(grid: Grid, reference: Grid) -> float:
+    """How far, in voxels along an axis, a corner of a grid lies off that of another of the same shape."""
+    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in grid.shape))])
+    there = corners @ (np.linalg.inv(reference.affine) @ grid.affine).T
+    return float(np.abs(there - corners).max())
+
+
+def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Path) -> None:
+    """Refuse a file whose voxels do not lie where those of another do.
+
+    Raises:
+        ScanError: the shapes differ, or a corner lies over a hundredth of a voxel apart.
+    """
+    if grid.shape != reference.shape:
+        mine, other = (" x ".join(map(str, shape)) for shape in (grid.shape, reference.shape))
+        raise ScanError(
+            f"{path}: its shape {mine} differs from {other} of {reference_path.name}; resample it to that grid.",
+            "other grid",
+        )
+    off = grid_offset(grid, reference)
+    if off > SAME:
+        raise ScanError(
+            f"{path}: its affine puts a corner {off:.2g} voxels off that of {reference_path.name}; "
+            "copy the header of the one that is right.",
+            "other grid",
+        )
+
+
+def check_label(label: Volume, image: Grid, path: Path, image_path: Path, known: Collection[int] = ()) -> list[str]:
+    """Judge a label map.
+
+    Args:
+        label: one channel.
+        image: the grid of the scan that it belongs to.
+        path: the label map's file.
+        image_path: the scan's file.
+        known: the label values that the source lists (0 is always allowed); empty if it lists none.
+
+    Returns:
+        warnings, one sentence each.
+
+    Raises:
+        ScanError: another grid than the scan's, values that are no whole numbers from 0 to 255, or unknown values.
+    """
+    check_same_grid(Grid.of(label), image, path, image_path)
+    return check_label_values(label, path, known)
+
+
+def check_label_values(label: Volume, path: Path, known: Collection[int] = ()) -> list[str]:
+    """`check_label` without a scan: the values alone."""
+    values = np.unique(label.array)
+    if not np.all(np.isfinite(values)) or np.any(np.rint(values) != values) or values[0] < 0 or values[-1] > 255:
+        raise ScanError(
+            f"{path}: label values from {values[0]:g} to {values[-1]:g} are not all whole numbers from 0 to 255; "
+            "is this a label map?",
+            "not integers",
+        )
+    unknown = sorted({int(value) for value in values} - {0, *known}) if known else []
+    if unknown:
+        listed = ", ".join(map(str, sorted(known)))
+        raise ScanError(
+            f"{path}: label value {', '.join(map(str, unknown))} is not listed in dataset.json ({listed}); "
+            "list it there or correct the label map.",
+            "unknown label",
+        )
+    return [f"{path}: the label map is empty."] if values[-1] == 0 else []

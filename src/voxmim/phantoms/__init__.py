@@ -1,0 +1,1 @@
+"""Generated cohorts with labels; no patient is involved. Imports images."""

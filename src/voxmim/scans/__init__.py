@@ -1,1 +1,0 @@
-"""From files to volumes: reading, checking, preparing, and the phantom."""

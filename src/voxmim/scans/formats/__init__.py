@@ -1,1 +1,0 @@
-"""What each format of image files needs beside ITK; others speak to `scans/volume.py`."""

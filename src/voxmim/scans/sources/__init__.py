@@ -1,7 +1,0 @@
-"""Where the cases of a source are, whatever its kind; each kind has a file of its own."""
-
-from voxmim.scans.sources.numbered import channel_files
-from voxmim.scans.sources.opening import open_source
-from voxmim.scans.sources.source import Source, SourceCase
-
-__all__ = ["Source", "SourceCase", "channel_files", "open_source"]

@@ -1,1 +1,0 @@
-"""From a trained segmentor to label maps and to numbers about them."""

@@ -1,0 +1,7 @@
+"""Where the cases of a source are, whatever its kind; each kind has a file of its own."""
+
+from voxmim.sources.numbered import channel_files
+from voxmim.sources.opening import open_source
+from voxmim.sources.source import Source, SourceCase
+
+__all__ = ["Source", "SourceCase", "channel_files", "open_source"]

@@ -1,0 +1,159 @@
+"""A list of cases in a file: a table (CSV), or JSON of the same rows or as MONAI has its lists.
+
+```
+case,image,label,split,group         one file of all channels
+case,image:T1,image:FLAIR,label      one file per channel, which are called so; an empty field is a channel that lacks
+```
+Only an image must be there. Paths are relative to the list's folder. `split` is train, val, test or unlabelled, `group`
+the patient. JSON is a list of such rows as objects, or an object with lists called "training", "validation" and "test"
+(or "testing"), where "image" may be a list of one file per channel and the "fold" 0 of the training validates; it may
+hold what a dataset.json does: "name", "channel_names", "labels", "regions", "licence".
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from voxmim.errors import SourceError, nearest
+from voxmim.images.formats.dicom import is_dicom
+from voxmim.sources.description import Description, describe
+from voxmim.sources.jsons import read_json
+from voxmim.sources.listing import label_file
+from voxmim.sources.plain import names_of
+from voxmim.sources.source import SPLITS, Source, SourceCase
+
+LIST_ENDINGS = (".csv", ".json")
+_COLUMNS = ("case", "image", "label", "split", "group")
+_SECTIONS = {"training": "", "validation": "val", "test": "test", "testing": "test"}
+_CHANNEL = "image:"
+
+
+class _Row(NamedTuple):
+    where: str  # for errors
+    fields: dict[str, Any]
+    split: str = ""  # of the section it stands in
+
+
+def datalist(file: Path) -> Source:
+    """The cases of such a file.
+
+    Raises:
+        SourceError: a column is unknown, a file is missing, or the rows contradict each other.
+    """
+    told = Description(file.stem, (), {}, {}, "")
+    if file.suffix.lower() == ".csv":
+        rows = list(_table(file))
+    else:
+        values = read_json(file)
+        rows = _objects(file, values)
+        if isinstance(values, dict):
+            silent = not {"channel_names", "modality"} & values.keys()
+            assumed = {"channel_names": {"0": "image"}} if silent else {}
+            told = describe(file, {"name": file.stem, "labels": {}, **assumed, **values})
+            told = told._replace(channels=()) if silent else told
+    if not rows:
+        raise SourceError(f"{file}: it lists no case; add a row for each.")
+    for row in rows:
+        _refuse_unknown(row)
+    channels = _channels(file, rows, told.channels)
+    cases = [_case(file, row, channels) for row in rows]
+    names = names_of([case.images[0] for case in cases if not case.name], file.parent)
+    cases = [case if case.name else replace(case, name=names[case.images[0]]) for case in cases]
+    return Source(file, told.name, channels, told.labels, tuple(cases), regions=told.regions, licence=told.licence)
+
+
+def _table(file: Path) -> Iterator[_Row]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.reader(lines, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            twice = [name for name in header if header.count(name) > 1]
+            if twice:
+                raise SourceError(f"{file}: column '{twice[0]}' stands there twice; leave it in once.")
+            for fields in reader:
+                where = f"{file}: line {reader.line_num}"
+                if len(fields) not in (0, len(header)):
+                    raise SourceError(f"{where} has {len(fields)} fields for {len(header)} columns; correct it.")
+                if fields:
+                    yield _Row(where, {name: text.strip() for name, text in zip(header, fields, strict=True)})
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise SourceError(f"{file}: this is no table with commas, in UTF-8 ({error}); save it so.") from None
+
+
+def _objects(file: Path, values: Any) -> list[_Row]:
+    sections = {"cases": values} if isinstance(values, list) else values if isinstance(values, dict) else {}
+    sections = {name: rows for name, rows in sections.items() if name in (*_SECTIONS, "cases")}
+    if not sections:
+        raise SourceError(f'{file}: a list of cases is expected, or an object with "training"; see docs/data.md.')
+    found = []
+    for name, rows in sections.items():
+        if not isinstance(rows, list):
+            raise SourceError(f"{file}: '{name}' must be a list of cases; repair the file.")
+        split = "train" if name == "training" and sections.get("validation") else _SECTIONS.get(name, "")
+        for number, row in enumerate(rows, start=1):
+            fields = {"image": row} if isinstance(row, str) else row
+            if not isinstance(fields, dict):
+                raise SourceError(f"{file}: case {number} of '{name}' must be an object with an image; correct it.")
+            if name == "training" and "fold" in fields:
+                fields = {"split": "val" if fields["fold"] == 0 else "train", **fields}
+                del fields["fold"]
+            found.append(_Row(f"{file}: case {number} of '{name}'", fields, split))
+    return found
+
+
+def _refuse_unknown(row: _Row) -> None:
+    for column in row.fields:
+        if column not in _COLUMNS and not (column.startswith(_CHANNEL) and column != _CHANNEL):
+            known = f"{', '.join(_COLUMNS)} or {_CHANNEL}NAME of a channel"
+            raise SourceError(
+                f"{row.where}: '{column}' is no column ({known}){nearest(column, _COLUMNS) or '; take it out.'}"
+            )
+
+
+def _channels(file: Path, rows: Sequence[_Row], told: tuple[str, ...]) -> tuple[str, ...]:
+    """The channels that the columns name; or as many as images are listed, called as the file tells or by numbers."""
+    columns = tuple(dict.fromkeys(column for row in rows for column in row.fields if column.startswith(_CHANNEL)))
+    named = tuple(column.removeprefix(_CHANNEL) for column in columns)
+    if named and any("image" in row.fields for row in rows):
+        raise SourceError(f"{file}: there is both a column image and {columns[0]}; name one file per channel, or one.")
+    if named and told and named != told:
+        raise SourceError(f"{file}: its channels are {', '.join(told)}, but its columns {', '.join(columns)}; agree.")
+    most = max(len(row.fields.get("image", "")) if isinstance(row.fields.get("image"), list) else 1 for row in rows)
+    return named or told or (("image",) if most == 1 else tuple(f"channel {index}" for index in range(most)))
+
+
+def _case(file: Path, row: _Row, channels: Sequence[str]) -> SourceCase:
+    """The case of one row; without a name where it tells none."""
+    fields = {name: value for name, value in row.fields.items() if value not in ("", None)}
+    images = fields.get("image", [fields.get(f"{_CHANNEL}{name}") for name in channels])
+    images = images if isinstance(images, list) else [images]
+    missing = tuple(index for index, image in enumerate(images) if image is None)
+    if len(missing) == len(images) or len(images) not in (1, len(channels)):
+        raise SourceError(f"{row.where} names {len(images) - len(missing)} images for {len(channels)} channel(s).")
+    split, name = fields.get("split", row.split), str(fields.get("case", ""))
+    if split not in ("", *SPLITS):
+        raise SourceError(
+            f"{row.where}: '{split}' is no split ({', '.join(SPLITS)}){nearest(str(split), SPLITS) or '.'}"
+        )
+    if name.startswith(".") or "/" in name or "\\" in name:
+        raise SourceError(f"{row.where}: the case '{name}' cannot be the name of a file; name it otherwise.")
+    label = label_file(_file(file, row, fields["label"])) if "label" in fields else None
+    if row.split == "test" and label is None and "split" not in fields:
+        split = "unlabelled"
+    found = tuple(_file(file, row, image) for image in images if image is not None)
+    return SourceCase(name, found, label, split, missing, str(fields.get("group", "")))
+
+
+def _file(file: Path, row: _Row, named: object) -> Path:
+    path = file.parent / str(named)
+    try:
+        there = path.is_file() or is_dicom(path)
+    except (OSError, ValueError):  # what is no name of a file
+        there = False
+    if not there:
+        raise SourceError(f"{row.where} names {named}, which is missing; paths are relative to the list's folder.")
+    return path

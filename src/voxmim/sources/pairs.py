@@ -1,0 +1,91 @@
+"""Scans in one folder and label maps of the same names in another.
+
+```
+SOURCE/imagesTr, labelsTr  a scan is one file of all its channels, or one file per channel: NAME_0000, NAME_0001 and so
+                           on, of which some may be missing; instead of a file, a folder of that name with the DICOM
+                           slices of one series, or with a file or folder for each channel, called as the channel
+                           is; images/ and labels/ do as well
+SOURCE/imagesTs            further scans, labelled if there is a labelsTs
+SOURCE/extra_unlabelled    further scans
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from voxmim.errors import SourceError
+from voxmim.images.volume import case_name, is_scan
+from voxmim.sources.listing import label_file, scans_in
+from voxmim.sources.numbered import by_case, missing_channels
+from voxmim.sources.source import SourceCase
+
+_PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
+
+
+def has_pairs(path: Path) -> bool:
+    """Tell whether a folder holds one of scans that may have label maps beside it."""
+    return any((path / images).is_dir() for images, _ in _PAIRS)
+
+
+def paired_cases(
+    path: Path, channels: Sequence[str], further: Sequence[str] = (), numbered: bool = False
+) -> list[SourceCase]:
+    """The cases of all these folders, and of `further` ones without labels.
+
+    Args:
+        path: the folder of them all.
+        channels: their names.
+        further: names of folders.
+        numbered: every file's name ends with the number of its channel, even of a single one.
+
+    Raises:
+        SourceError: a label map has no scan, or it cannot be told which file is which channel.
+    """
+    pair = next(pair for pair in _PAIRS if (path / pair[0]).is_dir())
+    folders = [(*pair, "", ""), ("imagesTs", "labelsTs", "test", "unlabelled")]
+    folders += [(folder, "", "", "unlabelled") for folder in dict.fromkeys([*further, "extra_unlabelled"])]
+    named: dict[str, SourceCase] = {}
+    for images, labels, *splits in folders:
+        for case in _cases_of(path / images, path / labels if labels else None, channels, numbered):
+            name = f"{(path / images).name}-{case.name}" if case.name in named else case.name
+            named[name] = replace(case, name=name, split=splits[case.label is None])
+    return list(named.values())
+
+
+def _cases_of(folder: Path, label_folder: Path | None, channels: Sequence[str], numbered: bool) -> list[SourceCase]:
+    """The cases of one folder of scans and its folder of label maps, of which either may be missing."""
+    files = scans_in(folder) if folder.is_dir() else []
+    found = scans_in(label_folder) if label_folder and label_folder.is_dir() else []
+    labels = {case_name(file): label_file(file) for file in found}
+    grouped = by_case(files, len(channels), labels, numbered)
+    lonely = sorted(set(labels) - set(grouped))
+    if lonely:
+        raise SourceError(
+            f"{labels[lonely[0]]}: this label map has no scan in {folder.name}; add the scan or remove it."
+        )
+    cases = []
+    for name, images in grouped.items():
+        inner = _in_its_folder(images, channels)
+        images = list(inner.values()) or images
+        missing = missing_channels(name, images, len(channels))
+        if inner:
+            missing = tuple(index for index in range(len(channels)) if index not in inner)
+        if missing is None:
+            listed = ", ".join(file.name for file in images)
+            raise SourceError(
+                f"{folder}: case {name} has {len(images)} files ({listed}) for {len(channels)} channel(s); "
+                f"name them {name}_0000, {name}_0001 and so on, by the number of their channel."
+            )
+        cases.append(SourceCase(name, tuple(images), labels.get(name), missing=missing))
+    return cases
+
+
+def _in_its_folder(images: Sequence[Path], channels: Sequence[str]) -> dict[int, Path]:
+    """Of a case that is one folder, the files or folders in it that are called as channels are, by channel."""
+    if len(images) > 1 or not images[0].is_dir():
+        return {}
+    there = {case_name(path): path for path in images[0].iterdir() if path.is_dir() or is_scan(path)}
+    return {index: there[name] for index, name in enumerate(channels) if name in there}

@@ -1,0 +1,135 @@
+"""Which case trains, validates or tests: as a file says, or drawn by seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from voxmim.errors import SourceError, nearest
+from voxmim.sources.jsons import read_json, read_object
+from voxmim.sources.source import SPLITS, SourceCase
+
+SPLITS_FILES = ("splits.json", "splits_final.json")
+SHARES = {"val": 0.15, "test": 0.25}  # of the labelled cases; the rest trains
+_STRICTEST = ("train", "val", "test")  # of several splits of one patient, the last one holds for the scans of none
+
+
+def follow_splits(file: Path, cases: Sequence[SourceCase]) -> list[SourceCase]:
+    """The cases that a file lists: splits.json, or nnU-Net's splits_final.json, of whose folds the first counts.
+
+    Unlisted scans of the unlabelled folders stay in, unless it lists unlabelled ones. Beside a fold, the labelled scans
+    of imagesTs are the test.
+
+    Raises:
+        SourceError: it names a case that is not there, a case twice, or a split that is none.
+    """
+    splits = read_object(file) if file.name == SPLITS_FILES[0] else _first_fold(file, cases)
+    split_of = split_of_each(file, splits, {case.name: case for case in cases})
+    if "unlabelled" not in splits:
+        for case in cases:
+            if case.split == "unlabelled" and case.label is None:
+                split_of.setdefault(case.name, "unlabelled")
+    return [replace(case, split=split_of[case.name]) for case in cases if case.name in split_of]
+
+
+def split_of_each(file: Path, splits: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
+    """The split of each case that a file lists under its split.
+
+    Raises:
+        SourceError: it names a case that is not among `names`, a case twice, or a split that is none.
+    """
+    split_of: dict[str, str] = {}
+    for split, listed in splits.items():
+        if split not in SPLITS:
+            raise SourceError(f"{file}: '{split}' is no split ({', '.join(SPLITS)}){nearest(split, SPLITS) or '.'}")
+        if not isinstance(listed, list):
+            raise SourceError(f"{file}: '{split}' must be a list of case names; repair the file.")
+        for name in map(str, listed):
+            if name not in names:
+                hint = nearest(name, names) or "; add the scan or take the name out."
+                raise SourceError(f"{file}: there is no scan for case '{name}' of '{split}'{hint}")
+            if name in split_of:
+                raise SourceError(f"{file}: case '{name}' is listed twice; leave it in one split.")
+            split_of[name] = split
+    return split_of
+
+
+def _first_fold(file: Path, cases: Sequence[SourceCase]) -> dict[str, Any]:
+    folds = read_json(file)
+    if not isinstance(folds, list) or not folds or not isinstance(folds[0], dict):
+        raise SourceError(
+            f'{file}: a list of folds is expected, each as {{"train": [...], "val": [...]}}; repair the file.'
+        )
+    return {**folds[0], "test": [case.name for case in cases if case.split == "test"]}
+
+
+def draw_split(cases: Sequence[SourceCase], seed: int) -> list[SourceCase]:
+    """Draw train, val and test from the labelled cases, so that no patient is in two of them.
+
+    What is told stays: a case that has its split, and a val or test of which there are cases. Other scans of a patient
+    whose split is known go along; unlabelled ones do so only into val and test, else they stay unlabelled.
+    """
+    told: dict[str, str] = {}
+    for case in cases:
+        if case.split in _STRICTEST:
+            told[case.group] = strictest(case.split, told.get(case.group, ""))
+    known = {case.split for case in cases if case.label is not None}
+    shares = {split: share for split, share in SHARES.items() if split not in known}
+    sizes = Counter(case.group for case in cases if case.label is not None and case.group not in told)
+    drawn = {**told, **share_out(sizes, shares, seed)}
+    return [replace(case, split=case.split or along(case, drawn.get(case.group, ""))) for case in cases]
+
+
+def share_out(sizes: Mapping[str, int], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Put whole groups into val and test (the keys of `shares`), and what is left into train.
+
+    In an order drawn by seed, each group joins the first part that it brings closer to its share. Of four groups or
+    more no part stays empty; of fewer all train.
+
+    Args:
+        sizes: the number of cases of each group.
+        shares: of all the cases, for each part but train.
+        seed: of the order.
+
+    Returns:
+        the part of each group.
+    """
+    names = sorted(sizes)
+    if len(names) < 4:
+        return dict.fromkeys(names, "train")
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    total = sum(sizes.values())
+    lacking = {part: max(1, round(share * total)) for part, share in shares.items()}
+    part_of: dict[str, str] = {}
+    for name in order:
+        size = sizes[name]
+        part_of[name] = next((part for part, lack in lacking.items() if abs(lack - size) < lack), "train")
+        if part_of[name] != "train":
+            lacking[part_of[name]] -= size
+    for part in shares:
+        if part not in part_of.values():  # large groups: it gets the smallest of the part that has the most
+            fullest = Counter(part_of[name] for name in order).most_common(1)[0][0]
+            part_of[min((name for name in order if part_of[name] == fullest), key=sizes.__getitem__)] = part
+    return part_of
+
+
+class _Labelled(Protocol):
+    """A case of a source or of a store."""
+
+    @property
+    def label(self) -> object: ...
+
+
+def along(case: _Labelled, split: str) -> str:
+    """The split of a case that goes along with its patient's; an unlabelled one does so only into val and test."""
+    return split if case.label is not None or split in SHARES else "unlabelled"
+
+
+def strictest(*splits: str) -> str:
+    """Of several splits of one patient, the one that holds for its other scans; empty where there is none."""
+    return max((split for split in splits if split in _STRICTEST), key=_STRICTEST.index, default="")

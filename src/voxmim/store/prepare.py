@@ -1,0 +1,228 @@
+"""From scans on disk to voxels that a network can be fed: one scan in memory, or a whole source into a store."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from voxmim.doctor.judge import judge_case
+from voxmim.errors import StoreError
+from voxmim.findings import Finding, sound
+from voxmim.images.channels import read_channels
+from voxmim.images.geometry import Grid, Spacing, resample, resample_labels, resampled_grid, to_ras
+from voxmim.images.intensity import HU_RANGE, Intensity, fit_intensity, foreground_box
+from voxmim.images.volume import Volume
+from voxmim.sources import SourceCase, open_source
+from voxmim.store.format import Case, Preparation
+from voxmim.store.resolve import settle
+from voxmim.store.update import look, paths, stamps
+from voxmim.store.writing import remove_case, write_case, writing
+from voxmim.workers import run
+
+_COLOURS = {"left out": "red", "repaired": "cyan", "used": "yellow", "in doubt": "magenta"}
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """A scan as a network is trained on it, and what is needed to go back.
+
+    Attributes:
+        image: (C, X, Y, Z) stored values: int16 HU for CT, float16 z-scores for MR.
+        grid: where these voxels lie: RAS+, resampled, cropped to the foreground.
+        original: the grid of the scan's own file.
+        intensities: the rule of each channel.
+        path: the scan's (first) file.
+    """
+
+    image: np.ndarray
+    grid: Grid
+    original: Grid
+    intensities: tuple[Intensity, ...]
+    path: Path
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """What `prepare` did.
+
+    Attributes:
+        store: the folder.
+        prepared: how many cases were prepared.
+        skipped_already: how many lay in the store before.
+        failed: (case, message) of those left out.
+        findings: what is odd about the files of all cases of the store, and of those left out.
+    """
+
+    store: Path
+    prepared: int
+    skipped_already: int
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was left out and nothing is in doubt."""
+        return sound(self.findings)
+
+    @property
+    def unresolved(self) -> list[Finding]:
+        """The findings that training waits for."""
+        return [finding for finding in self.findings if finding.unresolved]
+
+
+def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing: Collection[int] = ()) -> PreparedScan:
+    """Read and prepare one scan.
+
+    Args:
+        images: one file per channel that is there, or one file of all channels.
+        preparation: what is to be done.
+        missing: the index of each channel that the scan lacks; it becomes air in CT, the mean in MR.
+
+    Raises:
+        ScanError: a file cannot be used, or the channels do not lie on one grid.
+    """
+    files, there = [Path(image) for image in images], len(preparation.channels) - len(missing)
+    volume, _ = read_channels(files, there, preparation.match_channels)
+    return prepare_volume(volume, preparation, files[0], missing)
+
+
+def prepare_volume(volume: Volume, preparation: Preparation, path: Path, missing: Collection[int] = ()) -> PreparedScan:
+    """`prepare_scan` for a scan that was read from `path`."""
+    original, volume = Grid.of(volume), to_ras(volume)
+    grid = resampled_grid(Grid.of(volume), preparation.spacing)
+    resampled = resample(volume, grid).array
+    del volume  # what is large goes as soon as it can
+    box = foreground_box(preparation.intensity, resampled)
+    intensities = [fit_intensity(preparation.intensity, channel) for channel in resampled]
+    cropped = resampled[(slice(None), *box)]
+    stored = np.stack([rule.apply(channel) for rule, channel in zip(intensities, cropped, strict=True)])
+    for channel in sorted(missing):
+        stored = np.insert(stored, channel, HU_RANGE[0] if preparation.intensity == "ct" else 0, axis=0)
+        intensities.insert(channel, Intensity(preparation.intensity))
+    return PreparedScan(stored, grid.crop(box), original, tuple(intensities), path)
+
+
+def prepare(
+    source: Path | str,
+    out: Path | str,
+    spacing: Spacing | None = None,
+    intensity: str = "auto",
+    workers: int | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+    match_channels: bool | None = None,
+    scheduler: str | None = None,
+) -> PrepareResult:
+    """Prepare every scan of a source into a store; what lies there already is kept, of other sources too.
+
+    Args:
+        source: a folder of scans (see `open_source`).
+        out: the store's folder, new or not.
+        spacing: voxel size in mm along X, Y, Z; None takes the store's, or else the median of the scans.
+        intensity: ``ct``, ``mr``, or ``auto``: the store's, or else guessed from the scans.
+        workers: processes; None takes one per CPU core, 1 stays in this process.
+        seed: of the split, where the source has none.
+        quiet: no progress bar and no messages.
+        match_channels: interpolate channels of another grid on that of the first; None does as the store has it, a new
+            one refuses such scans.
+        scheduler: address of a Dask scheduler, whose workers prepare the scans; they must see the same files.
+
+    Raises:
+        SourceError: the source cannot be used.
+        WorkerError: a worker process died, or the cluster doesn't answer.
+        StoreError: `out` is a store of another kind, is being changed by another process, cannot be written to, or has
+            a case of the same name from elsewhere; or nothing could be prepared.
+    """
+    found, out = open_source(source, seed), Path(out).absolute()
+    preparation = settle(found, out, spacing, intensity, match_channels)
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    result = PrepareResult(out, 0, 0)
+    prepared: list[Case] = []
+    refused: list[Finding] = []
+    act = partial(_prepare_case, preparation=preparation, known=tuple(found.labels), out=out)
+    with writing(out):
+        growth = look(found, out, preparation)
+        growth.write_index()
+        try:
+            with _progress(console) as progress, closing(run(act, growth.todo, workers, scheduler)) as outcomes:
+                bar = progress.add_task("preparing", total=len(growth.todo))
+                for name, case, found_here in outcomes:
+                    if case is None:
+                        refused += found_here
+                        reason = next(finding.reason for finding in found_here if finding.action == "left out")
+                        result.failed.append((name, reason))
+                        _tell(console, found_here)
+                    else:
+                        prepared.append(case)
+                    progress.advance(bar)
+        finally:
+            findings, gone = growth.write_index(prepared, refused)
+        for name in gone:
+            remove_case(out, name)
+    _tell(console, [finding for finding in findings if finding not in refused])
+    result.failed.extend(gone.items())
+    here = {case.name for case in (*growth.done, *growth.others, *prepared)} - set(gone)
+    if not here:
+        name, message = result.failed[0]
+        raise StoreError(f"{out}: none of {len(result.failed)} cases could be prepared; {name}: {message}")
+    return replace(
+        result,
+        prepared=sum(case.name in here for case in prepared),
+        skipped_already=sum(case.name in here for case in growth.done),
+        findings=findings,
+    )
+
+
+def _tell(console: Console, findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        word = "in doubt" if finding.unresolved else finding.action
+        console.print(f"[{_COLOURS[word]}]{word}[/] {escape(finding.reason)}", soft_wrap=True)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, disable=console.quiet)
+
+
+Outcome = tuple[str, Case | None, tuple[Finding, ...]]
+
+
+def _prepare_case(case: SourceCase, preparation: Preparation, known: Collection[int], out: Path) -> Outcome:
+    """Prepare one case into the store: its entry, or none, and its findings.
+
+    Raises:
+        StoreError: the store cannot be written to, which no other case will mend.
+    """
+    read = stamps(case)  # before the files are read, so that a change meanwhile is seen next time
+    judged = judge_case(case, preparation.channels, known, preparation.match_channels)
+    if judged.image is None:
+        return case.name, None, judged.findings
+    try:
+        scan = prepare_volume(judged.image, preparation, case.images[0], case.missing)
+        label_map = None if judged.label is None else resample_labels(judged.label, scan.original, scan.grid)
+    except (MemoryError, OSError, RuntimeError) as error:
+        text = f"{case.images[0]}: could not be prepared ({error!r}); see to the cause and run again."
+        return case.name, None, (*judged.findings, Finding(str(case.images[0]), "failed", text, "left out"))
+    image, label = paths(case)
+    x, y, z = scan.grid.shape
+    entry = Case(
+        case.name,
+        case.split,
+        (x, y, z),
+        image,
+        None if label_map is None else label,
+        missing=case.missing,
+        group=case.group,
+        stamps=read,
+        facts=judged.facts,
+        findings=judged.findings,
+    )
+    return case.name, write_case(out, entry, scan.image, label_map), judged.findings

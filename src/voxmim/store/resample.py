@@ -1,0 +1,53 @@
+"""A store at another spacing, of the same scans: read from their own files, with the same splits and labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from voxmim.images.geometry import Spacing, resample_labels
+from voxmim.images.repair import fitting_label
+from voxmim.store.format import Case, Preparation, Store
+from voxmim.store.prepare import prepare_scan
+from voxmim.store.writing import write_case, write_index, writing, written_cases
+from voxmim.workers import run
+
+
+def respace(store: Store, out: Path, spacing: Spacing) -> Store:
+    """Prepare a store's scans at another spacing; what lies there already, made of the same files, is kept.
+
+    Args:
+        store: whose source files must still be there.
+        out: the new store's folder.
+        spacing: voxel size in mm along X, Y, Z.
+
+    Raises:
+        ScanError: a source file is missing or cannot be used.
+        StoreError: `out` cannot be written to, or another process is at it.
+    """
+    preparation = replace(store.preparation, spacing=spacing)
+    with writing(out):
+        there = {case.name: case for case in written_cases(out)}
+        done, todo = [], []
+        for case in store.cases.values():
+            old = there.get(case.name)
+            if old is None or (old.stamps, old.label) != (case.stamps, case.label):  # made of other files
+                todo.append(case)
+            else:
+                done.append(replace(old, split=case.split, group=case.group))
+        act = partial(_prepared, preparation=preparation, out=out.resolve())
+        cases = [*done, *run(act, todo)]
+        told = (store.labels, cases, store.seed, store.regions, store.licence)
+        write_index(out, store.name, preparation, *told, findings=store.findings)
+    return Store(out)
+
+
+def _prepared(case: Case, preparation: Preparation, out: Path) -> Case:
+    scan = prepare_scan(case.image, preparation, case.missing)
+    label_map = None
+    if case.label is not None:
+        given = fitting_label(Path(case.label), scan.original, Path(case.image[0]))
+        label_map = resample_labels(given, scan.original, scan.grid)
+    x, y, z = scan.grid.shape
+    return write_case(out, replace(case, shape=(x, y, z)), scan.image, label_map)

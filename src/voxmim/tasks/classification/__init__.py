@@ -1,0 +1,1 @@
+"""Classes of whole scans: inference, metrics, evaluation."""

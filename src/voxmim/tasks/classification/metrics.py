@@ -1,0 +1,131 @@
+"""Scores of the classes that a classifier gave whole scans.
+
+- AUROC: the chance that of two scans, one of the class and one of another, the first has the higher probability of the
+  class; a tie counts half (the Mann-Whitney statistic). With more than two classes, the mean over classes, each against
+  the rest.
+- Balanced accuracy: the mean over classes of the share of its scans that were recognised (the sensitivity).
+
+The intervals are percentile bootstrap intervals over cases. Each class is drawn anew by itself, so that no draw lacks
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from voxmim.tasks.intervals import COVERAGE
+
+CONVENTION = (
+    "Each scan counts once. AUROC: the chance that a scan of the class has a higher probability of it than a scan of "
+    "another; with more than two classes, the mean of each against the rest. Balanced accuracy: the mean over classes "
+    "of the share that was recognised, the most probable class being given. Intervals: 95 % bootstrap over cases, "
+    "drawn class by class; a perfect score leaves them nothing to vary. A class without a case is not counted."
+)
+RESAMPLES = 2000
+
+
+def auroc(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve, the mean over the classes that are there.
+
+    Args:
+        truth: (N,) the class of each case, from 0.
+        probabilities: (..., N, K) of each class.
+
+    Returns:
+        (...) 0 to 1; NaN where there is only one class.
+    """
+    present = np.unique(truth)
+    if len(present) < 2:
+        return np.full(probabilities.shape[:-2], np.nan)
+    ranks = rankdata(probabilities, axis=-2)
+    areas = []
+    for k in present:
+        of_class = truth == k
+        positive, negative = of_class.sum(), (~of_class).sum()
+        won = ranks[..., of_class, k].sum(-1) - positive * (positive + 1) / 2
+        areas.append(won / (positive * negative))
+    return np.mean(areas, axis=0)
+
+
+def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Mean sensitivity over the classes that are there.
+
+    Args:
+        truth: (N,) the class of each case, from 0.
+        predicted: (..., N) the class given to it.
+
+    Returns:
+        (...) 0 to 1.
+    """
+    return np.mean([np.mean(predicted[..., truth == k] == k, axis=-1) for k in np.unique(truth)], axis=0)
+
+
+def summarise(
+    classes: Sequence[str], truth: Mapping[str, str], probabilities: Mapping[str, np.ndarray], seed: int = 0
+) -> dict[str, Any]:
+    """All scores with their 95 % intervals, as plain lists and numbers ready for JSON.
+
+    Args:
+        classes: the K names, in the order of the probabilities.
+        truth: the class of each case.
+        probabilities: (K,) of each case.
+        seed: of the bootstrap.
+
+    Returns:
+        ``{"classes", "auroc": {"value", "ci95", "chance"}, "balanced_accuracy": {the same}, "sensitivity": {class:
+        {"value", "cases"}}, "confusion": [[cases of class i that were called j]], "cases": [{"case", "class",
+        "predicted", "probabilities": {class: p}}]}``. ``chance`` is what always guessing the same has; None stands
+        where nothing was counted.
+    """
+    names = list(truth)
+    index = np.array([classes.index(truth[name]) for name in names])
+    given = np.array([probabilities[name] for name in names])
+    called = given.argmax(1)
+    confusion = np.zeros((len(classes), len(classes)), dtype=int)
+    np.add.at(confusion, (index, called), 1)
+    draws = _draws(index, seed)
+    several = len(np.unique(index)) > 1
+    return {
+        "classes": list(classes),
+        "auroc": {
+            "value": float(auroc(index, given)) if several else None,
+            "ci95": _interval(lambda rows: auroc(index, given[rows]), draws) if several else None,
+            "chance": 0.5,
+        },
+        "balanced_accuracy": {
+            "value": float(balanced_accuracy(index, called)),
+            "ci95": _interval(lambda rows: balanced_accuracy(index, called[rows]), draws),
+            "chance": 1 / len(np.unique(index)),
+        },
+        "sensitivity": {
+            name: {"value": float(confusion[k, k] / confusion[k].sum()) if k in index else None,
+                   "cases": int(confusion[k].sum())}
+            for k, name in enumerate(classes)
+        },
+        "confusion": confusion.tolist(),
+        "cases": [
+            {"case": name, "class": truth[name], "predicted": classes[k],
+             "probabilities": dict(zip(classes, map(float, row), strict=True))}
+            for name, k, row in zip(names, called, given, strict=True)
+        ],
+    }  # fmt: skip
+
+
+def _draws(truth: np.ndarray, seed: int) -> np.ndarray:
+    """(RESAMPLES, N) cases drawn with replacement, in each place one of the class of the case that was there."""
+    rng = np.random.default_rng(seed)
+    draws = np.empty((RESAMPLES, len(truth)), dtype=int)
+    for k in np.unique(truth):
+        cases = np.flatnonzero(truth == k)
+        draws[:, cases] = rng.choice(cases, (RESAMPLES, len(cases)))
+    return draws
+
+
+def _interval(figure: Callable[[np.ndarray], np.ndarray], draws: np.ndarray) -> list[float]:
+    """The middle 95 % of a figure over the draws, a hundred at a time to stay small in memory."""
+    values = np.concatenate([figure(draws[first : first + 100]) for first in range(0, len(draws), 100)])
+    return [float(edge) for edge in np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])]

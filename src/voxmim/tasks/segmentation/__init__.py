@@ -1,0 +1,1 @@
+"""Labels of voxels: loss, inference, metrics, evaluation."""

@@ -1,0 +1,36 @@
+"""What a segmentor's training makes small: overlap and voxel-wise error, of labels or of regions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from monai.losses import DiceCELoss, DiceLoss
+from torch import Tensor
+from torch.nn import functional
+
+from voxmim.tasks.segmentation.structures import Structures
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def make_criterion(structures: Structures) -> Criterion:
+    """The loss of logits (B, K, X, Y, Z) float32 against label values (B, 1, X, Y, Z).
+
+    For labels, Dice and cross-entropy after a softmax, the background left out of the Dice; for regions, Dice and
+    binary cross-entropy after a sigmoid, each region against its own mask. Dice counts over the whole batch, so that a
+    crop without a structure is no case of its own.
+    """
+    if not structures.regions:
+        return DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+    dice = DiceLoss(sigmoid=True, batch=True)
+
+    def of_regions(logits: Tensor, label: Tensor) -> Tensor:
+        masks = structures.masks(label)
+        return dice(logits, masks) + functional.binary_cross_entropy_with_logits(logits, masks)
+
+    return of_regions
+
+
+def criterion_in_words(structures: Structures) -> str:
+    """The loss as the axis of a plot names it."""
+    return "Dice + binary cross-entropy" if structures.regions else "Dice + cross-entropy"

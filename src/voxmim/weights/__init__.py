@@ -1,0 +1,1 @@
+"""Weights: save, load, adapt, import, export. Imports pretext, networks and store."""

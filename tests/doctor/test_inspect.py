@@ -1,0 +1,95 @@
+"""Every file of a source, read once and in parallel; what the scans are like; nobody's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dicom_files import PATIENT, voxels, write_series
+from torture import AFFINE, scan, turned, write
+from voxmim.doctor import inspect as module
+from voxmim.doctor.inspect import inspect_source
+from voxmim.images.volume import read_volume
+
+Maker = Callable[..., Path]
+
+
+def test_the_fingerprint_is_what_a_plain_count_gives(tmp_path: Path) -> None:
+    scans = [scan(seed) for seed in range(3)]
+    for index, ((image, label), axes) in enumerate(zip(scans, ("RAS", "RAS", "LPS"), strict=True)):
+        write(tmp_path / "imagesTr" / f"{index}.nii.gz", *turned(image, AFFINE, axes))
+        write(tmp_path / "labelsTr" / f"{index}.nii.gz", *turned(label, AFFINE, axes))
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": {"bone": 1, "fat": 2}}))
+    inspection = inspect_source(tmp_path, workers=1)
+    found = inspection.fingerprint()
+    assert (inspection.findings, inspection.sound) == ([], True)
+    assert (found["cases"], found["labelled"], found["intensity"], found["channels"]) == (3, 3, "ct", ["CT"])
+    assert found["orientations"] == {"RAS": 2, "LPS": 1}
+    assert [part["median"] for part in found["spacing_mm"]] == [1.0, 1.2, 1.5]
+    assert [part["max"] for part in found["shape"]] == [24, 22, 20]
+    medians = [np.median(image) for image, _ in scans]
+    assert found["intensity_percentiles"]["CT"]["50"]["min"] == pytest.approx(min(medians))
+    volumes = [np.sum(label == 2) * 1.8 / 1000 for _, label in scans]
+    assert found["label_volumes_ml"]["fat"] == pytest.approx(
+        {"cases": 3, "min": min(volumes), "median": np.median(volumes), "max": max(volumes)}, rel=1e-4
+    )
+
+
+def test_each_file_is_read_once(tiny_source: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    from voxmim.doctor import judge
+
+    read: list[str] = []
+    for name in ("read_volume", "read_label"):
+        real = getattr(judge, name)
+
+        def count(path: Path, *rest: object, real: Callable[..., object] = real) -> object:
+            read.append(str(path))
+            return real(path, *rest)
+
+        monkeypatch.setattr(judge, name, count)
+    inspection = inspect_source(tiny_source(cases=3, unlabelled=1), workers=1)
+    assert sorted(read) == inspection.files
+    assert len(read) == 7
+
+
+def test_several_processes_find_the_same(tiny_source: Maker) -> None:
+    source = tiny_source(cases=4)
+    (source / "imagesTr" / "case_2.nii.gz").write_bytes(b"junk")
+    told: list[tuple[int, int]] = []
+    alone = inspect_source(source, workers=1, on_case=lambda *done: told.append(done))
+    together = inspect_source(source, workers=2)
+    assert together.as_dict() == alone.as_dict()
+    assert told == [(n, 4) for n in range(1, 5)]
+    assert not alone.sound
+    assert list(alone.facts) == ["case_0", "case_1", "case_3"]
+
+
+def test_slices_lie_in_the_middle_of_the_labels_and_few_are_kept(
+    tiny_source: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PICTURED", 3)
+    source = tiny_source(cases=5)
+    slices = inspect_source(source, workers=1).slices
+    assert list(slices) == ["case_0", "case_2", "case_4"]
+    image, label = (read_volume(source / part / "case_2.nii.gz").array[0] for part in ("imagesTr", "labelsTr"))
+    middle = int(np.median(np.flatnonzero(label.any(axis=(0, 1)))))
+    np.testing.assert_array_equal(slices["case_2"].image, image[:, :, middle])
+    np.testing.assert_array_equal(slices["case_2"].label, label[:, :, middle])
+    assert slices["case_2"].spacing == (1.0, 1.0)
+
+
+def test_nobodys_name_is_told(tmp_path: Path) -> None:
+    from voxmim.report.inspection import inspection_page
+
+    write_series(tmp_path / "source" / "a", voxels(12))
+    write_series(tmp_path / "source" / "b", voxels(2), uid="1.2.9", t0008_0008="ORIGINAL\\PRIMARY\\LOCALIZER")
+    inspection = inspect_source(tmp_path / "source", workers=1)
+    assert [finding.kind for finding in inspection.findings] == ["tiny", "no scan"]
+    assert inspection.sound
+    inspection_page(tmp_path / "page.html", inspection)
+    for told in (json.dumps(inspection.as_dict()), (tmp_path / "page.html").read_text()):
+        assert not any(part in told for part in PATIENT.split("^"))

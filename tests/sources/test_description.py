@@ -1,0 +1,41 @@
+"""Whatever a dataset.json holds, it is understood or refused in a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from voxmim.errors import SourceError
+from voxmim.sources.description import describe
+from voxmim.sources.nnunet import describe_nnunet
+
+FILE = Path("somewhere/dataset.json")
+WORDS = st.sampled_from(["0", "1", "²", "-1", "256", "T1", "background", "ignore", ""])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 300) | st.floats() | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = ("name", "channel_names", "labels", "regions", "licence")
+
+
+@given(values=st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, VALUES) | {"channel_names": st.just({"0": "T1"})}))
+@example(values={"labels": {"T1": float("inf")}})
+def test_a_description_is_understood_or_refused(values: dict[str, object]) -> None:
+    for understand in (describe, describe_nnunet):
+        with contextlib.suppress(SourceError):  # nothing else may come out
+            told = understand(FILE, values)
+            assert told.channels == ("T1",)
+            assert all(type(value) is int and 0 < value < 256 for value in told.labels)
+            assert all(set(values) <= told.labels.keys() for values in told.regions.values())
+
+
+@pytest.mark.parametrize("value", [1.5, True, None, float("inf"), [1]])
+def test_a_label_value_is_a_whole_number(value: object) -> None:
+    with pytest.raises(SourceError, match="not numbered by whole numbers"):
+        describe(FILE, {"channel_names": {"0": "T1"}, "labels": {"rim": value}})
+    assert describe(FILE, {"channel_names": {"0": "T1"}, "labels": {"rim": "2"}}).labels == {2: "rim"}

@@ -1,0 +1,61 @@
+"""DICOM series as a source: each becomes a case, and what is wrong with the others is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dicom_files import PATIENT, places, voxels, write_series
+from voxmim.errors import SourceError
+from voxmim.images.volume import Volume, write_volume
+from voxmim.sources import open_source
+from voxmim.store.format import Store
+from voxmim.store.prepare import prepare
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Two sound series in one folder, one with a gap in another, and a NIfTI file."""
+    folder = tmp_path / "archive"
+    for number in (1, 2):
+        write_series(folder / "a", voxels(9, seed=number), uid=f"1.2.3.{number}",
+                     names=[f"{number}-{i}" for i in range(9)])  # fmt: skip
+    write_series(folder / "b", voxels(8), positions=np.delete(places(9), 4, axis=0), uid="1.2.3.9")
+    write_volume(folder / "c" / "liver.nii.gz", Volume(voxels(10)[None], np.eye(4)))
+    return folder
+
+
+def test_each_sound_series_is_a_case_and_the_others_are_told(mixed: Path, tmp_path: Path) -> None:
+    source = open_source(mixed)
+    names = [case.name for case in source.cases]
+    assert len(names) == 3
+    assert "liver" in names
+    assert all(name.startswith("CT-") for name in names if name != "liver")
+    assert len(source.findings) == 1
+    assert str(mixed / "b") in source.findings[0].reason
+
+    result = prepare(mixed, tmp_path / "store", (1.0, 1.0, 2.5), "ct", workers=1)
+    assert (result.prepared, result.failed) == (3, [])
+    assert source.findings[0] in result.findings
+    store = Store(tmp_path / "store")
+    assert [case.split for case in store.cases.values()] == ["unlabelled"] * 3
+    assert store.image(next(name for name in names if name != "liver")).std() > 0
+
+
+def test_the_patients_name_is_nowhere_in_the_store(
+    mixed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prepare(mixed, tmp_path / "store", (2.0, 2.0, 2.5), "ct", workers=1)
+    said = "".join(capfd.readouterr())
+    assert PATIENT.split("^")[0] not in said
+    for file in (tmp_path / "store").rglob("*"):
+        assert PATIENT.split("^")[0] not in file.name
+        assert file.is_dir() or PATIENT.split("^")[0].encode() not in file.read_bytes()
+
+
+def test_a_folder_of_nothing_but_broken_series_says_what_is_wrong(tmp_path: Path) -> None:
+    write_series(tmp_path / "b", voxels(8), positions=np.delete(places(9), 4, axis=0))
+    with pytest.raises(SourceError, match=r"there is no scan \(DICOM, .*\) in this folder \(.*\); check the path"):
+        open_source(tmp_path)

@@ -1,0 +1,99 @@
+"""The layout of nnU-Net's raw data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from source_folders import fill, splits_of
+from voxmim.errors import SourceError
+from voxmim.sources import open_source
+
+DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "tumour": 2}, "file_ending": ".nii.gz"}
+BRATS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+
+
+def scans(count: int, channels: int = 1) -> list[str]:
+    images = [f"imagesTr/c{i}_{channel:04}.nii.gz" for i in range(count) for channel in range(channels)]
+    return images + [f"labelsTr/c{i}.nii.gz" for i in range(count)]
+
+
+def test_every_name_ends_with_its_channel(tmp_path: Path) -> None:
+    source = open_source(fill(tmp_path, *scans(2), "imagesTs/t_0000.nii.gz", "imagesTr/u_0000.nrrd", dataset=DATASET))
+    assert splits_of(source) == {"c0": "train", "c1": "train", "t": "unlabelled", "u": "unlabelled"}
+    assert source.labels == {1: "liver", 2: "tumour"}
+    assert source.cases[0].images == (tmp_path / "imagesTr/c0_0000.nii.gz",)
+    assert source.cases[0].label == tmp_path / "labelsTr/c0.nii.gz"
+
+
+def test_channels_of_which_one_lacks(tmp_path: Path) -> None:
+    two = {**DATASET, "channel_names": {"0": "T1", "1": "T2"}}
+    path = fill(tmp_path, *scans(2, channels=2), dataset=two)
+    (path / "imagesTr/c1_0000.nii.gz").unlink()
+    assert [case.missing for case in open_source(path).cases] == [(), (0,)]
+
+
+def test_labels_that_are_lists_make_regions(tmp_path: Path) -> None:
+    source = open_source(
+        fill(tmp_path, *scans(1), dataset={**DATASET, "labels": BRATS, "regions_class_order": [1, 2, 3]})
+    )
+    assert source.labels == {1: "label 1", 2: "label 2", 3: "enhancing"}
+    assert list(source.regions.items()) == [("whole", (1, 2, 3)), ("core", (2, 3)), ("enhancing", (3,))]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"background": 0, "ignore": 2}, "the label 'ignore' marks voxels that nobody annotated"),
+        ({"whole": [1, "two"]}, "a label must be a whole number or a list of them"),
+        ({"whole": [[1]]}, "a label must be a whole number or a list of them"),
+        ({"whole": []  , "core": 1}, "region 'whole' must be a list of one label value or more"),
+        ([], '"labels" is missing'),
+    ],
+)  # fmt: skip
+def test_labels_that_do_not_fit(tmp_path: Path, labels: object, message: str) -> None:
+    with pytest.raises(SourceError, match=rf"dataset\.json: .*{message}"):
+        open_source(fill(tmp_path, *scans(1), dataset={**DATASET, "labels": labels}))
+
+
+def test_an_unlabelled_folder_is_read_as_that_of_the_decathlon(tmp_path: Path) -> None:
+    path = fill(tmp_path, *scans(1), "more/m.nii.gz", dataset={**DATASET, "unlabelled_folder": "more"})
+    assert splits_of(open_source(path)) == {"c0": "train", "m": "unlabelled"}
+    with pytest.raises(SourceError, match="names the folder gone, which is missing"):
+        open_source(fill(tmp_path, dataset={**DATASET, "unlabelled_folder": "gone"}))
+
+
+def test_no_scans(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no folder imagesTr"):
+        open_source(fill(tmp_path, dataset=DATASET))
+
+
+def test_a_label_map_without_scan(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"lonely\.nii\.gz: this label map has no scan in imagesTr"):
+        open_source(fill(tmp_path, *scans(1), "labelsTr/lonely.nii.gz", dataset=DATASET))
+
+
+def test_two_files_for_one_channel(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"case c0 has 2 files \(c0_0000\.nii\.gz, c0_0000\.nrrd\) for 1 channel"):
+        open_source(fill(tmp_path, *scans(1), "imagesTr/c0_0000.nrrd", dataset=DATASET))
+
+
+def test_the_first_fold_splits_and_labelled_scans_of_images_ts_are_the_test(tmp_path: Path) -> None:
+    folds = [{"train": ["c0", "c1"], "val": ["c2"]}, {"train": ["c1", "c2"], "val": ["c0"]}]
+    files = [*scans(4), "imagesTs/t_0000.nii.gz", "labelsTs/t.nii.gz", "imagesTs/u_0000.nii.gz"]
+    source = open_source(fill(tmp_path, *files, dataset=DATASET, splits_final=folds))
+    assert splits_of(source) == {"c0": "train", "c1": "train", "c2": "val", "t": "test", "u": "unlabelled"}
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        ({"train": []}, "a list of folds is expected"),
+        ([], "a list of folds is expected"),
+        ([{"train": ["c9"], "val": []}], "there is no scan for case 'c9' of 'train'; did you mean 'c0'"),
+    ],
+)
+def test_folds_that_do_not_fit(tmp_path: Path, folds: object, message: str) -> None:
+    with pytest.raises(SourceError, match=rf"splits_final\.json: {message}"):
+        open_source(fill(tmp_path, *scans(1), dataset=DATASET, splits_final=folds))

@@ -1,0 +1,86 @@
+"""Folders of scans beside folders of label maps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from source_folders import DATASET, fill, pairs, splits_of
+from voxmim.errors import SourceError
+from voxmim.sources import open_source
+
+
+def test_the_original_spelling_of_labels_and_channels(tmp_path: Path) -> None:
+    old = {"modality": {"0": "T1", "1": "FLAIR"}, "labels": {"0": "background", "2": "oedema", "1": "core"}}
+    source = open_source(fill(tmp_path / "brats", "imagesTr/a.nii.gz", dataset=old))
+    assert (source.name, source.channels, source.labels) == ("brats", ("T1", "FLAIR"), {1: "core", 2: "oedema"})
+
+
+def test_one_file_per_channel(tmp_path: Path) -> None:
+    two = {**DATASET, "channel_names": {"0": "T1", "1": "T2"}}
+    files = ["imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz"]
+    a, b = open_source(fill(tmp_path, *files, dataset=two)).cases
+    assert (a.name, [image.name for image in a.images]) == ("a", ["a_0000.nii.gz", "a_0001.nii.gz"])
+    assert (b.name, len(b.images)) == ("b", 1)
+    assert a.missing == b.missing == ()
+
+
+FOUR = {**DATASET, "channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}}
+
+
+def test_of_files_per_channel_some_may_be_missing(tmp_path: Path) -> None:
+    files = ["a_0000.nii", "a_0003.nii", "b_0002.nii.gz", "c.nii", *(f"d_000{channel}.nii" for channel in range(4))]
+    source = open_source(fill(tmp_path, *(f"imagesTr/{file}" for file in files), "labelsTr/b.nii", dataset=FOUR))
+    assert {case.name: case.missing for case in source.cases} == {"a": (1, 2), "b": (0, 1, 3), "c": (), "d": ()}
+    assert [image.name for image in source.cases[0].images] == ["a_0000.nii", "a_0003.nii"]
+    assert source.cases[1].label == tmp_path / "labelsTr" / "b.nii"
+
+
+@pytest.mark.parametrize("files", [("a.nii", "a_0001.nii"), ("a_0001.nii", "a_0001.nii.gz")])
+def test_files_of_which_it_is_unclear_what_channel_they_are(tmp_path: Path, files: tuple[str, ...]) -> None:
+    with pytest.raises(SourceError, match=r"case a has 2 files \(.* for 4 channel\(s\); name them a_0000, a_0001"):
+        open_source(fill(tmp_path, *(f"imagesTr/{file}" for file in files), dataset=FOUR))
+
+
+def test_four_digits_at_the_end_of_a_name_are_no_channel_unless_the_label_says_so(tmp_path: Path) -> None:
+    numbered = fill(tmp_path / "numbered", "imagesTr/a_0000.nii", "labelsTr/a_0000.nii", dataset=DATASET)
+    assert open_source(numbered).cases[0].name == "a_0000"
+    nnunet = fill(tmp_path / "nnunet", "imagesTr/a_0000.nii", "labelsTr/a.nii", dataset=DATASET)
+    case = open_source(nnunet).cases[0]
+    assert (case.name, case.label) == ("a", nnunet / "labelsTr/a.nii")
+
+
+def test_unlabelled_folders(tmp_path: Path) -> None:
+    files = ["imagesTs/t.nii", "more/m.nii", "extra_unlabelled/a000.nii", *pairs(1)]
+    source = open_source(fill(tmp_path, *files, dataset={**DATASET, "unlabelled_folder": "more"}))
+    unlabelled = dict.fromkeys(["extra_unlabelled-a000", "m", "t"], "unlabelled")
+    assert splits_of(source) == {"a000": "train", **unlabelled}
+
+
+def test_labelled_test_scans_stay_the_test_split(tmp_path: Path) -> None:
+    found = splits_of(open_source(fill(tmp_path, *pairs(10), "imagesTs/t.nii", "labelsTs/t.nii", dataset=DATASET)))
+    assert [name for name, split in found.items() if split == "test"] == ["t"]
+    assert Counter(found.values()) == {"train": 8, "val": 2, "test": 1}
+
+
+def test_a_label_map_without_scan(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"b\.nii: this label map has no scan in imagesTr"):
+        open_source(fill(tmp_path, *pairs(1), "labelsTr/b.nii", dataset=DATASET))
+
+
+@pytest.mark.parametrize("folders", [("images", "labels"), ("imagesTr", "labelsTr")])
+def test_a_folder_of_images_and_labels_without_dataset_file(tmp_path: Path, folders: tuple[str, str]) -> None:
+    images, labels = folders
+    source = open_source(fill(tmp_path, f"{images}/a.nii", f"{images}/b.nii", f"{labels}/a.nii"))
+    assert splits_of(source) == {"a": "train", "b": "unlabelled"}
+    assert source.cases[0].label == tmp_path / labels / "a.nii"
+    assert source.labels == {}
+
+
+def test_two_scans_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="2 scans have the same name x"):
+        open_source(fill(tmp_path / "flat", "x.nii", "x.nii.gz"))
+    with pytest.raises(SourceError, match=r"case x has 2 files \(x\.nii, x\.nii\.gz\)"):
+        open_source(fill(tmp_path / "paired", "imagesTr/x.nii", "imagesTr/x.nii.gz", dataset=DATASET))

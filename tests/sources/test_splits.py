@@ -1,0 +1,154 @@
+"""Splits that a file tells, and drawn ones: no patient on two sides, shares near what was asked, fixed by the seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from source_folders import DATASET, fill, pairs
+from source_folders import splits_of as splits_of_source
+from voxmim.errors import SourceError
+from voxmim.sources import open_source
+from voxmim.sources.source import SourceCase
+from voxmim.sources.splits import draw_split, share_out
+
+SIDES = {"train": "trained", "unlabelled": "trained", "val": "val", "test": "test"}
+groups_of = st.lists(st.integers(0, 25), min_size=1, max_size=80)
+
+
+def case(name: str, group: str, labelled: bool = True, split: str = "") -> SourceCase:
+    return SourceCase(name, (Path(f"{name}.nii"),), Path(f"{name}-label.nii") if labelled else None, split, (), group)
+
+
+def splits_of(cases: list[SourceCase], seed: int = 0) -> dict[str, str]:
+    return {case.name: case.split for case in draw_split(cases, seed)}
+
+
+def plain_reference(names: list[str], seed: int, held_out: bool) -> dict[str, str]:
+    """Of cases that are their own patients: shuffle the sorted names, cut val off, then test, the rest trains."""
+    shuffled = [sorted(names)[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    found = {}
+    for index, name in enumerate(shuffled):
+        val = max(1, round(0.15 * len(names))) if len(names) >= 4 else 0
+        test = max(1, round(0.25 * len(names))) if len(names) >= 4 and not held_out else 0
+        found[name] = "val" if index < val else "test" if index < val + test else "train"
+    return found
+
+
+@given(count=st.integers(1, 60), seed=st.integers(0, 99), held_out=st.booleans())
+def test_cases_that_are_their_own_patients_are_drawn_as_ever(count: int, seed: int, held_out: bool) -> None:
+    names = [f"c{(index * 37) % 101}" for index in range(count)]
+    cases = [case(name, name) for name in names] + [case("t", "t", split="test")] * held_out
+    expected = plain_reference(names, seed, held_out) | ({"t": "test"} if held_out else {})
+    assert splits_of(cases, seed) == expected
+
+
+@given(groups=groups_of, labelled=st.lists(st.booleans(), min_size=80, max_size=80), seed=st.integers(0, 99),
+       told=st.dictionaries(st.integers(0, 25), st.sampled_from(["train", "val", "test"])))  # fmt: skip
+def test_no_patient_stands_on_two_sides(
+    groups: list[int], labelled: list[bool], seed: int, told: dict[int, str]
+) -> None:
+    """Whatever the first scan of a patient is told to be, the others go along."""
+    cases = []
+    for index, group in enumerate(groups):
+        first = group not in groups[:index]
+        cases.append(case(f"c{index}", f"p{group}", labelled[index], told.get(group, "") if first else ""))
+    drawn = draw_split(cases, seed)
+    sides: dict[str, set[str]] = {}
+    for each in drawn:
+        sides.setdefault(each.group, set()).add(SIDES[each.split])
+        assert each.split != "unlabelled" or each.label is None
+    assert all(len(found) == 1 for found in sides.values())
+    assert drawn == draw_split(cases, seed)
+    assert all(new.split == old.split for new, old in zip(drawn, cases, strict=True) if old.split)
+    assert {each.name: each.split for each in draw_split(cases[::-1], seed)} == {
+        each.name: each.split for each in drawn
+    }
+
+
+@given(sizes=st.dictionaries(st.integers().map(str), st.integers(1, 12), min_size=4, max_size=40),
+       seed=st.integers(0, 99))  # fmt: skip
+def test_shares_are_near_what_was_asked(sizes: dict[str, int], seed: int) -> None:
+    shares = {"val": 0.15, "test": 0.25}
+    part_of = share_out(sizes, shares, seed)
+    total, counts = sum(sizes.values()), Counter[str]()
+    for name, part in part_of.items():
+        counts[part] += sizes[name]
+    assert part_of.keys() == sizes.keys()
+    assert set(counts) == {"train", "val", "test"}
+    for part, share in shares.items():
+        assert abs(counts[part] - share * total) <= 1 + 1.5 * max(sizes.values())
+
+
+def test_one_large_patient_among_small_ones_trains() -> None:
+    part_of = share_out({"large": 100, "a": 1, "b": 1, "c": 1}, {"val": 0.15, "test": 0.25}, seed=0)
+    assert part_of.pop("large") == "train"
+    assert set(part_of.values()) == {"val", "test"}
+
+
+def test_few_patients_of_many_scans_all_train() -> None:
+    cases = [case(f"c{index}", f"p{index % 3}") for index in range(30)]
+    assert set(splits_of(cases).values()) == {"train"}
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_what_is_told_stays_and_nothing_is_drawn_beside_it(split: str) -> None:
+    cases = [case(f"c{index:02}", f"p{index:02}") for index in range(20)]
+    drawn = splits_of([*cases, case("told", "told", split=split), case("more", "told", labelled=False)])
+    assert drawn.pop("told") == drawn.pop("more") == split
+    assert set(drawn.values()) == {"train", "val", "test"} - {split}
+
+
+def test_of_two_splits_of_one_patient_the_one_kept_from_training_holds_for_the_rest() -> None:
+    told = [case("a", "p", split="test"), case("b", "p", split="val"), case("c", "p", split="train")]
+    for order in (told, told[::-1]):
+        assert splits_of([*order, case("d", "p", labelled=False)])["d"] == "test"
+
+
+def test_an_unlabelled_scan_of_a_patient_who_trains_stays_unlabelled() -> None:
+    cases = [case("a", "p", split="train"), case("b", "p", labelled=False), case("c", "p", split="unlabelled")]
+    assert splits_of(cases) == {"a": "train", "b": "unlabelled", "c": "unlabelled"}
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (3, (3, 0, 0)), (4, (2, 1, 1)), (100, (60, 15, 25))])
+def test_a_drawn_split(tmp_path: Path, count: int, expected: tuple[int, ...]) -> None:
+    path = fill(tmp_path, *pairs(count), "imagesTr/x.nii", dataset=DATASET)
+    found = splits_of_source(open_source(path, seed=1))
+    counts = Counter(found.values())
+    assert (counts["train"], counts["val"], counts["test"]) == expected
+    assert found["x"] == "unlabelled"
+    assert found == splits_of_source(open_source(path, seed=1))
+    if count == 100:
+        assert found != splits_of_source(open_source(path, seed=2))
+
+
+def test_a_split_file_is_followed_and_unlisted_cases_left_out(tmp_path: Path) -> None:
+    files = ["imagesTs/t.nii", "extra_unlabelled/u.nii", "imagesTr/n.nii", *pairs(4)]
+    lists = {"train": ["a000", "n"], "val": ["a002"], "test": ["t"]}
+    fill(tmp_path, *files, dataset=DATASET, splits=lists)
+    expected = {"a000": "train", "a002": "val", "n": "train", "t": "test", "u": "unlabelled"}
+    assert splits_of_source(open_source(tmp_path)) == expected
+    fill(tmp_path, splits={**lists, "unlabelled": ["a001"]})
+    del expected["u"]
+    assert splits_of_source(open_source(tmp_path)) == {**expected, "a001": "unlabelled"}
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": ["a000", "a009"]}, "there is no scan for case 'a009' of 'train'; did you mean 'a00"),
+        ({"training": []}, "'training' is no split .*did you mean 'train'"),
+        ({"train": ["a000"], "val": ["a000"]}, "case 'a000' is listed twice"),
+        ({"train": "a000"}, "'train' must be a list"),
+        (["a000"], "a JSON object is expected"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_a_split_file_that_does_not_fit(tmp_path: Path, splits: object, message: str) -> None:
+    with pytest.raises(SourceError, match=rf"splits\.json: .*{message}"):
+        open_source(fill(tmp_path, *pairs(2), dataset=DATASET, splits=splits))

@@ -1,0 +1,113 @@
+"""The stream of crops where scans can no longer be read: the others take their turns, and who is missing is known."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from store.test_crops import PLAN, VIEWS, VOXELS, make_store, same
+from voxmim.errors import StoreError
+from voxmim.store.crops import CropPlan, Crops, batches
+from voxmim.store.format import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return make_store(tmp_path / "store", VOXELS)
+
+
+def stream(store: Store, plan: CropPlan = PLAN, damaged: dict[str, str] | None = None) -> Crops:
+    return Crops(store, list(store.cases.values()), plan, damaged)
+
+
+def remove(store: Store, name: str) -> None:
+    (store.path / "images" / f"{name}.b2nd").unlink()
+
+
+# Of the first 40 crops, as they are where every scan can be read and none shows plain air.
+BEFORE = {
+    "labelled": (PLAN, "dfe9bf2d2b82ce7d"),
+    "views": (VIEWS, "72039bc75d462873"),
+    "drawn": (replace(PLAN, crops_per_scan=3, channels="drawn"), "c3118916ab622e35"),
+}
+
+
+@pytest.mark.parametrize("kind", BEFORE)
+def test_without_damage_the_stream_is_what_it_was(store: Store, kind: str) -> None:
+    plan, expected = BEFORE[kind]
+    digest, crops = hashlib.blake2b(digest_size=8), stream(store, plan)
+    for image, label, seed, name, present in map(crops.__getitem__, range(40)):
+        for part in (image.numpy(), label.numpy(), np.int64(seed), present.numpy()):
+            digest.update(part.tobytes())
+        digest.update(name.encode())
+    assert digest.hexdigest() == expected
+    assert crops.damaged == {}
+
+
+def test_the_turns_of_a_damaged_scan_go_to_the_others(store: Store) -> None:
+    whole = [stream(store)[number] for number in range(40)]
+    remove(store, "case_1")
+    damaged: dict[str, str] = {}
+    crops = stream(store, damaged=damaged)
+    rows = [crops[number] for number in range(40)]
+    takers = [row[3] for row, before in zip(rows, whole, strict=True) if before[3] == "case_1"]
+    assert len(takers) == 8
+    assert len(set(takers)) > 1
+    assert "case_1" not in takers
+    assert all(same(row, before) for row, before in zip(rows, whole, strict=True) if before[3] != "case_1")
+    assert list(damaged) == ["case_1"]
+    assert "case_1.b2nd: this file of the store is missing" in damaged["case_1"]
+    backward = stream(store)
+    assert all(same(backward[number], rows[number]) for number in reversed(range(40)))
+
+
+def test_a_scan_that_is_left_out_stays_out_and_leaves_the_rest_alone(store: Store) -> None:
+    first = stream(store, damaged={"case_1": "so it was told"})
+    found = [first[number] for number in range(40)]
+    assert all(row[3] != "case_1" for row in found)
+    more = stream(store, damaged={"case_1": "", "case_3": ""})
+    for number, row in enumerate(found):
+        assert row[3] == "case_3" or same(more[number], row)
+
+
+def test_two_views_come_from_one_scan_though_only_one_of_them_cannot_be_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, seen = Store.crop, []
+
+    def second_fails(self: Store, name: str, start: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray:
+        if name == "case_2":
+            seen.append(name)
+            if len(seen) == 2:
+                raise StoreError("a part of case_2 is damaged")
+        return read(self, name, start, size)
+
+    monkeypatch.setattr(Store, "crop", second_fails)
+    crops = stream(store, VIEWS)
+    for batch in batches(crops, 4, 0, 10):
+        assert batch.names[0::2] == batch.names[1::2]
+        assert "case_2" not in batch.names
+    assert crops.damaged == {"case_2": "a part of case_2 is damaged"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_account_of_worker_processes_comes_back(store: Store, workers: int) -> None:
+    remove(store, "case_0")
+    (store.path / "labels" / "case_3.b2nd").write_bytes(b"")
+    crops = stream(store)
+    names = [name for batch in batches(crops, 2, 0, 12, workers=workers) for name in batch.names]
+    assert set(names) == {"case_1", "case_2", "case_4"}
+    assert set(crops.damaged) == {"case_0", "case_3"}
+    alone = stream(store)
+    assert names == [alone[number][3] for number in range(24)]
+
+
+def test_where_none_is_left_it_ends(store: Store) -> None:
+    for name in VOXELS:
+        remove(store, name)
+    with pytest.raises(StoreError, match=r"store: none of 5 scans can be read; run 'voxmim prepare' again"):
+        stream(store)[0]

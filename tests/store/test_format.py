@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxmim.errors import StoreError
+from voxmim.store import format as store_module
+from voxmim.store.format import SAMPLES, Case, Preparation, Store
+from voxmim.store.writing import read_index, write_case, write_index, written_cases
+
+CT = Preparation((1.5, 1.5, 2.0), "ct", ("CT",))
+MR = Preparation((1.0, 1.0, 1.0), "mr", ("T1", "T2"))
+SHAPE = (37, 41, 33)
+
+
+def voxels(preparation: Preparation, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    raw = rng.normal(0, 100, (len(preparation.channels), *shape))
+    return raw.astype(np.int16) if preparation.intensity == "ct" else (raw / 100).astype(np.float16)
+
+
+def labels(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    array = np.zeros(shape, dtype=np.uint8)
+    array[3:20, 5:18, 4:11], array[20:22, 7, 8:10], array[0, 0, 0] = 1, 7, 255
+    return array
+
+
+def make(path: Path, preparation: Preparation = CT, names: tuple[str, ...] = ("a", "b"), **changed: object) -> Store:
+    cases = []
+    for seed, name in enumerate(names):
+        image = voxels(preparation, seed=seed)
+        case = Case(name, "train" if seed == 0 else "unlabelled", SHAPE, (f"/scans/{name}.nii.gz",))
+        cases.append(write_case(path, case, image, labels() if seed == 0 else None))
+    write_index(path, "tiny", preparation, {1: "liver", 7: "vessel", 255: "dot"}, cases)
+    return Store(path)
+
+
+@pytest.fixture(scope="module", params=[CT, MR], ids=["ct", "mr"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make(tmp_path_factory.mktemp("store"), request.param)
+
+
+def test_what_is_written_is_read(store: Store) -> None:
+    for seed, name in enumerate("ab"):
+        np.testing.assert_array_equal(store.image(name), voxels(store.preparation, seed=seed))
+        assert store.image(name).dtype == voxels(store.preparation).dtype
+    np.testing.assert_array_equal(store.label_map("a"), labels())
+    assert store.name == "tiny"
+    assert store.labels == {1: "liver", 7: "vessel", 255: "dot"}
+    assert [case.name for case in store.in_split("train")] == ["a"]
+    assert [case.name for case in store.in_split("unlabelled", "train")] == ["a", "b"]
+    assert store.cases["a"].image == ("/scans/a.nii.gz",)
+    assert store.cases["a"].shape == SHAPE
+
+
+boxes = st.tuples(*[st.tuples(st.integers(-50, 50), st.integers(1, 60))] * 3)
+
+
+@given(boxes)
+@settings(max_examples=60, deadline=None)
+def test_a_crop_is_numpy_slicing_of_a_padded_scan(store: Store, box: tuple[tuple[int, int], ...]) -> None:
+    start, size = zip(*box, strict=True)
+    air = -1024 if store.preparation.intensity == "ct" else 0
+    for whole, crop, fill in (
+        (store.image("a"), store.crop("a", start, size), air),
+        (store.label_map("a")[None], store.label_crop("a", start, size)[None], 0),
+    ):
+        padded = np.pad(whole, ((0, 0), *[(60, 120)] * 3), constant_values=fill)
+        expected = padded[(slice(None), *(slice(60 + s, 60 + s + n) for s, n in zip(start, size, strict=True)))]
+        np.testing.assert_array_equal(crop, expected)
+        assert crop.dtype == whole.dtype
+
+
+def test_samples_lie_on_their_labels_and_are_spread(store: Store) -> None:
+    samples = store.samples("a")
+    array = labels()
+    assert set(samples) == {1, 7, 255}
+    for value, rows in samples.items():
+        assert np.all(array[tuple(rows.T)] == value)
+        assert len(np.unique(rows, axis=0)) == len(rows) == min(SAMPLES, np.sum(array == value))
+    assert samples[1].min(axis=0).tolist() == [3, 5, 4]
+    assert samples[1].max(axis=0).tolist() == [19, 17, 10]
+    assert store.cases["a"].counts == {v: int(np.sum(array == v)) for v in (1, 7, 255)}
+    assert store.cases["b"].counts == {}
+
+
+def test_a_store_travels_to_another_process_without_its_open_files(store: Store) -> None:
+    store.image("a")
+    again = pickle.loads(pickle.dumps(store))
+    np.testing.assert_array_equal(again.crop("a", (1, 2, 3), (4, 5, 6)), store.crop("a", (1, 2, 3), (4, 5, 6)))
+
+
+def test_the_digest_follows_voxels_labels_and_splits(tmp_path: Path) -> None:
+    first = make(tmp_path / "1")
+    assert first.digest() == make(tmp_path / "2").digest()
+    image = voxels(CT)
+    variants = [(image, labels(), "train"), (image + 1, labels(), "train"), (image, labels() * 0, "train")]
+    digests = set()
+    for voxels_, labels_, split in [*variants, (image, labels(), "test")]:
+        case = write_case(tmp_path / "1", Case("a", split, SHAPE, ("x",)), voxels_, labels_)
+        write_index(tmp_path / "1", "tiny", CT, {}, [case])
+        digests.add(Store(tmp_path / "1").digest())
+    assert len(digests) == 4
+
+
+def test_entries_are_read_back_from_the_files_alone(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    (tmp_path / "images" / ".77-c.b2nd").write_bytes(b"left by a killed writer")
+    assert list(written_cases(tmp_path)) == list(store.cases.values())
+    assert list(written_cases(tmp_path / "nowhere")) == []
+
+
+def test_a_case_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path)
+    before = sorted(file for file in tmp_path.rglob("*") if "labels" not in file.parts)
+
+    def fail(source: Path, target: Path) -> None:
+        if "images" in Path(target).parts:
+            raise OSError("no space left on device")
+        real(source, target)
+
+    real = os.replace
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(StoreError, match=r"images/c\.b2nd: cannot be written \(no space left on device\)"):
+        write_case(tmp_path, Case("c", "train", SHAPE, ("x",)), voxels(CT), labels())
+    assert sorted(file for file in tmp_path.rglob("*") if "labels" not in file.parts) == before
+    assert [case.name for case in written_cases(tmp_path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (None, r"this is not a store \(no index.json\); make one with 'voxmim prepare"),
+        ("{", "index is damaged"),
+        ("{}", "index is damaged"),
+        (json.dumps({"name": "x", "preparation": {"spacing": [1], "intensity": "ct", "channels": []}}), "damaged"),
+    ],
+)
+def test_a_folder_that_is_no_store(tmp_path: Path, index: str | None, message: str) -> None:
+    if index is not None:
+        (tmp_path / "index.json").write_text(index)
+    with pytest.raises(StoreError, match=message):
+        Store(tmp_path)
+
+
+def test_a_store_without_cases(tmp_path: Path) -> None:
+    write_index(tmp_path, "tiny", CT, {}, [])
+    with pytest.raises(StoreError, match="the store holds no case"):
+        Store(tmp_path)
+    index = read_index(tmp_path)
+    assert (index["preparation"], index["cases"]) == (CT, [])
+    assert read_index(tmp_path / "nowhere") is None
+
+
+def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    file = tmp_path / "images" / "a.b2nd"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(StoreError, match=r"a\.b2nd: this file of the store is damaged"):
+        store.image("a")
+    with pytest.raises(StoreError, match=r"a\.b2nd: this file of the store is damaged.*delete it"):
+        list(written_cases(tmp_path))
+    file.unlink()
+    with pytest.raises(StoreError, match=r"a\.b2nd: this file of the store is missing"):
+        store.crop("a", (0, 0, 0), (2, 2, 2))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_and_open_files_stay_flat_over_many_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_OPEN_FILES", 4)
+    names = tuple(f"case_{i}" for i in range(8))
+    store = make(tmp_path, names=names)
+
+    def read(count: int) -> tuple[int, int]:
+        """Bytes held and files open after so many crops."""
+        for i in range(count):
+            store.crop(names[i % 8], (i % 9 - 3, 2, 1), (32, 32, 32))
+        held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return held, len(os.listdir("/proc/self/fd"))
+
+    memory, files = read(200)
+    memory_after, files_after = read(2000)  # 125 MiB of crops
+    assert memory_after - memory < 10 * 2**20
+    assert files_after <= files
+
+
+def test_regions_and_missing_channels_are_kept_and_older_stores_have_none(tmp_path: Path) -> None:
+    whole = Case("a", "train", SHAPE, ("a.nii",), "a_label.nii")
+    lacking = Case("b", "train", SHAPE, ("b_0001.nii",), "b_label.nii", missing=(0,))
+    cases = [write_case(tmp_path, case, voxels(MR), labels()) for case in (whole, lacking)]
+    write_index(tmp_path, "mr", MR, {1: "core", 2: "rim"}, cases, regions={"whole": (2, 1), "core": (1,)})
+    store = Store(tmp_path)
+    assert list(store.regions.items()) == [("whole", (2, 1)), ("core", (1,))]
+    assert [case.missing for case in store.cases.values()] == [(), (0,)]
+    assert list(written_cases(tmp_path)) == list(store.cases.values())
+    assert [case.name for case in store.labelled("train", "val")] == ["a"]
+
+    index = json.loads((tmp_path / "index.json").read_text())
+    del index["regions"], index["cases"][0]["missing"], index["cases"][1]["missing"]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    assert Store(tmp_path).regions == {}
+    assert [case.missing for case in Store(tmp_path).cases.values()] == [(), ()]
+
+
+def test_the_patient_is_kept_and_in_older_stores_is_the_case_itself(tmp_path: Path) -> None:
+    cases = [Case("a", "train", SHAPE, ("a.nii",), group="p"), Case("b", "train", SHAPE, ("b.nii",))]
+    written = [write_case(tmp_path, case, voxels(MR), None) for case in cases]
+    write_index(tmp_path, "mr", MR, {}, written)
+    assert [case.group for case in written_cases(tmp_path)] == ["p", "b"]
+    index = json.loads((tmp_path / "index.json").read_text())
+    del index["cases"][0]["group"], index["preparation"]["match_channels"]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    assert [case.group for case in Store(tmp_path).cases.values()] == ["a", "b"]
+    assert not Store(tmp_path).preparation.match_channels

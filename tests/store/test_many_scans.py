@@ -1,0 +1,73 @@
+"""Stores of ten thousand scans: opened at once, sampled as fast as one of ten, in memory that stays flat."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from store.test_crops import make_store, stream
+from voxmim.store.crops import CropPlan
+from voxmim.store.format import Store
+from voxmim.store.writing import write_index
+
+
+@pytest.fixture(scope="module")
+def small_and_large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
+    """Two stores of the same three scans under 10 and under 10,000 names."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("links")
+    label = np.zeros((64, 60, 56), np.uint8)
+    label[3:9, 50:58, 20:30], label[40, 7, 50] = 1, 2
+    scans = {f"scan_{i}": (rng.integers(-300, 300, (1, *label.shape)).astype(np.int16), label) for i in range(3)}
+    few = make_store(folder / "few", scans)
+    stores = []
+    for count in (10, 10_000):
+        path, cases = folder / str(count), []
+        for i in range(count):
+            cases.append(replace(few.cases[f"scan_{i % 3}"], name=f"case_{i:05d}"))
+            for kind in ("images", "labels"):
+                (path / kind).mkdir(parents=True, exist_ok=True)
+                os.link(few.path / kind / f"scan_{i % 3}.b2nd", path / kind / f"case_{i:05d}.b2nd")
+        write_index(path, "links", few.preparation, few.labels, cases)
+        stores.append(Store(path))
+    return stores[0], stores[1]
+
+
+BALANCED = CropPlan((48, 48, 48), (-300.0, 300.0), seed=0, labelled=True, foreground=0.5)
+
+
+def test_ten_thousand_scans_open_at_once(small_and_large: tuple[Store, Store]) -> None:
+    began = time.process_time()
+    store = Store(small_and_large[1].path)
+    assert time.process_time() - began < 2
+    assert len(store.cases) == 10_000
+
+
+def test_ten_thousand_scans_are_sampled_as_fast_as_ten(small_and_large: tuple[Store, Store]) -> None:
+    streams, spent = [stream(store, BALANCED) for store in small_and_large], ([], [])
+    for first in range(0, 200, 50):  # taking turns, so that whatever else the machine does meets both
+        for crops, times in zip(streams, spent, strict=True):
+            began = time.process_time()
+            for number in range(first, first + 50):
+                crops[number]
+            times.append(time.process_time() - began)
+    assert min(spent[1]) < 2 * min(spent[0])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_stays_flat_over_the_crops_of_many_scans(small_and_large: tuple[Store, Store]) -> None:
+    crops = stream(small_and_large[1], replace(BALANCED, size=(4, 4, 4)))
+
+    def held_after(numbers: range) -> int:
+        for number in numbers:
+            crops[number]
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = held_after(range(200))
+    assert held_after(range(200, 1200)) - before < 10 * 2**20

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from conftest import Sorted, TinyRuns
+from voxmim import api
+from voxmim.errors import ScanError, SourceError, WeightsError
+from voxmim.store.prepare import prepare_scan
+from voxmim.tasks.classification.predict import Classifier
+
+
+def test_new_scans_are_told_as_an_evaluation_tells_them(tiny_sorted: Sorted, tmp_path: Path) -> None:
+    scans = tiny_sorted.source / "imagesTr"
+    seen: list[tuple[int, int]] = []
+    (table,) = api.predict(tiny_sorted.run, [scans], tmp_path / "out", on_case=lambda *at: seen.append(at))
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["predictions.csv"]
+    rows = {row["case"]: row for row in csv.DictReader(table.open())}
+    assert len(rows) == 30
+    assert seen == [(done, 30) for done in range(31)]
+    classifier = Classifier.load(tiny_sorted.run)
+    for name in ("scan_4", "scan_27"):
+        found = classifier.probabilities(prepare_scan((scans / f"{name}.nii.gz",), classifier.preparation))
+        told = [float(rows[name][f"probability {one}"]) for one in ("dense", "light")]
+        assert told == pytest.approx(found.tolist(), abs=1e-6)
+        assert rows[name]["predicted"] == ("dense" if found[0] > found[1] else "light")
+    (again,) = api.predict(tiny_sorted.run / "classifier.safetensors", [scans], tmp_path / "again")
+    assert again.read_bytes() == table.read_bytes()
+
+
+def test_a_table_is_whole_or_not_there(tiny_sorted: Sorted, tmp_path: Path) -> None:
+    whole = tiny_sorted.source / "imagesTr" / "scan_1.nii.gz"
+    (tmp_path / "x.nii.gz").write_bytes(whole.read_bytes()[:300])
+    with pytest.raises(ScanError):
+        api.predict(tiny_sorted.run, [whole, tmp_path / "x.nii.gz"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SourceError, match="there is no such scan or folder"):
+        api.predict(tiny_sorted.run, [tmp_path / "gone.nii"], tmp_path / "out")
+
+
+def test_a_pre_training_cannot_predict(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    for run in (tiny_runs.pretrain, tiny_runs.pretrain / "encoder.safetensors"):
+        with pytest.raises(
+            WeightsError, match=r"no segmentor\.safetensors here, but encoder|these are encoder weights"
+        ):
+            api.predict(run, [tiny_runs.source], tmp_path / "out")

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import Tiny, TinyRuns
+from voxmim import api
+from voxmim.errors import RunError, ScanError, StoreError, WeightsError
+from voxmim.images.volume import read_volume
+from voxmim.store.format import Store
+from voxmim.store.prepare import prepare, prepare_scan
+from voxmim.tasks.segmentation.evaluate import evaluate
+from voxmim.tasks.segmentation.metrics import CONVENTION
+from voxmim.tasks.segmentation.prior import PositionPrior
+
+Fake = Callable[..., None]
+Maker = Callable[..., Path]
+SCORES = {"dice", "hd95_mm", "nsd", "ci95"}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A folder that has the name of a segmentor's weights in it, for the stand-in to be put in their place."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "segmentor.safetensors").write_bytes(b"")
+    return tmp_path / "run"
+
+
+def test_a_perfect_segmentor_scores_perfectly(tiny: Tiny, run: Path, fake_segmentor: Fake) -> None:
+    fake_segmentor()
+    result = evaluate(run, tiny.store)
+    assert [case["case"] for case in result["cases"]] == ["case_6", "case_7"]
+    for scores in (result["mean"], *result["labels"].values()):
+        assert (scores["dice"], scores["hd95_mm"], scores["nsd"], scores["ci95"]) == (1.0, 0.0, 1.0, [1.0, 1.0])
+
+
+def test_a_segmentor_is_scored_in_the_scans_own_geometry(
+    tmp_path: Path, run: Path, tiny_source: Maker, fake_segmentor: Fake
+) -> None:
+    """Flipped, tilted, anisotropic scans; one label is perfect, and of the other nothing is found."""
+    tilt = np.array([[-0.96, 0, 0.28], [0, 1, 0], [-0.28, 0, -0.96]])
+    affine = np.eye(4)
+    affine[:3, :3] = tilt * (1.5, 1.0, 2.5)
+    source = tiny_source(cases=4, affine=affine)
+    fake_segmentor((1.5, 1.0, 2.5), {1: (0.65, 2.0), 2: (9.0, 9.1)})
+    result = evaluate(run, source)
+    bone, fat = result["labels"]["bone"], result["labels"]["fat"]
+    assert (bone["dice"], bone["hd95_mm"], bone["nsd"]) == (1.0, 0.0, 1.0)
+    assert (fat["dice"], fat["nsd"]) == (0.0, 0.0)
+    assert fat["hd95_mm"] == pytest.approx(np.linalg.norm(np.multiply((20, 18, 16), (1.5, 1.0, 2.5))), rel=1e-4)
+    assert result["mean"]["dice"] == 0.5
+
+
+def test_the_prior_is_scored_beside(tiny_runs: TinyRuns) -> None:
+    result = evaluate(tiny_runs.finetune, tiny_runs.store)
+    prior = PositionPrior.load(tiny_runs.finetune / "prior.npz")
+    store = Store(tiny_runs.store)
+    for case in result["prior"]["cases"]:
+        entry = store.cases[case["case"]]
+        scan = prepare_scan(entry.image, store.preparation)
+        low = np.rint(scan.grid.affine[:3, 3]).astype(int)  # the source lies in RAS at 1 mm: index and world are one
+        guess = np.zeros(scan.original.shape, dtype=np.uint8)
+        guess[tuple(slice(a, a + n) for a, n in zip(low, entry.shape, strict=True))] = prior.predict(entry.shape)
+        assert entry.label is not None
+        reference = read_volume(entry.label).array[0]
+        for value, name in store.labels.items():
+            a, b = guess == value, reference == value
+            assert case["dice"][name] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
+    assert result["prior"]["mean"]["dice"] > 0.2
+
+
+def test_without_a_prior_none_is_told(tiny: Tiny, run: Path, fake_segmentor: Fake) -> None:
+    fake_segmentor()
+    assert "prior" not in evaluate(run, tiny.store)
+
+
+def test_a_folder_gives_the_same_figures_as_its_store(tiny_runs: TinyRuns) -> None:
+    of_store = evaluate(tiny_runs.finetune, tiny_runs.store)
+    of_folder = evaluate(tiny_runs.finetune, tiny_runs.source)
+    assert of_folder.pop("data") != of_store.pop("data")
+    assert of_folder == of_store
+
+
+@pytest.mark.parametrize(("split", "cases"), [("train", [0, 1, 2, 3]), ("val", [4, 5]), ("test", [6, 7])])
+def test_the_split_that_is_asked_for_is_scored(
+    tiny: Tiny, run: Path, fake_segmentor: Fake, split: str, cases: list[int]
+) -> None:
+    fake_segmentor()
+    told: list[tuple[int, int]] = []
+    result = evaluate(run, tiny.store, split, on_case=lambda done, of: told.append((done, of)))
+    assert [case["case"] for case in result["cases"]] == [f"case_{i}" for i in cases]
+    assert told == [(done, len(cases)) for done in range(len(cases) + 1)]
+
+
+# What is written
+
+
+def test_the_json_has_the_documented_form(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    run = shutil.copytree(tiny_runs.finetune, tmp_path / "run")
+    result = api.evaluate(run, tiny_runs.store, "val", 3.0, json_file=tmp_path / "deep" / "result.json")
+    written = json.loads((tmp_path / "deep" / "result.json").read_text())
+    assert written == result == json.loads((run / "evaluation-val.json").read_text())
+    assert set(written) == {
+        "run", "data", "split", "tolerance_mm", "convention", "left_out", "mean", "labels", "cases", "prior",
+    }  # fmt: skip
+    assert (written["split"], written["tolerance_mm"], written["convention"]) == ("val", 3.0, CONVENTION)
+    assert (written["run"], written["data"]) == (str(run), str(tiny_runs.store))
+    for part in (written, written["prior"]):
+        assert set(part["mean"]) == SCORES
+        assert {name: set(scores) for name, scores in part["labels"].items()} == {
+            "bone": SCORES | {"cases"},
+            "fat": SCORES | {"cases"},
+        }
+        for case in part["cases"]:
+            assert set(case) == {"case", "dice", "hd95_mm", "nsd", "mean_dice"}
+            assert set(case["dice"]) == set(case["hd95_mm"]) == set(case["nsd"]) == {"bone", "fat"}
+        assert part["mean"]["dice"] == pytest.approx(np.mean([case["mean_dice"] for case in part["cases"]]))
+        assert part["mean"]["ci95"][0] <= part["mean"]["dice"] <= part["mean"]["ci95"][1]
+    assert set(written["prior"]) == {"mean", "labels", "cases"}
+    assert "split &#39;val&#39;" in (run / "report.html").read_text()
+
+
+def test_the_csv_has_a_row_per_case_and_label(
+    tiny_source: Maker, tmp_path: Path, run: Path, fake_segmentor: Fake, write_scan: Maker
+) -> None:
+    source = tiny_source(cases=3, splits={"test": ["case_0", "case_1", "case_2"]})
+    label = source / "labelsTr" / "case_1.nii.gz"
+    write_scan(label, np.where(read_volume(label).array == 2, 0, read_volume(label).array))
+    fake_segmentor(bands={1: (0.65, 2.0), 2: (9.0, 9.1)})
+    api.evaluate(run, source, csv_file=tmp_path / "result.csv")
+    with (tmp_path / "result.csv").open(newline="") as lines:
+        rows = list(csv.reader(lines))
+    assert rows[0] == ["case", "label", "dice", "hd95_mm", "nsd"]
+    assert [row[:2] for row in rows[1:]] == [[f"case_{i}", label] for i in range(3) for label in ("bone", "fat")]
+    assert [float(row[2]) for row in rows[1::2]] == [1.0, 1.0, 1.0]
+    assert rows[4][2:] == ["", "", ""]  # fat, in neither label map of case_1, is not counted
+    assert rows[2][2] == "0.0"
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_split_that_has_to_be_drawn_is_the_trainings_own(
+    tiny_source: Maker, tmp_path: Path, run: Path, fake_segmentor: Fake, seed: int
+) -> None:
+    source = tiny_source(cases=8)
+    store = prepare(source, tmp_path / "store", workers=1, quiet=True, seed=seed).store
+    trained_on = {case.name for case in Store(store).in_split("train", "val")}
+    fake_segmentor(seed=Store(store).seed)
+    scored = {case["case"] for case in evaluate(run, source)["cases"]}
+    assert scored == {case.name for case in Store(store).in_split("test")}
+    assert not scored & trained_on
+    for data in (source, store):
+        assert len(evaluate(run, data, "all")["cases"]) == 8
+
+
+# What is refused
+
+
+def test_a_split_without_labelled_cases_is_refused(tmp_path: Path, run: Path, tiny_source: Maker,
+                                                   fake_segmentor: Fake) -> None:  # fmt: skip
+    source = tiny_source(cases=2, unlabelled=1, splits={"train": ["case_0", "case_1"], "test": ["case_2"]})
+    store = prepare(source, tmp_path / "store", workers=1, quiet=True).store
+    fake_segmentor()
+    for data in (source, store):
+        with pytest.raises(StoreError, match=f"{data.name}: it has no labelled case in the split 'test'"):
+            evaluate(run, data)
+
+
+@pytest.mark.parametrize("folder", ["imagesTr", "labelsTr"])
+def test_a_source_file_that_is_gone_is_named(
+    tmp_path: Path, run: Path, tiny_source: Maker, fake_segmentor: Fake, folder: str
+) -> None:
+    source = tiny_source(cases=2, splits={"test": ["case_0", "case_1"]})
+    store = prepare(source, tmp_path / "store", workers=1, quiet=True).store
+    (source / folder / "case_1.nii.gz").unlink()
+    fake_segmentor()
+    with pytest.raises(ScanError, match=rf"source/{folder}/case_1\.nii\.gz: there is no such file"):
+        evaluate(run, store)
+
+
+def test_a_reference_on_another_grid_is_refused(
+    run: Path, tiny_source: Maker, fake_segmentor: Fake, write_scan: Maker
+) -> None:
+    source = tiny_source(cases=1, splits={"test": ["case_0"]})
+    label = source / "labelsTr" / "case_0.nii.gz"
+    moved = np.eye(4)
+    moved[0, 3] = 1.0
+    write_scan(label, read_volume(label).array, moved)
+    fake_segmentor()
+    with pytest.raises(ScanError, match=r"labelsTr/case_0\.nii\.gz: its affine puts a corner 1 voxels off"):
+        evaluate(run, source)
+
+
+def test_a_run_of_another_kind_is_refused(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="this run is a pretrain, but a finetune is needed"):
+        api.evaluate(tiny_runs.pretrain, tiny_runs.store)
+    with pytest.raises(WeightsError, match="there is no segmentor"):
+        api.evaluate(tmp_path, tiny_runs.store)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from conftest import TinyRuns
+from stand_ins import TINY_BANDS, ByIntensity
+from voxmim.tasks.segmentation import inference
+from voxmim.tasks.segmentation.inference import predict_probabilities
+from voxmim.weights.files import load_segmentor
+
+sizes = st.integers(3, 20)
+
+
+class Brightness(nn.Module):
+    """Logits that follow from each voxel's own intensity: windows cannot disagree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor([0.0, 2.0, -3.0]))
+
+    def forward(self, volume: Tensor) -> Tensor:
+        return volume[:, :1] * self.slope.reshape(1, 3, 1, 1, 1)
+
+
+class Middle(nn.Module):
+    """Sure of label 1 in the middle of its window, and of the background near its faces."""
+
+    def __init__(self, margin: int) -> None:
+        super().__init__()
+        self.margin = nn.Parameter(torch.tensor(float(margin)))
+
+    def forward(self, volume: Tensor) -> Tensor:
+        m = int(self.margin)
+        inside = torch.zeros_like(volume)
+        inside[..., m:-m, m:-m, m:-m] = 1.0
+        return torch.cat([10 - 20 * inside, 20 * inside - 10], dim=1)
+
+
+@given(shape=st.tuples(sizes, sizes, sizes), overlap=st.sampled_from([0.0, 0.25, 0.5, 0.75]))
+@settings(deadline=None, max_examples=20)
+def test_windows_give_the_same_as_the_whole_at_once(shape: tuple[int, int, int], overlap: float) -> None:
+    """Scans larger than the window, smaller, and both along different axes."""
+    image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(sum(shape)))
+    network = Brightness()
+    with torch.no_grad():
+        direct = network(image[None])[0].softmax(0)
+    found = predict_probabilities(network, image, (8, 12, 10), overlap, "32")
+    torch.testing.assert_close(found, direct)
+
+
+def test_every_window_has_the_size_that_the_network_was_trained_on() -> None:
+    shapes = set()
+
+    class Look(Brightness):
+        def forward(self, volume: Tensor) -> Tensor:
+            shapes.add(tuple(volume.shape[1:]))
+            return super().forward(volume)
+
+    predict_probabilities(Look(), torch.rand(2, 5, 30, 17), (8, 12, 16), 0.25, "32")
+    assert shapes == {(2, 8, 12, 16)}
+
+
+@pytest.mark.parametrize("together", [1, 5, 24])
+def test_windows_without_contrast_are_computed_once_for_each_value(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Air of two kinds around a body in channel 0, and an empty channel 1: the same labels from far fewer windows."""
+    image = torch.zeros(2, 48, 16, 16)
+    image[0, 32:] = 0.5
+    image[0, 20:26] = torch.rand(6, 16, 16, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(inference, "TOGETHER", together * 8**3)
+    seen = []
+
+    class Count(Brightness):
+        def forward(self, volume: Tensor) -> Tensor:
+            seen.append(len(volume))
+            return super().forward(volume)
+
+    found = predict_probabilities(Count(), image, (8, 8, 8), 0.0, "32")
+    with torch.no_grad():
+        torch.testing.assert_close(found, Brightness()(image[None])[0].softmax(0))
+    assert sum(seen) == 10  # of 24 windows: 8 that hold body, one of each kind of air
+    assert max(seen) <= together
+
+
+def test_a_voxel_is_labelled_by_the_windows_that_have_it_near_their_middle() -> None:
+    image = torch.zeros(1, 24, 8, 8)
+    shares = predict_probabilities(Middle(2), image, (8, 8, 8), 0.5, "32")[1, :, 4, 4]
+    # Windows start at 0, 4, 8, ...: past the first one each voxel is inside for one window and at the face for another.
+    # A plain mean would give both the same say.
+    assert shares[2:22].min() > 0.7
+    assert shares[:2].max() < 0.01
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16", "16"])
+def test_probabilities_sum_to_one(tiny_runs: TinyRuns, precision: str) -> None:
+    network, _ = load_segmentor(tiny_runs.finetune)
+    found = predict_probabilities(network, torch.rand(1, 15, 9, 17), (12, 12, 12), 0.5, precision)
+    assert found.shape == (3, 15, 9, 17)
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    assert float(found.min()) >= 0
+    torch.testing.assert_close(found.sum(0), torch.ones(15, 9, 17))
+
+
+def test_half_precision_is_close_to_full_and_left_where_it_is_slow(
+    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, _ = load_segmentor(tiny_runs.finetune)
+    monkeypatch.setattr("voxmim.networks.precision.fast_bfloat16", lambda _: True)
+    image = torch.rand(1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    full, half = (predict_probabilities(network, image, (12, 12, 12), 0.5, p) for p in ("32", "bf16"))
+    assert not torch.equal(full, half)
+    assert float((full - half).abs().max()) < 0.05
+    monkeypatch.setattr("voxmim.networks.precision.fast_bfloat16", lambda _: False)
+    assert torch.equal(full, predict_probabilities(network, image, (12, 12, 12), 0.5, "bf16"))
+
+
+def test_bands_of_intensity_are_labelled_as_told() -> None:
+    """The stand-in for a segmentor that other tests rely on."""
+    image = torch.tensor([0.0, 0.2, 0.3, 0.5, 0.7, 1.0]).reshape(1, 6, 1, 1)
+    found = predict_probabilities(ByIntensity(TINY_BANDS), image, (4, 4, 4), 0.25, "32").argmax(0)
+    np.testing.assert_array_equal(found.flatten(), [0, 2, 2, 0, 1, 1])

@@ -1,0 +1,64 @@
+"""The loss of labels is MONAI's, that of regions agrees with a slow plain one."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from monai.losses import DiceCELoss
+
+from voxmim.tasks.segmentation.loss import criterion_in_words, make_criterion
+from voxmim.tasks.segmentation.structures import Structures
+
+LABELS = Structures({1: "bone", 2: "fat"})
+REGIONS = Structures({1: "NCR", 2: "ED", 4: "ET"}, {"TC": (1, 4), "WT": (1, 2, 4), "ET": (4,)})
+
+
+def some_case(values: list[int], outputs: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    label = torch.tensor(values)[torch.randint(0, len(values), (2, 1, 4, 3, 2), generator=generator)]
+    return 3 * torch.randn(2, outputs, 4, 3, 2, generator=generator), label
+
+
+def slow_loss(logits: torch.Tensor, label: torch.Tensor) -> float:
+    """Mean over regions of 1 - Dice over the batch, and the mean binary cross-entropy of all voxels and regions."""
+    dices, entropies = [], []
+    for region, values in enumerate(REGIONS.regions.values()):
+        overlap = predicted = true = 0.0
+        for logit, value in zip(logits[:, region].flatten().tolist(), label.flatten().tolist(), strict=True):
+            p, inside = 1 / (1 + math.exp(-logit)), float(value in values)
+            overlap, predicted, true = overlap + p * inside, predicted + p, true + inside
+            entropies.append(-math.log(p if inside else 1 - p))
+        dices.append(1 - 2 * overlap / (predicted + true))
+    return sum(dices) / len(dices) + sum(entropies) / len(entropies)
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2, 4], [0, 2], [4]])
+def test_regions_are_judged_each_by_its_own_mask(values: list[int]) -> None:
+    logits, label = some_case(values, 3)
+    loss = make_criterion(REGIONS)(logits, label)
+    assert float(loss) == pytest.approx(slow_loss(logits, label), rel=1e-4)
+
+
+def test_labels_are_judged_as_before() -> None:
+    logits, label = some_case([0, 1, 2], 3)
+    theirs = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+    assert torch.equal(make_criterion(LABELS)(logits, label), theirs(logits, label))
+
+
+def test_regions_that_overlap_can_be_learned() -> None:
+    logits, label = some_case([0, 1, 2, 4], 3)
+    logits.requires_grad_(True)
+    criterion, optimiser = make_criterion(REGIONS), torch.optim.Adam([logits], 0.5)
+    for _ in range(60):
+        optimiser.zero_grad()
+        criterion(logits, label).backward()
+        optimiser.step()
+    assert torch.equal(REGIONS.masks(label) > 0.5, logits > 0)
+    assert criterion(logits, label).item() < 0.05
+
+
+def test_the_words_for_it() -> None:
+    assert criterion_in_words(LABELS) == "Dice + cross-entropy"
+    assert criterion_in_words(REGIONS) == "Dice + binary cross-entropy"

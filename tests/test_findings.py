@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+from voxmim.findings import DOUBTFUL, KINDS, Finding, in_order, sound
+
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+
+
+def test_the_docs_tell_every_kind_and_which_are_in_doubt() -> None:
+    section = PAGE.read_text().split("## The data doctor")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    told = {kind: row for row in rows for kind in re.findall("`([^`]+)`", row.split("|")[1])}
+    assert told.keys() == KINDS.keys()
+    assert {kind for kind, row in told.items() if "**in doubt**" in row} == DOUBTFUL
+
+
+def test_findings_survive_json_and_stand_once_by_file() -> None:
+    one, other = Finding("b", "tiny", "b: it is.", "used"), Finding("a", "constant", "a: it is.", "left out")
+    assert Finding.from_dict(json.loads(json.dumps(asdict(one)))) == one
+    assert in_order([one, other, one]) == [other, one]
+
+
+def test_what_is_no_scan_is_no_loss() -> None:
+    assert sound(
+        [Finding("a", "tiny", "", "used"), Finding("b", "4D", "", "repaired"), Finding("c", "no scan", "", "left out")]
+    )
+    assert not sound([Finding("a", "constant", "", "left out")])
+    assert not sound([Finding("a", "flipped label", "", "used")])

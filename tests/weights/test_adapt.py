@@ -1,0 +1,161 @@
+"""Weights for another layout: patches enlarged with their weights embed as before, and so does an equal channel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from voxmim.networks.patches import Triple, patchify, unpatchify
+from voxmim.networks.positions import resize_positions
+from voxmim.networks.swin import Swin
+from voxmim.networks.vit import ViT
+from voxmim.weights.adapt import Layout, adapt, resize_channels, resize_patch
+
+GRID: Triple = (2, 3, 4)
+NAMES = ("a", "b", "c")
+sizes = st.tuples(*[st.integers(1, 4)] * 3)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def embed(kernel: Tensor, patches: Tensor) -> Tensor:
+    """(width, C, *patch) on (B, C, *patch)."""
+    return torch.einsum("wcxyz,bcxyz->bw", kernel, patches)
+
+
+def enlarge(patches: Tensor, size: Triple) -> Tensor:
+    return functional.interpolate(patches, size=size, mode="trilinear")
+
+
+def enlarge_each(volume: Tensor, old: Triple, new: Triple) -> Tensor:
+    """A volume whose patches are enlarged one by one."""
+    b, c = volume.shape[:2]
+    patches = enlarge(patchify(volume, old).reshape(-1, c, *old), new)
+    grid = tuple(n // p for n, p in zip(volume.shape[2:], old, strict=True))
+    return unpatchify(patches.reshape(b, -1, c * new[0] * new[1] * new[2]), grid, new)  # type: ignore[arg-type]
+
+
+@given(old=sizes, extra=st.tuples(*[st.integers(0, 4)] * 3), channels=st.integers(1, 3))
+@settings(max_examples=15, deadline=None)
+def test_an_enlarged_patch_has_the_embedding_of_the_patch_it_was_made_from(
+    old: Triple, extra: Triple, channels: int
+) -> None:
+    new: Triple = (old[0] + extra[0], old[1] + extra[1], old[2] + extra[2])
+    kernel, patches = random(5, channels, *old), random(4, channels, *old, seed=1)
+    larger = resize_patch(kernel, new)
+    torch.testing.assert_close(embed(larger, enlarge(patches, new)), embed(kernel, patches))
+    torch.testing.assert_close(resize_patch(larger, old), kernel)
+
+
+@given(old=sizes, new=sizes)
+@settings(max_examples=15, deadline=None)
+def test_a_patch_has_the_embedding_of_its_enlargement_also_by_a_kernel_that_shrinks(old: Triple, new: Triple) -> None:
+    """Along an axis where the new patch is smaller it is the new patch that is enlarged for the old kernel."""
+    kernel = random(5, 2, *old)
+    small: Triple = (min(old[0], new[0]), min(old[1], new[1]), min(old[2], new[2]))
+    patches = random(4, 2, *small, seed=1)
+    expected = embed(kernel, enlarge(patches, old))
+    torch.testing.assert_close(embed(resize_patch(kernel, new), enlarge(patches, new)), expected)
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 3), (3, 1), (3, 2), (2, 4), (4, 4)])
+def test_equal_channels_embed_as_before_and_each_as_the_others(old: int, new: int) -> None:
+    kernel, patch = random(5, old, 2, 3, 4), random(6, 1, 2, 3, 4, seed=1)
+    changed = resize_channels(kernel, new)
+    assert changed.shape == (5, new, 2, 3, 4)
+    same = [kernel.expand_as(kernel), patch.expand(-1, old, -1, -1, -1)]
+    torch.testing.assert_close(embed(changed, patch.expand(-1, new, -1, -1, -1)), embed(*same))
+    if old != new:
+        assert torch.equal(changed, changed[:, :1].expand_as(changed))
+
+
+def vit_of(layout: Layout) -> ViT:
+    settings = {"width": 24, "depth": 2, "heads": 3, "positions": "learned"}
+    return ViT(len(layout.channels), layout.patch, layout.grid, **settings).eval()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("channels", "patch"), [(1, (4, 3, 2)), (3, (2, 3, 1)), (2, (5, 6, 2))])
+def test_a_vit_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(channels: int, patch: Triple) -> None:
+    torch.manual_seed(0)
+    old, new = Layout(NAMES[:1], (2, 3, 1), GRID), Layout(NAMES[:channels], patch, GRID)
+    one, other = vit_of(old), vit_of(new)
+    tensors, changes = adapt(one.state_dict(), old, new)
+    assert set(changes) == ({"embed.weight"} if old != new else set())
+    other.load_state_dict(tensors)
+    volume = random(2, 1, 4, 9, 4).float()
+    larger = enlarge_each(volume, old.patch, patch).expand(-1, channels, -1, -1, -1)
+    torch.testing.assert_close(other(larger), one(volume), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_swin_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(channels: int) -> None:
+    torch.manual_seed(0)
+    old, new = Layout(NAMES[:1], (2, 2, 2), (4, 4, 4)), Layout(NAMES[:channels], (4, 4, 4), (4, 4, 4))
+    one, other = (
+        Swin(len(layout.channels), layout.patch, width=12, depths=(1, 1), heads=(2, 2), window=2).eval()
+        for layout in (old, new)
+    )
+    tensors, changes = adapt(one.state_dict(), old, new)
+    other.load_state_dict(tensors)
+    volume = random(1, 1, 8, 8, 8).float()
+    larger = enlarge_each(volume, old.patch, new.patch).expand(-1, channels, -1, -1, -1)
+    torch.testing.assert_close(other(larger), one(volume), atol=1e-5, rtol=1e-5)
+    assert changes["swin.patch_embed.proj.weight"].startswith("patch (2, 2, 2) to (4, 4, 4)")
+
+
+def test_positions_are_interpolated_from_the_grid_that_is_told() -> None:
+    old, new = Layout(NAMES[:1], (2, 2, 2), GRID), Layout(NAMES[:1], (2, 2, 2), (3, 2, 6))
+    state = vit_of(old).state_dict()
+    tensors, changes = adapt(state, old, new)
+    assert torch.equal(tensors["positions"], resize_positions(state["positions"], GRID, (3, 2, 6)))
+    assert changes == {"positions": "grid (2, 3, 4) to (3, 2, 6)"}
+    vit_of(new).load_state_dict(tensors)
+
+
+def test_the_account_tells_each_change_of_each_tensor_and_the_rest_is_left_alone() -> None:
+    old, new = Layout(NAMES[:2], (2, 2, 2), GRID), Layout(NAMES[:1], (4, 2, 2), (1, 3, 4))
+    state = vit_of(old).state_dict()
+    tensors, changes = adapt(state, old, new)
+    assert changes == {
+        "embed.weight": "patch (2, 2, 2) to (4, 2, 2), channels a, b to a",
+        "positions": "grid (2, 3, 4) to (1, 3, 4)",
+    }
+    assert tensors.keys() == state.keys()
+    assert {name for name in state if tensors[name] is not state[name]} == set(changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_with_the_same_layout_nothing_is_done_and_the_type_stays(dtype: torch.dtype) -> None:
+    layout = Layout(NAMES[:2], (2, 3, 2), GRID)
+    state = vit_of(layout).to(dtype).state_dict()
+    tensors, changes = adapt(state, layout, layout)
+    assert changes == {}
+    assert all(tensors[name] is state[name] for name in state)
+    resized, _ = adapt(state, layout, Layout(NAMES[:1], (4, 3, 2), (2, 2, 2)))
+    assert {tensor.dtype for tensor in resized.values()} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("told", "match"),
+    [
+        (Layout(NAMES[:2], (2, 3, 3), GRID), "2 channels in patches of"),
+        (Layout(NAMES[:1], (2, 3, 2), GRID), "1 channels in patches of"),
+        (Layout(NAMES[:2], (2, 3, 2), (3, 3, 4)), "24 learned positions"),
+    ],
+)
+def test_what_is_not_of_the_old_layout_is_refused(told: Layout, match: str) -> None:
+    state = vit_of(Layout(NAMES[:2], (2, 3, 2), GRID)).state_dict()
+    with pytest.raises(ValueError, match=match):
+        adapt(state, told, Layout(NAMES[:2], (4, 3, 2), (1, 1, 1)))
+
+
+def test_a_kernel_of_other_axes_is_refused() -> None:
+    state = {"swin.patch_embed.proj.weight": random(6, 2, 4, 2, 2)}
+    with pytest.raises(ValueError, match="patches of"):
+        adapt(state, Layout(NAMES[:2], (2, 4, 2), GRID), Layout(NAMES[:2], (4, 4, 4), GRID))
