@@ -14,7 +14,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-import numpy as np
+import numpy
 import pytest
 import SimpleITK as sitk
 
@@ -37,16 +37,23 @@ def threads(_: int) -> tuple[str | None, int]:
     return os.environ.get("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
 
 
-def new_pages(_: int) -> float:
-    """The share of pages that the system gave anew, of an array of 1 MiB that is made and dropped a hundred times."""
+def new_pages(mebibytes: int) -> float:
+    """The fraction of pages that the system gives anew to arrays of this size that are made and dropped."""
+    numpy.ones(mebibytes * 2**17)  # the first time all pages are new
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(100):
-        np.ones(2**17)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / (100 * 2**20 / resource.getpagesize())
+    for _ in range(20):
+        numpy.ones(mebibytes * 2**17)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / (20 * mebibytes * 2**20 / 4096)
 
 
 def die(_: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_three(number: int) -> int:
+    if number == 3:
+        die(number)
+    return number
 
 
 def refuse(number: int) -> int:
@@ -98,15 +105,43 @@ def test_several_processes_compute_with_one_thread_each(cluster: object) -> None
     assert set(run(threads, range(2), scheduler=cluster.scheduler_address)) == {("1", 1)}
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's malloc")
-def test_memory_is_used_again_on_a_cluster(cluster: object) -> None:
-    """Where each array has new pages, as Dask has it by MALLOC_TRIM_THRESHOLD_, a training takes twice as long."""
-    list(run(new_pages, range(2), scheduler=cluster.scheduler_address))  # the first time all pages are new
-    assert max(run(new_pages, range(4), scheduler=cluster.scheduler_address)) < 0.5
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's malloc")
+
+
+@glibc
+@pytest.mark.parametrize("dask", [False, True])
+def test_memory_is_kept_for_the_next_array(dask: bool) -> None:
+    """Under Dask, which sets MALLOC_TRIM_THRESHOLD_, arrays of 1 MiB would get new pages too."""
+    code = "from test_workers import new_pages; from voxmim.workers import keep_memory; keep_memory() if {} else 0; "
+    code += "print(new_pages(1), new_pages(60))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    environment |= {"MALLOC_TRIM_THRESHOLD_": "65536"} if dask else {}
+    before, after = (
+        subprocess.run(
+            [sys.executable, "-c", code.format(keep)], env=environment, check=True, capture_output=True, text=True
+        ).stdout.split()
+        for keep in (False, True)
+    )
+    assert float(before[1]) > 20 * float(after[1])
+    assert float(after[0]) < 0.05
+
+
+@glibc
+@pytest.mark.parametrize("kind", ["processes", "cluster"])
+def test_every_worker_keeps_its_memory(kind: str, request: pytest.FixtureRequest) -> None:
+    how = {"workers": 2}
+    if kind == "cluster":
+        how = {"scheduler": request.getfixturevalue("cluster").scheduler_address}
+    assert max(run(new_pages, [60] * 4, **how)) < 0.01
+
+
+def test_a_task_that_kills_its_process_gets_its_own_result() -> None:
+    found = run(die_at_three, range(8), workers=2, on_death=lambda number: f"{number} died")
+    assert sorted(map(str, found)) == ["0", "1", "2", "3 died", "4", "5", "6", "7"]
 
 
 def test_a_local_process_that_dies_is_one_error() -> None:
-    with pytest.raises(WorkerError, match="a worker process died, perhaps for want of memory"):
+    with pytest.raises(WorkerError, match="a worker process died, perhaps out of memory"):
         list(run(die, range(4), workers=2))
 
 
@@ -142,7 +177,7 @@ def test_a_cluster_that_does_not_answer(
     arguments: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr("voxmim.workers._ANSWER_S", 0.5)
+    monkeypatch.setattr("voxmim.workers._CONNECT_TIMEOUT_S", 0.5)
     with pytest.raises(WorkerError, match=message):
         list(run(square, range(3), **arguments))
 

@@ -12,6 +12,7 @@ from voxmim.arguments import make_parser, settings_of
 from voxmim.console import CONSOLE, ERRORS, agreed, bar, done, fail, figure, plain, table
 from voxmim.errors import RecipeError, VoxmimError
 from voxmim.recipe import load_recipe, packaged_recipes, recipe_to_yaml
+from voxmim.workers import keep_memory
 
 # How long threads spin while they wait for each other. OpenMP's default slows training up to tenfold beside another
 # busy process, and not to spin at all costs two fifths of the speed on a quiet machine; a short while does well in
@@ -23,6 +24,7 @@ Spacing = tuple[float, float, float]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; an error that the user can mend is printed as one sentence, with exit status 2."""
+    keep_memory()
     options = vars(make_parser(COMMANDS).parse_args(arguments))
     command: Callable[..., int | None] = options.pop("command")
     try:

@@ -1,7 +1,6 @@
-"""Many tasks, one function: in this process, in several of this machine, or in those of a Dask cluster.
+"""One function over many tasks: in this process, in several of this machine, or on a Dask cluster.
 
-Whatever computes them, results come as they are ready, each once, and to stop asking for them (an interrupt, an error)
-takes back what is still queued.
+Results come as they are ready, each once. Closing the generator (or an error) cancels the tasks still queued.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from voxmim.errors import WorkerError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-_ANSWER_S = 10  # how long a cluster may take to answer
-_THREADS = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_MIB = 2**20
+OnDeath = Callable[[Task], Result] | None
+_CONNECT_TIMEOUT_S = 10
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 
 
 def run(
@@ -34,16 +33,19 @@ def run(
     tasks: Sequence[Task],
     workers: int | None = None,
     scheduler: str | None = None,
+    on_death: OnDeath[Task, Result] = None,
 ) -> Generator[Result, None, None]:
-    """Call `function` with each task and yield each result as it comes; an error that it raises ends the work.
+    """Call `function` with each task and yield each result as it comes; an error it raises ends the work.
 
     Args:
         function: of a module that the workers can import (or a `functools.partial` of one).
-        tasks: one argument each; what they hold travels to the workers.
+        tasks: one argument each; pickled on their way to the workers.
         workers: processes on this machine; None takes one per CPU core, 1 stays in this process. Several processes
             compute with one thread each, unless the environment sets OMP_NUM_THREADS.
-        scheduler: address of a Dask scheduler, whose workers take the place of processes on this machine. What a
-            worker had in work when it died is done again by another.
+        scheduler: address of a Dask scheduler, whose workers take the place of processes on this machine. It repeats
+            the tasks of a worker that died.
+        on_death: gives the result of a task that kills its process (out of memory, a crash in a library); None
+            makes that an error.
 
     Raises:
         WorkerError: a process died, the cluster doesn't answer, or `distributed` is not installed.
@@ -51,9 +53,9 @@ def run(
     if scheduler is not None:
         if workers is not None:
             raise WorkerError(f"the cluster at {scheduler} has workers of its own; leave out the number of workers.")
-        return _on_cluster(function, tasks, scheduler)
+        return _on_cluster(function, tasks, scheduler, on_death)
     workers = min(cores() if workers is None else workers, len(tasks))
-    return _in_processes(function, tasks, workers) if workers > 1 else (function(task) for task in tasks)
+    return _in_processes(function, tasks, workers, on_death) if workers > 1 else (function(task) for task in tasks)
 
 
 def cores() -> int:
@@ -61,85 +63,111 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def keep_memory() -> None:
+    """Let glibc keep freed memory for the next array, instead of returning it to the system after each.
+
+    Otherwise each large array gets new pages, which the kernel must zero: a quarter of the time of a UNETR step on a
+    CPU. Call it once, early, in every process; systems without glibc are left as they are.
+    """
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):  # musl has no mallopt
+        return
+    if not libc.mallopt(_M_MMAP_THRESHOLD, 2**30):  # some versions accept 32 MiB at most
+        libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def _in_processes(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, on_death: OnDeath[Task, Result]
 ) -> Generator[Result, None, None]:
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
-    try:
-        for future in as_completed([pool.submit(function, task) for task in tasks]):
-            yield future.result()
-    except BrokenProcessPool:
-        raise WorkerError(
-            "a worker process died, perhaps for want of memory; run again with fewer workers "
-            "(in a script, under 'if __name__ == \"__main__\":')."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    left, died = dict(enumerate(tasks)), 0
+    while left:
+        pool = _pool(workers)
+        try:
+            futures = {pool.submit(function, task): number for number, task in left.items()}
+            for future in as_completed(futures):
+                result = future.result()
+                del left[futures[future]]
+                yield result
+        except BrokenProcessPool:
+            suspects = list(left)[: 2 * workers]  # tasks begin in order, so the one that killed its process is here
+            for number in suspects if on_death is not None else ():
+                task = left.pop(number)
+                try:
+                    with _pool(1) as one:
+                        result = one.submit(function, task).result()
+                except BrokenProcessPool:
+                    result = on_death(task)  # type: ignore[misc]
+                    died += 1
+                yield result
+            if on_death is None or died == len(tasks):
+                raise WorkerError(
+                    "a worker process died, perhaps out of memory; run again with fewer workers "
+                    "(in a script, under 'if __name__ == \"__main__\":')."
+                ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin() -> None:
-    """In a new process of this machine: an interrupt is the parent's to handle, and the parent's end is its own."""
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    """Set up a process of this machine: the parent handles interrupts, and its end ends this process."""
     _one_thread()
+    keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
 
 
-def _end_with(sentinel: int) -> None:
+def _exit_with(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
 
 
 def _one_thread() -> None:
-    """Read by the libraries when they first compute, so that processes side by side don't fight for the cores."""
-    for name in _THREADS:
+    """Keep processes side by side from competing for the cores; libraries read this when they first compute."""
+    for name in _THREAD_VARIABLES:
         os.environ.setdefault(name, "1")
 
 
 def _on_cluster(
-    function: Callable[[Task], Result], tasks: Sequence[Task], scheduler: str
+    function: Callable[[Task], Result], tasks: Sequence[Task], scheduler: str, on_death: OnDeath[Task, Result]
 ) -> Generator[Result, None, None]:
     try:
         import distributed
     except ImportError:
         raise WorkerError("a cluster needs the package 'distributed'; pip install 'voxmim[cluster]'.") from None
     try:
-        client = distributed.Client(scheduler, timeout=_ANSWER_S, set_as_default=False)
+        client = distributed.Client(scheduler, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
     except (OSError, ValueError) as error:  # a timeout is an OSError
         raise WorkerError(
             f"{scheduler}: no Dask scheduler answers there ({error}); check the address, or start one."
         ) from None
-    with client:  # whose end takes back what is not yet done
+    with client:  # cancels what is not done yet
         try:
-            futures = client.map(partial(_alone, function), tasks, pure=False)
+            futures = client.map(partial(_on_worker, function), tasks, pure=False)
+            task_of = dict(zip(futures, tasks, strict=True))
             for future in distributed.as_completed(futures, loop=client.loop):
-                yield future.result()
-        except distributed.KilledWorker as error:
-            raise WorkerError(
-                f"{scheduler}: a task was tried on several workers and each died ({error}); give them more memory."
-            ) from None
+                try:
+                    yield future.result()
+                except distributed.KilledWorker as error:
+                    if on_death is None:
+                        raise WorkerError(
+                            f"{scheduler}: a task was tried on several workers and each died ({error}); "
+                            "give them more memory."
+                        ) from None
+                    yield on_death(task_of[future])
         except (CancelledError, distributed.comm.CommClosedError) as error:
             raise WorkerError(f"{scheduler}: the scheduler went away ({error}); start it and run again.") from None
         except ModuleNotFoundError as error:
             raise WorkerError(f"{scheduler}: its workers lack a package ({error}); install voxmim there.") from None
 
 
-def _alone(function: Callable[[Task], Result], task: Task) -> Result:
+def _on_worker(function: Callable[[Task], Result], task: Task) -> Result:
     """One task on a worker of a cluster, which may run several on one machine."""
     _one_thread()
-    _reuse_memory()
+    keep_memory()
     return function(task)
-
-
-def _reuse_memory() -> None:
-    """Give glibc its own thresholds back, the highest that it finds by itself.
-
-    Dask starts workers with MALLOC_TRIM_THRESHOLD_, which also ends glibc's search for a good threshold of mmap: each
-    array of more than 128 KiB then gets new pages from the system, and a training of small crops takes twice as long.
-    """
-    if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" in os.environ:
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):  # musl has none
-            libc.mallopt(_MMAP_THRESHOLD, 32 * _MIB)
-            libc.mallopt(_TRIM_THRESHOLD, 64 * _MIB)
