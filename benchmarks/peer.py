@@ -63,11 +63,12 @@ from voxmim.report.machine import machine
 from voxmim.store.format import Store
 from voxmim.store.prepare import PreparedScan, prepare_scan
 from voxmim.studies.analysis import crossed_interval
-from voxmim.studies.arm import METRICS, case_scores, tables
-from voxmim.studies.tables import DIGITS, NAMES, PRIOR, difference_cell
+from voxmim.studies.arm import case_scores, tables
+from voxmim.studies.tables import PRIOR, difference_cell
+from voxmim.tasks.metrics import METRICS, convention
 from voxmim.tasks.segmentation.evaluate import labelled_cases as cases_of_split
 from voxmim.tasks.segmentation.evaluate import write_json
-from voxmim.tasks.segmentation.metrics import CONVENTION, score_case, summarise
+from voxmim.tasks.segmentation.scores import score_case, summarise
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.training.finetune import MOST_VALIDATION, labelled_cases
 
@@ -208,7 +209,7 @@ def score(store: Store, folder: Path, split: str) -> None:
         found = resample_to_label_map(shares, scan.grid, scan.original)
         scores[name] = score_case(found, reference, parts, scan.original.spacing, TOLERANCE_MM)
     about = {"run": str(folder), "data": str(store.path), "split": split, "tolerance_mm": TOLERANCE_MM}
-    write_json(file, {**about, "convention": CONVENTION, **summarise(scores)})
+    write_json(file, {**about, "convention": convention(), **summarise(scores)})
 
 
 def label_shares(store: Store, file: Path) -> np.ndarray:
@@ -315,13 +316,14 @@ def print_tables(out: Path, seeds: list[int], told: Mapping[int, Mapping[str, An
     peer: Scores = {
         seed: {metric: case_scores(evaluation(out, seed, "test"), metric) for metric in METRICS} for seed in seeds
     }
-    print(f"\n| on test cases | minutes | {' | '.join(f'{NAMES[metric]} | against {PEER}' for metric in METRICS)} |")
+    heads = " | ".join(f"{metric.heading()} | against {PEER}" for metric in METRICS.values())
+    print(f"\n| on test cases | minutes | {heads} |")
     print("|---" * (2 + 2 * len(METRICS)) + "|")
     print(f"| {PEER} | {max(found['minutes'] for found in told.values()):.1f} | {_cells(peer, peer)} |")
     for name, scores in {} if study is None else study.scores.items():
         minutes = study.minutes.get(name)
         print(f"| {name} | {'–' if minutes is None else f'{minutes:.1f}'} | {_cells(peer, scores)} |")
-    print(f"\nDice: mean and 95 % interval over seeds and cases. {CONVENTION}")
+    print(f"\nDice: mean and 95 % interval over seeds and cases. {convention()}")
 
 
 def _cells(peer: Scores, other: Scores) -> str:
@@ -334,7 +336,7 @@ def _cells(peer: Scores, other: Scores) -> str:
             cells += ["not there"] * 2
             continue
         low, high = crossed_interval(pair[1])
-        digits = DIGITS[metric]
+        digits = METRICS[metric].digits
         cells.append(f"{pair[1].mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
         cells.append("" if other is peer else difference_cell(pair[1] - pair[0], digits))
     return " | ".join(cells)

@@ -184,6 +184,7 @@ def finetune(
 def evaluate(run: Path, data: Path, split: str, tolerance: float, **files: Path | None) -> None:
     """Evaluate and show the table."""
     from voxmim import api
+    from voxmim.tasks.metrics import MAIN, METRICS, cells, headings
 
     with bar("evaluating") as on_case:
         result = api.evaluate(run, data, split, tolerance, on_case=on_case, **files)
@@ -197,17 +198,8 @@ def evaluate(run: Path, data: Path, split: str, tolerance: float, **files: Path 
     rows = []
     for name, scores in [*result["labels"].items(), ("mean", result["mean"])]:
         prior = {**result.get("prior", {}).get("labels", {}), "mean": result.get("prior", {}).get("mean", {})}
-        rows.append(
-            [
-                name,
-                figure(scores["dice"], scores["ci95"]),
-                figure(prior.get(name, {}).get("dice")),
-                figure(scores["hd95_mm"], digits=2),
-                figure(scores["nsd"]),
-            ]
-        )
-    header = ["label", "Dice (95 % interval)", "prior's Dice", "HD95 (mm)", f"NSD ({tolerance:g} mm)"]
-    table(title, header, rows)
+        rows.append([name, *cells(scores), METRICS[MAIN].text(prior.get(name, {}).get(MAIN))])
+    table(title, ["label", *headings(tolerance), f"prior's {METRICS[MAIN].title}"], rows)
     CONSOLE.print(result["convention"], style="dim", soft_wrap=True)
     if result["left_out"]:
         CONSOLE.print(f"Left out, since they lack a channel: {plain(', '.join(result['left_out']))}.", soft_wrap=True)

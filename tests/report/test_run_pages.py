@@ -16,7 +16,6 @@ from voxmim.recipe import load_recipe
 from voxmim.report.run_pages import (
     curve,
     dice_curves,
-    figures,
     finetune_page,
     loss_curve,
     repeat_command,
@@ -146,11 +145,6 @@ def test_regions_have_their_curves_by_their_names(tiny_runs: TinyRuns, monkeypat
     monkeypatch.setattr(store, "regions", {"all": (1, 2), "inner": (2,)})
     rows = [{"step": 1.0, "val_dice": 0.5, "val_dice inner": 0.25, "val_dice bone": 0.25}]
     assert [c.name for c in dice_curves(rows, store)] == ["mean", "inner"]
-
-
-def test_figures_are_rounded_and_a_dash_stands_for_nothing() -> None:
-    assert figures(SCORES) == ["0.812", "0.700 to 0.900", "3.14", "–"]
-    assert figures(dict.fromkeys(SCORES)) == ["–", "–", "–", "–"]
 
 
 def test_the_prior_stands_beside_each_row_of_the_results() -> None:

@@ -23,6 +23,7 @@ from voxmim.report.reconstruct import Reconstructor, picture
 from voxmim.settings import Recipe, Training
 from voxmim.store.format import Case, Store
 from voxmim.store.prepare import PreparedScan
+from voxmim.tasks.metrics import MAIN, METRICS, cells, headings
 from voxmim.tasks.segmentation.loss import criterion_in_words
 from voxmim.tasks.segmentation.predict import Segmentor
 from voxmim.tasks.segmentation.structures import Structures
@@ -218,21 +219,14 @@ def result_table(result: Mapping[str, Any], title: str | None = None) -> Table:
     rows = []
     for name, scores in [("mean", result["mean"]), *result["labels"].items()]:
         beside = None if prior is None else (prior["mean"] if name == "mean" else prior["labels"][name])
-        rows.append([name, *figures(scores), figure(beside["dice"]) if beside else "–"])
-    header = ["label", "Dice", "95 % interval", "HD95 (mm)", f"NSD ({result['tolerance_mm']:g} mm)", "prior's Dice"]
+        rows.append([name, *cells(scores), METRICS[MAIN].text(beside[MAIN]) if beside else "–"])
+    header = ["label", *headings(result["tolerance_mm"]), f"prior's {METRICS[MAIN].title}"]
     title = title or f"Results on {len(result['cases'])} cases of the split '{result['split']}'"
     note = f"{result['convention']} The prior knows positions only: it is the mean training label map, and never looks "
     note += "at the image."
     if result.get("left_out"):
         note += f" Left out, since they lack a channel: {', '.join(result['left_out'])}."
     return Table(title, header, rows, note)
-
-
-def figures(scores: Mapping[str, Any]) -> list[str]:
-    """Dice, its interval, HD95 and NSD as texts."""
-    low_high = scores["ci95"]
-    interval = "–" if low_high is None else f"{low_high[0]:.3f} to {low_high[1]:.3f}"
-    return [figure(scores["dice"]), interval, figure(scores["hd95_mm"], 2), figure(scores["nsd"])]
 
 
 def figure(value: float | None, digits: int = 3) -> str:

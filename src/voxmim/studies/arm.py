@@ -24,8 +24,6 @@ from voxmim.studies.trial import Note, Trial, carry_out
 from voxmim.training.finetune import case_column
 from voxmim.training.run import Run
 
-METRICS = ("dice", "hd95_mm", "nsd")
-
 
 @dataclass(frozen=True)
 class Pretraining:
@@ -253,7 +251,7 @@ def case_scores(result: Mapping[str, Any], metric: str) -> dict[str, float]:
     """Each case's mean over its counted labels; a case without any is left out."""
     found = {}
     for case in result["cases"]:
-        counted = [score for score in case[metric].values() if score is not None]
+        counted = [score for score in case.get(metric, {}).values() if score is not None]
         if counted:
             found[case["case"]] = float(np.mean(counted))
     return found

@@ -29,7 +29,6 @@ from voxmim.report.reconstruct import reconstruct
 from voxmim.report.run_pages import (
     curve,
     figure,
-    figures,
     finetune_page,
     pretrain_page,
     pretraining_curves,
@@ -41,6 +40,7 @@ from voxmim.settings import Recipe
 from voxmim.store.format import Store
 from voxmim.store.prepare import prepare
 from voxmim.tasks.intervals import difference_in_words, paired_difference
+from voxmim.tasks.metrics import METRICS, cells, headings
 from voxmim.tasks.segmentation.evaluate import evaluate, labelled_cases, write_json
 from voxmim.tasks.segmentation.predict import predict
 from voxmim.text import encoder_in_words, loss_in_words, task_in_words
@@ -213,10 +213,7 @@ def _summary(
     for arm, run in runs.items():
         mean = results[arm]["mean"]
         arms[arm] = {
-            "dice": mean["dice"],
-            "ci95": mean["ci95"],
-            "hd95_mm": mean["hd95_mm"],
-            "nsd": mean["nsd"],
+            **{name: mean[name] for name in (*METRICS, "ci95")},
             "lr": run.recipe().finetune.lr,
             "curve": [[step, row["val_dice"]] for step, row in rows[arm].items()],
         }
@@ -285,10 +282,10 @@ def _page(
     results: Mapping[str, dict[str, Any]],
     summary: Mapping[str, Any],
 ) -> Page:
-    rows = [["position-only prior", *figures(results["scratch"]["prior"]["mean"]), "–"]]
+    rows = [["position-only prior", *cells(results["scratch"]["prior"]["mean"]), "–"]]
     for arm, title in ARMS.items():
-        rows.append([title, *figures(results[arm]["mean"]), f"{summary['arms'][arm]['lr']:g}"])
-    header = ["arm", "Dice", "95 % interval", "HD95 (mm)", f"NSD ({results['scratch']['tolerance_mm']:g} mm)", "rate"]
+        rows.append([title, *cells(results[arm]["mean"]), f"{summary['arms'][arm]['lr']:g}"])
+    header = ["arm", *headings(results["scratch"]["tolerance_mm"]), "rate"]
     per_label = [
         [name, *(figure(results[arm]["labels"][name]["dice"]) for arm in ARMS)] for name in results["scratch"]["labels"]
     ]

@@ -14,15 +14,13 @@ from voxmim.report.run_pages import figure, segmentation_pictures
 from voxmim.settings import Triple
 from voxmim.store.format import Store
 from voxmim.studies.analysis import SHARES, SpeedUp, crossed_interval, speed_up
-from voxmim.studies.arm import METRICS, Arm, Comparison, case_scores, tables
+from voxmim.studies.arm import Arm, Comparison, case_scores, tables
 from voxmim.tasks.intervals import bootstrap_interval, in_words
-from voxmim.tasks.segmentation.metrics import CONVENTION
+from voxmim.tasks.metrics import METRICS, cells, convention, headings
 from voxmim.text import PRETEXTS, sizes_in_words
 from voxmim.training.finetune import case_column, prior_dice
 from voxmim.training.health import complaint
 
-DIGITS = {"dice": 3, "hd95_mm": 2, "nsd": 3}
-NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "nsd": "NSD (2 mm)"}
 PRIOR = "position-only prior"
 
 
@@ -49,8 +47,8 @@ def score_table(comparison: Comparison, arms: Sequence[Arm], title: str = "") ->
         means = [np.mean(list(case_scores(result, "dice").values())) for result in results]
         by_seed = ", ".join(f"{mean:.3f}" for mean in means) or "not there"
         rows.append([arm.name, *_scores(results), "–" if rate is None else f"{rate:g}", by_seed])
-    header = ["arm", "Dice", "95 % interval", NAMES["hd95_mm"], NAMES["nsd"], "rate", "Dice of each seed"]
-    note = f"{interval_note(comparison)} {CONVENTION} The prior knows positions only and never looks at the image."
+    header = ["arm", *headings(), "rate", "Dice of each seed"]
+    note = f"{interval_note(comparison)} {convention()} The prior knows positions only and never looks at the image."
     return Table(title or f"Results on {cases} test cases", header, rows, note)
 
 
@@ -59,12 +57,13 @@ def difference_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]], t
     rows = []
     for first, second in pairs:
         cells = []
-        for metric in METRICS:
-            pair = comparison.tested(first, second, metric=metric)
-            cells.append(difference_cell(pair[1] - pair[0], DIGITS[metric]) if pair else "not there")
+        for name, metric in METRICS.items():
+            pair = comparison.tested(first, second, metric=name)
+            cells.append(difference_cell(pair[1] - pair[0], metric.digits) if pair else "not there")
         rows.append([f"{second.name} against {first.full_name}", *cells])
     note = f"Paired over test cases and seeds, averaged over both. {interval_note(comparison)}"
-    return Table(title or "Differences on test cases", ["arms", *(NAMES[m] for m in METRICS)], rows, note)
+    header = ["arms", *(metric.heading() for metric in METRICS.values())]
+    return Table(title or "Differences on test cases", header, rows, note)
 
 
 def difference_cell(differences: np.ndarray, digits: int = 3) -> str:
@@ -249,7 +248,6 @@ def _scores(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Mean Dice over seeds and cases with its interval, HD95 and NSD, as texts."""
     found = {metric: tables([[case_scores(result, metric) for result in results]]) for metric in METRICS}
     if not found["dice"]:
-        return ["–"] * 4
-    low, high = crossed_interval(found["dice"][0])
-    dice, *others = (figure(float(found[metric][0].mean()), DIGITS[metric]) for metric in METRICS)
-    return [dice, f"{low:.3f} to {high:.3f}", *others]
+        return ["–"] * len(headings())
+    means = {metric: float(table[0].mean()) if table else None for metric, table in found.items()}
+    return cells({**means, "ci95": crossed_interval(found["dice"][0])})

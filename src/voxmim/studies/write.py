@@ -17,8 +17,9 @@ from voxmim.report.machine import machine
 from voxmim.report.markdown import write_markdown
 from voxmim.report.page import Page, Picture, Plot, Table, write_page
 from voxmim.store.format import Store
-from voxmim.studies.arm import METRICS, Arm, Comparison
+from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.trial import Trial
+from voxmim.tasks.metrics import METRICS
 from voxmim.text import encoder_in_words, pieces_in_words, sizes_in_words
 from voxmim.training.finetune import case_column, labelled_cases
 from voxmim.training.run import Run
@@ -203,7 +204,7 @@ def _raw(comparison: Comparison) -> Iterator[dict[str, Any]]:
             for who, scored in ((arm.name, result), ("position-only prior", result["prior"])):
                 for case in scored["cases"]:
                     for metric in METRICS:
-                        for label, value in case[metric].items():
+                        for label, value in case.get(metric, {}).items():
                             one = {"arm": who, "case": case["case"], "label": label, "metric": metric, "value": value}
                             yield about | one
 

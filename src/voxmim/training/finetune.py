@@ -21,8 +21,8 @@ from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Case, Store
 from voxmim.tasks.segmentation.inference import predict_probabilities
 from voxmim.tasks.segmentation.loss import make_criterion
-from voxmim.tasks.segmentation.metrics import dice
 from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
+from voxmim.tasks.segmentation.scores import score_case
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.training.damage import Damage
 from voxmim.training.loop import Job, make_fabric, train
@@ -256,10 +256,8 @@ def prior_dice(run: Run, store: Store) -> list[float]:
 
 def _counted(predicted: np.ndarray, reference: np.ndarray, structures: Structures) -> dict[str, float]:
     """Dice of each label or region that one of two label maps (X, Y, Z) holds."""
-    found = {
-        name: dice(np.isin(predicted, values), np.isin(reference, values)) for name, values in structures.parts.items()
-    }
-    return {name: score for name, score in found.items() if score is not None}
+    found = score_case(predicted.astype(np.uint8), reference, structures.parts, (1, 1, 1), metrics=["dice"])
+    return {name: score for name, scores in found.items() if (score := scores["dice"]) is not None}
 
 
 def case_column(name: str) -> str:

@@ -15,8 +15,8 @@ from voxmim.errors import RunError, ScanError, StoreError, WeightsError
 from voxmim.images.volume import read_volume
 from voxmim.store.format import Store
 from voxmim.store.prepare import prepare, prepare_scan
+from voxmim.tasks.metrics import convention
 from voxmim.tasks.segmentation.evaluate import evaluate
-from voxmim.tasks.segmentation.metrics import CONVENTION
 from voxmim.tasks.segmentation.prior import PositionPrior
 
 Fake = Callable[..., None]
@@ -109,7 +109,7 @@ def test_the_json_has_the_documented_form(tiny_runs: TinyRuns, tmp_path: Path) -
     assert set(written) == {
         "run", "data", "split", "tolerance_mm", "convention", "left_out", "mean", "labels", "cases", "prior",
     }  # fmt: skip
-    assert (written["split"], written["tolerance_mm"], written["convention"]) == ("val", 3.0, CONVENTION)
+    assert (written["split"], written["tolerance_mm"], written["convention"]) == ("val", 3.0, convention())
     assert (written["run"], written["data"]) == (str(run), str(tiny_runs.store))
     for part in (written, written["prior"]):
         assert set(part["mean"]) == SCORES

@@ -17,9 +17,10 @@ from voxmim.sources import open_source
 from voxmim.sources.source import SPLITS
 from voxmim.store.format import INDEX, Store
 from voxmim.store.prepare import prepare_scan
-from voxmim.tasks.segmentation.metrics import CONVENTION, LabelScore, score_case, summarise
+from voxmim.tasks.metrics import METRICS, convention
 from voxmim.tasks.segmentation.predict import Segmentor
 from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
+from voxmim.tasks.segmentation.scores import Scores, score_case, summarise
 from voxmim.weights.files import find_weights
 
 LabelledCase = tuple[str, tuple[Path, ...], Path]
@@ -45,7 +46,7 @@ def evaluate(
         on_case: called with the cases done and their number.
 
     Returns:
-        what `metrics.summarise` gives, with ``run``, ``data``, ``split``, ``tolerance_mm``, ``convention``,
+        what `scores.summarise` gives, with ``run``, ``data``, ``split``, ``tolerance_mm``, ``convention``,
         ``left_out`` (cases that lack a channel) and, where the run has one, ``prior`` (the same figures for the
         position-only prior).
 
@@ -61,8 +62,8 @@ def evaluate(
     cases, left_out = labelled_cases(data, split, segmentor.metadata["data"]["seed"])
     prior_file = find_weights(run, "segmentor").parent / PRIOR
     prior = PositionPrior.load(prior_file) if prior_file.is_file() else None
-    scores: dict[str, dict[str, LabelScore]] = {}
-    prior_scores: dict[str, dict[str, LabelScore]] = {}
+    scores: dict[str, dict[str, Scores]] = {}
+    prior_scores: dict[str, dict[str, Scores]] = {}
     parts = segmentor.structures.parts
     for done, (name, images, label) in enumerate(cases):
         if on_case is not None:
@@ -81,7 +82,7 @@ def evaluate(
         "data": str(data),
         "split": split,
         "tolerance_mm": tolerance_mm,
-        "convention": CONVENTION,
+        "convention": convention(),
     }
     about["left_out"] = left_out
     return {**about, **summarise(scores), **({"prior": summarise(prior_scores)} if prior is not None else {})}
@@ -124,9 +125,9 @@ def write_csv(file: Path, result: dict[str, Any]) -> None:
     """Write an evaluation as CSV in one stroke: a row per case and label."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["case", "label", "dice", "hd95_mm", "nsd"])
+    rows.writerow(["case", "label", *METRICS])
     for case in result["cases"]:
         for label in case["dice"]:
-            figures = (case[metric][label] for metric in ("dice", "hd95_mm", "nsd"))
+            figures = (case[metric][label] for metric in METRICS)
             rows.writerow([case["case"], label, *("" if figure is None else figure for figure in figures)])
     write_text(file, text.getvalue())

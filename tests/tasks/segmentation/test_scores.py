@@ -13,10 +13,14 @@ from hypothesis.extra import numpy as hnp
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 
 from voxmim.tasks.intervals import bootstrap_interval
-from voxmim.tasks.segmentation.metrics import LabelScore, score_case, summarise
+from voxmim.tasks.segmentation.scores import Scores, score_case, summarise
 
 MASK = {"organ": (1,)}
 SPACING = (0.7, 1.3, 2.5)
+
+
+def scores_of(dice: float | None, hd95_mm: float | None, nsd: float | None) -> Scores:
+    return {"dice": dice, "hd95_mm": hd95_mm, "nsd": nsd}
 
 
 def surface_points(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
@@ -33,25 +37,23 @@ def surface_points(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     return np.array(points)
 
 
-def slow_score(
-    prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...], tolerance: float
-) -> LabelScore:
+def slow_score(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...], tolerance: float) -> Scores:
     """All distances between all surface voxels, by brute force."""
     a, b = surface_points(prediction, spacing), surface_points(reference, spacing)
     distances = np.linalg.norm(a[:, None] - b[None], axis=-1)
     there, back = distances.min(1), distances.min(0)
     within = (there <= tolerance).sum() + (back <= tolerance).sum()
-    return LabelScore(
+    return scores_of(
         dice=2 * (prediction & reference).sum() / (prediction.sum() + reference.sum()),
         hd95_mm=max(np.percentile(there, 95), np.percentile(back, 95)),
         nsd=within / (len(there) + len(back)),
     )
 
 
-def assert_same(score: LabelScore, other: LabelScore) -> None:
-    assert score.dice == pytest.approx(other.dice, rel=1e-6)
-    assert score.hd95_mm == pytest.approx(other.hd95_mm, rel=1e-5, abs=1e-4)  # MONAI takes the percentile in float32
-    assert score.nsd == pytest.approx(other.nsd, rel=1e-6)
+def assert_same(score: Scores, other: Scores) -> None:
+    assert score["dice"] == pytest.approx(other["dice"], rel=1e-6)
+    assert score["hd95_mm"] == pytest.approx(other["hd95_mm"], rel=1e-5, abs=1e-4)
+    assert score["nsd"] == pytest.approx(other["nsd"], rel=1e-6)
 
 
 def ball(shape: tuple[int, int, int], centre: tuple[float, ...], radius: float) -> np.ndarray:
@@ -76,7 +78,7 @@ def test_scores_equal_brute_force_and_monai_on_the_full_volume_also_at_the_image
     fast = score_case(prediction.astype(np.uint8), reference.astype(np.uint8), MASK, SPACING, 1.5)["organ"]
     assert_same(fast, slow_score(prediction, reference, SPACING, 1.5))
     pair = torch.from_numpy(prediction)[None, None], torch.from_numpy(reference)[None, None]
-    monai = LabelScore(
+    monai = scores_of(
         float(compute_dice(*pair)),
         float(compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=SPACING)),
         float(compute_surface_dice(*pair, [1.5], include_background=True, spacing=SPACING)),
@@ -87,7 +89,7 @@ def test_scores_equal_brute_force_and_monai_on_the_full_volume_also_at_the_image
 def test_an_organ_that_fills_the_image_has_its_surface_at_the_border():
     full = np.ones((4, 4, 4), np.uint8)
     score = score_case(full, full, MASK, (1, 1, 1), 1.0)["organ"]
-    assert score == LabelScore(1.0, 0.0, 1.0)
+    assert score == scores_of(1.0, 0.0, 1.0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -100,13 +102,13 @@ def test_scores_are_symmetric_bounded_and_perfect_for_identical_maps(a, b):
     there, back = score_case(a, b, labels, SPACING, 1.0), score_case(b, a, labels, SPACING, 1.0)
     assert there == back
     for score in there.values():
-        if score.dice is not None:
-            assert 0 <= score.dice <= 1
-            assert 0 <= score.nsd <= 1
-            assert 0 <= score.hd95_mm <= np.linalg.norm(np.multiply(a.shape, SPACING)) + 1e-4
+        if score["dice"] is not None:
+            assert 0 <= score["dice"] <= 1
+            assert 0 <= score["nsd"] <= 1
+            assert 0 <= score["hd95_mm"] <= np.linalg.norm(np.multiply(a.shape, SPACING)) + 1e-4
     for name, score in score_case(a, a, labels, SPACING, 1.0).items():
         present = {"one": 1, "two": 2, "three": 3}[name] in a
-        assert score == (LabelScore(1.0, 0.0, 1.0) if present else LabelScore(None, None, None))
+        assert score == (scores_of(1.0, 0.0, 1.0) if present else scores_of(None, None, None))
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -118,17 +120,17 @@ def test_a_slab_shifted_by_k_voxels_is_k_spacings_away(axis, steps):
     distance = steps * SPACING[axis]
     score = score_case(prediction, reference, MASK, SPACING, distance)["organ"]
     # The slab is two voxels thick: the far layer is k spacings off, which is more than 5 % of the surface.
-    assert score.hd95_mm == pytest.approx(distance, rel=1e-5)
-    assert score.nsd == 1.0
-    assert score.dice == pytest.approx(0.5 if steps == 1 else 0.0)
-    assert score_case(prediction, reference, MASK, SPACING, 0.9 * distance)["organ"].nsd < 1.0
+    assert score["hd95_mm"] == pytest.approx(distance, rel=1e-5)
+    assert score["nsd"] == 1.0
+    assert score["dice"] == pytest.approx(0.5 if steps == 1 else 0.0)
+    assert score_case(prediction, reference, MASK, SPACING, 0.9 * distance)["organ"]["nsd"] < 1.0
 
 
 def test_the_tolerance_is_not_missed_by_a_rounding_of_the_spacing():
     reference = np.zeros((8, 8, 8), np.uint8)
     reference[2:4] = 1
     exact = np.float32([1, 1, 1]) + np.float32(3e-7)
-    assert score_case(np.roll(reference, 1, 0), reference, MASK, exact, 1.0)["organ"].nsd == 1.0
+    assert score_case(np.roll(reference, 1, 0), reference, MASK, exact, 1.0)["organ"]["nsd"] == 1.0
 
 
 def test_labels_are_scored_apart_by_name():
@@ -158,9 +160,9 @@ def test_a_region_may_have_labels_that_only_one_map_holds():
     reference, prediction = np.zeros((3, 4, 12), np.uint8), np.zeros((3, 4, 12), np.uint8)
     reference[0, 0, 0], prediction[0, 0, 0], prediction[1, 1, 1] = 1, 2, 7
     scores = score_case(prediction, reference, {"both": (1, 2), "far": (5, 6), "lone": (3, 7)}, (1, 1, 1), 1.0)
-    assert scores["both"] == LabelScore(1.0, 0.0, 1.0)
-    assert scores["far"] == LabelScore(None, None, None)
-    assert scores["lone"] == LabelScore(0.0, 13.0, 0.0)
+    assert scores["both"] == scores_of(1.0, 0.0, 1.0)
+    assert scores["far"] == scores_of(None, None, None)
+    assert scores["lone"] == scores_of(0.0, 13.0, 0.0)
 
 
 def test_absent_labels_follow_the_convention():
@@ -168,8 +170,8 @@ def test_absent_labels_follow_the_convention():
     reference[0, 0, 0], prediction[1, 1, 1] = 1, 2
     labels = {"missed": (1,), "invented": (2,), "absent": (3,), "far beyond": (200,)}
     scores = score_case(prediction, reference, labels, (1, 1, 1), 1.0)
-    assert scores["missed"] == scores["invented"] == LabelScore(0.0, 13.0, 0.0)
-    assert scores["absent"] == scores["far beyond"] == LabelScore(None, None, None)
+    assert scores["missed"] == scores["invented"] == scores_of(0.0, 13.0, 0.0)
+    assert scores["absent"] == scores["far beyond"] == scores_of(None, None, None)
 
 
 def test_label_maps_of_different_shape_are_refused():
@@ -187,13 +189,13 @@ def test_a_full_size_case_takes_a_moment():
     begin = time.process_time()
     scores = score_case(prediction, reference, {"oedema": (1,), "tumour": (2,), "core": (3,)}, (1, 1, 1), 2.0)
     assert time.process_time() - begin < 10  # 0.3 s on an idle core
-    assert all(0.5 < score.dice < 1 for score in scores.values())
+    assert all(0.5 < score["dice"] < 1 for score in scores.values())
 
 
 CASES = {
-    "a": {"liver": LabelScore(0.9, 2.0, 0.8), "spleen": LabelScore(0.5, 6.0, 0.4)},
-    "b": {"liver": LabelScore(0.8, 4.0, 0.6), "spleen": LabelScore(None, None, None)},
-    "c": {"liver": LabelScore(None, None, None), "spleen": LabelScore(None, None, None)},
+    "a": {"liver": scores_of(0.9, 2.0, 0.8), "spleen": scores_of(0.5, 6.0, 0.4)},
+    "b": {"liver": scores_of(0.8, 4.0, 0.6), "spleen": scores_of(None, None, None)},
+    "c": {"liver": scores_of(None, None, None), "spleen": scores_of(None, None, None)},
 }
 
 

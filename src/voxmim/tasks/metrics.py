@@ -1,0 +1,132 @@
+"""The metrics of a predicted label map, one entry each: tables, JSON, CSV, pages and studies read this dict.
+
+Surfaces are as MONAI defines them: the surface of a label is the set of its voxels that share a face with a voxel of
+another label or with the outside of the image (the label minus its binary erosion by one voxel, 6 neighbours), so an
+organ cut off by the field of view has a surface there. Distances run between centres of surface voxels, in mm.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+# Added to the tolerance: voxel sizes taken from a float32 affine are off in the seventh digit, and a distance of
+# exactly the tolerance must not fall on either side of it by chance.
+_ROUNDING_MM = 1e-4
+
+
+@dataclass(frozen=True)
+class Masks:
+    """One structure in two label maps; neither mask is empty.
+
+    Attributes:
+        prediction: (X, Y, Z) bool.
+        reference: (X, Y, Z) bool.
+        spacing: voxel size in mm along X, Y, Z.
+        tolerance_mm: how far apart two surfaces may lie and still agree.
+    """
+
+    prediction: np.ndarray
+    reference: np.ndarray
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    tolerance_mm: float = 2.0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of a structure in one case.
+
+    Attributes:
+        function: its value.
+        title: its name in tables; ``{tolerance_mm}`` is filled in.
+        unit: such as ``mm``; empty where it has none.
+        digits: printed after the decimal point.
+        higher_is_better: the direction.
+        absent: what a structure scores that only one of the two label maps holds; None is the scan's diagonal in mm.
+    """
+
+    function: Callable[[Masks], float]
+    title: str
+    unit: str
+    digits: int
+    higher_is_better: bool
+    absent: float | None
+
+    def heading(self, tolerance_mm: float = 2.0) -> str:
+        """Title and unit, as the head of a column."""
+        title = self.title.format(tolerance_mm=f"{tolerance_mm:g}")
+        return f"{title} ({self.unit})" if self.unit else title
+
+    def text(self, value: float | None) -> str:
+        """A value as tables show it; a dash where nothing was counted."""
+        return "–" if value is None else f"{value:.{self.digits}f}"
+
+
+def dice(masks: Masks) -> float:
+    """Overlap of the volumes, 0 to 1 (Dice, Ecology 26, 1945)."""
+    both = np.count_nonzero(masks.prediction & masks.reference)
+    return float(2 * both / (np.count_nonzero(masks.prediction) + np.count_nonzero(masks.reference)))
+
+
+def hd95(masks: Masks) -> float:
+    """The larger of the two directed 95th percentiles (linear between ranks) of surface distances, in mm."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 calls one of its own functions as it advises not to
+        return float(
+            compute_hausdorff_distance(*_tensors(masks), include_background=True, percentile=95, spacing=masks.spacing)
+        )
+
+
+def surface_dice(masks: Masks) -> float:
+    """Fraction of both surfaces' voxels within the tolerance of the other surface (arXiv 1809.04430), 0 to 1."""
+    tolerance = [masks.tolerance_mm + _ROUNDING_MM]
+    return float(compute_surface_dice(*_tensors(masks), tolerance, include_background=True, spacing=masks.spacing))
+
+
+METRICS: dict[str, Metric] = {
+    "dice": Metric(dice, "Dice", "", 3, higher_is_better=True, absent=0.0),
+    "hd95_mm": Metric(hd95, "HD95", "mm", 2, higher_is_better=False, absent=None),
+    "nsd": Metric(surface_dice, "NSD ({tolerance_mm} mm)", "", 3, higher_is_better=True, absent=0.0),
+}
+MAIN = "dice"  # has an interval in tables and is what the best step of a training is chosen by
+
+
+def headings(tolerance_mm: float = 2.0) -> list[str]:
+    """The columns that `cells` fills: each metric, the main one followed by its interval."""
+    heads = [metric.heading(tolerance_mm) for metric in METRICS.values()]
+    heads.insert(list(METRICS).index(MAIN) + 1, "95 % interval")
+    return heads
+
+
+def cells(scores: Mapping[str, Any]) -> list[str]:
+    """The scores of one structure (`summarise`), or of the mean, as the cells of a table's row."""
+    found = [metric.text(scores.get(name)) for name, metric in METRICS.items()]
+    low_high = scores["ci95"]
+    main = METRICS[MAIN]
+    interval = "–" if low_high is None else f"{main.text(low_high[0])} to {main.text(low_high[1])}"
+    found.insert(list(METRICS).index(MAIN) + 1, interval)
+    return found
+
+
+def convention() -> str:
+    """How structures are counted, printed under every table."""
+    worst = {
+        metric.title.partition(" (")[0]: "the diagonal of the scan" if metric.absent is None else f"{metric.absent:g}"
+        for metric in METRICS.values()
+    }
+    absent = ", ".join(f"{title} {value}" for title, value in worst.items())
+    return (
+        "Scored per case and per label in the scan's own geometry, without background; a region is scored as one "
+        "label. A label that is absent from reference and prediction is not counted; a label that only one of the "
+        f"two holds scores {absent}."
+    )
+
+
+def _tensors(masks: Masks) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(masks.prediction)[None, None], torch.from_numpy(masks.reference)[None, None]
