@@ -17,9 +17,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from voxmim.recipe import load_recipe
 from voxmim.report.machine import machine
-from voxmim.tasks.intervals import paired_difference
+from voxmim.studies.tables import difference_cell
 from voxmim.training.run import METRICS, Run
 
 COMBINATIONS = ("mae-vit", "simmim-vit", "simclr-vit", "simmim-swin", "simclr-swin", "mae-unet")
@@ -112,9 +114,8 @@ def _print_finetuning(arms: dict[str, Run]) -> None:
         against = ""
         if not name.startswith("scratch"):
             base = results[f"scratch-{run.recipe().encoder}"]
-            scores = ([case["mean_dice"] for case in result["cases"]] for result in (base, results[name]))
-            difference, interval = paired_difference(*scores)
-            against = f"{difference:+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f})"
+            own, other = ([case["mean_dice"] for case in result["cases"]] for result in (results[name], base))
+            against = difference_cell(np.subtract([own], [other]))
         curve = ", ".join(f"{dice:.3f}" for _, dice in _curve(run))
         rate = run.recipe().finetune.lr
         print(f"| {name} | {rate:g} | {curve} | {mean['dice']:.3f} | {_interval(mean['ci95'])} | {against} |")

@@ -62,9 +62,9 @@ from voxmim.networks.precision import chosen_precision
 from voxmim.report.machine import machine
 from voxmim.store.format import Store
 from voxmim.store.prepare import PreparedScan, prepare_scan
-from voxmim.studies.analysis import crossed_interval
 from voxmim.studies.arm import case_scores, tables
 from voxmim.studies.tables import PRIOR, difference_cell
+from voxmim.tasks.intervals import mean_interval
 from voxmim.tasks.metrics import METRICS, convention
 from voxmim.tasks.segmentation.evaluate import labelled_cases as cases_of_split
 from voxmim.tasks.segmentation.evaluate import write_json
@@ -335,7 +335,7 @@ def _cells(peer: Scores, other: Scores) -> str:
         if not pair:
             cells += ["not there"] * 2
             continue
-        low, high = crossed_interval(pair[1])
+        low, high = mean_interval(pair[1])
         digits = METRICS[metric].digits
         cells.append(f"{pair[1].mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
         cells.append("" if other is peer else difference_cell(pair[1] - pair[0], digits))

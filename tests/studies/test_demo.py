@@ -206,7 +206,7 @@ def test_the_report_says_what_was_seen(travelled: Travelled) -> None:
     for arm in summary["arms"].values():
         assert f"{arm['dice']:.3f}" in page
     assert f"Position alone, without a look at the image, scores {summary['arms']['prior']['dice']:.3f}." in page
-    assert summary["seen"].startswith("Mean Dice on test cases, pre-trained against from scratch: ")
+    assert summary["seen"].startswith("Dice on test cases, pre-trained minus from scratch: ")
     assert page.count("voxmim finetune") == 4
     for run in ("pretrain", "scratch-lr0.001", "pretrained-lr1e-05"):
         assert (travelled.out / run / "report.html").is_file()
@@ -269,6 +269,6 @@ def test_what_was_seen_is_said_whether_it_pleases_or_not(curve: list[list[float]
         "pretrained": {"cases": [{"mean_dice": 0.4}, {"mean_dice": 0.5}, {"mean_dice": 0.1}]},
     }
     seen = module._seen(arms, [], results)
-    assert "pre-trained is lower by 0.100" in seen
+    assert "Dice on test cases, pre-trained minus from scratch: -0.100" in seen
     assert said in seen
     assert "scores 0.250" in seen

@@ -1,25 +1,36 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from voxmim.tasks.intervals import bootstrap_interval, difference_in_words, paired_difference
+from voxmim.tasks.intervals import (
+    bootstrap_interval,
+    central,
+    mean_draws,
+    mean_interval,
+    seed_interval,
+    verdict,
+)
 
 numbers = st.floats(-10, 10)
 
+# Over the cases of one run
 
-def test_the_interval_agrees_with_scipy():
+
+def test_the_bootstrap_interval_agrees_with_scipy():
     values = np.random.default_rng(0).gamma(2.0, size=25)
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20000, method="percentile").confidence_interval
     ours = bootstrap_interval(values, resamples=20000)
-    # The ends themselves scatter by chance: about 2 % of the width at this many draws.
+    # The ends themselves vary by chance: about 2 % of the width at this many draws.
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.06 * (theirs.high - theirs.low))
 
 
-def test_the_interval_of_many_normal_values_is_the_textbook_one():
+def test_the_bootstrap_interval_of_many_normal_values_is_the_textbook_one():
     values = np.random.default_rng(1).normal(0.8, 0.1, size=400)
     error = values.std() / np.sqrt(len(values))
     assert bootstrap_interval(values, resamples=20000) == pytest.approx(
@@ -27,7 +38,7 @@ def test_the_interval_of_many_normal_values_is_the_textbook_one():
     )
 
 
-def test_the_interval_holds_the_true_mean_about_95_times_in_100():
+def test_the_bootstrap_interval_contains_the_true_mean_95_times_in_100():
     samples = np.random.default_rng(2).normal(size=(300, 40))
     intervals = np.array([bootstrap_interval(sample, seed=i, resamples=400) for i, sample in enumerate(samples)])
     covered = np.mean((intervals[:, 0] <= 0) & (intervals[:, 1] >= 0))
@@ -36,14 +47,10 @@ def test_the_interval_holds_the_true_mean_about_95_times_in_100():
 
 @settings(deadline=None)
 @given(st.lists(numbers, min_size=1, max_size=20), st.integers(0, 5))
-def test_the_interval_lies_within_the_values_is_ordered_and_repeats(values, seed):
+def test_the_bootstrap_interval_lies_within_the_values_is_ordered_and_repeats(values, seed):
     low, high = bootstrap_interval(values, seed, resamples=200)
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
     assert (low, high) == bootstrap_interval(values, seed, resamples=200)
-
-
-def test_one_case_has_no_spread():
-    assert bootstrap_interval([0.7]) == (0.7, 0.7)
 
 
 @pytest.mark.parametrize("values", [[], [0.5, float("nan")]])
@@ -52,47 +59,82 @@ def test_an_interval_of_nothing_is_refused(values):
         bootstrap_interval(values)
 
 
-def test_the_paired_difference_takes_out_how_hard_each_case_is():
-    hard = np.random.default_rng(3).uniform(0, 1, size=30)
-    gain = np.random.default_rng(4).normal(0.05, 0.01, size=30)
-    mean, (low, high) = paired_difference(hard, hard + gain)
-    assert mean == pytest.approx(gain.mean())
-    assert (low, high) == pytest.approx(bootstrap_interval(gain))
-    assert 0.04 < low < mean < high < 0.06
+# Over seeds and cases. Standard deviations of seed effect, case effect and rest, as in docs/studies:
+
+VARIANCES = {
+    "difference of two arms on CT": (0.02, 0.05, 0.055),
+    "difference of two arms on MR": (0.005, 0.018, 0.02),
+    "seeds differ most": (0.05, 0.02, 0.02),
+}
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=10))
-def test_the_paired_difference_turns_its_sign_with_the_order(pairs):
-    a, b = zip(*pairs, strict=True)
-    mean, (low, high) = paired_difference(a, b)
-    turned, (turned_low, turned_high) = paired_difference(b, a)
-    assert (turned, turned_low, turned_high) == pytest.approx((-mean, -high, -low), abs=1e-9)
+def simulated(std: tuple[float, float, float], seeds: int, cases: int, rng: np.random.Generator) -> np.ndarray:
+    """Scores (S, C) whose true mean is 0."""
+    shapes = ((seeds, 1), (1, cases), (seeds, cases))
+    return sum(rng.normal(0, sigma, shape) for sigma, shape in zip(std, shapes, strict=True))
 
 
-def test_values_of_different_cases_cannot_be_paired():
-    with pytest.raises(ValueError, match="3 and 2"):
-        paired_difference([1, 2, 3], [1, 2])
+@pytest.mark.parametrize("seeds", [2, 3, 5, 8])
+@pytest.mark.parametrize("std", VARIANCES.values(), ids=VARIANCES)
+def test_intervals_over_seeds_and_cases_hold_their_level(std: tuple[float, float, float], seeds: int) -> None:
+    rng, trials = np.random.default_rng(seeds), 400
+    intervals = [central(mean_draws(simulated(std, seeds, 19, rng), i, 1000)) for i in range(trials)]
+    covered = np.mean([low <= 0 <= high for low, high in intervals])
+    assert 0.925 <= covered <= 0.995  # 0.95 less two standard errors of 400 trials; wider where seeds do not differ
 
 
-def test_a_difference_is_said_with_its_direction():
-    a, b = [0.5, 0.6, 0.7], [0.512, 0.612, 0.712]
-    assert difference_in_words("pre-trained", a, b) == "pre-trained is higher by 0.012 (95 % interval 0.012 to 0.012)"
-    assert difference_in_words("scratch", b, a) == "scratch is lower by 0.012 (95 % interval 0.012 to 0.012)"
+def test_a_bootstrap_over_three_seeds_would_not_hold_its_level() -> None:
+    rng, hits = np.random.default_rng(3), 0
+    for _ in range(400):
+        scores = simulated((0.05, 0.02, 0.02), 3, 19, rng)
+        seeds, cases = (rng.multinomial(n, [1 / n] * n, 400) / n for n in scores.shape)
+        low, high = np.quantile(((seeds @ scores) * cases).sum(axis=1), [0.025, 0.975])
+        hits += low <= 0 <= high
+    assert hits / 400 < 0.85
 
 
-def test_no_difference_is_claimed_where_the_interval_as_printed_includes_zero():
-    a = np.linspace(0.4, 0.9, 20)
-    b = a + np.tile([0.023, -0.017], 10)
-    mean, (low, high) = paired_difference(a, b)
-    assert low < 0 < high
-    assert difference_in_words("pre-trained", a, b) == (
-        f"no difference seen ({mean:.3f}, 95 % interval {low:.3f} to {high:.3f})"
-    )
-    assert difference_in_words("x", [0.5, 0.5], [0.4999, 0.4999]) == (
-        "no difference seen (0.000, 95 % interval 0.000 to 0.000)"
-    )
+def test_the_interval_of_seeds_that_alone_differ_is_the_t_interval() -> None:
+    seeds = np.array([0.1, 0.3, 0.35, 0.5])
+    low, high = stats.t.interval(0.95, 3, seeds.mean(), stats.sem(seeds))
+    found = central(mean_draws(np.tile(seeds[:, None], (1, 6)), draws=200_000))
+    assert found == pytest.approx((low, high), abs=0.02 * (high - low))
+    assert seed_interval(seeds[:, None]) == (pytest.approx(low), pytest.approx(high))
 
 
-def test_one_case_cannot_show_a_difference():
-    assert difference_in_words("pre-trained", [0.5], [0.9]) == "one case cannot show a difference (0.400)"
+def test_the_interval_of_one_seed_is_the_t_interval_over_cases() -> None:
+    cases = np.random.default_rng(5).normal(0.8, 0.1, 12)
+    low, high = stats.t.interval(0.95, 11, cases.mean(), stats.sem(cases))
+    assert central(mean_draws(cases[None], draws=200_000)) == pytest.approx((low, high), abs=0.02 * (high - low))
+
+
+def test_two_arms_are_drawn_alike() -> None:
+    a, b = np.tile([[1.0], [2.0], [4.0]], (1, 5)), np.tile([[1.5], [2.5], [4.5]], (1, 5))
+    np.testing.assert_allclose(mean_draws(b) - mean_draws(a), 0.5)
+
+
+def test_each_step_of_a_curve_is_drawn_as_it_would_be_by_itself() -> None:
+    curves = np.random.default_rng(1).normal(size=(3, 4, 5))
+    together = mean_draws(curves, seed=2)
+    assert together.shape[1] == 4
+    for step in range(4):
+        np.testing.assert_allclose(together[:, step], mean_draws(curves[:, step], seed=2))
+
+
+def test_one_score_has_no_width_and_nothing_is_refused() -> None:
+    assert mean_interval(np.array([[0.5]])) == (0.5, 0.5)
+    for values in (np.empty((0, 3)), np.array([[1.0, math.nan]])):
+        with pytest.raises(ValueError, match="finite values of at least one seed and one case"):
+            mean_interval(values)
+
+
+@pytest.mark.parametrize(
+    ("difference", "interval", "word"),
+    [
+        (0.012, (0.004, 0.02), "higher"),
+        (-0.012, (-0.02, -0.004), "lower"),
+        (0.003, (-0.004, 0.01), "no difference seen"),
+        (0.012, (0.0004, 0.02), "no difference seen"),  # 0.000 as printed
+    ],
+)
+def test_a_difference_is_called_one_where_its_interval_as_printed_leaves_out_zero(difference, interval, word) -> None:
+    assert verdict(difference, interval) == word

@@ -9,7 +9,6 @@ import numpy as np
 from voxmim.errors import RecipeError
 from voxmim.report.page import Picture, Table
 from voxmim.report.plots import Point, scatter
-from voxmim.studies.analysis import crossed_interval
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.asked import Asked
 from voxmim.studies.tables import (
@@ -22,6 +21,7 @@ from voxmim.studies.tables import (
     validation_table,
 )
 from voxmim.studies.write import Shown
+from voxmim.tasks.intervals import mean_interval
 
 DEPTHS = (1, 2, 4)
 LINEAR = "SimMIM, linear head"
@@ -101,7 +101,7 @@ def _plot(comparison: Comparison) -> list[Picture]:
         seconds, table = _seconds(comparison, arm), best_scores(comparison, arm)
         if seconds is not None and table is not None:
             series = "SimMIM" if arm.name == LINEAR else "MAE"
-            points.append(Point(arm.name, series, 1000 * seconds, float(table.mean()), crossed_interval(table)))
+            points.append(Point(arm.name, series, 1000 * seconds, float(table.mean()), mean_interval(table)))
     title = "Cost of the pre-training against quality of the fine-tuning"
     png = scatter(title, points, "milliseconds of a pre-training step", "best Dice on validation cases")
-    return [Picture(title, png, "Bars: 95 % bootstrap intervals over seeds and validation cases.")] if points else []
+    return [Picture(title, png, "Bars: 95 % intervals over seeds and validation cases.")] if points else []

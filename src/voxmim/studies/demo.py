@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from voxmim.errors import RecipeError, RunError, StoreError
@@ -39,7 +40,8 @@ from voxmim.report.run_pages import (
 from voxmim.settings import Recipe
 from voxmim.store.format import Store
 from voxmim.store.prepare import prepare
-from voxmim.tasks.intervals import difference_in_words, paired_difference
+from voxmim.studies.tables import difference_cell
+from voxmim.tasks.intervals import mean_interval
 from voxmim.tasks.metrics import METRICS, cells, headings
 from voxmim.tasks.segmentation.evaluate import evaluate, labelled_cases, write_json
 from voxmim.tasks.segmentation.predict import predict
@@ -235,16 +237,16 @@ def _summary(
 def _paired(step: int, scratch: Mapping[str, float], pretrained: Mapping[str, float]) -> dict[str, Any]:
     """How the pre-trained arm compares at one step, over the validation cases."""
     cases = [key for key in scratch if key.startswith(case_column(""))]
-    difference, interval = paired_difference([scratch[key] for key in cases], [pretrained[key] for key in cases])
-    return {"step": step, "difference": difference, "ci95": list(interval)}
+    differences = np.array([[pretrained[key] - scratch[key] for key in cases]])
+    return {"step": step, "difference": float(differences.mean()), "ci95": list(mean_interval(differences))}
 
 
 def _seen(arms: Mapping[str, Any], paired: list[dict[str, Any]], results: Mapping[str, dict[str, Any]]) -> str:
     """What was seen, in plain words, the same whether it pleases or not."""
     scratch, pretrained = ([case["mean_dice"] for case in results[arm]["cases"]] for arm in ARMS)
     pairs = [(a, b) for a, b in zip(scratch, pretrained, strict=True) if a is not None and b is not None]
-    words = difference_in_words("pre-trained", [a for a, _ in pairs], [b for _, b in pairs])
-    text = f"Mean Dice on test cases, pre-trained against from scratch: {words}."
+    words = difference_cell(np.array([[b - a for a, b in pairs]]))
+    text = f"Dice on test cases, pre-trained minus from scratch: {words}."
     reached = _steps_to(arms["pretrained"]["curve"], max(dice for _, dice in arms["scratch"]["curve"]))
     best = max(arms["scratch"]["curve"], key=lambda point: point[1])
     if reached is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import fmean
+import numpy as np
 
 from voxmim.report.page import Curve, Plot
 from voxmim.store.format import Store
@@ -17,7 +17,7 @@ from voxmim.studies.tables import (
     validation_plot,
 )
 from voxmim.studies.write import Shown
-from voxmim.tasks.intervals import bootstrap_interval
+from voxmim.tasks.intervals import seed_interval
 
 NUMBERS = ("3", "6", "12", "all")  # where nothing else is told
 
@@ -66,9 +66,10 @@ def _plot(comparison: Comparison, groups: list[list[Arm]]) -> Plot:
         numbers = sorted(points)
         if not numbers:
             continue
-        lows, highs = zip(*(bootstrap_interval(points[number]) for number in numbers), strict=True)
-        means = [fmean(points[number]) for number in numbers]
-        band = (list(lows), list(highs)) if len(comparison.seeds) > 1 else None
+        intervals = [seed_interval(np.array(points[number])[:, None]) for number in numbers]
+        lows, highs = ([float(interval[end][0]) for interval in intervals] for end in (0, 1))
+        means = [float(np.mean(points[number])) for number in numbers]
+        band = (lows, highs) if len(comparison.seeds) > 1 else None
         curves.append(Curve(name, numbers, means, band))
     caption = seeds_caption(comparison)
     return Plot("Dice on test cases by the number of labels", "labelled cases", "mean Dice", curves, caption)

@@ -13,9 +13,9 @@ from voxmim.report.page import Curve, Picture, Plot, Table
 from voxmim.report.run_pages import figure, segmentation_pictures
 from voxmim.settings import Triple
 from voxmim.store.format import Store
-from voxmim.studies.analysis import SHARES, SpeedUp, crossed_interval, speed_up
+from voxmim.studies.analysis import FRACTIONS, SpeedUp, speed_up
 from voxmim.studies.arm import Arm, Comparison, case_scores, tables
-from voxmim.tasks.intervals import bootstrap_interval, in_words
+from voxmim.tasks.intervals import mean_interval, seed_interval, verdict
 from voxmim.tasks.metrics import METRICS, cells, convention, headings
 from voxmim.text import PRETEXTS, sizes_in_words
 from voxmim.training.finetune import case_column, prior_dice
@@ -27,10 +27,10 @@ PRIOR = "position-only prior"
 def interval_note(comparison: Comparison) -> str:
     """What an interval over seeds and cases holds, and what it does not."""
     if len(comparison.seeds) == 1:
-        return "95 % bootstrap intervals over cases; one seed, so what another run would change is not in them."
+        return "95 % intervals over cases. With one seed they say nothing of what another run would change."
     return (
-        f"95 % bootstrap intervals over {len(comparison.seeds)} seeds and all cases, both drawn anew with replacement, "
-        "independently of each other. Each stands alone: where nothing differs, one in twenty still leaves out zero."
+        f"95 % intervals over {len(comparison.seeds)} seeds and all cases, by t distributions of the effects of both. "
+        "They are not adjusted for their number: if nothing differs, one in twenty still leaves out zero."
     )
 
 
@@ -70,16 +70,15 @@ def difference_cell(differences: np.ndarray, digits: int = 3) -> str:
     """Mean, interval and verdict of paired differences (S, C), as printed."""
     if differences.size == 1:
         return f"{differences.item():+.{digits}f}, which one case cannot show"
-    numbers = (float(differences.mean()), *crossed_interval(differences))
-    middle, low, high = (round(value, digits) + 0.0 for value in numbers)
-    seen = "no difference seen" if low <= 0 <= high else "higher" if low > 0 else "lower"
-    return f"{middle:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f}), {seen}"
+    middle, interval = float(differences.mean()), mean_interval(differences)
+    middle, low, high = (round(value, digits) + 0.0 for value in (middle, *interval))
+    return f"{middle:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f}), {verdict(middle, interval, digits)}"
 
 
 def seeds_caption(comparison: Comparison) -> str:
     """What the bands of curves are."""
     seeds = len(comparison.seeds)
-    return f"Mean of {seeds} seeds; the band is a 95 % bootstrap interval over them." if seeds > 1 else "One seed."
+    return f"Mean of {seeds} seeds; the band is a 95 % t interval over seeds." if seeds > 1 else "One seed."
 
 
 def best_scores(comparison: Comparison, arm: Arm) -> np.ndarray | None:
@@ -107,7 +106,7 @@ def validation_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
         if table is None:
             rows.append([arm.name, "not there", "–", "–", "–"])
             continue
-        low, high = crossed_interval(table)
+        low, high = mean_interval(table)
         by_seed = ", ".join(f"{mean:.3f}" for mean in table.mean(axis=1))
         rate = comparison.rate(arm)
         rows.append([arm.name, f"{table.mean():.3f}", f"{low:.3f} to {high:.3f}", f"{rate:g}", by_seed])
@@ -128,8 +127,8 @@ def validation_plot(comparison: Comparison, arms: Sequence[Arm], title: str = ""
             continue
         steps = [int(row["step"]) for row in found[0]]
         dice = np.array([[row["val_dice"] for row in rows] for rows in found])
-        lows, highs = zip(*(bootstrap_interval(list(column)) for column in dice.T), strict=True)
-        band = (list(lows), list(highs)) if len(found) > 1 else None
+        lows, highs = seed_interval(dice)
+        band = (lows.tolist(), highs.tolist()) if len(found) > 1 else None
         curves.append(Curve(arm.name, steps, dice.mean(axis=0).tolist(), band))
     run = next((run for arm in arms if (run := comparison.run(arm, comparison.seeds[0]))), None)
     prior = [] if run is None else prior_dice(run, Store(arms[0].store))
@@ -147,9 +146,9 @@ def speed_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
         found = comparison.validation(arm, other)
         if found:
             (steps, own), (other_steps, others) = found
-            speeds = [speed_up(steps, own, other_steps, others, share) for share in SHARES]
+            speeds = [speed_up(steps, own, other_steps, others, fraction) for fraction in FRACTIONS]
             rows.append([arm.name, other.name, *map(speed_cell, speeds)])
-    header = ["arm", "reaches, of the best of", *(f"{share:.0%} of it" for share in SHARES[:-1]), "all of it"]
+    header = ["arm", "reaches, of the best of", *(f"{fraction:.0%} of it" for fraction in FRACTIONS[:-1]), "all of it"]
     note = (
         "On validation cases, by the mean curves: the steps that the first needs, how many times fewer they are than "
         "those that the second needs itself, and the 95 % interval of that ratio over seeds and cases. 'never' is an "
@@ -177,7 +176,7 @@ def tested_in_words(comparison: Comparison, first: Arm, second: Arm) -> str:
     difference = pair[1] - pair[0]
     if difference.size == 1:
         return f"{who}: one test case cannot show a difference."
-    return f"{who}: Dice on test cases, {in_words('it', float(difference.mean()), crossed_interval(difference))}."
+    return f"{who}: Dice on test cases {difference_cell(difference)}."
 
 
 def speed_in_words(comparison: Comparison, arm: Arm, other: Arm) -> str:
@@ -250,4 +249,4 @@ def _scores(results: Sequence[Mapping[str, Any]]) -> list[str]:
     if not found["dice"]:
         return ["–"] * len(headings())
     means = {metric: float(table[0].mean()) if table else None for metric, table in found.items()}
-    return cells({**means, "ci95": crossed_interval(found["dice"][0])})
+    return cells({**means, "ci95": mean_interval(found["dice"][0])})
