@@ -213,6 +213,7 @@ class Augmentation:
 
     Attributes:
         flip: chance of a flip, per axis.
+        flip_x: whether to flip along X (left and right) too; a fine-tuning turns it off where it would mix up sides.
         rot90: chance of a quarter turn in the X-Y plane (only where the crop is square there).
         affine: chance of a rotation and scaling.
         rotate: largest rotation about each axis, degrees.
@@ -230,6 +231,7 @@ class Augmentation:
     """
 
     flip: float = 0.1
+    flip_x: bool = True
     rot90: float = 0.1
     affine: float = 0.0
     rotate: float = 15.0

@@ -7,12 +7,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import Tiny
 from voxmim import api
 from voxmim.errors import StoreError
+from voxmim.settings import Augmentation, Training
+from voxmim.store.crops import Batch
 from voxmim.store.format import Store
+from voxmim.store.sides import Sides
 from voxmim.training.run import Run
+from voxmim.training.setup import augmenter
 
 SETTINGS = {"pretrain.steps": 2, "finetune.steps": 2, "finetune.validate_every": 2, "pretrain.checkpoint_every": 1}
 DOUBT = {"file": "labelsTr/case_1.nii.gz", "kind": "flipped label", "reason": "labelsTr/case_1.nii.gz: it is flipped."}
@@ -60,3 +65,23 @@ def test_a_label_map_that_was_left_out_is_in_no_doubt(tiny: Tiny, doubtful: Path
     _note(doubtful, {**DOUBT, "action": "left out"}, HARMLESS)
     run = api.pretrain(doubtful, tmp_path / "run", tiny.recipe, SETTINGS)
     assert "accepted_findings" not in Run.open(run).about
+
+
+class OneDevice:
+    """What `augmenter` needs of Fabric."""
+
+    is_global_zero = True
+
+    def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+
+def test_a_training_with_sides_exchanges_them_and_says_what_is_off(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = torch.ones(20, 1, 4, 4, 4, dtype=torch.int64)
+    batch = Batch(label.float(), label, torch.arange(20), [""] * 20, torch.ones(20, 1, dtype=torch.bool))
+    training = Training(augmentation=Augmentation(flip=0.5, rot90=0.5, intensity=0.0))
+    found = augmenter(OneDevice(), Store(tiny.store), training, Sides({1: 2, 2: 1}))(batch)  # type: ignore[arg-type]
+    assert set(found.label.unique().tolist()) == {1, 2}
+    assert "Quarter turns are off" in capsys.readouterr().out

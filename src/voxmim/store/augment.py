@@ -1,4 +1,4 @@
-"""Random changes of whole batches of crops, on the device, parameters drawn apart from their application.
+"""Random changes of batches of crops, on their device; drawing the parameters is apart from applying them.
 
 Each crop's parameters follow from its own seed, so that a crop is augmented alike in any batch and on any device.
 Only the crops that a change was drawn for are touched by it.
@@ -7,6 +7,7 @@ Only the crops that a change was drawn for are touched by it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Parameters:
         blur: (B,) sigma in mm.
         low_resolution: (B,) size of the voxels that the crop is averaged to, in voxels; 1 changes nothing.
         gamma: (B,) exponent on the intensities within each channel's range.
+        partner: label value to the one that takes its place in a crop that is flipped along X (see `sides`).
     """
 
     flip: Tensor
@@ -51,10 +53,11 @@ class Parameters:
     blur: Tensor
     low_resolution: Tensor
     gamma: Tensor
+    partner: Mapping[int, int]
 
 
-def draw(settings: Augmentation, seeds: Tensor) -> Parameters:
-    """Draw the parameters of each crop from its seed (B,); all on the CPU."""
+def draw(settings: Augmentation, seeds: Tensor, partner: Mapping[int, int] | None = None) -> Parameters:
+    """Draw the parameters of each crop from its seed (B,); all on the CPU. For `partner` see `Parameters`."""
     rows = [_draw_numbers(int(seed)) for seed in seeds]
     chance, amount, turns, chance2, amount2 = (torch.stack(column) for column in zip(*rows, strict=True))
     matrix = torch.eye(3).repeat(len(rows), 1, 1)
@@ -66,7 +69,7 @@ def draw(settings: Augmentation, seeds: Tensor) -> Parameters:
         return torch.where(drawn < share, values, torch.tensor(otherwise, dtype=values.dtype))
 
     return Parameters(
-        flip=chance[:, :3] < settings.flip,
+        flip=(chance[:, :3] < settings.flip) & torch.tensor([settings.flip_x, True, True]),
         turns=with_chance(chance[:, 3], settings.rot90, turns, 0),
         matrix=matrix,
         shift=with_chance(chance[:, 5], settings.intensity, amount[:, 4] * settings.shift, 0),
@@ -80,6 +83,7 @@ def draw(settings: Augmentation, seeds: Tensor) -> Parameters:
             chance2[:, 2], settings.intensity, 1 + amount2[:, 2].abs() * settings.low_resolution, 1
         ),
         gamma=with_chance(chance2[:, 3], settings.intensity, (1 + settings.gamma) ** amount2[:, 3], 1),
+        partner=partner or {},
     )
 
 
@@ -107,6 +111,7 @@ def apply(batch: Batch, parameters: Parameters, spacing: Spacing) -> Batch:
     _resample(image, label, parameters, spacing)
     for volume in (image, label):
         _flip_and_turn(volume, parameters)
+    _exchange_sides(label, parameters)
     _smooth(image, parameters, spacing)
     _change_intensity(image, parameters, batch.present)
     if not batch.present.all():
@@ -174,6 +179,15 @@ def _flip_and_turn(volume: Tensor, parameters: Parameters) -> None:
         for rows in _portions(kind == number, volume) if volume.numel() and (axes or turn) else ():
             flipped = volume[rows].flip(axes) if axes else volume[rows]
             volume[rows] = flipped.rot90(turn, (2, 3)) if turn else flipped
+
+
+def _exchange_sides(label: Tensor, parameters: Parameters) -> None:
+    """Give labels that have a side that of the mirror image, in the crops that are flipped along X."""
+    flipped = parameters.flip[:, 0].to(label.device)
+    if parameters.partner and label.numel() and flipped.any():
+        table = torch.arange(int(label.max().clamp(min=max(parameters.partner))) + 1, device=label.device)
+        table[list(parameters.partner)] = table[list(parameters.partner.values())]
+        label[flipped] = table[label[flipped]]
 
 
 def _smooth(image: Tensor, parameters: Parameters, spacing: Spacing) -> None:

@@ -19,6 +19,7 @@ from voxmim.networks.build import build_encoder, build_segmentor
 from voxmim.settings import Recipe
 from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Case, Store
+from voxmim.store.sides import find_sides
 from voxmim.tasks.segmentation.inference import predict_probabilities
 from voxmim.tasks.segmentation.loss import make_criterion
 from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
@@ -106,7 +107,7 @@ def finetune(
         }
     )
 
-    augmented = augmenter(fabric, store, training)
+    augmented = augmenter(fabric, store, training, find_sides(store.labels, store.regions))
 
     def loss(wrapped: nn.Module, batch: Batch, step: int) -> Tensor:
         batch = augmented(batch)

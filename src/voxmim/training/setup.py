@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric import Fabric
 
+from voxmim.console import CONSOLE
 from voxmim.errors import RunError, StoreError
 from voxmim.networks.build import describe_encoder
 from voxmim.networks.precision import chosen_precision
@@ -18,6 +19,7 @@ from voxmim.settings import Recipe, Training
 from voxmim.store import augment
 from voxmim.store.crops import Batch, Crops, batches
 from voxmim.store.format import Case, Store
+from voxmim.store.sides import Sides
 from voxmim.training.damage import Damage
 from voxmim.training.run import CHECKPOINT, Run, refuse_occupied
 from voxmim.weights.load import Transfer
@@ -125,12 +127,17 @@ def account_of(recipe: Recipe, trained: Sequence[Case], held: Sequence[Case]) ->
     return Damage([case.name for case in trained], [case.name for case in held], recipe.max_damaged)
 
 
-def augmenter(fabric: Fabric, store: Store, training: Training) -> Callable[[Batch], Batch]:
-    """Puts a batch onto this process's device and changes it as its seeds say."""
+def augmenter(fabric: Fabric, store: Store, training: Training, sides: Sides | None = None) -> Callable[[Batch], Batch]:
+    """Puts a batch onto this process's device and changes it as its seeds say; `sides` are those of its labels."""
+    sides = sides or Sides()
+    augmentation, notes = sides.restrict(training.augmentation)
+    for note in notes if fabric.is_global_zero else ():
+        CONSOLE.print(note, soft_wrap=True)
 
     def changed(batch: Batch) -> Batch:
         batch = batch._replace(image=fabric.to_device(batch.image), label=fabric.to_device(batch.label))
-        return augment.apply(batch, augment.draw(training.augmentation, batch.seed), store.preparation.spacing)
+        parameters = augment.draw(augmentation, batch.seed, sides.partner)
+        return augment.apply(batch, parameters, store.preparation.spacing)
 
     return changed
 
