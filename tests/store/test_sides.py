@@ -12,7 +12,7 @@ from voxmim.store.augment import apply, draw
 from voxmim.store.crops import Batch
 from voxmim.store.sides import Sides, find_sides
 
-BTCV = "spleen rkid lkid gall eso liver sto aorta IVC veins pancreas rad lad".split()
+BTCV = ["spleen", "rkid", "lkid", "gall", "eso", "liver", "sto", "aorta", "IVC", "veins", "pancreas", "rad", "lad"]
 AMOS = ["spleen", "right kidney", "left kidney", "liver", "right adrenal gland", "left adrenal gland", "postcava"]
 OPENKBP = ["Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Mandible"]
 HAN_SEG = ["Bone_Mandible", "Parotid_L", "Parotid_R", "Glnd_Lacrimal_L", "Glnd_Lacrimal_R", "Lips", "Larynx"]

@@ -14,7 +14,9 @@ from voxmim.settings import Augmentation
 
 _OPPOSITE = {"left": "right", "lt": "rt", "lh": "rh", "l": "r"}
 _OPPOSITE |= {right: left for left, right in _OPPOSITE.items()}
-_PIECES = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^A-Za-z]+")  # RightParotid is Right and Parotid, LKidney L and Kidney
+_PIECES = re.compile(
+    r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^A-Za-z]+"
+)  # RightParotid is Right and Parotid, LKidney L and Kidney
 # The two sides of a heart differ in shape: its mirror image is no heart with other labels.
 _HEART = re.compile(r"heart|cardiac|myocard|atri(?:um|al)|(?<!lateral)(?<!lat)[ _-]ventric|^ventric|^[lr][av]$", re.I)
 _MAX_ROTATION = 45.0  # degrees; beyond it, right becomes front or back
