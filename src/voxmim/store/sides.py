@@ -100,7 +100,7 @@ def _partner_name(name: str, known: Mapping[str, object]) -> str | None:
 
 
 def _stands_apart(pieces: Sequence[str]) -> bool:
-    """Whether a letter that tells a side stands between separators or ends, as in ``Cochlea_L``, and not as in ``L5``."""
+    """Whether the letter of a side stands between separators or ends, as in ``Cochlea_L``, and not as in ``L5``."""
     padded = ["_", *pieces, "_"]
     return any(
         piece.casefold() in _OPPOSITE and not before[-1].isalnum() and not after[0].isalnum()
