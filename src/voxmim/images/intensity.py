@@ -1,7 +1,8 @@
 """Intensities: what a scan's values become in a store, what a network sees of them, and the way back.
 
 CT keeps its Hounsfield units, and a window is applied when a crop is read. MR has no units: each channel of each scan
-becomes a z-score over its foreground.
+becomes a z-score over its foreground (arXiv 2204.11716, section 4: over non-zero voxels). A constant background becomes
+0, the value that padding and missing channels have, so that a padded rim looks like background.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import SimpleITK as sitk
 
 HU_RANGE = (-1024, 3071)
 _Z_LIMIT = 10.0  # standard deviations; float16 holds them to 1/128
+_NEARLY_ZERO = np.float16(2**-14)  # what a foreground voxel of exactly the mean becomes, so that 0 is background only
 BODY_HU = -500
 Box = tuple[tuple[int, int], ...]  # first voxel and end along X, Y, Z
 _ENOUGH = 2**24  # voxels
@@ -27,11 +29,13 @@ class Intensity:
         kind: ``ct`` or ``mr``.
         centre: the scan's value that becomes 0 (MR).
         scale: the scan's units that become 1 (MR).
+        background: bounds of the values that become 0, whatever the centre (MR); None where there is no such background.
     """
 
     kind: str
     centre: float = 0.0
     scale: float = 1.0
+    background: tuple[float, float] | None = None
 
     def apply(self, array: np.ndarray) -> np.ndarray:
         """From the scan's own units to stored values: int16 HU for CT, float16 z-scores for MR."""
@@ -40,18 +44,26 @@ class Intensity:
             return (np.rint(clipped, out=clipped) if clipped.dtype.kind == "f" else clipped).astype(np.int16)
         scaled = np.subtract(array, np.float32(self.centre), dtype=np.float32)
         scaled /= np.float32(self.scale)
-        return np.clip(scaled, -_Z_LIMIT, _Z_LIMIT, out=scaled).astype(np.float16)
+        stored = np.clip(scaled, -_Z_LIMIT, _Z_LIMIT, out=scaled).astype(np.float16)
+        if self.background is not None:
+            stored[stored == 0] = _NEARLY_ZERO
+            stored[_within(array, *self.background)] = 0
+        return stored
 
     def invert(self, array: np.ndarray) -> np.ndarray:
         """From stored values to float32 in the scan's own units (what was clipped stays so)."""
-        return array.astype(np.float32) * np.float32(self.scale) + np.float32(self.centre)
+        units = array.astype(np.float32) * np.float32(self.scale) + np.float32(self.centre)
+        if self.background is not None:
+            units[array == 0] = np.float32(sum(self.background) / 2)
+        return units
 
 
-def fit_intensity(kind: str, array: np.ndarray) -> Intensity:
-    """The rule for one channel (X, Y, Z): for MR, mean and deviation of the foreground between its 0.5 and 99.5 %.
+def fit_intensity(kind: str, array: np.ndarray, zero_background: bool = True) -> Intensity:
+    """The rule for one channel (X, Y, Z): for MR, mean and std of the foreground, clipped to its 0.5 and 99.5 %.
 
     Foreground is what differs from a constant background where there is one (a stripped skull, a padded volume), and
     otherwise what exceeds a tenth of the range, which leaves noisy air out and takes a crop of tissue nearly whole.
+    `zero_background` sets a constant background to 0; stores of before scale it as they scale tissue.
     """
     if kind == "ct":
         return Intensity("ct")
@@ -62,8 +74,8 @@ def fit_intensity(kind: str, array: np.ndarray) -> Intensity:
     if not inside.size:
         inside = array.ravel()
     clipped = np.clip(inside, *np.percentile(inside, (0.5, 99.5))).astype(np.float64)
-    deviation = float(clipped.std()) or float(array.std()) or 1.0
-    return Intensity("mr", float(clipped.mean()), deviation)
+    std = float(clipped.std()) or float(array.std()) or 1.0
+    return Intensity("mr", float(clipped.mean()), std, background if zero_background else None)
 
 
 def foreground_box(kind: str, image: np.ndarray, margin: int = 2) -> tuple[slice, slice, slice]:

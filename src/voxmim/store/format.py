@@ -42,19 +42,27 @@ class Preparation:
         intensity: ``ct`` (HU are kept, a window is applied at reading) or ``mr`` (z-score per scan).
         channels: the name of each channel.
         match_channels: whether channels of another grid are interpolated on that of the first.
+        zero_background: whether a constant background of MR becomes 0, the value of padding and missing channels; what
+            was written before this rule scaled it like tissue, and is read so.
     """
 
     spacing: tuple[float, float, float]
     intensity: str
     channels: tuple[str, ...]
     match_channels: bool = False
+    zero_background: bool = True
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preparation:
         """The inverse of ``dataclasses.asdict``, also after a way through JSON."""
         x, y, z = values["spacing"]
-        match = bool(values.get("match_channels", False))
-        return cls((float(x), float(y), float(z)), str(values["intensity"]), tuple(values["channels"]), match)
+        return cls(
+            (float(x), float(y), float(z)),
+            str(values["intensity"]),
+            tuple(values["channels"]),
+            bool(values.get("match_channels", False)),
+            bool(values.get("zero_background", False)),
+        )
 
 
 @dataclass(frozen=True)
@@ -192,7 +200,7 @@ class Store:
 
     @property
     def outside(self) -> int:
-        """The stored value that stands for voxels outside the scan: air for CT, the mean for MR."""
+        """The stored value of voxels outside the scan: air for CT, 0 for MR."""
         return -1024 if self.preparation.intensity == "ct" else 0
 
     def _box(self, kind: str, name: str, start: tuple[int, ...], size: tuple[int, ...], fill: int) -> np.ndarray:

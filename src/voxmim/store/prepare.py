@@ -101,7 +101,7 @@ def prepare_volume(volume: Volume, preparation: Preparation, path: Path, missing
     resampled = resample(volume, grid).array
     del volume  # what is large goes as soon as it can
     box = foreground_box(preparation.intensity, resampled)
-    intensities = [fit_intensity(preparation.intensity, channel) for channel in resampled]
+    intensities = [fit_intensity(preparation.intensity, channel, preparation.zero_background) for channel in resampled]
     cropped = resampled[(slice(None), *box)]
     stored = np.stack([rule.apply(channel) for rule, channel in zip(intensities, cropped, strict=True)])
     for channel in sorted(missing):

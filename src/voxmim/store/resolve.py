@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import median_low
 
 import numpy as np
 
@@ -50,6 +51,7 @@ def settle(source: Source, out: Path, spacing: Spacing | None, intensity: str, m
         intensity=there.intensity if intensity == "auto" else intensity,
         channels=source.channels,
         match_channels=there.match_channels if match is None else match,
+        zero_background=there.zero_background,
     )
     for key in ("spacing", "intensity", "channels", "match_channels"):
         asked, has = getattr(wanted, key), getattr(there, key)
@@ -61,6 +63,10 @@ def settle(source: Source, out: Path, spacing: Spacing | None, intensity: str, m
 
 
 def _median_spacing(source: Source) -> Spacing:
+    """The size along each axis that the scan in the middle has, to the seven digits of a float32: no mean of two sizes.
+
+    Scans that share a size are thus not resampled.
+    """
     spacings = []
     for case in source.cases:
         try:
@@ -71,7 +77,7 @@ def _median_spacing(source: Source) -> Spacing:
         spacings.append([Grid(shape, affine).spacing[axis] for axis in order])
     if not spacings:
         raise StoreError(f"{source.path}: none of {len(source.cases)} scans can be read; check the files.")
-    x, y, z = (max(0.01, round(float(size), 2)) for size in np.median(spacings, axis=0))
+    x, y, z = (median_low(float(f"{size:.7g}") for size in sizes) for sizes in zip(*spacings, strict=True))
     return x, y, z
 
 

@@ -108,6 +108,10 @@ def differences(known: Preparation, have: Preparation) -> list[str]:
             f"The weights know {known.intensity.upper()}, and these scans are {have.intensity.upper()}, whose values "
             "mean something else."
         )
+    elif known.intensity == "mr" and known.zero_background != have.zero_background:
+        old, new = "scaled like tissue", "0, as padding is"
+        theirs, ours = (new, old) if known.zero_background else (old, new)
+        found.append(f"The weights know a background that is {theirs}; in these scans it is {ours}.")
     if known.spacing != have.spacing:
         theirs, ours = (sizes_in_words(one.spacing) for one in (known, have))
         found.append(f"The weights know voxels of {theirs} mm, and these scans have {ours} mm.")
