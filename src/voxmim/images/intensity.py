@@ -29,7 +29,7 @@ class Intensity:
         kind: ``ct`` or ``mr``.
         centre: the scan's value that becomes 0 (MR).
         scale: the scan's units that become 1 (MR).
-        background: bounds of the values that become 0, whatever the centre (MR); None where there is no such background.
+        background: bounds of the values that become 0 (MR); None where there is no constant background.
     """
 
     kind: str
