@@ -46,7 +46,7 @@ def test_the_page_tells_all_of_it(inspection: Inspection, tmp_path: Path) -> Non
     inspection_page(tmp_path / "page.html", inspection)
     page = Reader((tmp_path / "page.html").read_text())
     assert page.headings == [
-        "What was inspected", "Findings and fingerprint", "How the scans spread", "Contact sheet", "How to repeat it",
+        "Findings and fingerprint", "Distributions", "Contact sheet", "Source", "Reproduce",
     ]  # fmt: skip
     text = " ".join(page.texts)
     for told in ("6 of 7", "flipped label", "voxel size, left to right (mm)", "Volume of label 1", "RAS (6)"):

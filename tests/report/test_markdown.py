@@ -2,21 +2,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from voxmim.report.chart import Curve, Plot
 from voxmim.report.markdown import write_markdown
 from voxmim.report.page import Page, Picture, Table
-from voxmim.report.plots import heat_map
+from voxmim.report.plots import Curve, HeatMap, Plot, png
 
 
 def page() -> Page:
-    png = heat_map("t", ["a"], ["x"], [[0.5]], ("rows", "columns"), "Dice")
+    picture = png(HeatMap("t", ["a"], ["x"], [[0.5]], "rows", "columns", "Dice"))
     return Page(
         title="Who | wins?",
         lead=["First *seen*.", "", "Then more."],
         facts=[("store", "of <b> & co")],
         tables=[Table("Results", ["arm", "Dice"], [["MAE", "0.512"], ["a|b", "0.400"]], "A note.")],
         plots=[Plot("Curves", "step", "Dice", [Curve("MAE", [1, 2], [0.1, 0.2])], "One seed.")],
-        pictures=[Picture("A map", png, "Its caption.")],
+        pictures=[Picture("A map", picture, "Its caption.")],
         settings="seed: 0\nlr: 0.001\n",
         commands=["voxmim study one", "voxmim pretrain two"],
     )
@@ -35,7 +34,7 @@ def test_a_page_is_written_as_markdown_with_its_pictures_beside_it(tmp_path: Pat
         "![Curves](pictures/01.png)\n\n*Curves. One seed.*\n\n![A map](pictures/02.png)\n\n*A map. Its caption.*"
         in text
     )
-    assert "## How to repeat it\n\n```\nvoxmim study one\n```" in text
+    assert "## Reproduce\n\n```\nvoxmim study one\n```" in text
     assert "<details><summary>Every step's own command</summary>\n\n```\nvoxmim pretrain two\n```\n\n</details>" in text
     assert "```\nseed: 0\nlr: 0.001\n```" in text
     assert (tmp_path / "folder" / "pictures" / "02.png").read_bytes() == page().pictures[0].png
@@ -43,6 +42,6 @@ def test_a_page_is_written_as_markdown_with_its_pictures_beside_it(tmp_path: Pat
 
 
 def test_what_is_empty_is_left_out(tmp_path: Path) -> None:
-    write_markdown(tmp_path / "page.md", Page("Title", "One line."))
+    write_markdown(tmp_path / "page.md", Page("Title", ["One line."]))
     assert (tmp_path / "page.md").read_text() == "# Title\n\nOne line.\n"
     assert not (tmp_path / "pictures").exists()

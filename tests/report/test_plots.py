@@ -1,81 +1,128 @@
 from __future__ import annotations
 
 import io
+import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from PIL import Image
 
 from voxmim.report import plots
-from voxmim.report.chart import Curve, Plot
-from voxmim.report.plots import COLOURS, Point, heat_map, plot_png, scatter
+from voxmim.report.plots import COLOURS, Curve, HeatMap, Histogram, Plot, Point, Scatter, number, png, svg
+
+SVG = "{http://www.w3.org/2000/svg}"
+CURVES = [Curve(f"arm {n}", [10, 20, 30], [0.1 * n, 0.2 * n, 0.3 * n]) for n in range(1, 4)]
+POINTS = [
+    Point("light", "MAE", 1.0, 0.5, (0.4, 0.6)), Point("heavy", "MAE", 2.0, 0.6), Point("linear", "SimMIM", 1.5, 0.4),
+]  # fmt: skip
+CHARTS = [
+    Plot("lines", "step", "Dice", CURVES),
+    Histogram("bars", "mm", [1.0, 1.0, 2.0, 5.0]),
+    HeatMap("cells", ["a", "b"], ["x", "y"], [[0.1, 0.2], [0.3, None]], "unit", "ratio", "Dice"),
+    Scatter("points", "ms", "Dice", POINTS),
+]
 
 
-def pixels(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+def pixels(image: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(image)).convert("RGB")).astype(int)
 
 
-def shows(png: bytes, colour: str) -> bool:
-    """Whether some pixels are of a colour."""
+def shows(image: bytes, colour: str) -> bool:
+    """Whether some pixels have a colour."""
     rgb = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
-    return bool((np.abs(pixels(png) - rgb).max(axis=-1) <= 2).sum() > 20)
+    return bool((np.abs(pixels(image) - rgb).max(axis=-1) <= 2).sum() > 20)
 
 
-def luminance(rgb: np.ndarray) -> np.ndarray:
-    return rgb @ np.array([0.299, 0.587, 0.114])
+def texts(drawn: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(drawn).iter(f"{SVG}text")]
 
 
-def test_each_curve_is_drawn_in_its_own_colour() -> None:
-    curves = [Curve(f"arm {n}", [10, 20, 30], [0.1 * n, 0.2 * n, 0.3 * n]) for n in range(1, 4)]
-    png = plot_png(Plot("title", "step", "Dice", curves))
-    assert [shows(png, colour) for colour in COLOURS] == [True] * 3 + [False] * 3
-
-
-def test_a_plot_without_curves_is_drawn_too() -> None:
-    assert pixels(plot_png(Plot("title", "step", "Dice", []))).shape[2] == 3
+def test_each_curve_has_its_own_colour() -> None:
+    assert [shows(png(CHARTS[0]), colour) for colour in COLOURS] == [True] * 3 + [False] * 3
 
 
 def test_series_differ_in_marker_and_line_for_those_who_see_no_colours() -> None:
-    assert len(set(COLOURS)) == len(set(plots._MARKERS)) == len({str(line) for line in plots._LINES}) == 6
+    assert len(set(COLOURS)) == len(set(plots.MARKERS)) == len({str(line) for line in plots.LINES}) == 6
 
 
-def test_a_heat_map_grows_lighter_with_its_values_and_leaves_holes_blank(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts: list[str] = []
-    real = plots.Figure.add_subplot
+@pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.title)
+def test_a_chart_is_sound_svg_whose_colours_follow_the_page(chart: plots.Chart) -> None:
+    drawn = svg(chart, "one")
+    assert ElementTree.fromstring(drawn).tag == f"{SVG}svg"
+    for colour in (*COLOURS, plots.INK, plots.QUIET, plots.RULE):
+        assert colour not in drawn
+    assert "var(--quiet)" in drawn
+    assert "font-family" not in drawn  # the page's own
 
-    def spied(figure: plots.Figure, *given: object) -> object:
-        axes = real(figure, *given)
-        write = axes.text
-        axes.text = lambda x, y, text, **how: texts.append(text) or write(x, y, "", **how)
-        return axes
 
-    monkeypatch.setattr(plots.Figure, "add_subplot", spied)
-    image = pixels(heat_map("t", ["a", "b"], ["x", "y"], [[0.1, 0.2], [0.3, None]], ("rows", "columns"), "Dice"))
-    assert texts == ["0.100", "0.200", "0.300", "not there"]
-    from matplotlib import colormaps
+@pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.title)
+def test_ids_of_two_charts_in_a_page_differ(chart: plots.Chart) -> None:
+    first, second = (set(re.findall(r' id="([^"]*)"', svg(chart, name))) for name in ("one", "two"))
+    assert not first & second
 
+
+@pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.title)
+def test_a_chart_is_drawn_alike_every_time(chart: plots.Chart) -> None:
+    assert svg(chart, "one") == svg(chart, "one")
+    assert png(chart) == png(chart)
+
+
+def test_hostile_texts_stay_texts() -> None:
+    hostile = "<script>alert(1)</script> & $x^2$"
+    drawn = svg(Plot("t", hostile, hostile, [Curve(hostile, [1, 2], [1.0, 2.0])]), "one")
+    assert [text for text in texts(drawn) if "script" in text] == [hostile, hostile, f"{hostile}, last 2.00"]
+
+
+def test_the_page_has_the_title_of_an_svg_and_a_png_its_own() -> None:
+    assert "lines" not in texts(svg(CHARTS[0], "one"))
+    assert len(png(Plot("", "step", "Dice", CURVES))) != len(png(CHARTS[0]))
+
+
+def test_the_legend_gives_the_last_value() -> None:
+    drawn = texts(svg(Plot("t", "x", "y", [Curve("a", [1, 2, 3], [0.5, 0.25, float("nan")]), Curve("b", [], [])]), "1"))
+    assert {"a, last 0.250", "b, last none"} <= set(drawn)
+
+
+def test_awkward_curves_are_drawn() -> None:
+    nan = float("nan")
+    curves = [Curve("one", [3], [0.5]), Curve("flat", [0, 9], [0.5, 0.5]), Curve("gap", [0, 1, 2], [0.1, nan, 0.2])]
+    for chart in (Plot("p", "x", "y", curves), Plot("q", "x", "y", [])):
+        assert not re.search(r"\b(nan|inf)\b", svg(chart, "one"))
+        assert pixels(png(chart)).shape[2] == 3
+
+
+def test_a_curve_of_unequal_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="'a' has columns of different lengths"):
+        Curve("a", [1, 2], [0.5])
+
+
+def test_a_heat_map_grows_lighter_with_its_values_and_writes_them_in() -> None:
+    assert {"0.100", "0.200", "0.300", "missing"} <= set(texts(svg(CHARTS[2], "one")))
+    image = pixels(png(CHARTS[2]))
     expected = [np.array(colormaps["cividis"](share)[:3]) * 255 for share in (0.0, 0.5, 1.0)]
-    assert list(luminance(np.array(expected))) == sorted(luminance(np.array(expected)))
     for colour in expected:
         assert (np.abs(image - colour).max(axis=-1) < 3).sum() > 1000
 
 
-def test_values_that_are_all_the_same_or_all_missing_are_drawn() -> None:
-    for values in ([[0.5, 0.5]], [[None, None]]):
-        assert len(heat_map("t", ["a"], ["x", "y"], values, ("rows", "columns"), "Dice")) > 1000
+@pytest.mark.parametrize("values", [[[0.5, 0.5]], [[None, None]]])
+def test_values_that_are_all_equal_or_missing_are_drawn(values: list[list[float | None]]) -> None:
+    assert len(png(HeatMap("t", ["a"], ["x", "y"], values, "rows", "columns", "Dice"))) > 1000
 
 
-def test_points_have_their_series_colour_and_numbered_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels: list[str] = []
-    real = plots.Figure.savefig
+def test_points_have_their_series_colour_and_numbered_names() -> None:
+    assert {"1  light", "2  heavy", "3  linear"} <= set(texts(svg(CHARTS[3], "one")))
+    assert [shows(png(CHARTS[3]), colour) for colour in COLOURS[:3]] == [True, True, False]
 
-    def spied(figure: plots.Figure, *given: object, **how: object) -> None:
-        labels.extend(text.get_text() for text in figure.axes[0].get_legend().get_texts())
-        real(figure, *given, **how)
 
-    monkeypatch.setattr(plots.Figure, "savefig", spied)
-    points = [Point("light", "MAE", 1.0, 0.5, (0.4, 0.6)), Point("heavy", "MAE", 2.0, 0.6)]
-    points.append(Point("linear", "SimMIM", 1.5, 0.4))
-    png = scatter("t", points, "ms", "Dice")
-    assert labels == ["1  light", "2  heavy", "3  linear"]
-    assert [shows(png, colour) for colour in COLOURS[:3]] == [True, True, False]
+def test_charts_are_described_for_those_who_cannot_see_them() -> None:
+    assert CHARTS[0].words.endswith("arm 1 ends at 0.300; arm 2 ends at 0.600; arm 3 ends at 0.900.")
+    assert CHARTS[1].words == "Histogram of mm: 4 values from 1.00 to 5.00, median 1.50."
+    assert "b, y: missing" in CHARTS[2].words
+    assert "heavy: 2.00, 0.600" in CHARTS[3].words
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.12345, "0.123"), (1234.5, "1,234"), (100.0, "100"), (2e12, "2.00e+12")])
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert number(value) == text

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from voxmim.recipe import recipe_to_yaml
-from voxmim.report.page import Page, Plot, Table
+from voxmim.report.page import Page, Table
+from voxmim.report.plots import Plot
 from voxmim.report.run_pages import curve, loss_curve, repeat_command, run_facts, store_of, write_report
 from voxmim.tasks.classification.evaluate import result_rows
 from voxmim.tasks.classification.labels import counts_in_words

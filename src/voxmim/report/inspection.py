@@ -12,7 +12,8 @@ from voxmim.doctor.facts import PERCENTILES
 from voxmim.doctor.inspect import Inspection
 from voxmim.report.contact import contact_sheet
 from voxmim.report.figures import label_colour
-from voxmim.report.page import Histogram, Page, Picture, Table, write_page
+from voxmim.report.page import Page, Picture, Table, write_page
+from voxmim.report.plots import Histogram
 
 _AXES = ("left to right", "back to front", "bottom to top")
 _ENDS = {"0": "lowest", "50": "half below", "100": "highest"}
@@ -25,7 +26,7 @@ def inspection_page(file: Path, inspection: Inspection) -> None:
     labelled = [each for each in facts.values() if each.labels]
     page = Page(
         title=f"Inspection of {source.name}",
-        lead=verdict(inspection),
+        lead=[verdict(inspection)],
         facts=[
             ("folder", str(source.path)),
             ("files read", f"{len(inspection.files):,}"),
@@ -36,10 +37,15 @@ def inspection_page(file: Path, inspection: Inspection) -> None:
             ("orientations of the files", _counted(Counter(each.orientation for each in facts.values()))),
         ],
         tables=[*_findings(inspection), *([_fingerprint(inspection)] if facts else [])],
-        histograms=_histograms(inspection),
+        plots=_histograms(inspection),
         pictures=[_contact(inspection)] if inspection.slices else [],
         commands=[f"voxmim inspect {shlex.quote(str(source.path))} --html {shlex.quote(str(file))}"],
-        headings={"facts": "What was inspected", "results": "Findings and fingerprint", "pictures": "Contact sheet"},
+        headings={
+            "facts": "Source",
+            "results": "Findings and fingerprint",
+            "plots": "Distributions",
+            "pictures": "Contact sheet",
+        },
     )
     write_page(file, page)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from voxmim.files import whole, write_text
 from voxmim.report.page import Page, Table
-from voxmim.report.plots import plot_png
+from voxmim.report.plots import png
 
 PICTURES = "pictures"
 
@@ -20,28 +20,27 @@ def write_markdown(file: Path, page: Page, links: Sequence[tuple[str, str]] = ()
         page: what it says.
         links: (file beside the page, what it holds).
     """
-    lead = [page.lead] if isinstance(page.lead, str) else page.lead
-    parts = [f"# {_plain(page.title)}", *(_plain(paragraph) for paragraph in lead if paragraph.strip())]
+    parts = [f"# {_plain(page.title)}", *(_plain(paragraph) for paragraph in page.lead if paragraph.strip())]
     if links:
         parts.append("\n".join(f"- [{name}]({name}): {what}" for name, what in links))
-    if page.facts:
-        facts = Table("What was run on what", ["what", "value"], [[name, value] for name, value in page.facts])
-        parts += ["## What was run on what", _table(facts)]
     if page.tables:
         parts.append("## Results")
     for table in page.tables:
         parts += [f"### {_plain(table.title)}", _table(table), *([_plain(table.note)] if table.note else [])]
-    shown = [(plot.title, plot_png(plot), plot.caption) for plot in page.plots]
+    shown = [(plot.title, png(plot), plot.caption) for plot in page.plots]
     shown += [(picture.title, picture.png, picture.caption) for picture in page.pictures]
     if shown:
         parts.append("## Plots and pictures")
-    for number, (title, png, caption) in enumerate(shown, start=1):
+    for number, (title, image, caption) in enumerate(shown, start=1):
         name = f"{PICTURES}/{number:02d}.png"
         with whole(file.parent / name) as temporary:
-            temporary.write_bytes(png)
+            temporary.write_bytes(image)
         parts += [f"![{_plain(title)}]({name})", f"*{_plain(title)}.{' ' + _plain(caption) if caption else ''}*"]
+    if page.facts:
+        facts = Table("Setup", ["", ""], [[name, value] for name, value in page.facts])
+        parts += ["## Setup", _table(facts)]
     if page.commands:
-        parts += ["## How to repeat it", _code(page.commands[:1])]
+        parts += ["## Reproduce", _code(page.commands[:1])]
     if page.commands[1:]:
         parts += _folded("Every step's own command", _code(page.commands[1:]))
     if page.settings:

@@ -1,32 +1,30 @@
-"""The report: one HTML file that stands alone, without scripts and without anything fetched from elsewhere."""
+"""The report: one HTML file that needs no other file, runs no script and fetches nothing."""
 
 from __future__ import annotations
 
 import base64
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from voxmim.files import write_text
-from voxmim.report.chart import Curve, Plot, draw
-from voxmim.report.histogram import Histogram, lay_out
-
-__all__ = ["Curve", "Histogram", "Page", "Picture", "Plot", "Table", "write_page"]
+from voxmim.report.plots import Chart, svg
 
 _NUMBER = re.compile(r"[-+−±]?[\d.]")
 _NOTHING = ("", "-", "–", "—")
 _HEADINGS = {
-    "facts": "What was run on what",
     "results": "Results",
-    "curves": "Learning curves",
-    "histograms": "How the scans spread",
+    "plots": "Plots",
     "pictures": "Pictures",
+    "facts": "Setup",
     "settings": "Settings",
-    "repeat": "How to repeat it",
+    "repeat": "Reproduce",
 }
 
 
@@ -73,40 +71,37 @@ class Table:
 
 @dataclass
 class Page:
-    """What a report says. An empty part is left out of the page.
+    """What a report says, in the order of the page. An empty part is left out.
 
     Attributes:
         title: the heading.
-        lead: what was seen, in plain words; a paragraph, or several.
-        facts: what was run on what, as (name, value).
-        tables, plots, histograms, pictures: results, learning curves, how values spread, and images.
+        lead: the findings in plain words, a paragraph each.
+        tables, plots, pictures: the results.
+        facts: data, settings and machine, as (name, value).
         settings: YAML text, folded away.
-        commands: how to repeat the run, one line each.
-        headings: other headings of parts than those of a run's report.
+        commands: how to repeat it, one line each.
+        headings: other headings of the parts than the default ones.
     """
 
     title: str
-    lead: str | list[str] = ""
-    facts: list[tuple[str, str]] = field(default_factory=list)
-    plots: list[Plot] = field(default_factory=list)
-    histograms: list[Histogram] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
+    lead: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    plots: Sequence[Chart] = ()
+    pictures: list[Picture] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)
     settings: str = ""
     commands: list[str] = field(default_factory=list)
     headings: dict[str, str] = field(default_factory=dict)
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write the report; the file appears whole or not at all."""
-    lead = [page.lead] if isinstance(page.lead, str) else page.lead
+    """Write the report atomically."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("voxmim.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
     html = template.render(
         page=page,
-        paragraphs=[paragraph for paragraph in lead if paragraph.strip()],
-        plots=[(plot, draw(plot)) for plot in page.plots],
-        histograms=[(histogram, lay_out(histogram)) for histogram in page.histograms],
+        paragraphs=[paragraph for paragraph in page.lead if paragraph.strip()],
+        plots=[(plot, Markup(svg(plot, f"plot-{i}"))) for i, plot in enumerate(page.plots)],
         headings=_HEADINGS | page.headings,
     )
     write_text(path, html)

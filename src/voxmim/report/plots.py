@@ -1,113 +1,264 @@
-"""Plots as PNG bytes, for pages that cannot draw: curves, heat maps, points with error bars.
+"""Charts, drawn by matplotlib: as SVG that follows a page's light or dark colours, and as PNG.
 
-Whoever sees no colours, or prints in grey, can read them: each series has its own marker and line, heat maps grow
-lighter with their values and have each of these written in.
+They can be read without colours: each series has its own line and marker, heat maps have their values written in.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from voxmim.report.chart import Plot
+COLOURS = ("#0072b2", "#c84e00", "#00795a", "#a8497f", "#6b5b00", "#4a4f57")
+MARKERS = "osD^vP"
+LINES = ("-", (0, (6, 3)), (0, (1, 1.5)), (0, (8, 2, 1, 2)), (0, (3, 2)), (0, (10, 3)))
+INK, QUIET, RULE = "#1b1f24", "#57606c", "#dde1e6"
+# A page's style sheet has these variables, whose values differ in a dark page.
+_VARIABLES = {**{colour: f"--s{i}" for i, colour in enumerate(COLOURS)}, INK: "--ink", QUIET: "--quiet", RULE: "--rule"}
+_STYLE: Any = {
+    "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.size": 11,
+    "axes.titlesize": 12, "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.edgecolor": QUIET,
+    "axes.labelcolor": QUIET, "text.color": INK, "xtick.color": QUIET, "ytick.color": QUIET, "grid.color": RULE,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "legend.frameon": False,
+    "legend.fontsize": 10, "legend.handlelength": 3.2, "figure.constrained_layout.use": True,
+}  # fmt: skip
+_MAX_MARKED, _MAX_BARS = 40, 24
 
-COLOURS = ("#0072b2", "#c84e00", "#00795a", "#a8497f", "#6b5b00", "#4a4f57")  # those of the page's charts
-_MARKERS = "osD^vP"
-_LINES = ("-", (0, (6, 3)), (0, (1, 1.5)), (0, (8, 2, 1, 2)), (0, (3, 2)), (0, (10, 3)))
-_DPI = 120
+
+class Chart(Protocol):
+    """What can be drawn."""
+
+    @property
+    def title(self) -> str:
+        """The heading."""
+
+    @property
+    def caption(self) -> str:
+        """What stands below, if anything."""
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in inches."""
+
+    @property
+    def words(self) -> str:
+        """What the chart shows, for readers who cannot see it."""
+
+    def draw(self, figure: Figure) -> None:
+        """Draw on an empty figure."""
+
+
+@dataclass
+class Curve:
+    """One line of a plot; a value that is not finite leaves a gap.
+
+    Attributes:
+        name: for the legend.
+        steps, values: x and y.
+        band: lower and upper bounds of a shaded band, as long as `values`.
+    """
+
+    name: str
+    steps: list[int]
+    values: list[float]
+    band: tuple[list[float], list[float]] | None = None
+
+    def __post_init__(self) -> None:
+        if any(len(column) != len(self.steps) for column in (self.values, *(self.band or ()))):
+            raise ValueError(f"The curve '{self.name}' has columns of different lengths.")
+
+    @property
+    def last(self) -> str:
+        """The last finite value."""
+        finite = [value for value in self.values if np.isfinite(value)]
+        return number(finite[-1]) if finite else "none"
+
+
+@dataclass
+class Plot:
+    """Curves on common axes."""
+
+    title: str
+    x_label: str
+    y_label: str
+    curves: list[Curve]
+    caption: str = ""
+    size: tuple[float, float] = field(default=(6.4, 4.2), repr=False)
+
+    @property
+    def words(self) -> str:
+        """The ends of the curves."""
+        ends = "; ".join(f"{curve.name} ends at {curve.last}" for curve in self.curves)
+        return f"Line chart of {self.y_label} against {self.x_label}. {ends}."
+
+    def draw(self, figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for i, curve in enumerate(self.curves):
+            colour, line, marker = COLOURS[i % 6], LINES[i % 6], MARKERS[i % 6]
+            shown = marker if len(curve.steps) <= _MAX_MARKED else None
+            label = f"{curve.name}, last {curve.last}"
+            axes.plot(curve.steps, curve.values, color=colour, linestyle=line, label=label, marker=shown, markersize=4)
+            if curve.band:
+                axes.fill_between(curve.steps, *curve.band, color=colour, alpha=0.16, linewidth=0)
+        axes.set(xlabel=self.x_label, ylabel=self.y_label)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.grid(axis="y")
+        if self.curves:
+            narrow = max(len(curve.name) for curve in self.curves) > 26
+            figure.legend(loc="outside upper left", ncols=1 if narrow else 2)
+
+
+@dataclass
+class Histogram:
+    """How often values occur; `x_label` names them with their unit."""
+
+    title: str
+    x_label: str
+    values: list[float]
+    caption: str = ""
+    size: tuple[float, float] = field(default=(4.2, 2.8), repr=False)
+
+    @property
+    def words(self) -> str:
+        """Range and median."""
+        low, median, high = (number(float(value)) for value in np.quantile(self.values, [0, 0.5, 1]))
+        return f"Histogram of {self.x_label}: {len(self.values):,} values from {low} to {high}, median {median}."
+
+    def draw(self, figure: Figure) -> None:
+        axes = figure.add_subplot()
+        edges = np.histogram_bin_edges(self.values, bins="auto")
+        axes.hist(self.values, bins=min(len(edges) - 1, _MAX_BARS), color=COLOURS[0], rwidth=0.92)
+        axes.set(xlabel=self.x_label, ylabel="scans")
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.grid(axis="y")
+
+
+@dataclass
+class HeatMap:
+    """A table of values as colours, each written into its cell; None is a hole."""
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+    row_label: str
+    column_label: str
+    value_label: str
+    caption: str = ""
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Larger with more cells."""
+        return 3.2 + 0.95 * len(self.columns), 1.6 + 0.7 * len(self.rows)
+
+    @property
+    def words(self) -> str:
+        """Every cell."""
+        return "; ".join(
+            f"{row}, {column}: {_cell(value)}"
+            for row, line in zip(self.rows, self.values, strict=True)
+            for column, value in zip(self.columns, line, strict=True)
+        )
+
+    def draw(self, figure: Figure) -> None:
+        axes = figure.add_subplot()
+        table = np.array([[np.nan if value is None else value for value in line] for line in self.values], dtype=float)
+        finite = table[np.isfinite(table)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        image = axes.imshow(table, cmap="cividis", aspect="auto", vmin=low, vmax=max(high, low + 1e-9))
+        for (row, column), value in np.ndenumerate(table):
+            ink = INK if not np.isfinite(value) else "white" if value < (low + high) / 2 else "black"
+            axes.text(column, row, _cell(value), ha="center", va="center", fontsize=10, color=ink)
+        axes.set_xticks(range(len(self.columns)), self.columns)
+        axes.set_yticks(range(len(self.rows)), self.rows)
+        axes.set(xlabel=self.column_label, ylabel=self.row_label)
+        figure.colorbar(image, label=self.value_label)
 
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a scatter plot, with the ends of its error bars; `series` decides its marker and colour."""
+    """One point of a scatter plot, with the ends of its error bar; `series` decides colour and marker."""
 
     name: str
     series: str
     x: float
     y: float
-    y_interval: tuple[float, float] | None = None
+    interval: tuple[float, float] | None = None
 
 
-def plot_png(plot: Plot) -> bytes:
-    """The curves of a plot, with their bands."""
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
-    axes = figure.add_subplot()
-    few = all(len(curve.steps) <= 40 for curve in plot.curves)
-    for number, curve in enumerate(plot.curves):
-        kind = number % len(COLOURS)
-        axes.plot(
-            curve.steps, curve.values, color=COLOURS[kind], linestyle=_LINES[kind], label=curve.name,
-            marker=_MARKERS[kind] if few else None, markersize=5,
-        )  # fmt: skip
-        if curve.band:
-            axes.fill_between(curve.steps, *curve.band, color=COLOURS[kind], alpha=0.15, linewidth=0)
-    if plot.log_y:
-        axes.set_yscale("log")
-    axes.set(title=plot.title, xlabel=plot.x_label, ylabel=plot.y_label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    if plot.curves:
-        axes.legend(fontsize=9)
-    return _png(figure)
+@dataclass
+class Scatter:
+    """Numbered points with vertical error bars."""
+
+    title: str
+    x_label: str
+    y_label: str
+    points: Sequence[Point]
+    caption: str = ""
+    size: tuple[float, float] = field(default=(8.4, 4.4), repr=False)
+
+    @property
+    def words(self) -> str:
+        """Every point."""
+        points = "; ".join(f"{point.name}: {number(point.x)}, {number(point.y)}" for point in self.points)
+        return f"{self.y_label} against {self.x_label}. {points}."
+
+    def draw(self, figure: Figure) -> None:
+        axes = figure.add_subplot()
+        series = list(dict.fromkeys(point.series for point in self.points))
+        for i, point in enumerate(self.points, start=1):
+            kind = series.index(point.series) % 6
+            low, high = point.interval or (point.y, point.y)
+            error = [[max(point.y - low, 0)], [max(high - point.y, 0)]]
+            look: Any = {"fmt": MARKERS[kind], "color": COLOURS[kind], "capsize": 3, "markersize": 7, "elinewidth": 1}
+            axes.errorbar([point.x], [point.y], yerr=error, label=f"{i}  {point.name}", **look)
+            axes.annotate(str(i), (point.x, point.y), xytext=(6, 4), textcoords="offset points")
+        axes.set(xlabel=self.x_label, ylabel=self.y_label)
+        axes.margins(x=0.1)
+        axes.grid()
+        if self.points:
+            figure.legend(loc="outside right upper")
 
 
-def heat_map(
-    title: str, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]],
-    axes_names: tuple[str, str], bar: str,
-) -> bytes:  # fmt: skip
-    """A table of values as colours, each written into its cell; None is a hole.
-
-    Args:
-        title: above it.
-        rows, columns: names of the cells.
-        values: row by row.
-        axes_names: what rows and columns are.
-        bar: what the values are.
-    """
-    table = np.array([[np.nan if value is None else value for value in row] for row in values], dtype=float)
-    figure = Figure(figsize=(2.6 + 1.05 * len(columns), 1.7 + 0.75 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    seen = table[np.isfinite(table)]
-    low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
-    image = axes.imshow(table, cmap="cividis", aspect="auto", vmin=low, vmax=high if high > low else low + 1e-9)
-    for (row, column), value in np.ndenumerate(table):
-        dark = np.isfinite(value) and value < (low + high) / 2
-        text = f"{value:.3f}" if np.isfinite(value) else "not there"
-        axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set(title=title, xlabel=axes_names[1], ylabel=axes_names[0])
-    figure.colorbar(image, label=bar)
-    return _png(figure)
-
-
-def scatter(title: str, points: Sequence[Point], x_label: str, y_label: str) -> bytes:
-    """Numbered points with vertical error bars, and their names beside them."""
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
-    axes = figure.add_subplot()
-    series = list(dict.fromkeys(point.series for point in points))
-    for number, point in enumerate(points, start=1):
-        kind = series.index(point.series) % len(COLOURS)
-        low, high = point.y_interval or (point.y, point.y)
-        axes.errorbar(
-            [point.x], [point.y], yerr=[[max(point.y - low, 0)], [max(high - point.y, 0)]], fmt=_MARKERS[kind],
-            color=COLOURS[kind], label=f"{number}  {point.name}", capsize=3, markersize=7, elinewidth=1,
-        )  # fmt: skip
-        axes.annotate(str(number), (point.x, point.y), xytext=(6, 4), textcoords="offset points", fontsize=10)
-    axes.set(title=title, xlabel=x_label, ylabel=y_label)
-    axes.margins(x=0.1)
-    axes.grid(alpha=0.3)
-    if points:
-        axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+def png(chart: Chart) -> bytes:
+    """A chart as PNG."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=chart.size)
+        chart.draw(figure)
+        figure.axes[0].set_title(chart.title)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def svg(chart: Chart, name: str) -> str:
+    """A chart as an SVG element for a page that has its title beside it; `name` keeps its ids apart from others'."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=chart.size)
+        chart.draw(figure)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    drawn = buffer.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r"<style.*?</style>|<!--.*?-->|font-family: [^;\"]*;? ?", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r' id="[\w.]+_\d+"', "", drawn)  # names of matplotlib's parts, which repeat from chart to chart
+    for colour, variable in _VARIABLES.items():
+        drawn = drawn.replace(colour, f"var({variable})")
+    return drawn
+
+
+def number(value: float) -> str:
+    """A value in three digits, large ones without decimals."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:#.3g}".rstrip(".")
+
+
+def _cell(value: float | None) -> str:
+    return "missing" if value is None or not np.isfinite(value) else f"{value:.3f}"

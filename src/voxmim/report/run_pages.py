@@ -18,7 +18,8 @@ from voxmim.images.geometry import Grid
 from voxmim.images.intensity import window
 from voxmim.recipe import recipe_to_yaml
 from voxmim.report.figures import HIDDEN_COLOUR, display_range, label_colour, middle_of, segmentation_picture
-from voxmim.report.page import Curve, Page, Picture, Plot, Table, write_page
+from voxmim.report.page import Page, Picture, Table, write_page
+from voxmim.report.plots import Curve, Plot
 from voxmim.report.reconstruct import Reconstructor, picture
 from voxmim.settings import Recipe, Training
 from voxmim.store.format import Case, Store

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from voxmim.errors import RecipeError
-from voxmim.report.page import Picture, Table
-from voxmim.report.plots import Point, scatter
+from voxmim.report.page import Table
+from voxmim.report.plots import Point, Scatter
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.asked import Asked
 from voxmim.studies.tables import (
@@ -66,8 +66,7 @@ def shown(comparison: Comparison) -> Shown:
             validation_table(comparison, comparison.arms),
             _costs(comparison),
         ],
-        plots=[validation_plot(comparison, arms)],
-        pictures=_plot(comparison),
+        plots=[*_cost_plot(comparison), validation_plot(comparison, arms)],
     )
 
 
@@ -95,7 +94,7 @@ def _costs(comparison: Comparison) -> Table:
     return Table("What a step costs", ["arm", "ms a step", "validation Dice"], rows, note)
 
 
-def _plot(comparison: Comparison) -> list[Picture]:
+def _cost_plot(comparison: Comparison) -> list[Scatter]:
     points = []
     for arm in comparison.arms[1:]:
         seconds, table = _seconds(comparison, arm), best_scores(comparison, arm)
@@ -103,5 +102,6 @@ def _plot(comparison: Comparison) -> list[Picture]:
             series = "SimMIM" if arm.name == LINEAR else "MAE"
             points.append(Point(arm.name, series, 1000 * seconds, float(table.mean()), mean_interval(table)))
     title = "Cost of the pre-training against quality of the fine-tuning"
-    png = scatter(title, points, "milliseconds of a pre-training step", "best Dice on validation cases")
-    return [Picture(title, png, "Bars: 95 % intervals over seeds and validation cases.")] if points else []
+    caption = "Bars: 95 % intervals over seeds and validation cases."
+    chart = Scatter(title, "milliseconds of a pre-training step", "best Dice on validation cases", points, caption)
+    return [chart] if points else []

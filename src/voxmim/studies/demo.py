@@ -25,7 +25,8 @@ from voxmim.files import write_text
 from voxmim.images.geometry import Spacing
 from voxmim.phantoms.cohort import write_cohort
 from voxmim.recipe import load_recipe, recipe_to_yaml
-from voxmim.report.page import Page, Picture, Plot, Table, write_page
+from voxmim.report.page import Page, Picture, Table, write_page
+from voxmim.report.plots import Plot
 from voxmim.report.reconstruct import reconstruct
 from voxmim.report.run_pages import (
     curve,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from voxmim.report.page import Curve, Plot
+from voxmim.report.plots import Curve, Plot
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.asked import Asked

@@ -8,7 +8,7 @@ from typing import Any
 
 from voxmim.errors import RecipeError
 from voxmim.report.page import Picture, Table
-from voxmim.report.plots import heat_map
+from voxmim.report.plots import HeatMap
 from voxmim.report.run_pages import figure, reconstruction_pictures
 from voxmim.settings import Triple
 from voxmim.store.format import Store
@@ -93,7 +93,8 @@ def shown(comparison: Comparison) -> Shown:
             validation_table(comparison, comparison.arms),
             _losses(comparison),
         ],
-        pictures=_heat_maps(comparison) + _reconstructions(comparison),
+        plots=_heat_maps(comparison),
+        pictures=_reconstructions(comparison),
     )
 
 
@@ -127,8 +128,8 @@ def _losses(comparison: Comparison) -> Table:
     return Table("The pretexts' losses", ["arm", "loss", "one grey value a crop", "share of that"], rows, note)
 
 
-def _heat_maps(comparison: Comparison) -> list[Picture]:
-    pictures = []
+def _heat_maps(comparison: Comparison) -> list[HeatMap]:
+    maps = []
     for pretext, own in _by_pretext(comparison).items():
         cells = {_cell(arm): arm for arm in own}
         names = list(dict.fromkeys(name for name, _ in cells))
@@ -140,14 +141,14 @@ def _heat_maps(comparison: Comparison) -> list[Picture]:
             losses = [_loss(comparison, cells[name, ratio]) for ratio in RATIOS]
             dice.append([None if table is None else float(table.mean()) for table in tables])
             shares.append([loss[0] / loss[1] if loss and loss[1] else None for loss in losses])
-        axes = ("what is hidden as a whole", "share that is hidden")
+        axes = ("mask unit", "mask ratio")
         for title, values, bar in (
             (f"{PRETEXTS[pretext]}: Dice after fine-tuning", dice, "best Dice on validation cases"),
             (f"{PRETEXTS[pretext]}: what is left of the error", shares, "loss / loss of one grey value"),
         ):
             caption = "Mean over seeds and validation cases." if values is dice else "With the first seed."
-            pictures.append(Picture(title, heat_map(title, names, columns, values, axes, bar), caption))
-    return pictures
+            maps.append(HeatMap(title, names, columns, values, *axes, bar, caption))
+    return maps
 
 
 def _reconstructions(comparison: Comparison) -> list[Picture]:

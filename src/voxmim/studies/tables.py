@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from voxmim.report.page import Curve, Picture, Plot, Table
+from voxmim.report.page import Picture, Table
+from voxmim.report.plots import Curve, Plot
 from voxmim.report.run_pages import figure, segmentation_pictures
 from voxmim.settings import Triple
 from voxmim.store.format import Store

@@ -15,7 +15,8 @@ from voxmim.files import write_text
 from voxmim.recipe import recipe_to_yaml
 from voxmim.report.machine import machine
 from voxmim.report.markdown import write_markdown
-from voxmim.report.page import Page, Picture, Plot, Table, write_page
+from voxmim.report.page import Page, Picture, Table, write_page
+from voxmim.report.plots import Chart
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.trial import Trial
@@ -47,7 +48,7 @@ class Shown:
 
     lead: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    plots: list[Plot] = field(default_factory=list)
+    plots: Sequence[Chart] = ()
     pictures: list[Picture] = field(default_factory=list)
 
 
