@@ -242,3 +242,17 @@ def fake_segmentor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr("voxmim.tasks.segmentation.predict.load_segmentor", lambda run: (network, metadata))
 
     return make
+
+
+@pytest.fixture
+def voxmim_says(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command: voxmim_says(argument, ...) returns its exit status, what it printed, and its errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return int(left.value.code or 0), printed.out, printed.err
+
+    return run

@@ -13,9 +13,10 @@ import torch
 import voxmim
 from conftest import Tiny, TinyRuns
 from voxmim import api
-from voxmim.api import scans, training
 from voxmim.errors import RecipeError, RunError, WeightsError
+from voxmim.phantoms import cohort
 from voxmim.recipe import load_recipe
+from voxmim.training import finetune
 from voxmim.training.run import Run
 from voxmim.weights.files import read_weights
 
@@ -61,15 +62,15 @@ def test_an_encoder_goes_into_anyones_network(tiny_runs: TinyRuns) -> None:
 
 
 @pytest.mark.parametrize("labels", [2, "2", 0.5, "0.5"])
-def test_labels_may_be_a_number_or_a_share(tiny: Tiny, tmp_path: Path, monkeypatch: Any, labels: Any) -> None:
+def test_labels_may_be_a_number_or_a_fraction(tiny: Tiny, tmp_path: Path, monkeypatch: Any, labels: Any) -> None:
     seen = []
     monkeypatch.setattr(
-        training, "_finetune", lambda *given: seen.append(given) or (_ for _ in ()).throw(RunError("stop"))
+        finetune, "finetune", lambda *given: seen.append(given) or (_ for _ in ()).throw(RunError("stop"))
     )
     with pytest.raises(RunError, match="stop"):
         api.finetune(str(tiny.store), str(tmp_path / "run"), labels=labels)
-    store, out, recipe, init, share, resume = seen[0]
-    assert (store.path, out, init, share, resume) == (tiny.store, tmp_path / "run", None, str(labels), False)
+    store, out, recipe, init, fraction, resume = seen[0]
+    assert (store.path, out, init, fraction, resume) == (tiny.store, tmp_path / "run", None, str(labels), False)
     assert recipe == load_recipe("tiny")
 
 
@@ -88,7 +89,7 @@ def test_an_init_from_a_weights_file_takes_the_default_recipe(
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        training, "_finetune", lambda *given: seen.append(given) or (_ for _ in ()).throw(RunError("stop"))
+        finetune, "finetune", lambda *given: seen.append(given) or (_ for _ in ()).throw(RunError("stop"))
     )
     for init, recipe in ((tiny_runs.pretrain, tiny_runs.recipe), (tiny_runs.pretrain / "encoder.safetensors", "tiny")):
         with pytest.raises(RunError, match="stop"):
@@ -100,6 +101,6 @@ def test_an_init_from_a_weights_file_takes_the_default_recipe(
 
 def test_phantoms_tell_how_far_they_are(tmp_path: Path, monkeypatch: Any) -> None:
     seen = []
-    monkeypatch.setattr(scans, "write_cohort", lambda *given: seen.append(given))
+    monkeypatch.setattr(cohort, "write_cohort", lambda *given: seen.append(given))
     assert api.phantom(str(tmp_path / "out"), 5, 2, print, "head") == tmp_path / "out"
     assert seen == [(tmp_path / "out", 5, 2, print, "head")]

@@ -1,272 +1,276 @@
-"""The command line: one thin function per command, no logic."""
+"""The command line, generated from `voxmim.api`: a function's parameters are the options, its docstring is the help."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from inspect import Parameter, Signature, getdoc, signature
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from voxmim.arguments import make_parser, settings_of
-from voxmim.console import CONSOLE, ERRORS, agreed, bar, done, fail, figure, plain, table
+import cyclopts
+import yaml
+
+from voxmim import __version__, api, commands
+from voxmim.console import CONSOLE, ERRORS, agreed, bar, fail
 from voxmim.errors import RecipeError, VoxmimError
-from voxmim.recipe import load_recipe, packaged_recipes, recipe_to_yaml
 from voxmim.workers import keep_memory
 
 # How long threads spin while they wait for each other. OpenMP's default slows training up to tenfold beside another
-# busy process, and not to spin at all costs two fifths of the speed on a quiet machine; a short while does well in
-# both. Only heeded when set before torch is imported, which is why the commands import it late.
+# busy process, and no spinning costs two fifths of the speed on an idle machine; a short while does well in both. Only
+# read when torch is imported, which is why the api imports it late.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
-Spacing = tuple[float, float, float]
+OPTIONS = {  # of parameters whose option is not their own name
+    "out": ("--out", "-o"),
+    "recipe": ("--recipe", "-r"),
+    "workers": ("--workers", "-j"),
+    "json_file": ("--json",),
+    "csv_file": ("--csv",),
+    "html_file": ("--html",),
+    "settings": ("--set", "-s"),
+    "tolerance_mm": ("--tolerance",),
+}
+RENAMED = {"--shares": "--fractions"}  # options of before, which are still read
+FILLED_IN = ("on_case", "quiet", "agree", "watch")  # parameters that a command line has no use for
+SHORT: dict[str, tuple[str, Any, str]] = {  # options of a training: setting, type, help
+    "steps": ("{phase}.steps", int, "number of optimiser steps."),
+    "batch": ("{phase}.batch", int, "crops per step, over all devices."),
+    "lr": ("{phase}.lr", float, "peak learning rate."),
+    "seed": ("seed", int, "seed of everything random."),
+    "accumulate": ("{phase}.accumulate", int, "gradient accumulation steps."),
+    "devices": ("devices", int, "number of GPUs or processes per node."),
+    "nodes": ("nodes", int, "number of nodes, under torchrun or SLURM."),
+    "strategy": ("strategy", str, "strategy for several devices: ddp, or fsdp for large networks."),
+    "precision": ("precision", str, "auto (bf16 where the device is fast at it, else 32), bf16, 16 (GPU only) or 32."),
+    "compile": ("compile", bool, "use torch.compile."),
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """How a function of the api becomes a command.
+
+    Attributes:
+        arguments: parameters that are positional on the command line; all others are options.
+        optional: those of them that may be left out.
+        function: name of the function in `voxmim.api` and in `voxmim.commands`. Default: the command's own name.
+        phase: of the recipe, whose settings have short options (`SHORT`).
+        flags: further flags and their help, for `call`.
+        call: calls the function with its arguments and the flags. Default: without flags, as it is.
+        title: of the progress bar, if the function reports its cases.
+        examples: shown below the help.
+    """
+
+    arguments: tuple[str, ...] = ()
+    function: str = ""
+    optional: tuple[str, ...] = ()
+    phase: str = ""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    call: Callable[..., Any] | None = None
+    title: str = ""
+    examples: tuple[str, ...] = ()
+
+
+def _pretrain(given: dict[str, Any], plan_only: bool) -> Any:
+    if not plan_only:
+        return api.pretrain(**given)
+    if given["resume"]:
+        raise RecipeError("--plan-only is for a training that has not begun; leave out --resume.")
+    return api.plan(given["store"], given["recipe"], given["settings"])
+
+
+def _download(given: dict[str, Any], yes: bool) -> Any:
+    if given["name"] is None:
+        return api.data_sets()
+    return api.download(**given, agree=lambda terms: agreed(terms, yes), watch=lambda stage: bar(stage, of_bytes=True))
+
+
+COMMANDS = {
+    "demo": Command(examples=("voxmim demo", "voxmim demo --data SCANS --out demo")),
+    "prepare": Command(("source", "out"), examples=("voxmim prepare SCANS store --spacing 1.5 1.5 2",)),
+    "pretrain": Command(
+        ("store", "out"),
+        phase="pretrain",
+        flags={"plan_only": "estimate time, memory and disk from a few steps; nothing is written."},
+        call=_pretrain,
+        examples=("voxmim pretrain store pretrained --recipe tiny --set mask.ratio=0.6",),
+    ),
+    "finetune": Command(
+        ("store", "out"), phase="finetune", examples=("voxmim finetune store segmentor --init pretrained --labels 12",)
+    ),
+    "evaluate": Command(("run", "data"), title="evaluating", examples=("voxmim evaluate segmentor store",)),
+    "predict": Command(
+        ("run", "scans"), title="predicting", examples=("voxmim predict segmentor scan.nii.gz --out labels",)
+    ),
+    "reconstruct": Command(
+        ("run", "scans"),
+        title="reconstructing",
+        examples=("voxmim reconstruct pretrained scan.nii.gz --out pictures",),
+    ),
+    "inspect": Command(("source",), title="reading", examples=("voxmim inspect SCANS --html inspection.html",)),
+    "verify": Command(("store",), examples=("voxmim verify store",)),
+    "split": Command(("store",), examples=("voxmim split store --seed 1 --fractions 0.2 0.2",)),
+    "study": Command(("name",), examples=("voxmim study convergence --data store --out studies",)),
+    "phantom": Command(("out",), title="phantoms", examples=("voxmim phantom heads --kind head --cases 20",)),
+    "download": Command(
+        ("name",),
+        optional=("name",),
+        flags={"yes": "accept the licence without a question."},
+        call=_download,
+        examples=("voxmim download", "voxmim download msd-hippocampus --out data"),
+    ),
+    "import": Command(
+        ("file", "out"), "import_weights", examples=("voxmim import monai.pt encoder --like store --set vit.heads=12",)
+    ),
+    "export": Command(("run", "out"), "export_weights", examples=("voxmim export pretrained encoder.safetensors",)),
+    "recipes": Command(("name",), examples=("voxmim recipes", "voxmim recipes tiny > mine.yaml")),
+    "doctor": Command(),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; an error that the user can mend is printed as one sentence, with exit status 2."""
+    """Run a command; an error that the user can fix is printed as one sentence, with exit status 2."""
     keep_memory()
-    options = vars(make_parser(COMMANDS).parse_args(arguments))
-    command: Callable[..., int | None] = options.pop("command")
+    tokens = [_current(token) for token in (sys.argv[1:] if arguments is None else arguments)]
+    app = make_app()
     try:
-        status = command(**options)
+        status = app(tokens or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as error:
+        command = f"{tokens[0]} " if tokens[0] in COMMANDS else ""
+        fail(f"{' '.join(str(error).split()).rstrip('.')}; see 'voxmim {command}--help'.")
     except VoxmimError as error:
         fail(str(error))
-    except OSError as error:  # a folder that may not be written to, a full disk
+    except OSError as error:  # such as a folder that may not be written to, or a full disk
         fail(f"{error.filename or 'system'}: {error.strerror or error}.")
     except KeyboardInterrupt:
         ERRORS.print("stopped.")
         sys.exit(130)
-    sys.exit(status or 0)
+    sys.exit(2 if not tokens else status or 0)
 
 
-def demo(
-    data: Path | None, out: Path, seed: int, spacing: Spacing | None, recipe: str | None, overrides: list[str]
-) -> None:
-    """Run the whole journey and show its table."""
-    from voxmim import api
-
-    result = api.demo(data, out, seed, recipe, settings_of(overrides), spacing)
-    rows = [[name, figure(arm["dice"], arm["ci95"]), str(arm.get("lr", ""))] for name, arm in result["arms"].items()]
-    table(f"Dice on {result['cases']} test cases", ["arm", "mean Dice (95 % interval)", "learning rate"], rows)
-    CONSOLE.print(result["seen"], soft_wrap=True)
-    done(out / "report.html", f"the whole journey, {sum(result['seconds'].values()):.0f} s")
+def _current(token: str) -> str:
+    """An option under its current name."""
+    name, *value = token.split("=", 1)
+    if name not in RENAMED:
+        return token
+    ERRORS.print(f"{name} is now {RENAMED[name]}.")
+    return "=".join([RENAMED[name], *value])
 
 
-def study(name: str, data: list[Path], out: Path, overrides: list[str], **told: Any) -> int:
-    """Answer one of the paper's questions; status 1 where trials are missing."""
-    from voxmim import api
-
-    result = api.study(name, data, out, settings=settings_of(overrides), **told)
-    for sentence in [*result["choices"], *result["seen"]]:
-        CONSOLE.print(plain(sentence), soft_wrap=True)
-    missing = [trial for trial in result["trials"] if trial["state"] != "done"]
-    if missing:
-        CONSOLE.print(f"[red]{len(missing)} trials are missing[/red]; the same command tries them again.")
-    done(out / name / "report.html", f"the study, {len(result['trials'])} trials")
-    return 1 if missing else 0
-
-
-def phantom(out: Path, cases: int, seed: int, kind: str) -> None:
-    """Write phantoms."""
-    from voxmim import api
-
-    with bar("phantoms") as on_case:
-        api.phantom(out, cases, seed, on_case, kind)
-    done(out, f"{cases} phantoms with labels")
+def make_app() -> cyclopts.App:
+    """The command line with all commands."""
+    app = cyclopts.App(
+        name="voxmim",
+        help="Pre-train a 3D encoder on the scans you have; fine-tune it on the few you labelled.",
+        help_format="plaintext",
+        help_epilogue="Start with 'voxmim demo': it runs every step on phantoms and prints each step's own command.",
+        version=f"voxmim {__version__}",
+        version_format="plaintext",
+        console=CONSOLE,
+        error_console=ERRORS,
+        suppress_keyboard_interrupt=False,
+        default_parameter=cyclopts.Parameter(negative=(), consume_multiple=True),
+    )
+    app.register_install_completion_command()
+    for position, (name, command) in enumerate(COMMANDS.items()):
+        examples = "\n  ".join(("Examples:", *command.examples)) if command.examples else None
+        app.command(_runner(name, command), name=name, sort_key=position, help_epilogue=examples)
+    return app
 
 
-def download(name: str | None, out: Path, mirror: str | None, yes: bool) -> None:
-    """Download a public data set, or list what there is."""
-    from voxmim import api
+def _runner(name: str, command: Command) -> Callable[..., int]:
+    """A function with the signature of a command; it calls the api, prints the result and returns the exit status."""
+    function = getattr(api, command.function or name)
+    shape = _shape(function, command)
 
-    if name is None:
-        return table("Public data sets", ["name", "what it shows", "licence"], api.data_sets())
-    folder = api.download(name, out, mirror, lambda terms: agreed(terms, yes), lambda stage: bar(stage, of_bytes=True))
-    done(folder, "the data set is there, for 'voxmim prepare'")
+    def run(*arguments: Any, **options: Any) -> int:
+        bound = shape.bind(*arguments, **options)
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        flags = {key: given.pop(key) for key in command.flags}
+        if "settings" in given:
+            short = {key: given.pop(key) for key in SHORT} if command.phase else {}
+            given["settings"] = settings_of(given["settings"] or (), command.phase, short)
+            # Without a pre-trained encoder, the recipe has a learning rate of its own.
+            if command.phase == "finetune" and given["init"] is None and short["lr"] is not None:
+                given["settings"]["scratch_lr"] = short["lr"]
+        with bar(command.title) if command.title else nullcontext() as on_case:
+            watched = {"on_case": on_case} if command.title else {}
+            if command.call:
+                result = command.call(given, **flags)
+            else:
+                result = getattr(api, function.__name__)(**given, **watched)
+        return getattr(commands, function.__name__)(result, given) or 0
 
-
-def inspect(source: Path, json_file: Path | None, html_file: Path | None, **how: Any) -> int:
-    """Judge a source; status 1 where something is left out, or in doubt."""
-    from voxmim import api
-
-    with bar("reading") as on_case:
-        found = api.inspect(source, json_file, html_file, on_case=on_case, **how)
-    if found.findings:
-        table("Findings", ["kind", "file", "reason", "what is done"], api.finding_rows(found))
-    CONSOLE.print(plain(api.verdict(found)), soft_wrap=True)
-    for file in filter(None, (json_file, html_file)):
-        done(file, "the inspection")
-    return 0 if found.sound else 1
-
-
-def prepare(source: Path, out: Path, seed: int, **how: Any) -> int:
-    """Prepare a store; status 1 where something was left out, or is in doubt."""
-    from voxmim import api
-
-    result = api.prepare(source, out, seed=seed, **how)
-    if result.failed:
-        CONSOLE.print(f"[red]{len(result.failed)} cases were left out[/red] for the reasons above.")
-    if result.unresolved:
-        text = f"[yellow]{len(result.unresolved)} findings are in doubt[/yellow]: mend these files or take them out and"
-        CONSOLE.print(f"{text} prepare again, or train all the same with --accept-findings.", soft_wrap=True)
-    done(result.store, f"{result.prepared} cases prepared, {result.skipped_already} were there already")
-    return 0 if result.sound else 1
+    # Each paragraph and each parameter on one line, for the width of the terminal.
+    run.__doc__ = re.sub(r"(?<=\S)\n(?: {8,})?(?=\S)", " ", getdoc(function) or "").replace("`", "")
+    run.__signature__ = shape  # type: ignore[attr-defined]
+    return run
 
 
-def verify(store: Path, workers: int | None, scheduler: str | None) -> int:
-    """Verify a store; status 1 where something is wrong with it."""
-    from voxmim import api
-
-    faults = api.verify(store, workers, scheduler)
-    for fault in faults:
-        CONSOLE.print(plain(fault), style="red", soft_wrap=True)
-    done(store, f"{len(faults)} fault{'' if len(faults) == 1 else 's'}")
-    return 1 if faults else 0
-
-
-def split(store: Path, splits: Path | None, seed: int, shares: tuple[float, float]) -> None:
-    """Split a store anew."""
-    from voxmim import api
-
-    counts = api.split(store, splits, seed, shares)
-    done(store, ", ".join(f"{count} {name}" for name, count in counts.items()))
-
-
-def pretrain(
-    store: Path,
-    out: Path,
-    init: Path | None,
-    recipe: str | None,
-    resume: bool,
-    plan_only: bool,
-    accept_findings: bool,
-    overrides: list[str],
-    **short: Any,
-) -> None:
-    """Pre-train, or tell what it would take."""
-    from voxmim import api
-
-    settings = settings_of(overrides, "pretrain", short)
-    if plan_only and resume:
-        raise RecipeError("--plan-only is for a training that has not begun; leave out --resume.")
-    if plan_only:
-        found = api.plan(store, recipe, settings)
-        table(f"{found.steps} steps of {found.crops} crops, after a trial of some", ["what", "how much"], found.rows())
-        return
-    path = api.pretrain(store, out, recipe, settings, resume, init, accept_findings)
-    done(path / "encoder.safetensors", "the encoder; the report is report.html beside it")
+def _shape(function: Callable[..., Any], command: Command) -> Signature:
+    """The signature of a command: the function's own, its options given by name only, with short options and flags."""
+    own = signature(function).parameters
+    annotations = {name: parameter.annotation for name, parameter in own.items() if name not in FILLED_IN}
+    types = get_type_hints(SimpleNamespace(__annotations__=annotations), vars(sys.modules[function.__module__]))
+    parameters = []
+    for name in (*command.arguments, *(name for name in types if name not in command.arguments)):
+        kind, default, type_ = Parameter.KEYWORD_ONLY, own[name].default, _option_type(types[name])
+        label = OPTIONS.get(name, (f"--{name.replace('_', '-')}",))
+        if name in command.arguments:
+            kind, label = Parameter.POSITIONAL_ONLY, (name.upper(),)
+            default = None if name in command.optional else default
+            if get_origin(type_) is list:
+                kind, type_ = Parameter.VAR_POSITIONAL, get_args(type_)[0]
+        required = default is Parameter.empty
+        info = cyclopts.Parameter(
+            name=label,
+            required=required,
+            show_default=default not in (None, False, "", Parameter.empty),
+            consume_multiple=name != "settings",
+        )
+        parameters.append(Parameter(name, kind, default=default, annotation=Annotated[type_, info]))
+    short = {name: (type_, help_text) for name, (_, type_, help_text) in SHORT.items()} if command.phase else {}
+    for name, (type_, help_text) in {**short, **{name: (bool, text) for name, text in command.flags.items()}}.items():
+        info = cyclopts.Parameter(name=f"--{name.replace('_', '-')}", help=help_text, show_default=False)
+        default = False if name in command.flags else None
+        parameters.append(
+            Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_ | None, info])
+        )
+    return Signature(parameters)
 
 
-def finetune(
-    store: Path,
-    out: Path,
-    init: Path | None,
-    labels: str | None,
-    recipe: str | None,
-    resume: bool,
-    accept_findings: bool,
-    overrides: list[str],
-    task: str | None,
-    classes: Path | None,
-    **short: Any,
-) -> None:
-    """Fine-tune."""
-    from voxmim import api
-
-    settings = settings_of(overrides, "finetune", short)
-    if init is None and short["lr"] is not None:
-        settings["scratch_lr"] = short["lr"]
-    path = api.finetune(store, out, init, labels, recipe, settings, resume, task, classes, accept_findings)
-    kind = "classifier" if (path / "classifier.safetensors").is_file() else "segmentor"
-    done(path / f"{kind}.safetensors", f"the {kind}; the report is report.html beside it")
+def _option_type(annotation: Any) -> Any:
+    """The type that a word of the command line is read as, of the several that a function takes."""
+    types = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    for each in types:
+        if get_origin(each) is Sequence:
+            return list[_option_type(get_args(each)[0])]  # type: ignore[misc]
+        if get_origin(each) is Mapping:
+            return list[str]
+    return next((each for each in (Path, str) if each in types), types[0])
 
 
-def evaluate(run: Path, data: Path, split: str, tolerance: float, **files: Path | None) -> None:
-    """Evaluate and show the table."""
-    from voxmim import api
-    from voxmim.tasks.metrics import MAIN, METRICS, cells, headings
+def settings_of(overrides: Sequence[str], phase: str = "", short: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings given by `--set` and by the short options of a phase, such as ``{"mask.ratio": 0.6}``.
 
-    with bar("evaluating") as on_case:
-        result = api.evaluate(run, data, split, tolerance, on_case=on_case, **files)
-    title = f"{len(result['cases'])} cases of the split '{split}'"
-    where = files["json_file"] or files["csv_file"] or run
-    if result.get("task") == "classification":
-        table(title, ["figure", "value", "95 % interval", "always guessing the same"], api.result_rows(result))
-        told = [*map(plain, result.get("told", [])), result["convention"]]
-        CONSOLE.print(*told, sep="\n", style="dim", soft_wrap=True)
-        return done(where, "the result")
-    rows = []
-    for name, scores in [*result["labels"].items(), ("mean", result["mean"])]:
-        prior = {**result.get("prior", {}).get("labels", {}), "mean": result.get("prior", {}).get("mean", {})}
-        rows.append([name, *cells(scores), METRICS[MAIN].text(prior.get(name, {}).get(MAIN))])
-    table(title, ["label", *headings(tolerance), f"prior's {METRICS[MAIN].title}"], rows)
-    CONSOLE.print(result["convention"], style="dim", soft_wrap=True)
-    if result["left_out"]:
-        CONSOLE.print(f"Left out, since they lack a channel: {plain(', '.join(result['left_out']))}.", soft_wrap=True)
-    done(where, "the result")
-
-
-def predict(run: Path, scans: list[Path], out: Path, probabilities: bool) -> None:
-    """Label scans."""
-    from voxmim import api
-
-    with bar("labelling") as on_case:
-        written = api.predict(run, scans, out, probabilities, on_case)
-    done(out, f"{len(written)} label maps") if written[0].suffix == ".gz" else done(written[0], "the classes")
-
-
-def reconstruct(run: Path, scans: list[Path], out: Path, seed: int) -> None:
-    """Reconstruct scans."""
-    from voxmim import api
-
-    with bar("reconstructing") as on_case:
-        written = api.reconstruct(run, scans, out, seed, on_case)
-    done(out, f"{len(written)} pictures, each with its NIfTI volumes")
-
-
-def import_weights(file: Path, out: Path, spacing: Spacing | None, overrides: list[str], **told: Any) -> None:
-    """Import foreign weights and show what moved."""
-    from voxmim import api
-
-    transfer = api.import_weights(file, out, spacing=spacing, settings=settings_of(overrides), **told)
-    table(f"Weights from {file}", ["", "tensors", "which"], transfer.rows())
-    for supposed in transfer.warnings:
-        CONSOLE.print(plain(supposed), style="yellow", soft_wrap=True)
-    done(out / "encoder.safetensors", f"the encoder, for --init {out}")
-
-
-def export_weights(run: Path, out: Path, to: str) -> None:
-    """Export an encoder and show how the other package takes it."""
-    from voxmim import api
-
-    CONSOLE.print(plain(api.export_weights(run, out)), soft_wrap=True)
-    done(out, f"the encoder for {to}, which the lines above load; CLASSES counts your labels and the background")
-
-
-def recipes(name: str | None) -> None:
-    """List the recipes or print one."""
-    if name is not None:
-        sys.stdout.write(recipe_to_yaml(load_recipe(name)))
-        return
-    table("Packaged recipes", ["name", "what it is for"], [[key, about] for key, about in packaged_recipes().items()])
-    CONSOLE.print("All settings of one: voxmim recipes NAME. Yours: a YAML file with what differs from the defaults.")
-
-
-COMMANDS: dict[str, Callable[..., int | None]] = {
-    "demo": demo,
-    "study": study,
-    "phantom": phantom,
-    "download": download,
-    "inspect": inspect,
-    "prepare": prepare,
-    "verify": verify,
-    "split": split,
-    "pretrain": pretrain,
-    "finetune": finetune,
-    "evaluate": evaluate,
-    "predict": predict,
-    "reconstruct": reconstruct,
-    "import": import_weights,
-    "export": export_weights,
-    "recipes": recipes,
-}
+    Raises:
+        RecipeError: a `--set` is not KEY=VALUE.
+    """
+    settings: dict[str, Any] = {}
+    for override in overrides:
+        key, found, value = override.partition("=")
+        if not found:
+            raise RecipeError(f"--set {override}: write it as KEY=VALUE, such as mask.ratio=0.6.")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RecipeError(f"--set {override}: '{value}' is no valid value; write it as in YAML.") from None
+    given = {SHORT[name][0].format(phase=phase): value for name, value in (short or {}).items() if value is not None}
+    return settings | given

@@ -5,9 +5,10 @@ import shlex
 import shutil
 from pathlib import Path
 
+from voxmim.arguments import make_parser
+
 from conftest import Sorted
 from voxmim import api
-from voxmim.arguments import make_parser
 from voxmim.cli import COMMANDS
 from voxmim.report.classifier_page import classify_page, confusion_table
 from voxmim.report.run_pages import repeat_command

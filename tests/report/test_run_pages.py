@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from voxmim.arguments import make_parser
 
 from conftest import TinyRuns
 from voxmim import api
-from voxmim.arguments import make_parser
 from voxmim.cli import COMMANDS
 from voxmim.recipe import load_recipe
 from voxmim.report.run_pages import (

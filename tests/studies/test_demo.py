@@ -13,10 +13,10 @@ from typing import Any
 
 import nibabel as nib
 import pytest
+from voxmim.arguments import make_parser
 
 from conftest import TINY_RECIPE
 from voxmim import api
-from voxmim.arguments import make_parser
 from voxmim.cli import COMMANDS
 from voxmim.errors import RecipeError, RunError, StoreError
 from voxmim.phantoms.cohort import write_cohort

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from voxmim.arguments import make_parser, settings_of
 
 from conftest import TINY_RECIPE, Tiny
 from voxmim import api
-from voxmim.arguments import make_parser, settings_of
 from voxmim.cli import COMMANDS, main
 from voxmim.errors import RecipeError, RunError, StoreError
 from voxmim.files import alone

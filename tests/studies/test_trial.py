@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from voxmim.arguments import make_parser, settings_of
 
 from conftest import Tiny
-from voxmim.arguments import make_parser, settings_of
 from voxmim.cli import COMMANDS
 from voxmim.recipe import load_recipe
 from voxmim.settings import Training

@@ -1,28 +1,38 @@
-"""What voxmim does, as functions: each takes paths and plain settings, writes a folder, and says where.
+"""Everything voxmim does, as typed functions that take paths and plain settings; the command line calls only these.
 
-The command line calls these functions and nothing else. Each part is loaded when one of its functions is first used,
-so that scans can be prepared without waiting for what trains networks.
+Each function imports what it needs when it is called, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from voxmim.api.datasets import data_sets, download
+from voxmim.api.inspection import inspect
+from voxmim.api.machine import doctor
+from voxmim.api.results import evaluate, predict, reconstruct
+from voxmim.api.scans import phantom, prepare, split, verify
+from voxmim.api.studies import demo, study
+from voxmim.api.training import finetune, plan, pretrain, recipes
+from voxmim.api.weights import export_weights, import_weights, load_encoder
 
-_PARTS = {
-    "datasets": ("data_sets", "download"),
-    "scans": ("PrepareResult", "phantom", "prepare", "split", "verify"),
-    "inspection": ("Inspection", "finding_rows", "inspect", "verdict"),
-    "training": ("finetune", "plan", "pretrain"),
-    "results": ("evaluate", "predict", "reconstruct", "result_rows"),
-    "weights": ("Encoder", "export_weights", "import_weights", "load_encoder"),
-    "studies": ("demo", "study"),
-}
-_HOMES = {name: part for part, names in _PARTS.items() for name in names}
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"voxmim.api.{_HOMES[name]}"), name)
+__all__ = [
+    "data_sets",
+    "demo",
+    "doctor",
+    "download",
+    "evaluate",
+    "export_weights",
+    "finetune",
+    "import_weights",
+    "inspect",
+    "load_encoder",
+    "phantom",
+    "plan",
+    "predict",
+    "prepare",
+    "pretrain",
+    "recipes",
+    "reconstruct",
+    "split",
+    "study",
+    "verify",
+]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from voxmim.doctor.inspect import Inspection, inspect_source
-from voxmim.files import write_text
-from voxmim.report.inspection import finding_rows, inspection_page, verdict
-
-__all__ = ["Inspection", "finding_rows", "inspect", "verdict"]
+if TYPE_CHECKING:
+    from voxmim.doctor.inspect import Inspection
 
 
 def inspect(
@@ -22,23 +20,34 @@ def inspect(
     on_case: Callable[[int, int], None] | None = None,
     scheduler: str | None = None,
 ) -> Inspection:
-    """Read every file of a source once and tell what is wrong with it, what `prepare` will do, and what it is like.
+    """Check every file of a source, and describe its scans.
+
+    Findings say what is wrong and what 'prepare' will do about it. Every file is read once and none is changed. The
+    exit status is 1 if anything is left out or in doubt.
 
     Args:
-        source: a folder of scans, as `prepare` takes it.
-        json_file: write findings and fingerprint there, as JSON.
-        html_file: write a page of them there, with pictures.
-        workers: processes; None takes one per CPU core.
-        match_channels: as of `prepare`.
-        on_case: called with the cases done and their number.
-        scheduler: address of a Dask scheduler, whose workers read the files instead.
+        source: folder or list of scans, as 'prepare' takes it.
+        json_file: write findings and fingerprint to this JSON file.
+        html_file: write a page with findings, histograms and pictures to this file.
+        workers: number of processes. Default: one per CPU core.
+        match_channels: resample channels of another grid to the grid of the first, as 'prepare' does.
+        on_case: called with the number of cases done and their total.
+        scheduler: address of a Dask scheduler whose workers read the files.
+
+    Returns:
+        The findings of every scan, and the fingerprint of the cohort.
 
     Raises:
-        VoxmimError: one sentence on what is wrong.
+        VoxmimError: the source cannot be read.
     """
+    from voxmim.doctor.inspect import inspect_source
+    from voxmim.files import write_text
+
     found = inspect_source(source, workers, match_channels, on_case, scheduler)
     if json_file is not None:
         write_text(Path(json_file), json.dumps(found.as_dict(), indent=1))
     if html_file is not None:
+        from voxmim.report.inspection import inspection_page
+
         inspection_page(Path(html_file), found)
     return found

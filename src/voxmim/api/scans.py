@@ -1,16 +1,13 @@
-"""Scans and stores: phantoms, and what makes a store of scans."""
+"""Scans and stores: phantoms, and everything between scans on disk and a store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from voxmim.phantoms.cohort import write_cohort
-from voxmim.store.prepare import PrepareResult, prepare
-from voxmim.store.split import split
-from voxmim.store.verify import verify
-
-__all__ = ["PrepareResult", "phantom", "prepare", "split", "verify"]
+if TYPE_CHECKING:
+    from voxmim.store.prepare import PrepareResult
 
 
 def phantom(
@@ -18,16 +15,116 @@ def phantom(
     cases: int = 40,
     seed: int = 0,
     on_case: Callable[[int, int], None] | None = None,
-    kind: str = "trunk",
+    kind: Literal["trunk", "head"] = "trunk",
 ) -> Path:
-    """Write a cohort of phantoms with labels, in the layout of the Medical Segmentation Decathlon.
+    """Generate phantoms with label maps: CT of a trunk, or MR of a head.
+
+    The folder has the layout of the Medical Segmentation Decathlon, with splits.json and classes.csv (the class of each
+    scan as a whole). No patient is involved.
 
     Args:
-        out: a new folder.
-        cases: how many.
-        seed: of the anatomies and the split.
-        on_case: called with the cases done and their number.
-        kind: ``trunk``, a CT with six organs, or ``head``, an MR of four channels with a tumour.
+        out: new or empty folder.
+        cases: number of phantoms, at least 4.
+        seed: seed of the anatomies and of the split.
+        on_case: called with the number of cases done and their total.
+        kind: CT of a trunk with six organs, or MR of a head in four channels, most with a tumour.
+
+    Returns:
+        The folder.
+
+    Raises:
+        VoxmimError: too few cases, a negative seed, or a folder that is not empty.
     """
+    from voxmim.phantoms.cohort import write_cohort
+
     write_cohort(Path(out), cases, seed, on_case, kind)
     return Path(out)
+
+
+def prepare(
+    source: Path | str,
+    out: Path | str,
+    spacing: tuple[float, float, float] | None = None,
+    intensity: Literal["auto", "ct", "mr"] = "auto",
+    workers: int | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+    match_channels: bool | None = None,
+    scheduler: str | None = None,
+) -> PrepareResult:
+    """Turn scans into a store, which crops are read from quickly.
+
+    Scans are oriented, resampled, cropped to the foreground, and their intensities scaled.
+    Run it again to continue where it stopped, or with another source to add scans. The exit status is 1 if anything was
+    left out or is in doubt.
+
+    Args:
+        source: folder of scans (any layout, or that of the Decathlon, nnU-Net or BIDS), or a list (.csv, .json).
+        out: folder of the store.
+        spacing: voxel size in mm. Default: that of the store, or the median of the scans.
+        intensity: ct keeps HU, mr becomes z-scores per scan, auto decides from the scans.
+        workers: number of processes. Default: one per CPU core.
+        seed: seed of the split, if the source has none.
+        quiet: print no progress and no messages.
+        match_channels: resample channels of another grid to the grid of the first. Default: as in the store; a new
+            store leaves such scans out.
+        scheduler: address of a Dask scheduler whose workers prepare the scans (docs/clusters.md).
+
+    Returns:
+        The store's folder, how many cases were prepared, and what was left out or is in doubt.
+
+    Raises:
+        VoxmimError: the source cannot be read, or the store cannot be written.
+    """
+    from voxmim.store.prepare import prepare
+
+    return prepare(source, out, spacing, intensity, workers, seed, quiet, match_channels, scheduler)
+
+
+def verify(store: Path | str, workers: int | None = None, scheduler: str | None = None) -> list[str]:
+    """Check a store for damage.
+
+    Its index is compared with its files, their checksums and their label counts. One line per fault; the exit status is
+    1 if there is any.
+
+    Args:
+        store: folder written by 'voxmim prepare'.
+        workers: number of processes. Default: one per CPU core.
+        scheduler: address of a Dask scheduler whose workers read the files.
+
+    Returns:
+        One sentence per fault.
+
+    Raises:
+        VoxmimError: this is not a store, or its index cannot be read.
+    """
+    from voxmim.store.verify import verify
+
+    return verify(store, workers, scheduler)
+
+
+def split(
+    store: Path | str,
+    splits: Path | str | None = None,
+    seed: int = 0,
+    fractions: tuple[float, float] = (0.15, 0.25),
+) -> dict[str, int]:
+    """Split the cases of a store again, by patient.
+
+    No voxel is changed.
+
+    Args:
+        store: folder written by 'voxmim prepare'.
+        splits: JSON file with lists of case names under train, val and test. Default: a random split.
+        seed: seed of the random split.
+        fractions: fractions of the labelled cases for validation and test, if the split is random.
+
+    Returns:
+        The number of cases in each split.
+
+    Raises:
+        VoxmimError: this is not a store, or the file does not fit its cases.
+    """
+    from voxmim.store.split import split
+
+    return split(store, splits, seed, fractions)

@@ -2,7 +2,87 @@
 
 from __future__ import annotations
 
-from voxmim.studies.demo import demo
-from voxmim.studies.study import study
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-__all__ = ["demo", "study"]
+
+def demo(
+    data: Path | str | None = None,
+    out: Path | str = "voxmim-demo",
+    seed: int = 0,
+    recipe: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    spacing: tuple[float, float, float] | None = None,
+) -> dict[str, Any]:
+    """Run every step in one go, on phantoms or on your own scans.
+
+    Prepare, pre-train, fine-tune, evaluate, predict; a segmentor from scratch is trained for comparison. Each step's
+    own command is printed.
+
+    Args:
+        data: folder or list of labelled scans. Default: generated phantoms.
+        out: new or empty folder for everything.
+        seed: seed of everything random.
+        recipe: packaged recipe or YAML file. Default: demo for phantoms, tiny for your data.
+        settings: settings that differ from the recipe, such as mask.ratio=0.6.
+        spacing: voxel size in mm. Default: the median of your data, 7.5 mm for phantoms.
+
+    Returns:
+        The content of results.json, and under "seen" the result in words.
+
+    Raises:
+        VoxmimError: the data, the recipe or the folder cannot be used.
+    """
+    from voxmim.studies.demo import demo
+
+    return demo(data, out, seed, recipe, settings, spacing)
+
+
+def study(
+    name: str,
+    data: Path | str | Sequence[Path | str],
+    out: Path | str,
+    seeds: int | None = None,
+    recipe: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    labels: str | Sequence[str] | None = None,
+    scheduler: str | None = None,
+    accept_findings: bool = False,
+) -> dict[str, Any]:
+    """Run one of the paper's questions as an experiment on your data.
+
+    Run it again to continue where it stopped. Test cases are evaluated once, at the end. The exit status is 1 if trials
+    are missing.
+
+    Args:
+        name: convergence, masking, decoder, labels, resolution or transfer.
+        data: stores with labels in the splits train, val and test: one, or two and more for transfer.
+        out: folder for everything; studies in the same folder reuse each other's trainings.
+        seeds: number of seeds. Default: 3.
+        recipe: packaged recipe or YAML file for all arms. Default: tiny.
+        settings: settings that differ from the recipe, also of one pretext only, such as simclr:pretrain.batch=32.
+        labels: labelled cases to use: a fraction (0.1), a number, or all; several for the study labels. Default: a
+            tenth.
+        scheduler: address of a Dask scheduler whose workers run one trial each.
+        accept_findings: train although findings of a store are in doubt.
+
+    Returns:
+        The content of study.json.
+
+    Raises:
+        VoxmimError: the stores, the recipe or the folder cannot be used.
+    """
+    from voxmim.studies.study import study
+
+    return study(
+        name,
+        data,
+        out,
+        seeds,
+        recipe=recipe,
+        settings=settings,
+        labels=labels,
+        scheduler=scheduler,
+        accept_findings=accept_findings,
+    )

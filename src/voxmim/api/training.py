@@ -1,27 +1,15 @@
-"""Trainings: pre-training, what it would take, and fine-tuning."""
+"""Trainings: pre-training, a plan of one, fine-tuning, and the recipes they follow."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from voxmim.api.tasks import TASKS, refuse_classes, task_of
-from voxmim.errors import RunError, nearest
-from voxmim.recipe import load_recipe
-from voxmim.report.classifier_page import classify_page
-from voxmim.report.run_pages import finetune_page, pretrain_page
-from voxmim.settings import Recipe
-from voxmim.store.format import Store
-from voxmim.training.classify import classify as _classify
-from voxmim.training.finetune import finetune as _finetune
-from voxmim.training.plan import Plan
-from voxmim.training.plan import plan as _plan
-from voxmim.training.pretrain import pretrain as _pretrain
-from voxmim.training.processes import first_process
-from voxmim.training.run import RECIPE, Run
-from voxmim.training.setup import refuse_unresolved
-from voxmim.weights.start import Start, settings_from
+if TYPE_CHECKING:
+    from voxmim.settings import Recipe
+    from voxmim.store.format import Store
+    from voxmim.training.plan import Plan
 
 DEFAULT_RECIPE = "tiny"
 
@@ -35,47 +23,60 @@ def pretrain(
     init: Path | str | None = None,
     accept_findings: bool = False,
 ) -> Path:
-    """Pre-train an encoder on the train and unlabelled scans of a store; labels are never read.
+    """Pre-train an encoder on the scans of a store.
+
+    The splits train and unlabelled are used. Labels are never read.
 
     Args:
-        store: folder of prepared scans.
-        out: the run folder: new, or one that was stopped, with `resume`.
-        recipe: name of a packaged recipe, or a YAML file; None takes that of `init`'s run, or ``tiny``.
-        settings: what differs from the recipe, such as ``{"mask.ratio": 0.6, "pretrain.steps": 2000}``.
-        resume: go on exactly where the run stopped, with its own settings.
-        init: a pre-training's run folder or weights file to start from, whose encoder takes the place of the recipe's;
-            a patch that `settings` tell is kept, and the weights are made to fit it. None starts from nothing.
-        accept_findings: train although findings of the store are in doubt (`Store.unresolved`).
+        store: folder written by 'voxmim prepare'.
+        out: run folder: new, or a stopped run to resume.
+        recipe: packaged recipe or YAML file. Default: that of the initial weights, or tiny.
+        settings: settings that differ from the recipe, such as mask.ratio=0.6.
+        resume: continue exactly where the run stopped, with its own settings.
+        init: run folder or weights file of a pre-training whose encoder to start from; it replaces the encoder of the
+            recipe, and its weights are adapted to a patch given in the settings. Default: random weights.
+        accept_findings: train although findings of the store are in doubt.
 
     Returns:
-        the run folder; it holds ``encoder.safetensors`` and ``report.html``.
+        The run folder, with encoder.safetensors and report.html.
 
     Raises:
-        VoxmimError: one sentence on what is wrong.
+        VoxmimError: the store, the recipe, the weights or the run folder cannot be used.
     """
+    from voxmim.report.run_pages import pretrain_page
+    from voxmim.training.pretrain import pretrain
+    from voxmim.training.processes import first_process
+
     start = None if init is None else Path(init)
     if resume:
         chosen = _resumed(out, recipe=recipe, init=init, **(settings or {}))
     else:
         chosen = _started(recipe, start, settings, pretext=recipe is None)
-    run = _pretrain(_opened(store, resume or accept_findings), Path(out), chosen, resume, start)
+    run = pretrain(_opened(store, resume or accept_findings), Path(out), chosen, resume, start)
     if first_process():
         pretrain_page(run)
     return run.path
 
 
 def plan(store: Path | str, recipe: str | Path | None = None, settings: Mapping[str, Any] | None = None) -> Plan:
-    """What a pre-training would take, from a trial of some of its steps; nothing of it is kept.
+    """Estimate the time, memory and disk that a pre-training takes, from a few of its steps. Nothing is kept.
 
     Args:
-        store: folder of prepared scans.
-        recipe: name of a packaged recipe, or a YAML file; None takes ``tiny``.
-        settings: what differs from the recipe.
+        store: folder written by 'voxmim prepare'.
+        recipe: packaged recipe or YAML file. Default: tiny.
+        settings: settings that differ from the recipe.
+
+    Returns:
+        The estimate.
 
     Raises:
-        VoxmimError: one sentence on what is wrong.
+        VoxmimError: the store or the recipe cannot be used.
     """
-    return _plan(Store(store), load_recipe(recipe or DEFAULT_RECIPE, settings))
+    from voxmim.recipe import load_recipe
+    from voxmim.store.format import Store
+    from voxmim.training.plan import plan
+
+    return plan(Store(store), load_recipe(recipe or DEFAULT_RECIPE, settings))
 
 
 def finetune(
@@ -86,53 +87,83 @@ def finetune(
     recipe: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
-    task: str | None = None,
+    task: Literal["segmentation", "classification"] | None = None,
     classes: Path | str | None = None,
     accept_findings: bool = False,
 ) -> Path:
-    """Train a segmentor, or a classifier of whole scans, from a pre-trained encoder or from scratch.
+    """Train a segmentor or classifier, from a pre-trained encoder or from scratch.
 
     Args:
-        store: folder of prepared scans, with labels for a segmentation.
-        out: the run folder: new, or one that was stopped, with `resume`.
-        init: a pre-training's run folder or weights file, whose encoder takes the place of the recipe's; a patch that
-            `settings` tell is kept, and the weights are made to fit it. None starts from scratch.
-        labels: labelled cases to use: a share (0.1), a number (12), or None for all.
-        recipe: name of a packaged recipe, or a YAML file; None takes that of `init`'s run, or ``tiny``.
-        settings: what differs from the recipe.
-        resume: go on exactly where the run stopped, with its own settings.
-        task: ``segmentation`` (also None) or ``classification``.
-        classes: for a classification, a CSV file with the columns ``case`` and ``class``.
-        accept_findings: train although findings of the store are in doubt (`Store.unresolved`).
+        store: folder written by 'voxmim prepare', with labels for a segmentation.
+        out: run folder: new, or a stopped run to resume.
+        init: run folder or weights file of a pre-training whose encoder to start from; it replaces the encoder of the
+            recipe, and its weights are adapted to a patch given in the settings. Default: from scratch.
+        labels: labelled train cases to use: a fraction (0.1) or a number (12). Default: all.
+        recipe: packaged recipe or YAML file. Default: that of the initial weights, or tiny.
+        settings: settings that differ from the recipe.
+        resume: continue exactly where the run stopped, with its own settings.
+        task: what to learn. Default: segmentation.
+        classes: for a classification, CSV file with the columns case and class.
+        accept_findings: train although findings of the store are in doubt.
 
     Returns:
-        the run folder; it holds ``segmentor.safetensors`` or ``classifier.safetensors``, and ``report.html``.
+        The run folder, with segmentor.safetensors or classifier.safetensors, and report.html.
 
     Raises:
-        VoxmimError: one sentence on what is wrong.
+        VoxmimError: the store, the recipe, the weights or the run folder cannot be used.
     """
+    from voxmim.api.tasks import TASKS, refuse_classes, task_of
+    from voxmim.errors import RunError, nearest
+    from voxmim.report.classifier_page import classify_page
+    from voxmim.report.run_pages import finetune_page
+    from voxmim.training.classify import classify
+    from voxmim.training.finetune import finetune
+    from voxmim.training.processes import first_process
+
     start = None if init is None else Path(init)
     if resume:
-        told = {"init": init, "labels": labels, "task": task, "classes": classes}
-        chosen, task = _resumed(out, recipe=recipe, **told, **(settings or {})), task_of(Path(out))
+        given = {"init": init, "labels": labels, "task": task, "classes": classes}
+        chosen = _resumed(out, recipe=recipe, **given, **(settings or {}))
+        task = task_of(Path(out))
     else:
         chosen = _started(recipe, start, settings)
-    share = None if labels is None else str(labels)
+    used = None if labels is None else str(labels)
     if task not in (None, *TASKS):
         raise RunError(f"'{task}' is no task of a fine-tuning ({', '.join(TASKS)}){nearest(str(task), TASKS) or '.'}")
     opened = _opened(store, resume or accept_findings)
     if task == "classification":
         table = None if classes is None else Path(classes)
-        run, _ = _classify(opened, Path(out), chosen, table, start, share, resume)
+        run, _ = classify(opened, Path(out), chosen, table, start, used, resume)
     else:
         refuse_classes(classes)
-        run, _ = _finetune(opened, Path(out), chosen, start, share, resume)
+        run, _ = finetune(opened, Path(out), chosen, start, used, resume)
     if first_process():
         (classify_page if task == "classification" else finetune_page)(run)
     return run.path
 
 
+def recipes(name: str | None = None) -> dict[str, str] | Recipe:
+    """List the packaged recipes, or print all settings of one.
+
+    Args:
+        name: packaged recipe or YAML file to print.
+
+    Returns:
+        What each packaged recipe is for, or the settings of the one named.
+
+    Raises:
+        RecipeError: there is no such recipe.
+    """
+    from voxmim.recipe import load_recipe, packaged_recipes
+
+    return packaged_recipes() if name is None else load_recipe(name)
+
+
 def _opened(store: Path | str, accepted: bool) -> Store:
+    """Open a store, unless findings of it are in doubt and not accepted."""
+    from voxmim.store.format import Store
+    from voxmim.training.setup import refuse_unresolved
+
     found = Store(store)
     refuse_unresolved(found, accepted)
     return found
@@ -141,7 +172,11 @@ def _opened(store: Path | str, accepted: bool) -> Store:
 def _started(
     recipe: str | Path | None, init: Path | None, settings: Mapping[str, Any] | None, pretext: bool = True
 ) -> Recipe:
-    """The recipe of a new run: what is told comes before what the weights of `init` are, and that before the recipe."""
+    """The recipe of a new run: `settings` override what the weights of `init` require, which overrides the recipe."""
+    from voxmim.recipe import load_recipe
+    from voxmim.training.run import RECIPE
+    from voxmim.weights.start import Start, settings_from
+
     if init is None:
         return load_recipe(recipe or DEFAULT_RECIPE, settings)
     own = init / RECIPE
@@ -149,9 +184,12 @@ def _started(
     return load_recipe(recipe or (own if own.is_file() else DEFAULT_RECIPE), {**known, **(settings or {})})
 
 
-def _resumed(out: Path | str, **told: Any) -> Recipe:
-    """The recipe of the run that goes on; nothing of it can be told anew."""
-    anew = [name for name, value in told.items() if value is not None]
-    if anew:
-        raise RunError(f"{out}: a resumed run keeps its own settings; leave out {', '.join(anew)}.")
+def _resumed(out: Path | str, **given: Any) -> Recipe:
+    """The recipe of the run to resume, which takes no new settings."""
+    from voxmim.errors import RunError
+    from voxmim.training.run import Run
+
+    changed = [name for name, value in given.items() if value is not None]
+    if changed:
+        raise RunError(f"{out}: a resumed run keeps its own settings; leave out {', '.join(changed)}.")
     return Run.open(out).recipe()

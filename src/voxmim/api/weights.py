@@ -1,17 +1,14 @@
-"""Weights that come from other packages, and go to them."""
+"""Weights from other packages, and weights for them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from voxmim.networks.build import Encoder
-from voxmim.weights.exchange import export_encoder, import_encoder, scans_like
-from voxmim.weights.files import load_encoder
-from voxmim.weights.load import Transfer
-
-__all__ = ["Encoder", "export_weights", "import_weights", "load_encoder"]
+if TYPE_CHECKING:
+    from voxmim.networks.build import Encoder
+    from voxmim.weights.load import Transfer
 
 
 def import_weights(
@@ -19,44 +16,81 @@ def import_weights(
     out: Path | str,
     like: Path | str | None = None,
     spacing: tuple[float, float, float] | None = None,
-    intensity: str | None = None,
+    intensity: Literal["ct", "mr"] | None = None,
     channels: Sequence[str] | None = None,
     licence: str = "",
     settings: Mapping[str, Any] | None = None,
 ) -> Transfer:
-    """Make an encoder of another package's checkpoint: MONAI's ViT, MAE or Swin UNETR, or a 2D masked autoencoder.
+    """Convert another package's weights to a voxmim encoder.
+
+    It reads MONAI's ViT, MAE and Swin UNETR, and 2D masked autoencoders.
 
     Args:
-        file: the checkpoint, pickled by torch or safetensors.
-        out: a new folder, which gets ``encoder.safetensors``.
-        like: a store that the scans of these weights are like; what follows is told where they are not, or without it.
-        spacing: voxel size in mm along X, Y, Z.
-        intensity: ``ct`` or ``mr``.
-        channels: the name of each channel.
-        licence: a note on whose the weights are and what may be done with them; it goes along with them.
-        settings: what the file does not tell, such as ``{"vit.heads": 12, "crop": [96, 96, 96]}``.
+        file: checkpoint, pickled by torch or safetensors.
+        out: new folder for the encoder.
+        like: store whose scans are like those the weights were trained on.
+        spacing: voxel size in mm of the training scans. Default: that of the store.
+        intensity: intensity rule of the training scans. Default: that of the store.
+        channels: names of the channels. Default: those of the store.
+        licence: licence note to keep with the weights.
+        settings: settings that the file does not contain, such as vit.heads=12 or crop=[96,96,96].
 
     Returns:
-        the account of what moved.
+        What happened to each tensor.
 
     Raises:
-        VoxmimError: one sentence on what is wrong.
+        VoxmimError: the file is not such a checkpoint, or too little of it fits.
     """
+    from voxmim.weights.exchange import import_encoder, scans_like
+
     scans = scans_like(None if like is None else Path(like), spacing, intensity, channels)
     return import_encoder(Path(file), Path(out), scans, settings or {}, licence)
 
 
-def export_weights(run: Path | str, out: Path | str) -> str:
-    """Write an encoder under the names of MONAI's `UNETR` (a ViT) or `SwinUNETR` (a Swin).
+def export_weights(run: Path | str, out: Path | str, to: Literal["monai"] = "monai") -> str:
+    """Write an encoder for another package.
+
+    The lines of Python that load it there are printed.
 
     Args:
-        run: a pre-training's run folder or weights file.
-        out: a ``.safetensors`` or ``.pt`` file.
+        run: run folder of a pre-training, or its weights file.
+        out: file to write, ending in .safetensors or .pt.
+        to: the package; its UNETR takes a ViT, its SwinUNETR a Swin.
 
     Returns:
-        the Python lines that make MONAI's network and load the weights.
+        Lines of Python that build the network and load the weights.
 
     Raises:
-        VoxmimError: one sentence on what is wrong.
+        VoxmimError: there is no encoder, or the package has no network of its shape.
     """
+    from voxmim.weights.exchange import export_encoder
+
     return export_encoder(Path(run), Path(out))
+
+
+def load_encoder(
+    path: Path | str,
+    crop: tuple[int, int, int] | None = None,
+    patch: tuple[int, int, int] | None = None,
+    channels: Sequence[str] | None = None,
+) -> Encoder:
+    """Load a pre-trained encoder as an ordinary module, to put into another network.
+
+    Args:
+        path: run folder of a pre-training, or its encoder.safetensors.
+        crop: voxels of a crop along X, Y, Z, to adapt learned positions to. Default: that of the weights.
+        patch: voxels of a patch along X, Y, Z, to resize the kernel to (ViT and Swin). Default: that of the weights.
+        channels: names of the scans' channels; a channel that the weights do not know gets the mean of theirs.
+            Default: those of the weights.
+
+    Returns:
+        The network. ``encoder.encode(volume)`` turns (B, C, X, Y, Z) into features (B, width, x, y, z) for every
+        encoder; ``encoder(volume)`` gives a ViT's tokens (B, N, width), or the features of a Swin or U-Net.
+        ``encoder.metadata`` says what a scan must be like (spacing, intensity, window, crop, channels).
+
+    Raises:
+        WeightsError: there is no encoder, or it cannot be adapted to this crop or patch.
+    """
+    from voxmim.weights.files import load_encoder
+
+    return load_encoder(path, crop, patch, channels)

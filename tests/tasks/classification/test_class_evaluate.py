@@ -124,5 +124,5 @@ def test_the_commands_go_from_scans_to_predictions(
 
 
 def test_a_segmentations_classes_are_refused(tiny_runs: TinyRuns, tiny_sorted: Sorted) -> None:
-    with pytest.raises(RunError, match="classes of whole scans are for a classification, which this is not"):
+    with pytest.raises(RunError, match="a table of classes is for a classification"):
         api.evaluate(tiny_runs.finetune, tiny_runs.store, classes=tiny_sorted.classes)

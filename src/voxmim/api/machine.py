@@ -1,0 +1,62 @@
+"""What this machine offers: versions, devices, precisions, optional parts, disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+PACKAGES = ("voxmim", "torch", "lightning", "monai", "numpy", "SimpleITK", "nibabel", "blosc2", "safetensors")
+OPTIONAL = {  # package: what it is for
+    "pydicom": "DICOM",
+    "highdicom": "DICOM segmentations",
+    "distributed": "Dask clusters, pip install 'voxmim[cluster]'",
+}
+
+
+def doctor() -> list[list[str]]:
+    """Describe this machine, for a bug report.
+
+    Versions, devices and their fast precision, optional parts, disk space.
+
+    Returns:
+        Rows of a table: what, and its value.
+    """
+    rows = [["Python", f"{platform.python_version()} on {platform.platform()}"]]
+    rows += [[name, _version(name)] for name in PACKAGES]
+    rows += [[f"{name} ({use})", _version(name)] for name, use in OPTIONAL.items()]
+    rows += _devices()
+    for what, folder in (("this folder", Path.cwd()), ("temporary files", Path(os.environ.get("TMPDIR", "/tmp")))):
+        if folder.is_dir():
+            rows.append([f"disk, {what}", f"{shutil.disk_usage(folder).free / 1e9:,.1f} GB free in {folder}"])
+    return rows
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _devices() -> list[list[str]]:
+    """The CPU and each GPU, with the precision that `precision: auto` chooses there."""
+    if find_spec("torch") is None:
+        return []
+    import torch
+
+    from voxmim.networks.precision import chosen_precision
+
+    cpu = torch.device("cpu")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    rows = [["CPU", f"{cores} cores, {torch.get_num_threads()} threads, precision {chosen_precision('auto', cpu)}"]]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        precision = chosen_precision("auto", torch.device("cuda", index))
+        rows.append(
+            [f"GPU {index}", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, precision {precision}"]
+        )
+    return rows if torch.cuda.is_available() else [*rows, ["GPU", "none that torch can use"]]

@@ -1,0 +1,168 @@
+"""What each command prints, and its exit status: one function per command, given the result of the api's function."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from voxmim.console import CONSOLE, done, figure, plain, table
+
+if TYPE_CHECKING:
+    from voxmim.doctor.inspect import Inspection
+    from voxmim.settings import Recipe
+    from voxmim.store.prepare import PrepareResult
+    from voxmim.training.plan import Plan
+    from voxmim.weights.load import Transfer
+
+Given = Mapping[str, Any]  # the arguments of the command
+
+
+def demo(result: Mapping[str, Any], given: Given) -> None:
+    """The Dice of each arm."""
+    rows = [[name, figure(arm["dice"], arm["ci95"]), str(arm.get("lr", ""))] for name, arm in result["arms"].items()]
+    table(f"Dice on {result['cases']} test cases", ["arm", "mean Dice (95 % interval)", "learning rate"], rows)
+    CONSOLE.print(result["seen"], soft_wrap=True)
+    done(given["out"] / "report.html", f"the demo, {sum(result['seconds'].values()):.0f} s")
+
+
+def study(result: Mapping[str, Any], given: Given) -> int:
+    """What was found; status 1 if trials are missing."""
+    for sentence in [*result["choices"], *result["seen"]]:
+        CONSOLE.print(plain(sentence), soft_wrap=True)
+    missing = [trial for trial in result["trials"] if trial["state"] != "done"]
+    if missing:
+        CONSOLE.print(f"[red]{len(missing)} trials are missing[/red]; run the same command to try them again.")
+    done(given["out"] / given["name"] / "report.html", f"the study, {len(result['trials'])} trials")
+    return 1 if missing else 0
+
+
+def phantom(result: Path, given: Given) -> None:
+    """The folder."""
+    done(result, f"{given['cases']} phantoms with labels")
+
+
+def download(result: Path | list[list[str]], given: Given) -> None:
+    """The folder, or the data sets there are."""
+    if isinstance(result, list):
+        table("Public data sets", ["name", "content", "licence"], result)
+    else:
+        done(result, "the data set, ready for 'voxmim prepare'")
+
+
+def inspect(result: Inspection, given: Given) -> int:
+    """The findings; status 1 if something is left out or in doubt."""
+    from voxmim.report.inspection import finding_rows, verdict
+
+    if result.findings:
+        table("Findings", ["kind", "file", "reason", "action"], finding_rows(result))
+    CONSOLE.print(plain(verdict(result)), soft_wrap=True)
+    for file in filter(None, (given["json_file"], given["html_file"])):
+        done(file, "the inspection")
+    return 0 if result.sound else 1
+
+
+def prepare(result: PrepareResult, given: Given) -> int:
+    """The number of cases; status 1 if something was left out or is in doubt."""
+    if result.failed:
+        CONSOLE.print(f"[red]{len(result.failed)} cases were left out[/red] for the reasons above.")
+    if result.unresolved:
+        text = f"[yellow]{len(result.unresolved)} findings are in doubt[/yellow]: fix or remove these files and prepare"
+        CONSOLE.print(f"{text} again, or train with --accept-findings.", soft_wrap=True)
+    done(result.store, f"{result.prepared} cases prepared, {result.skipped_already} were there already")
+    return 0 if result.sound else 1
+
+
+def verify(result: list[str], given: Given) -> int:
+    """The faults; status 1 if there is any."""
+    for fault in result:
+        CONSOLE.print(plain(fault), style="red", soft_wrap=True)
+    done(given["store"], f"{len(result)} fault{'' if len(result) == 1 else 's'}")
+    return 1 if result else 0
+
+
+def split(result: Mapping[str, int], given: Given) -> None:
+    """The number of cases in each split."""
+    done(given["store"], ", ".join(f"{count} {name}" for name, count in result.items()))
+
+
+def pretrain(result: Path | Plan, given: Given) -> None:
+    """The encoder, or the plan."""
+    if isinstance(result, Path):
+        return done(result / "encoder.safetensors", "the encoder; its report is report.html in the same folder")
+    title = f"{result.steps} steps of {result.crops} crops, estimated from a few of them"
+    table(title, ["what", "how much"], result.rows())
+
+
+def finetune(result: Path, given: Given) -> None:
+    """The segmentor or classifier."""
+    kind = "classifier" if (result / "classifier.safetensors").is_file() else "segmentor"
+    done(result / f"{kind}.safetensors", f"the {kind}; its report is report.html in the same folder")
+
+
+def evaluate(result: Mapping[str, Any], given: Given) -> None:
+    """The scores."""
+    title = f"{len(result['cases'])} cases of the split '{given['split']}'"
+    if result.get("task") == "classification":
+        from voxmim.tasks.classification.evaluate import result_rows
+
+        table(title, ["metric", "value", "95 % interval", "constant guess"], result_rows(result))
+        notes = result.get("told", [])
+    else:
+        from voxmim.tasks.metrics import MAIN, METRICS, cells, headings
+
+        prior = {**result.get("prior", {}).get("labels", {}), "mean": result.get("prior", {}).get("mean", {})}
+        rows = [
+            [name, *cells(scores), METRICS[MAIN].text(prior.get(name, {}).get(MAIN))]
+            for name, scores in [*result["labels"].items(), ("mean", result["mean"])]
+        ]
+        table(title, ["label", *headings(given["tolerance_mm"]), f"prior's {METRICS[MAIN].title}"], rows)
+        left_out = ", ".join(result["left_out"])
+        notes = [f"Left out, because a channel is missing: {left_out}."] if left_out else []
+    CONSOLE.print(*map(plain, notes), result["convention"], sep="\n", style="dim", soft_wrap=True)
+    done(given["json_file"] or given["csv_file"] or given["run"], "the result")
+
+
+def predict(result: list[Path], given: Given) -> None:
+    """The folder of label maps, or the table of classes."""
+    if result[0].suffix == ".gz":
+        done(given["out"], f"{len(result)} label maps")
+    else:
+        done(result[0], "the classes")
+
+
+def reconstruct(result: list[Path], given: Given) -> None:
+    """The folder of pictures."""
+    done(given["out"], f"{len(result)} pictures, each with its NIfTI volumes")
+
+
+def import_weights(result: Transfer, given: Given) -> None:
+    """What happened to each tensor."""
+    table(f"Weights from {given['file']}", ["", "tensors", "which"], result.rows())
+    for warning in result.warnings:
+        CONSOLE.print(plain(warning), style="yellow", soft_wrap=True)
+    done(given["out"] / "encoder.safetensors", f"the encoder, for --init {given['out']}")
+
+
+def export_weights(result: str, given: Given) -> None:
+    """The lines that load the encoder."""
+    CONSOLE.print(plain(result), soft_wrap=True)
+    text = f"the encoder for {given['to']}; the lines above load it (CLASSES: your labels and the background)"
+    done(given["out"], text)
+
+
+def recipes(result: Mapping[str, str] | Recipe, given: Given) -> None:
+    """The packaged recipes, or the settings of one."""
+    if isinstance(result, dict):
+        table("Packaged recipes", ["name", "what it is for"], [list(row) for row in result.items()])
+        CONSOLE.print("'voxmim recipes NAME' prints all settings. A recipe of your own: a YAML file with what differs.")
+    else:
+        from voxmim.recipe import recipe_to_yaml
+
+        sys.stdout.write(recipe_to_yaml(result))  # type: ignore[arg-type]
+
+
+def doctor(result: list[list[str]], given: Given) -> None:
+    """The machine."""
+    table("This machine", ["what", "value"], result)

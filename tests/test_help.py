@@ -1,0 +1,147 @@
+"""The help, and what the command line makes of words: options, short options, examples, completion."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import voxmim
+from command_line import flat, stub
+from voxmim import api, cli, commands
+
+Maker = Callable[..., Path]
+TRAINING = ["STORE", "OUT", "--recipe", "--resume", "--steps", "--batch", "--lr", "--seed", "--devices", "--precision"]
+TRAINING += ["--accumulate", "--nodes", "--strategy", "--compile", "--accept-findings"]
+COMMANDS = {
+    "demo": ["--data", "--out", "--seed", "--spacing", "--recipe", "--set"],
+    "study": [
+        "NAME",
+        "--data",
+        "--out",
+        "--seeds",
+        "--labels",
+        "--recipe",
+        "--scheduler",
+        "--accept-findings",
+        "--set",
+    ],
+    "phantom": ["OUT", "--cases", "--seed", "--kind"],
+    "download": ["NAME", "--out", "--mirror", "--yes"],
+    "inspect": ["SOURCE", "--json", "--html", "--workers", "--match-channels", "--scheduler"],
+    "prepare": ["SOURCE", "OUT", "--spacing", "--intensity", "--workers", "--seed", "--scheduler", "--match-channels"],
+    "verify": ["STORE", "--workers", "--scheduler"],
+    "split": ["STORE", "--splits", "--seed", "--fractions"],
+    "pretrain": [*TRAINING, "--plan-only", "--set", "--init"],
+    "finetune": [*TRAINING, "--set", "--init", "--labels", "--task", "--classes"],
+    "evaluate": ["RUN", "DATA", "--split", "--tolerance", "--json", "--csv", "--classes"],
+    "predict": ["RUN", "SCANS", "--out", "--probabilities"],
+    "reconstruct": ["RUN", "SCANS", "--out", "--seed"],
+    "import": ["FILE", "OUT", "--like", "--spacing", "--intensity", "--channels", "--licence", "--set"],
+    "export": ["RUN", "OUT", "--to"],
+    "recipes": ["NAME"],
+    "doctor": [],
+}
+
+
+Says = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_describes_every_argument(voxmim_says: Says, command: str) -> None:
+    status, said, _ = voxmim_says(command, "--help")
+    assert status == 0
+    for argument in COMMANDS[command]:
+        line = re.search(rf"^│[ *]*{re.escape(argument)}(?= )(.*)│$", said, re.MULTILINE)
+        assert line, argument
+        assert re.search(r"[a-z]{2,}", line[1]), argument
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_no_option_that_a_test_does_not_know(voxmim_says: Says, command: str) -> None:
+    said = voxmim_says(command, "--help")[1]
+    options = set(re.findall(r"^│[ *]*(--[a-z-]+)", said, re.MULTILINE))
+    assert options == {argument for argument in COMMANDS[command] if argument.startswith("--")}
+
+
+def test_an_example_of_each_command_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    for name, command in cli.COMMANDS.items():
+        function = command.function or name
+        stub(monkeypatch, function, lambda function=function, **given: called.append((function, given)))
+        monkeypatch.setattr(commands, function, lambda result, given: 0)
+    monkeypatch.setattr(api, "data_sets", list)
+    for name, command in cli.COMMANDS.items():
+        assert command.examples or name == "doctor"
+        for example in command.examples:
+            with pytest.raises(SystemExit) as left:
+                cli.main(example.split(" > ")[0].split()[1:])
+            assert not left.value.code, example
+    given = dict(called)
+    assert given["prepare"]["spacing"] == (1.5, 1.5, 2.0)
+    assert given["finetune"] | {"init": Path("pretrained"), "labels": "12"} == given["finetune"]
+    assert given["import_weights"]["settings"] == {"vit.heads": 12}
+    assert given["predict"]["scans"] == (Path("scan.nii.gz"),)
+
+
+def test_help_lists_all_commands_in_order_and_where_to_start(voxmim_says: Says) -> None:
+    status, said, _ = voxmim_says("--help")
+    assert status == 0
+    listed = re.findall(r"^│ ([a-z]+) ", said, re.MULTILINE)
+    assert listed == list(cli.COMMANDS)
+    assert set(listed) == set(COMMANDS)
+    assert "Start with 'voxmim demo'" in flat(said)
+    assert voxmim_says("--version")[1] == f"voxmim {voxmim.__version__}\n"
+
+
+def test_options_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, voxmim_says: Says) -> None:
+    called: list[dict[str, Any]] = []
+    stub(monkeypatch, "predict", lambda **given: called.append(given) or [Path("a.nii.gz")])
+    for arguments in ("run a b --out x", "run --out x a b", "--out x run a b", "run a -o x b", "run a b --out=x"):
+        assert voxmim_says("predict", *arguments.split())[0] == 0
+        assert (called[-1]["run"], called[-1]["scans"], called[-1]["out"]) == (
+            Path("run"),
+            (Path("a"), Path("b")),
+            Path("x"),
+        )
+
+
+def test_an_option_of_before_is_still_read(monkeypatch: pytest.MonkeyPatch, voxmim_says: Says) -> None:
+    called: list[dict[str, Any]] = []
+    stub(monkeypatch, "split", lambda **given: called.append(given) or {})
+    status, _, said = voxmim_says("split", "store", "--shares", 0.2, 0.3)
+    assert (status, said) == (0, "--shares is now --fractions.\n")
+    assert called[0]["fractions"] == (0.2, 0.3)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_options(shell: str) -> None:
+    script = cli.make_app().generate_completion(shell=shell)
+    assert "finetune" in script
+    assert "accept-findings" in script
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = (
+        "import sys\n"
+        "from voxmim.cli import COMMANDS, main\n"
+        "for arguments in [['--help'], *([name, '--help'] for name in COMMANDS)]:\n"
+        "    try:\n        main(arguments)\n"
+        "    except SystemExit as left:\n        assert left.code == 0\n"
+        "heavy = {'torch', 'monai', 'lightning', 'SimpleITK', 'matplotlib', 'scipy', 'numpy'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "voxmim", "recipes"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "tiny" in done.stdout
