@@ -221,7 +221,8 @@ def _shape(function: Callable[..., Any], command: Command) -> Signature:
     types = get_type_hints(SimpleNamespace(__annotations__=annotations), vars(sys.modules[function.__module__]))
     parameters = []
     for name in (*command.arguments, *(name for name in types if name not in command.arguments)):
-        kind, default, type_ = Parameter.KEYWORD_ONLY, own[name].default, _option_type(types[name])
+        kind: Any = Parameter.KEYWORD_ONLY
+        default, type_ = own[name].default, _option_type(types[name])
         label = OPTIONS.get(name, (f"--{name.replace('_', '-')}",))
         if name in command.arguments:
             kind, label = Parameter.POSITIONAL_ONLY, (name.upper(),)

@@ -49,6 +49,7 @@ def evaluate(
     from voxmim.training.run import ABOUT, Run
 
     run = Path(run)
+    write_csv: Callable[[Path, dict[str, Any]], None]
     own = Run.open(run, "finetune") if (run / ABOUT).is_file() else None
     if task_of(run) == "classification":
         listed = None if own is None else own.about["listed"]
