@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from voxmim import api
+from voxmim import api, cli, commands
 
 
 def stub(monkeypatch: pytest.MonkeyPatch, name: str, action: Callable[..., Any]) -> None:
@@ -21,3 +22,21 @@ def stub(monkeypatch: pytest.MonkeyPatch, name: str, action: Callable[..., Any])
 def flat(text: str) -> str:
     """Without line breaks and frames, which fall where the terminal ends."""
     return re.sub(r"[\s│┃]+", " ", text)
+
+
+def parsed(arguments: Sequence[str]) -> SimpleNamespace:
+    """What a command line asks for, without doing it: `command` (the api's function) and each of its arguments."""
+    called: list[SimpleNamespace] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, command in cli.COMMANDS.items():
+            function = command.function or name
+            stub(
+                patch,
+                function,
+                lambda function=function, **given: called.append(SimpleNamespace(command=function, **given)),
+            )
+            patch.setattr(commands, function, lambda result, given: 0)
+        with pytest.raises(SystemExit) as left:
+            cli.main(arguments)
+    assert not left.value.code
+    return called[0]

@@ -5,11 +5,9 @@ import shlex
 import shutil
 from pathlib import Path
 
-from voxmim.arguments import make_parser
-
+from command_line import parsed
 from conftest import Sorted
 from voxmim import api
-from voxmim.cli import COMMANDS
 from voxmim.report.classifier_page import classify_page, confusion_table
 from voxmim.report.run_pages import repeat_command
 from voxmim.training.run import Run
@@ -58,7 +56,7 @@ def test_a_probes_report_and_one_without_its_store_say_so(tiny_sorted: Sorted, t
 
 def test_the_command_to_repeat_a_run_is_one_that_can_be_given(tiny_sorted: Sorted) -> None:
     program, *arguments = shlex.split(repeat_command(Run.open(tiny_sorted.run)))
-    told = make_parser(COMMANDS).parse_args(arguments)
+    told = parsed(arguments)
     assert (program, told.task, told.classes) == ("voxmim", "classification", tiny_sorted.classes.resolve())
     assert (told.labels, told.init) == ("18", None)
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from voxmim.arguments import make_parser
 
+from command_line import parsed
 from conftest import TinyRuns
 from voxmim import api
-from voxmim.cli import COMMANDS
 from voxmim.recipe import load_recipe
 from voxmim.report.run_pages import (
     curve,
@@ -102,8 +101,8 @@ def test_the_command_to_repeat_a_run_is_one_that_can_be_given(tiny_runs: TinyRun
     run = Run.open(getattr(tiny_runs, kind))
     program, *arguments = shlex.split(repeat_command(run))
     assert program == "voxmim"
-    told = make_parser(COMMANDS).parse_args(arguments)
-    assert told.command.__name__ == kind
+    told = parsed(arguments)
+    assert told.command == kind
     assert told.store == tiny_runs.store.resolve()
     assert load_recipe(told.recipe) == run.recipe()
     if kind == "finetune":

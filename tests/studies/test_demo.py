@@ -13,11 +13,10 @@ from typing import Any
 
 import nibabel as nib
 import pytest
-from voxmim.arguments import make_parser
 
+from command_line import parsed
 from conftest import TINY_RECIPE
 from voxmim import api
-from voxmim.cli import COMMANDS
 from voxmim.errors import RecipeError, RunError, StoreError
 from voxmim.phantoms.cohort import write_cohort
 from voxmim.recipe import load_recipe, make_recipe, write_recipe
@@ -162,29 +161,28 @@ def test_what_was_seen_step_by_step_is_said_whether_it_pleases_or_not(
 
 
 def test_every_printed_command_can_be_given(travelled: Travelled) -> None:
-    parsed = []
+    asked = []
     for command in travelled.commands:
         program, *arguments = shlex.split(command)
         assert program == "voxmim"
-        parsed.append(make_parser(COMMANDS).parse_args(arguments))
-    assert [told.command.__name__ for told in parsed] == (
+        asked.append(parsed(arguments))
+    assert [told.command for told in asked] == (
         ["prepare", "pretrain", *["finetune"] * 4, "evaluate", "evaluate", "predict", "reconstruct"]
     )
     out = travelled.out
-    assert (parsed[0].source, parsed[0].out, parsed[0].seed) == (travelled.data, out / "store", 5)
-    assert tuple(parsed[0].spacing) == Store(out / "store").preparation.spacing == (7.5, 7.5, 10.0)
-    assert load_recipe(parsed[1].recipe) == load_recipe(out.parent / "tiny.yaml", {"seed": 5, **SETTINGS})
-    assert [(told.lr, told.labels, told.init) for told in parsed[2:6]] == [
+    assert (asked[0].source, asked[0].out, asked[0].seed) == (travelled.data, out / "store", 5)
+    assert tuple(asked[0].spacing) == Store(out / "store").preparation.spacing == (7.5, 7.5, 10.0)
+    assert load_recipe(asked[1].recipe) == load_recipe(out.parent / "tiny.yaml", {"seed": 5, **SETTINGS})
+    assert [(told.settings["finetune.lr"], told.labels, told.init) for told in asked[2:6]] == [
         (1e-3, "0.1", None), (1e-5, "0.1", None), (1e-3, "0.1", out / "pretrain"), (1e-5, "0.1", out / "pretrain"),
     ]  # fmt: skip
-    assert [str(told.run) for told in parsed[6:8]] == list(travelled.summary["runs"].values())
+    assert [str(told.run) for told in asked[6:8]] == list(travelled.summary["runs"].values())
 
 
 def test_a_printed_command_does_what_the_demo_did(travelled: Travelled, tmp_path: Path) -> None:
     _, *arguments = shlex.split(travelled.commands[2])
-    told = make_parser(COMMANDS).parse_args(arguments)
-    settings = {"finetune.lr": told.lr, "scratch_lr": told.lr}
-    again = api.finetune(told.store, tmp_path / "again", told.init, told.labels, told.recipe, settings)
+    told = parsed(arguments)
+    again = api.finetune(told.store, tmp_path / "again", told.init, told.labels, told.recipe, told.settings)
     traces = [[(row["lr"], row["loss"]) for row in Run.open(path).metrics()] for path in (again, told.out)]
     assert traces[0] == traces[1]
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from voxmim.arguments import make_parser, settings_of
 
+from command_line import parsed
 from conftest import Tiny
-from voxmim.cli import COMMANDS
 from voxmim.recipe import load_recipe
 from voxmim.settings import Training
 from voxmim.store.format import Store
@@ -165,15 +164,13 @@ def test_a_trials_command_does_what_it_did(tiny: Tiny, tmp_path: Path) -> None:
     for trial in (pretrain, finetune, evaluation):
         program, *arguments = shlex.split(trial.command(tmp_path))
         assert program == "voxmim"
-        told = make_parser(COMMANDS).parse_args(arguments)
-        assert told.command.__name__ == trial.kind
+        told = parsed(arguments)
+        assert told.command == trial.kind
     arguments = shlex.split(finetune.command(tmp_path))[1:]
-    told = make_parser(COMMANDS).parse_args(arguments)
+    told = parsed(arguments)
     from voxmim import api
 
-    again = api.finetune(
-        told.store, tmp_path / "again", told.init, told.labels, told.recipe, settings_of(told.overrides)
-    )
+    again = api.finetune(told.store, tmp_path / "again", told.init, told.labels, told.recipe, told.settings)
     traces = [[(row["lr"], row["loss"]) for row in Run.open(run).metrics()] for run in (again, finetune.path(tmp_path))]
     assert traces[0] == traces[1]
 
