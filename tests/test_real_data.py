@@ -20,8 +20,7 @@ import voxmim
 from conftest import TINY_RECIPE
 from voxmim import api
 from voxmim.images.formats.dicom import find_series
-from voxmim.images.formats.nifti import orientation_faults
-from voxmim.images.volume import is_scan, read_header, read_volume
+from voxmim.images.volume import is_scan, open_image, read_volume
 from voxmim.phantoms.cohort import write_cohort
 from voxmim.recipe import make_recipe, write_recipe
 from voxmim.store.format import Store
@@ -89,12 +88,11 @@ def test_what_archives_hold_is_read(folder: str) -> None:
     paths = [each.path for each in series] + sorted(file for file in (DATA / folder).rglob("*") if is_scan(file))[:6]
     assert len(paths) >= 3
     for path in paths:
-        volume = read_volume(path)
-        shape, affine = read_header(path)
-        assert volume.shape == shape
-        np.testing.assert_array_equal(volume.affine, affine)
+        image, volume = open_image(path), read_volume(path)
+        assert volume.shape == image.grid.shape
+        np.testing.assert_array_equal(volume.affine, image.affine)
         assert volume.array.min() < volume.array.max()
-        assert orientation_faults(path) == [] if path.is_file() else True
+        assert image.doubts == ()
 
 
 def real(*parts: str) -> Path:
@@ -152,7 +150,6 @@ def test_archives_go_through_inspect_prepare_and_predict(
     write_recipe(tmp_path / "tiny.yaml", make_recipe(TINY_RECIPE))
     segmentor = api.finetune(result.store, tmp_path / "run", recipe=tmp_path / "tiny.yaml", settings=SETTINGS)
     for scan, label_file in zip(scans, api.predict(segmentor, scans, tmp_path / "labels"), strict=True):
-        shape, affine = read_header(scan)
-        label = nib.load(label_file)
-        assert label.shape == shape
-        np.testing.assert_allclose(label.affine, affine, atol=1e-3)
+        grid, label = open_image(scan).grid, nib.load(label_file)
+        assert label.shape == grid.shape
+        np.testing.assert_allclose(label.affine, grid.affine, atol=1e-3)

@@ -18,7 +18,7 @@ from dicom_files import places, voxels, write_enhanced, write_series
 from voxmim.doctor.inspect import inspect_source
 from voxmim.errors import ScanError
 from voxmim.images.formats.dicom import find_series
-from voxmim.images.volume import read_header, read_volume
+from voxmim.images.volume import open_image, read_volume
 from voxmim.store.format import Store
 from voxmim.store.prepare import prepare
 from voxmim.store.verify import verify
@@ -63,7 +63,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 
 
 READERS: list[Callable[[Path], object]] = [
-    read_header,
+    open_image,
     read_volume,
     lambda path: read_volume(path.parent),
     lambda path: find_series(path.parent),

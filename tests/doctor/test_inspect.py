@@ -13,6 +13,7 @@ from dicom_files import PATIENT, voxels, write_series
 from torture import AFFINE, scan, turned, write
 from voxmim.doctor import inspect as module
 from voxmim.doctor.inspect import inspect_source
+from voxmim.images.image_file import ImageFile
 from voxmim.images.volume import read_volume
 
 Maker = Callable[..., Path]
@@ -43,14 +44,13 @@ def test_each_file_is_read_once(tiny_source: Maker, monkeypatch: pytest.MonkeyPa
     from voxmim.doctor import judge
 
     read: list[str] = []
-    for name in ("read_volume", "read_label"):
-        real = getattr(judge, name)
+    real = judge.open_image
 
-        def count(path: Path, *rest: object, real: Callable[..., object] = real) -> object:
-            read.append(str(path))
-            return real(path, *rest)
+    def count(path: Path) -> ImageFile:
+        read.append(str(path))
+        return real(path)
 
-        monkeypatch.setattr(judge, name, count)
+    monkeypatch.setattr(judge, "open_image", count)
     inspection = inspect_source(tiny_source(cases=3, unlabelled=1), workers=1)
     assert sorted(read) == inspection.files
     assert len(read) == 7

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from voxmim.errors import ScanError
-from voxmim.images.volume import Volume, case_name, is_scan, read_header, read_volume, write_volume
+from voxmim.images.volume import Volume, case_name, is_scan, open_image, read_volume, write_volume
 
 OBLIQUE = np.array(
     [[-0.8 * 0.96, 0.5 * 0.28, 0, 10], [0.8 * 0.28, 0.5 * 0.96, 0, -20], [0, 0, 2.5, 30], [0, 0, 0, 1.0]]
@@ -54,9 +54,9 @@ def test_the_reader_applies_slope_and_intercept(tmp_path: Path) -> None:
 
 def test_a_header_is_read_without_the_voxels(tmp_path: Path) -> None:
     write_volume(tmp_path / "a.nii.gz", Volume(counted(2, 4, 5, 6), OBLIQUE))
-    shape, affine = read_header(tmp_path / "a.nii.gz")
-    assert shape == (4, 5, 6)
-    np.testing.assert_allclose(affine, OBLIQUE, atol=1e-5)
+    grid = open_image(tmp_path / "a.nii.gz").grid
+    assert grid.shape == (4, 5, 6)
+    np.testing.assert_allclose(grid.affine, OBLIQUE, atol=1e-5)
 
 
 def test_4d_where_3d_is_meant_is_refused(tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_a_flat_image_is_refused(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.ones((4, 5), dtype=np.int16), np.eye(4)), tmp_path / "a.nii")
     with pytest.raises(ScanError, match="a 3D volume"):
         read_volume(tmp_path / "a.nii")
-    with pytest.raises(ScanError, match="has 2 dimensions"):
-        read_header(tmp_path / "a.nii")
+    with pytest.raises(ScanError, match="holds 4 x 5 voxels"):
+        open_image(tmp_path / "a.nii")
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -116,7 +116,7 @@ def test_a_file_that_is_no_scan_is_refused(tmp_path: Path, content: bytes) -> No
     with pytest.raises(ScanError, match=r"a\.nii\.gz: (cannot be read as an image|the file is cut off)"):
         read_volume(tmp_path / "a.nii.gz")
     with pytest.raises(ScanError, match=r"a\.nii\.gz: (cannot be read as an image|the file is cut off)"):
-        read_header(tmp_path / "a.nii.gz")
+        open_image(tmp_path / "a.nii.gz")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

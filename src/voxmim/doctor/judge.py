@@ -19,10 +19,10 @@ from voxmim.errors import ScanError
 from voxmim.findings import Finding
 from voxmim.images.channels import on_grid
 from voxmim.images.check import check_image, check_label_values, check_same_grid
-from voxmim.images.formats.nifti import orientation_faults
-from voxmim.images.geometry import Grid
+from voxmim.images.grid import Grid, Volume
+from voxmim.images.image_file import ImageFile
 from voxmim.images.repair import mend_label
-from voxmim.images.volume import Volume, read_label, read_sizes, read_volume
+from voxmim.images.volume import open_image
 from voxmim.sources import SourceCase
 
 MOST_VOXELS = 1 << 30  # 4 GiB as float32, of which preparing needs several
@@ -92,7 +92,7 @@ def judge_case(case: SourceCase, channels: Sequence[str], known: Collection[int]
 
 def _judge_image(path: Path, channels: int) -> tuple[Volume | None, list[Finding]]:
     """One file of a scan, or None where it is left out."""
-    volume, findings = _read(path, lambda: read_volume(path, channels), channels)
+    volume, findings = _read(path, lambda image: image.read(channels), channels)
     if volume is None:
         return None, findings
     try:
@@ -109,7 +109,7 @@ def _judge_label(
     path: Path, grid: Grid | None, image_path: Path, known: Collection[int]
 ) -> tuple[np.ndarray | None, list[Finding]]:
     """A label map on its scan's grid (which is not known where the scan is left out), or None where it is left out."""
-    volume, findings = _read(path, lambda: read_label(path, grid.shape, grid.affine) if grid else read_volume(path), 1)
+    volume, findings = _read(path, lambda image: image.read_label(grid) if grid else image.read(), 1)
     if volume is None:
         return None, findings
     label, mended = mend_label(volume, grid, path)
@@ -127,28 +127,25 @@ def _judge_label(
     return None if left_out else label.array[0].astype(np.uint8), [*findings, *left_out]
 
 
-def _read(path: Path, read: Callable[[], Volume], channels: int) -> tuple[Volume | None, list[Finding]]:
+def _read(path: Path, read: Callable[[ImageFile], Volume], channels: int) -> tuple[Volume | None, list[Finding]]:
     """A file's voxels, or None, and what its header and the reading of it give reason to say."""
     findings: list[Finding] = []
-    odd: list[tuple[str, str]] = []
     try:
-        sizes = read_sizes(path)
-        if prod(sizes) > MOST_VOXELS:
-            shape = " x ".join(map(str, sizes))
+        image = open_image(path)
+        if prod(image.sizes) > MOST_VOXELS:
+            shape = " x ".join(map(str, image.sizes))
             text = f"{path}: {shape} voxels are more than {MOST_VOXELS}; crop or resample it first."
             return None, [Finding(str(path), "huge", text, "left out")]
-        if len(sizes) > 3 and prod(sizes[3:]) == 1 and channels == 1:
+        if len(image.sizes) > 3 and prod(image.sizes[3:]) == 1 and channels == 1:
             text = f"{path}: its further axes are of one voxel, and are dropped."
             findings.append(Finding(str(path), "4D", text, "repaired"))
-        odd = orientation_faults(path) if path.is_file() else []
-        volume = read()
+        volume = read(image)
     except ScanError as error:
-        why = odd if error.kind == "unreadable" and odd else [(error.kind, str(error))]
-        return None, [Finding(str(path), kind, text, "left out") for kind, text in why]
+        return None, [_left_out(path, error)]
     except Exception as error:  # damaged bytes make readers fail in many ways, and large files want memory
         text = f"{path}: it could not be read ({error!r}); see to the cause and run again."
         return None, [Finding(str(path), "unreadable", text, "left out")]
-    return volume, findings + [Finding(str(path), kind, text, "used") for kind, text in odd]
+    return volume, findings + [Finding(str(path), kind, text, "used") for kind, text in image.doubts]
 
 
 def _left_out(path: Path, error: ScanError) -> Finding:

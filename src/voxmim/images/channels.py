@@ -9,8 +9,9 @@ import numpy as np
 
 from voxmim.errors import ScanError
 from voxmim.images.check import check_image, check_same_grid
-from voxmim.images.geometry import Grid, resample
-from voxmim.images.volume import Volume, read_volume
+from voxmim.images.geometry import resample
+from voxmim.images.grid import Grid, Volume
+from voxmim.images.volume import read_volume
 
 
 def read_channels(images: Sequence[Path], channels: int, match: bool = False) -> tuple[Volume, list[str]]:

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from voxmim.errors import ScanError
-from voxmim.images.geometry import Grid
-from voxmim.images.volume import Volume
+from voxmim.images.grid import Grid, Volume
 
 _FEWEST = 2  # voxels along an axis: fewer make no volume
 _FEW = 8
@@ -24,17 +23,12 @@ def check_image(volume: Volume, path: Path) -> list[str]:
         warnings, one sentence each.
 
     Raises:
-        ScanError: under 2 voxels along an axis, a value that is no number, or a constant channel.
+        ScanError: under 2 voxels along an axis, or a constant channel.
     """
     if min(volume.shape) < _FEWEST:
         shape = " x ".join(map(str, volume.shape))
         raise ScanError(f"{path}: {shape} voxels make a slice, not a volume; give a 3D scan.", "tiny")
     for index, channel in enumerate(volume.array):
-        if channel.dtype.kind == "f" and (bad := int(np.count_nonzero(~np.isfinite(channel)))):
-            raise ScanError(
-                f"{path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out.",
-                "not finite",
-            )
         if channel.min() == channel.max():
             where = f" in channel {index}" if len(volume.array) > 1 else ""
             text = f"{path}: every voxel{where} has the value {channel.flat[0]:g}; leave this scan out."

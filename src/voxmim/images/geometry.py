@@ -6,7 +6,6 @@ the wanted grid lies at index inv(A) @ B @ j. Oblique, flipped and anisotropic s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import permutations
 from typing import Literal
 
@@ -15,44 +14,14 @@ import SimpleITK as sitk
 from scipy.ndimage import find_objects, gaussian_filter1d
 from scipy.sparse import csr_array
 
-from voxmim.images.volume import Volume
+from voxmim.images.grid import Grid, Spacing, Volume
 
-Spacing = tuple[float, float, float]
 _KEPT = 0.1  # voxels: an axis that would change by less over its whole length is kept as it is
 _DOWN = 1.5  # times: a voxel that grows by more is smoothed first, lest fine structures alias
 _FWHM = 2 * np.sqrt(2 * np.log(2))  # full width at half maximum of a Gaussian of sigma 1
 _STRAIGHT = 1e-3  # voxels: two grids that stray from each other by less have their axes in common
 _SLAB = 2**23  # voxels that are interpolated at once
 _MARGIN = 2  # voxels round a label's own box
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Where voxels lie, without the voxels.
-
-    Attributes:
-        shape: voxels along X, Y, Z.
-        affine: (4, 4), voxel index to RAS+ world mm.
-    """
-
-    shape: tuple[int, int, int]
-    affine: np.ndarray
-
-    @classmethod
-    def of(cls, volume: Volume) -> Grid:
-        """The grid of a volume."""
-        return cls(volume.shape, volume.affine)
-
-    @property
-    def spacing(self) -> Spacing:
-        """Voxel size in mm along X, Y, Z."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
-
-    def crop(self, box: tuple[slice, slice, slice]) -> Grid:
-        """The grid of a box of the voxels (starts and stops inside the grid)."""
-        x, y, z = (part.stop - part.start for part in box)
-        return Grid((x, y, z), _moved(self.affine, np.array([part.start for part in box])))
 
 
 def ras_axes(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

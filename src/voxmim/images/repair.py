@@ -9,8 +9,8 @@ import numpy as np
 
 from voxmim.findings import Finding
 from voxmim.images.check import SAME, check_label, grid_offset
-from voxmim.images.geometry import Grid
-from voxmim.images.volume import Volume, read_label
+from voxmim.images.grid import Grid, Volume
+from voxmim.images.volume import open_image
 
 _ROUNDING = 0.25  # of a voxel: how far a corner may lie off for its affine to be taken for the scan's, badly rounded
 _WHOLE = 1e-3  # how far a value may lie off a whole number
@@ -22,7 +22,7 @@ def fitting_label(path: Path, grid: Grid, image_path: Path, known: Collection[in
     Raises:
         ScanError: see `check_label`.
     """
-    label, _ = mend_label(read_label(path, grid.shape, grid.affine), grid, path)
+    label, _ = mend_label(open_image(path).read_label(grid), grid, path)
     check_label(label, grid, path, image_path, known)
     return label.array[0].astype(np.uint8)
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from voxmim.errors import SourceError
 from voxmim.findings import Finding
 from voxmim.images.formats.dicom import Series, find_series
-from voxmim.images.formats.dicom_seg import is_segmentation
-from voxmim.images.formats.dicom_tags import is_dicom_file, read_slice
+from voxmim.images.formats.dicom_file import is_dicom_file, is_segmentation, read_planes
 from voxmim.images.volume import is_scan
 
 
@@ -28,7 +27,7 @@ def scans_in(folder: Path) -> list[Path]:
         elif is_scan(path):
             found.append(path)
         elif is_dicom_file(path):
-            told = read_slice(path)
+            told = read_planes(path)
             if told.fault is None and not told.enhanced:
                 raise SourceError(
                     f"{path}: DICOM slices lie loose here; put those of each case in a folder of its name."

@@ -12,8 +12,9 @@ from voxmim.doctor.facts import Facts
 from voxmim.doctor.judge import judge_case
 from voxmim.doctor.modality import LOOKED_AT, guess_intensity, named_ct
 from voxmim.errors import ScanError, StoreError
-from voxmim.images.geometry import Grid, Spacing, ras_axes
-from voxmim.images.volume import read_header
+from voxmim.images.geometry import ras_axes
+from voxmim.images.grid import Spacing
+from voxmim.images.volume import open_image
 from voxmim.sources import Source
 from voxmim.store.format import Preparation
 from voxmim.store.writing import read_index
@@ -70,11 +71,11 @@ def _median_spacing(source: Source) -> Spacing:
     spacings = []
     for case in source.cases:
         try:
-            shape, affine = read_header(case.images[0])
+            grid = open_image(case.images[0]).grid
         except ScanError:
             continue  # told when the case is prepared
-        order, _ = ras_axes(affine)
-        spacings.append([Grid(shape, affine).spacing[axis] for axis in order])
+        order, _ = ras_axes(grid.affine)
+        spacings.append([grid.spacing[axis] for axis in order])
     if not spacings:
         raise StoreError(f"{source.path}: none of {len(source.cases)} scans can be read; check the files.")
     x, y, z = (median_low(float(f"{size:.7g}") for size in sizes) for sizes in zip(*spacings, strict=True))

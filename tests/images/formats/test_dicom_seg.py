@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,9 @@ from hypothesis import strategies as st
 from dicom_files import AXIAL, OBLIQUE, PATIENT, places, voxels, write_segmentation, write_series
 from voxmim.errors import ScanError
 from voxmim.images.formats.dicom import find_series
-from voxmim.images.formats.dicom_seg import placed
-from voxmim.images.volume import read_header, read_label, read_volume
+from voxmim.images.grid import Grid
+from voxmim.images.image_file import ImageFile
+from voxmim.images.volume import open_image, read_volume
 
 LABELS = np.zeros((8, 7, 6), dtype=np.uint8)
 LABELS[1:4, 1:3, 2:4], LABELS[5:7, 4:6, 3:5] = 1, 2
@@ -25,8 +25,9 @@ LABELS[1:4, 1:3, 2:4], LABELS[5:7, 4:6, 3:5] = 1, 2
 def test_segments_lie_on_their_scan(tmp_path: Path, orientation: tuple[float, ...], kind: str) -> None:
     scan = write_series(tmp_path / "scan", voxels(6), places(6, orientation=orientation), orientation)
     file = write_segmentation(tmp_path / "case_1.dcm", scan, LABELS, kind)
-    shape, affine = read_header(tmp_path / "scan")
-    label = read_label(file, shape, affine)
+    grid = open_image(tmp_path / "scan").grid
+    affine = grid.affine
+    label = open_image(file).read_label(grid)
     np.testing.assert_array_equal(label.array[0], LABELS)
     np.testing.assert_array_equal(label.affine, affine)
     assert label.array.dtype == np.uint8
@@ -34,7 +35,7 @@ def test_segments_lie_on_their_scan(tmp_path: Path, orientation: tuple[float, ..
     assert alone.shape == (8, 7, 3)
     world = {tuple(np.round((alone.affine @ [*at, 1])[:3], 3)) for at in np.argwhere(alone.array[0] == 2)}
     assert world == {tuple(np.round((affine @ [*at, 1])[:3], 3)) for at in np.argwhere(LABELS == 2)}
-    assert read_header(file)[0] == alone.shape
+    assert open_image(file).sizes == alone.shape
 
 
 def test_a_segmentation_is_no_scan_of_its_folder(tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_a_segmentation_is_no_scan_of_its_folder(tmp_path: Path) -> None:
     ("masks", "kind", "fault"),
     [
         (np.stack([LABELS == 1, LABELS > 0], axis=-1).astype(np.uint8), "BINARY", "its segments overlap"),
-        (np.stack([LABELS == 1, LABELS == 2], axis=-1) * 0.5, "FRACTIONAL", "shares, not masks"),
+        (np.stack([LABELS == 1, LABELS == 2], axis=-1) * 0.5, "FRACTIONAL", "fractions, not masks"),
     ],
 )
 def test_what_is_no_label_map_is_refused(tmp_path: Path, masks: np.ndarray, kind: str, fault: str) -> None:
@@ -60,18 +61,18 @@ def test_what_is_no_label_map_is_refused(tmp_path: Path, masks: np.ndarray, kind
 
 def test_segments_of_another_scan_are_refused(tmp_path: Path) -> None:
     file = write_segmentation(tmp_path / "a.dcm", write_series(tmp_path / "scan", voxels(6)), LABELS)
-    shape, affine = read_header(tmp_path / "scan")
-    moved = affine.copy()
+    grid = open_image(tmp_path / "scan").grid
+    moved = grid.affine.copy()
     moved[0, 3] += 0.3
     with pytest.raises(ScanError, match=r"a\.dcm: its voxels do not lie on those of its scan"):
-        read_label(file, shape, moved)
+        open_image(file).read_label(Grid(grid.shape, moved))
     with pytest.raises(ScanError, match="do not lie on those of its scan"):
-        read_label(file, (4, 7, 6), affine)
+        open_image(file).read_label(Grid((4, 7, 6), grid.affine))
 
 
 def test_other_label_maps_are_read_as_they_are(tmp_path: Path) -> None:
     write_series(tmp_path / "scan", voxels(6))
-    assert read_label(tmp_path / "scan", (1, 1, 1), np.eye(4)).shape == (8, 7, 6)
+    assert open_image(tmp_path / "scan").read_label(Grid((1, 1, 1), np.eye(4))).shape == (8, 7, 6)
 
 
 @pytest.mark.parametrize("cut", [0.5, 0.99])
@@ -84,13 +85,6 @@ def test_a_segmentation_cut_off_is_refused_without_the_name(tmp_path: Path, cut:
     assert PATIENT.split("^")[0] not in str(caught.value)
 
 
-def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write_segmentation(tmp_path / "a.dcm", write_series(tmp_path / "scan", voxels(6)), LABELS)
-    monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(ScanError, match=r"a DICOM segmentation needs further packages; run pip install 'voxmim\[dic"):
-        read_volume(file)
-
-
 @given(st.permutations(range(3)), st.tuples(*[st.booleans()] * 3), st.integers(0, 3))
 def test_a_part_with_other_axes_goes_back_where_it_was(order: list[int], flips: tuple[bool, ...], start: int) -> None:
     part = LABELS[start:, :, 1:].transpose(order)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
@@ -100,7 +94,8 @@ def test_a_part_with_other_axes_goes_back_where_it_was(order: list[int], flips: 
         turn[old, new] = -1 if flip else 1
         turn[old, 3] = (start, 0, 1)[old] + (part.shape[new] - 1 if flip else 0)
     onto = np.diag([0.8, 0.7, 2.5, 1.0])
-    back = placed(part, onto @ turn, LABELS.shape, onto)
+    file = ImageFile(Path("a"), part.shape, onto @ turn, lambda: part, partial=True)
+    back = file.read_label(Grid((8, 7, 6), onto)).array[0]
     inside = LABELS.copy()
     inside[:start] = inside[:, :, :1] = 0
     np.testing.assert_array_equal(back, inside)

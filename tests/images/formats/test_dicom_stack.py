@@ -37,11 +37,11 @@ def test_a_slice_taken_out_is_missed_where_it_was(count: int, spacing: float, da
 
 
 @given(st.integers(2, 20), st.integers(0, 19), st.floats(0.1, 10))
-def test_a_double_is_named_with_its_twin(count: int, twin: int, spacing: float) -> None:
+def test_a_duplicate_is_named_with_its_twin(count: int, twin: int, spacing: float) -> None:
     twin %= count
     found = stack(at(np.append(np.arange(count), twin) * spacing), TURNED[2], 1.0)
     assert found.fault is None
-    assert found.doubles == ((twin, count),)
+    assert found.duplicates == ((twin, count),)
     assert found.order == tuple(range(count))
 
 

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from voxmim.errors import ScanError
-from voxmim.images.volume import case_name, is_scan, read_header, read_volume
+from voxmim.images.volume import case_name, is_scan, open_image, read_volume
 
 SHAPE, MARKER = (4, 5, 6), (3, 1, 4)
 # Columns: the axes of the voxels in RAS+, turned and of three lengths.
@@ -53,9 +53,9 @@ def is_where_it_was(path: Path) -> None:
     assert [tuple(index) for index in np.argwhere(volume.array[0] == 77)] == [MARKER]
     np.testing.assert_allclose(volume.affine @ [*MARKER, 1], AFFINE @ [*MARKER, 1], atol=1e-4)
     np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)
-    shape, affine = read_header(path)
-    assert shape == SHAPE
-    np.testing.assert_allclose(affine, AFFINE, atol=1e-5)
+    grid = open_image(path).grid
+    assert grid.shape == SHAPE
+    np.testing.assert_allclose(grid.affine, AFFINE, atol=1e-5)
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -85,7 +85,7 @@ def test_vectors_are_channels(tmp_path: Path, ending: str) -> None:
 def test_voxels_that_are_missing_are_named(tmp_path: Path, ending: str, data: str) -> None:
     path = by_itk(tmp_path / f"a{ending}", compress=data.endswith("gz"))
     (tmp_path / data).unlink()
-    for read in (read_volume, read_header):
+    for read in (read_volume, open_image):
         with pytest.raises(ScanError, match=rf"a\{ending}: its voxels should lie in {data}, which is missing"):
             read(path)
 
@@ -119,7 +119,7 @@ def test_a_meta_header_at_odds_with_itself_is_refused(tmp_path: Path, field: str
     path = by_itk(tmp_path / "a.mhd")
     kept = [line for line in path.read_text().splitlines() if not line.startswith(f"{field} =")]
     path.write_text("\n".join([*kept[:1], *([f"{field} = {value}"] if value else []), *kept[1:]]))
-    for read in (read_volume, read_header):
+    for read in (read_volume, open_image):
         with pytest.raises(ScanError, match=rf"a\.mhd: its header is damaged \({field} is not as it should be\)"):
             read(path)
 
@@ -131,7 +131,7 @@ def test_a_header_that_claims_the_moon_takes_no_memory(tmp_path: Path, encoding:
     path.write_bytes(boast)
     with pytest.raises(ScanError, match=r"claims 54000000000 bytes of voxels, but there are 240; the file is cut off"):
         read_volume(path)
-    assert read_header(path)[0] == (3000, 3000, 3000)
+    assert open_image(path).sizes == (3000, 3000, 3000)
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".mha"])

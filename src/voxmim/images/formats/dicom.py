@@ -10,22 +10,31 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from voxmim.errors import ScanError
-from voxmim.images.formats.dicom_frames import read_frames, stack_frames
-from voxmim.images.formats.dicom_seg import is_segmentation, read_segmentation
-from voxmim.images.formats.dicom_stack import stack
-from voxmim.images.formats.dicom_tags import UNREADABLE, Slice, is_dicom_file, read_slice
+from voxmim.images.formats.dicom_file import (
+    UNREADABLE,
+    Planes,
+    is_dicom_file,
+    is_segmentation,
+    read_pixels,
+    read_planes,
+)
+from voxmim.images.formats.dicom_seg import open_segmentation
+from voxmim.images.formats.dicom_stack import Stack, stack
+from voxmim.images.grid import LPS_TO_RAS
+from voxmim.images.image_file import ImageFile
+from voxmim.images.walk import files_below, printable
 
 SERIES_ENDING = ".series"
 _REMEMBERED = 16  # folders
+Plane = tuple[Planes, int]  # a file, and which of its planes
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +45,10 @@ class Series:
         path: what `read_volume` takes.
         name: modality and a hash, unique in its folder.
         modality: ``CT``, ``MR`` and so on.
-        files: along the normal of the slices, or one file of many frames.
-        shape: voxels along X, Y, Z.
+        files: those of its slices, or one of many frames.
+        planes: upward along their normal; empty where they make no volume.
         affine: (4, 4) voxel index to LPS world mm.
-        notes: what was odd and is settled, one sentence each.
+        notes: what was odd and is repaired, one sentence each.
         fault: why it is left out, one sentence, or None.
         kind: of the findings that notes and fault make.
     """
@@ -48,11 +57,17 @@ class Series:
     name: str
     modality: str
     files: tuple[Path, ...]
-    shape: tuple[int, int, int] = (0, 0, 0)
+    planes: tuple[Plane, ...] = field(default=(), repr=False)
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
     notes: tuple[str, ...] = ()
     fault: str | None = None
     kind: str = "dicom series"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along X, Y, Z."""
+        columns, rows = self.planes[0][0].size if self.planes else (0, 0)
+        return columns, rows, len(self.planes)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -60,65 +75,59 @@ class Series:
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
+    def load(self) -> np.ndarray:
+        """(X, Y, Z) rescaled values.
+
+        Raises:
+            ScanError: a file cannot be read.
+        """
+        rescale = np.array([planes.rescale[at] for planes, at in self.planes])
+        integer = bool(np.all(rescale == np.rint(rescale)))
+        result = np.empty(self.shape, np.int32 if integer else np.float32, order="F")
+        opened: tuple[Path | None, np.ndarray] = (None, np.zeros(0))
+        for index, (planes, at) in enumerate(self.planes):
+            if opened[0] != planes.path:
+                opened = planes.path, read_pixels(planes.path)
+            stored = opened[1][at].T
+            if stored.dtype.kind == "f" and integer:
+                result, integer = result.astype(np.float32, order="F"), False
+            slope, intercept = rescale[index]
+            result[..., index] = stored * slope + intercept if (slope, intercept) != (1, 0) else stored
+        small = integer and result.min() >= -(1 << 15) and result.max() < 1 << 15
+        return result.astype(np.int16, order="F") if small else result
+
 
 def find_series(folder: Path | str) -> list[Series]:
     """Sort the DICOM files below a folder (hidden ones aside) into series, by name; those left out have a fault."""
-    folder = Path(folder)
     seen = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and name.upper() != "DICOMDIR":
-                file = Path(place, name)
-                try:
-                    state = file.stat()
-                except OSError:
-                    continue
-                seen.append((file, state.st_size, state.st_mtime_ns))
+    for file in files_below(Path(folder)):
+        if file.name.upper() != "DICOMDIR":
+            state = file.stat()
+            seen.append((file, state.st_size, state.st_mtime_ns))
     return list(_sorted_into_series(tuple(seen)))
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell whether `path` is a folder, a series in a folder, or a DICOM file."""
+    """Whether `path` is a folder, a series in a folder, or a DICOM file."""
     return path.is_dir() or _is_series(path) or is_dicom_file(path)
 
 
-def read_dicom(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the one series of a folder, a series of several, an enhanced file, or a DICOM segmentation.
-
-    Returns:
-        (X, Y, Z) rescaled values, and the (4, 4) affine from voxel index to LPS world mm.
+def open_dicom(path: Path) -> ImageFile:
+    """Parse the one series of a folder, a series of several, an enhanced file, or a DICOM segmentation.
 
     Raises:
         ScanError: there is no series here, there are several, it is left out, or it cannot be read.
     """
     if path.is_file() and is_segmentation(path):
-        return read_segmentation(path)
+        return open_segmentation(path)
     series = _wanted(path)
-    if len(series.files) == 1:
-        return read_frames(series.files[0]), series.affine
-    slices = [_read_slice(file) for file in series.files]
-    return np.stack(slices, axis=-1), series.affine
-
-
-def read_dicom_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
-    """The shape and the LPS affine of what `read_dicom` would read.
-
-    Raises:
-        ScanError: as `read_dicom`.
-    """
-    if path.is_file() and is_segmentation(path):
-        array, affine = read_segmentation(path)
-        x, y, z = array.shape
-        return (x, y, z), affine
-    series = _wanted(path)
-    return series.shape, series.affine
+    return ImageFile(path, series.shape, LPS_TO_RAS @ series.affine, series.load)
 
 
 def _wanted(path: Path) -> Series:
     """The series that a path means."""
     if path.is_file():
-        found = _as_series([read_slice(path)], 1)
+        found = _as_series([read_planes(path)], 1)
         if found.fault == "it has one slice only":
             raise ScanError(f"{path}: this is one slice of a series; give its folder.")
         return _sound(replace(found, path=path))
@@ -153,20 +162,21 @@ def _is_series(path: Path) -> bool:
 @lru_cache(maxsize=_REMEMBERED)
 def _sorted_into_series(seen: tuple[tuple[Path, int, int], ...]) -> tuple[Series, ...]:
     """The series of these files; size and time of change tell a file that was replaced from the one remembered."""
-    groups: dict[tuple[str, str | None, Path | None], list[list[Slice]]] = {}
+    groups: dict[tuple[object, ...], list[list[Planes]]] = {}
     for path, _, _ in seen:
         if is_dicom_file(path):
-            found = read_slice(path)
-            kinds = groups.setdefault((found.series, found.fault, path if found.enhanced else None), [])
-            kind = next((kind for kind in kinds if kind[0].like(found)), None)
+            found = read_planes(path)
+            identity = found.identity if found.fault is None else found.series
+            kinds = groups.setdefault((identity, found.fault, path if found.enhanced else None), [])
+            kind = next((kind for kind in kinds if kind[0].is_like(found)), None)
             if kind is None:
                 kinds.append([found])
             else:
                 kind.append(found)
     series, taken = [], set[str]()
     for kinds in groups.values():
-        for slices in kinds:
-            found_series = _as_series(slices, len(kinds))
+        for files in kinds:
+            found_series = _as_series(files, len(kinds))
             name, twins = found_series.name, 1
             while name in taken:
                 twins += 1
@@ -180,65 +190,86 @@ def _with_paths(series: list[Series]) -> Iterable[Series]:
     """Give each series its path: its folder, if no other sound series lies there, or else its one file or its name."""
     homes = [Path(os.path.commonpath([file.parent for file in each.files])) for each in series]
     for each, home in zip(series, homes, strict=True):
-        alone = each.fault is None and not any(
+        own_folder = each.fault is None and not any(
             other.fault is None and other is not each and any(file.is_relative_to(home) for file in other.files)
             for other in series
         )
         of_frames = each.fault is None and len(each.files) == 1
         named = each.files[0] if of_frames else home / f"{each.name}{SERIES_ENDING}"
-        yield replace(each, path=home if alone else named)
+        yield replace(each, path=home if own_folder else named)
 
 
-def _as_series(slices: list[Slice], kinds: int) -> Series:
-    """Judge slices that belong together."""
-    first = slices[0]
+def _as_series(files: Sequence[Planes], kinds: int) -> Series:
+    """Judge files that belong together."""
+    first = files[0]
     number = hashlib.sha256(first.series.encode(errors="replace")).hexdigest()[:8]
-    series = Series(first.path.parent, f"{first.modality}-{number}", first.modality, tuple(s.path for s in slices))
+    paths = tuple(each.path for each in files)
+    series = Series(first.path.parent, f"{first.modality}-{number}", first.modality, paths)
     if first.fault is not None:
-        files = f"{len(slices)} file{'s' if len(slices) > 1 else ''}"
-        text = f"{files} hold{'' if len(slices) > 1 else 's'} {first.fault}"
-        return replace(series, fault=text, kind="unreadable" if first.fault == UNREADABLE else "no scan")
-    if first.enhanced:
-        frames = stack_frames(first.path)
-        return replace(series, shape=frames.shape, affine=frames.affine, fault=frames.fault)
+        held = f"{len(files)} files hold" if len(files) > 1 else "1 file holds"
+        kind = "unreadable" if first.fault == UNREADABLE else "no scan"
+        return replace(series, fault=f"{held} {first.fault}", kind="dicom series" if first.enhanced else kind)
     notes = []
     if kinds > 1:
         notes.append(f"its slices are of {kinds} orientations or sizes; each is a scan of its own")
     normal = np.cross(first.across, first.down)
-    stacked = stack(np.array([each.position for each in slices]), normal, min(first.spacing))
-    fault = stacked.fault and stacked.fault.format(*(slices[index].path.name for index in stacked.where))
-    if stacked.doubles:
-        if all(_same_voxels(slices[a].path, slices[b].path) for a, b in stacked.doubles):
-            notes.append(f"{len(stacked.doubles)} doubled slices are taken once")
+    planes = [(each, index) for each in files for index in range(len(each.positions))]
+    places = np.concatenate([each.positions for each in files])
+    stacked = stack(places, normal, min(first.spacing))
+    fault = stacked.fault and stacked.fault.format(*(_called(planes[index]) for index in stacked.where))
+    if stacked.duplicates and first.enhanced:
+        fault = "several of its frames lie at the same place (several times or echoes in one file)"
+    elif stacked.duplicates:
+        different = next((pair for pair in stacked.duplicates if not _are_copies(*(planes[at] for at in pair))), None)
+        if different is None:
+            notes.append(f"{len(stacked.duplicates)} duplicate slices are used once")
         else:
-            a, b = (slices[index].path.name for index in stacked.doubles[0])
+            a, b = (_called(planes[index]) for index in different)
             fault = f"{a} and {b} lie at the same place with different voxels (several times or echoes in one series)"
+    order = [planes[index] for index in stacked.order]
+    fault = fault or _mixed(order, stacked, places @ normal)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = first.across * first.spacing[0], first.down * first.spacing[1]
     affine[:3, 2] = normal * stacked.spacing
-    affine[:3, 3] = slices[stacked.order[0]].position
-    return replace(
-        series,
-        files=tuple(slices[index].path for index in stacked.order),
-        shape=(*first.size, len(stacked.order)),
-        affine=affine,
-        notes=tuple(notes),
-        fault=fault,
-    )
+    affine[:3, 3] = places[stacked.order[0]]
+    return replace(series, planes=tuple(order), affine=affine, notes=tuple(notes), fault=fault)
 
 
-def _same_voxels(a: Path, b: Path) -> bool:
+def _called(plane: Plane) -> str:
+    return f"frame {plane[1] + 1}" if plane[0].enhanced else printable(Path(plane[0].path.name))
+
+
+def _are_copies(a: Plane, b: Plane) -> bool:
     try:
-        return np.array_equal(_read_slice(a), _read_slice(b))
+        return np.array_equal(a[0].rescale, b[0].rescale) and np.array_equal(
+            read_pixels(a[0].path), read_pixels(b[0].path)
+        )
     except ScanError:
         return False
 
 
-def _read_slice(path: Path) -> np.ndarray:
-    """(X, Y) rescaled values."""
-    try:
-        image = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
-    except RuntimeError:
-        text = f"{path}: its voxels cannot be read; the file is cut off or damaged, copy it again."
-        raise ScanError(text, "cut off") from None
-    return sitk.GetArrayFromImage(image)[0].T
+def _mixed(order: Sequence[Plane], stacked: Stack, heights: np.ndarray) -> str | None:
+    """Why slices of one identity may still be of two patients: an anonymiser gave both the same numbers and names.
+
+    The sign is a number of an instance that stands twice; or, where they have no numbers, two folders whose slices
+    lie between each other's, each an even stack by itself.
+    """
+    text = "cannot be told apart from those of another scan of the same numbers and names"
+    seen: dict[int, Plane] = {}
+    for plane in order if not order[0][0].enhanced else ():
+        number = plane[0].number
+        if number is not None and number in seen:
+            other = seen[number]
+            if len({each[0].number for each in order}) > 1:
+                return f"its slices {text} (first {_called(other)} and {_called(plane)}, both of number {number})"
+        elif number is not None:
+            seen[number] = plane
+    if seen:
+        return None
+    of_folder: dict[Path, list[float]] = {}
+    for plane, index in zip(order, stacked.order, strict=True):
+        of_folder.setdefault(plane[0].path.parent, []).append(float(heights[index]))
+    even = [own for own in of_folder.values() if len(own) > 1 and np.ptp(np.diff(own)) <= 0.02 * np.diff(own).min()]
+    if any(a[0] < b[-1] and b[0] < a[-1] for i, a in enumerate(even) for b in even[:i]):
+        return f"its slices {text} (they lie in several folders, and between each other's)"
+    return None

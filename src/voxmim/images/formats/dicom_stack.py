@@ -8,6 +8,7 @@ import numpy as np
 
 _SAME = 0.01  # mm: slices nearer to each other lie at the same place
 _EVEN = 0.01  # of the spacing: how far a step may be off
+_ROUNDED = 0.1  # of the spacing: how far a position may be off that was rounded when it was written
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,14 +17,14 @@ class Stack:
 
     Attributes:
         order: index of each slice that stays, upward.
-        doubles: (the index that stays, the index that goes) of slices at the same place.
+        duplicates: (the index that stays, the index that goes) of slices at the same place.
         spacing: mm between slices.
         fault: why they make no volume, or None; ``{0}`` and ``{1}`` stand for the names of `where`.
         where: the two slices between which the fault is.
     """
 
     order: tuple[int, ...]
-    doubles: tuple[tuple[int, int], ...] = ()
+    duplicates: tuple[tuple[int, int], ...] = ()
     spacing: float = 1.0
     fault: str | None = None
     where: tuple[int, int] = (0, 0)
@@ -39,34 +40,46 @@ def stack(positions: np.ndarray, normal: np.ndarray, pixel: float) -> Stack:
     """
     heights = positions @ normal
     order: list[int] = []
-    doubles = []
+    duplicates = []
     for index in np.argsort(heights, kind="stable").tolist():
-        if order and np.linalg.norm(positions[index] - positions[order[-1]]) < _SAME:
-            doubles.append((order[-1], index))
+        if order and np.linalg.norm(positions[index] - positions[order[-1]]) < min(_SAME, pixel / 2):
+            duplicates.append((order[-1], index))
         else:
             order.append(index)
     if len(order) < 2:
-        return Stack(tuple(order), tuple(doubles), fault="it has one slice only")
-    gaps = np.diff(heights[order])
-    usual = float(np.median(gaps))
-    fault, where = _uneven(gaps, usual) or _tilted(positions[order], normal, pixel) or (None, 0)
+        return Stack(tuple(order), tuple(duplicates), fault="it has one slice only")
+    rounding = _rounding(positions) * float(np.abs(normal).sum())
+    fault, where = _uneven(heights[order], rounding) or _tilted(positions[order], normal, pixel) or (None, 0)
     spacing = float(heights[order[-1]] - heights[order[0]]) / (len(order) - 1)
-    return Stack(tuple(order), tuple(doubles), spacing, fault, (order[where], order[where + 1]))
+    return Stack(tuple(order), tuple(duplicates), spacing, fault, (order[where], order[where + 1]))
 
 
-def _uneven(gaps: np.ndarray, usual: float) -> tuple[str, int] | None:
+def _rounding(positions: np.ndarray) -> float:
+    """Half of the last decimal that changing positions are written with: how far each of them may be off."""
+    positions = positions[:, np.ptp(positions, axis=0) > 1e-6]
+    for digits in range(1, 6):
+        if np.allclose(np.round(positions, digits), positions, rtol=0, atol=1e-9):
+            return float(0.5 * 10.0**-digits)
+    return 0.0
+
+
+def _uneven(heights: np.ndarray, rounding: float) -> tuple[str, int] | None:
     """The fault of gaps between slices that are not all the usual one, and where the first is."""
-    allowed = max(_SAME, _EVEN * usual)
+    gaps = np.diff(heights)
+    usual = float(np.median(gaps))
+    allowed = max(min(_SAME, _ROUNDED * usual), _EVEN * usual)
     odd = np.flatnonzero(np.abs(gaps - usual) > allowed)
-    if not len(odd):
+    index = np.arange(len(heights))
+    off = np.abs(heights - np.polyval(np.polyfit(index, heights, 1), index)).max()
+    if not len(odd) or off <= min(1.5 * rounding, _ROUNDED * usual):
         return None
-    times = np.rint(gaps / max(usual, _SAME))
-    if usual > _SAME and np.all(times >= 1) and np.all(np.abs(gaps - times * usual) <= times * allowed):
+    times = np.rint(gaps / max(usual, 1e-9))
+    if np.all(times >= 1) and np.all(np.abs(gaps - times * usual) <= times * allowed):
         missing = int(np.sum(times - 1))
         slices = f"{missing} of {missing + len(gaps) + 1} slices"
-        return f"{slices} {'is' if missing == 1 else 'are'} missing, first between {{0}} and {{1}}", odd[0]
-    least, most = gaps.min(), gaps.max()
-    return f"its slices lie {least:.3g} to {most:.3g} mm apart, first unevenly between {{0}} and {{1}}", odd[0]
+        return f"{slices} {'is' if missing == 1 else 'are'} missing, first between {{0}} and {{1}}", int(odd[0])
+    low, high = gaps.min(), gaps.max()
+    return f"its slices lie {low:.3g} to {high:.3g} mm apart, first unevenly between {{0}} and {{1}}", int(odd[0])
 
 
 def _tilted(positions: np.ndarray, normal: np.ndarray, pixel: float) -> tuple[str, int] | None:

@@ -1,259 +1,187 @@
-"""What a NIfTI file says of itself: is it whole, where do its voxels lie, and, of the second version, the voxels.
+"""NIfTI-1 and NIfTI-2, zipped or not, in one file or a pair, as nibabel understands the standard.
 
-ITK reads the first version, but reads zeros where a file is cut off or holds values that are no numbers, and knows
-nothing of the second. The layout of both is at https://nifti.nimh.nih.gov.
+nibabel parses the header; the voxels are read here, so that a file that is cut off, or claims voxels that it does not
+hold, is refused without taking memory for them. The standard: https://nifti.nimh.nih.gov.
 """
 
 from __future__ import annotations
 
-import gzip
-import os
-import struct
-import zlib
-from dataclasses import dataclass
+import io
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 
 from voxmim.errors import ScanError
+from voxmim.images.formats.unzip import GZIP, Unzipped, ZipError
+from voxmim.images.grid import is_invertible
+from voxmim.images.image_file import ImageFile
 
-_GZIP = b"\x1f\x8b"
-_FLOATS = (16, 64)  # the codes of float32 and float64
-_PART = 1 << 22  # bytes read at once
-_DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-# Field to its place and struct format, for both versions; the first number of a header is its length in bytes.
-_LAYOUTS = {
-    348: {
-        "magic": (344, "4s"), "dim": (40, "8h"), "kind": (70, "2h"), "pixdim": (76, "8f"), "start": (108, "f"),
-        "scale": (112, "2f"), "codes": (252, "2h"), "quatern": (256, "6f"), "srow": (280, "12f"),
-    },
-    540: {
-        "magic": (4, "8s"), "dim": (16, "8q"), "kind": (12, "2h"), "pixdim": (104, "8d"), "start": (168, "q"),
-        "scale": (176, "2d"), "codes": (344, "2i"), "quatern": (352, "6d"), "srow": (400, "12d"),
-    },
-}  # fmt: skip
+NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")
+_NESTED = 3  # times that a file may be zipped
+_PART = 1 << 20  # bytes
+_RATIO = 1100  # times that deflate can shrink
+_MM = {1: 1e3, 3: 1e-3}  # the codes of metres and micrometres to mm
+_ZIP_ERRORS = (EOFError, OSError, OverflowError, ValueError, ZipError, MemoryError)
 
 
-@dataclass(frozen=True)
-class NiftiHeader:
-    """The part of a NIfTI header that tells of voxels and geometry.
+def open_nifti(path: Path) -> ImageFile:
+    """Parse the header of a NIfTI file.
 
-    Attributes:
-        version: 1 or 2; 0 is Analyze 7.5, from which NIfTI came.
-        order: ``<`` or ``>``, the order of bytes.
-        sizes: voxels along each axis.
-        kind: the code of the voxels' type.
-        bits: per voxel.
-        start: the first voxel's byte.
-        slope: rescale slope; 0 where voxels are not rescaled.
-        intercept: rescale intercept.
-        sform: (4, 4) affine to RAS+ mm, or None where its code is 0.
-        qform: (4, 4) affine to RAS+ mm, or None where its code is 0.
-        sform_code: what the world of the sform is.
-        qform_code: the same of the qform.
-        zooms: (3,) voxel size in mm.
-    """
-
-    version: int
-    order: str
-    sizes: tuple[int, ...]
-    kind: int
-    bits: int
-    start: int
-    slope: float
-    intercept: float
-    sform: np.ndarray | None
-    qform: np.ndarray | None
-    sform_code: int
-    qform_code: int
-    zooms: np.ndarray
-
-    @property
-    def affine(self) -> np.ndarray:
-        """(4, 4) voxel index to RAS+ mm, of the form that ITK prefers too."""
-        if self.sform is not None and (self.sform_code == 1 or self.qform is None):
-            return self.sform
-        return self.qform if self.qform is not None else np.diag([*self.zooms * (-1, -1, 1), 1.0])
-
-
-def read_nifti_header(path: Path) -> NiftiHeader | None:
-    """The header of a NIfTI (or Analyze) file; None where the file is none.
+    The affine is the sform's where that is set and invertible, else the qform's, else nibabel's base affine (LAS, with
+    the origin in the middle of the volume).
 
     Raises:
-        ScanError: the zip round it is damaged.
+        ScanError: it is no NIfTI file, its header is damaged, or it is Analyze, which does not tell left from right.
     """
+    data = path
+    if path.suffix.lower() in (".hdr", ".img"):
+        path, data = _half(path, ".hdr"), _half(path, ".img")
+    header, first = _parsed(path), data == path
+    dimension, *sizes = (int(size) for size in header["dim"])
+    shape, start = tuple(sizes[: max(0, dimension)]), float(header["vox_offset"])
+    start = float(header.single_vox_offset) if first and start == 0 else start
+    if not (1 <= dimension <= 7 and min(shape) > 0 and start >= 0):
+        raise _damaged(path)
+    dtype, slope, intercept = _type_of(path, header), float(header["scl_slope"]), float(header["scl_inter"])
+    if not np.isfinite(slope) or slope == 0:  # not rescaled, whatever the intercept
+        slope, intercept = 1.0, 0.0
+    elif not np.isfinite(intercept):
+        raise ScanError(f"{path}: its rescale intercept is {intercept}; repair the header.")
+    scale = _MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    affine, doubts = _oriented(path, header, scale)
+
+    def load() -> np.ndarray:
+        array = _voxels(data, int(start), prod(shape), dtype)
+        if (slope, intercept) != (1, 0):
+            array = array.astype(np.result_type(dtype, np.float32), copy=False)
+            array *= slope
+            array += intercept
+        return array.reshape(shape, order="F")
+
+    return ImageFile(path, shape, affine, load, tuple(doubts))
+
+
+def _parsed(path: Path) -> Any:
+    """The header, in which the sizes of voxels are positive, as the standard says; signs have no meaning there."""
     try:
-        with _opened(path) as file:
+        with _content(path) as file:
             content = file.read(540)
-    except (EOFError, OSError, zlib.error):
+    except _ZIP_ERRORS:
         raise _damaged(path) from None
     for order in "<>":
-        layout = _LAYOUTS.get(struct.unpack(f"{order}i", content[:4])[0]) if len(content) >= 348 else None
-        if layout is not None and (layout is _LAYOUTS[348] or len(content) == 540):
-            return _parsed(content, layout, order)
-    return None
+        length = int.from_bytes(content[:4], "little" if order == "<" else "big")
+        kind = {348: nib.Nifti1Header, 540: nib.Nifti2Header}.get(length)
+        if kind is not None and len(content) >= length:
+            header = kind(content[:length], order, check=False)
+            if bytes(header["magic"])[:2] not in (b"n+", b"ni"):
+                text = f"{path}: an Analyze file does not tell left from right; convert the scan anew, to NIfTI."
+                raise ScanError(text, "no orientation")
+            sizes = header["pixdim"].copy()
+            header["pixdim"] = [-1 if sizes[0] < 0 else 1, *np.abs(sizes[1:])]
+            return header
+    raise ScanError(f"{path}: cannot be read as an image (it is no NIfTI file); replace or remove the file.")
 
 
-def refuse_unsound(path: Path, data: Path) -> None:
-    """Refuse a NIfTI file that is cut off, or whose floats are no numbers, and Analyze, which lacks the orientation.
-
-    Of whole numbers in a zip, the length noted at its end is enough; everything else is read through once.
-
-    Args:
-        path: the file with the header.
-        data: the file with the voxels: the same, or the .img of a pair.
-
-    Raises:
-        ScanError: as said.
-    """
-    header = read_nifti_header(path)
-    if header is None:
-        return  # no NIfTI: ITK says so
-    if header.version == 0:
-        text = f"{path}: an Analyze file does not tell left from right; convert the scan anew, to NIfTI."
-        raise ScanError(text, "no orientation")
-    if header.version == 2 and (header.start < 0 or min(header.sizes, default=0) < 1):
-        raise _damaged(path)
-    left = prod(max(0, size) for size in header.sizes) * header.bits // 8
+def _type_of(path: Path, header: Any) -> np.dtype:
     try:
-        if header.kind not in _FLOATS and _is_zipped(data) and _length_noted(data) == (header.start + left) % 2**32:
-            return
-        with _opened(data) as file:
-            file.seek(max(0, header.start))
-            bad = 0
-            while left > 0:
-                part = file.read(min(left, _PART))
-                if not part:
-                    raise _damaged(data)
-                left -= len(part)
-                if header.kind in _FLOATS and header.bits in (32, 64) and len(part) % (header.bits // 8) == 0:
-                    values = np.frombuffer(part, f"{header.order}f{header.bits // 8}")
-                    bad += int(np.count_nonzero(~np.isfinite(values)))
-    except (EOFError, OSError, OverflowError, ValueError, zlib.error):
-        raise _damaged(data) from None
-    if bad:
-        text = f"{path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out."
-        raise ScanError(text, "not finite")
+        dtype = np.dtype(header.get_data_dtype())
+    except nib.spatialimages.HeaderDataError:
+        dtype = np.dtype("V1")
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        name = nib.nifti1.data_type_codes.label.get(int(header["datatype"]), f"type {header['datatype']}")
+        raise ScanError(f"{path}: its voxels are not plain real numbers ({name}); convert it to int16 or float32.")
+    return dtype
 
 
-def read_second(path: Path, data: Path, header: NiftiHeader) -> np.ndarray:
-    """The voxels of a sound NIfTI-2 file, rescaled, shaped as the header says (X, Y, Z and what follows).
-
-    Raises:
-        ScanError: its voxels are of a type that no scan has.
-    """
-    if header.kind not in _DTYPES or np.dtype(_DTYPES[header.kind]).itemsize * 8 != header.bits:
-        raise ScanError(f"{path}: its voxels are of type {header.kind}, which is no plain number; convert the file.")
-    dtype = np.dtype(f"{header.order}{_DTYPES[header.kind]}")
-    with _opened(data) as file:
-        file.seek(header.start)
-        content = file.read(prod(header.sizes) * dtype.itemsize)
-    array = np.frombuffer(content, dtype).reshape(header.sizes, order="F").astype(dtype.newbyteorder("="))
-    if header.slope in (0.0, 1.0) and (header.slope == 0 or header.intercept == 0):
-        return array
-    return (array * header.slope + header.intercept).astype(np.float32)
-
-
-def orientation_faults(path: Path) -> list[tuple[str, str]]:
-    """What is odd in the orientation of a NIfTI file: the kind of the finding, and one sentence; most can be read.
-
-    An sform and a qform may differ where they are of different worlds, but not in which side is left.
-    """
-    header = read_nifti_header(path)
-    if header is None or header.version == 0:
-        return []
-    if header.sform is None and header.qform is None:
-        return [("no orientation", f"{path}: neither sform nor qform is set; which side is left is a guess.")]
-    return [("wrong orientation", text) for text in _contradictions(path, header)]
+def _oriented(path: Path, header: Any, scale: float) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """The affine to world mm, and what is odd about it; `scale` makes mm of the header's unit."""
+    sform, qform = _in_mm(header.get_sform(coded=True)[0], scale), _in_mm(_qform(path, header), scale)
+    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    forms = {"sform": sform, "qform": qform}
+    bad = [name for name, form in forms.items() if form is not None and not is_invertible(form)]
+    used = next((form for name, form in forms.items() if form is not None and name not in bad), None)
+    if used is None and bad:
+        raise ScanError(f"{path}: its {bad[0]} is not invertible; repair the header.", "wrong orientation")
+    if used is None:
+        text = f"{path}: neither sform nor qform is set; which side is left is a guess."
+        return _in_mm(header.get_base_affine(), scale), [("no orientation", text)]
+    faults = [f"its {name} is not invertible, and the other one is taken; repair the header" for name in bad]
+    if sform is not None and not bad:
+        faults = list(_contradictions(sform, qform, header["pixdim"][1:4] * scale, sform_code == qform_code))
+    return used, [("wrong orientation", f"{path}: {fault}.") for fault in faults]
 
 
-def _contradictions(path: Path, header: NiftiHeader) -> list[str]:
-    faults = []
-    forms = {"sform": header.sform, "qform": header.qform}
-    for name, form in forms.items():
-        if form is not None and (not np.all(np.isfinite(form)) or abs(np.linalg.det(form[:3, :3])) < 1e-12):
-            faults.append(f"{path}: its {name} is not invertible; repair the header.")
-    if faults or header.sform is None:
-        return faults
-    sizes = np.linalg.norm(header.sform[:3, :3], axis=0)
-    if not np.allclose(sizes, header.zooms, rtol=0.01):
-        told, meant = (" x ".join(f"{size:.3g}" for size in three) for three in (header.zooms, sizes))
-        faults.append(f"{path}: the voxel size is {told} mm by pixdim, but {meant} mm by the sform.")
-    cosines = (header.sform[:3, :3] / sizes).T @ (header.sform[:3, :3] / sizes)
-    if not np.allclose(cosines, np.eye(3), atol=1e-3):
-        faults.append(f"{path}: the axes of its sform are not at right angles.")
-    if header.qform is not None and (
-        not np.allclose(header.sform, header.qform, rtol=1e-3, atol=1e-2)
-        if header.sform_code == header.qform_code
-        else np.linalg.det(header.sform[:3, :3]) * np.linalg.det(header.qform[:3, :3]) < 0
+def _in_mm(affine: np.ndarray | None, scale: float) -> Any:
+    return None if affine is None else np.diag([scale, scale, scale, 1]) @ affine
+
+
+def _qform(path: Path, header: Any) -> np.ndarray | None:
+    try:
+        return header.get_qform(coded=True)[0]
+    except (ValueError, nib.spatialimages.HeaderDataError):  # its quaternion is longer than 1
+        return np.zeros((4, 4))
+
+
+def _contradictions(sform: np.ndarray, qform: np.ndarray | None, zooms: np.ndarray, same_world: bool) -> Iterator[str]:
+    """An sform and a qform may differ where they are of different worlds, but not in which side is left."""
+    sizes = np.linalg.norm(sform[:3, :3], axis=0)
+    if not np.allclose(sizes, zooms, rtol=0.01, atol=0):
+        listed, own = (" x ".join(f"{size:.3g}" for size in three) for three in (zooms, sizes))
+        yield f"the voxel size is {listed} mm by pixdim, but {own} mm by the sform, which is taken"
+    cosines = sform[:3, :3] / sizes
+    if not np.allclose(cosines.T @ cosines, np.eye(3), atol=1e-3):
+        yield "the axes of its sform are not at right angles"
+    if qform is not None and (
+        not np.allclose(sform, qform, rtol=1e-3, atol=1e-2 * min(1.0, sizes.min()))
+        if same_world
+        else np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0
     ):
-        used = "sform" if header.sform_code == 1 else "qform"
-        faults.append(f"{path}: sform and qform differ; the {used} is taken.")
-    return faults
+        yield "sform and qform differ; the sform is taken"
 
 
-def _parsed(content: bytes, layout: dict[str, tuple[int, str]], order: str) -> NiftiHeader:
-    def get(field: str) -> Any:
-        place, form = layout[field]
-        return struct.unpack_from(f"{order}{form}", content, place)
-
-    second = layout is _LAYOUTS[540]
-    magic = get("magic")[0]
-    dimension, *sizes = get("dim")
-    (kind, bits), (slope, intercept) = get("kind"), get("scale")
-    (start,), (qcode, scode), pixdim = get("start"), get("codes"), get("pixdim")
-    with np.errstate(all="ignore"):
-        qform = _qform(get("quatern"), pixdim) if qcode > 0 else None
-    return NiftiHeader(
-        version=2 if second else int(magic[:2] in (b"n+", b"ni")),
-        order=order,
-        sizes=tuple(sizes[: max(0, min(7, dimension))]),
-        kind=kind,
-        bits=bits,
-        start=int(start) if np.isfinite(start) else 0,
-        slope=slope if np.isfinite(slope) and np.isfinite(intercept) else 0.0,
-        intercept=intercept,
-        sform=np.array([*get("srow"), 0, 0, 0, 1], dtype=float).reshape(4, 4) if scode > 0 else None,
-        qform=qform,
-        sform_code=scode,
-        qform_code=qcode,
-        zooms=np.abs(pixdim[1:4]),
-    )
+def _voxels(path: Path, start: int, count: int, dtype: np.dtype) -> np.ndarray:
+    """(count,) numbers of the machine's own byte order."""
+    held, needed = path.stat().st_size, count * dtype.itemsize
+    try:
+        with _content(path) as file:
+            zipped = isinstance(file.raw, Unzipped)
+            if needed > held * (_RATIO**_NESTED if zipped else 1):
+                raise EOFError
+            while start > 0:
+                start -= (read := len(file.read(min(start, _PART))))
+                if not read:
+                    raise EOFError
+            array = np.empty(count, dtype)  # no memory is taken before it is written to
+            if file.readinto(memoryview(array).cast("B")) < needed:  # type: ignore[arg-type]
+                raise EOFError
+            if zipped:
+                file.read(1)  # so that the checksum behind the voxels is compared
+    except _ZIP_ERRORS:
+        raise _damaged(path) from None
+    return array if dtype.isnative else array.byteswap(inplace=True).view(dtype.newbyteorder("="))
 
 
-def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> np.ndarray:
-    """The affine of a unit quaternion (its three last parts), an offset, the voxel size and the third axis's sign."""
-    b, c, d = np.asarray(values[:3], dtype=float)
-    a = np.sqrt(max(0.0, 1 - (b * b + c * c + d * d)))
-    turn = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
-    )
-    affine = np.eye(4)
-    affine[:3, :3] = turn * np.abs(pixdim[1:4]) * (1, 1, -1 if pixdim[0] < 0 else 1)
-    affine[:3, 3] = values[3:]
-    return affine
+def _content(path: Path) -> io.BufferedReader:
+    """The content of a file, unzipped as many times as it is zipped, whatever its name."""
+    file = path.open("rb")
+    for _ in range(_NESTED):
+        if file.peek(2)[:2] != GZIP:
+            break
+        file = io.BufferedReader(Unzipped(file))
+    return file
 
 
-def _opened(path: Path) -> BinaryIO:
-    return gzip.open(path) if _is_zipped(path) else path.open("rb")  # type: ignore[return-value]
-
-
-def _is_zipped(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == _GZIP
-
-
-def _length_noted(path: Path) -> int:
-    """The length of what is zipped, modulo 2^32, as noted in the zip's last four bytes."""
-    with path.open("rb") as file:
-        file.seek(-4, os.SEEK_END)
-        return int(struct.unpack("<I", file.read(4))[0])
+def _half(path: Path, ending: str) -> Path:
+    """The file of the other ending in a pair of .hdr and .img."""
+    both = (path.with_suffix(ending), path.with_suffix(ending.upper()), path)
+    found = next((file for file in both if file.suffix.lower() == ending and file.is_file()), None)
+    if found is None:
+        raise ScanError(f"{path}: its other half {path.with_suffix(ending).name} is missing; put the file beside it.")
+    return found
 
 
 def _damaged(path: Path) -> ScanError:

@@ -1,0 +1,199 @@
+"""NRRD and MetaImage through SimpleITK, which gets no file whose header is damaged or claims voxels that it lacks.
+
+ITK believes a header: it takes memory for what is claimed, and crashes on some numbers. It does not know units either.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from voxmim.errors import ScanError
+from voxmim.images.grid import LPS_TO_RAS
+from voxmim.images.image_file import ImageFile
+from voxmim.images.walk import has_utf8_name, printable
+
+READERS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+_LONGEST = 1 << 20  # bytes of a header
+_RATIO = 1100  # times that deflate can shrink
+_MM = {
+    "nm": 1e-6, "nanometer": 1e-6, "nanometre": 1e-6, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "micron": 1e-3,
+    "micrometer": 1e-3, "micrometre": 1e-3, "cm": 10.0, "centimeter": 10.0, "centimetre": 10.0, "m": 1e3,
+    "meter": 1e3, "metre": 1e3,
+}  # fmt: skip
+_SPACES = re.compile(r"(right-anterior|left-anterior|left-posterior)-superior(-time)?|(ra|la|lp)st?")
+# Field of a MetaImage to the power of the dimension that is the count of its numbers.
+_NUMBERS = {
+    "DimSize": 1, "ElementSpacing": 1, "ElementSize": 1, "Offset": 1, "Origin": 1, "Position": 1, "CenterOfRotation": 1,
+    "TransformMatrix": 2, "Orientation": 2, "Rotation": 2,
+}  # fmt: skip
+
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # they go past Python, and may quote what a header says
+
+
+@dataclass(frozen=True)
+class _Header:
+    """Fields by name in small letters, their length in bytes, and how the voxels are stored.
+
+    `data` is the file of the voxels, None where it is this one; `packed` the bytes of what is compressed, if known.
+    """
+
+    fields: dict[str, str]
+    length: int
+    data: str | None
+    compressed: bool
+    packed: int = 0
+
+
+def open_text_header(path: Path) -> ImageFile:
+    """Parse the header of an NRRD or MetaImage file.
+
+    Raises:
+        ScanError: its header is damaged, its voxels are missing or lie in several files, or ITK cannot read it.
+    """
+    if not has_utf8_name(path):
+        raise ScanError(f"{printable(path)}: ITK reads no file whose path is not UTF-8; rename it.")
+    meta = READERS[path.suffix.lower()] == "MetaImageIO"
+    header = _meta_header(path) if meta else _nrrd_header(path)
+    _refuse_missing(path, header.data)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(READERS[path.suffix.lower()])
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise ScanError(f"{path}: cannot be read as an image ({_reason(error)}); replace or remove the file.") from None
+    size, components = reader.GetSize(), reader.GetNumberOfComponents()
+    sizes = (*size, components) if components > 1 else size
+
+    def load() -> np.ndarray:
+        bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelIDValue()))
+        _refuse_boastful(path, header, prod(sizes) * int(bits[1] if bits else 8) // 8)
+        try:
+            array = sitk.GetArrayFromImage(reader.Execute())
+        except RuntimeError as error:
+            raise ScanError(
+                f"{path}: its voxels cannot be read ({_reason(error)}); the file is cut off or damaged, copy it again.",
+                "cut off",
+            ) from None
+        return np.moveaxis(array.transpose(), 0, -1) if components > 1 else array.transpose()
+
+    doubts = []
+    if not (_is_oriented_meta if meta else _is_oriented_nrrd)(header.fields):
+        doubts.append(("no orientation", f"{path}: its header has no orientation; which side is left is a guess."))
+    affine = LPS_TO_RAS @ _in_mm(header.fields) @ _affine_of(reader) if reader.GetDimension() >= 3 else np.eye(4)
+    return ImageFile(path, sizes, affine, load, tuple(doubts), partial=".seg" in path.suffixes[-2:-1])
+
+
+def _affine_of(reader: sitk.ImageFileReader) -> np.ndarray:
+    """(4, 4) to the LPS world, in the header's unit."""
+    dimension = reader.GetDimension()
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3] * reader.GetSpacing()[:3]
+    affine[:3, 3] = reader.GetOrigin()[:3]
+    return affine
+
+
+def _in_mm(fields: dict[str, str]) -> np.ndarray:
+    """(4, 4), from the units that a header names along each axis of the world to mm; what is unknown is mm."""
+    named = re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))
+    named = [fields["distanceunits"]] if "distanceunits" in fields else [unit for unit in named if unit.strip()]
+    scales = [_MM.get(unit.strip().lower().removesuffix("s"), 1.0) for unit in named]
+    if len(scales) < 3:
+        return np.diag([*(scales[:1] or [1.0]) * 3, 1.0])
+    return np.diag([*scales[:3], 1.0])
+
+
+def _is_oriented_nrrd(fields: dict[str, str]) -> bool:
+    return "space directions" in fields and _SPACES.fullmatch(fields.get("space", "").lower()) is not None
+
+
+def _is_oriented_meta(fields: dict[str, str]) -> bool:
+    return any(name in fields for name in ("transformmatrix", "orientation", "rotation"))
+
+
+def _nrrd_header(path: Path) -> _Header:
+    length, fields = _fields(path, rb"\r?\n\r?\n", ":")
+    data = fields.get("data file") or fields.get("datafile")
+    if length == 0 and data is None:
+        fields = {}  # cut off: ITK says so
+    return _Header(fields, length, data, fields.get("encoding", "raw").lower() != "raw")
+
+
+def _meta_header(path: Path) -> _Header:
+    """The header of a MetaImage whose fields hold as many numbers as its dimension asks for.
+
+    ITK's reader believes the dimension, whatever it is, and crashes.
+    """
+    length, fields = _fields(path, rb"(?im)^ElementDataFile\s*=.*(\n|\Z)", "=")
+    dimension = fields.get("ndims", "")
+    wrong = "ElementDataFile" if length == 0 else None if dimension in ("1", "2", "3", "4") else "NDims"
+    for name, power in () if wrong else _NUMBERS.items():
+        try:
+            values = [float(part) for part in fields.get(name.lower(), "").split()]
+        except ValueError:
+            wrong = name
+        else:
+            needed = name == "DimSize" or name.lower() in fields
+            wrong = name if needed and len(values) != int(dimension) ** power else wrong
+    if wrong is None and not fields.get("dimsize", "").replace(" ", "").isdecimal():
+        wrong = "DimSize"
+    if wrong is not None:
+        raise ScanError(f"{path}: its header is damaged ({wrong} is not as it should be); copy it again.")
+    data, packed = fields["elementdatafile"], fields.get("compresseddatasize", "")
+    compressed = fields.get("compresseddata", "").lower() in ("true", "1")
+    binary = fields.get("binarydata", "true").lower() in ("true", "1")
+    return _Header(
+        fields, length, None if data.upper() == "LOCAL" else data, compressed or not binary,
+        int(packed) if compressed and packed.isdecimal() else 0,
+    )  # fmt: skip
+
+
+def _fields(path: Path, end: bytes, sign: str) -> tuple[int, dict[str, str]]:
+    """The header's length in bytes, 0 where it has no end, and its fields."""
+    with path.open("rb") as file:
+        content = file.read(_LONGEST)
+    found = re.search(end, content)
+    lines = content[: found.end() if found else _LONGEST].decode("utf-8", "replace").splitlines()
+    pairs = (line.partition(sign) for line in lines)
+    fields = {key.strip().lower(): value.strip() for key, split, value in pairs if split}
+    return found.end() if found else 0, fields
+
+
+def _refuse_missing(path: Path, data: str | None) -> None:
+    """Refuse a header whose voxels lie in a file that is missing, or in several."""
+    if not data:
+        return
+    if data.upper().startswith("LIST") or "%" in data:
+        raise ScanError(f"{path}: its voxels lie in several files; convert it to one file.")
+    try:
+        there = (path.parent / data).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        there = False
+    if not there:
+        raise ScanError(f"{path}: its voxels should lie in {data}, which is missing; put the file beside it.")
+
+
+def _refuse_boastful(path: Path, header: _Header, claimed: int) -> None:
+    """Refuse a file that holds fewer voxels than its header claims: `claimed` bytes in memory."""
+    if not header.fields:
+        return
+    held = (path.parent / header.data).stat().st_size if header.data else path.stat().st_size - header.length
+    if held < max(claimed / _RATIO if header.compressed else claimed, header.packed):
+        raise ScanError(
+            f"{path}: the header claims {claimed} bytes of voxels, but there are {held}; "
+            "the file is cut off or damaged, copy it again.",
+            "cut off",
+        )
+
+
+def _reason(error: Exception) -> str:
+    """The last telling line of an ITK error, which otherwise runs over many lines."""
+    text = re.sub(r"\w+\(0x[0-9a-fA-F]+\): ", "", str(error))  # which object of ITK's it was, and where in memory
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1].removeprefix("sitk::ERROR: ").removeprefix("ITK ERROR: ").rstrip(".!")[-160:]

@@ -1,0 +1,50 @@
+"""A zipped file as a stream: twice as fast as Python's own, and content with what stands behind the zip."""
+
+from __future__ import annotations
+
+import io
+from typing import BinaryIO
+
+from isal import isal_zlib
+
+GZIP = b"\x1f\x8b"
+ZipError: type[Exception] = isal_zlib.error
+_PART = 1 << 20  # bytes
+_WITH_HEADER = 31  # the code of gzip's own header and checksum
+
+
+class Unzipped(io.RawIOBase):
+    """What is zipped in a file, which may be in several members; anything behind the last is ignored.
+
+    Reading raises EOFError where the file is cut off, and `ZipError` where it is damaged.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._packed = file, b""
+        self._member = isal_zlib.decompressobj(_WITH_HEADER)
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._member.eof or self._next_member():
+            packed = self._packed or self._file.read(_PART)
+            content = self._member.decompress(packed, len(buffer))
+            self._packed = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            if content:
+                buffer[: len(content)] = content
+                return len(content)
+            if not packed and not self._member.eof:
+                raise EOFError
+        return 0
+
+    def _next_member(self) -> bool:
+        self._packed = self._packed if len(self._packed) > 1 else self._packed + self._file.read(_PART)
+        if self._packed[:2] != GZIP:
+            return False
+        self._member = isal_zlib.decompressobj(_WITH_HEADER)
+        return True

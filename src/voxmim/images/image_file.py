@@ -1,0 +1,107 @@
+"""An image file that was opened: its header is parsed once, its voxels are read on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from voxmim.errors import ScanError
+from voxmim.images.grid import Grid, Volume, is_invertible
+
+_PART = 1 << 24  # voxels that are tested at once
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """A file of any format, without its voxels.
+
+    Attributes:
+        path: the file, folder or DICOM series.
+        sizes: voxels along X, Y, Z and every further axis that the header has.
+        affine: (4, 4), voxel index to RAS+ world mm.
+        load: reads the voxels, rescaled, in the shape of `sizes`.
+        doubts: the kind of finding and one sentence for each thing that is odd in the header but can be read.
+        partial: a label map that covers only the labelled part of its scan.
+    """
+
+    path: Path
+    sizes: tuple[int, ...]
+    affine: np.ndarray
+    load: Callable[[], np.ndarray]
+    doubts: tuple[tuple[str, str], ...] = ()
+    partial: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) < 3:
+            raise ScanError(f"{self.path}: a 3D volume is expected, but the file holds {_times(self.sizes)} voxels.")
+        if not is_invertible(self.affine):
+            raise ScanError(f"{self.path}: its affine is not invertible; repair the header.", "wrong orientation")
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie."""
+        x, y, z = self.sizes[:3]
+        return Grid((x, y, z), self.affine)
+
+    def read(self, channels: int = 1) -> Volume:
+        """Read the voxels (C, X, Y, Z); a 4D file is a scan of several channels, further axes of one voxel are dropped.
+
+        Raises:
+            ScanError: the file holds another number of channels, is cut off, or a voxel is not a real, finite number.
+        """
+        shape = self.sizes[:3] + tuple(size for size in self.sizes[3:] if size > 1)
+        if len(shape) > 4 or (shape[3] if len(shape) == 4 else 1) != channels:
+            raise ScanError(
+                f"{self.path}: a 3D volume of {channels} channel(s) is expected, but the file holds {_times(shape)} "
+                "voxels; split it into 3D files or list its channels in dataset.json.",
+                "4D" if len(shape) > 3 else "channels",
+            )
+        array = self.load().reshape(shape)
+        if array.dtype.kind not in "iuf":
+            raise ScanError(f"{self.path}: its voxels are not real numbers ({array.dtype}); convert it to float32.")
+        if bad := _count_not_finite(array):
+            text = f"{self.path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out."
+            raise ScanError(text, "not finite")
+        return Volume(np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None], self.affine)
+
+    def read_label(self, grid: Grid) -> Volume:
+        """Read a label map for a scan on this grid; one that covers only the labelled part is padded to the grid.
+
+        Raises:
+            ScanError: as `read`, or the voxels of such a part do not lie on those of the scan.
+        """
+        volume = self.read()
+        if not self.partial:
+            return volume
+        labels = _padded(volume, grid)
+        if labels is None:
+            text = f"{self.path}: its voxels do not lie on those of its scan; make it from the same series."
+            raise ScanError(text, "other grid")
+        return Volume(labels[None], grid.affine)
+
+
+def _padded(part: Volume, grid: Grid) -> np.ndarray | None:
+    """The labels (X, Y, Z) of a part, perhaps with other axes, on the grid; None where one lies on no voxel of it."""
+    found = np.argwhere(part.array[0])
+    to_grid = np.linalg.inv(grid.affine) @ part.affine
+    there = found @ to_grid[:3, :3].T + to_grid[:3, 3]
+    nearest = np.rint(there).astype(int)
+    if np.abs(there - nearest).max(initial=0) > 0.05 or np.any(nearest < 0) or np.any(nearest >= grid.shape):
+        return None
+    result = np.zeros(grid.shape, part.array.dtype)
+    result[tuple(nearest.T)] = part.array[0][tuple(found.T)]
+    return result
+
+
+def _count_not_finite(array: np.ndarray) -> int:
+    if array.dtype.kind != "f":
+        return 0
+    flat = array.reshape(-1, order="A")  # no copy: in the order that it lies in memory
+    return sum(int(np.count_nonzero(~np.isfinite(flat[at : at + _PART]))) for at in range(0, flat.size, _PART))
+
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes))
