@@ -154,11 +154,15 @@ def _pairs(torture: Torture) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     file = bad_image("huge", "huge", lambda a: a)
     file.write_bytes(gzip.compress(_header((2048, 1024, 1024))))
-    file = bad_image("sheared", "wrong orientation", lambda a: a)
-    sheared = nib.Nifti1Image(scan(1)[0], AFFINE @ [[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    sheared.header.set_sform(sheared.affine, 1)
-    sheared.header["qform_code"] = 0
-    nib.save(sheared, file)
+    shear = AFFINE @ [[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    file, label = case("sheared")
+    for each in (file, label):
+        sheared = nib.Nifti1Image(np.asarray(nib.load(each).dataobj), shear)
+        sheared.header.set_sform(shear, 1)
+        sheared.header["qform_code"] = 0
+        nib.save(sheared, each)
+        torture.fault(each, "wrong orientation")
+    good("sheared", file, shear)
     copied = source / "imagesTr" / "copied.mha"
     torture.fault(write(copied, scan(1)[0].astype(np.float32), AFFINE), "duplicate")
 

@@ -10,6 +10,7 @@ import pytest
 from torture import AFFINE, OBLIQUE, scan, turned, write
 from voxmim.doctor import judge as module
 from voxmim.doctor.judge import Judged, judge_case
+from voxmim.images.image_file import ImageFile
 from voxmim.sources import SourceCase
 
 IMAGE, LABEL = scan(0)
@@ -70,7 +71,7 @@ def test_channels_of_another_grid_are_left_out_or_interpolated(tmp_path: Path) -
 
 def test_a_huge_scan_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_VOXELS", IMAGE.size - 1)
-    monkeypatch.setattr(module, "read_volume", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(ImageFile, "read", lambda *_: pytest.fail("it was read"))
     file = write(tmp_path / "image.nii.gz", IMAGE, AFFINE)
     assert kinds(judge_case(SourceCase("case", (file,), None), ("CT",))) == [("image.nii.gz", "huge", "left out")]
 
@@ -83,7 +84,7 @@ def test_what_fails_while_reading_is_told_with_the_file(
         raise error
 
     file = write(tmp_path / "image.nii.gz", IMAGE, AFFINE)
-    monkeypatch.setattr(module, "read_volume", fail)
+    monkeypatch.setattr(module, "open_image", fail)
     found = judge_case(SourceCase("case", (file,), None), ("CT",))
     assert kinds(found) == [("image.nii.gz", "unreadable", "left out")]
     assert found.findings[0].reason.startswith(f"{file}: it could not be read")

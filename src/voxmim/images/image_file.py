@@ -11,6 +11,7 @@ import numpy as np
 from voxmim.errors import ScanError
 from voxmim.images.grid import Grid, Volume, is_invertible
 
+_SMALLEST, _LARGEST = 1e-7, 1e4  # mm, of a voxel
 _PART = 1 << 24  # voxels that are tested at once
 
 
@@ -39,6 +40,9 @@ class ImageFile:
             raise ScanError(f"{self.path}: a 3D volume is expected, but the file holds {_times(self.sizes)} voxels.")
         if not is_invertible(self.affine):
             raise ScanError(f"{self.path}: its affine is not invertible; repair the header.", "wrong orientation")
+        if not all(_SMALLEST < size < _LARGEST for size in self.grid.spacing):
+            spacing = _times(tuple(f"{size:.3g}" for size in self.grid.spacing))
+            raise ScanError(f"{self.path}: its voxels are {spacing} mm; repair the header.", "wrong orientation")
 
     @property
     def grid(self) -> Grid:
@@ -103,5 +107,5 @@ def _count_not_finite(array: np.ndarray) -> int:
     return sum(int(np.count_nonzero(~np.isfinite(flat[at : at + _PART]))) for at in range(0, flat.size, _PART))
 
 
-def _times(sizes: tuple[int, ...]) -> str:
+def _times(sizes: tuple[object, ...]) -> str:
     return " x ".join(map(str, sizes))

@@ -89,7 +89,7 @@ def _parsed(path: Path) -> Any:
 def _type_of(path: Path, header: Any) -> np.dtype:
     try:
         dtype = np.dtype(header.get_data_dtype())
-    except nib.spatialimages.HeaderDataError:
+    except (KeyError, nib.spatialimages.HeaderDataError):
         dtype = np.dtype("V1")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         name = nib.nifti1.data_type_codes.label.get(int(header["datatype"]), f"type {header['datatype']}")
