@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from isal import isal_zlib
 
 GZIP = b"\x1f\x8b"
-ZipError: type[Exception] = isal_zlib.error
+ZipError: Any = isal_zlib.error  # its own type stub is wrong
 _PART = 1 << 20  # bytes
 _WITH_HEADER = 31  # the code of gzip's own header and checksum
 
