@@ -11,7 +11,8 @@ from voxmim.errors import WeightsError
 from voxmim.networks.build import build_encoder, describe_encoder
 from voxmim.networks.classifier import Classifier
 from voxmim.recipe import make_recipe
-from voxmim.weights.files import holds_classifier, load_classifier, save_weights
+from voxmim.weights.files import holds_classifier, save_weights
+from voxmim.weights.load import load_classifier
 
 CROP = (16, 8, 16)
 KINDS: dict[str, dict[str, Any]] = {

@@ -27,7 +27,8 @@ from voxmim.training.loop import make_fabric
 from voxmim.training.objectives import Masked
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
-from voxmim.weights.files import load_encoder, read_weights
+from voxmim.weights.files import read_weights
+from voxmim.weights.load import load_encoder
 
 NAMES = ("T1", "T1ce", "T2")
 SHAPE = (14, 13, 15)
@@ -206,8 +207,8 @@ def test_an_encoder_of_one_channel_at_a_time_moves_whole_into_a_segmentor_of_all
     first = pretrain(store, tmp_path / "first", recipe)
     second, transfer = finetune(store, tmp_path / "second", recipe, first.path)
     assert transfer is not None
-    assert (transfer.share, transfer.fresh, transfer.warnings) == (1.0, {}, [])
-    assert all("channels any to T1, T1ce, T2" in what for what in transfer.resized.values())
+    assert (transfer.fraction, transfer.missing, transfer.warnings) == (1.0, {}, [])
+    assert all("channels any to T1, T1ce, T2" in what for what in transfer.adapted.values())
     volume = torch.randn(1, 1, 8, 8, 8)
     whole = load_encoder(first.path, channels=NAMES)
     torch.testing.assert_close(whole.encode(volume.expand(-1, 3, -1, -1, -1)), load_encoder(first.path).encode(volume))

@@ -28,7 +28,8 @@ from voxmim.training import classify as module
 from voxmim.training.classify import class_weights, classify, list_cases, train_cases, validation_figures
 from voxmim.training.loop import make_fabric
 from voxmim.training.run import Run
-from voxmim.weights.files import load_classifier, read_weights
+from voxmim.weights.files import read_weights
+from voxmim.weights.load import load_classifier
 
 
 def train_on(data: Sorted, out: Path, **told: Any) -> Path:

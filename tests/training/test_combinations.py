@@ -21,7 +21,8 @@ from voxmim.training.finetune import finetune
 from voxmim.training.objectives import Contrastive, Masked, step_masks
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
-from voxmim.weights.files import load_encoder, read_weights
+from voxmim.weights.files import read_weights
+from voxmim.weights.load import load_encoder
 
 SMALL: dict[str, Any] = {
     **TINY_RECIPE,
@@ -88,12 +89,12 @@ def test_pre_trained_stopped_resumed_fine_tuned_and_put_to_use(
         }
         another = Run.open(api.pretrain(tiny.store, tmp_path / "further", None, further, init=straight))
         assert (another.recipe().encoder, another.recipe().pretext) == (encoder, pretext)
-        assert "1 resized (" in another.about["transfer"]
+        assert "1 adapted (" in another.about["transfer"]
         assert another.about["transfer"].endswith("100.0% of the encoder's parameters")
 
     segmentor, transfer = finetune(store, tmp_path / "segmentor", Run.open(straight).recipe(), straight)
     assert transfer is not None
-    assert transfer.share == 1.0
+    assert transfer.fraction == 1.0
     assert set(evaluate(segmentor.path, tiny.store)["labels"]) == {"bone", "fat"}
     scan = tiny.source / "imagesTr" / "case_7.nii.gz"
     (labels,) = api.predict(segmentor.path, [scan], tmp_path / "labels")

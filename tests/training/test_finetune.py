@@ -29,7 +29,8 @@ from voxmim.training import finetune as module
 from voxmim.training.finetune import finetune, labelled_cases, validation_dice
 from voxmim.training.loop import make_fabric
 from voxmim.training.run import Run
-from voxmim.weights.files import load_segmentor, read_weights, save_weights
+from voxmim.weights.files import read_weights, save_weights
+from voxmim.weights.load import load_segmentor
 
 
 def recipe_of(tiny: Tiny, **changes: Any) -> Recipe:
@@ -232,7 +233,7 @@ def test_a_patch_and_a_window_that_are_told_are_kept(tiny_runs: TinyRuns, tmp_pa
     path = api.finetune(tiny_runs.store, tmp_path / "run", tiny_runs.pretrain, settings=told)
     run = Run.open(path)
     assert (run.recipe().vit.patch, run.recipe().window) == ((4, 4, 2), (-100, 100))
-    assert "1 resized (embed.weight: patch (4, 4, 4) to (4, 4, 2))" in run.about["transfer"]
+    assert "1 adapted (embed.weight: patch (4, 4, 4) to (4, 4, 2))" in run.about["transfer"]
     assert load_segmentor(path)[0].encoder.patch == (4, 4, 2)
     with pytest.raises(WeightsError, match=r"first that do not are embed\.weight: \(24, 64\) in the file, \(48, 64\)"):
         api.finetune(tiny_runs.store, tmp_path / "wide", tiny_runs.pretrain, settings={"vit.width": 48})

@@ -9,7 +9,8 @@ from conftest import Tiny, TinyRuns
 from voxmim import api
 from voxmim.cli import main
 from voxmim.training import plan as plan_module
-from voxmim.weights.files import load_encoder, read_weights
+from voxmim.weights.files import read_weights
+from voxmim.weights.load import load_encoder
 
 
 def test_its_figures_are_those_of_the_training(

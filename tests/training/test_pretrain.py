@@ -27,7 +27,8 @@ from voxmim.training.loop import make_fabric
 from voxmim.training.objectives import Masked, step_masks
 from voxmim.training.pretrain import pretrain, pretraining_cases
 from voxmim.training.run import Run
-from voxmim.weights.files import load_encoder, read_weights
+from voxmim.weights.files import read_weights
+from voxmim.weights.load import load_encoder
 
 
 def recipe_of(tiny: Tiny, **changes: Any) -> Recipe:

@@ -25,7 +25,8 @@ from voxmim.recipe import make_recipe
 from voxmim.store.crops import Crops
 from voxmim.training.processes import make_fabric
 from voxmim.training.run import Run
-from voxmim.weights.files import load_encoder, read_weights
+from voxmim.weights.files import read_weights
+from voxmim.weights.load import load_encoder
 
 SETTINGS: dict[str, Any] = {"pretrain.batch": 4, "pretrain.augmentation.flip": 0.5, "pretrain.ema": 0.5}
 TWO: dict[str, Any] = {**SETTINGS, "devices": 2}

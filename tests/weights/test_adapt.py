@@ -1,4 +1,4 @@
-"""Weights for another layout: patches enlarged with their weights embed as before, and so does an equal channel."""
+"""Weights for other inputs: patches enlarged with their weights embed as before, and so does an equal channel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from voxmim.networks.patches import Triple, patchify, unpatchify
 from voxmim.networks.positions import resize_positions
 from voxmim.networks.swin import Swin
 from voxmim.networks.vit import ViT
-from voxmim.weights.adapt import Layout, adapt, resize_channels, resize_patch
+from voxmim.weights.adapt import Inputs, adapt, pick_channels, resize_patch
 
 GRID: Triple = (2, 3, 4)
 NAMES = ("a", "b", "c")
@@ -67,23 +67,22 @@ def test_a_patch_has_the_embedding_of_its_enlargement_also_by_a_kernel_that_shri
 @pytest.mark.parametrize(("old", "new"), [(1, 3), (3, 1), (3, 2), (2, 4), (4, 4)])
 def test_equal_channels_embed_as_before_and_each_as_the_others(old: int, new: int) -> None:
     kernel, patch = random(5, old, 2, 3, 4), random(6, 1, 2, 3, 4, seed=1)
-    changed = resize_channels(kernel, new)
+    changed = pick_channels(kernel, [None] * new)
     assert changed.shape == (5, new, 2, 3, 4)
     same = [kernel.expand_as(kernel), patch.expand(-1, old, -1, -1, -1)]
     torch.testing.assert_close(embed(changed, patch.expand(-1, new, -1, -1, -1)), embed(*same))
-    if old != new:
-        assert torch.equal(changed, changed[:, :1].expand_as(changed))
+    assert torch.equal(changed, changed[:, :1].expand_as(changed))
 
 
-def vit_of(layout: Layout) -> ViT:
+def vit_of(inputs: Inputs) -> ViT:
     settings = {"width": 24, "depth": 2, "heads": 3, "positions": "learned"}
-    return ViT(len(layout.channels), layout.patch, layout.grid, **settings).eval()  # type: ignore[arg-type]
+    return ViT(len(inputs.channels), inputs.patch, inputs.grid, **settings).eval()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("channels", "patch"), [(1, (4, 3, 2)), (3, (2, 3, 1)), (2, (5, 6, 2))])
 def test_a_vit_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(channels: int, patch: Triple) -> None:
     torch.manual_seed(0)
-    old, new = Layout(NAMES[:1], (2, 3, 1), GRID), Layout(NAMES[:channels], patch, GRID)
+    old, new = Inputs(NAMES[:1], (2, 3, 1), GRID), Inputs(NAMES[:channels], patch, GRID)
     one, other = vit_of(old), vit_of(new)
     tensors, changes = adapt(one.state_dict(), old, new)
     assert set(changes) == ({"embed.weight"} if old != new else set())
@@ -96,10 +95,10 @@ def test_a_vit_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(c
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_swin_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(channels: int) -> None:
     torch.manual_seed(0)
-    old, new = Layout(NAMES[:1], (2, 2, 2), (4, 4, 4)), Layout(NAMES[:channels], (4, 4, 4), (4, 4, 4))
+    old, new = Inputs(NAMES[:1], (2, 2, 2), (4, 4, 4)), Inputs(NAMES[:channels], (4, 4, 4), (4, 4, 4))
     one, other = (
-        Swin(len(layout.channels), layout.patch, width=12, depths=(1, 1), heads=(2, 2), window=2).eval()
-        for layout in (old, new)
+        Swin(len(inputs.channels), inputs.patch, width=12, depths=(1, 1), heads=(2, 2), window=2).eval()
+        for inputs in (old, new)
     )
     tensors, changes = adapt(one.state_dict(), old, new)
     other.load_state_dict(tensors)
@@ -109,8 +108,8 @@ def test_a_swin_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(
     assert changes["swin.patch_embed.proj.weight"].startswith("patch (2, 2, 2) to (4, 4, 4)")
 
 
-def test_positions_are_interpolated_from_the_grid_that_is_told() -> None:
-    old, new = Layout(NAMES[:1], (2, 2, 2), GRID), Layout(NAMES[:1], (2, 2, 2), (3, 2, 6))
+def test_positions_are_interpolated_from_the_old_grid() -> None:
+    old, new = Inputs(NAMES[:1], (2, 2, 2), GRID), Inputs(NAMES[:1], (2, 2, 2), (3, 2, 6))
     state = vit_of(old).state_dict()
     tensors, changes = adapt(state, old, new)
     assert torch.equal(tensors["positions"], resize_positions(state["positions"], GRID, (3, 2, 6)))
@@ -118,8 +117,8 @@ def test_positions_are_interpolated_from_the_grid_that_is_told() -> None:
     vit_of(new).load_state_dict(tensors)
 
 
-def test_the_account_tells_each_change_of_each_tensor_and_the_rest_is_left_alone() -> None:
-    old, new = Layout(NAMES[:2], (2, 2, 2), GRID), Layout(NAMES[:1], (4, 2, 2), (1, 3, 4))
+def test_each_change_is_reported_and_the_other_tensors_are_kept() -> None:
+    old, new = Inputs(NAMES[:2], (2, 2, 2), GRID), Inputs(NAMES[:1], (4, 2, 2), (1, 3, 4))
     state = vit_of(old).state_dict()
     tensors, changes = adapt(state, old, new)
     assert changes == {
@@ -131,31 +130,31 @@ def test_the_account_tells_each_change_of_each_tensor_and_the_rest_is_left_alone
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_with_the_same_layout_nothing_is_done_and_the_type_stays(dtype: torch.dtype) -> None:
-    layout = Layout(NAMES[:2], (2, 3, 2), GRID)
-    state = vit_of(layout).to(dtype).state_dict()
-    tensors, changes = adapt(state, layout, layout)
+def test_with_the_same_inputs_nothing_is_done_and_the_type_stays(dtype: torch.dtype) -> None:
+    same = Inputs(NAMES[:2], (2, 3, 2), GRID)
+    state = vit_of(same).to(dtype).state_dict()
+    tensors, changes = adapt(state, same, same)
     assert changes == {}
     assert all(tensors[name] is state[name] for name in state)
-    resized, _ = adapt(state, layout, Layout(NAMES[:1], (4, 3, 2), (2, 2, 2)))
+    resized, _ = adapt(state, same, Inputs(NAMES[:1], (4, 3, 2), (2, 2, 2)))
     assert {tensor.dtype for tensor in resized.values()} == {dtype}
 
 
 @pytest.mark.parametrize(
-    ("told", "match"),
+    ("claimed", "match"),
     [
-        (Layout(NAMES[:2], (2, 3, 3), GRID), "2 channels in patches of"),
-        (Layout(NAMES[:1], (2, 3, 2), GRID), "1 channels in patches of"),
-        (Layout(NAMES[:2], (2, 3, 2), (3, 3, 4)), "24 learned positions"),
+        (Inputs(NAMES[:2], (2, 3, 3), GRID), "2 channels in patches of"),
+        (Inputs(NAMES[:1], (2, 3, 2), GRID), "1 channels in patches of"),
+        (Inputs(NAMES[:2], (2, 3, 2), (3, 3, 4)), "24 learned positions"),
     ],
 )
-def test_what_is_not_of_the_old_layout_is_refused(told: Layout, match: str) -> None:
-    state = vit_of(Layout(NAMES[:2], (2, 3, 2), GRID)).state_dict()
+def test_what_does_not_fit_the_old_inputs_is_refused(claimed: Inputs, match: str) -> None:
+    state = vit_of(Inputs(NAMES[:2], (2, 3, 2), GRID)).state_dict()
     with pytest.raises(ValueError, match=match):
-        adapt(state, told, Layout(NAMES[:2], (4, 3, 2), (1, 1, 1)))
+        adapt(state, claimed, Inputs(NAMES[:2], (4, 3, 2), (1, 1, 1)))
 
 
 def test_a_kernel_of_other_axes_is_refused() -> None:
     state = {"swin.patch_embed.proj.weight": random(6, 2, 4, 2, 2)}
     with pytest.raises(ValueError, match="patches of"):
-        adapt(state, Layout(NAMES[:2], (2, 4, 2), GRID), Layout(NAMES[:2], (4, 4, 4), GRID))
+        adapt(state, Inputs(NAMES[:2], (2, 4, 2), GRID), Inputs(NAMES[:2], (4, 4, 4), GRID))

@@ -1,8 +1,9 @@
-"""Weights that move: each tensor is told of, what can be adapted is adapted, and too little is refused."""
+"""Weights that move: each tensor is accounted for, what can be adapted is adapted, and too little is refused."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from voxmim.networks.build import build_encoder
 from voxmim.networks.positions import resize_positions
 from voxmim.networks.vit import ViT
 from voxmim.settings import SwinSettings, UNetSettings, ViTSettings
-from voxmim.weights.adapt import Layout
-from voxmim.weights.load import Transfer, load_into
+from voxmim.weights.adapt import Inputs, adapt
+from voxmim.weights.files import save_weights
+from voxmim.weights.load import LoadReport, load_encoder, load_into
 
 VIT = ViTSettings(patch=(4, 4, 4), width=24, depth=2, heads=2)
 LEARNED = replace(VIT, positions="learned")
@@ -35,39 +37,39 @@ def test_the_account_names_what_moved_and_what_did_not() -> None:
     kept = network.norm.bias.detach().clone().fill_(3.0)
     with torch.no_grad():
         network.norm.bias.fill_(3.0)
-    layouts = Layout.of(("CT",), (4, 4, 4), (8, 8, 16)), Layout.of(("CT",), (4, 4, 4), CROP)
-    transfer = load_into(network, tensors, "file", layouts=layouts)
-    assert transfer.resized == {"positions": "grid (2, 2, 4) to (2, 2, 3)"}
-    assert transfer.fresh == {"norm.bias": "not in the file, (24,) in the network"}
-    assert transfer.skipped == ["extra"]
-    assert sorted([*transfer.loaded, "positions", "norm.bias"]) == sorted(network.state_dict())
+    inputs = Inputs.of(("CT",), (4, 4, 4), (8, 8, 16)), Inputs.of(("CT",), (4, 4, 4), CROP)
+    report = load_into(network, tensors, "file", inputs=inputs)
+    assert report.adapted == {"positions": "grid (2, 2, 4) to (2, 2, 3)"}
+    assert report.missing == {"norm.bias": "not in the file, (24,) in the network"}
+    assert report.unused == ["extra"]
+    assert sorted([*report.loaded, "positions", "norm.bias"]) == sorted(network.state_dict())
     total = sum(tensor.numel() for tensor in network.state_dict().values())
-    assert transfer.share == pytest.approx(1 - 24 / total)
-    for text in ("1 resized (positions: grid", "norm.bias", "extra", f"{transfer.share:.1%} of the encoder"):
-        assert text in str(transfer)
-    assert [row[:2] for row in transfer.rows()] == [
-        ["loaded", str(len(transfer.loaded))], ["resized", "1"], ["renamed", "0"], ["fresh", "1"], ["skipped", "1"],
-        ["share of the encoder", f"{transfer.share:.1%}"],
+    assert report.fraction == pytest.approx(1 - 24 / total)
+    for text in ("1 adapted (positions: grid", "norm.bias", "extra", f"{report.fraction:.1%} of the encoder"):
+        assert text in str(report)
+    assert [row[:2] for row in report.rows()] == [
+        ["loaded", str(len(report.loaded))], ["adapted", "1"], ["renamed", "0"], ["missing", "1"], ["unused", "1"],
+        ["fraction of the encoder", f"{report.fraction:.1%}"],
     ]  # fmt: skip
 
     assert torch.equal(network.positions, resize_positions(origin.positions, (2, 2, 4), (2, 2, 3)))
     assert torch.equal(network.norm.bias, kept)
-    for name in transfer.loaded:
+    for name in report.loaded:
         assert torch.equal(network.state_dict()[name], origin.state_dict()[name])
 
 
-def test_of_many_names_the_first_are_told() -> None:
-    transfer = Transfer(skipped=list("abcdef"), renamed={"ours": "theirs"})
-    assert str(transfer).startswith("tensors: 1 renamed (theirs to ours), 6 skipped (a; b; c; ...); ")
+def test_of_many_names_the_first_are_shown() -> None:
+    report = LoadReport(unused=list("abcdef"), renamed={"ours": "theirs"})
+    assert str(report).startswith("tensors: 1 renamed (theirs to ours), 6 unused (a; b; c; ...); ")
 
 
 @pytest.mark.parametrize("settings", [LEARNED, SwinSettings((2, 2, 2), 12, (1, 1), (2, 2), 2), UNetSettings(4, (1, 1))])
-def test_with_the_same_layout_every_tensor_is_copied_as_it_is(settings: ViTSettings) -> None:
+def test_with_the_same_inputs_every_tensor_is_copied_as_it_is(settings: ViTSettings) -> None:
     torch.manual_seed(0)
     one, other = build_encoder(settings, 3, CROP), build_encoder(settings, 3, CROP)
-    layout = Layout.of(MR, settings.patch, CROP)
-    transfer = load_into(other, one.state_dict(), "file", layouts=(layout, layout))
-    assert (transfer.share, transfer.resized, transfer.fresh, transfer.skipped) == (1.0, {}, {}, [])
+    same = Inputs.of(MR, settings.patch, CROP)
+    report = load_into(other, one.state_dict(), "file", inputs=(same, same))
+    assert (report.fraction, report.adapted, report.missing, report.unused) == (1.0, {}, {}, [])
     torch.testing.assert_close(dict(other.state_dict()), dict(one.state_dict()), rtol=0, atol=0)
 
 
@@ -81,11 +83,11 @@ def test_each_channel_takes_its_own_kernel_wherever_it_stands(
     """The features of the new channels are those of the old ones, each fed with the scans that it answers for."""
     torch.manual_seed(0)
     one, other = build_encoder(settings, 3, CROP).eval(), build_encoder(settings, len(new), CROP).eval()
-    layouts = Layout.of(MR, settings.patch, CROP), Layout.of(new, settings.patch, CROP)
-    transfer = load_into(other, one.state_dict(), "file", layouts=layouts)
-    assert transfer.share == 1.0
-    assert all(text.startswith("channels T1, T2, FLAIR to ") for text in transfer.resized.values())
-    assert all(("PD: the mean" in text) == ("PD" in new) for text in transfer.resized.values())
+    inputs = Inputs.of(MR, settings.patch, CROP), Inputs.of(new, settings.patch, CROP)
+    report = load_into(other, one.state_dict(), "file", inputs=inputs)
+    assert report.fraction == 1.0
+    assert all(text.startswith("channels T1, T2, FLAIR to ") for text in report.adapted.values())
+    assert all(("PD: the mean" in text) == ("PD" in new) for text in report.adapted.values())
     volume = torch.randn(1, len(new), *CROP)
     seen = torch.zeros(1, 3, *CROP)
     for place, source in enumerate(sources):
@@ -99,17 +101,17 @@ def test_each_channel_takes_its_own_kernel_wherever_it_stands(
 
 def test_one_channel_takes_the_place_of_another_whatever_their_names() -> None:
     one, other = make_vit(), make_vit(seed=1)
-    layouts = Layout.of(("CT",), (4, 4, 4), CROP), Layout.of(("T1 MRI",), (4, 4, 4), CROP)
-    assert load_into(other, one.state_dict(), "file", layouts=layouts).resized == {}
+    inputs = Inputs.of(("CT",), (4, 4, 4), CROP), Inputs.of(("T1 MRI",), (4, 4, 4), CROP)
+    assert load_into(other, one.state_dict(), "file", inputs=inputs).adapted == {}
     assert torch.equal(other.embed.weight, one.embed.weight)
 
 
 def test_the_encoder_inside_a_pretext_is_found_by_its_prefix() -> None:
     origin, network = make_vit(), make_vit(seed=1)
     tensors = {f"encoder.{name}": tensor for name, tensor in origin.state_dict().items()}
-    transfer = load_into(network, tensors | {"decoder.weight": torch.zeros(3)}, "file", inner="encoder.")
-    assert transfer.share == 1.0
-    assert transfer.skipped == []
+    report = load_into(network, tensors | {"decoder.weight": torch.zeros(3)}, "file", prefix="encoder.")
+    assert report.fraction == 1.0
+    assert report.unused == []
     volume = torch.randn(1, 1, *CROP)
     assert torch.equal(network(volume), origin(volume))
 
@@ -119,21 +121,46 @@ def test_less_than_nine_tenths_is_refused_with_the_first_misfits_and_their_shape
     misfit = r"blocks\.2\.norm1\.weight: not in the file, \(24,\) in the network"
     with pytest.raises(WeightsError, match=rf"^some/file: only \d\d% .* {misfit}; .* use the recipe"):
         load_into(deep, shallow.state_dict(), "some/file")
-    assert load_into(deep, shallow.state_dict(), "some/file", least=0.5).fresh
+    assert load_into(deep, shallow.state_dict(), "some/file", min_fraction=0.5).missing
     with pytest.raises(WeightsError, match=r"embed\.weight: \(24, 64\) in the file, \(48, 64\) in the network"):
         load_into(make_vit(replace(VIT, width=48)), shallow.state_dict(), "some/file")
 
 
-def test_a_tensor_of_another_shape_is_fresh_and_never_half_copied() -> None:
+def test_a_tensor_of_another_shape_is_missing_and_never_half_copied() -> None:
     network = make_vit()
     before = network.embed.weight.detach().clone()
     tensors = make_vit(seed=1).state_dict() | {"embed.weight": torch.zeros(24, 65)}
-    fresh = load_into(network, tensors, "file", least=0.5).fresh
-    assert fresh == {"embed.weight": "(24, 65) in the file, (24, 64) in the network"}
+    missing = load_into(network, tensors, "file", min_fraction=0.5).missing
+    assert missing == {"embed.weight": "(24, 65) in the file, (24, 64) in the network"}
     assert torch.equal(network.embed.weight, before)
 
 
 def test_weights_that_are_not_what_they_say_are_refused() -> None:
-    told = Layout.of(("CT",), (4, 4, 8), CROP)
-    with pytest.raises(WeightsError, match=r"file: an embedding of shape \(24, 64\) is not one of .* own description"):
-        load_into(make_vit(), make_vit().state_dict(), "file", layouts=(told, Layout.of(("CT",), (4, 4, 4), CROP)))
+    claimed = Inputs.of(("CT",), (4, 4, 8), CROP)
+    with pytest.raises(WeightsError, match=r"file: an embedding of shape \(24, 64\) is .* contradicts its metadata"):
+        load_into(make_vit(), make_vit().state_dict(), "file", inputs=(claimed, Inputs.of(("CT",), (4, 4, 4), CROP)))
+
+
+def test_an_encoder_is_adapted_to_other_crops_patches_and_channels(tmp_path: Path) -> None:
+    settings = replace(VIT, positions="learned")
+    path, plain = tmp_path / "encoder.safetensors", make_vit(settings)
+    preparation = {"spacing": [1.0, 1.0, 2.0], "intensity": "ct", "channels": ["CT"]}
+    about = {"kind": "encoder", "preparation": preparation, "window": [-175.0, 250.0], "crop": list(CROP)}
+    save_weights(path, plain, about | {"vit": asdict(settings)})
+    encoder = load_encoder(path, crop=(16, 16, 16), patch=(8, 4, 4), channels=("T1", "T2"))
+    assert isinstance(encoder, ViT)
+    assert (encoder.channels, encoder.patch, encoder.grid) == (2, (8, 4, 4), (2, 4, 4))
+    adapted, _ = adapt(
+        plain.state_dict(), Inputs.of(["CT"], (4, 4, 4), CROP), Inputs.of(["T1", "T2"], (8, 4, 4), (16,) * 3)
+    )
+    torch.testing.assert_close(dict(encoder.state_dict()), adapted, rtol=0, atol=0)
+    described = encoder.metadata
+    assert (described["crop"], described["vit"]["patch"], described["preparation"]["channels"]) == (
+        [16] * 3,
+        [8, 4, 4],
+        ["T1", "T2"],
+    )
+    same = load_encoder(path, crop=CROP, patch=(4, 4, 4), channels=("CT",))
+    torch.testing.assert_close(dict(same.state_dict()), dict(plain.state_dict()), rtol=0, atol=0)
+    with pytest.raises(WeightsError, match=r"the crop \(8, 8, 12\) is not a multiple of the patch \(16, 16, 16\)"):
+        load_encoder(path, patch=(16, 16, 16))

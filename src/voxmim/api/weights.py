@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from voxmim.networks.build import Encoder
-    from voxmim.weights.load import Transfer
+    from voxmim.weights.load import LoadReport
 
 
 def import_weights(
@@ -20,10 +20,10 @@ def import_weights(
     channels: Sequence[str] | None = None,
     licence: str = "",
     settings: Mapping[str, Any] | None = None,
-) -> Transfer:
+) -> LoadReport:
     """Convert another package's weights to a voxmim encoder.
 
-    It reads MONAI's ViT, MAE and Swin UNETR, and 2D masked autoencoders.
+    It reads MONAI's ViT, MAE and Swin UNETR, 2D masked autoencoders, and 3D ViTs in timm's names.
 
     Args:
         file: checkpoint, pickled by torch or safetensors.
@@ -41,10 +41,10 @@ def import_weights(
     Raises:
         VoxmimError: the file is not such a checkpoint, or too little of it fits.
     """
-    from voxmim.weights.exchange import import_encoder, scans_like
+    from voxmim.weights.foreign import import_encoder
 
-    scans = scans_like(None if like is None else Path(like), spacing, intensity, channels)
-    return import_encoder(Path(file), Path(out), scans, settings or {}, licence)
+    scans = {"spacing": spacing, "intensity": intensity, "channels": channels}
+    return import_encoder(Path(file), Path(out), scans, None if like is None else Path(like), settings, licence)
 
 
 def export_weights(run: Path | str, out: Path | str, to: Literal["monai"] = "monai") -> str:
@@ -63,7 +63,7 @@ def export_weights(run: Path | str, out: Path | str, to: Literal["monai"] = "mon
     Raises:
         VoxmimError: there is no encoder, or the package has no network of its shape.
     """
-    from voxmim.weights.exchange import export_encoder
+    from voxmim.weights.export import export_encoder
 
     return export_encoder(Path(run), Path(out))
 
@@ -91,6 +91,6 @@ def load_encoder(
     Raises:
         WeightsError: there is no encoder, or it cannot be adapted to this crop or patch.
     """
-    from voxmim.weights.files import load_encoder
+    from voxmim.weights.load import load_encoder
 
     return load_encoder(path, crop, patch, channels)

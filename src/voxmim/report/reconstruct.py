@@ -27,7 +27,8 @@ from voxmim.settings import MaskSettings
 from voxmim.sources import channel_files
 from voxmim.store.format import Preparation
 from voxmim.store.prepare import PreparedScan, prepare_scan
-from voxmim.weights.files import encoder_from, load_into, read_kind
+from voxmim.weights.files import read_weights
+from voxmim.weights.load import encoder_from, load_into
 
 
 @dataclass
@@ -66,14 +67,14 @@ class Reconstructor:
         Raises:
             WeightsError: there are no such weights, they are no pretext's, or those of one that predicts no voxels.
         """
-        tensors, metadata = read_kind(Path(path), "pretext")
+        tensors, metadata = read_weights(Path(path), "pretext")
         _, settings, mask = described_pretext(metadata)
         network = build_pretext(settings, mask, encoder_from(metadata))
         if isinstance(network, SimCLR):
             raise WeightsError(
                 f"{path}: SimCLR predicts no voxels, so there is nothing to reconstruct; give a run of MAE or SimMIM."
             )
-        load_into(network, tensors, str(path), least=1.0)
+        load_into(network, tensors, str(path), min_fraction=1.0)
         return cls((network.cuda() if torch.cuda.is_available() else network).eval(), mask, metadata)
 
     @torch.no_grad()

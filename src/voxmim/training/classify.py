@@ -31,7 +31,7 @@ from voxmim.training.nonfinite import image_files
 from voxmim.training.run import CHECKPOINT, Run
 from voxmim.training.setup import account_of, augmenter, made_of, new_run, stream, weights_metadata
 from voxmim.weights.files import save_weights
-from voxmim.weights.load import Transfer
+from voxmim.weights.load import LoadReport
 
 MOST_VALIDATION = 64  # whole scans a validation looks at; with fewer, an AUROC is coarse
 MOST_SCALED = 64  # crops, each of another scan, that tell the scale of the encoder's features
@@ -45,7 +45,7 @@ def classify(
     init: Path | None = None,
     labels: str | None = None,
     resume: bool = False,
-) -> tuple[Run, Transfer | None]:
+) -> tuple[Run, LoadReport | None]:
     """Train a classifier of whole scans on random crops of the train cases that a table gives a class.
 
     With ``finetune.freeze`` 1 the encoder never moves, and what is trained is a linear probe.
@@ -90,7 +90,7 @@ def classify(
     torch.manual_seed(recipe.seed)
     encoder = build_encoder(recipe.encoder_settings, len(store.preparation.channels), recipe.crop)
     network = Classifier(encoder, len(names))
-    transfer = None if start is None else start.move_into(encoder, store, recipe, store.preparation.channels)
+    transfer = None if start is None else start.load_into(encoder, store, recipe, store.preparation.channels)
     if run is None:
         about: dict[str, Any] = {
             "task": "classification",

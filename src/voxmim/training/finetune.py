@@ -31,7 +31,7 @@ from voxmim.training.nonfinite import image_files
 from voxmim.training.run import Run
 from voxmim.training.setup import Beginning, account_of, augmenter, begin, made_of, new_run, stream, weights_metadata
 from voxmim.weights.files import save_weights
-from voxmim.weights.load import Transfer
+from voxmim.weights.load import LoadReport
 from voxmim.weights.start import carry_decoder
 
 MOST_VALIDATION = 16  # whole scans a validation labels; the curve's points must not cost more than the training
@@ -45,7 +45,7 @@ def finetune(
     labels: str | None = None,
     resume: bool = False,
     act: Callable[[Fabric, Run, Job, int], None] = train,
-) -> tuple[Run, Transfer | None]:
+) -> tuple[Run, LoadReport | None]:
     """Train a segmentor on the labelled train cases, from an encoder's weights or from scratch.
 
     Args:
@@ -80,7 +80,7 @@ def finetune(
     torch.manual_seed(recipe.seed)
     encoder = build_encoder(recipe.encoder_settings, len(store.preparation.channels), recipe.crop)
     network = build_segmentor(encoder, recipe.unetr, structures.outputs)
-    transfer = None if start is None else start.move_into(encoder, store, recipe, store.preparation.channels)
+    transfer = None if start is None else start.load_into(encoder, store, recipe, store.preparation.channels)
     carried = carry_decoder(network, start.file) if start is not None and recipe.carry_decoder else None
     if run is None:
         about: dict[str, Any] = {**made_of(store), "cases": [case.name for case in train_cases]}

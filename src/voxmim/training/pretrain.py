@@ -62,7 +62,7 @@ def pretrain(
     torch.manual_seed(recipe.seed)
     inputs = (ANY,) if recipe.channels == "one" else store.preparation.channels
     encoder = build_encoder(recipe.encoder_settings, len(inputs), recipe.crop)
-    transfer = None if start is None else start.move_into(encoder, store, recipe, inputs)
+    transfer = None if start is None else start.load_into(encoder, store, recipe, inputs)
     network = build_pretext(recipe.pretext_settings, recipe.mask, encoder)
     if run is None:
         about: dict[str, Any] = {**made_of(store), "cases": len(train_cases)}

@@ -22,8 +22,8 @@ from voxmim.store.format import Case, Store
 from voxmim.store.sides import Sides
 from voxmim.training.damage import Damage
 from voxmim.training.run import CHECKPOINT, Run, refuse_occupied
-from voxmim.weights.load import Transfer
-from voxmim.weights.start import Start, account, show
+from voxmim.weights.load import LoadReport
+from voxmim.weights.start import Start, account
 
 _NAMED = 5  # findings that a refusal names
 
@@ -104,14 +104,14 @@ def new_run(
     recipe: Recipe,
     about: dict[str, Any],
     start: Start | None,
-    transfer: Transfer | None,
-    decoder: Transfer | None = None,
+    transfer: LoadReport | None,
+    decoder: LoadReport | None = None,
 ) -> Run:
     """The run folder, made and told of by the first process, for all of them; with an account of what moved."""
     run = Run(out, kind, about | account(start, transfer, decoder))
     if fabric.is_global_zero:
         if start is not None and transfer is not None:
-            show(transfer, start.file)
+            transfer.show(start.file)
         Run.new(out, kind, recipe, run.about)
     fabric.barrier()
     return run

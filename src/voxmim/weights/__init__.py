@@ -1,1 +1,1 @@
-"""Weights: save, load, adapt, import, export. Imports pretext, networks and store."""
+"""Weights: files, model cards, loading, adapting, importing, exporting. Imports pretext, networks and store."""

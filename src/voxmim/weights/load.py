@@ -1,110 +1,208 @@
-"""Weights that move into a network: what fits is copied, what can be adapted is adapted, and each tensor is told of."""
+"""Loading weights into a network: what fits is copied or adapted, and every tensor is accounted for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 
 from voxmim.errors import WeightsError
-from voxmim.weights.adapt import Layout, adapt
+from voxmim.networks.build import (
+    Encoder,
+    Segmentor,
+    build_encoder,
+    build_segmentor,
+    described_encoder,
+    described_inputs,
+)
+from voxmim.networks.classifier import Classifier
+from voxmim.networks.patches import Triple
+from voxmim.settings import UNETRSettings
+from voxmim.weights.adapt import Inputs, adapt
+from voxmim.weights.files import read_weights
 
-LEAST_LOADED = 0.9  # of an encoder's parameters; with fewer, the encoder is hardly the one that was pre-trained
+MIN_FRACTION = 0.9  # of an encoder's parameters; with fewer loaded, it is hardly the encoder that was pre-trained
 _SHOWN = 3  # names of many
 
 
 @dataclass
-class Transfer:
-    """The account of what moved from a file into a network.
+class LoadReport:
+    """What happened to each tensor of a file and of the network that it was loaded into.
 
     Attributes:
         loaded: tensors copied as they are.
-        resized: tensors that were adapted, and how.
-        renamed: tensors copied as they are from under another name, and that name.
-        fresh: tensors of the network that the file does not have, or has in another shape, and the shapes.
-        skipped: tensors of the file that the network has no place for.
-        share: of the network's values that were loaded, resized or renamed, 0..1.
-        warnings: what else should be known of these weights, one sentence each.
+        adapted: tensors that were changed to fit, and how.
+        renamed: tensors copied from another name, and that name.
+        missing: tensors of the network that the file lacks or has in another shape; they keep their initial values.
+        unused: tensors of the file that the network has no place for.
+        fraction: of the network's parameters that were loaded, adapted or renamed, 0..1.
+        warnings: what else to know about these weights, one sentence each.
     """
 
     loaded: list[str] = field(default_factory=list)
-    resized: dict[str, str] = field(default_factory=dict)
+    adapted: dict[str, str] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
-    fresh: dict[str, str] = field(default_factory=dict)
-    skipped: list[str] = field(default_factory=list)
-    share: float = 0.0
+    missing: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    fraction: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
     def rows(self) -> list[list[str]]:
-        """The account as a table: what happened, to how many tensors, to which."""
-        renamed = [f"{theirs} to {ours}" for ours, theirs in self.renamed.items()]
-        listed = [
-            ("loaded", self.loaded, ""),
-            ("resized", self.resized, _first([f"{name}: {how}" for name, how in self.resized.items()])),
-            ("renamed", self.renamed, _first(renamed)),
-            ("fresh", self.fresh, _first([f"{name}: {shapes}" for name, shapes in self.fresh.items()])),
-            ("skipped", self.skipped, _first(self.skipped)),
-        ]
-        return [[what, str(len(names)), which] for what, names, which in listed] + [
-            ["share of the encoder", f"{self.share:.1%}", ""]
-        ]
+        """The report as a table: what happened, to how many tensors, to which."""
+        which = {
+            "loaded": (self.loaded, []),
+            "adapted": (self.adapted, [f"{name}: {how}" for name, how in self.adapted.items()]),
+            "renamed": (self.renamed, [f"{theirs} to {ours}" for ours, theirs in self.renamed.items()]),
+            "missing": (self.missing, [f"{name}: {shapes}" for name, shapes in self.missing.items()]),
+            "unused": (self.unused, self.unused),
+        }
+        rows = [[what, str(len(names)), _first(examples)] for what, (names, examples) in which.items()]
+        return [*rows, ["fraction of the encoder", f"{self.fraction:.1%}", ""]]
 
     def __str__(self) -> str:
-        *counts, _ = self.rows()
+        counts = self.rows()[:-1]
         parts = [f"{count} {what}" + (f" ({which})" if which else "") for what, count, which in counts if count != "0"]
-        return f"tensors: {', '.join(parts) or 'none'}; {self.share:.1%} of the encoder's parameters"
+        return f"tensors: {', '.join(parts) or 'none'}; {self.fraction:.1%} of the encoder's parameters"
+
+    def show(self, origin: Path) -> None:
+        """Print the table and the warnings."""
+        console = Console(highlight=False)
+        table = Table("", "tensors", "which", title=f"Weights from {origin}", title_justify="left")
+        for row in self.rows():
+            table.add_row(*(cell.replace("[", "\\[") for cell in row))
+        console.print(table)
+        for warning in self.warnings:
+            console.print(warning, style="yellow", markup=False, soft_wrap=True)
 
 
 def load_into(
     network: nn.Module,
     tensors: Mapping[str, Tensor],
     origin: str,
-    least: float = LEAST_LOADED,
-    inner: str = "",
-    layouts: tuple[Layout, Layout] | None = None,
-) -> Transfer:
-    """Copy what fits from `tensors` into a network, and account for every tensor.
+    min_fraction: float = MIN_FRACTION,
+    prefix: str = "",
+    inputs: tuple[Inputs, Inputs] | None = None,
+) -> LoadReport:
+    """Copy what fits into a network.
 
     Args:
         network: gets the weights.
         tensors: those of a file.
         origin: the file, for the error.
-        least: share of the network's values that must be found.
-        inner: prefix of the wanted tensors in the file, such as ``encoder.``.
-        layouts: what an encoder takes in, that of the file and that of the network; the weights are made to fit.
+        min_fraction: of the network's parameters that must be found.
+        prefix: of the wanted tensors in the file, such as ``encoder.``.
+        inputs: what an encoder takes in, in the file and in the network; the weights are adapted from one to the other.
 
     Raises:
-        WeightsError: fewer than `least` of the network's values are in the file.
+        WeightsError: fewer parameters fit.
     """
-    transfer, state = Transfer(), network.state_dict()
-    offered = {name.removeprefix(inner): tensor for name, tensor in tensors.items() if name.startswith(inner)}
-    if layouts is not None:
+    report, state = LoadReport(), network.state_dict()
+    offered = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if inputs is not None:
         try:
-            offered, transfer.resized = adapt(offered, *layouts)
+            offered, report.adapted = adapt(offered, *inputs)
         except ValueError as error:
-            raise WeightsError(f"{origin}: {error}, as its own description has it; make the file anew.") from None
-    transfer.skipped = sorted(set(offered) - set(state))
+            raise WeightsError(f"{origin}: {error}, which contradicts its metadata; write the file again.") from None
+    report.unused = sorted(set(offered) - set(state))
     found = 0
     for name, tensor in state.items():
         source = offered.get(name)
         if source is None or source.shape != tensor.shape:
             have = "not in the file" if source is None else f"{tuple(source.shape)} in the file"
-            transfer.fresh[name] = f"{have}, {tuple(tensor.shape)} in the network"
-            transfer.resized.pop(name, None)
+            report.missing[name] = f"{have}, {tuple(tensor.shape)} in the network"
+            report.adapted.pop(name, None)
             continue
-        if name not in transfer.resized:
-            transfer.loaded.append(name)
+        if name not in report.adapted:
+            report.loaded.append(name)
         tensor.copy_(source)
         found += tensor.numel()
-    transfer.share = found / max(1, sum(tensor.numel() for tensor in state.values()))
-    if transfer.share < least:
-        misfits = "; ".join(f"{name}: {shapes}" for name, shapes in list(transfer.fresh.items())[:_SHOWN])
+    report.fraction = found / max(1, sum(tensor.numel() for tensor in state.values()))
+    if report.fraction < min_fraction:
+        misfits = "; ".join(f"{name}: {shapes}" for name, shapes in list(report.missing.items())[:_SHOWN])
         raise WeightsError(
-            f"{origin}: only {transfer.share:.0%} of the network's parameters fit, and the first that do not are "
+            f"{origin}: only {report.fraction:.0%} of the network's parameters fit, and the first that do not are "
             f"{misfits}; use the recipe that the weights were trained with."
         )
-    return transfer
+    return report
+
+
+def encoder_from(metadata: Mapping[str, Any]) -> Encoder:
+    """The encoder that a file's metadata describes, without its weights."""
+    x, y, z = metadata["crop"]
+    return build_encoder(described_encoder(metadata)[1], len(described_inputs(metadata)), (x, y, z))
+
+
+def load_encoder(
+    path: Path | str,
+    crop: Triple | None = None,
+    patch: Triple | None = None,
+    channels: Sequence[str] | None = None,
+) -> Encoder:
+    """The encoder of a pre-training, to be put into another network.
+
+    Args:
+        path: a run folder or an ``encoder.safetensors``.
+        crop: voxels of a crop along X, Y, Z, to which learned positions are interpolated; None keeps that of the file.
+        patch: voxels of a patch along X, Y, Z, to which the kernel is resized (ViT and Swin); None keeps it.
+        channels: the name of each channel of the scans; an unknown name gets the mean of the known ones. None keeps
+            those of the file.
+
+    Returns:
+        the network in evaluation mode; ``encoder.encode(volume)`` turns (B, C, X, Y, Z) into a feature map
+        (B, width, x, y, z). Its attribute ``metadata`` says how scans must be prepared (spacing, intensity, window,
+        crop, channels).
+
+    Raises:
+        WeightsError: the file is missing or holds no encoder, or does not allow this crop or patch.
+    """
+    tensors, metadata = read_weights(Path(path), "encoder")
+    wanted = copy.deepcopy(metadata)
+    kind = metadata.get("encoder", "vit")
+    if patch is not None:
+        if "patch" not in metadata[kind]:
+            raise WeightsError(f"{path}: the encoder {kind} has no patch that could be resized; leave out patch.")
+        wanted[kind]["patch"] = list(patch)
+    wanted["crop"] = list(crop or metadata["crop"])
+    if channels is not None:
+        wanted["inputs"] = wanted["preparation"]["channels"] = list(channels)
+    new = Inputs.described(wanted)
+    if any(c < p or c % p for c, p in zip(wanted["crop"], new.patch, strict=True)):
+        raise WeightsError(f"{path}: the crop {tuple(wanted['crop'])} is not a multiple of the patch {new.patch}.")
+    encoder = encoder_from(wanted)
+    load_into(encoder, tensors, str(path), min_fraction=1.0, inputs=(Inputs.described(metadata), new))
+    encoder.metadata = wanted  # type: ignore[assignment]
+    return encoder.eval()
+
+
+def load_segmentor(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
+    """The segmentor of a fine-tuning in evaluation mode, and its metadata.
+
+    Raises:
+        WeightsError: the file is missing or holds no segmentor.
+    """
+    tensors, metadata = read_weights(Path(path), "segmentor")
+    classes = len(metadata.get("regions", ())) or max(map(int, metadata["labels"])) + 1  # see Structures.outputs
+    network = build_segmentor(encoder_from(metadata), UNETRSettings(**metadata["unetr"]), classes)
+    load_into(network, tensors, str(path), min_fraction=1.0)
+    return network.eval(), metadata
+
+
+def load_classifier(path: Path | str) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier of a fine-tuning in evaluation mode, and its metadata.
+
+    Raises:
+        WeightsError: the file is missing or holds no classifier.
+    """
+    tensors, metadata = read_weights(Path(path), "classifier")
+    network = Classifier(encoder_from(metadata), len(metadata["classes"]))
+    load_into(network, tensors, str(path), min_fraction=1.0)
+    return network.eval(), metadata
 
 
 def _first(names: list[str]) -> str:

@@ -11,7 +11,7 @@ from conftest import TinyRuns
 from stand_ins import TINY_BANDS, ByIntensity
 from voxmim.tasks.segmentation import inference
 from voxmim.tasks.segmentation.inference import predict_probabilities
-from voxmim.weights.files import load_segmentor
+from voxmim.weights.load import load_segmentor
 
 sizes = st.integers(3, 20)
 

@@ -20,7 +20,7 @@ from voxmim.store.format import Preparation
 from voxmim.store.prepare import PreparedScan, prepare_scan
 from voxmim.tasks.classification.inference import class_probabilities
 from voxmim.tasks.segmentation.predict import scan_files
-from voxmim.weights.files import load_classifier
+from voxmim.weights.load import load_classifier
 
 PREDICTIONS = "predictions.csv"
 

@@ -21,7 +21,7 @@ from voxmim.store.format import Preparation
 from voxmim.store.prepare import PreparedScan, prepare_scan
 from voxmim.tasks.segmentation.inference import predict_probabilities
 from voxmim.tasks.segmentation.structures import Structures
-from voxmim.weights.files import load_segmentor
+from voxmim.weights.load import load_segmentor
 
 
 @dataclass

@@ -1,8 +1,9 @@
-"""Encoders from other packages and for them, through the command line, beside those packages' own networks."""
+"""Importing other packages' encoders: the command, its report, the metadata, and what is refused."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,67 +14,36 @@ import pytest
 import torch
 from monai.networks.nets import MaskedAutoEncoderViT, SwinUNETR
 from monai.networks.nets import ViT as MonaiViT
-from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from conftest import TINY_TRAINING, Tiny
-from voxmim import api, cli
+from conftest import Tiny, TinyRuns
+from voxmim import api
 from voxmim.errors import RecipeError, StoreError, WeightsError
-from voxmim.recipe import make_recipe, write_recipe
 from voxmim.store.format import Store
-from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
-from voxmim.weights.files import load_encoder, read_weights
+from voxmim.weights.files import read_weights
+from voxmim.weights.foreign import read_foreign
+from voxmim.weights.load import load_encoder
+from weights_helpers import assert_same, shaken
 
-CROP = (16, 16, 8)
 VIT = {"hidden_size": 24, "mlp_dim": 36, "num_layers": 2, "num_heads": 3}
 SWIN = {"feature_size": 12, "depths": (1, 2, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 3, "mlp_ratio": 2.0}
 LIKE = {"spacing": (1.0, 1.0, 1.0), "intensity": "ct", "channels": ["CT"]}
 QUICK = {"finetune.steps": 1, "finetune.batch": 1, "precision": "32", "unetr.feature_size": 4, "overlap": 0.0}
 
 
-@pytest.fixture
-def says(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Give says(argument, ...): run a command that succeeds; what it printed."""
-
-    def run(*arguments: object) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            cli.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert not left.value.code, printed.err
-        return printed.out
-
-    return run
-
-
-def shaken(network: nn.Module) -> nn.Module:
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return network.eval()
-
-
-def assert_same(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-
-
-# In
-
-
 def test_monais_vit_is_imported_and_fine_tuned_in_other_patches(
-    tiny: Tiny, tmp_path: Path, says: Callable[..., str]
+    tiny: Tiny, tmp_path: Path, voxmim_says: Callable[..., tuple[int, str, str]]
 ) -> None:
     foreign = shaken(MonaiViT(1, (16, 16, 16), (8, 8, 8), **VIT))  # type: ignore[arg-type]
     file, out = tmp_path / "foreign.ckpt", tmp_path / "own"
     state = {f"module.{name}": tensor for name, tensor in foreign.state_dict().items()}
     torch.save({"epoch": 3, "state_dict": state, "optimizer": {"state": {0: {"step": torch.ones(1)}}}}, file)
-    said = says("import", file, out, "--like", tiny.store, "--licence", "CC BY 4.0", "--set", "vit.heads=3")
+    _, said, _ = voxmim_says("import", file, out, "--like", tiny.store, "--licence", "CC BY 4.0", "--set", "vit.heads=3")
     assert re.search(r"renamed +│ \d+ +│ .*module\.", said)
-    assert re.search(r"resized +│ 2 +│ .*qkv\.bias: *zero", said)
-    assert re.search(r"share of the encoder +│ 100\.0%", said)
+    assert re.search(r"adapted +│ 2 +│ .*qkv\.bias: *zero", said)
+    assert re.search(r"fraction of the encoder +│ 100\.0%", said)
 
     encoder, volume = load_encoder(out), torch.randn(1, 1, 16, 16, 16)
     assert_same(encoder(volume), foreign(volume)[0])
@@ -99,14 +69,14 @@ def test_monais_masked_autoencoder_is_imported_with_its_class_token_as_a_registe
     foreign = shaken(MaskedAutoEncoderViT(2, (8, 8, 12), (4, 4, 4), proj_type="conv", **VIT, **decoder))  # type: ignore[arg-type]
     save_file(foreign.state_dict(), tmp_path / "foreign.safetensors")
     two = LIKE | {"channels": ["T1", "T2"]}
-    with pytest.raises(WeightsError, match=r"12 positions are not those of a cube of patches, .* \(crop\)"):
+    with pytest.raises(WeightsError, match=r"12 positions are not those of a cube; give --set crop"):
         api.import_weights(tmp_path / "foreign.safetensors", tmp_path / "own", **two)  # type: ignore[arg-type]
     told = {"vit.heads": 3, "crop": [8, 8, 12]}
     with pytest.raises(WeightsError, match="the weights are for 2 channels, not 1"):
         api.import_weights(tmp_path / "foreign.safetensors", tmp_path / "own", **LIKE, settings=told)  # type: ignore[arg-type]
-    transfer = api.import_weights(tmp_path / "foreign.safetensors", tmp_path / "own", **two, settings=told)  # type: ignore[arg-type]
-    assert transfer.share == 1.0
-    assert {name.split(".")[0] for name in transfer.skipped} >= {"decoder_blocks", "mask_tokens"}
+    report = api.import_weights(tmp_path / "foreign.safetensors", tmp_path / "own", **two, settings=told)  # type: ignore[arg-type]
+    assert report.fraction == 1.0
+    assert {name.split(".")[0] for name in report.unused} >= {"decoder_blocks", "mask_tokens"}
     about: dict[str, Any] = load_encoder(tmp_path / "own").metadata  # type: ignore[assignment]
     assert (about["vit"]["registers"], about["vit"]["mlp_ratio"], about["vit"]["depth"]) == (1, 1.5, 2)
 
@@ -122,10 +92,8 @@ def test_monais_swin_is_imported_with_all_its_settings(tiny: Tiny, tmp_path: Pat
             if name.startswith("swinViT.")
         }
     torch.save({"state_dict": state}, tmp_path / "foreign.pt")
-    transfer = api.import_weights(
-        tmp_path / "foreign.pt", tmp_path / "own", tiny.store, settings={"crop": [48, 32, 32]}
-    )
-    assert (transfer.share, transfer.fresh, transfer.warnings) == (1.0, {}, [])
+    report = api.import_weights(tmp_path / "foreign.pt", tmp_path / "own", tiny.store, settings={"crop": [48, 32, 32]})
+    assert (report.fraction, report.missing, report.warnings) == (1.0, {}, [])
     encoder, volume = load_encoder(tmp_path / "own"), torch.randn(1, 1, 32, 32, 32)
     assert_same(encoder(volume), foreign.swinViT(volume, True)[-1])
 
@@ -143,13 +111,13 @@ def pictures() -> dict[str, Tensor]:
     return {name: torch.randn(size) for name, size in sizes.items()}
 
 
-def test_weights_of_pictures_are_inflated_to_the_crop(tmp_path: Path, says: Callable[..., str]) -> None:
+def test_weights_of_pictures_are_inflated_to_the_crop(tmp_path: Path, voxmim_says: Callable[..., tuple[int, str, str]]) -> None:
     torch.save({"model": pictures()}, tmp_path / "pictures.pth")
     scans = ["--spacing", 1, 1, 2, "--intensity", "mr", "--channels", "T1", "T2"]
     told = ["--set", "crop=[16,24,8]", "--set", "vit.patch=[4,4,2]"]
-    said = says("import", tmp_path / "pictures.pth", tmp_path / "own", *scans, *told)
+    _, said, _ = voxmim_says("import", tmp_path / "pictures.pth", tmp_path / "own", *scans, *told)
     assert "inflated" in said
-    assert "The number of heads was supposed to be 2" in said
+    assert "The number of heads is taken as 2" in said
     encoder = load_encoder(tmp_path / "own")
     assert encoder(torch.randn(1, 2, 16, 24, 8)).shape == (1, 4 * 6 * 4, 128)
     about: dict[str, Any] = encoder.metadata  # type: ignore[assignment]
@@ -175,7 +143,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path, settings: dict[
 
 def test_what_is_told_of_the_scans_must_make_sense_and_comes_before_the_store(tiny: Tiny, tmp_path: Path) -> None:
     torch.save(pictures(), tmp_path / "pictures.pth")
-    with pytest.raises(StoreError, match="scans of pet at None mm cannot be"):
+    with pytest.raises(StoreError, match=r"scans of pet at \(.*\) mm cannot be"):
         api.import_weights(tmp_path / "pictures.pth", tmp_path / "own", tiny.store, intensity="pet")
     settings = {"crop": [16, 16, 16]}
     api.import_weights(tmp_path / "pictures.pth", tmp_path / "own", tiny.store, intensity="mr", settings=settings)
@@ -183,55 +151,48 @@ def test_what_is_told_of_the_scans_must_make_sense_and_comes_before_the_store(ti
     assert about["preparation"] == read_weights_preparation(tiny.store) | {"intensity": "mr"}
 
 
-# Out
+# Foreign checkpoints
 
 
-def pretrained(tiny: Tiny, folder: Path, **settings: Any) -> Path:
-    write_recipe(folder / "recipe.yaml", make_recipe({"precision": "32", "pretrain": TINY_TRAINING, **settings}))
-    return api.pretrain(tiny.store, folder / "run", folder / "recipe.yaml", {"pretrain.steps": 1})
+class Trap:
+    """What unpickles by running code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, ("trapped",))
 
 
-def monais_network(printed: str) -> nn.Module:
-    """What the printed lines make."""
-    lines = printed[printed.index("from monai") :].split("done:")[0]
-    names: dict[str, Any] = {"CLASSES": 3}
-    exec(lines, names)
-    return names["network"].eval()
+def test_a_pickle_that_could_run_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "trap.pt"
+    torch.save({"state_dict": {"weight": torch.zeros(2)}, "more": Trap()}, file)
+    with pytest.raises(WeightsError, match=r"trap\.pt: .* run foreign code, .* save the state_dict alone") as caught:
+        read_foreign(file)
+    assert "mkdir" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "trapped").exists()
 
 
-@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
-def test_a_vit_goes_to_monais_unetr(tiny: Tiny, tmp_path: Path, says: Callable[..., str], ending: str) -> None:
-    vit = {"patch": [16, 16, 16], "width": 48, "depth": 12, "heads": 4, "mlp_ratio": 1.5}
-    mae = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
-    run = pretrained(tiny, tmp_path, vit=vit, crop=[32, 16, 32], mae=mae)
-    network = monais_network(says("export", run, tmp_path / f"encoder{ending}", "--to", "monai"))
-    volume = torch.randn(1, 1, 32, 16, 32)
-    assert network(volume).shape == (1, 3, 32, 16, 32)
-    assert_same(network.vit(volume)[0], load_encoder(run)(volume))  # type: ignore[operator]
+def test_tensors_are_found_at_whatever_depth(tmp_path: Path) -> None:
+    one, two = torch.ones(1), torch.ones(2)
+    content = {"epoch": 3, "net": {"a": one, "step": 7}, "more": {"deep": {"b": two}}, "list": [two]}
+    torch.save(content, tmp_path / "nested.ckpt")
+    save_file({"a": one}, tmp_path / "flat.safetensors")
+    nested, flat = (read_foreign(tmp_path / name) for name in ("nested.ckpt", "flat.safetensors"))
+    torch.testing.assert_close([dict(group.tensors) for group in nested], [{"a": one}, {"b": two}])
+    torch.testing.assert_close([dict(group.tensors) for group in flat], [{"a": one}])
+    assert nested[0].config["epoch"] == 3
 
 
-def test_a_swin_goes_to_monais_swin_unetr_with_its_licence(
-    tiny: Tiny, tmp_path: Path, says: Callable[..., str]
-) -> None:
-    swin = {"patch": [2, 2, 2], "width": 12, "depths": [1, 1, 1, 1], "heads": [1, 2, 2, 2], "window": 2,
-            "last_merge": True, "mlp_ratio": 2.0}  # fmt: skip
-    run = pretrained(tiny, tmp_path, encoder="swin", pretext="simmim", swin=swin, crop=[64, 32, 32])
-    out = tmp_path / "encoder.safetensors"
-    network = monais_network(says("export", run, out))
-    volume = torch.randn(1, 1, 64, 32, 32)
-    assert network(volume).shape == (1, 3, 64, 32, 32)
-    assert_same(network.swinViT(volume, True)[-1], load_encoder(run)(volume))  # type: ignore[operator]
-    with safe_open(str(out), framework="pt") as file:
-        about = json.loads(file.metadata()["from_voxmim"])
-    assert about["data"] == read_weights(run / "encoder.safetensors")[1]["data"]
-    assert api.import_weights(out, tmp_path / "back", tiny.store, settings={"crop": [64, 32, 32]}).share == 1.0
-    assert_same(load_encoder(tmp_path / "back")(volume), load_encoder(run)(volume))
-
-
-def test_what_monai_cannot_hold_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    told = {"encoder": "unet", "unet": {"width": 4, "blocks": [1, 1, 1]}, "crop": [16, 16, 8], "precision": "32"}
-    recipe = make_recipe(told | {"pretrain": TINY_TRAINING | {"steps": 1}})
-    run = pretrain(Store(tiny.store), tmp_path / "run", recipe).path
-    with pytest.raises(WeightsError, match="MONAI has no network that our residual U-Net's weights fit"):
-        api.export_weights(run, tmp_path / "encoder.pt")
-    assert not (tmp_path / "encoder.pt").exists()
+def test_what_is_no_checkpoint_is_refused(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_bytes(b"hello world, these are no weights" * 9)
+    (tmp_path / "empty.pt").touch()
+    torch.save({"a": torch.zeros(99)}, tmp_path / "whole.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:700])
+    for name in ("text.pt", "empty.pt", "cut.pt"):
+        with pytest.raises(WeightsError, match=rf"{name}: .*(not a complete checkpoint|it is refused)"):
+            read_foreign(tmp_path / name)
+    with pytest.raises(WeightsError, match=r"gone\.pt: there is no such file"):
+        read_foreign(tmp_path / "gone.pt")
+    own = tiny_runs.pretrain / "encoder.safetensors"
+    with pytest.raises(WeightsError, match="start from them with --init"):
+        read_foreign(own)

@@ -1,0 +1,128 @@
+"""Exporting an encoder under the names of MONAI's networks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from voxmim.errors import WeightsError
+from voxmim.files import whole
+from voxmim.networks.build import Encoder
+from voxmim.networks.swin import Swin
+from voxmim.networks.vit import ViT
+from voxmim.weights.layouts.vit import MONAI_NAMES, split
+from voxmim.weights.load import load_encoder
+
+_KEPT = ("preparation", "window", "crop", "data", "imported", "init")  # of the metadata, in a safetensors file
+
+
+def export_encoder(run: Path, out: Path) -> str:
+    """Write an encoder's weights under the names of MONAI's `UNETR` or `SwinUNETR`.
+
+    Args:
+        run: a pre-training's run folder or weights file.
+        out: a ``.safetensors`` or ``.pt`` file.
+
+    Returns:
+        the Python lines that build MONAI's network and load the weights.
+
+    Raises:
+        WeightsError: another file name, or an encoder that MONAI's network cannot hold.
+    """
+    if out.suffix not in (".safetensors", ".pt"):
+        raise WeightsError(f"{out}: the file name must end in .safetensors or .pt, which says how it is written.")
+    encoder = load_encoder(run)
+    about: dict[str, Any] = encoder.metadata  # type: ignore[assignment]
+    try:
+        network, arguments, tensors = _for_monai(encoder, about)
+    except ValueError as error:
+        raise WeightsError(f"{run}: this encoder cannot be exported, since {error}.") from None
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    kept = {key: about[key] for key in _KEPT if key in about}
+    with whole(out) as temporary:
+        if out.suffix == ".pt":
+            torch.save(contiguous, temporary)
+        else:
+            temporary.write_bytes(save(contiguous, metadata={"format": "pt", "from_voxmim": json.dumps(kept)}))
+    safe = out.suffix == ".safetensors"
+    reader = f"load_file({str(out)!r})" if safe else f"torch.load({str(out)!r}, weights_only=True)"
+    text = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return "\n".join([
+        f"from monai.networks.nets import {network}",
+        "from safetensors.torch import load_file" if safe else "import torch",
+        f"network = {network}(in_channels={encoder.channels}, out_channels=CLASSES, {text})",
+        f"network.load_state_dict({reader}, strict=False)",
+    ])  # fmt: skip
+
+
+def _for_monai(encoder: Encoder, about: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """The name of MONAI's network that holds the encoder, its arguments, and its tensors."""
+    if isinstance(encoder, Swin):
+        own = about["swin"]
+        arguments = {
+            "feature_size": own["width"],
+            "depths": tuple(own["depths"]),
+            "num_heads": tuple(own["heads"]),
+            "window_size": own["window"],
+            "mlp_ratio": own["mlp_ratio"],
+        }
+        return "SwinUNETR", arguments, to_monai_swin_unetr(encoder)
+    if isinstance(encoder, ViT):
+        own = about["vit"]
+        arguments = {
+            "img_size": tuple(about["crop"]),
+            "hidden_size": own["width"],
+            "mlp_dim": int(own["width"] * own["mlp_ratio"]),
+            "num_heads": own["heads"],
+            "proj_type": "conv",
+            "qkv_bias": True,
+        }
+        return "UNETR", arguments, to_monai_unetr(encoder)
+    raise ValueError(f"MONAI has no network for the encoder {about['encoder']}; take a ViT or a Swin")
+
+
+def to_monai_unetr(vit: ViT) -> dict[str, Tensor]:
+    """A ViT's weights under the names of MONAI's `UNETR`, where they fill everything under ``vit.``.
+
+    It takes them with ``proj_type="conv"``, ``qkv_bias=True`` and our channels, crop, width, heads and MLP.
+
+    Raises:
+        ValueError: RoPE, registers, or not the patches of 16 and the 12 blocks that MONAI's UNETR has.
+    """
+    if vit.rotary:
+        raise ValueError("MONAI's ViT has no rotary positions")
+    if vit.registers is not None:
+        raise ValueError("the ViT of MONAI's UNETR has no registers")
+    if vit.patch != (16, 16, 16) or vit.depth != 12:
+        raise ValueError(f"MONAI's UNETR has patches of 16 and 12 blocks, not {vit.patch} and {vit.depth}")
+    names = {ours: theirs for theirs, ours in MONAI_NAMES.items()}
+    tensors = {}
+    for name, tensor in vit.state_dict().items():
+        block, part, kind = split(name)
+        tensors[f"vit.{block}{names[part]}{kind}"] = tensor
+    embed, positions = (f"vit.{names[part]}" for part in ("embed", "positions"))
+    tensors[f"{embed}.weight"] = vit.embed.weight.detach().unflatten(1, (vit.channels, *vit.patch))
+    tensors[positions] = vit.positions.detach()[None]  # the fixed ones, too
+    for number in range(vit.depth):  # MONAI's blocks have this norm, and do not use it
+        norm, one = f"vit.blocks.{number}.norm_cross_attn", torch.ones_like(vit.norm.weight)
+        tensors |= {f"{norm}.weight": one, f"{norm}.bias": one * 0}
+    return tensors
+
+
+def to_monai_swin_unetr(swin: Swin) -> dict[str, Tensor]:
+    """A Swin's weights under the names of MONAI's `SwinUNETR`, where they fill everything under ``swinViT.``.
+
+    Raises:
+        ValueError: not the patches of 2, or the four stages, each with a merge, of MONAI's SwinUNETR.
+    """
+    if swin.patch != (2, 2, 2):
+        raise ValueError(f"MONAI's SwinUNETR has patches of 2, not {swin.patch}")
+    if len(swin.widths) != 5:
+        raise ValueError(f"MONAI's SwinUNETR halves the grid four times, not {len(swin.widths) - 1} times")
+    return {name.replace("swin.", "swinViT.", 1): tensor for name, tensor in swin.state_dict().items()}

@@ -1,0 +1,183 @@
+"""Importing an encoder of another package: its checkpoint is read without running code, converted and written."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from voxmim.errors import RecipeError, StoreError, WeightsError
+from voxmim.networks.build import build_encoder, describe_encoder
+from voxmim.recipe import FITTING, make_recipe
+from voxmim.settings import Recipe, Triple
+from voxmim.store.format import Preparation, Store
+from voxmim.weights.files import read_safetensors, save_weights
+from voxmim.weights.layouts import Checkpoint, Imported, Request, convert
+from voxmim.weights.load import LoadReport, load_into
+
+
+def import_encoder(
+    file: Path,
+    out: Path,
+    scans: Mapping[str, Any],
+    like: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    licence: str = "",
+) -> LoadReport:
+    """Write ``OUT/encoder.safetensors`` and its model card from another package's checkpoint.
+
+    Args:
+        file: the checkpoint, in any layout of `LAYOUTS`.
+        out: a new folder.
+        scans: any of spacing, intensity and channels of the scans that the weights were trained on; what is missing or
+            None is taken from `like`, and then from the checkpoint.
+        like: a store whose scans are prepared in the same way.
+        settings: what the checkpoint does not say, such as ``{"vit.heads": 12, "crop": [96, 96, 96]}``.
+        licence: of the weights; it is kept with them.
+
+    Raises:
+        RecipeError: a setting is unknown or does not fit the weights.
+        StoreError: the scans are not described, or not sensibly.
+        WeightsError: the file cannot be read, has no known layout, or `out` is not empty.
+    """
+    settings = settings or {}
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise WeightsError(f"{out}: this is not empty; name another folder.")
+    given = {key: value for key, value in scans.items() if value}
+    if like is not None:
+        given = asdict(Store(like).preparation) | given
+    channels = len(given["channels"]) if "channels" in given else None
+    request = Request(channels, _triple(settings, "vit.patch"), _triple(settings, "crop"))
+    try:
+        layout, imported = convert(read_foreign(file), request)
+    except ValueError as error:
+        raise WeightsError(f"{file}: this cannot be imported, since {error} (see docs/weights.md).") from None
+    preparation = _preparation({**imported.scans, **given})
+    recipe = _recipe(imported, settings, str(file))
+    assert recipe.crop is not None
+    torch.manual_seed(0)  # for what the file does not have
+    encoder = build_encoder(recipe.encoder_settings, len(preparation.channels), recipe.crop)
+    report = _in_foreign_names(load_into(encoder, imported.tensors, str(file)), imported)
+    report.warnings = [text for text in imported.warnings if not any(f"({key})" in text for key in settings)]
+    digest = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+    metadata = {
+        "kind": "encoder",
+        "preparation": asdict(preparation),
+        "window": list(recipe.window),
+        "crop": list(recipe.crop),
+        **describe_encoder(recipe),
+        "data": {"name": "", "digest": "", "licence": licence or imported.about.get("licence", "")},
+        "imported": {"file": file.name, "digest": digest, "naming": layout, **imported.about},
+    }
+    save_weights(out / "encoder.safetensors", encoder, metadata)
+    return report
+
+
+def read_foreign(path: Path) -> list[Checkpoint]:
+    """The groups of named tensors of another package's checkpoint, outermost first.
+
+    A pickled checkpoint is read with torch's ``weights_only=True``, which runs no code.
+
+    Args:
+        path: a ``.safetensors`` file, or one that `torch.save` wrote.
+
+    Raises:
+        WeightsError: the file is missing, damaged, voxmim's own, or holds more than tensors and plain values.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file; check the path.")
+    if path.suffix == ".safetensors":
+        tensors, own = read_safetensors(path)
+        if own is not None:
+            raise WeightsError(f"{path}: voxmim wrote these weights; start from them with --init, without an import.")
+        return [Checkpoint(tensors, folder=path.parent)]
+    try:
+        with warnings.catch_warnings(action="ignore"):  # on pickles of a kind that torch itself does not write
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)|(Unsupported operand \d+)", str(error))
+        reason = (found[1] or found[2]) if found else "an object of another kind"
+        raise WeightsError(
+            f"{path}: it holds more than tensors and plain values ({reason}), and reading that could run foreign code, "
+            "so it is refused; save the state_dict alone where the file comes from, with "
+            "torch.save(network.state_dict(), FILE)."
+        ) from None
+    except Exception as error:  # torch raises many kinds here, none of them documented
+        raise WeightsError(
+            f"{path}: this is not a complete checkpoint that torch can read ({type(error).__name__}); copy it again."
+        ) from None
+    config = content if isinstance(content, Mapping) else {}
+    return [Checkpoint(tensors, config, folder=path.parent) for tensors in _tensor_groups(content)]
+
+
+def _tensor_groups(content: object) -> Iterator[dict[str, Tensor]]:
+    """Each mapping of names to tensors in a checkpoint, at any depth."""
+    if isinstance(content, Mapping):
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if tensors:
+            yield tensors
+        for value in content.values():
+            yield from _tensor_groups(value)
+
+
+def _preparation(scans: Mapping[str, Any]) -> Preparation:
+    """How scans must be prepared.
+
+    Raises:
+        StoreError: something is missing or makes no sense.
+    """
+    lacking = [f"--{name}" for name in ("spacing", "intensity", "channels") if not scans.get(name)]
+    if lacking:
+        raise StoreError(f"the file does not say what its scans were like: give --like STORE, or {', '.join(lacking)}.")
+    if scans["intensity"] not in ("ct", "mr") or min(scans["spacing"]) <= 0:
+        raise StoreError(
+            f"scans of {scans['intensity']} at {tuple(scans['spacing'])} mm cannot be; give ct or mr and sizes above 0."
+        )
+    return Preparation.from_dict(scans)
+
+
+def _recipe(imported: Imported, settings: Mapping[str, Any], origin: str) -> Recipe:
+    """A recipe with the imported encoder and the user's settings, checked as every recipe is."""
+    for key in settings:
+        if key.partition(".")[0] not in (imported.encoder, "crop", "window", "seed"):
+            raise RecipeError(f"--set {key}: an import takes {imported.encoder}.*, crop and window only.")
+    nested: dict[str, Any] = {
+        "encoder": imported.encoder,
+        "pretext": next(task for task, encoders in FITTING.items() if imported.encoder in encoders),
+        "crop": list(imported.crop),
+        **({"window": list(imported.scans["window"])} if "window" in imported.scans else {}),
+        imported.encoder: dict(imported.settings),
+    }
+    for key, value in settings.items():
+        group, _, name = key.partition(".")
+        nested[group] = {**nested[group], name: value} if name else value
+    return make_recipe(nested, origin)
+
+
+def _in_foreign_names(report: LoadReport, imported: Imported) -> LoadReport:
+    """The report with foreign names: what was changed, what was renamed, what is unused."""
+    names = imported.names
+    report.adapted = {name: how for name, how in imported.changes.items() if name in report.loaded}
+    plain = [name for name in report.loaded if name not in report.adapted]
+    report.renamed = {name: names[name] for name in plain if names[name] != name}
+    report.loaded = [name for name in plain if name not in report.renamed]
+    report.unused = imported.unused
+    return report
+
+
+def _triple(settings: Mapping[str, Any], key: str) -> Triple | None:
+    value = settings.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or len(value) != 3 or not all(type(v) is int and v > 0 for v in value):
+        raise RecipeError(f"--set {key}={value}: give three whole numbers above 0, such as {key}=[16,16,16].")
+    x, y, z = value
+    return x, y, z

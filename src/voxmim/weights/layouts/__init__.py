@@ -1,0 +1,32 @@
+"""Other packages' layouts: each file turns the names and shapes of one family of networks into ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from voxmim.weights.layouts import swin, vit
+from voxmim.weights.layouts.layout import Checkpoint, Imported, Layout, Request
+
+LAYOUTS: dict[str, Layout] = {**vit.LAYOUTS, **swin.LAYOUTS}
+
+
+def convert(checkpoints: Iterable[Checkpoint], request: Request) -> tuple[str, Imported]:
+    """Find the first checkpoint of a known layout: the layout's name, and its encoder in our terms.
+
+    Args:
+        checkpoints: the groups of tensors of one file, outermost first.
+        request: what the file does not say.
+
+    Raises:
+        ValueError: none is of a known layout, or it does not fit the request or any encoder of ours.
+    """
+    names: list[str] = []
+    for checkpoint in checkpoints:
+        names = names or list(checkpoint.tensors)
+        for name, layout in LAYOUTS.items():
+            prefix = layout.find(checkpoint.tensors)
+            if prefix is not None:
+                return name, layout.convert(replace(checkpoint, prefix=prefix), request)
+    held = f"it holds {', '.join(names[:3])} and so on" if names else "it holds no named tensors"
+    raise ValueError(f"{held}; the known layouts are {', '.join(LAYOUTS)}")

@@ -1,0 +1,204 @@
+"""Vision transformers: MONAI's ViT and masked autoencoder, and ViTs in timm's names (2D MAE, 3DINO).
+
+A class token becomes a register of our ViT, which is a token without a position. LayerScale (arXiv 2103.17239) is
+multiplied into the layer before it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from voxmim.networks.patches import Triple
+from voxmim.networks.positions import resize_positions
+from voxmim.weights.adapt import pick_channels
+from voxmim.weights.layouts.layout import (
+    USUAL_CROP,
+    Checkpoint,
+    Imported,
+    Layout,
+    Request,
+    check_channels,
+    count,
+    mlp_ratio,
+)
+
+_HEAD_WIDTH = 64  # of most ViTs; their weights do not say it
+_NORMS = {"norm1": "norm1", "norm2": "norm2", "norm": "norm", "cls_token": "registers"}
+MONAI_NAMES = _NORMS | {
+    "patch_embedding.patch_embeddings.1": "embed",  # of a linear embedding; the export takes the next, a convolution
+    "patch_embedding.patch_embeddings": "embed",
+    "patch_embedding.position_embeddings": "positions",
+    "attn.qkv": "attention.qkv",
+    "attn.out_proj": "attention.project",
+    "mlp.linear1": "mlp.0",
+    "mlp.linear2": "mlp.2",
+}
+_TIMM_NAMES = _NORMS | {
+    "patch_embed.proj": "embed",
+    "pos_embed": "positions",
+    "attn.qkv": "attention.qkv",
+    "attn.proj": "attention.project",
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.2",
+}
+_SCALED = {"ls1.gamma": "attention.project", "ls2.gamma": "mlp.2"}  # LayerScale, and the layer before it
+
+
+def _from_monai(checkpoint: Checkpoint, request: Request) -> Imported:
+    """MONAI's `ViT`, alone or in a `UNETR`, or the encoder of its `MaskedAutoEncoderViT`."""
+    tensors, names, unused = _rename(checkpoint, MONAI_NAMES)
+    weight, positions = tensors["embed.weight"], tensors["positions"][0]
+    if weight.dim() == 2:  # linear, over (X, Y, Z, channels)
+        channels = request.channels or 1
+        patch = request.patch or _cube(weight.shape[1] // channels, "inputs of the embedding", "vit.patch")
+        if weight.shape[1] % math.prod(patch):
+            raise ValueError(f"the embedding has {weight.shape[1]} inputs, which are no patches of {patch}")
+        weight = weight.unflatten(1, (*patch, -1)).movedim(-1, 1)
+    grid = _grid(request.crop, weight) if request.crop else _cube(len(positions), "positions", "crop")
+    return _vit(weight, positions, grid, tensors, names, unused, request)
+
+
+def _from_timm_3d(checkpoint: Checkpoint, request: Request) -> Imported:
+    """A 3D ViT with a class token in timm's names, such as 3DINO's."""
+    tensors, names, unused = _rename(checkpoint, _TIMM_NAMES)
+    weight, positions = tensors["embed.weight"], _patch_positions(tensors)
+    grid = _grid(request.crop, weight) if request.crop else _cube(len(positions), "positions", "crop")
+    imported = _vit(weight, positions, grid, tensors, names, unused, request)
+    imported.changes["registers"] = "the class token with its position"
+    return imported
+
+
+def _from_timm_2d(checkpoint: Checkpoint, request: Request) -> Imported:
+    """A 2D masked autoencoder (arXiv 2111.06377), inflated along Z.
+
+    Rows of the pictures become X, columns Y. The kernel is divided over the patch's voxels along Z and the positions
+    are repeated, so that a volume that is constant along Z is embedded as its slice was.
+    """
+    tensors, names, unused = _rename(checkpoint, _TIMM_NAMES)
+    kernel = tensors["embed.weight"]
+    x, y = kernel.shape[2:]
+    patch = request.patch or (x, y, x)
+    if patch[:2] != (x, y):
+        raise ValueError(f"the patch is {(x, y)}, not {patch[:2]}")
+    channels = request.channels or 1
+    inflated = kernel.unsqueeze(-1).repeat(1, 1, 1, 1, patch[2]) / patch[2]
+    weight = pick_channels(inflated, [None] * channels) if channels != kernel.shape[1] else inflated
+    table = _patch_positions(tensors)
+    side = math.isqrt(len(table))
+    if side**2 != len(table):
+        raise ValueError(f"{len(table)} positions are not those of a square of patches")
+    grid = _grid(request.crop or USUAL_CROP, weight)
+    positions = resize_positions(table, (side, side, 1), grid)
+    imported = _vit(weight, positions, grid, tensors, names, unused, request)
+    imported.changes |= {
+        "embed.weight": f"inflated from {(x, y)} to {patch}, {channels} channels instead of {kernel.shape[1]}",
+        "positions": f"interpolated and repeated for a grid of {grid}",
+        "registers": "the class token with its position",
+    }
+    return imported
+
+
+def _patch_positions(tensors: dict[str, Tensor]) -> Tensor:
+    """The positions (N, width) of the patches; that of the class token is added to it."""
+    table = tensors["positions"][0]
+    tensors["registers"] = tensors["registers"] + table[:1]
+    return table[1:]
+
+
+def _vit(
+    weight: Tensor,
+    positions: Tensor,
+    grid: Triple,
+    tensors: dict[str, Tensor],
+    names: dict[str, str],
+    unused: list[str],
+    request: Request,
+) -> Imported:
+    """Our ViT with a kernel (width, C, px, py, pz) and positions (N, width) of a grid."""
+    if weight.dim() != 5:
+        raise ValueError(f"the patch is {tuple(weight.shape[2:])}, but a ViT on scans needs three axes")
+    patch: Triple = tuple(weight.shape[2:])  # type: ignore[assignment]
+    if request.patch not in (None, patch):
+        raise ValueError(f"the patch is {patch}, not {request.patch}")
+    if len(positions) != math.prod(grid):
+        raise ValueError(f"{len(positions)} positions are not those of a grid of {grid}")
+    check_channels(weight.shape[1], request)
+    width = len(weight)
+    if len(tensors.get("registers", ())) == 1:
+        tensors["registers"] = tensors["registers"][0]
+    changes = {}
+    for name in [name for name in tensors if name.endswith("qkv.weight")]:
+        bias = name.replace("weight", "bias")
+        if bias not in tensors:
+            tensors[bias] = weight.new_zeros(3 * width)
+            changes[bias] = "zero, as the file has none"
+    settings = {
+        "patch": list(patch),
+        "width": width,
+        "depth": count(tensors, r"blocks\.(\d+)\."),
+        "heads": max(1, width // _HEAD_WIDTH),
+        "mlp_ratio": mlp_ratio(tensors["blocks.0.mlp.0.weight"]),
+        "positions": "learned",
+        "registers": len(tensors.get("registers", ())),
+    }
+    crop = (grid[0] * patch[0], grid[1] * patch[1], grid[2] * patch[2])
+    ours = tensors | {"embed.weight": weight.flatten(1), "positions": positions}
+    guess = f"The number of heads is taken as {settings['heads']}, as weights do not say it (vit.heads)."
+    return Imported("vit", settings, crop, ours, names, changes, unused, warnings=[guess])
+
+
+def _rename(checkpoint: Checkpoint, parts: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """Tensors under our names, the foreign name of each, and the foreign names without a place."""
+    tensors, names, scales = {}, {}, {}
+    for inner, name in checkpoint.inner().items():
+        inner = re.sub(r"^blocks\.\d+(?=\.(weight|bias)$)", "norm", inner)  # MONAI's MAE has its last norm among them
+        inner = re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", inner)  # DINOv2 cuts the blocks into chunks
+        block, part, kind = split(inner)
+        if part in parts:
+            ours = f"{block}{parts[part]}{kind}"
+            tensors[ours], names[ours] = checkpoint.tensors[name], name
+        elif part in _SCALED:
+            scales[f"{block}{_SCALED[part]}"] = name
+        elif block and "cross_attn" not in part:  # MONAI's blocks have such parts, and do not use them
+            raise ValueError(f"our ViT has no place for {name}")
+    for layer, name in scales.items():
+        gamma = checkpoint.tensors[name]
+        tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"] * gamma[:, None]
+        tensors[f"{layer}.bias"] = tensors[f"{layer}.bias"] * gamma
+    used = {*names.values(), *scales.values()}
+    return tensors, names, [name for name in checkpoint.tensors if name not in used]
+
+
+def split(name: str) -> tuple[str, str, str]:
+    """A ViT's name as the block's prefix, the part, and ``.weight`` or ``.bias``; what is not there is empty."""
+    match = re.fullmatch(r"(blocks\.\d+\.)?(.+?)(\.weight|\.bias)?", name)
+    assert match
+    return match[1] or "", match[2], match[3] or ""
+
+
+def _cube(number: int, what: str, setting: str) -> Triple:
+    side = round(number ** (1 / 3))
+    if side**3 != number:
+        raise ValueError(f"{number} {what} are not those of a cube; give --set {setting}")
+    return side, side, side
+
+
+def _grid(crop: Triple, kernel: Tensor) -> Triple:
+    patch = kernel.shape[2:]
+    if len(patch) != 3 or any(c < p or c % p for c, p in zip(crop, patch, strict=True)):
+        raise ValueError(f"the crop {crop} is not a multiple of the patch {tuple(patch)}; give --set crop")
+    return crop[0] // patch[0], crop[1] // patch[1], crop[2] // patch[2]
+
+
+_MONAI_MARKS = (r"patch_embedding\.position_embeddings", r"patch_embedding\.patch_embeddings\.(1\.)?weight")
+_TIMM_MARKS = (r"patch_embed\.proj\.weight", "pos_embed", "cls_token", r"blocks\.(0\.)?0\.attn\.qkv\.weight")
+LAYOUTS = {
+    "monai_mae": Layout("MONAI's MaskedAutoEncoderViT", (*_MONAI_MARKS, r"blocks\.\d+\.weight"), _from_monai),
+    "monai_vit": Layout("MONAI's ViT, also in a UNETR", (*_MONAI_MARKS, r"blocks\.0\.attn\.qkv\.weight"), _from_monai),
+    "mae_2d": Layout("2D MAE ViTs of facebookresearch/mae", _TIMM_MARKS, _from_timm_2d, axes=4),
+    "vit_3d": Layout("3D ViTs in timm's names, such as 3DINO", _TIMM_MARKS, _from_timm_3d, axes=5),
+}

@@ -1,0 +1,69 @@
+"""MONAI's Swin transformer beside ours, with the same weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from monai.networks.nets import SwinUNETR
+from monai.networks.nets.swin_unetr import SwinTransformer
+from torch import Tensor, nn
+
+from voxmim.networks.swin import Swin
+from voxmim.weights.layouts import Checkpoint, Imported, Request, convert
+from weights_helpers import assert_same, random, shaken
+
+SIZES = {"depths": (2, 1, 1, 1), "num_heads": (1, 2, 2, 2), "mlp_ratio": 2.0}
+
+
+def monai_swin(**changes: Any) -> nn.Module:
+    return shaken(SwinTransformer(1, 12, (2, 2, 2), (2, 2, 2), **SIZES | changes))
+
+
+def imported(state: dict[str, Tensor]) -> Imported:
+    layout, found = convert([Checkpoint(state)], Request(1))
+    assert layout == "monai_swin"
+    return found
+
+
+def our_swin(found: Imported) -> Swin:
+    settings: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in found.settings.items()}
+    swin = Swin(1, **settings).eval()
+    swin.load_state_dict(found.tensors)
+    return swin
+
+
+@pytest.mark.parametrize(("old", "prefix"), [(False, "swinViT."), (True, "module."), (True, "module.swin_vit.")])
+@pytest.mark.parametrize("bias", [False, True])
+def test_monais_swin_encodes_alike_under_new_and_old_names(old: bool, prefix: str, bias: bool) -> None:
+    foreign = monai_swin(qkv_bias=bias)
+    state = {f"{prefix}{name}": tensor for name, tensor in foreign.state_dict().items()}
+    if old:
+        state = {name.replace("mlp.linear", "mlp.fc"): tensor for name, tensor in state.items()}
+    heads = {f"{prefix}norm.weight": torch.ones(192), "module.rotation_head.weight": torch.ones(4, 192)}
+    found = imported(state | heads)
+    assert found.unused == list(heads)
+    volume = random(1, 1, 32, 32, 32)
+    assert_same(our_swin(found).maps(volume), foreign(volume))
+
+
+def test_old_names_are_those_that_monai_itself_loads() -> None:
+    state = {
+        f"module.{name}".replace("mlp.linear", "mlp.fc"): tensor for name, tensor in monai_swin().state_dict().items()
+    }
+    foreign = SwinUNETR(1, 2, feature_size=12, window_size=2, **SIZES)  # type: ignore[arg-type]
+    foreign.load_from({"state_dict": state})
+    theirs, ours = imported(foreign.state_dict()), imported(state)
+    assert theirs.tensors.keys() == ours.tensors.keys()
+    assert_same(list(ours.tensors.values()), [theirs.tensors[name] for name in ours.tensors])
+    assert {name.split(".")[0] for name in theirs.unused} >= {"encoder1", "decoder5", "out"}
+
+
+@pytest.mark.parametrize("changes", [{"use_v2": True}, {"patch_norm": True}, {"spatial_dims": 2}])
+def test_a_swin_of_another_make_is_refused(changes: dict[str, Any]) -> None:
+    sizes = {"window_size": (2, 2), "patch_size": (2, 2)} if "spatial_dims" in changes else {}
+    settings = {"window_size": (2, 2, 2), "patch_size": (2, 2, 2)} | SIZES | sizes | changes
+    state = SwinTransformer(1, 12, **settings).state_dict()
+    with pytest.raises(ValueError, match=r"no place for layers1c|no place for patch_embed\.norm|needs three axes"):
+        convert([Checkpoint(state)], Request(1))
