@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from voxmim.settings import Recipe
     from voxmim.store.prepare import PrepareResult
     from voxmim.training.plan import Plan
-    from voxmim.weights.load import Transfer
+    from voxmim.weights.load import LoadReport
 
 Given = Mapping[str, Any]  # the arguments of the command
 
@@ -137,11 +137,9 @@ def reconstruct(result: list[Path], given: Given) -> None:
     done(given["out"], f"{len(result)} pictures, each with its NIfTI volumes")
 
 
-def import_weights(result: Transfer, given: Given) -> None:
+def import_weights(result: LoadReport, given: Given) -> None:
     """What happened to each tensor."""
-    table(f"Weights from {given['file']}", ["", "tensors", "which"], result.rows())
-    for warning in result.warnings:
-        CONSOLE.print(plain(warning), style="yellow", soft_wrap=True)
+    result.show(given["file"])
     done(given["out"] / "encoder.safetensors", f"the encoder, for --init {given['out']}")
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
+from voxmim.console import CONSOLE, plain, table
 from voxmim.errors import WeightsError
 from voxmim.networks.build import (
     Encoder,
@@ -72,13 +71,9 @@ class LoadReport:
 
     def show(self, origin: Path) -> None:
         """Print the table and the warnings."""
-        console = Console(highlight=False)
-        table = Table("", "tensors", "which", title=f"Weights from {origin}", title_justify="left")
-        for row in self.rows():
-            table.add_row(*(cell.replace("[", "\\[") for cell in row))
-        console.print(table)
+        table(f"Weights from {origin}", ["", "tensors", "which"], self.rows())
         for warning in self.warnings:
-            console.print(warning, style="yellow", markup=False, soft_wrap=True)
+            CONSOLE.print(plain(warning), style="yellow", soft_wrap=True)
 
 
 def load_into(
