@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from voxmim.api.datasets import download
     from voxmim.api.inspection import inspect
     from voxmim.api.results import evaluate, predict, reconstruct
-    from voxmim.api.scans import phantom, prepare, split, verify
+    from voxmim.api.scans import phantom, prepare, read_volume, split, verify
     from voxmim.api.studies import demo, study
     from voxmim.api.training import finetune, plan, pretrain
     from voxmim.api.weights import export_weights, import_weights, load_encoder
@@ -33,6 +33,7 @@ __all__ = [
     "predict",
     "prepare",
     "pretrain",
+    "read_volume",
     "reconstruct",
     "split",
     "study",

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 class VoxmimError(Exception):
     """The base of every error that a user can cause and mend; the command line prints its text alone."""
 
+    def __str__(self) -> str:
+        return super().__str__().encode("utf-8", "backslashreplace").decode()  # names of files may be of other bytes
+
 
 class ScanError(VoxmimError):
     """A scan or a label map cannot be used: unreadable, of the wrong shape, constant, not a number.

@@ -25,7 +25,7 @@ KINDS = {
     "label map": "it looks like a label map, not like a scan",
     "dicom series": "slices are missing, doubled, tilted or uneven, or of several orientations",
     "no scan": "it is a localizer, a secondary capture, a segmentation or a dose",
-    "name": "its name does not tell, as BIDS has it, of which patient it is",
+    "name": "its name is not UTF-8, is that of another file, or is not as BIDS has it",
     "label": "of which scan this label map is cannot be told",
     "failed": "it could be read, but not prepared, for want of memory or the like",
     "duplicate": "another scan has the same voxels",

@@ -47,9 +47,12 @@ def test_runs_of_one_session_are_cases_of_one_patient(tmp_path: Path) -> None:
     assert {case.group for case in source.cases} == {"sub-01"}
 
 
-def test_two_images_of_one_suffix(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"case sub-01 has two images of one suffix \(.*T1w\.nii, .*T1w\.nii\.gz\)"):
-        opened(tmp_path, "sub-01/anat/sub-01_T1w.nii", "sub-01/anat/sub-01_T1w.nii.gz")
+def test_a_case_with_two_images_of_one_suffix_is_left_out(tmp_path: Path) -> None:
+    files = ["sub-01/anat/sub-01_T1w.nii", "sub-01/anat/sub-01_T1w.nii.gz", "sub-02/anat/sub-02_T1w.nii"]
+    source = opened(tmp_path, *files)
+    assert [case.name for case in source.cases] == ["sub-02"]
+    (finding,) = source.findings
+    assert "two images of one suffix (sub-01_T1w.nii, sub-01_T1w.nii.gz)" in finding.reason
 
 
 def test_label_maps_find_their_session_and_run(tmp_path: Path) -> None:

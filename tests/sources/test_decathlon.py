@@ -40,7 +40,6 @@ def test_regions_keep_their_order_and_may_overlap(tmp_path: Path) -> None:
         ({**DATASET, "labels": {"liver": 1, "kidney": 1}}, "must be different whole numbers"),
         ({**DATASET, "labels": {"liver": 300}}, "whole numbers from 0 to 255"),
         ({**DATASET, "channel_names": {"red": "CT"}}, "not numbered by whole numbers"),
-        ({**DATASET, "unlabelled_folder": "gone"}, "names the folder gone, which is missing"),
         ({**DATASET, "regions": [[1, 2]]}, '"regions" must map names to label values'),
         ({**DATASET, "regions": {"whole": []}}, "region 'whole' must be a list of one label value or more"),
         ({**DATASET, "regions": {"whole": 1}}, "region 'whole' must be a list"),

@@ -65,9 +65,11 @@ def test_labelled_test_scans_stay_the_test_split(tmp_path: Path) -> None:
     assert Counter(found.values()) == {"train": 8, "val": 2, "test": 1}
 
 
-def test_a_label_map_without_scan(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"b\.nii: this label map has no scan in imagesTr"):
-        open_source(fill(tmp_path, *pairs(1), "labelsTr/b.nii", dataset=DATASET))
+def test_a_label_map_without_scan_is_left_out(tmp_path: Path) -> None:
+    source = open_source(fill(tmp_path, *pairs(1), "labelsTr/b.nii", dataset=DATASET))
+    assert [case.name for case in source.cases] == ["a000"]
+    (finding,) = source.findings
+    assert finding.reason.endswith("b.nii: this label map has no scan b in imagesTr; add the scan or rename it.")
 
 
 @pytest.mark.parametrize("folders", [("images", "labels"), ("imagesTr", "labelsTr")])
@@ -79,8 +81,22 @@ def test_a_folder_of_images_and_labels_without_dataset_file(tmp_path: Path, fold
     assert source.labels == {}
 
 
-def test_two_scans_of_one_name(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="2 scans have the same name x"):
-        open_source(fill(tmp_path / "flat", "x.nii", "x.nii.gz"))
-    with pytest.raises(SourceError, match=r"case x has 2 files \(x\.nii, x\.nii\.gz\)"):
-        open_source(fill(tmp_path / "paired", "imagesTr/x.nii", "imagesTr/x.nii.gz", dataset=DATASET))
+def test_of_two_files_of_one_name_one_is_used(tmp_path: Path) -> None:
+    files = ["imagesTr/x.nii", "imagesTr/x.nii.gz", "labelsTr/x.nii.gz", "labelsTr/x.seg.nrrd"]
+    source = open_source(fill(tmp_path, *files, dataset=DATASET))
+    (case,) = source.cases
+    assert (case.images, case.label) == ((tmp_path / files[0],), tmp_path / files[2])
+    assert [Path(one.file).name for one in source.findings] == ["x.nii.gz", "x.seg.nrrd"]
+    assert "x.nii has the same name and is used" in source.findings[0].reason
+
+
+def test_a_segmentation_of_3d_slicer_is_the_label_map_of_its_scan(tmp_path: Path) -> None:
+    (case,) = open_source(fill(tmp_path, "imagesTr/x.nii.gz", "labelsTr/x.seg.nrrd", dataset=DATASET)).cases
+    assert case.label == tmp_path / "labelsTr/x.seg.nrrd"
+
+
+def test_a_missing_unlabelled_folder_keeps_the_labelled_cases(tmp_path: Path) -> None:
+    source = open_source(fill(tmp_path, *pairs(1), dataset={**DATASET, "unlabelled_folder": "more"}))
+    assert [case.name for case in source.cases] == ["a000"]
+    (finding,) = source.findings
+    assert f"the key unlabelled_folder of {tmp_path / 'dataset.json'} names this folder" in finding.reason

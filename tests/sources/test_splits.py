@@ -1,4 +1,4 @@
-"""Splits that a file tells, and drawn ones: no patient on two sides, shares near what was asked, fixed by the seed."""
+"""Splits of a file, and drawn ones: no patient on two sides, fractions near those wanted, fixed by the seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from source_folders import splits_of as splits_of_source
 from voxmim.errors import SourceError
 from voxmim.sources import open_source
 from voxmim.sources.source import SourceCase
-from voxmim.sources.splits import draw_split, share_out
+from voxmim.sources.splits import draw_parts, draw_split
 
 SIDES = {"train": "trained", "unlabelled": "trained", "val": "val", "test": "test"}
 groups_of = st.lists(st.integers(0, 25), min_size=1, max_size=80)
@@ -73,20 +73,20 @@ def test_no_patient_stands_on_two_sides(
 
 @given(sizes=st.dictionaries(st.integers().map(str), st.integers(1, 12), min_size=4, max_size=40),
        seed=st.integers(0, 99))  # fmt: skip
-def test_shares_are_near_what_was_asked(sizes: dict[str, int], seed: int) -> None:
-    shares = {"val": 0.15, "test": 0.25}
-    part_of = share_out(sizes, shares, seed)
+def test_fractions_are_near_those_wanted(sizes: dict[str, int], seed: int) -> None:
+    fractions = {"val": 0.15, "test": 0.25}
+    part_of = draw_parts(sizes, fractions, seed)
     total, counts = sum(sizes.values()), Counter[str]()
     for name, part in part_of.items():
         counts[part] += sizes[name]
     assert part_of.keys() == sizes.keys()
     assert set(counts) == {"train", "val", "test"}
-    for part, share in shares.items():
-        assert abs(counts[part] - share * total) <= 1 + 1.5 * max(sizes.values())
+    for part, fraction in fractions.items():
+        assert abs(counts[part] - fraction * total) <= 1 + 1.5 * max(sizes.values())
 
 
 def test_one_large_patient_among_small_ones_trains() -> None:
-    part_of = share_out({"large": 100, "a": 1, "b": 1, "c": 1}, {"val": 0.15, "test": 0.25}, seed=0)
+    part_of = draw_parts({"large": 100, "a": 1, "b": 1, "c": 1}, {"val": 0.15, "test": 0.25}, seed=0)
     assert part_of.pop("large") == "train"
     assert set(part_of.values()) == {"val", "test"}
 

@@ -9,7 +9,7 @@ from voxmim.api.datasets import data_sets, download
 from voxmim.api.inspection import inspect
 from voxmim.api.machine import doctor
 from voxmim.api.results import evaluate, predict, reconstruct
-from voxmim.api.scans import phantom, prepare, split, verify
+from voxmim.api.scans import phantom, prepare, read_volume, split, verify
 from voxmim.api.studies import demo, study
 from voxmim.api.training import finetune, plan, pretrain, recipes
 from voxmim.api.weights import export_weights, import_weights, load_encoder
@@ -30,6 +30,7 @@ __all__ = [
     "predict",
     "prepare",
     "pretrain",
+    "read_volume",
     "recipes",
     "reconstruct",
     "split",

@@ -7,7 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from voxmim.images.grid import Volume
     from voxmim.store.prepare import PrepareResult
+
+
+def read_volume(path: Path | str, channels: int = 1) -> Volume:
+    """Read a scan or label map of any format: NIfTI, NRRD, MetaImage or DICOM.
+
+    Args:
+        path: a file, or a folder that holds one DICOM series.
+        channels: how many channels are expected; a 4D file is taken for a scan of that many channels.
+
+    Returns:
+        `array` (C, X, Y, Z), rescaled, and `affine` (4, 4) from voxel index to world mm (RAS+).
+
+    Raises:
+        ScanError: the file is missing, unreadable, cut off, of another dimension, or holds NaN.
+    """
+    from voxmim.images.volume import read_volume
+
+    return read_volume(path, channels)
 
 
 def phantom(

@@ -18,6 +18,7 @@ from pathlib import Path
 from voxmim.errors import SourceError
 from voxmim.findings import Finding
 from voxmim.images.volume import case_name, is_scan
+from voxmim.images.walk import files_below
 from voxmim.sources.jsons import read_object
 from voxmim.sources.source import Source, SourceCase
 
@@ -31,10 +32,10 @@ def bids(path: Path) -> Source:
     """The cases of such a folder.
 
     Raises:
-        SourceError: there is no patient's folder, or a case has two images of one suffix.
+        SourceError: there is no scan in a patient's folder.
     """
-    told = read_object(path / "dataset_description.json")
-    scans = [(folder, file) for folder in path.glob("sub-*") for file in folder.rglob("*") if is_scan(file)]
+    described = read_object(path / "dataset_description.json")
+    scans = [(folder, file) for folder in path.glob("sub-*") for file in files_below(folder) if is_scan(file)]
     scans = [(folder, file) for folder, file in scans if file.parent.name in _FOLDERS and _suffix(file) not in _NO_SCAN]
     images = sorted(file for folder, file in scans if file.name.startswith(f"{folder.name}_"))
     findings = [_misnamed(folder, file) for folder, file in scans if not file.name.startswith(f"{folder.name}_")]
@@ -50,14 +51,21 @@ def bids(path: Path) -> Source:
         for file in members:
             grouped.setdefault(session if once else "_".join(_entities(file)), []).append(file)
     labels, left_out = _labels_of(path, grouped)
-    cases = [_case(name, members, channels, labels.get(name)) for name, members in grouped.items()]
+    cases = []
+    for name, members in grouped.items():
+        if len(set(map(_suffix, members))) == len(members):
+            cases.append(_case(name, members, channels, labels.get(name)))
+        else:
+            listed = ", ".join(file.name for file in members)
+            text = f"{members[0]}: case {name} has two images of one suffix ({listed}); remove one."
+            findings.append(Finding(str(members[0]), "channels", text, "left out"))
     return Source(
         path,
-        str(told.get("Name") or path.name),
+        str(described.get("Name") or path.name),
         channels,
         {},
         tuple(cases),
-        licence=str(told.get("License") or ""),
+        licence=str(described.get("License") or ""),
         findings=(*findings, *left_out),
     )
 
@@ -68,9 +76,6 @@ def _misnamed(folder: Path, file: Path) -> Finding:
 
 def _case(name: str, images: Sequence[Path], channels: Sequence[str], label: Path | None) -> SourceCase:
     by_suffix = {_suffix(file): file for file in images}
-    if len(by_suffix) < len(images):
-        listed = ", ".join(file.name for file in images)
-        raise SourceError(f"{images[0].parent}: case {name} has two images of one suffix ({listed}); remove one.")
     found = tuple(by_suffix[channel] for channel in channels if channel in by_suffix)
     missing = tuple(index for index, channel in enumerate(channels) if channel not in by_suffix)
     return SourceCase(name, found, label, "", missing, name.split("_")[0])
@@ -83,8 +88,8 @@ def _labels_of(path: Path, grouped: dict[str, list[Path]]) -> tuple[dict[str, Pa
         of_patient.setdefault(name.split("_")[0], []).append(name)
     candidates: dict[str, list[Path]] = {}
     findings = []
-    for file in sorted((path / "derivatives").rglob("sub-*")):
-        if not (is_scan(file) and _suffix(file) in _LABELS):
+    for file in files_below(path / "derivatives"):
+        if not (file.name.startswith("sub-") and is_scan(file) and _suffix(file) in _LABELS):
             continue
         fitting = [name for name in of_patient.get(file.name.split("_")[0], ()) if _fits(file, grouped[name])]
         if len(fitting) == 1:
@@ -107,7 +112,7 @@ def _labels_of(path: Path, grouped: dict[str, list[Path]]) -> tuple[dict[str, Pa
 
 
 def _fits(label: Path, images: Sequence[Path]) -> bool:
-    """Tell whether all that a label map's name says, but for what is its own, is said of one of the images too.
+    """Whether all that a label map's name says, but for what is its own, is said of one of the images too.
 
     One in another space than the scan's own (``space-MNI152``) fits none.
     """

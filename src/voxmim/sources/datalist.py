@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 
 from voxmim.errors import SourceError, nearest
 from voxmim.images.formats.dicom import is_dicom
-from voxmim.sources.description import Description, describe
+from voxmim.sources.dataset_json import Description, describe
 from voxmim.sources.jsons import read_json
-from voxmim.sources.listing import label_file
-from voxmim.sources.plain import names_of
+from voxmim.sources.listing import label_file, names_of
 from voxmim.sources.source import SPLITS, Source, SourceCase
 
 LIST_ENDINGS = (".csv", ".json")
@@ -44,26 +43,34 @@ def datalist(file: Path) -> Source:
     Raises:
         SourceError: a column is unknown, a file is missing, or the rows contradict each other.
     """
-    told = Description(file.stem, (), {}, {}, "")
+    described = Description(file.stem, (), {}, {}, "")
     if file.suffix.lower() == ".csv":
         rows = list(_table(file))
     else:
         values = read_json(file)
         rows = _objects(file, values)
         if isinstance(values, dict):
-            silent = not {"channel_names", "modality"} & values.keys()
-            assumed = {"channel_names": {"0": "image"}} if silent else {}
-            told = describe(file, {"name": file.stem, "labels": {}, **assumed, **values})
-            told = told._replace(channels=()) if silent else told
+            unnamed = not {"channel_names", "modality"} & values.keys()
+            assumed = {"channel_names": {"0": "image"}} if unnamed else {}
+            described = describe(file, {"name": file.stem, "labels": {}, **assumed, **values})
+            described = described._replace(channels=()) if unnamed else described
     if not rows:
         raise SourceError(f"{file}: it lists no case; add a row for each.")
     for row in rows:
         _refuse_unknown(row)
-    channels = _channels(file, rows, told.channels)
+    channels = _channels(file, rows, described.channels)
     cases = [_case(file, row, channels) for row in rows]
     names = names_of([case.images[0] for case in cases if not case.name], file.parent)
     cases = [case if case.name else replace(case, name=names[case.images[0]]) for case in cases]
-    return Source(file, told.name, channels, told.labels, tuple(cases), regions=told.regions, licence=told.licence)
+    return Source(
+        file,
+        described.name,
+        channels,
+        described.labels,
+        tuple(cases),
+        regions=described.regions,
+        licence=described.licence,
+    )
 
 
 def _table(file: Path) -> Iterator[_Row]:
@@ -114,20 +121,20 @@ def _refuse_unknown(row: _Row) -> None:
             )
 
 
-def _channels(file: Path, rows: Sequence[_Row], told: tuple[str, ...]) -> tuple[str, ...]:
-    """The channels that the columns name; or as many as images are listed, called as the file tells or by numbers."""
+def _channels(file: Path, rows: Sequence[_Row], given: tuple[str, ...]) -> tuple[str, ...]:
+    """The channels that the columns name; or as many as images are listed, called as the file says or by numbers."""
     columns = tuple(dict.fromkeys(column for row in rows for column in row.fields if column.startswith(_CHANNEL)))
     named = tuple(column.removeprefix(_CHANNEL) for column in columns)
     if named and any("image" in row.fields for row in rows):
         raise SourceError(f"{file}: there is both a column image and {columns[0]}; name one file per channel, or one.")
-    if named and told and named != told:
-        raise SourceError(f"{file}: its channels are {', '.join(told)}, but its columns {', '.join(columns)}; agree.")
+    if named and given and named != given:
+        raise SourceError(f"{file}: its channels are {', '.join(given)}, but its columns {', '.join(columns)}; agree.")
     most = max(len(row.fields.get("image", "")) if isinstance(row.fields.get("image"), list) else 1 for row in rows)
-    return named or told or (("image",) if most == 1 else tuple(f"channel {index}" for index in range(most)))
+    return named or given or (("image",) if most == 1 else tuple(f"channel {index}" for index in range(most)))
 
 
 def _case(file: Path, row: _Row, channels: Sequence[str]) -> SourceCase:
-    """The case of one row; without a name where it tells none."""
+    """The case of one row; without a name where it has none."""
     fields = {name: value for name, value in row.fields.items() if value not in ("", None)}
     images = fields.get("image", [fields.get(f"{_CHANNEL}{name}") for name in channels])
     images = images if isinstance(images, list) else [images]

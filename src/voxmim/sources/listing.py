@@ -1,49 +1,85 @@
-"""The scans in one folder: its files, and the folders in it that hold one scan each, mostly as DICOM slices."""
+"""The scans in folders: files, and DICOM series; what is none of them is left out with a finding."""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from voxmim.errors import SourceError
 from voxmim.findings import Finding
 from voxmim.images.formats.dicom import Series, find_series
 from voxmim.images.formats.dicom_file import is_dicom_file, is_segmentation, read_planes
-from voxmim.images.volume import is_scan
+from voxmim.images.volume import case_name, is_scan, is_segmentation_name
+from voxmim.images.walk import files_below, printable
 
 
-def scans_in(folder: Path) -> list[Path]:
-    """The scans or label maps of a folder, sorted; each is called as its file or folder is.
+def scans_below(folder: Path) -> tuple[list[Path], list[Finding]]:
+    """Every scan below a folder, at any depth and of any format, sorted; and what is left out or repaired."""
+    found, findings = [], []
+    for file in files_below(folder):
+        if is_segmentation_name(file):
+            text = f"{file}: this is a segmentation of 3D Slicer, which is a label map and no scan."
+            findings.append(Finding(str(file), "no scan", text, "left out"))
+        elif is_scan(file):
+            found.append(file)
+    series = find_series(folder)
+    found += [each.path for each in series if each.fault is None]
+    return sorted(found), [*findings, *(finding for each in series for finding in findings_of(each))]
+
+
+def names_of(files: Sequence[Path], folder: Path) -> dict[Path, str]:
+    """The case's name of each file: its own; where several have the same, with the folders below `folder`.
+
+    Files of one name and folder, such as ``a.nii`` and ``a.nii.gz``, keep their endings.
+    """
+    names = {file: case_name(file) for file in files}
+    for with_ending in (False, True):
+        count = Counter(names.values())
+        for file in [file for file in files if count[names[file]] > 1]:
+            folders = [part for part in Path(os.path.relpath(file.parent, folder)).parts if part not in ("..", ".")]
+            names[file] = "-".join([*folders, file.name if with_ending else case_name(file)])
+    return names
+
+
+def scans_in(folder: Path) -> tuple[dict[str, Path], list[Finding]]:
+    """The scans or label maps that lie in a folder, by name: files, or folders that hold one scan each.
 
     Raises:
-        SourceError: DICOM slices lie in the folder itself, so that it isn't told which are one scan.
+        SourceError: DICOM slices lie in the folder itself, so that nothing says which are one scan.
     """
-    found = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+    found: dict[str, Path] = {}
+    findings = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith(".") or not _holds_scan(path):
             continue
-        if path.is_dir():
-            if any(is_scan(file) or is_dicom_file(file) for file in path.rglob("*")):
-                found.append(path)
-        elif is_scan(path):
-            found.append(path)
-        elif is_dicom_file(path):
-            told = read_planes(path)
-            if told.fault is None and not told.enhanced:
-                raise SourceError(
-                    f"{path}: DICOM slices lie loose here; put those of each case in a folder of its name."
-                )
-            found.append(path)
-    return found
+        other = found.setdefault(case_name(path), path)
+        if other != path:
+            text = f"{path}: {other.name} has the same name and is used; rename or remove one of them."
+            findings.append(Finding(str(path), "name", text, "left out"))
+    return found, findings
+
+
+def _holds_scan(path: Path) -> bool:
+    if path.is_dir():
+        return any(is_scan(file) or is_dicom_file(file) for file in files_below(path))
+    if is_scan(path) or not is_dicom_file(path):
+        return is_scan(path)
+    planes = read_planes(path)
+    if planes.fault is None and not planes.enhanced:
+        raise SourceError(f"{path}: DICOM slices lie loose here; put those of each case in a folder of its name.")
+    return True
 
 
 def label_file(path: Path) -> Path:
-    """What `read_label` takes: of a folder that holds nothing but one DICOM segmentation, that file."""
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
+    """The file of a label map: of a folder that holds nothing but one DICOM segmentation, that file."""
+    files = list(files_below(path)) if path.is_dir() else []
     return files[0] if len(files) == 1 and is_segmentation(files[0]) else path
 
 
-def told_of(path: Path) -> list[Finding]:
-    """What was repaired or left out in a scan's own folder; nothing where no scan is left, which its case will tell."""
+def findings_in(path: Path) -> list[Finding]:
+    """What was repaired or left out in a scan's own folder; nothing where no scan is left, which its case will say."""
     series = find_series(path) if path.is_dir() else []
     if all(each.fault is not None for each in series):
         return []
@@ -51,7 +87,7 @@ def told_of(path: Path) -> list[Finding]:
 
 
 def findings_of(series: Series) -> list[Finding]:
-    """What there is to say of a DICOM series."""
-    path, kind = str(series.path), series.kind
+    """The notes and the fault of a DICOM series."""
+    path, kind = printable(series.path), series.kind
     found = [Finding(path, kind, f"{path}: {note}.", "repaired") for note in series.notes]
     return found if series.fault is None else [*found, Finding(path, kind, f"{path}: {series.fault}.", "left out")]

@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from voxmim.errors import SourceError
+from voxmim.findings import Finding
 from voxmim.images.volume import SCAN_ENDINGS
+from voxmim.images.walk import has_utf8_name, printable
 from voxmim.sources.bids import bids
 from voxmim.sources.datalist import LIST_ENDINGS, datalist
-from voxmim.sources.decathlon import decathlon
+from voxmim.sources.dataset_json import described_folder
 from voxmim.sources.jsons import read_object
-from voxmim.sources.listing import told_of
-from voxmim.sources.nnunet import nnunet
+from voxmim.sources.listing import findings_in, names_of, scans_below
 from voxmim.sources.pairs import has_pairs, paired_cases
-from voxmim.sources.plain import plain_folder
-from voxmim.sources.source import Source
+from voxmim.sources.source import Source, SourceCase
 from voxmim.sources.splits import SPLITS_FILES, draw_split, follow_splits
 
 
@@ -25,7 +25,7 @@ def open_source(path: Path | str, seed: int = 0) -> Source:
 
     Args:
         path: the folder or list.
-        seed: of the split that is drawn where none is told.
+        seed: of the split that is drawn where none is given.
 
     Raises:
         SourceError: the source is missing or empty, it contradicts itself, or the seed is negative.
@@ -33,7 +33,9 @@ def open_source(path: Path | str, seed: int = 0) -> Source:
     path = Path(path).absolute()
     if seed < 0:
         raise SourceError(f"{path}: the seed of the split is {seed}, but must be 0 or more; choose another.")
-    source = _of_its_kind(path)
+    if not has_utf8_name(path):
+        raise SourceError(f"{printable(path)}: this path is not UTF-8; rename the folder.")
+    source = _without_odd_names(_of_its_kind(path))
     if not source.cases:
         more = f" ({source.findings[0].reason})" if source.findings else ""
         raise SourceError(
@@ -45,11 +47,7 @@ def open_source(path: Path | str, seed: int = 0) -> Source:
     cases = [replace(case, group=case.group or case.name) for case in source.cases]
     splits = next((path / name for name in SPLITS_FILES if (path / name).is_file()), None)
     cases = draw_split(cases, seed) if splits is None else follow_splits(splits, cases)
-    return replace(
-        source,
-        cases=tuple(sorted(cases, key=lambda case: case.name)),
-        seed=seed,
-    )
+    return replace(source, cases=tuple(sorted(cases, key=lambda case: case.name)), seed=seed)
 
 
 def _of_its_kind(path: Path) -> Source:
@@ -57,20 +55,38 @@ def _of_its_kind(path: Path) -> Source:
     if path.is_file():
         if path.suffix.lower() not in LIST_ENDINGS:
             raise SourceError(f"{path}: a folder of scans is expected, or a list of them ({', '.join(LIST_ENDINGS)}).")
-        return _with_told(datalist(path))
+        return _with_series_findings(datalist(path))
     if not path.is_dir():
         raise SourceError(f"{path}: there is no such folder or list; check the path.")
     if (path / "dataset_description.json").is_file():
         return bids(path)
     if (path / "dataset.json").is_file():
-        values = read_object(path / "dataset.json")
-        return _with_told(nnunet(path, values) if "file_ending" in values else decathlon(path, values))
+        return _with_series_findings(described_folder(path, read_object(path / "dataset.json")))
     if has_pairs(path):
-        return _with_told(Source(path, path.name, ("image",), {}, tuple(paired_cases(path, ("image",)))))
-    return plain_folder(path)
+        cases, findings = paired_cases(path, ("image",))
+        return _with_series_findings(Source(path, path.name, ("image",), {}, tuple(cases), findings=tuple(findings)))
+    files, findings = scans_below(path)
+    names = names_of(files, path)
+    plain = tuple(SourceCase(names[file], (file,), None, "unlabelled") for file in files)
+    return Source(path, path.name, ("image",), {}, plain, findings=tuple(findings))
 
 
-def _with_told(source: Source) -> Source:
+def _with_series_findings(source: Source) -> Source:
     """The source with what there is to say of the folders of DICOM among its images."""
-    found = (finding for case in source.cases for image in case.images for finding in told_of(image))
+    found = (finding for case in source.cases for image in case.images for finding in findings_in(image))
     return replace(source, findings=(*source.findings, *found))
+
+
+def _without_odd_names(source: Source) -> Source:
+    """Leave out the cases with a path that is not UTF-8, which no store, page or console can write down."""
+    odd = {
+        case.name: next((file for file in (*case.images, case.label) if file and not has_utf8_name(file)), None)
+        for case in source.cases
+    }
+    findings = [
+        Finding(printable(file), "name", f"{printable(file)}: this path is not UTF-8; rename it.", "left out")
+        for file in odd.values()
+        if file is not None
+    ]
+    cases = tuple(case for case in source.cases if odd[case.name] is None)
+    return replace(source, cases=cases, findings=(*source.findings, *findings))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from voxmim.errors import SourceError
+from voxmim.findings import Finding
 from voxmim.images.volume import case_name, is_scan
 from voxmim.sources.listing import label_file, scans_in
 from voxmim.sources.numbered import by_case, missing_channels
@@ -26,14 +26,14 @@ _PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
 
 
 def has_pairs(path: Path) -> bool:
-    """Tell whether a folder holds one of scans that may have label maps beside it."""
+    """Whether a folder holds one of scans that may have label maps beside it."""
     return any((path / images).is_dir() for images, _ in _PAIRS)
 
 
 def paired_cases(
     path: Path, channels: Sequence[str], further: Sequence[str] = (), numbered: bool = False
-) -> list[SourceCase]:
-    """The cases of all these folders, and of `further` ones without labels.
+) -> tuple[list[SourceCase], list[Finding]]:
+    """The cases of all these folders, and of `further` ones without labels; and what is left out.
 
     Args:
         path: the folder of them all.
@@ -42,30 +42,33 @@ def paired_cases(
         numbered: every file's name ends with the number of its channel, even of a single one.
 
     Raises:
-        SourceError: a label map has no scan, or it cannot be told which file is which channel.
+        SourceError: DICOM slices lie loose in one of the folders.
     """
     pair = next(pair for pair in _PAIRS if (path / pair[0]).is_dir())
     folders = [(*pair, "", ""), ("imagesTs", "labelsTs", "test", "unlabelled")]
     folders += [(folder, "", "", "unlabelled") for folder in dict.fromkeys([*further, "extra_unlabelled"])]
     named: dict[str, SourceCase] = {}
+    findings: list[Finding] = []
     for images, labels, *splits in folders:
-        for case in _cases_of(path / images, path / labels if labels else None, channels, numbered):
+        cases, more = _cases_of(path / images, path / labels if labels else None, channels, numbered)
+        findings += more
+        for case in cases:
             name = f"{(path / images).name}-{case.name}" if case.name in named else case.name
             named[name] = replace(case, name=name, split=splits[case.label is None])
-    return list(named.values())
+    return list(named.values()), findings
 
 
-def _cases_of(folder: Path, label_folder: Path | None, channels: Sequence[str], numbered: bool) -> list[SourceCase]:
+def _cases_of(
+    folder: Path, label_folder: Path | None, channels: Sequence[str], numbered: bool
+) -> tuple[list[SourceCase], list[Finding]]:
     """The cases of one folder of scans and its folder of label maps, of which either may be missing."""
-    files = scans_in(folder) if folder.is_dir() else []
-    found = scans_in(label_folder) if label_folder and label_folder.is_dir() else []
-    labels = {case_name(file): label_file(file) for file in found}
-    grouped = by_case(files, len(channels), labels, numbered)
-    lonely = sorted(set(labels) - set(grouped))
-    if lonely:
-        raise SourceError(
-            f"{labels[lonely[0]]}: this label map has no scan in {folder.name}; add the scan or remove it."
-        )
+    scans, findings = scans_in(folder)
+    labels, more = scans_in(label_folder) if label_folder else ({}, [])
+    findings += more
+    grouped = by_case(list(scans.values()), len(channels), labels, numbered)
+    for name in sorted(set(labels) - set(grouped)):
+        text = f"{labels[name]}: this label map has no scan {name} in {folder.name}; add the scan or rename it."
+        findings.append(Finding(str(labels[name]), "label", text, "left out"))
     cases = []
     for name, images in grouped.items():
         inner = _in_its_folder(images, channels)
@@ -75,12 +78,15 @@ def _cases_of(folder: Path, label_folder: Path | None, channels: Sequence[str], 
             missing = tuple(index for index in range(len(channels)) if index not in inner)
         if missing is None:
             listed = ", ".join(file.name for file in images)
-            raise SourceError(
-                f"{folder}: case {name} has {len(images)} files ({listed}) for {len(channels)} channel(s); "
+            text = (
+                f"{images[0]}: case {name} has {len(images)} files ({listed}) for {len(channels)} channel(s); "
                 f"name them {name}_0000, {name}_0001 and so on, by the number of their channel."
             )
-        cases.append(SourceCase(name, tuple(images), labels.get(name), missing=missing))
-    return cases
+            findings.append(Finding(str(images[0]), "channels", text, "left out"))
+        else:
+            label = label_file(labels[name]) if name in labels else None
+            cases.append(SourceCase(name, tuple(images), label, missing=missing))
+    return cases, findings
 
 
 def _in_its_folder(images: Sequence[Path], channels: Sequence[str]) -> dict[int, Path]:

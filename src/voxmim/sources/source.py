@@ -20,7 +20,7 @@ class SourceCase:
         label: the label map, if there is one.
         split: ``train``, ``val``, ``test`` or ``unlabelled``; empty until it is known.
         missing: the index of each channel that the case lacks.
-        group: the patient, or whatever else must not be torn apart by a split; where nothing tells it, `open_source`
+        group: the patient, or whatever else must not be torn apart by a split; where nothing says so, `open_source`
             makes it the case's own name.
     """
 
@@ -40,7 +40,7 @@ class Source:
         path: the folder or list.
         name: of the data set.
         channels: the name of each channel.
-        labels: name of each label value, background left out; empty where the source doesn't tell.
+        labels: name of each label value, background left out; empty where the source does not say.
         cases: sorted by name.
         seed: of the split, where one was drawn.
         regions: name of each region to the label values it is the union of, in the source's order; regions may

@@ -15,7 +15,7 @@ from voxmim.sources.jsons import read_json, read_object
 from voxmim.sources.source import SPLITS, SourceCase
 
 SPLITS_FILES = ("splits.json", "splits_final.json")
-SHARES = {"val": 0.15, "test": 0.25}  # of the labelled cases; the rest trains
+FRACTIONS = {"val": 0.15, "test": 0.25}  # of the labelled cases; the rest trains
 _STRICTEST = ("train", "val", "test")  # of several splits of one patient, the last one holds for the scans of none
 
 
@@ -71,29 +71,29 @@ def _first_fold(file: Path, cases: Sequence[SourceCase]) -> dict[str, Any]:
 def draw_split(cases: Sequence[SourceCase], seed: int) -> list[SourceCase]:
     """Draw train, val and test from the labelled cases, so that no patient is in two of them.
 
-    What is told stays: a case that has its split, and a val or test of which there are cases. Other scans of a patient
+    What is given stays: a case that has its split, and a val or test of which there are cases. Other scans of a patient
     whose split is known go along; unlabelled ones do so only into val and test, else they stay unlabelled.
     """
-    told: dict[str, str] = {}
+    given: dict[str, str] = {}
     for case in cases:
         if case.split in _STRICTEST:
-            told[case.group] = strictest(case.split, told.get(case.group, ""))
+            given[case.group] = strictest(case.split, given.get(case.group, ""))
     known = {case.split for case in cases if case.label is not None}
-    shares = {split: share for split, share in SHARES.items() if split not in known}
-    sizes = Counter(case.group for case in cases if case.label is not None and case.group not in told)
-    drawn = {**told, **share_out(sizes, shares, seed)}
+    fractions = {split: fraction for split, fraction in FRACTIONS.items() if split not in known}
+    sizes = Counter(case.group for case in cases if case.label is not None and case.group not in given)
+    drawn = {**given, **draw_parts(sizes, fractions, seed)}
     return [replace(case, split=case.split or along(case, drawn.get(case.group, ""))) for case in cases]
 
 
-def share_out(sizes: Mapping[str, int], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Put whole groups into val and test (the keys of `shares`), and what is left into train.
+def draw_parts(sizes: Mapping[str, int], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Put groups, undivided, into val and test (the keys of `fractions`), and what is left into train.
 
-    In an order drawn by seed, each group joins the first part that it brings closer to its share. Of four groups or
+    In an order drawn by seed, each group joins the first part that it brings closer to its size. Of four groups or
     more no part stays empty; of fewer all train.
 
     Args:
         sizes: the number of cases of each group.
-        shares: of all the cases, for each part but train.
+        fractions: of all the cases, for each part but train.
         seed: of the order.
 
     Returns:
@@ -104,14 +104,14 @@ def share_out(sizes: Mapping[str, int], shares: Mapping[str, float], seed: int) 
         return dict.fromkeys(names, "train")
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     total = sum(sizes.values())
-    lacking = {part: max(1, round(share * total)) for part, share in shares.items()}
+    lacking = {part: max(1, round(fraction * total)) for part, fraction in fractions.items()}
     part_of: dict[str, str] = {}
     for name in order:
         size = sizes[name]
         part_of[name] = next((part for part, lack in lacking.items() if abs(lack - size) < lack), "train")
         if part_of[name] != "train":
             lacking[part_of[name]] -= size
-    for part in shares:
+    for part in fractions:
         if part not in part_of.values():  # large groups: it gets the smallest of the part that has the most
             fullest = Counter(part_of[name] for name in order).most_common(1)[0][0]
             part_of[min((name for name in order if part_of[name] == fullest), key=sizes.__getitem__)] = part
@@ -127,7 +127,7 @@ class _Labelled(Protocol):
 
 def along(case: _Labelled, split: str) -> str:
     """The split of a case that goes along with its patient's; an unlabelled one does so only into val and test."""
-    return split if case.label is not None or split in SHARES else "unlabelled"
+    return split if case.label is not None or split in FRACTIONS else "unlabelled"
 
 
 def strictest(*splits: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from voxmim.errors import StoreError
 from voxmim.sources.jsons import read_object
 from voxmim.sources.source import SPLITS
-from voxmim.sources.splits import SHARES, along, share_out, split_of_each
+from voxmim.sources.splits import FRACTIONS, along, draw_parts, split_of_each
 from voxmim.store.format import Case, Store
 from voxmim.store.writing import write_index, writing
 
@@ -19,7 +19,7 @@ def split(
     path: Path | str,
     splits: Path | str | None = None,
     seed: int = 0,
-    shares: tuple[float, float] = (SHARES["val"], SHARES["test"]),
+    shares: tuple[float, float] = (FRACTIONS["val"], FRACTIONS["test"]),
 ) -> dict[str, int]:
     """Give the cases of a store other splits; no voxel is touched, and the store keeps them when it grows.
 
@@ -49,7 +49,7 @@ def split(
             cases = [replace(case, split=split_of.get(case.name, case.split)) for case in cases]
             _refuse_torn(Path(splits), cases)
         else:
-            cases = _drawn(cases, seed, dict(zip(SHARES, shares, strict=True)))
+            cases = _drawn(cases, seed, dict(zip(FRACTIONS, shares, strict=True)))
             store.seed = seed
         told = (store.name, store.preparation, store.labels, cases, store.seed, store.regions, store.licence, True)
         write_index(path, *told, findings=[one for one in store.findings if one.kind != "patient in two splits"])
@@ -59,7 +59,7 @@ def split(
 
 def _drawn(cases: Sequence[Case], seed: int, shares: dict[str, float]) -> list[Case]:
     sizes = Counter(case.group for case in cases if case.label is not None)
-    part_of = share_out(sizes, {part: share for part, share in shares.items() if share > 0}, seed)
+    part_of = draw_parts(sizes, {part: share for part, share in shares.items() if share > 0}, seed)
     return [replace(case, split=along(case, part_of.get(case.group, "unlabelled"))) for case in cases]
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from voxmim.errors import SourceError
-from voxmim.images.formats.dicom import find_series, is_dicom
+from voxmim.images.formats.dicom import is_dicom
 from voxmim.images.geometry import resample_probabilities, resample_to_label_map
 from voxmim.images.intensity import window
-from voxmim.images.volume import SCAN_ENDINGS, Volume, case_name, is_scan, write_volume
+from voxmim.images.volume import SCAN_ENDINGS, Volume, case_name, write_volume
 from voxmim.networks.build import Segmentor as Network
 from voxmim.sources import channel_files
+from voxmim.sources.listing import scans_below
 from voxmim.store.format import Preparation
 from voxmim.store.prepare import PreparedScan, prepare_scan
 from voxmim.tasks.segmentation.inference import predict_probabilities
@@ -128,10 +129,9 @@ def scan_files(paths: Sequence[Path]) -> list[Path]:
     left_out: list[str] = []
     for path in paths:
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if is_scan(file) and file.is_file())
-            series = find_series(path)
-            files += [each.path for each in series if each.fault is None]
-            left_out += [f"{each.path}: {each.fault}" for each in series if each.fault is not None]
+            found, findings = scans_below(path)
+            files += found
+            left_out += [finding.reason.removesuffix(".") for finding in findings if finding.action == "left out"]
         elif path.is_file() or is_dicom(path):
             files.append(path)
         else:

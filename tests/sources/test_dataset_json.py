@@ -10,8 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from voxmim.errors import SourceError
-from voxmim.sources.description import describe
-from voxmim.sources.nnunet import describe_nnunet
+from voxmim.sources.dataset_json import describe
 
 FILE = Path("somewhere/dataset.json")
 WORDS = st.sampled_from(["0", "1", "²", "-1", "256", "T1", "background", "ignore", ""])
@@ -26,12 +25,12 @@ KEYS = ("name", "channel_names", "labels", "regions", "licence")
 @given(values=st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, VALUES) | {"channel_names": st.just({"0": "T1"})}))
 @example(values={"labels": {"T1": float("inf")}})
 def test_a_description_is_understood_or_refused(values: dict[str, object]) -> None:
-    for understand in (describe, describe_nnunet):
+    for kind in ({}, {"file_ending": ".nii.gz"}):
         with contextlib.suppress(SourceError):  # nothing else may come out
-            told = understand(FILE, values)
-            assert told.channels == ("T1",)
-            assert all(type(value) is int and 0 < value < 256 for value in told.labels)
-            assert all(set(values) <= told.labels.keys() for values in told.regions.values())
+            found = describe(FILE, {**values, **kind})
+            assert found.channels == ("T1",)
+            assert all(type(value) is int and 0 < value < 256 for value in found.labels)
+            assert all(set(values) <= found.labels.keys() for values in found.regions.values())
 
 
 @pytest.mark.parametrize("value", [1.5, True, None, float("inf"), [1]])

@@ -1,0 +1,131 @@
+"""A folder with a dataset.json, as the Medical Segmentation Decathlon and nnU-Net lay it out.
+
+```
+SOURCE/dataset.json   name, channel_names (or modality), labels, regions (label values that count together), licence,
+                      unlabelled_folder; with the key file_ending it is nnU-Net's, in which a label may be a list of
+                      values, which makes all labels regions, and every file's name ends with the number of its channel
+SOURCE/imagesTr, labelsTr, imagesTs, labelsTs, extra_unlabelled   see `pairs`
+SOURCE/splits_final.json   of nnU-Net: a list of folds, of which the first counts
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from voxmim.errors import SourceError
+from voxmim.findings import Finding
+from voxmim.sources.pairs import paired_cases
+from voxmim.sources.source import Source
+
+
+class Description(NamedTuple):
+    """What a dataset.json says of a data set; the fields are those of `Source`."""
+
+    name: str
+    channels: tuple[str, ...]
+    labels: dict[int, str]
+    regions: dict[str, tuple[int, ...]]
+    licence: str
+
+
+def described_folder(path: Path, values: Mapping[str, Any]) -> Source:
+    """The cases of such a folder; `values` are those of its dataset.json.
+
+    Raises:
+        SourceError: dataset.json contradicts itself, or there is no folder imagesTr.
+    """
+    file = path / "dataset.json"
+    found = describe(file, values)
+    if not (path / "imagesTr").is_dir():
+        raise SourceError(f"{path}: there is a dataset.json but no folder imagesTr; put the scans there.")
+    further = [str(values["unlabelled_folder"])] if values.get("unlabelled_folder") else []
+    findings = [
+        Finding(
+            str(path / folder), "unreadable",
+            f"{path / folder}: the key unlabelled_folder of {file} names this folder, which is missing; add the "
+            "folder or remove the key.", "left out",
+        )
+        for folder in further if not (path / folder).is_dir()
+    ]  # fmt: skip
+    cases, more = paired_cases(path, found.channels, further, numbered="file_ending" in values)
+    return Source(path, found.name, found.channels, found.labels, tuple(cases), regions=found.regions,
+                  licence=found.licence, findings=(*findings, *more))  # fmt: skip
+
+
+def describe(file: Path, values: Mapping[str, Any]) -> Description:
+    """Parse the object that a dataset.json holds.
+
+    Raises:
+        SourceError: it has no channels or labels, or contradicts itself.
+    """
+    values = _with_regions(file, values) if "file_ending" in values else values
+    channels = values.get("channel_names", values.get("modality"))
+    if not isinstance(channels, Mapping) or not channels:
+        raise SourceError(f'{file}: the key "channel_names" is missing; add for instance {{"0": "CT"}}.')
+    if not isinstance(values.get("labels"), Mapping):
+        raise SourceError(f'{file}: the key "labels" is missing; add for instance {{"background": 0, "liver": 1}}.')
+    try:
+        ordered = tuple(str(channels[key]) for key in sorted(channels, key=int))
+        pairs = [(int(a), str(b)) if a.isdigit() else (_integer(b), a) for a, b in values["labels"].items()]
+    except (ValueError, TypeError) as error:
+        raise SourceError(
+            f"{file}: channels or labels are not numbered by whole numbers ({error}); repair it."
+        ) from None
+    labels = {value: name for value, name in sorted(pairs) if value != 0}
+    if len({value for value, _ in pairs}) < len(pairs) or any(not 0 <= value <= 255 for value, _ in pairs):
+        raise SourceError(f"{file}: label values must be different whole numbers from 0 to 255; repair the file.")
+    regions = _regions(file, values.get("regions", {}), labels)
+    licence = str(values.get("licence") or values.get("license") or "")
+    return Description(str(values.get("name") or file.parent.name), ordered, labels, regions, licence)
+
+
+def _integer(value: object) -> int:
+    if type(value) is int or isinstance(value, str):
+        return int(value)
+    raise ValueError(f"{value!r} is none")
+
+
+def _regions(file: Path, given: object, labels: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
+    """The regions in the file's order; their values must be those of labels."""
+    if not isinstance(given, Mapping):
+        raise SourceError(f'{file}: "regions" must map names to label values; write for instance {{"WT": [1, 2]}}.')
+    for name, values in given.items():
+        if not isinstance(values, list) or not values:
+            raise SourceError(f"{file}: region '{name}' must be a list of one label value or more; repair the file.")
+        strange = [value for value in values if type(value) is not int or value not in labels]
+        if strange:
+            known = ", ".join(f"{value} {label}" for value, label in labels.items())
+            raise SourceError(f"{file}: region '{name}' lists {strange[0]!r}, but the labels are {known}; correct it.")
+        if len(set(values)) < len(values):
+            raise SourceError(f"{file}: region '{name}' lists a label value twice; leave it in once.")
+    return {name: tuple(values) for name, values in given.items()}
+
+
+def _with_regions(file: Path, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """nnU-Net's description in the words of the Decathlon's: labels that are lists of values make all labels regions.
+
+    A label value that is no region of its own is called by its number. The order that nnU-Net writes regions in
+    (``regions_class_order``) is not needed here, where a label map is made of the probabilities of all regions.
+    """
+    labels = values.get("labels")
+    if not isinstance(labels, Mapping):
+        return values
+    if "ignore" in labels:
+        raise SourceError(
+            f"{file}: the label 'ignore' marks voxels that nobody annotated, which cannot be left out of a training "
+            "here; annotate them and remove it."
+        )
+    if not any(isinstance(value, list) for value in labels.values()):
+        return values
+    regions = {
+        name: value if isinstance(value, list) else [value] for name, value in labels.items() if name != "background"
+    }
+    parts = [value for region in regions.values() for value in region]
+    if not all(type(value) is int for value in parts):
+        raise SourceError(f"{file}: a label must be a whole number or a list of them; repair the file.")
+    own = {region[0]: name for name, region in regions.items() if len(region) == 1}
+    single = {own.get(value, f"label {value}"): value for value in sorted(set(parts))}
+    return {**values, "labels": {"background": 0, **single}, "regions": regions}
