@@ -1,0 +1,125 @@
+"""Scans, folders of scans and stores as collections."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from voxmim.doctor.inspect import inspect_source
+from voxmim.errors import VoxmimError
+from voxmim.images.volume import Volume, case_name, read_label, read_volume
+from voxmim.sources import Source, SourceCase, open_source
+from voxmim.store.format import Case, Store
+from voxmim.viewer.collection import Collection, Item, Layer, Panel
+
+
+def scan_collection(path: Path) -> Collection:
+    """One scan of any readable format, a DICOM series included.
+
+    Raises:
+        ScanError: the file cannot be read.
+    """
+    count = len(read_volume(path, channels=0).array)
+    layers = tuple(
+        Layer(f"channel {channel + 1}" if count > 1 else "scan", "image", partial(_channel, path, channel), shown=not channel)
+        for channel in range(count)
+    )
+    return Collection("scan", path.name, [Item(case_name(path), (Panel("", layers),), files=(str(path),))])
+
+
+def folder_collection(path: Path) -> Collection:
+    """A folder or list of scans; its files are checked in the background, and findings appear as they are made.
+
+    Raises:
+        SourceError: the folder cannot be used.
+    """
+    source = open_source(path)
+    found = Collection("folder", source.name or path.name, [_of_source(source, case) for case in source.cases])
+    found.findings, found.checking = list(source.findings), "starting"
+
+    def check() -> None:
+        try:
+            result = inspect_source(path, workers=1, on_case=lambda done, count: _note(found, f"{done} of {count}"))
+            found.findings = result.findings
+        except VoxmimError as error:
+            found.title += f" ({error})"
+        found.checking = ""
+
+    threading.Thread(target=check, daemon=True).start()
+    return found
+
+
+def store_collection(path: Path) -> Collection:
+    """A store: its cases as the network sees them, with the findings about the files that they were made of.
+
+    Raises:
+        StoreError: this is no store.
+    """
+    store = Store(path)
+    items = [Item(case.name, (Panel("", store_layers(store, case)),), case.split, _files(case)) for case in store.cases.values()]
+    return Collection("store", store.name, items, findings=list(store.findings))
+
+
+def store_layers(store: Store, case: Case) -> tuple[Layer, ...]:
+    """The channels and the label map of a prepared case, on the store's grid (RAS+, origin at the first voxel)."""
+    channels = [
+        Layer(name, "image", partial(_stored, store, case.name, index), shown=index == 0)
+        for index, name in enumerate(store.preparation.channels)
+        if index not in case.missing
+    ]
+    if not case.label:
+        return tuple(channels)
+    reference = Layer("reference", "labels", partial(_stored_labels, store, case.name), store.labels, shown=True)
+    return (*channels, reference)
+
+
+def on_store_grid(array: np.ndarray, store: Store) -> Volume:
+    """A volume of (X, Y, Z) voxels of the store's spacing."""
+    return Volume(array[None], np.diag([*store.preparation.spacing, 1.0]))
+
+
+def _of_source(source: Source, case: SourceCase) -> Item:
+    present = [name for index, name in enumerate(source.channels) if index not in case.missing]
+    layers = [
+        Layer(
+            name,
+            "image",
+            partial(_channel, case.images[0 if len(case.images) == 1 else index], index if len(case.images) == 1 else 0),
+            shown=index == 0,
+        )
+        for index, name in enumerate(present)
+    ]
+    if case.label is not None:
+        read = partial(_label, case.label, case.images[0], len(present) if len(case.images) == 1 else 1)
+        layers.append(Layer("reference", "labels", read, source.labels, shown=True))
+    files = tuple(str(file) for file in (*case.images, case.label) if file is not None)
+    return Item(case.name, (Panel("", tuple(layers)),), case.split, files)
+
+
+def _channel(path: Path, index: int) -> Volume:
+    volume = read_volume(path, channels=0)
+    return Volume(volume.array[index : index + 1], volume.affine)
+
+
+def _label(path: Path, image: Path, channels: int) -> Volume:
+    scan = read_volume(image, channels)
+    return read_label(path, scan.shape, scan.affine)
+
+
+def _stored(store: Store, name: str, index: int) -> Volume:
+    return on_store_grid(store.image(name)[index].astype(np.float32), store)
+
+
+def _stored_labels(store: Store, name: str) -> Volume:
+    return on_store_grid(store.label_map(name), store)
+
+
+def _files(case: Case) -> tuple[str, ...]:
+    return (*case.image, *((case.label,) if case.label else ()))
+
+
+def _note(found: Collection, text: str) -> None:
+    found.checking = text
