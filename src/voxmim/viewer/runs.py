@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from voxmim.images.volume import Volume
 from voxmim.report.reconstruct import Reconstruction, Reconstructor
 from voxmim.store.format import Case, Store
 from voxmim.tasks.segmentation.predict import Segmentor
-from voxmim.training.run import METRICS, RECIPE, Run
+from voxmim.training.run import METRICS, Run
 from voxmim.viewer.collection import Collection, Item, Layer, Panel
 from voxmim.viewer.scans import on_store_grid, prepared_case, store_layers
 

@@ -10,9 +10,11 @@ import numpy as np
 
 from voxmim.doctor.inspect import inspect_source
 from voxmim.errors import VoxmimError
+from voxmim.images.geometry import Grid
 from voxmim.images.volume import Volume, case_name, read_label, read_volume
 from voxmim.sources import Source, SourceCase, open_source
 from voxmim.store.format import Case, Store
+from voxmim.store.prepare import PreparedScan
 from voxmim.viewer.collection import Collection, Item, Layer, Panel
 
 
@@ -22,9 +24,14 @@ def scan_collection(path: Path) -> Collection:
     Raises:
         ScanError: the file cannot be read.
     """
-    count = len(read_volume(path, channels=0).array)
+    count = len(_read(path).array)
     layers = tuple(
-        Layer(f"channel {channel + 1}" if count > 1 else "scan", "image", partial(_channel, path, channel), shown=not channel)
+        Layer(
+            f"channel {channel + 1}" if count > 1 else "scan",
+            "image",
+            partial(_channel, path, channel),
+            shown=not channel,
+        )
         for channel in range(count)
     )
     return Collection("scan", path.name, [Item(case_name(path), (Panel("", layers),), files=(str(path),))])
@@ -59,7 +66,10 @@ def store_collection(path: Path) -> Collection:
         StoreError: this is no store.
     """
     store = Store(path)
-    items = [Item(case.name, (Panel("", store_layers(store, case)),), case.split, _files(case)) for case in store.cases.values()]
+    items = [
+        Item(case.name, (Panel("", store_layers(store, case)),), case.split, _files(case))
+        for case in store.cases.values()
+    ]
     return Collection("store", store.name, items, findings=list(store.findings))
 
 
@@ -83,29 +93,29 @@ def on_store_grid(array: np.ndarray, store: Store) -> Volume:
 
 def _of_source(source: Source, case: SourceCase) -> Item:
     present = [name for index, name in enumerate(source.channels) if index not in case.missing]
-    layers = [
-        Layer(
-            name,
-            "image",
-            partial(_channel, case.images[0 if len(case.images) == 1 else index], index if len(case.images) == 1 else 0),
-            shown=index == 0,
-        )
-        for index, name in enumerate(present)
-    ]
+    one_file = len(case.images) == 1
+    layers = []
+    for index, name in enumerate(present):
+        read = partial(_channel, case.images[0], index) if one_file else partial(_channel, case.images[index], 0)
+        layers.append(Layer(name, "image", read, shown=index == 0))
     if case.label is not None:
-        read = partial(_label, case.label, case.images[0], len(present) if len(case.images) == 1 else 1)
-        layers.append(Layer("reference", "labels", read, source.labels, shown=True))
+        label = partial(_label, case.label, case.images[0])
+        layers.append(Layer("reference", "labels", label, source.labels, shown=True))
     files = tuple(str(file) for file in (*case.images, case.label) if file is not None)
     return Item(case.name, (Panel("", tuple(layers)),), case.split, files)
 
 
+def _read(path: Path) -> Volume:
+    return read_volume(path, channels=1)
+
+
 def _channel(path: Path, index: int) -> Volume:
-    volume = read_volume(path, channels=0)
+    volume = _read(path)
     return Volume(volume.array[index : index + 1], volume.affine)
 
 
-def _label(path: Path, image: Path, channels: int) -> Volume:
-    scan = read_volume(image, channels)
+def _label(path: Path, image: Path) -> Volume:
+    scan = _read(image)
     return read_label(path, scan.shape, scan.affine)
 
 
@@ -123,3 +133,10 @@ def _files(case: Case) -> tuple[str, ...]:
 
 def _note(found: Collection, text: str) -> None:
     found.checking = text
+
+
+def prepared_case(store: Store, case: str) -> PreparedScan:
+    """A case of the store as a prepared scan whose own grid is the store's."""
+    entry = store.cases[case]
+    grid = Grid(entry.shape, np.diag([*store.preparation.spacing, 1.0]))
+    return PreparedScan(store.image(case), grid, grid, (), Path(entry.image[0]))

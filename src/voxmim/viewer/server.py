@@ -8,7 +8,6 @@ import webbrowser
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import nibabel

@@ -11,6 +11,7 @@ const state = {
   panels: [], // of the shown item: {niivue, layers} or {planes, layers}
   shown: [], // whether each layer of the panels is shown, by its index
   webgl: hasWebGL2(),
+  opened: 0, // counts what was opened, so that a slow one does not come in the way of a later one
 };
 window.voxmim = state; // for scripts and tests
 
@@ -90,6 +91,7 @@ function showItems() {
 
 async function open(index) {
   state.current = index;
+  const ticket = ++state.opened;
   const item = state.collection.items[index];
   for (const row of byId("items").children) row.setAttribute("aria-selected", String(row.id === `item-${index}`));
   byId(`item-${index}`)?.scrollIntoView({ block: "nearest" });
@@ -99,8 +101,8 @@ async function open(index) {
   showLayers(item);
   note("reading");
   try {
-    await (state.webgl ? showVolumes(item, index) : showPlanes(item, index));
-    if (state.current === index) note(state.webgl ? "" : "This browser has no WebGL2: the planes are drawn by the server, without 3D.");
+    await (state.webgl ? showVolumes(item, index, ticket) : showPlanes(item, index));
+    if (state.opened === ticket) note(state.webgl ? "" : "This browser has no WebGL2: the planes are drawn by the server, without 3D.");
   } catch (error) {
     note(String(error.message || error));
   }
@@ -151,14 +153,14 @@ function colourTable(legend) {
   return table;
 }
 
-async function showVolumes(item, index) {
+async function showVolumes(item, index, ticket) {
   const made = item.panels.map((panel) => {
     const canvas = element("canvas", { tabIndex: 0 });
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `${item.name} ${panel.title}: slices; move with the arrow keys`);
     const box = element("div", { className: "panel" });
     if (panel.title) box.append(element("h2", {}, panel.title));
-    box.append(canvas);
+    box.append(element("div", { className: "frame" }, canvas));
     return { box, canvas, panel };
   });
   for (const old of state.panels) old.niivue?.gl.getExtension("WEBGL_lose_context")?.loseContext();
@@ -167,7 +169,7 @@ async function showVolumes(item, index) {
   for (const [number, { canvas, panel }] of made.entries()) {
     const niivue = new window.niivue.Niivue({
       backColor: [0, 0, 0, 1], crosshairWidth: 0.5, dragAndDropEnabled: false, isRadiologicalConvention: true,
-      sagittalNoseLeft: true, show3Dcrosshair: true, loadingText: "reading", logLevel: "error", isNearestInterpolation: false,
+      sagittalNoseLeft: true, show3Dcrosshair: true, loadingText: "reading", logLevel: "error", isNearestInterpolation: true,
     });
     await niivue.attachToCanvas(canvas);
     await niivue.loadVolumes(
@@ -175,6 +177,7 @@ async function showVolumes(item, index) {
         url: `volumes/${index}/${number}/${at}.nii`, name: `${layer.name}.nii`,
         colormap: layer.kind === "error" ? "inferno" : "gray", opacity: opacityOf(layer, at),
       })));
+    if (state.opened !== ticket) return;
     panel.layers.forEach((layer, at) => {
       if (layer.kind === "labels") niivue.volumes[at].setColormapLabel(colourTable(layer.legend));
     });
@@ -188,6 +191,7 @@ async function showVolumes(item, index) {
     state.panels.push({ niivue, layers: panel.layers, refresh, setView: (view) => setView(niivue, view) });
     setView(niivue, byId("view").value);
     refresh();
+    niivue.createOnLocationChange();
   }
   const all = state.panels.map((panel) => panel.niivue);
   if (all.length > 1) all.forEach((one) => one.broadcastTo(all.filter((other) => other !== one), { "2d": true, "3d": true }));
