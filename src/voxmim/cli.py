@@ -114,6 +114,7 @@ COMMANDS = {
         examples=("voxmim reconstruct pretrained scan.nii.gz --out pictures",),
     ),
     "inspect": Command(("source",), title="reading", examples=("voxmim inspect SCANS --html inspection.html",)),
+    "view": Command(("path",), examples=("voxmim view segmentor", "voxmim view scan.nii.gz")),
     "verify": Command(("store",), examples=("voxmim verify store",)),
     "split": Command(("store",), examples=("voxmim split store --seed 1 --fractions 0.2 0.2",)),
     "study": Command(("name",), examples=("voxmim study convergence --data store --out studies",)),

@@ -164,3 +164,7 @@ def recipes(result: Mapping[str, str] | Recipe, given: Given) -> None:
 def doctor(result: list[list[str]], given: Given) -> None:
     """The machine."""
     table("This machine", ["what", "value"], result)
+
+
+def view(result: None, given: Given) -> None:
+    """Nothing: the page was closed."""

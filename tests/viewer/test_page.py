@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from voxmim.images.volume import Volume
+from voxmim.images.grid import Volume
 from voxmim.viewer.collection import Collection, Item, Layer, Panel
 from voxmim.viewer.server import make_app
 

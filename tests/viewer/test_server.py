@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from voxmim.images.volume import Volume
+from voxmim.images.grid import Volume
 from voxmim.viewer.collection import Collection, Item, Layer, Panel
 from voxmim.viewer.server import make_app
 

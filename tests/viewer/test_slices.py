@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from voxmim.images.volume import Volume
+from voxmim.images.grid import Volume
 from voxmim.viewer.collection import Layer
 from voxmim.viewer.slices import draw_plane
 

@@ -12,6 +12,7 @@ from voxmim.api.results import evaluate, predict, reconstruct
 from voxmim.api.scans import phantom, prepare, read_volume, split, verify
 from voxmim.api.studies import demo, study
 from voxmim.api.training import finetune, plan, pretrain, recipes
+from voxmim.api.viewing import view
 from voxmim.api.weights import export_weights, import_weights, load_encoder
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "split",
     "study",
     "verify",
+    "view",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from voxmim.findings import Finding
-from voxmim.images.volume import Volume
+from voxmim.images.grid import Volume
 
 Kind = Literal["image", "error", "labels"]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from voxmim.doctor.inspect import inspect_source
 from voxmim.errors import VoxmimError
-from voxmim.images.geometry import Grid
-from voxmim.images.volume import Volume, case_name, read_label, read_volume
+from voxmim.images.grid import Grid, Volume
+from voxmim.images.volume import case_name, open_image
 from voxmim.sources import Source, SourceCase, open_source
 from voxmim.store.format import Case, Store
 from voxmim.store.prepare import PreparedScan
@@ -106,7 +106,9 @@ def _of_source(source: Source, case: SourceCase) -> Item:
 
 
 def _read(path: Path) -> Volume:
-    return read_volume(path, channels=1)
+    """All channels of a file, however many it has."""
+    image = open_image(path)
+    return image.read(next((size for size in image.sizes[3:] if size > 1), 1))
 
 
 def _channel(path: Path, index: int) -> Volume:
@@ -115,8 +117,7 @@ def _channel(path: Path, index: int) -> Volume:
 
 
 def _label(path: Path, image: Path) -> Volume:
-    scan = _read(image)
-    return read_label(path, scan.shape, scan.affine)
+    return open_image(path).read_label(open_image(image).grid)
 
 
 def _stored(store: Store, name: str, index: int) -> Volume:

@@ -23,7 +23,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from voxmim.errors import VoxmimError
-from voxmim.images.volume import Volume
+from voxmim.images.grid import Volume
 from voxmim.report.figures import label_colour
 from voxmim.viewer.collection import Collection, Item, Layer
 from voxmim.viewer.slices import PLANES, draw_plane

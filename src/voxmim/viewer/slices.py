@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from voxmim.images.geometry import resample, to_ras
-from voxmim.images.volume import Volume
+from voxmim.images.grid import Volume
 from voxmim.report.figures import display_range, label_colour
 from voxmim.viewer.collection import Layer
 
