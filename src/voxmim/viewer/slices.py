@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from voxmim.images.geometry import resample, to_ras
-from voxmim.images.grid import Volume
+from voxmim.images.grid import Grid, Volume
 from voxmim.report.figures import display_range, label_colour
 from voxmim.viewer.collection import Layer
 
@@ -33,7 +33,7 @@ def draw_plane(layers: Sequence[tuple[Layer, Volume]], plane: str, position: flo
     for layer, volume in layers:
         volume = to_ras(volume)
         if volume.shape != base.shape or not np.allclose(volume.affine, base.affine, atol=1e-4):
-            volume = resample(volume, base, "nearest" if layer.kind == "labels" else "linear")
+            volume = resample(volume, Grid.of(base), "nearest" if layer.kind == "labels" else "linear")
         seen = np.take(volume.array[0], index, axis)
         if pixels is None:
             pixels = np.repeat(display_range(seen, limits=_limits(volume.array))[..., None] * 255, 3, axis=-1)
