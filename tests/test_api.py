@@ -104,3 +104,16 @@ def test_phantoms_tell_how_far_they_are(tmp_path: Path, monkeypatch: Any) -> Non
     monkeypatch.setattr(cohort, "write_cohort", lambda *given: seen.append(given))
     assert api.phantom(str(tmp_path / "out"), 5, 2, print, "head") == tmp_path / "out"
     assert seen == [(tmp_path / "out", 5, 2, print, "head")]
+
+
+def test_a_user_without_a_passwd_entry_needs_no_name() -> None:
+    script = (
+        "import os, pwd\n"
+        "def unknown(uid): raise KeyError(f'getpwuid(): uid not found: {uid}')\n"
+        "pwd.getpwuid = unknown\n"
+        "for name in ('LOGNAME', 'USER', 'LNAME', 'USERNAME'): os.environ.pop(name, None)\n"
+        "import voxmim.cli, voxmim.networks.build, voxmim.training.pretrain, voxmim.report.reconstruct\n"
+        "import torch._dynamo\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

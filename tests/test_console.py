@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+Maker = Callable[..., Path]
 SCRIPT = (
     "from pathlib import Path\n"
     "from voxmim.console import bar, done, fail, table\n"
@@ -40,3 +43,37 @@ def run(rank: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", SCRIPT], env=environment | rank, capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_console_that_lacks_a_character_shows_its_escape(encoding: str, tiny_source: Maker, tmp_path: Path) -> None:
+    source = tiny_source(cases=3)
+    (source / "imagesTr" / "case_0.nii.gz").write_bytes(b"junk")
+    for folder in ("imagesTr", "labelsTr"):
+        (source / folder / "case_0.nii.gz").rename(source / folder / "肝臓.nii.gz")
+    done = subprocess.run(
+        [sys.executable, "-m", "voxmim", "inspect", source, "-j", "1", "--json", "a.json", "--html", "a.html"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "400"},
+        capture_output=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert (tmp_path / "a.json").is_file()
+    assert (tmp_path / "a.html").is_file()
+    assert ("肝臓" if encoding == "utf-8" else "\\u809d\\u81d3") in done.stdout.decode(encoding)
+
+
+def test_a_file_name_that_is_not_utf_8_is_printed_and_written_as_an_escape(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from voxmim.console import done, escape_unencodable\n"
+        "from voxmim.files import write_text\n"
+        "escape_unencodable()\n"
+        "done(Path(sys.argv[1]), 'it')\n"
+        "write_text(Path('page.html'), sys.argv[1])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script, name], cwd=tmp_path, capture_output=True, text=True)
+    assert run.stdout == "done: it: caf\\udce9\n", run.stderr
+    assert (tmp_path / "page.html").read_text() == "caf\\udce9"

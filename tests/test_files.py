@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from voxmim.files import alone, whole, write_text
+from voxmim.files import atomic_write, lock_folder, write_text
 
 
 def test_a_file_takes_its_place_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "table.csv"
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         assert temporary.parent == path.parent  # the same file system, so that the replacement is one stroke
         temporary.write_text("whole")
         assert not path.exists()
@@ -28,7 +28,7 @@ def test_nothing_half_written_is_left_and_what_was_there_stays(
     path.write_text("before")
 
     def stopped() -> None:
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             if written:
                 temporary.write_text("half")
             raise error
@@ -48,10 +48,10 @@ def test_text_is_written_as_utf8_over_what_was_there(tmp_path: Path) -> None:
 
 def test_one_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
     with (
-        alone(tmp_path / "new", ValueError("first")),
+        lock_folder(tmp_path / "new", ValueError("first")),
         pytest.raises(ValueError, match="second"),
-        alone(tmp_path / "new", ValueError("second")),
+        lock_folder(tmp_path / "new", ValueError("second")),
     ):
         raise AssertionError
-    with alone(tmp_path / "new", ValueError("third")):
+    with lock_folder(tmp_path / "new", ValueError("third")):
         pass

@@ -5,6 +5,8 @@ The public names are loaded when they are first used, so that importing the pack
 
 from __future__ import annotations
 
+import getpass
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     from voxmim.api.studies import demo, study
     from voxmim.api.training import finetune, plan, pretrain
     from voxmim.api.weights import export_weights, import_weights, load_encoder
+
+try:
+    getpass.getuser()
+except (KeyError, OSError):  # a container's user without a passwd entry (docker run -u): MONAI and torch need some name
+    os.environ["LOGNAME"] = f"uid-{os.getuid()}"
 
 __version__ = version("voxmim")
 __all__ = [

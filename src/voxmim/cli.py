@@ -17,7 +17,7 @@ import cyclopts
 import yaml
 
 from voxmim import __version__, api, commands
-from voxmim.console import CONSOLE, ERRORS, agreed, bar, fail
+from voxmim.console import CONSOLE, ERRORS, agreed, bar, escape_unencodable, fail
 from voxmim.errors import RecipeError, VoxmimError
 from voxmim.workers import keep_memory
 
@@ -138,6 +138,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; an error that the user can fix is printed as one sentence, with exit status 2."""
     keep_memory()
+    escape_unencodable()
     tokens = [_current(token) for token in (sys.argv[1:] if arguments is None else arguments)]
     app = make_app()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,6 +27,13 @@ _NUMBERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 CONSOLE = Console(highlight=False, quiet=any(os.environ.get(name, "0") != "0" for name in _NUMBERS))
 ERRORS = Console(stderr=True, highlight=False)
+
+
+def escape_unencodable() -> None:
+    """Print characters that the console's encoding lacks, such as those of file names, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class bar:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that one process at a time writes into."""
+"""Atomic writes of files, and locks on folders."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path` to write to; the file takes its place when the block ends without error.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to, which replaces `path` if the block ends without an error.
 
-    The folder is made where it is missing. Whatever stops the block, nothing half-written is left under `path`, and
-    what was there before stays until the new file is whole.
+    The parent folder is created. After an error the former content of `path` is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
@@ -27,14 +26,14 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    with whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Write a text file atomically; bytes of file names that are not UTF-8 are escaped."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
-def alone(folder: Path, busy: Exception) -> Iterator[None]:
-    """Be the one process that writes into a folder, which is made where it is missing; `busy` is raised if one is."""
+def lock_folder(folder: Path, busy: Exception) -> Iterator[None]:
+    """Hold the lock of a folder, which is created if missing; raise `busy` if another process holds it."""
     lock = FileLock(folder / ".lock", blocking=False)
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -21,7 +21,7 @@ from conftest import TINY_RECIPE, Tiny
 from voxmim import api
 from voxmim.cli import main
 from voxmim.errors import RecipeError, RunError, StoreError
-from voxmim.files import alone
+from voxmim.files import lock_folder
 from voxmim.recipe import make_recipe, write_recipe
 from voxmim.studies import convergence
 from voxmim.studies import trial as trial_module
@@ -302,7 +302,7 @@ def tiny_store_without(tiny: Tiny, tmp_path: Path) -> Callable[[str], Path]:
 
 def test_two_studies_at_once_in_one_folder_are_refused(answered: Answered) -> None:
     with (
-        alone(answered.out, RunError("")),
+        lock_folder(answered.out, RunError("")),
         pytest.raises(RunError, match="another study is at work here; wait for it, or name another folder"),
     ):
         answered.again(answered.out)

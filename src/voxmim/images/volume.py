@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from voxmim.errors import ScanError
-from voxmim.files import whole
+from voxmim.files import atomic_write
 from voxmim.images.formats.dicom import SERIES_ENDING, is_dicom, open_dicom
 from voxmim.images.formats.nifti import NIFTI_ENDINGS, open_nifti
 from voxmim.images.formats.text_headers import READERS, open_text_header
@@ -106,7 +106,7 @@ def write_volume(path: Path | str, volume: Volume) -> None:
     image.set_qform(volume.affine, 1 if is_rigid else 0)  # which has no place for a shear
     image.header.set_xyzt_units("mm")
     try:
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             nib.save(image, temporary)
     except (OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
         raise ScanError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from voxmim.files import whole, write_text
+from voxmim.files import atomic_write, write_text
 from voxmim.report.page import Page, Table
 from voxmim.report.plots import png
 
@@ -33,7 +33,7 @@ def write_markdown(file: Path, page: Page, links: Sequence[tuple[str, str]] = ()
         parts.append("## Plots and pictures")
     for number, (title, image, caption) in enumerate(shown, start=1):
         name = f"{PICTURES}/{number:02d}.png"
-        with whole(file.parent / name) as temporary:
+        with atomic_write(file.parent / name) as temporary:
             temporary.write_bytes(image)
         parts += [f"![{_plain(title)}]({name})", f"*{_plain(title)}.{' ' + _plain(caption) if caption else ''}*"]
     if page.facts:

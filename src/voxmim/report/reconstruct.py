@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from voxmim.errors import WeightsError
-from voxmim.files import whole
+from voxmim.files import atomic_write
 from voxmim.images.channels import read_channels
 from voxmim.images.geometry import resample
 from voxmim.images.intensity import unwindow, window
@@ -147,7 +147,7 @@ def reconstruct(
             on_case(len(written), len(files))
         scan = prepare_scan(images, preparation)
         found = reconstructor.reconstruct(window(scan.image, preparation.intensity, bounds), seed)
-        with whole(out / f"{name}.png") as temporary:
+        with atomic_write(out / f"{name}.png") as temporary:
             temporary.write_bytes(picture(found, scan.grid.spacing))
         own, _ = read_channels(images, len(scan.image), preparation.match_channels)
         write_in_own_grid(own, scan, found, out / name, bounds)

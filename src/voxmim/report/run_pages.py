@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from voxmim.errors import StoreError
-from voxmim.files import whole
+from voxmim.files import atomic_write
 from voxmim.images.geometry import Grid
 from voxmim.images.intensity import window
 from voxmim.recipe import recipe_to_yaml
@@ -299,7 +299,7 @@ def store_of(run: Run) -> Store | None:
 def write_report(run: Run, page: Page) -> None:
     """Write a run's page, and its pictures beside it."""
     for index, shown in enumerate(page.pictures):
-        with whole(
+        with atomic_write(
             run.path / "figures" / f"{index + 1:02d}-{shown.title.replace(' ', '-').replace('/', '-')}.png"
         ) as file:
             file.write_bytes(shown.png)

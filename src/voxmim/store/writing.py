@@ -18,7 +18,7 @@ import blosc2
 import numpy as np
 
 from voxmim.errors import StoreError
-from voxmim.files import alone, whole, write_text
+from voxmim.files import atomic_write, lock_folder, write_text
 from voxmim.findings import Finding
 from voxmim.store.format import INDEX, SAMPLES, Case, Preparation
 
@@ -37,7 +37,7 @@ def writing(path: Path) -> Iterator[None]:
     busy = StoreError(f"{path}: another process is changing this store; wait for its end, or stop it.")
     with ExitStack() as held:
         with _told(path):
-            held.enter_context(alone(path, busy))
+            held.enter_context(lock_folder(path, busy))
         for file in half_written(path):
             file.unlink(missing_ok=True)
         yield
@@ -190,7 +190,8 @@ def _write_array(file: Path, array: np.ndarray, meta: Mapping[str, Any]) -> None
     )
     for key, value in meta.items():
         stored.schunk.vlmeta[key] = value
-    with _told(file), whole(file) as temporary:  # packed in memory, as Blosc2 does not say why it could not write
+    # Packed in memory, because Blosc2 does not say why it could not write.
+    with _told(file), atomic_write(file) as temporary:
         temporary.write_bytes(stored.to_cframe())
 
 

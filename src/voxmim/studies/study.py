@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 
 from voxmim.errors import RunError, StoreError, nearest
-from voxmim.files import alone, write_text
+from voxmim.files import lock_folder, write_text
 from voxmim.store.format import Store
 from voxmim.studies import convergence, decoder, masking, resolution, transfer
 from voxmim.studies import labels as labels_study
@@ -132,7 +132,7 @@ def study(
     if wished < 1:
         raise RunError(f"--seeds {wished}: give 1 or more.")
     busy = RunError(f"{out}: another study is at work here; wait for it, or name another folder.")
-    with alone(out, busy):
+    with lock_folder(out, busy):
         numbers = range(asked.base.seed, asked.base.seed + wished)
         arms, choices = ready(chosen.arms(asked), numbers), []
         if budget is not None:

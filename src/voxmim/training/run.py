@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from voxmim.errors import RunError
-from voxmim.files import whole, write_text
+from voxmim.files import atomic_write, write_text
 from voxmim.recipe import load_recipe, write_recipe
 from voxmim.settings import Recipe
 
@@ -76,7 +76,7 @@ class Run:
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write last.ckpt in one stroke; a kill at any moment leaves the former one."""
-        with whole(self.path / CHECKPOINT) as temporary:
+        with atomic_write(self.path / CHECKPOINT) as temporary:
             torch.save(dict(state), temporary)
 
     def load_checkpoint(self) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from voxmim.errors import WeightsError
-from voxmim.files import whole
+from voxmim.files import atomic_write
 from voxmim.networks.build import Encoder
 from voxmim.networks.swin import Swin
 from voxmim.networks.vit import ViT
@@ -45,7 +45,7 @@ def export_encoder(run: Path, out: Path) -> str:
         raise WeightsError(f"{run}: this encoder cannot be exported, since {error}.") from None
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     kept = {key: about[key] for key in _KEPT if key in about}
-    with whole(out) as temporary:
+    with atomic_write(out) as temporary:
         if out.suffix == ".pt":
             torch.save(contiguous, temporary)
         else:

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from voxmim.errors import RunError
-from voxmim.files import whole
+from voxmim.files import atomic_write
 
 PRIOR = "prior.npz"  # its name in a run folder
 GRID = 64
@@ -79,7 +79,7 @@ class PositionPrior:
 
     def save(self, path: Path | str) -> None:
         """Write an `.npz`; the file appears whole or not at all."""
-        with whole(Path(path)) as temporary, temporary.open("wb") as file:
+        with atomic_write(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, probability=self.probability, labels=self.labels, factor=self.factor)
 
     @classmethod
