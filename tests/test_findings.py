@@ -7,7 +7,7 @@ from pathlib import Path
 
 from voxmim.findings import DOUBTFUL, KINDS, Finding, in_order, sound
 
-PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 
 
 def test_the_docs_tell_every_kind_and_which_are_in_doubt() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from voxmim.errors import ScanError
-from voxmim.images.volume import case_name, open_image, read_volume
+from voxmim.images.volume import case_name, is_scan, open_image, read_volume, write_volume
 
 TURNED = np.array([[-0.64, 0.42, 0, 10], [0.48, 0.56, 0, -20], [0, 0, 2.5, 30], [0, 0, 0, 1.0]])
 OTHER = np.array([[2.0, 0, 0, -7], [0, -0.7, 0, 5], [0, 0, 2.5, 1], [0, 0, 0, 1.0]])
@@ -124,3 +126,115 @@ def test_an_affine_that_is_not_invertible_is_refused(tmp_path: Path) -> None:
     nib.save(image(nib.Nifti1Image, (np.diag([0.0, 0.7, 2.5, 1]), None), (1, 0)), tmp_path / "a.nii")
     with pytest.raises(ScanError, match=r"a\.nii: its sform is not invertible; repair the header"):
         open_image(tmp_path / "a.nii")
+
+
+def patched(path: Path, kind: type, changes: dict[str, object], codes: tuple[int, int] = (1, 1)) -> Path:
+    """The volume of `image` at TURNED, with fields in its header that nibabel would not write."""
+    made = image(kind, (TURNED, TURNED), codes)
+    content = bytearray(made.to_bytes())
+    size = made.header.structarr.dtype.itemsize
+    header = np.frombuffer(bytes(content[:size]), made.header.structarr.dtype).copy()
+    for field, value in changes.items():
+        header[field] = value
+    path.write_bytes(header.tobytes() + bytes(content[size:]))
+    return path
+
+
+KINDS = pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+ARRAY = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+
+
+@KINDS
+@pytest.mark.parametrize("codes", [(1, 1), (1, 0), (0, 1)])
+def test_the_signs_of_voxel_sizes_mirror_nothing(tmp_path: Path, kind: type, codes: tuple[int, int]) -> None:
+    file = patched(tmp_path / "a.nii", kind, {"pixdim": [-1, -0.8, 0.7, -2.5, 0, 0, 0, 0]}, codes)
+    np.testing.assert_allclose(read_volume(file).affine, TURNED, atol=1e-5)
+
+
+@KINDS
+def test_a_valid_sform_comes_before_the_voxel_sizes(tmp_path: Path, kind: type) -> None:
+    opened = open_image(patched(tmp_path / "a.nii", kind, {"pixdim": [-1, 1, 1, 1, 0, 0, 0, 0]}))
+    np.testing.assert_allclose(opened.affine, TURNED, atol=1e-5)
+    assert "but 0.8 x 0.7 x 2.5 mm by the sform, which is taken" in opened.doubts[0][1]
+
+
+@KINDS
+def test_an_sform_of_zeros_leaves_the_qform(tmp_path: Path, kind: type) -> None:
+    file = patched(tmp_path / "a.nii", kind, {f"srow_{axis}": np.zeros(4) for axis in "xyz"})
+    np.testing.assert_allclose(read_volume(file).affine, TURNED, atol=1e-5)
+
+
+@KINDS
+@pytest.mark.parametrize(("slope", "intercept"), [(0, -1024), (np.nan, np.nan), (np.nan, 5), (np.inf, 0), (1, 0)])
+def test_values_without_a_valid_slope_are_not_rescaled(
+    tmp_path: Path, kind: type, slope: float, intercept: float
+) -> None:
+    volume = read_volume(patched(tmp_path / "a.nii", kind, {"scl_slope": slope, "scl_inter": intercept}))
+    np.testing.assert_array_equal(volume.array[0], ARRAY)
+
+
+@KINDS
+def test_a_slope_without_a_valid_intercept_is_refused(tmp_path: Path, kind: type) -> None:
+    file = patched(tmp_path / "a.nii", kind, {"scl_slope": 2, "scl_inter": np.nan})
+    with pytest.raises(ScanError, match=r"a\.nii: its rescale intercept is nan; repair the header"):
+        read_volume(file)
+
+
+@KINDS
+@pytest.mark.parametrize(("code", "mm"), [(0, 1), (1, 1000), (2, 1), (3, 0.001)])
+@pytest.mark.parametrize("codes", [(1, 1), (0, 1), (0, 0)])
+def test_units_become_mm(tmp_path: Path, kind: type, code: int, mm: float, codes: tuple[int, int]) -> None:
+    plain = read_volume(patched(tmp_path / "plain.nii", kind, {}, codes)).affine
+    scaled = read_volume(patched(tmp_path / "a.nii", kind, {"xyzt_units": code | 8}, codes)).affine
+    np.testing.assert_allclose(scaled, np.diag([mm, mm, mm, 1]) @ plain, rtol=1e-6)
+
+
+@KINDS
+def test_a_shear_is_kept_when_read_and_written(tmp_path: Path, kind: type) -> None:
+    sheared = TURNED @ np.array([[1, 0.2, 0, 0], [0, 1, 0.1, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    nib.save(image(kind, (sheared, None), (1, 0)), tmp_path / "a.nii")
+    volume = read_volume(tmp_path / "a.nii")
+    np.testing.assert_allclose(volume.affine, sheared, atol=1e-5)
+    write_volume(tmp_path / "b.nii.gz", volume)
+    np.testing.assert_allclose(nib.load(tmp_path / "b.nii.gz").affine, sheared, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
+@KINDS
+def test_voxels_that_are_not_real_numbers_are_refused(tmp_path: Path, kind: type, dtype: object) -> None:
+    nib.save(kind(np.zeros((3, 4, 5), dtype), TURNED), tmp_path / "a.nii.gz")
+    with pytest.raises(ScanError, match=r"a\.nii\.gz: its voxels are not plain real numbers \((complex|RGB)"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
+ZIPPED = {
+    "plain.nii.gz": lambda content: content,
+    "zipped.nii": gzip.compress,
+    "Mixed.Nii": lambda content: content,
+    "UPPER.NII.GZ": gzip.compress,
+    "twice.nii.gz": lambda content: gzip.compress(gzip.compress(content)),
+    "junk_behind.nii.gz": lambda content: gzip.compress(content) + b"\r\n<html>",
+    "members.nii.gz": lambda content: gzip.compress(content[:200]) + gzip.compress(content[200:]),
+}
+
+
+@pytest.mark.parametrize("name", ZIPPED)
+def test_the_content_says_whether_it_is_zipped_and_not_the_ending(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(ZIPPED[name](image(nib.Nifti1Image, (TURNED, TURNED), (1, 1)).to_bytes()))
+    np.testing.assert_array_equal(read_volume(file).array[0], ARRAY)
+    assert is_scan(file)
+
+
+def test_a_zip_with_a_wrong_checksum_is_damaged(tmp_path: Path) -> None:
+    content = bytearray(gzip.compress(image(nib.Nifti1Image, (TURNED, TURNED), (1, 1)).to_bytes()))
+    content[-6] ^= 1
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    with pytest.raises(ScanError, match="cut off or damaged"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
+def test_a_name_that_is_not_utf_8_is_read(tmp_path: Path) -> None:
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller.nii"))
+    file.write_bytes(image(nib.Nifti1Image, (TURNED, TURNED), (1, 1)).to_bytes())
+    np.testing.assert_array_equal(read_volume(file).array[0], ARRAY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from voxmim.errors import ScanError
+from voxmim.images.grid import Grid
 from voxmim.images.volume import case_name, is_scan, open_image, read_volume
 
 SHAPE, MARKER = (4, 5, 6), (3, 1, 4)
@@ -147,3 +149,60 @@ def test_another_ending_is_no_scan(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(ScanError, match=r"a\.png: this is no scan; give DICOM or a file of \.nii, \.nii\.gz"):
         read_volume(tmp_path / "a.png")
+
+
+def with_line(path: Path, line: str) -> Path:
+    """The file with a further line in its header."""
+    content, new = path.read_bytes(), line.encode() + b"\n"
+    end = content.index(b"\n\n") + 1 if path.suffix == ".nrrd" else content.index(b"ElementDataFile")
+    path.write_bytes(content[:end] + new + content[end:])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("unit", "mm"), [("um", 1e-3), ("µm", 1e-3), ("micrometers", 1e-3), ("mm", 1), ("cm", 10), ("m", 1e3)]
+)
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_units_become_mm(tmp_path: Path, ending: str, unit: str, mm: float) -> None:
+    if ending == ".nrrd":
+        path = nrrd_by_hand(tmp_path / "a.nrrd", "left-posterior-superior")
+        with_line(path, f'space units: "{unit}" "{unit}" "{unit}"')
+    else:
+        path = with_line(by_itk(tmp_path / "a.mha"), f"DistanceUnits = {unit}")
+    np.testing.assert_allclose(read_volume(path).affine, np.diag([mm, mm, mm, 1]) @ AFFINE, rtol=1e-5)
+
+
+def test_a_header_without_orientation_is_told_as_that_of_a_nifti(tmp_path: Path) -> None:
+    nrrd, meta = nrrd_by_hand(tmp_path / "a.nrrd", "left-posterior-superior"), by_itk(tmp_path / "a.mha")
+    assert (open_image(nrrd).doubts, open_image(meta).doubts) == ((), ())
+    for path, fields in ((nrrd, ("space",)), (meta, ("TransformMatrix", "Offset"))):
+        head, voxels = path.read_bytes()[:-240], path.read_bytes()[-240:]
+        kept = [line for line in head.split(b"\n") if not line.decode().startswith(fields)]
+        path.write_bytes(b"\n".join(kept) + voxels)
+        if path == nrrd:
+            with_line(path, "spacings: 1 1 1")
+        assert [kind for kind, _ in open_image(path).doubts] == ["no orientation"]
+        np.testing.assert_array_equal(read_volume(path).array[0], marked())
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_a_name_that_itk_cannot_read_is_refused(tmp_path: Path, ending: str) -> None:
+    file = by_itk(tmp_path / f"a{ending}").rename(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller" + ending.encode()))
+    with pytest.raises(ScanError, match=r"M\\udcfcller.*: ITK reads no file whose path is not UTF-8; rename it"):
+        read_volume(file)
+
+
+def test_a_segmentation_of_3d_slicer_covers_a_part_of_its_scan(tmp_path: Path) -> None:
+    labels = np.zeros((8, 9, 10), np.uint8)
+    labels[2:4, 3:6, 5:9] = 2
+    part = sitk.GetImageFromArray(np.ascontiguousarray(labels[1:5, 3:7, 4:10].transpose()))
+    scan = Grid((8, 9, 10), AFFINE)
+    lps = np.diag([-1, -1, 1, 1]) @ scan.crop((slice(1, 5), slice(3, 7), slice(4, 10))).affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    part.SetSpacing(spacing.tolist())
+    part.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    part.SetOrigin(lps[:3, 3].tolist())
+    sitk.WriteImage(part, str(tmp_path / "a.seg.nrrd"))
+    label = open_image(tmp_path / "a.seg.nrrd").read_label(scan)
+    np.testing.assert_array_equal(label.array[0], labels)
+    assert case_name(tmp_path / "a.seg.nrrd") == "a"
