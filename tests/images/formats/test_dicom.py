@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.encaps import encapsulate, generate_frames
 
 from dicom_files import AXIAL, OBLIQUE, PATIENT, SPACING, places, voxels, write_enhanced, write_series
 from voxmim.errors import ScanError
@@ -298,3 +299,45 @@ def test_the_name_of_the_patient_is_nowhere(tmp_path: Path) -> None:
     assert "Quisling" not in done.stdout + done.stderr
     assert logging.root.manager.disable == logging.NOTSET
     assert PATIENT.encode() in cut
+
+
+@pytest.mark.parametrize("behind", [b"\0" * 3, b"\0" * 512, b"\xff" * 7, b"<html>moved</html>"])
+@pytest.mark.parametrize("compress", [False, True])
+def test_bytes_behind_the_last_element_are_ignored(tmp_path: Path, compress: bool, behind: bytes) -> None:
+    array = voxels(4)
+    for file in write_series(tmp_path, array, compress=compress):
+        file.write_bytes(file.read_bytes() + behind)
+    np.testing.assert_array_equal(read_volume(tmp_path).array[0], array)
+
+
+@pytest.mark.parametrize("ending", ["", ".dcm", ".IMA"])
+@pytest.mark.parametrize("implicit", [True, False])
+def test_files_without_preamble_are_read(tmp_path: Path, implicit: bool, ending: str) -> None:
+    array = voxels(4)
+    for file in write_series(tmp_path / "whole", array):
+        data, bare = pydicom.dcmread(file), tmp_path / "bare" / f"{file.stem}{ending}"
+        bare.parent.mkdir(exist_ok=True)
+        del data.file_meta
+        data["PixelData"].VR = "OW"
+        pydicom.dcmwrite(bare, pydicom.Dataset(data), implicit_vr=implicit, little_endian=True)
+    np.testing.assert_array_equal(read_volume(tmp_path / "bare").array[0], array)
+
+
+@pytest.mark.parametrize(("step", "digits"), [(0.625, 1), (0.625, 2), (0.3125, 2), (1 / 3, 2), (2.0049, 1)])
+def test_positions_rounded_by_an_export_are_even(tmp_path: Path, step: float, digits: int) -> None:
+    positions = np.round(places(40, step), digits)
+    write_series(tmp_path, voxels(40), positions)
+    assert only(tmp_path).fault is None
+    assert only(tmp_path).spacing[2] == pytest.approx(step, abs=10**-digits / 39 * 1.01)
+
+
+def test_enhanced_frames_in_lossless_jpeg_are_decoded(tmp_path: Path) -> None:
+    array, positions = voxels(4), places(4)
+    packed = [pydicom.dcmread(file) for file in write_series(tmp_path / "classic", array, compress=True)]
+    data = pydicom.dcmread(write_enhanced(tmp_path / "a.dcm", array, positions))
+    data.file_meta.TransferSyntaxUID = packed[0].file_meta.TransferSyntaxUID
+    assert data.file_meta.TransferSyntaxUID.is_compressed
+    data.PixelData = encapsulate([next(generate_frames(each.PixelData, number_of_frames=1)) for each in packed])
+    data["PixelData"].VR = "OB"
+    data.save_as(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").array[0], array)
