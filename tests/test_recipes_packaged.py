@@ -14,7 +14,7 @@ from voxmim.recipe import load_recipe, packaged_recipes
 from voxmim.settings import Recipe
 from voxmim.store.format import Store
 from voxmim.store.prepare import prepare
-from voxmim.studies.asked import Asked
+from voxmim.studies.request import Request
 from voxmim.studies.trial import Trial
 from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
@@ -110,7 +110,7 @@ def test_the_tiny_recipes_are_small_enough_for_two_cores(name: str) -> None:
 @pytest.mark.parametrize("pretext", ["simmim", "simclr"])
 def test_the_tiny_vits_are_the_arms_of_a_study_by_tiny(tiny: Tiny, tmp_path: Path, pretext: str) -> None:
     packaged = load_recipe(f"tiny-{pretext}-vit")
-    arm = Asked((tiny.store,), tmp_path, "tiny", {}, ("all",)).recipe_of(pretext)
+    arm = Request((tiny.store,), tmp_path, "tiny", {}, ("all",)).recipe_of(pretext)
     fine_tuning = Trial("finetune", tiny.store, arm).own_recipe
     assert Trial("pretrain", tiny.store, packaged).own_recipe == Trial("pretrain", tiny.store, arm).own_recipe
     assert (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxmim.console import CONSOLE, done, figure, plain, table
+from voxmim.console import CONSOLE, done, plain, table
 
 if TYPE_CHECKING:
     from voxmim.doctor.inspect import Inspection
@@ -19,17 +19,19 @@ if TYPE_CHECKING:
 Given = Mapping[str, Any]  # the arguments of the command
 
 
-def demo(result: Mapping[str, Any], given: Given) -> None:
-    """The Dice of each arm."""
-    rows = [[name, figure(arm["dice"], arm["ci95"]), str(arm.get("lr", ""))] for name, arm in result["arms"].items()]
-    table(f"Dice on {result['cases']} test cases", ["arm", "mean Dice (95 % interval)", "learning rate"], rows)
-    CONSOLE.print(result["seen"], soft_wrap=True)
-    done(given["out"] / "report.html", f"the demo, {sum(result['seconds'].values()):.0f} s")
+def demo(result: Mapping[str, Any], given: Given) -> int:
+    """The scores of both arms; status 1 if trials are missing."""
+    scores = result["tables"][0]
+    table(scores["title"], scores["header"], scores["rows"])
+    return study(result, {**given, "name": ""})
 
 
 def study(result: Mapping[str, Any], given: Given) -> int:
-    """What was found; status 1 if trials are missing."""
-    for sentence in [*result["choices"], *result["seen"]]:
+    """What was found, or what it will take; status 1 if trials are missing."""
+    if "plan" in result:
+        table(f"The study {given['name']}", ["what", "how much"], result["plan"])
+        return 0
+    for sentence in result["found"]:
         CONSOLE.print(plain(sentence), soft_wrap=True)
     missing = [trial for trial in result["trials"] if trial["state"] != "done"]
     if missing:

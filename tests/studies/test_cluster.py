@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import distributed
-import pytest
 
 from conftest import TINY_RECIPE, TINY_TRAINING, Tiny
-from voxmim.errors import RunError
 from voxmim.recipe import make_recipe, write_recipe
 from voxmim.studies.arm import Comparison
-from voxmim.studies.asked import Asked, ready
-from voxmim.studies.study import study
+from voxmim.studies.request import Request, ready
 from voxmim.training.run import Run
 
 
@@ -20,8 +17,8 @@ def test_trials_are_done_by_the_workers_each_after_its_start(tiny: Tiny, tmp_pat
     short = {**TINY_TRAINING, "steps": 2, "validate_every": 1}
     settings = {**TINY_RECIPE, "pretrain": short, "finetune": short, "rates": [1e-3]}
     write_recipe(tmp_path / "recipe.yaml", make_recipe(settings))
-    asked = Asked((tiny.store,), tmp_path, tmp_path / "recipe.yaml", {}, ("2",))
-    arms = ready([asked.scratch(), asked.pretrained("mae")], [0])
+    request = Request((tiny.store,), tmp_path, tmp_path / "recipe.yaml", {}, ("2",))
+    arms = ready([request.scratch(), request.pretrained("mae")], [0])
     here = Comparison(arms, [0], tmp_path / "here")
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, host="127.0.0.1", protocol="tcp://"
@@ -37,8 +34,3 @@ def test_trials_are_done_by_the_workers_each_after_its_start(tiny: Tiny, tmp_pat
         traces = [[row["loss"] for row in run.metrics()] for run in runs if isinstance(run, Run)]
         assert traces[0] == traces[1]
         assert there.results(arm)[0]["mean"] == here.results(arm)[0]["mean"]
-
-
-def test_a_budget_does_not_go_with_a_cluster(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="a cluster has its own; leave out one of them"):
-        study("convergence", tiny.store, tmp_path / "out", budget="2h", scheduler="tcp://127.0.0.1:1")

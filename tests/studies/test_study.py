@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -23,9 +22,9 @@ from voxmim.cli import main
 from voxmim.errors import RecipeError, RunError, StoreError
 from voxmim.files import lock_folder
 from voxmim.recipe import make_recipe, write_recipe
-from voxmim.studies import convergence
+from voxmim.studies import convergence, tables
 from voxmim.studies import trial as trial_module
-from voxmim.studies.asked import Asked, ready
+from voxmim.studies.request import Request, ready
 from voxmim.training.run import Run
 
 SHORT = {"steps": 4, "validate_every": 2, "checkpoint_every": 2, "batch": 2, "crops_per_scan": 1, "lr": 1e-3}
@@ -76,18 +75,36 @@ def test_everything_is_done_once(answered: Answered) -> None:
     assert answered.told["seeds"] == [3, 4]
 
 
-def test_pre_trainings_stand_beside_what_knows_nothing_and_those_that_did_not_learn_are_told(
-    answered: Answered,
-) -> None:
-    table = next(table for table in answered.told["tables"] if table["title"] == "The pre-trainings")
-    rows = {row[0]: row for row in table["rows"]}
+def test_pre_trainings_are_compared_with_guessing(answered: Answered) -> None:
+    table = next(table for table in answered.told["tables"] if table["title"] == "Pre-trainings")
+    rows = {row[0]: dict(zip(table["header"], row, strict=True)) for row in table["rows"]}
     assert list(rows) == ["SimCLR", "SimMIM", "MAE"]
-    assert rows["SimCLR"][2:5] == ["1", "4 pairs", "0.0005"]
-    assert re.search(r"; partner found: \d+% to \d+%$", rows["SimCLR"][6])
-    assert float(rows["SimCLR"][-1]) == pytest.approx(math.log(7), abs=1e-3)  # a partner among seven other views
-    (mae,) = (run for run in runs(answered, "pretrain") if run.recipe().pretext == "mae" and run.recipe().seed == 3)
-    assert float(rows["MAE"][-1]) == pytest.approx(mae.metrics()[-1]["val_constant"], abs=1e-3)
-    assert "MAE: The network sees hardly anything yet: after 4 of 4 steps" in table["note"]
+    assert float(rows["SimCLR"]["guessing"]) == pytest.approx(math.log(7), abs=1e-3)  # one of seven other views
+    for row in rows.values():
+        ended = float(row["validation loss"].split(" to ")[1])
+        if abs(ended - float(row["guessing"])) > 2e-3 and row["learned"] == "yes":
+            assert ended < float(row["guessing"])
+
+
+def test_every_table_marks_an_arm_whose_pre_training_learned_nothing(
+    answered: Answered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "guessing", lambda trial, row: 1e9 if trial.recipe.pretext != "simclr" else -1.0)
+    again = answered.again(answered.out, labels=["0.5"])
+    found = {table["title"]: table for table in again["tables"]}
+    assert len(found) >= 5
+    for title in (
+        "Results on 2 test cases",
+        "Differences on test cases",
+        "Steps to another arm's best validation Dice",
+    ):
+        text = json.dumps(found[title])
+        assert "SimCLR*" in text
+        assert "MAE*" not in text
+        assert "SimCLR: its pre-training ended no better than guessing" in found[title]["note"]
+    assert [row[-1] for row in found["Pre-trainings"]["rows"]] == ["no", "yes", "yes"]
+    assert any("SimCLR* minus from scratch" in line and "no better than guessing" in line for line in again["found"])
+    answered.again(answered.out, labels=["0.5"])
 
 
 def test_arms_differ_in_their_start_alone(answered: Answered) -> None:
@@ -113,16 +130,16 @@ def test_arms_differ_in_their_start_alone(answered: Answered) -> None:
 def test_an_arm_has_the_rate_that_does_best_with_the_first_seed_on_validation_cases(answered: Answered) -> None:
     for arm in answered.told["arms"]:
         assert set(arm["tried"]) == {"0.001", "1e-05"}
-        assert f"{arm['rate']:g}" == max(arm["tried"], key=arm["tried"].get)
+        assert f"{arm['lr']:g}" == max(arm["tried"], key=arm["tried"].get)
         assert arm["validation"][3] == max(arm["tried"].values())
     for run in runs(answered, "finetune"):
         if run.recipe().seed == 4:
-            assert run.recipe().finetune.lr in {arm["rate"] for arm in answered.told["arms"]}
+            assert run.recipe().finetune.lr in {arm["lr"] for arm in answered.told["arms"]}
 
 
 def test_test_cases_are_seen_by_the_chosen_runs_alone(answered: Answered) -> None:
     seen = [run for run in runs(answered, "finetune") if (run.path / "evaluation-test.json").is_file()]
-    rates = {arm["name"]: arm["rate"] for arm in answered.told["arms"]}
+    rates = {arm["name"]: arm["lr"] for arm in answered.told["arms"]}
     assert len(seen) == 10
     for run in seen:
         assert run.recipe().finetune.lr in rates.values()
@@ -156,19 +173,19 @@ def test_every_raw_result_is_in_the_csv(answered: Answered) -> None:
 def test_the_pages_show_the_same_tables(answered: Answered) -> None:
     html, markdown = ((answered.folder / name).read_text() for name in ("report.html", "page.md"))
     first, differences, speeds, *_ = answered.told["tables"]
-    assert [row[0] for row in first["rows"]] == ["position-only prior", *ARMS]
+    assert [row[0].rstrip("*") for row in first["rows"]] == ["position-only prior", *ARMS]
     assert len(differences["rows"]) == 10
     assert len(speeds["rows"]) == 20
     for table in answered.told["tables"]:
         for row in table["rows"]:
-            assert all(cell in markdown for cell in row)
+            assert all(cell.replace("*", "\\*") in markdown for cell in row)
             assert all(cell.replace("'", "&#39;") in html for cell in row)
-    for said in answered.told["seen"]:
-        assert said in markdown
+    for said in answered.told["found"]:
+        assert said.replace("*", "\\*") in markdown
     for number, name in enumerate(sorted(path.name for path in (answered.folder / "pictures").iterdir()), start=1):
         assert name == f"{number:02d}.png"
         assert f"](pictures/{name})" in markdown
-    assert json.loads((answered.folder / "study.json").read_text())["seen"] == answered.told["seen"]
+    assert json.loads((answered.folder / "study.json").read_text())["found"] == answered.told["found"]
 
 
 def test_its_command_asks_for_the_same(answered: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +195,7 @@ def test_its_command_asks_for_the_same(answered: Answered, monkeypatch: pytest.M
     assert told.pop("settings") == SETTINGS
     assert told == {
         "data": [answered.store], "out": answered.out, "seeds": 2, "labels": ["0.5"],
-        "recipe": answered.recipe, "scheduler": None, "accept_findings": False,
+        "recipe": answered.recipe, "scheduler": None, "accept_findings": False, "plan_only": False,
     }  # fmt: skip
 
 
@@ -212,11 +229,11 @@ def test_a_trial_that_fails_leaves_a_hole_that_is_filled_later(
     assert "failed: pretrain-simmim-seed3-" in capsys.readouterr().out
     states = {trial["trial"]: trial["state"] for trial in holed["trials"] if trial["state"] != "done"}
     assert sorted(states.values()) == ["failed", "skipped", "skipped"]  # it, and what would start from it
-    rows = {row[0]: row for row in holed["tables"][0]["rows"]}
-    assert rows["SimMIM"][-1] == "not there"
-    assert rows["MAE"] == {row[0]: row for row in answered.told["tables"][0]["rows"]}["MAE"]
+    rows = {row[0].rstrip("*"): row for row in holed["tables"][0]["rows"]}
+    assert rows["SimMIM"][-1] == "missing"
+    assert rows["MAE"] in answered.told["tables"][0]["rows"]
     missing = holed["tables"][-1]
-    assert missing["title"] == "What is missing"
+    assert missing["title"] == "Missing trials"
     assert ["failed", "RuntimeError: out of memory"] in [row[1:] for row in missing["rows"]]
     assert "3 trials are missing" in (out / "convergence" / "report.html").read_text()
     filled = answered.again(out, labels=["0.5"])
@@ -227,11 +244,11 @@ def test_a_trial_that_fails_leaves_a_hole_that_is_filled_later(
 def test_a_study_that_was_killed_goes_on_where_it_stopped(
     answered: Answered, tmp_path: Path, start_and_kill: Callable[..., None]
 ) -> None:
-    told = answered.told["command"].replace(str(answered.out), str(tmp_path / "out"))
+    told = answered.told["command"].replace(str(answered.out), str(tmp_path / "out")).replace("--seeds 2", "--seeds 1")
     longer = {**SETTINGS, "mae:pretrain.steps": 200, "finetune.steps": 2, "finetune.validate_every": 2, "rates": [1e-3]}
     options = [text for key, value in longer.items() for text in ("--set", f"{key}={json.dumps(value)}")]
-    arguments = [*shlex.split(told)[1:], "--seeds", "1", *options]
-    asked = Asked((answered.store,), tmp_path / "out", answered.recipe, longer, ("0.5",))
+    arguments = [*shlex.split(told)[1:], *options]
+    asked = Request((answered.store,), tmp_path / "out", answered.recipe, longer, ("0.5",))
     first = ready(convergence.arms(asked), [3])[4].pretrain(3)
     assert first is not None
     start_and_kill(arguments, first.path(tmp_path / "out"), rows=30)
@@ -254,7 +271,7 @@ def test_the_command_says_what_was_seen(
         main(shlex.split(answered.told["command"])[1:])
     said = capsys.readouterr().out
     assert left.value.code == 0
-    assert all(sentence in said for sentence in answered.told["seen"])
+    assert all(sentence in said for sentence in answered.told["found"])
     assert "done: the study, 31 trials" in said
 
 
@@ -303,6 +320,27 @@ def tiny_store_without(tiny: Tiny, tmp_path: Path) -> Callable[[str], Path]:
 def test_two_studies_at_once_in_one_folder_are_refused(answered: Answered) -> None:
     with (
         lock_folder(answered.out, RunError("")),
-        pytest.raises(RunError, match="another study is at work here; wait for it, or name another folder"),
+        pytest.raises(RunError, match="another study is running here; wait for it, or name another folder"),
     ):
         answered.again(answered.out)
+
+
+def test_a_folder_of_trials_by_other_code_is_refused(answered: Answered, tmp_path: Path) -> None:
+    out = shutil.copytree(answered.out, tmp_path / "out")
+    note = next((out / "trials").glob("pretrain-*.json"))
+    before = json.loads(note.read_text())
+    before.pop("source")  # as trials were written before their names held a hash of the code
+    note.write_text(json.dumps(before))
+    with pytest.raises(RunError, match=r"1 of 31 trials were run by another version of voxmim's code.*another folder"):
+        answered.again(out)
+
+
+def test_a_plan_counts_trials_hours_and_disk_and_trains_nothing(answered: Answered, tmp_path: Path) -> None:
+    plan = dict(answered.again(tmp_path / "out", labels=["0.5"], plan_only=True)["plan"])
+    assert plan["trials"] == "31: 6 pre-trainings, 15 fine-tunings, 10 evaluations"
+    assert plan["done before"] == "0"
+    assert float(plan["hours"].split(",")[0]) > 0
+    assert float(plan["disk"].split()[0]) >= 0
+    assert not (tmp_path / "out" / "trials").exists()
+    again = dict(answered.again(answered.out, labels=["0.5"], plan_only=True)["plan"])
+    assert (again["done before"], again["hours"].split(",")[0], again["disk"]) == ("31", "0.00", "0.00 GB")

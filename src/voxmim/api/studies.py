@@ -18,18 +18,18 @@ def demo(
     """Run every step in one go, on phantoms or on your own scans.
 
     Prepare, pre-train, fine-tune, evaluate, predict; a segmentor from scratch is trained for comparison. Each step's
-    own command is printed.
+    own command is printed. Run it again to continue where it stopped.
 
     Args:
         data: folder or list of labelled scans. Default: generated phantoms.
-        out: new or empty folder for everything.
+        out: folder for everything: new, empty, or that of an earlier demo.
         seed: seed of everything random.
         recipe: packaged recipe or YAML file. Default: demo for phantoms, tiny for your data.
         settings: settings that differ from the recipe, such as mask.ratio=0.6.
         spacing: voxel size in mm. Default: the median of your data, 7.5 mm for phantoms.
 
     Returns:
-        The content of results.json, and under "seen" the result in words.
+        The content of study.json, and the seconds of each step.
 
     Raises:
         VoxmimError: the data, the recipe or the folder cannot be used.
@@ -43,12 +43,13 @@ def study(
     name: str,
     data: Path | str | Sequence[Path | str],
     out: Path | str,
-    seeds: int | None = None,
+    seeds: int = 3,
     recipe: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     labels: str | Sequence[str] | None = None,
     scheduler: str | None = None,
     accept_findings: bool = False,
+    plan_only: bool = False,
 ) -> dict[str, Any]:
     """Run one of the paper's questions as an experiment on your data.
 
@@ -56,19 +57,20 @@ def study(
     are missing.
 
     Args:
-        name: convergence, masking, decoder, labels, resolution or transfer.
+        name: convergence, masking, decoder, labels, resolution, transfer or pretraining.
         data: stores with labels in the splits train, val and test: one, or two and more for transfer.
         out: folder for everything; studies in the same folder reuse each other's trainings.
-        seeds: number of seeds. Default: 3.
+        seeds: number of seeds.
         recipe: packaged recipe or YAML file for all arms. Default: tiny.
         settings: settings that differ from the recipe, also of one pretext only, such as simclr:pretrain.batch=32.
         labels: labelled cases to use: a fraction (0.1), a number, or all; several for the study labels. Default: a
             tenth.
         scheduler: address of a Dask scheduler whose workers run one trial each.
         accept_findings: train although findings of a store are in doubt.
+        plan_only: train nothing; print the trials, hours and disk that the study will take.
 
     Returns:
-        The content of study.json.
+        The content of study.json, or with plan_only what it will take.
 
     Raises:
         VoxmimError: the stores, the recipe or the folder cannot be used.
@@ -85,4 +87,5 @@ def study(
         labels=labels,
         scheduler=scheduler,
         accept_findings=accept_findings,
+        plan_only=plan_only,
     )

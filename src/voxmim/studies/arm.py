@@ -1,9 +1,9 @@
-"""The arms of a study, and how they are compared: the same steps and labels for each, and for each its own rate.
+"""The arms of a study and their comparison: the same steps and labels for each, and for each its own learning rate.
 
-Every arm is fine-tuned at each rate of the same small grid with the first seed. The rate with the best validation Dice
-is the arm's, for all seeds. A seed fixes which labelled cases are drawn, the order of crops, their augmentation and all
-weights that start from nothing; arms of one seed share the labelled cases. Test cases are looked at once, at the end,
-by the runs that were chosen.
+Every arm is fine-tuned at each learning rate of the same small grid with the first seed. The one with the best
+validation Dice is the arm's, for all seeds. A seed fixes which labelled cases are drawn, the order of crops, their
+augmentation and all weights that are initialised at random; arms of one seed have the same labelled cases. Test cases
+are scored once, at the end, by the chosen runs.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from rich.console import Console
 from voxmim import workers
 from voxmim.settings import Recipe
 from voxmim.studies.trial import Note, Trial, carry_out
+from voxmim.tasks.metrics import MAIN
 from voxmim.training.finetune import case_column
 from voxmim.training.run import Run
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What an arm starts from: a store, and the settings of the pre-training on it."""
+    """A pre-training: its store and its settings."""
 
     store: Path
     recipe: Recipe
@@ -35,12 +36,12 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to a segmentor.
+    """One way to train a segmentor.
 
     Attributes:
         name: what tables call it.
         store: of the fine-tuning.
-        recipe: of the fine-tuning; its `rates` are the grid.
+        recipe: of the fine-tuning; its `rates` are the grid of learning rates.
         labels: labelled cases to use, as `finetune` takes them.
         pretraining: what it starts from; None is from scratch.
         group: the arms of one group are compared with each other.
@@ -55,7 +56,7 @@ class Arm:
 
     @property
     def full_name(self) -> str:
-        """The name with that of its group, unless it says that itself."""
+        """The name with that of its group, unless it contains it."""
         return f"{self.name}, {self.group}" if self.group and self.group not in self.name.split(", ") else self.name
 
     @property
@@ -76,9 +77,9 @@ class Arm:
             return None
         return Trial("pretrain", self.pretraining.store, replace(self.pretraining.recipe, seed=seed))
 
-    def finetune(self, seed: int, rate: float) -> Trial:
-        """Its fine-tuning with a seed at a rate."""
-        recipe = replace(self.recipe, seed=seed, finetune=replace(self.recipe.finetune, lr=rate))
+    def finetune(self, seed: int, lr: float) -> Trial:
+        """Its fine-tuning with a seed at a learning rate."""
+        recipe = replace(self.recipe, seed=seed, finetune=replace(self.recipe.finetune, lr=lr))
         return Trial("finetune", self.store, recipe, self.labels, self.pretrain(seed))
 
 
@@ -92,14 +93,14 @@ def grouped(arms: Iterable[Arm]) -> dict[str, list[Arm]]:
 
 @dataclass
 class Comparison:
-    """Arms that are trained with the same seeds, and what came of each.
+    """Arms that are trained with the same seeds, and their results.
 
     Attributes:
-        arms: in the order of the tables; the first of each group is what the others are held against.
-        seeds: the first of them chooses the rates.
+        arms: in the order of the tables; the first of each group is what the others are compared with.
+        seeds: the first of them chooses the learning rates.
         out: the folder of all studies.
-        scheduler: address of a Dask scheduler; None does one trial after another here.
-        trials: all that were asked for, by name.
+        scheduler: address of a Dask scheduler; None runs one trial after another here.
+        trials: all that were needed, by name.
         notes: how they ended, by name.
         console: for the lines between the trials.
     """
@@ -111,76 +112,82 @@ class Comparison:
     trials: dict[str, Trial] = field(default_factory=dict)
     notes: dict[str, Note] = field(default_factory=dict)
     console: Console = field(default_factory=lambda: Console(highlight=False))
-    _rows: dict[tuple[str, str, int, float], list[dict[str, float]]] = field(default_factory=dict, init=False)
-    _results: dict[tuple[str, str], dict[int, dict[str, Any]]] = field(default_factory=dict, init=False)
+    _rows: dict[str, list[dict[str, float]]] = field(default_factory=dict, init=False)
+    _results: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
 
     def train(self) -> None:
-        """Pre-train and fine-tune every arm, the first seed at each rate and the others at the one that did best."""
-        first, *others = self.seeds
-        starts = [trial for arm in self.arms for seed in self.seeds if (trial := arm.pretrain(seed))]
-        self.carry_out(starts + [arm.finetune(first, rate) for arm in self.arms for rate in arm.recipe.rates])
-        chosen = [(arm, rate) for arm in self.arms if (rate := self.rate(arm)) is not None]
-        self.carry_out(arm.finetune(seed, rate) for arm, rate in chosen for seed in others)
+        """Pre-train and fine-tune every arm, the first seed at each learning rate and the others at the best one."""
+        self.run_trials(self._first_trials())
+        chosen = [(arm, lr) for arm in self.arms if (lr := self.lr(arm)) is not None]
+        self.run_trials(arm.finetune(seed, lr) for arm, lr in chosen for seed in self.seeds[1:])
 
     def test(self, arms: Iterable[Arm]) -> None:
         """Score the chosen runs of these arms on the test cases."""
-        self.carry_out(trial for arm in arms for seed in self.seeds if (trial := self._evaluation(arm, seed)))
+        self.run_trials(
+            trial for arm in arms for seed in self.seeds if (trial := self.evaluation(arm, seed, self.lr(arm)))
+        )
 
-    def carry_out(self, trials: Iterable[Trial]) -> None:
-        """Do what is not done yet, each trial after the one it starts from."""
+    def possible(self, tested: Iterable[Arm]) -> list[Trial]:
+        """As many trials as the comparison will need, before any learning rate is chosen."""
+        others = [arm.finetune(seed, arm.recipe.rates[0]) for arm in self.arms for seed in self.seeds[1:]]
+        scored = [self.evaluation(arm, seed, arm.recipe.rates[0]) for arm in tested for seed in self.seeds]
+        return [*self._first_trials(), *others, *filter(None, scored)]
+
+    def run_trials(self, trials: Iterable[Trial]) -> None:
+        """Run what is not done yet, each trial after the one it starts from."""
         pending = {trial.name: trial for trial in trials if trial.name not in self.notes}
         self.trials |= pending
         while pending:
             ready = [t for t in pending.values() if t.start is None or t.start.name not in pending]
             pending = {name: trial for name, trial in pending.items() if trial not in ready}
-            act = partial(_told if self.scheduler is None else carry_out, out=self.out.resolve())
+            run = partial(_announced if self.scheduler is None else carry_out, out=self.out.resolve())
             tasks = [trial.absolute() for trial in ready]
-            for note in workers.run(act, tasks, None if self.scheduler else 1, self.scheduler):
+            for note in workers.run(run, tasks, None if self.scheduler else 1, self.scheduler):
                 self.notes[note.trial] = note
-                self._say(note)
+                self._print(note)
 
-    def rate(self, arm: Arm) -> float | None:
-        """The rate of the grid that does best with the first seed, or None where none was trained."""
+    def lr(self, arm: Arm) -> float | None:
+        """The learning rate of the grid that does best with the first seed, or None if none was trained."""
         found = self.tried(arm)
-        return max(found, key=lambda rate: found[rate]) if found else None
+        return max(found, key=lambda lr: found[lr]) if found else None
 
     def tried(self, arm: Arm) -> dict[float, float]:
-        """The best validation Dice with the first seed at each rate that was trained."""
-        rows = {rate: self.rows(arm, self.seeds[0], rate) for rate in arm.recipe.rates}
-        return {rate: max(row["val_dice"] for row in found) for rate, found in rows.items() if found}
+        """The best validation Dice with the first seed at each learning rate that was trained."""
+        rows = {lr: self.rows(arm.finetune(self.seeds[0], lr)) for lr in arm.recipe.rates}
+        return {lr: max(row["val_dice"] for row in found) for lr, found in rows.items() if found}
 
-    def rows(self, arm: Arm, seed: int, rate: float) -> list[dict[str, float]]:
-        """The validated rows of metrics.csv of a fine-tuning; none where it is not there."""
-        key = (arm.group, arm.name, seed, rate)
-        if key not in self._rows:
-            run = self.finished(arm.finetune(seed, rate))
+    def rows(self, trial: Trial) -> list[dict[str, float]]:
+        """The validated rows of the metrics.csv of a training; none if it is missing."""
+        if trial.name not in self._rows:
+            run = self.finished(trial)
             if run is None:
                 return []
-            self._rows[key] = [row for row in run.metrics() if "val_dice" in row]
-        return self._rows[key]
+            column = "val_loss" if trial.kind == "pretrain" else "val_dice"
+            self._rows[trial.name] = [row for row in run.metrics() if column in row]
+        return self._rows[trial.name]
 
     def run(self, arm: Arm, seed: int) -> Run | None:
-        """An arm's fine-tuning with a seed at its rate; None where it is not there."""
-        rate = self.rate(arm)
-        return None if rate is None else self.finished(arm.finetune(seed, rate))
+        """An arm's fine-tuning with a seed at its learning rate; None if it is missing."""
+        lr = self.lr(arm)
+        return None if lr is None else self.finished(arm.finetune(seed, lr))
 
     def finished(self, trial: Trial | None) -> Run | None:
-        """The run of a trial that is done; None where there is no such trial, or a hole in its place."""
+        """The run of a trial that is done; None if there is no such trial, or if it failed."""
         note = None if trial is None else self.notes.get(trial.name)
         if trial is None or note is None or note.state != "done":
             return None
         return Run.open(trial.path(self.out))
 
     def curves(self, arm: Arm) -> dict[int, list[dict[str, float]]]:
-        """The validated rows of each seed that is there, at the arm's rate."""
-        rate = self.rate(arm)
-        rows = {seed: [] if rate is None else self.rows(arm, seed, rate) for seed in self.seeds}
+        """The validated rows of each seed that was trained, at the arm's learning rate."""
+        lr = self.lr(arm)
+        rows = {seed: [] if lr is None else self.rows(arm.finetune(seed, lr)) for seed in self.seeds}
         return {seed: found for seed, found in rows.items() if found}
 
     def validation(self, *arms: Arm) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of each arm the steps (T,) and the validation Dice (S, T, C) of the seeds and cases that all of them have.
 
-        An empty list where there are none.
+        An empty list if there are none.
         """
         curves = [self.curves(arm) for arm in arms]
         seeds = [seed for seed in self.seeds if all(seed in found for found in curves)]
@@ -198,49 +205,54 @@ class Comparison:
         ]
 
     def results(self, arm: Arm) -> dict[int, dict[str, Any]]:
-        """The evaluation on test cases of each seed that is there."""
-        key = (arm.group, arm.name)
-        if key not in self._results:
-            trials = {seed: self._evaluation(arm, seed) for seed in self.seeds}
-            self._results[key] = {
-                seed: json.loads(trial.result(self.out).read_text())
-                for seed, trial in trials.items()
-                if trial is not None and self.finished(trial) is not None
-            }
-        return self._results[key]
+        """The evaluation on test cases of each seed that was tested."""
+        found = {}
+        for seed in self.seeds:
+            trial = self.evaluation(arm, seed, self.lr(arm))
+            if trial is not None and self.finished(trial) is not None:
+                if trial.name not in self._results:
+                    self._results[trial.name] = json.loads(trial.result(self.out).read_text())
+                found[seed] = self._results[trial.name]
+        return found
 
-    def tested(self, *arms: Arm, metric: str = "dice") -> list[np.ndarray]:
+    def tested(self, *arms: Arm, metric: str = MAIN) -> list[np.ndarray]:
         """Of each arm the test scores (S, C), a case's mean over its labels, of the seeds and cases that all have."""
         scores = [{seed: case_scores(result, metric) for seed, result in self.results(arm).items()} for arm in arms]
         seeds = [seed for seed in self.seeds if all(seed in found for found in scores)]
         return tables([[found[seed] for seed in seeds] for found in scores])
 
-    def _evaluation(self, arm: Arm, seed: int) -> Trial | None:
-        rate = self.rate(arm)
-        if rate is None:
+    def evaluation(self, arm: Arm, seed: int, lr: float | None) -> Trial | None:
+        """The evaluation of an arm's run; None without a learning rate."""
+        if lr is None:
             return None
-        run = arm.finetune(seed, rate)
+        run = arm.finetune(seed, lr)
         return Trial("evaluate", run.store, run.recipe, start=run)
 
-    def _say(self, note: Note) -> None:
+    def _first_trials(self) -> list[Trial]:
+        """All pre-trainings, and the fine-tunings that the learning rates are chosen by."""
+        starts = [trial for arm in self.arms for seed in self.seeds if (trial := arm.pretrain(seed))]
+        return starts + [arm.finetune(self.seeds[0], lr) for arm in self.arms for lr in arm.recipe.rates]
+
+    def _print(self, note: Note) -> None:
         if note.state != "done":
-            self.console.print(
-                f"{note.state}: {note.trial}: {note.error}", style="yellow", markup=False, soft_wrap=True
-            )
+            line = f"{note.state}: {note.trial}: {note.error}"
+            self.console.print(line, style="yellow", markup=False, soft_wrap=True)
         elif self.scheduler is not None:
             self.console.print(f"done: {note.trial}, {note.seconds:.0f} s", markup=False, soft_wrap=True)
 
 
-def _told(trial: Trial, out: Path) -> Note:
-    """Carry out one trial here, its name above its progress bar."""
-    Console(highlight=False).print(f"\n{trial.name}", style="bold", markup=False, soft_wrap=True)
+def _announced(trial: Trial, out: Path) -> Note:
+    """Run one trial here, with its command above its progress bar unless it is done already."""
+    if not trial.is_done(out):
+        command = f"\n$ {trial.command(out)}"
+        Console(highlight=False).print(command, style="bold", markup=False, soft_wrap=True)
     return carry_out(trial, out)
 
 
 def tables(scores: Sequence[Sequence[Mapping[str, float]]]) -> list[np.ndarray]:
-    """Of each arm, whose scores of cases are told seed by seed, the table (S, C) of the cases that all of them have.
+    """Of each arm, given its scores by case for each seed, the table (S, C) of the cases that all of them have.
 
-    An empty list where there is none.
+    An empty list if there is none.
     """
     every = [table for arm in scores for table in arm]
     cases = [case for case in (every[0] if every else {}) if all(case in table for table in every)]

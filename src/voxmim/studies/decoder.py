@@ -10,7 +10,8 @@ from voxmim.errors import RecipeError
 from voxmim.report.page import Table
 from voxmim.report.plots import Point, Scatter
 from voxmim.studies.arm import Arm, Comparison
-from voxmim.studies.asked import Asked
+from voxmim.studies.design import Findings, Study
+from voxmim.studies.request import Request
 from voxmim.studies.tables import (
     best_of,
     best_scores,
@@ -20,14 +21,13 @@ from voxmim.studies.tables import (
     validation_plot,
     validation_table,
 )
-from voxmim.studies.write import Shown
 from voxmim.tasks.intervals import mean_interval
 
 DEPTHS = (1, 2, 4)
 LINEAR = "SimMIM, linear head"
 
 
-def arms(asked: Asked) -> list[Arm]:
+def arms(request: Request) -> list[Arm]:
     """From scratch; MAE with decoders of several depths and widths; and SimMIM, whose head is a single linear layer.
 
     A decoder of no depth could not be MAE's: without attention a hidden place would know nothing but where it is.
@@ -35,16 +35,16 @@ def arms(asked: Asked) -> list[Arm]:
     Raises:
         RecipeError: MAE has no decoder to choose with this encoder.
     """
-    if asked.base.encoder != "vit":
-        raise RecipeError(f"the study decoder needs the encoder vit, not {asked.base.encoder}; take another recipe.")
-    width, heads = asked.base.mae.decoder_width, asked.base.mae.decoder_heads
+    if request.base.encoder != "vit":
+        raise RecipeError(f"the study decoder needs the encoder vit, not {request.base.encoder}; take another recipe.")
+    width, heads = request.base.mae.decoder_width, request.base.mae.decoder_heads
     widths = [width // 2, width] if width % (2 * heads) == 0 else [width]
-    found = [asked.scratch()]
+    found = [request.scratch()]
     for depth in DEPTHS:
         for size in widths:
             settings = {"mae.decoder_depth": depth, "mae.decoder_width": size}
-            found.append(asked.pretrained("mae", settings, name=f"MAE, depth {depth}, width {size}"))
-    return [*found, asked.pretrained("simmim", name=LINEAR)]
+            found.append(request.pretrained("mae", settings, name=f"MAE, depth {depth}, width {size}"))
+    return [*found, request.pretrained("simmim", name=LINEAR)]
 
 
 def tested(comparison: Comparison) -> Sequence[Arm]:
@@ -54,11 +54,11 @@ def tested(comparison: Comparison) -> Sequence[Arm]:
     return [scratch, lightest, *([best] if best not in (None, lightest) else [])]
 
 
-def shown(comparison: Comparison) -> Shown:
+def findings(comparison: Comparison) -> Findings:
     """Cost against quality as a plot and a table, and the results of those that were tested."""
     arms = list(tested(comparison))
     pairs = [(arms[0], arm) for arm in arms[1:]] + ([(arms[1], arms[2])] if len(arms) == 3 else [])
-    return Shown(
+    return Findings(
         lead=[tested_in_words(comparison, *pair) for pair in pairs],
         tables=[
             score_table(comparison, arms),
@@ -105,3 +105,6 @@ def _cost_plot(comparison: Comparison) -> list[Scatter]:
     caption = "Bars: 95 % intervals over seeds and validation cases."
     chart = Scatter(title, "milliseconds of a pre-training step", "best Dice on validation cases", points, caption)
     return [chart] if points else []
+
+
+STUDY = Study("How light may the decoder be?", arms, findings, tested)

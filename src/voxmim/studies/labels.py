@@ -7,7 +7,8 @@ import numpy as np
 from voxmim.report.plots import Curve, Plot
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison, grouped
-from voxmim.studies.asked import Asked
+from voxmim.studies.design import Findings, Study
+from voxmim.studies.request import Request
 from voxmim.studies.tables import (
     difference_table,
     pretraining_table,
@@ -16,31 +17,30 @@ from voxmim.studies.tables import (
     tested_in_words,
     validation_plot,
 )
-from voxmim.studies.write import Shown
 from voxmim.tasks.intervals import seed_interval
 
 NUMBERS = ("3", "6", "12", "all")  # where nothing else is told
 
 
-def arms(asked: Asked) -> list[Arm]:
+def arms(request: Request) -> list[Arm]:
     """From scratch and from each pre-training, with each number of labelled cases; one group for each number."""
-    cases = len(Store(asked.stores[0]).labelled("train"))
-    numbers = asked.labels
+    cases = len(Store(request.stores[0]).labelled("train"))
+    numbers = request.labels
     if numbers == NUMBERS:
         numbers = tuple(number for number in NUMBERS if number == "all" or int(number) < cases)
     found = []
     for number in numbers:
         what = "of all labelled cases" if "." in number else "labelled case" + "s" * (number != "1")
         told = {"labels": number, "group": f"{number} {what}"}
-        found += [asked.scratch(**told), *(asked.pretrained(pretext, **told) for pretext in asked.pretexts)]
+        found += [request.scratch(**told), *(request.pretrained(pretext, **told) for pretext in request.pretexts)]
     return found
 
 
-def shown(comparison: Comparison) -> Shown:
+def findings(comparison: Comparison) -> Findings:
     """A table of results for each number of labels, the differences, and Dice against the number."""
     groups = grouped(comparison.arms)
     pairs = [(own[0], arm) for own in groups.values() for arm in own[1:]]
-    return Shown(
+    return Findings(
         lead=[tested_in_words(comparison, first, second) for first, second in pairs],
         tables=[
             *(score_table(comparison, own, name) for name, own in groups.items()),
@@ -73,3 +73,6 @@ def _plot(comparison: Comparison, groups: list[list[Arm]]) -> Plot:
         curves.append(Curve(name, numbers, means, band))
     caption = seeds_caption(comparison)
     return Plot("Dice on test cases by the number of labels", "labelled cases", "mean Dice", curves, caption)
+
+
+STUDY = Study("What does pre-training gain with how many labels?", arms, findings, labels=NUMBERS)

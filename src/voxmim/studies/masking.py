@@ -13,9 +13,9 @@ from voxmim.report.run_pages import figure, reconstruction_pictures
 from voxmim.settings import Triple
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison, grouped
-from voxmim.studies.asked import Asked
+from voxmim.studies.design import Findings, Study
+from voxmim.studies.request import Request
 from voxmim.studies.tables import best_of, best_scores, difference_table, score_table, tested_in_words, validation_table
-from voxmim.studies.write import Shown
 from voxmim.text import PRETEXTS, sizes_in_words
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
@@ -34,42 +34,42 @@ class Cut:
         return f"patch {_size(self.patch)}, unit {_size(self.unit)}"
 
 
-def cuts(asked: Asked) -> list[Cut]:
+def cuts(request: Request) -> list[Cut]:
     """Patch and unit of the recipe's patch, units of twice that, and for a ViT patches of twice that too.
 
     Where the recipe tells a crop, those that do not fit it are left out.
     """
-    patch = asked.base.encoder_settings.patch
+    patch = request.base.encoder_settings.patch
     double = patch[0] * 2, patch[1] * 2, patch[2] * 2
     found = [Cut(patch, patch), Cut(patch, double)]
-    if asked.base.encoder == "vit" and max(double) <= 32:
+    if request.base.encoder == "vit" and max(double) <= 32:
         found.append(Cut(double, double))
-    crop = asked.base.crop
+    crop = request.base.crop
     if crop is None:
         return found
     return [cut for cut in found if crop != cut.unit and not any(c % u for c, u in zip(crop, cut.unit, strict=True))]
 
 
-def arms(asked: Asked) -> list[Arm]:
+def arms(request: Request) -> list[Arm]:
     """For each patch, one group: from scratch, then MAE and SimMIM with each unit and each ratio.
 
     Raises:
         RecipeError: no way to cut the crop fits.
     """
     found: list[Arm] = []
-    for cut in (known := cuts(asked)):
+    for cut in (known := cuts(request)):
         told: dict[str, Any] = {"group": f"patch {_size(cut.patch)}"}
         settings: dict[str, Any] = {}
-        if asked.base.encoder == "vit":
+        if request.base.encoder == "vit":
             settings["vit.patch"] = list(cut.patch)
         if told["group"] not in {arm.group for arm in found}:
-            found.append(asked.scratch(settings, name=f"from scratch, {told['group']}", **told))
-        for pretext in (pretext for pretext in asked.pretexts if pretext != "simclr"):
+            found.append(request.scratch(settings, name=f"from scratch, {told['group']}", **told))
+        for pretext in (pretext for pretext in request.pretexts if pretext != "simclr"):
             for ratio in RATIOS:
                 own = {**settings, "mask.ratio": ratio, "mask.unit": list(cut.unit)}
-                found.append(asked.pretrained(pretext, own, name=_name(pretext, cut, ratio), **told))
+                found.append(request.pretrained(pretext, own, name=_name(pretext, cut, ratio), **told))
     if not known:
-        raise RecipeError(f"the crop {asked.base.crop} is not a whole number of mask units, or one; change it.")
+        raise RecipeError(f"the crop {request.base.crop} is not a whole number of mask units, or one; change it.")
     return found
 
 
@@ -80,12 +80,12 @@ def tested(comparison: Comparison) -> Sequence[Arm]:
     return [own[0] for name, own in grouped(comparison.arms).items() if name in groups or not groups] + best
 
 
-def shown(comparison: Comparison) -> Shown:
+def findings(comparison: Comparison) -> Findings:
     """Heat maps of Dice and of the pretext's loss, reconstructions, and the results of the best."""
     arms = list(tested(comparison))
     scratch = {arm.group: arm for arm in arms if arm.pretraining is None}
     pairs = [(scratch[arm.group], arm) for arm in arms if arm.pretraining is not None]
-    return Shown(
+    return Findings(
         lead=[tested_in_words(comparison, *pair) for pair in pairs],
         tables=[
             score_table(comparison, arms),
@@ -176,3 +176,6 @@ def _name(pretext: str, cut: Cut, ratio: float) -> str:
 
 def _size(box: Triple) -> str:
     return str(box[0]) if len(set(box)) == 1 else sizes_in_words(box)
+
+
+STUDY = Study("How much should be masked, and in how large units?", arms, findings, tested)

@@ -15,7 +15,8 @@ from voxmim.settings import Recipe, Triple
 from voxmim.store.format import Store
 from voxmim.store.resample import respace
 from voxmim.studies.arm import Arm, Comparison, grouped
-from voxmim.studies.asked import Asked
+from voxmim.studies.design import Findings, Study
+from voxmim.studies.request import Request
 from voxmim.studies.tables import (
     difference_table,
     pretraining_table,
@@ -24,7 +25,6 @@ from voxmim.studies.tables import (
     tested_in_words,
     validation_plot,
 )
-from voxmim.studies.write import Shown
 from voxmim.text import PRETEXTS
 
 COARSER = 1.5  # times the spacing
@@ -33,13 +33,13 @@ SMALLER = 2 / 3  # of a crop's side
 Setting = tuple[Path, Triple]  # store, crop
 
 
-def arms(asked: Asked) -> list[Arm]:
+def arms(request: Request) -> list[Arm]:
     """For each spacing, and for a smaller crop, one group: from scratch, and pre-trained at either."""
-    fine = Store(asked.stores[0])
+    fine = Store(request.stores[0])
     x, y, z = (round(COARSER * size, 3) for size in fine.preparation.spacing)
-    coarse = respace(fine, asked.out / "stores" / f"{fine.digest()}-{x:g}-{y:g}-{z:g}mm", (x, y, z))
-    unit, shapes = _unit(asked.base), [case.shape for case in fine.in_split("train")]
-    crop = asked.base.crop or fit_crop(shapes, unit, asked.base.crop_voxels)
+    coarse = respace(fine, request.out / "stores" / f"{fine.digest()}-{x:g}-{y:g}-{z:g}mm", (x, y, z))
+    unit, shapes = _unit(request.base), [case.shape for case in fine.in_split("train")]
+    crop = request.base.crop or fit_crop(shapes, unit, request.base.crop_voxels)
     small = _smaller(crop, unit)
     usual, sparse, narrow = (fine.path, crop), (coarse.path, crop), (fine.path, small)
     found = []
@@ -49,17 +49,17 @@ def arms(asked: Asked) -> list[Arm]:
         *([(narrow, [narrow, usual])] if small != crop else []),
     ):
         told: dict[str, Any] = {"store": target[0], "group": f"fine-tuned at {_words(target)}"}
-        found.append(asked.scratch({"crop": list(target[1])}, **told))
-        found += [_pretrained(asked, start, target, told) for start in starts]
+        found.append(request.scratch({"crop": list(target[1])}, **told))
+        found += [_pretrained(request, start, target, told) for start in starts]
     return found
 
 
-def shown(comparison: Comparison) -> Shown:
+def findings(comparison: Comparison) -> Findings:
     """A table of results and curves for each group, and the differences within it."""
     groups = grouped(comparison.arms)
     pairs = [(own[0], arm) for own in groups.values() for arm in own[1:]]
     pairs += [(own[1], arm) for own in groups.values() for arm in own[2:]]
-    return Shown(
+    return Findings(
         lead=[tested_in_words(comparison, *pair) for pair in pairs],
         tables=[
             *(score_table(comparison, own, f"Test cases, {name}") for name, own in groups.items()),
@@ -70,12 +70,12 @@ def shown(comparison: Comparison) -> Shown:
     )
 
 
-def _pretrained(asked: Asked, start: Setting, target: Setting, told: dict[str, Any]) -> Arm:
+def _pretrained(request: Request, start: Setting, target: Setting, told: dict[str, Any]) -> Arm:
     """The arm that was pre-trained at one spacing and crop, and is fine-tuned at another."""
-    pretext = asked.base.pretext
-    arm = asked.pretrained(pretext, {"crop": list(start[1])}, pretrained_on=start[0], **told)
+    pretext = request.base.pretext
+    arm = request.pretrained(pretext, {"crop": list(start[1])}, pretrained_on=start[0], **told)
     name = f"{PRETEXTS[pretext]} at {_words(start)}"
-    return asked.scratch({"crop": list(target[1])}, name=name, pretraining=arm.pretraining, **told)
+    return request.scratch({"crop": list(target[1])}, name=name, pretraining=arm.pretraining, **told)
 
 
 def _unit(recipe: Recipe) -> Triple:
@@ -92,3 +92,6 @@ def _smaller(crop: Triple, unit: Triple) -> Triple:
 
 def _words(setting: Setting) -> str:
     return setting_in_words(Store(setting[0]), setting[1])
+
+
+STUDY = Study("Does the gain hold at other spacings and crop sizes?", arms, findings)

@@ -1,32 +1,32 @@
-"""Tables and plots that the studies share; the position-only prior stands in every table of results."""
+"""Tables and plots that the studies have in common; the position-only prior is in every table of results."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import permutations
 from typing import Any
 
 import numpy as np
 
 from voxmim.report.page import Picture, Table
 from voxmim.report.plots import Curve, Plot
-from voxmim.report.run_pages import figure, segmentation_pictures
+from voxmim.report.run_pages import segmentation_pictures
 from voxmim.settings import Triple
 from voxmim.store.format import Store
-from voxmim.studies.analysis import FRACTIONS, SpeedUp, speed_up
 from voxmim.studies.arm import Arm, Comparison, case_scores, tables
+from voxmim.studies.raw import PRIOR
+from voxmim.studies.trial import Trial
 from voxmim.tasks.intervals import mean_interval, seed_interval, verdict
-from voxmim.tasks.metrics import METRICS, cells, convention, headings
+from voxmim.tasks.metrics import MAIN, METRICS, cells, convention, headings
 from voxmim.text import PRETEXTS, sizes_in_words
 from voxmim.training.finetune import case_column, prior_dice
-from voxmim.training.health import complaint
 
-PRIOR = "position-only prior"
+MISSING = "missing"
+MAIN_METRIC = METRICS[MAIN]
 
 
 def interval_note(comparison: Comparison) -> str:
-    """What an interval over seeds and cases holds, and what it does not."""
+    """What the intervals are over."""
     if len(comparison.seeds) == 1:
         return "95 % intervals over cases. With one seed they say nothing of what another run would change."
     return (
@@ -36,7 +36,7 @@ def interval_note(comparison: Comparison) -> str:
 
 
 def score_table(comparison: Comparison, arms: Sequence[Arm], title: str = "") -> Table:
-    """What the chosen runs of each arm score on the test cases, the prior first."""
+    """The scores of each arm's chosen runs on the test cases, the prior first."""
     rows: list[list[str]] = []
     cases = 0
     for arm in arms:
@@ -44,46 +44,98 @@ def score_table(comparison: Comparison, arms: Sequence[Arm], title: str = "") ->
         if results and not rows:
             cases = len(results[0]["cases"])
             rows.append([PRIOR, *_scores([result["prior"] for result in results]), "–", "–"])
-        rate = comparison.rate(arm)
-        means = [np.mean(list(case_scores(result, "dice").values())) for result in results]
-        by_seed = ", ".join(f"{mean:.3f}" for mean in means) or "not there"
-        rows.append([arm.name, *_scores(results), "–" if rate is None else f"{rate:g}", by_seed])
-    header = ["arm", *headings(), "rate", "Dice of each seed"]
-    note = f"{interval_note(comparison)} {convention()} The prior knows positions only and never looks at the image."
-    return Table(title or f"Results on {cases} test cases", header, rows, note)
+        lr = comparison.lr(arm)
+        means = [float(np.mean(list(case_scores(result, MAIN).values()))) for result in results]
+        by_seed = ", ".join(MAIN_METRIC.text(mean) for mean in means) or MISSING
+        rows.append([marked(comparison, arm), *_scores(results), "–" if lr is None else f"{lr:g}", by_seed])
+    header = ["arm", *headings(), "lr", f"{MAIN_METRIC.title} of each seed"]
+    prior = "The prior is the mean training label map; it never sees the image."
+    note = " ".join([interval_note(comparison), convention(), prior, unlearned_note(comparison, arms)])
+    return Table(title or f"Results on {cases} test cases", header, rows, note.strip())
+
+
+def label_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
+    """The mean Dice of each label on the test cases, an arm a column."""
+    found = [list(comparison.results(arm).values()) for arm in arms]
+    names = dict.fromkeys(name for results in found for result in results for name in result["labels"])
+    rows = []
+    for name in names:
+        scores = [[result["labels"][name][MAIN] for result in results if name in result["labels"]] for results in found]
+        counted = [[score for score in own if score is not None] for own in scores]
+        rows.append([name, *(MAIN_METRIC.text(float(np.mean(own)) if own else None) for own in counted)])
+    header = ["label", *(marked(comparison, arm) for arm in arms)]
+    return Table(f"{MAIN_METRIC.title} by label on test cases", header, rows, unlearned_note(comparison, arms))
 
 
 def difference_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]], title: str = "") -> Table:
-    """How the second of each pair differs from the first on the same test cases with the same seeds."""
+    """The second arm of each pair minus the first, on the same test cases with the same seeds."""
     rows = []
     for first, second in pairs:
-        cells = []
-        for name, metric in METRICS.items():
-            pair = comparison.tested(first, second, metric=name)
-            cells.append(difference_cell(pair[1] - pair[0], metric.digits) if pair else "not there")
-        rows.append([f"{second.name} against {first.full_name}", *cells])
-    note = f"Paired over test cases and seeds, averaged over both. {interval_note(comparison)}"
+        found = {metric: comparison.tested(first, second, metric=metric) for metric in METRICS}
+        texts = [
+            difference_cell(pair[1] - pair[0], METRICS[metric].digits) if pair else MISSING
+            for metric, pair in found.items()
+        ]
+        rows.append([f"{marked(comparison, second)} minus {first.full_name}", *texts])
     header = ["arms", *(metric.heading() for metric in METRICS.values())]
-    return Table(title or "Differences on test cases", header, rows, note)
+    arms = [arm for pair in pairs for arm in pair]
+    note = f"Paired by test case and seed. {interval_note(comparison)} {unlearned_note(comparison, arms)}"
+    return Table(title or "Differences on test cases", header, rows, note.strip())
 
 
 def difference_cell(differences: np.ndarray, digits: int = 3) -> str:
-    """Mean, interval and verdict of paired differences (S, C), as printed."""
+    """Mean, interval and verdict of paired differences (S, C)."""
     if differences.size == 1:
-        return f"{differences.item():+.{digits}f}, which one case cannot show"
-    middle, interval = float(differences.mean()), mean_interval(differences)
-    middle, low, high = (round(value, digits) + 0.0 for value in (middle, *interval))
+        return f"{differences.item():+.{digits}f}; one case shows no difference"
+    mean, interval = float(differences.mean()), mean_interval(differences)
+    middle, low, high = (round(value, digits) + 0.0 for value in (mean, *interval))
     return f"{middle:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f}), {verdict(middle, interval, digits)}"
 
 
-def seeds_caption(comparison: Comparison) -> str:
-    """What the bands of curves are."""
-    seeds = len(comparison.seeds)
-    return f"Mean of {seeds} seeds; the band is a 95 % t interval over seeds." if seeds > 1 else "One seed."
+def tested_in_words(comparison: Comparison, first: Arm, second: Arm) -> str:
+    """The difference of two arms on the test cases, as a sentence."""
+    pair = comparison.tested(first, second)
+    what = f"{marked(comparison, second)} minus {first.full_name}"
+    found = difference_cell(pair[1] - pair[0]) if pair else MISSING
+    warning = unlearned_note(comparison, [first, second])
+    return " ".join([f"{what}, Dice on test cases: {found}.", warning]).strip()
+
+
+def unlearned(comparison: Comparison, arm: Arm) -> str:
+    """What is wrong with the pre-trainings of an arm that learned no more than guessing; nothing if all learned."""
+    found = []
+    for seed in comparison.seeds:
+        start = arm.pretrain(seed)
+        rows = [] if start is None else comparison.rows(start)
+        if start is not None and rows and rows[-1]["val_loss"] >= (guess := guessing(start, rows[-1])):
+            found.append(f"{rows[-1]['val_loss']:.3f} where guessing has {guess:.3f} (seed {seed})")
+    return ", ".join(found)
+
+
+def guessing(trial: Trial, row: Mapping[str, float]) -> float:
+    """The validation loss of a network that has learned nothing."""
+    contrastive = math.log(2 * trial.recipe.pretrain.batch - 1)
+    return row.get("val_guess", row.get("val_constant", contrastive))
+
+
+def marked(comparison: Comparison, arm: Arm) -> str:
+    """The name of an arm, with an asterisk if its pre-training learned nothing."""
+    return f"{arm.name}*" if unlearned(comparison, arm) else arm.name
+
+
+def unlearned_note(comparison: Comparison, arms: Sequence[Arm]) -> str:
+    """What the asterisks mean; nothing without any."""
+    found = {arm.name: unlearned(comparison, arm) for arm in arms}
+    return " ".join(
+        f"*{name}: its pre-training ended no better than guessing, with a loss of {losses}; this row says nothing "
+        "about the method."
+        for name, losses in found.items()
+        if losses
+    )
 
 
 def best_scores(comparison: Comparison, arm: Arm) -> np.ndarray | None:
-    """The validation Dice (S, C) of each seed at the step whose weights were kept; None where nothing is there."""
+    """The validation Dice (S, C) of each seed at the step whose weights were kept; None if nothing is there."""
     rows = [max(found, key=lambda row: row["val_dice"]) for found in comparison.curves(arm).values()]
     own = [{key: value for key, value in row.items() if key.startswith(case_column(""))} for row in rows]
     found = tables([own])
@@ -91,32 +143,33 @@ def best_scores(comparison: Comparison, arm: Arm) -> np.ndarray | None:
 
 
 def best_of(comparison: Comparison, arms: Sequence[Arm]) -> Arm | None:
-    """The arm with the highest mean of its best validation Dice; None where none is there."""
+    """The arm with the highest mean of its best validation Dice; None if nothing is there."""
     scores = [(arm, table.mean()) for arm in arms if (table := best_scores(comparison, arm)) is not None]
     return max(scores, key=lambda pair: pair[1])[0] if scores else None
 
 
 def validation_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
-    """The best validation Dice of each arm, by which a choice among many is made; the prior first."""
+    """The best validation Dice of each arm, by which one of many is chosen; the prior first."""
     rows: list[list[str]] = []
     for arm in arms:
         table, run = best_scores(comparison, arm), comparison.run(arm, comparison.seeds[0])
         if run is not None and not rows:
             prior = prior_dice(run, Store(arm.store))
-            rows.append([PRIOR, figure(float(np.mean(prior))) if prior else "–", "–", "–", "–"])
+            rows.append([PRIOR, MAIN_METRIC.text(float(np.mean(prior)) if prior else None), "–", "–", "–"])
         if table is None:
-            rows.append([arm.name, "not there", "–", "–", "–"])
+            rows.append([marked(comparison, arm), MISSING, "–", "–", "–"])
             continue
         low, high = mean_interval(table)
         by_seed = ", ".join(f"{mean:.3f}" for mean in table.mean(axis=1))
-        rate = comparison.rate(arm)
-        rows.append([arm.name, f"{table.mean():.3f}", f"{low:.3f} to {high:.3f}", f"{rate:g}", by_seed])
+        interval = f"{low:.3f} to {high:.3f}"
+        rows.append([marked(comparison, arm), f"{table.mean():.3f}", interval, f"{comparison.lr(arm):g}", by_seed])
     note = (
-        "At the step whose weights were kept. Choices are made by these figures, so the best of many is flattered by "
-        f"them; only test cases tell what it is worth. {interval_note(comparison)} The prior is that of the first seed."
+        "At the step whose weights were kept. Choices are made by these figures, which therefore flatter the best of "
+        "many; only test cases show what it is worth."
     )
-    header = ["arm", "Dice", "95 % interval", "rate", "Dice of each seed"]
-    return Table("Best Dice on validation cases", header, rows, note)
+    header = ["arm", "Dice", "95 % interval", "lr", "Dice of each seed"]
+    notes = [note, interval_note(comparison), unlearned_note(comparison, arms)]
+    return Table("Best Dice on validation cases", header, rows, " ".join(notes).strip())
 
 
 def validation_plot(comparison: Comparison, arms: Sequence[Arm], title: str = "") -> Plot:
@@ -128,9 +181,9 @@ def validation_plot(comparison: Comparison, arms: Sequence[Arm], title: str = ""
             continue
         steps = [int(row["step"]) for row in found[0]]
         dice = np.array([[row["val_dice"] for row in rows] for rows in found])
-        lows, highs = seed_interval(dice)
-        band = (lows.tolist(), highs.tolist()) if len(found) > 1 else None
-        curves.append(Curve(arm.name, steps, dice.mean(axis=0).tolist(), band))
+        low, high = seed_interval(dice)
+        band = (low.tolist(), high.tolist()) if len(found) > 2 else None  # two seeds have a band as wide as the plot
+        curves.append(Curve(marked(comparison, arm), steps, dice.mean(axis=0).tolist(), band))
     run = next((run for arm in arms if (run := comparison.run(arm, comparison.seeds[0]))), None)
     prior = [] if run is None else prior_dice(run, Store(arms[0].store))
     if prior:
@@ -140,103 +193,44 @@ def validation_plot(comparison: Comparison, arms: Sequence[Arm], title: str = ""
     return Plot(title, "optimiser step of the fine-tuning", "mean Dice", curves, seeds_caption(comparison))
 
 
-def speed_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
-    """How much sooner each arm reaches a share of each other's best validation Dice."""
-    rows = []
-    for arm, other in permutations(arms, 2):
-        found = comparison.validation(arm, other)
-        if found:
-            (steps, own), (other_steps, others) = found
-            speeds = [speed_up(steps, own, other_steps, others, fraction) for fraction in FRACTIONS]
-            rows.append([arm.name, other.name, *map(speed_cell, speeds)])
-    header = ["arm", "reaches, of the best of", *(f"{fraction:.0%} of it" for fraction in FRACTIONS[:-1]), "all of it"]
-    note = (
-        "On validation cases, by the mean curves: the steps that the first needs, how many times fewer they are than "
-        "those that the second needs itself, and the 95 % interval of that ratio over seeds and cases. 'never' is an "
-        "arm that stays below until its last step; how slow it is cannot be known, so an interval that begins so has "
-        "no lower end. Between two validations a curve is taken as straight, and nothing is known before the first. "
-        "Rates fall to zero with the last step, so a training that is planned shorter would be further at that step."
-    )
-    return Table("Steps to reach another arm's best validation Dice", header, rows, note)
+def seeds_caption(comparison: Comparison) -> str:
+    """What the curves and their bands are."""
+    seeds = len(comparison.seeds)
+    band = " The band is the 95 % t interval over seeds." if seeds > 2 else ""
+    return f"Mean of {seeds} seeds.{band}" if seeds > 1 else "One seed."
 
 
-def speed_cell(found: SpeedUp) -> str:
-    """Such as ``120 steps, 2.50x (1.80 to 3.10)``."""
-    low, high = (f"{value:.2f}" if value > 0 else "never" for value in (found.low, found.high))
-    if math.isinf(found.own_steps):
-        return f"never ({low} to {high})" if found.high > 0 else "never"
-    return f"{found.own_steps:.0f} steps, {found.ratio:.2f}x ({low} to {high})"
-
-
-def tested_in_words(comparison: Comparison, first: Arm, second: Arm) -> str:
-    """How the second arm compares with the first on the test cases, the same whether it pleases or not."""
-    who = f"{second.name} against {first.full_name}"
-    pair = comparison.tested(first, second)
-    if not pair:
-        return f"{who}: not there."
-    difference = pair[1] - pair[0]
-    if difference.size == 1:
-        return f"{who}: one test case cannot show a difference."
-    return f"{who}: Dice on test cases {difference_cell(difference)}."
-
-
-def speed_in_words(comparison: Comparison, arm: Arm, other: Arm) -> str:
-    """In how many of the other's steps an arm reaches the other's best validation Dice."""
-    found = comparison.validation(arm, other)
-    if not found:
-        return ""
-    (steps, own), (other_steps, others) = found
-    speed = speed_up(steps, own, other_steps, others, 1.0)
-    what = f"the best validation Dice of {other.name} ({speed.target:.3f}, step {speed.other_steps:.0f})"
-    if math.isinf(speed.own_steps):
-        return f"{arm.name} never reached {what}."
-    low, high = (f"{value:.2f}" if value > 0 else "never" for value in (speed.low, speed.high))
-    return (
-        f"{arm.name} reached {what} at step {speed.own_steps:.0f}: {speed.ratio:.2f} times as fast "
-        f"(95 % interval {low} to {high})."
-    )
-
-
-def segmentations(comparison: Comparison, arms: Sequence[Arm]) -> list[Picture]:
-    """What the first seed's runs of arms on one store make of two validation cases."""
+def segmentations(comparison: Comparison, arms: Sequence[Arm], split: str = "val") -> list[Picture]:
+    """What the first seed's runs of arms on one store make of two cases."""
     runs = {arm.name: comparison.run(arm, comparison.seeds[0]) for arm in arms}
     found = {name: run for name, run in runs.items() if run is not None}
-    return segmentation_pictures(found, Store(arms[0].store)) if found else []
+    return segmentation_pictures(found, Store(arms[0].store), split) if found else []
 
 
 def pretraining_table(comparison: Comparison) -> Table:
-    """What each pre-training was and took, with the first seed, and what is wrong with those that did not learn."""
-    seed, rows, seen, complaints = comparison.seeds[0], [], set(), []
+    """What each pre-training was and took, and its loss beside that of guessing, with the first seed."""
+    seed, rows, seen = comparison.seeds[0], [], set()
     for arm in comparison.arms:
         trial = arm.pretrain(seed)
         if trial is None or trial.name in seen:
             continue
         seen.add(trial.name)
         training, run = trial.recipe.pretrain, comparison.finished(trial)
-        name, contrastive = PRETEXTS[trial.recipe.pretext], trial.recipe.pretext == "simclr"
-        what = "pairs" if contrastive else "crops"
-        store = Store(trial.store)
+        store, validated = Store(trial.store), comparison.rows(trial)
         where = f"{store.name}, {store.preparation.intensity.upper()} at {setting_in_words(store, trial.recipe.crop)}"
-        row = [name, where, f"{training.steps}", f"{training.batch} {what}", f"{training.lr:g}"]
-        metrics = [] if run is None else run.metrics()
-        losses = [line for line in metrics if "val_loss" in line]
-        row.append(f"{metrics[-1]['seconds'] / 60:.1f}" if metrics else "not there")
-        found = f"{losses[0]['val_loss']:.3f} to {losses[-1]['val_loss']:.3f}" if losses else "–"
-        if losses and contrastive:
-            found += f"; partner found: {losses[0]['val_accuracy']:.0%} to {losses[-1]['val_accuracy']:.0%}"
-        row.append(found)
-        knowing_nothing = math.log(2 * training.batch - 1) if contrastive else None
-        if losses and not contrastive:
-            knowing_nothing = losses[-1].get("val_constant")
-        rows.append([*row, figure(knowing_nothing)])
-        if losses and (wrong := complaint(trial.recipe, losses[-1])):
-            complaints.append(f"{name}: {wrong}")
-    header = ["pre-training", "on", "steps", "of", "rate", "minutes", "loss on validation crops", "knowing nothing"]
+        row = [PRETEXTS[trial.recipe.pretext], where, f"{training.steps}", f"{training.batch}", f"{training.lr:g}"]
+        row.append(f"{run.metrics()[-1]['seconds'] / 60:.1f}" if run is not None else MISSING)
+        losses = f"{validated[0]['val_loss']:.3f} to {validated[-1]['val_loss']:.3f}" if validated else "–"
+        guess = f"{guessing(trial, validated[-1]):.3f}" if validated else "–"
+        learned = ("no" if unlearned(comparison, arm) else "yes") if validated else "–"
+        rows.append([*row, losses, guess, learned])
+    header = ["pre-training", "on", "steps", "batch", "lr", "minutes", "validation loss", "guessing", "learned"]
     note = (
-        "With the first seed. Losses of different pretexts, or of different masks, cannot be compared. What knows "
-        "nothing paints each crop in one grey value, or, for SimCLR, guesses a view's partner among all other views."
+        "With the first seed; 'no' if any seed ended no better than guessing: the best constant grey value per crop, "
+        "or a view's partner drawn at random among all other views. Losses of different pretexts, or of different "
+        "masks, cannot be compared."
     )
-    return Table("The pre-trainings", header, rows, " ".join([note, *complaints]))
+    return Table("Pre-trainings", header, rows, " ".join([note, unlearned_note(comparison, comparison.arms)]).strip())
 
 
 def setting_in_words(store: Store, crop: Triple | None) -> str:
@@ -245,9 +239,10 @@ def setting_in_words(store: Store, crop: Triple | None) -> str:
 
 
 def _scores(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Mean Dice over seeds and cases with its interval, HD95 and NSD, as texts."""
+    """The cells of `headings`: means over seeds and cases, and the main metric's interval."""
     found = {metric: tables([[case_scores(result, metric) for result in results]]) for metric in METRICS}
-    if not found["dice"]:
+    if not found[MAIN]:
         return ["–"] * len(headings())
     means = {metric: float(table[0].mean()) if table else None for metric, table in found.items()}
-    return cells({**means, "ci95": mean_interval(found["dice"][0])})
+    low, high = np.clip(mean_interval(found[MAIN][0]), 0, 1)
+    return cells({**means, "ci95": (low, high)})

@@ -1,7 +1,7 @@
-"""One trial of a study: a training or an evaluation whose folder is named after all that it follows from.
+"""One trial of a study: a training or an evaluation, whose folder is named after all that its result depends on.
 
-Two trials that would do the same are one trial: several arms, and several studies in one folder, share it. What was
-done is not done again, what was stopped goes on from its last checkpoint, what failed is tried anew.
+Two trials that would do the same are one trial, which several arms and several studies in one folder use. A trial that
+is done is not run again, one that was stopped resumes from its last checkpoint, one that failed is run again.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import shlex
 import shutil
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from voxmim.errors import VoxmimError
+from voxmim.errors import RunError, VoxmimError
 from voxmim.files import write_text
 from voxmim.recipe import FITTING, write_recipe
 from voxmim.report.machine import machine
@@ -32,12 +31,28 @@ from voxmim.training.run import ABOUT
 TRIALS = "trials"  # the folder of all trials, beside those of the studies
 SPLIT = "test"
 EVALUATION = f"evaluation-{SPLIT}.json"
+CODE = (  # of the package, what the result of a trial depends on
+    "images", "sources", "store", "networks", "weights", "pretext", "training", "tasks", "recipe.py", "settings.py",
+)  # fmt: skip
 _ONE_AT_A_TIME = threading.Lock()  # a worker of a cluster may have several threads, but torch has one random state
+
+
+@lru_cache
+def source_hash() -> str:
+    """Hash of the package's source, as far as the result of a trial depends on it (`CODE`)."""
+    root = Path(__file__).parents[1]
+    files = sorted(
+        file for part in CODE for file in ([root / part] if part.endswith(".py") else (root / part).rglob("*.py"))
+    )
+    digest = hashlib.blake2b(digest_size=5)
+    for file in files:
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is done, and all that it follows from.
+    """One training or evaluation, and all that its result depends on.
 
     Attributes:
         kind: ``pretrain``, ``finetune``, or ``evaluate``, which scores a fine-tuning on the test cases.
@@ -45,6 +60,7 @@ class Trial:
         recipe: the settings, with a crop and a seed.
         labels: labelled cases to use, as `finetune` takes them.
         start: the pre-training to start from, or the fine-tuning to evaluate.
+        source: of the code that runs it.
     """
 
     kind: Literal["pretrain", "finetune", "evaluate"]
@@ -52,14 +68,15 @@ class Trial:
     recipe: Recipe
     labels: str | None = None
     start: Trial | None = None
+    source: str = field(default_factory=source_hash)
 
     @cached_property
     def name(self) -> str:
-        """The same for the same work on the same data by the same version."""
+        """The same for the same work on the same data by the same code."""
         index = self.store / INDEX
         written = index.stat().st_mtime_ns if index.is_file() else 0
         follows_from = {
-            "version": _version("voxmim"),
+            "source": self.source,
             "data": _data(self.store, written),
             "recipe": asdict(self.own_recipe),
             "labels": _label_count(self.store, written, self.labels) if self.kind == "finetune" else None,
@@ -95,8 +112,13 @@ class Trial:
         own = self.start if self.kind == "evaluate" and self.start is not None else self
         return out / TRIALS / own.name
 
+    def is_done(self, out: Path) -> bool:
+        """Whether it was carried out to its end."""
+        note = note_of(self, out)
+        return note is not None and note.state == "done" and self.result(out).is_file()
+
     def result(self, out: Path) -> Path:
-        """The file that a trial which is done has left."""
+        """The file that a trial which is done has written."""
         name = {"pretrain": "encoder.safetensors", "finetune": "segmentor.safetensors", "evaluate": EVALUATION}
         return self.path(out) / name[self.kind]
 
@@ -116,9 +138,6 @@ class Trial:
             if recipe.encoder != "unet":
                 command += ["--set", f"{recipe.encoder}.patch={list(recipe.encoder_settings.patch)}"]
         return shlex.join(command)
-
-
-_version = lru_cache(version)
 
 
 @lru_cache
@@ -144,6 +163,7 @@ class Note:
         seconds: how long it took, in this attempt.
         error: why it failed or was skipped.
         machine: where it was carried out.
+        source: of the code that carried it out.
     """
 
     trial: str
@@ -151,6 +171,22 @@ class Note:
     seconds: float = 0.0
     error: str = ""
     machine: str = ""
+    source: str = ""
+
+
+def refuse_other_code(out: Path) -> None:
+    """Refuse a folder with trials of another version of the code: results of two programs must not be compared.
+
+    Raises:
+        RunError: there are some.
+    """
+    notes = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((out / TRIALS).glob("*.json"))]
+    other = [note for note in notes if note.get("source") != source_hash()]
+    if other:
+        raise RunError(
+            f"{out / TRIALS}: {len(other)} of {len(notes)} trials were run by another version of voxmim's code, and "
+            "their results must not be compared with those of this version; name another folder."
+        )
 
 
 def note_of(trial: Trial, out: Path) -> Note | None:
@@ -162,8 +198,10 @@ def note_of(trial: Trial, out: Path) -> Note | None:
 def carry_out(trial: Trial, out: Path) -> Note:
     """Do a trial, for which its start must be done, unless it is done itself; what goes wrong becomes its note."""
     known = note_of(trial, out)
-    if known is not None and known.state == "done" and trial.result(out).is_file():
+    if known is not None and trial.is_done(out):
         return known
+    if trial.source != source_hash():
+        return Note(trial.name, "failed", error="this worker has another version of voxmim's code", machine=machine())
     before = None if trial.start is None else note_of(trial.start, out)
     if trial.start is not None and (before is None or before.state != "done"):
         return Note(trial.name, "skipped", error=f"{trial.start.name} is not there, from which it starts")
@@ -171,10 +209,11 @@ def carry_out(trial: Trial, out: Path) -> Note:
     with _ONE_AT_A_TIME:
         try:
             _do(trial, out)
-            note = Note(trial.name, "done", round(time.monotonic() - began, 1), machine=machine())
+            note = Note(trial.name, "done", round(time.monotonic() - began, 1), "", machine(), trial.source)
         except Exception as error:  # whatever it is, the other trials shall go on
             text = str(error) if isinstance(error, VoxmimError) else f"{type(error).__name__}: {error}"
-            note = Note(trial.name, "failed", round(time.monotonic() - began, 1), " ".join(text.split()), machine())
+            seconds = round(time.monotonic() - began, 1)
+            note = Note(trial.name, "failed", seconds, " ".join(text.split()), machine(), trial.source)
     write_text(_beside(trial, out, ".json"), json.dumps(asdict(note), indent=1))
     return note
 

@@ -22,7 +22,7 @@ VISIBLE_ONLY = 0.6  # of the time that a step of SimMIM takes, one of MAE on a V
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What a study was asked for.
 
     Attributes:

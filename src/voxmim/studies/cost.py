@@ -1,0 +1,89 @@
+"""What a study will take: trials, hours and disk, from a few timed steps of each kind of training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from voxmim.settings import Training
+from voxmim.store.format import Store
+from voxmim.studies.arm import Arm, Comparison
+from voxmim.studies.trial import Trial
+from voxmim.training.plan import STEPS, WARM_UP, Plan, plan
+
+EVALUATION = 3.0  # a test case takes as long as this many validation cases: it is read, resampled and scored too
+
+
+class Measured(NamedTuple):
+    """One kind of training on this machine: its plan, and the seconds before its first step."""
+
+    plan: Plan
+    start_seconds: float
+
+
+def cost_rows(comparison: Comparison, tested: Iterable[Arm]) -> list[list[str]]:
+    """The rows of a table: the trials by kind, those done before, and hours and disk of the others.
+
+    Args:
+        comparison: arms with their crops, and seeds.
+        tested: the arms that are scored on test cases.
+    """
+    trials = {trial.name: trial for trial in comparison.possible(tested)}
+    done = {name for name, trial in trials.items() if trial.is_done(comparison.out)}
+    measured: dict[str, Measured] = {}
+    seconds, disk = 0.0, 0
+    for name, trial in trials.items():
+        if name in done:
+            continue
+        training = trial.start if trial.kind == "evaluate" and trial.start is not None else trial
+        key = _kind(training).name
+        if key not in measured:
+            measured[key] = _measure(training)
+        seconds += _seconds(trial, measured[key])
+        disk += 0 if trial.kind == "evaluate" else measured[key].plan.run_bytes
+    kinds = [sum(trial.kind == kind for trial in trials.values()) for kind in ("pretrain", "finetune", "evaluate")]
+    names = "{} pre-trainings, {} fine-tunings, {} evaluations"
+    return [
+        ["trials", f"{len(trials)}: {names.format(*kinds)}"],
+        ["done before", str(len(done))],
+        ["hours", f"{seconds / 3600:.2f}, one trial at a time on this machine"],
+        ["disk", f"{disk / 1e9:.2f} GB"],
+    ]
+
+
+def _kind(trial: Trial) -> Trial:
+    """The trial with all settings that do not change what a step costs as they are by default."""
+    training = replace(_training(trial), steps=1, validate_every=1, checkpoint_every=1, lr=1.0, warmup=0.0)
+    changes: Any = {"seed": 0, trial.kind: training}
+    return replace(trial, recipe=replace(trial.recipe, **changes), start=None)
+
+
+def _training(trial: Trial) -> Training:
+    training: Training = getattr(trial.recipe, trial.kind)
+    return training
+
+
+def _measure(trial: Trial) -> Measured:
+    began = time.monotonic()
+    found = plan(Store(trial.store), trial.recipe, trial.kind, trial.labels if trial.kind == "finetune" else None)
+    timed = (WARM_UP + STEPS) * found.step_seconds + found.validation_seconds + found.checkpoint_seconds
+    return Measured(found, max(0.0, time.monotonic() - began - timed))
+
+
+def _seconds(trial: Trial, measured: Measured) -> float:
+    found, start = measured
+    if trial.kind == "evaluate":
+        cases = {split: len(Store(trial.store).labelled(split)) for split in ("val", "test")}
+        return EVALUATION * found.validation_seconds * cases["test"] / max(1, cases["val"])
+    training = _training(trial)
+    validations, checkpoints = (
+        -(-training.steps // every) for every in (training.validate_every, training.checkpoint_every)
+    )
+    return (
+        start
+        + training.steps * found.step_seconds
+        + validations * found.validation_seconds
+        + checkpoints * found.checkpoint_seconds
+    )

@@ -1,0 +1,45 @@
+"""What a study is: a question, the arms that answer it, and what its page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from voxmim.report.page import Picture, Table
+from voxmim.report.plots import Chart
+from voxmim.studies.arm import Arm, Comparison
+from voxmim.studies.request import Request
+
+LABELS = "0.1"
+
+
+@dataclass
+class Findings:
+    """What a study found, in the order of its page."""
+
+    lead: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    plots: Sequence[Chart] = ()
+    pictures: list[Picture] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study.
+
+    Attributes:
+        title: its question.
+        arms: what is compared.
+        findings: what the page shows.
+        tested: the arms that are scored on test cases; where that is not all of them, those chosen on validation cases.
+        stores: the least and the largest number of stores.
+        labels: the default number of labelled cases; several if the study varies it.
+    """
+
+    title: str
+    arms: Callable[[Request], list[Arm]]
+    findings: Callable[[Comparison], Findings]
+    tested: Callable[[Comparison], Sequence[Arm]] = attrgetter("arms")
+    stores: tuple[int, int] = (1, 1)
+    labels: tuple[str, ...] = (LABELS,)

@@ -1,0 +1,62 @@
+"""Does pre-training help? Two arms: from scratch, and from the recipe's own pre-training."""
+
+from __future__ import annotations
+
+from voxmim.report.plots import Plot
+from voxmim.report.run_pages import pretraining_curves, reconstruction_pictures
+from voxmim.store.format import Store
+from voxmim.studies.arm import Arm, Comparison
+from voxmim.studies.design import Findings, Study
+from voxmim.studies.request import Request
+from voxmim.studies.speed import speed_in_words
+from voxmim.studies.tables import (
+    difference_table,
+    label_table,
+    pretraining_table,
+    score_table,
+    segmentations,
+    tested_in_words,
+    validation_plot,
+)
+from voxmim.text import encoder_in_words, loss_in_words, task_in_words
+
+
+def arms(request: Request) -> list[Arm]:
+    """From scratch, and pre-trained by the recipe's pretext."""
+    return [request.scratch(), request.pretrained(request.base.pretext, name="pre-trained")]
+
+
+def findings(comparison: Comparison) -> Findings:
+    """Scores, also by label, curves of both trainings, reconstructions and segmentations."""
+    scratch, pretrained = arms = list(comparison.arms)
+    start = pretrained.pretrain(comparison.seeds[0])
+    assert start is not None
+    encoder = comparison.finished(start)
+    title, axis = loss_in_words(start.recipe)
+    curves = [] if encoder is None else pretraining_curves(encoder.metrics())
+    return Findings(
+        lead=[
+            f"An encoder ({encoder_in_words(start.recipe)}) {task_in_words(start.recipe)}, without labels. Then a "
+            "segmentor was trained from scratch and from that encoder, on the same labelled cases for the same number "
+            "of steps, each at the learning rate that did best on validation cases.",
+            tested_in_words(comparison, scratch, pretrained),
+            speed_in_words(comparison, pretrained, scratch),
+        ],
+        tables=[
+            score_table(comparison, arms),
+            label_table(comparison, arms),
+            difference_table(comparison, [(scratch, pretrained)]),
+            pretraining_table(comparison),
+        ],
+        plots=[
+            validation_plot(comparison, arms),
+            Plot(f"Pre-training: {title}", "optimiser step", axis, curves),
+        ],
+        pictures=[
+            *([] if encoder is None else reconstruction_pictures(encoder, Store(start.store))),
+            *segmentations(comparison, arms, "test"),
+        ],
+    )
+
+
+STUDY = Study("Does pre-training help?", arms, findings)
