@@ -21,8 +21,8 @@ from scipy import ndimage
 
 from voxmim.report.machine import machine
 from voxmim.store.crops import CropPlan, Crops
-from voxmim.store.format import Case, Preparation, Store
-from voxmim.store.writing import write_case, write_index
+from voxmim.store.format import Case, Index, Preparation, Store
+from voxmim.store.writing import write_case
 
 ROUND = 200  # crops between two looks at the clock
 
@@ -86,7 +86,7 @@ def make_store(path: Path, scans: int = 20) -> Path:
         label = np.where(body & (smooth > 150), 1 + (smooth > 200), 0).astype(np.uint8)
         case = Case(f"case_{seed:02d}", "train", (x, y, z), ("synthetic",))
         cases.append(write_case(path, case, np.rint(scan).astype(np.int16)[None], label))
-    write_index(path, "synthetic", Preparation((1.5, 1.5, 2.0), "ct", ("CT",)), {1: "dense", 2: "denser"}, cases)
+    Index("synthetic", Preparation((1.5, 1.5, 2.0), "ct", ("CT",)), {1: "dense", 2: "denser"}, cases).write(path)
     return path
 
 

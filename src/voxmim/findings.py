@@ -27,7 +27,7 @@ KINDS = {
     "no scan": "it is a localizer, a secondary capture, a segmentation or a dose",
     "name": "its name is not UTF-8, is that of another file, or is not as BIDS has it",
     "label": "of which scan this label map is cannot be told",
-    "failed": "it could be read, but not prepared, for want of memory or the like",
+    "failed": "reading or preparing it failed, for example for lack of memory",
     "duplicate": "another scan has the same voxels",
     "empty label": "its label map is background alone",
     "unknown label": "it has a label value that the source does not list",

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from voxmim.doctor.cohort import judge_cohort, left_out
-from voxmim.doctor.facts import Facts, LabelFacts
-from voxmim.doctor.measure import measure
+from voxmim.doctor.facts import Facts, LabelFacts, measure
 from voxmim.findings import Finding
 from voxmim.images.volume import Volume
 from voxmim.sources import SourceCase

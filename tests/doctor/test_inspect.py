@@ -71,7 +71,7 @@ def test_several_processes_find_the_same(tiny_source: Maker) -> None:
 def test_slices_lie_in_the_middle_of_the_labels_and_few_are_kept(
     tiny_source: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PICTURED", 3)
+    monkeypatch.setattr(module, "MAX_SLICES", 3)
     source = tiny_source(cases=5)
     slices = inspect_source(source, workers=1).slices
     assert list(slices) == ["case_0", "case_2", "case_4"]

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from voxmim.doctor.facts import Facts, LabelFacts
-from voxmim.doctor.measure import measure
-from voxmim.doctor.mirrors import FEWEST, mirrored_labels, mirrored_scans
+from voxmim.doctor.facts import Facts, LabelFacts, measure
+from voxmim.doctor.mirrors import MIN_CASES, mirrored_labels, mirrored_scans
 from voxmim.images.volume import Volume
 
 PAIR = {1: (0.65, 0.5, 0.5), 2: (0.35, 0.5, 0.5), 3: (0.5, 0.52, 0.7)}
@@ -91,7 +90,7 @@ def test_a_label_that_lies_anywhere_tells_nothing() -> None:
 
 
 def test_too_few_neighbours_tell_nothing() -> None:
-    facts = cohort(FEWEST - 1, PAIR)
+    facts = cohort(MIN_CASES - 1, PAIR)
     facts["case_1"] = flipped(facts["case_1"], 0)
     assert mirrored_labels(facts) == {}
     assert mirrored_labels({}) == mirrored_scans({}) == {}

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from voxmim.doctor.facts import Facts
-from voxmim.doctor.measure import measure
+from voxmim.doctor.facts import Facts, measure
 from voxmim.doctor.modality import guess_intensity, rule_misfit
 from voxmim.images.volume import Volume
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from voxmim.doctor.measure import measure
+from voxmim.doctor.facts import measure
 from voxmim.doctor.modality import guess_intensity
 from voxmim.errors import VoxmimError
 from voxmim.images.volume import Volume, read_volume

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from voxmim.errors import StoreError
 from voxmim.store.crops import Batch, CropPlan, Crops, Triple, batches, draw_near, draw_start, middle_start, read_crop
-from voxmim.store.format import Case, Preparation, Store
-from voxmim.store.writing import write_case, write_index
+from voxmim.store.format import Case, Index, Preparation, Store
+from voxmim.store.writing import write_case
 
 SHAPES: list[Triple] = [(20, 18, 16), (14, 22, 13), (9, 30, 7), (24, 8, 12), (16, 16, 16)]
 PLAN = CropPlan(size=(12, 8, 10), window=(-175.0, 250.0), seed=3, labelled=True, foreground=0.5)
@@ -30,7 +30,7 @@ def make_store(path: Path, voxels: Voxels, intensity: str = "ct") -> Store:
         x, y, z = image.shape[1:]
         cases.append(write_case(path, Case(name, "train", (x, y, z), (f"{name}.nii.gz",)), image, label))
     channels = tuple(f"c{i}" for i in range(image.shape[0]))
-    write_index(path, "tiny", Preparation((1.0, 1.0, 2.0), intensity, channels), {1: "large", 2: "small"}, cases)
+    Index("tiny", Preparation((1.0, 1.0, 2.0), intensity, channels), {1: "large", 2: "small"}, cases).write(path)
     return Store(path)
 
 
@@ -318,7 +318,7 @@ def four_channels(tmp_path: Path) -> Store:
         write_case(tmp_path, Case("a", "train", (9, 9, 9), ("a.nii",)), voxels, None),
         write_case(tmp_path, Case("b", "train", (9, 9, 9), ("b.nii",), missing=(0, 2)), voxels, None),
     ]
-    write_index(tmp_path, "mr", Preparation((1.0, 1.0, 1.0), "mr", ("T1", "T1ce", "T2", "FLAIR")), {}, cases)
+    Index("mr", Preparation((1.0, 1.0, 1.0), "mr", ("T1", "T1ce", "T2", "FLAIR")), {}, cases).write(tmp_path)
     return Store(tmp_path)
 
 

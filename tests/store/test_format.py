@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from voxmim.errors import StoreError
 from voxmim.store import format as store_module
-from voxmim.store.format import SAMPLES, Case, Preparation, Store
-from voxmim.store.writing import read_index, write_case, write_index, written_cases
+from voxmim.store.format import SAMPLES, Case, Index, Preparation, Store
+from voxmim.store.writing import write_case, written_cases
 
 CT = Preparation((1.5, 1.5, 2.0), "ct", ("CT",))
 MR = Preparation((1.0, 1.0, 1.0), "mr", ("T1", "T2"))
@@ -40,7 +40,7 @@ def make(path: Path, preparation: Preparation = CT, names: tuple[str, ...] = ("a
         image = voxels(preparation, seed=seed)
         case = Case(name, "train" if seed == 0 else "unlabelled", SHAPE, (f"/scans/{name}.nii.gz",))
         cases.append(write_case(path, case, image, labels() if seed == 0 else None))
-    write_index(path, "tiny", preparation, {1: "liver", 7: "vessel", 255: "dot"}, cases)
+    Index("tiny", preparation, {1: "liver", 7: "vessel", 255: "dot"}, cases).write(path)
     return Store(path)
 
 
@@ -107,7 +107,7 @@ def test_the_digest_follows_voxels_labels_and_splits(tmp_path: Path) -> None:
     digests = set()
     for voxels_, labels_, split in [*variants, (image, labels(), "test")]:
         case = write_case(tmp_path / "1", Case("a", split, SHAPE, ("x",)), voxels_, labels_)
-        write_index(tmp_path / "1", "tiny", CT, {}, [case])
+        Index("tiny", CT, {}, [case]).write(tmp_path / "1")
         digests.add(Store(tmp_path / "1").digest())
     assert len(digests) == 4
 
@@ -153,12 +153,12 @@ def test_a_folder_that_is_no_store(tmp_path: Path, index: str | None, message: s
 
 
 def test_a_store_without_cases(tmp_path: Path) -> None:
-    write_index(tmp_path, "tiny", CT, {}, [])
+    Index("tiny", CT, {}, []).write(tmp_path)
     with pytest.raises(StoreError, match="the store holds no case"):
         Store(tmp_path)
-    index = read_index(tmp_path)
-    assert (index["preparation"], index["cases"]) == (CT, [])
-    assert read_index(tmp_path / "nowhere") is None
+    index = Index.read(tmp_path)
+    assert (index.preparation, index.cases) == (CT, [])
+    assert Index.read(tmp_path / "nowhere") is None
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_regions_and_missing_channels_are_kept_and_older_stores_have_none(tmp_pa
     whole = Case("a", "train", SHAPE, ("a.nii",), "a_label.nii")
     lacking = Case("b", "train", SHAPE, ("b_0001.nii",), "b_label.nii", missing=(0,))
     cases = [write_case(tmp_path, case, voxels(MR), labels()) for case in (whole, lacking)]
-    write_index(tmp_path, "mr", MR, {1: "core", 2: "rim"}, cases, regions={"whole": (2, 1), "core": (1,)})
+    Index("mr", MR, {1: "core", 2: "rim"}, cases, regions={"whole": (2, 1), "core": (1,)}).write(tmp_path)
     store = Store(tmp_path)
     assert list(store.regions.items()) == [("whole", (2, 1)), ("core", (1,))]
     assert [case.missing for case in store.cases.values()] == [(), (0,)]
@@ -214,7 +214,7 @@ def test_regions_and_missing_channels_are_kept_and_older_stores_have_none(tmp_pa
 def test_the_patient_is_kept_and_in_older_stores_is_the_case_itself(tmp_path: Path) -> None:
     cases = [Case("a", "train", SHAPE, ("a.nii",), group="p"), Case("b", "train", SHAPE, ("b.nii",))]
     written = [write_case(tmp_path, case, voxels(MR), None) for case in cases]
-    write_index(tmp_path, "mr", MR, {}, written)
+    Index("mr", MR, {}, written).write(tmp_path)
     assert [case.group for case in written_cases(tmp_path)] == ["p", "b"]
     index = json.loads((tmp_path / "index.json").read_text())
     del index["cases"][0]["group"], index["preparation"]["match_channels"]

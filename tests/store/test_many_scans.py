@@ -14,8 +14,7 @@ import pytest
 
 from store.test_crops import make_store, stream
 from voxmim.store.crops import CropPlan
-from voxmim.store.format import Store
-from voxmim.store.writing import write_index
+from voxmim.store.format import Index, Store
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def small_and_large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, St
             for kind in ("images", "labels"):
                 (path / kind).mkdir(parents=True, exist_ok=True)
                 os.link(few.path / kind / f"scan_{i % 3}.b2nd", path / kind / f"case_{i:05d}.b2nd")
-        write_index(path, "links", few.preparation, few.labels, cases)
+        Index("links", few.preparation, few.labels, cases).write(path)
         stores.append(Store(path))
     return stores[0], stores[1]
 

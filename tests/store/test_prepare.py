@@ -171,8 +171,8 @@ def test_what_changed_in_the_source_is_followed(tiny_source: Maker, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"spacing": (2, 1, 1)}, r"has spacing \(1.0, 1.0, 1.0\), but \(2.0, 1.0, 1.0\) is asked for"),
-        ({"intensity": "mr"}, "has intensity ct, but mr is asked for"),
+        ({"spacing": (2, 1, 1)}, r"has spacing \(1.0, 1.0, 1.0\), but \(2.0, 1.0, 1.0\) is requested"),
+        ({"intensity": "mr"}, "has intensity ct, but mr is requested"),
         ({"intensity": "pet"}, "intensity 'pet' is not known"),
         ({"spacing": (0, 1, 1)}, "must be three sizes above 0"),
     ],

@@ -22,7 +22,7 @@ from voxmim.store import prepare as prepare_module
 from voxmim.store.format import Store
 from voxmim.store.prepare import PrepareResult, prepare
 from voxmim.store.verify import verify
-from voxmim.store.writing import half_written, writing, written_cases
+from voxmim.store.writing import unfinished_files, writing, written_cases
 
 Maker = Callable[..., Path]
 CONTEXT = get_context("forkserver")
@@ -91,11 +91,11 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(tiny_source: Maker
         process.join()
         assert process.exitcode == -signal.SIGKILL
         assert len(list(written_cases(out))) > already  # each whole, or this raises
-        in_work += len(half_written(out))
+        in_work += len(unfinished_files(out))
     assert in_work > 0
     run(source, out)
     assert Store(out).digest() == whole
-    assert half_written(out) == verify(out, workers=1) == []
+    assert unfinished_files(out) == verify(out, workers=1) == []
 
 
 def test_what_dead_processes_left_is_removed(tiny_source: Maker, tmp_path: Path) -> None:
@@ -104,10 +104,10 @@ def test_what_dead_processes_left_is_removed(tiny_source: Maker, tmp_path: Path)
     left = [out / "images" / ".77-c.b2nd", out / "labels" / ".78-c.b2nd", out / ".79-index.json"]
     for file in left:
         file.write_bytes(b"half")
-    assert half_written(out) == sorted(left)
+    assert unfinished_files(out) == sorted(left)
     assert len(verify(out, workers=1)) == 3
     run(source, out)
-    assert half_written(out) == verify(out, workers=1) == []
+    assert unfinished_files(out) == verify(out, workers=1) == []
 
 
 def test_on_a_cluster_every_scan_is_prepared_once_though_a_worker_is_killed(tiny_source: Maker, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_full_disk_stops_the_work_with_one_error(
         run(source, out)
     assert len(tried) == 3
     assert list(Store(out).cases) == ["case_0", "case_1"]
-    assert half_written(out) == []
+    assert unfinished_files(out) == []
     monkeypatch.undo()
     assert run(source, out).prepared == 3
     assert verify(out, workers=1) == []
@@ -185,9 +185,9 @@ def test_a_disk_that_is_really_full(tiny_source: Maker, tmp_path: Path, small_di
     whole = Store(run(source, tmp_path / "whole").store)
     bytes_of_three = 3 * sum(file.stat().st_size for file in whole.path.glob("*/case_0.b2nd"))
     out = small_disk(f"size={bytes_of_three}") / "store"
-    with pytest.raises(StoreError, match=r"cannot be written \(No space left on device\); see to it and run again"):
+    with pytest.raises(StoreError, match=r"cannot be written \(No space left on device\); fix this and run again"):
         run(source, out)
-    assert half_written(out) == []
+    assert unfinished_files(out) == []
     lying = [case.name for case in written_cases(out)]
     assert len(lying) < 4
     small_disk("size=10m")
@@ -217,13 +217,13 @@ def test_a_store_below_a_file(tiny_source: Maker, tmp_path: Path) -> None:
 
 def test_a_scan_that_vanishes_is_left_out(tiny_source: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = tiny_source(cases=3), tmp_path / "store"
-    real = prepare_module.look
+    real = prepare_module.plan_update
 
-    def look(*given: object) -> object:
+    def plan_update(*given: object) -> object:
         (source / "imagesTr" / "case_1.nii.gz").unlink()
         return real(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(prepare_module, "look", look)
+    monkeypatch.setattr(prepare_module, "plan_update", plan_update)
     result = run(source, out)
     assert [(name, text.split(": ")[1]) for name, text in result.failed] == [
         ("case_1", "there is no such file; check the path.")

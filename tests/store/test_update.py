@@ -16,7 +16,7 @@ from voxmim.sources import Source, SourceCase
 from voxmim.store.format import Preparation, Store
 from voxmim.store.prepare import PrepareResult, prepare
 from voxmim.store.split import split
-from voxmim.store.update import look, stamps
+from voxmim.store.update import plan_update, stamps
 from voxmim.store.verify import verify
 
 Maker = Callable[..., Path]
@@ -119,9 +119,9 @@ def test_new_scans_go_where_their_patient_is(tiny_source: Maker, tmp_path: Path)
         SourceCase(name, (tmp_path / name,), tmp_path / name if labelled else None, split=drawn, group=patient)
         for name, patient, labelled, drawn, _ in rows
     )
-    growth = look(Source(tmp_path, "more", ("CT",), {}, cases), out, Preparation((1.0, 1.0, 1.0), "ct", ("CT",)))
-    assert {case.name: case.split for case in growth.todo} == {name: there for name, *_, there in rows}
-    assert [case.name for case in growth.others] == ["case_0", "case_1"]
+    update = plan_update(Source(tmp_path, "more", ("CT",), {}, cases), out, Preparation((1.0, 1.0, 1.0), "ct", ("CT",)))
+    assert {case.name: case.split for case in update.todo} == {name: there for name, *_, there in rows}
+    assert [case.name for case in update.others] == ["case_0", "case_1"]
 
 
 # Split anew
@@ -131,13 +131,13 @@ def test_a_store_that_was_split_anew_keeps_it_when_it_grows(tiny_source: Maker, 
     source, out = tiny_source(cases=8), tmp_path / "store"
     run(source, out)
     voxels = {case.name: case.digest for case in Store(out).cases.values()}
-    assert split(out, seed=3, shares=(0.25, 0.5)) == {"train": 2, "val": 2, "test": 4, "unlabelled": 0}
+    assert split(out, seed=3, fractions=(0.25, 0.5)) == {"train": 2, "val": 2, "test": 4, "unlabelled": 0}
     drawn = {case.name: case.split for case in Store(out).cases.values()}
-    assert split(out, seed=3, shares=(0.25, 0.5))["test"] == 4
+    assert split(out, seed=3, fractions=(0.25, 0.5))["test"] == 4
     assert {case.name: case.split for case in Store(out).cases.values()} == drawn
     assert {case.name: case.digest for case in Store(out).cases.values()} == voxels
     assert split(out, seed=4) == {"train": 5, "val": 1, "test": 2, "unlabelled": 0}
-    split(out, seed=3, shares=(0.25, 0.5))
+    split(out, seed=3, fractions=(0.25, 0.5))
     (source / "splits.json").write_text(json.dumps({"train": list(drawn)}))
     (source / "imagesTr" / "case_5.nii.gz").touch()  # read again, but no other patient for that
     assert run(source, out).prepared == 1
@@ -155,15 +155,15 @@ def test_a_list_moves_what_it_names(tiny_source: Maker, tmp_path: Path) -> None:
     for entry in index["cases"]:
         entry["group"] = "one"
     (out / "index.json").write_text(json.dumps(index))
-    with pytest.raises(StoreError, match=r"mine\.json: scans of patient one are on two sides, case_0 in train and"):
+    with pytest.raises(StoreError, match=r"mine\.json: scans of patient one are in two splits, case_0 in train and"):
         split(out, file)
     assert split(out, seed=1) == {"train": 3, "val": 0, "test": 0, "unlabelled": 0}
 
 
-@pytest.mark.parametrize("shares", [(0.5, 0.5), (-0.1, 0.2)])
-def test_shares_must_leave_some_to_train(tmp_path: Path, shares: tuple[float, float]) -> None:
+@pytest.mark.parametrize("fractions", [(0.5, 0.5), (-0.1, 0.2)])
+def test_fractions_must_leave_some_to_train(tmp_path: Path, fractions: tuple[float, float]) -> None:
     with pytest.raises(StoreError, match="leave nothing to train on"):
-        split(tmp_path, shares=shares)
+        split(tmp_path, fractions=fractions)
 
 
 def test_a_mistyped_store_is_not_made(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from voxmim.report.reconstruct import Reconstructor
 from voxmim.report.run_pages import pretrain_page
 from voxmim.settings import Recipe
 from voxmim.store.crops import CropPlan
-from voxmim.store.format import Case, Preparation, Store
-from voxmim.store.writing import write_case, write_index
+from voxmim.store.format import Case, Index, Preparation, Store
+from voxmim.store.writing import write_case
 from voxmim.tasks.segmentation.evaluate import labelled_cases
 from voxmim.training import finetune as module
 from voxmim.training.finetune import finetune
@@ -60,7 +60,7 @@ def make_store(path: Path, changed: dict[str, tuple[str, tuple[int, ...]]] | Non
                     missing=missing)  # fmt: skip
         cases.append(write_case(path, case, image, label))
     regions = {"whole": (1, 2), "core": (2,)}
-    write_index(path, "mr", Preparation((1.0, 1.0, 1.0), "mr", NAMES), {1: "rim", 2: "core"}, cases, regions=regions)
+    Index("mr", Preparation((1.0, 1.0, 1.0), "mr", NAMES), {1: "rim", 2: "core"}, cases, regions=regions).write(path)
     return Store(path)
 
 

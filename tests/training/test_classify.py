@@ -20,8 +20,7 @@ from voxmim.cli import main
 from voxmim.errors import RunError, SourceError, StoreError
 from voxmim.images.intensity import window
 from voxmim.recipe import load_recipe
-from voxmim.store.format import Store
-from voxmim.store.writing import write_index
+from voxmim.store.format import Index, Store
 from voxmim.tasks.classification.inference import class_probabilities
 from voxmim.tasks.classification.labels import draw_splits
 from voxmim.training import classify as module
@@ -48,7 +47,7 @@ def with_splits(data: Sorted, path: Path, split_of: Callable[[int], str]) -> Pat
     shutil.copytree(data.store, path)
     store = Store(path)
     cases = [replace(case, split=split_of(int(case.name.split("_")[1]))) for case in store.cases.values()]
-    write_index(path, store.name, store.preparation, store.labels, cases, seed=5)
+    Index(store.name, store.preparation, store.labels, cases, seed=5).write(path)
     return path
 
 

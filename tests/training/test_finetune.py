@@ -22,8 +22,7 @@ from voxmim.images.intensity import window
 from voxmim.recipe import load_recipe, write_recipe
 from voxmim.settings import Recipe
 from voxmim.store import augment
-from voxmim.store.format import Case, Preparation, Store
-from voxmim.store.writing import write_index
+from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.tasks.segmentation.prior import PositionPrior
 from voxmim.training import finetune as module
 from voxmim.training.finetune import finetune, labelled_cases, validation_dice
@@ -60,7 +59,7 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> Store:
         Case(f"case_{i:02d}", "train" if i < 33 else "test", (8, 8, 8), ("i.nii.gz",), None if i % 11 == 5 else "l.nii")
         for i in range(38)
     ]
-    write_index(path, "listed", Preparation((1, 1, 1), "ct", ("CT",)), {1: "bone"}, cases)
+    Index("listed", Preparation((1, 1, 1), "ct", ("CT",)), {1: "bone"}, cases).write(path)
     return Store(path)
 
 
@@ -101,7 +100,7 @@ def test_wrong_labels_are_refused(listed: Store, labels: str) -> None:
 def test_a_store_without_labels_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     store = Store(tiny.store)
     cases = [replace(case, label=None, counts={}) for case in store.cases.values()]
-    write_index(tmp_path / "store", "unlabelled", store.preparation, {}, cases)
+    Index("unlabelled", store.preparation, {}, cases).write(tmp_path / "store")
     with pytest.raises(StoreError, match="no labelled train case to fine-tune on"):
         api.finetune(tmp_path / "store", tmp_path / "run", recipe=tiny.recipe)
     assert not (tmp_path / "run").exists()

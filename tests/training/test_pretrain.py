@@ -21,8 +21,7 @@ from voxmim.report.reconstruct import Reconstructor
 from voxmim.settings import Recipe
 from voxmim.store import augment
 from voxmim.store.crops import CropPlan
-from voxmim.store.format import Case, Preparation, Store
-from voxmim.store.writing import write_index
+from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.training.loop import make_fabric
 from voxmim.training.objectives import Masked, step_masks
 from voxmim.training.pretrain import pretrain, pretraining_cases
@@ -58,7 +57,7 @@ def index_of(path: Path, splits: dict[str, int]) -> Store:
         for split, count in splits.items()
         for i in range(count)
     ]
-    write_index(path, "listed", Preparation((1, 1, 1), "ct", ("CT",)), {}, cases)
+    Index("listed", Preparation((1, 1, 1), "ct", ("CT",)), {}, cases).write(path)
     return Store(path)
 
 

@@ -1,4 +1,4 @@
-"""The judgement over all cases: what shows only beside the others. No file is read again."""
+"""What shows only when cases are compared with each other. No file is read again."""
 
 from __future__ import annotations
 
@@ -8,59 +8,60 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from voxmim.doctor.facts import Facts
-from voxmim.doctor.mirrors import FEWEST, mirrored_labels, mirrored_scans
+from voxmim.doctor.mirrors import MIN_CASES, mirrored_labels, mirrored_scans
 from voxmim.doctor.modality import guess_intensity, rule_misfit
-from voxmim.findings import Action, Finding, in_order
+from voxmim.findings import Finding, in_order
 from voxmim.sources import SourceCase
 
-_TIMES = 3.0  # a voxel size this many times the median is an outlier, if it is rare
-_RARE = 4.0  # deviations (of the logarithm, robustly taken) from the median
+_OUTLIER_RATIO = 3.0  # of a voxel size to the median
+_OUTLIER_STDS = 4.0  # robust standard deviations of the logarithm
 _SIDES = ("left and right", "front and back", "top and bottom")
+Rank = tuple[bool, bool, str]
 
 
 def judge_cohort(
     cases: Sequence[SourceCase], facts: Mapping[str, Facts], channels: Sequence[str], labels: Mapping[int, str],
     intensity: str = "auto",
 ) -> list[Finding]:  # fmt: skip
-    """What is found of the cases that were not left out, given the facts of each.
+    """Compare the cases that were not left out.
 
     Args:
-        cases: of the source; those without facts are passed over.
+        cases: of the source; those without facts are skipped.
         facts: by the case's name.
         channels: the name of each channel of the source.
         labels: the labels that the source lists; empty if it lists none.
-        intensity: the rule that the scans are prepared by; ``auto`` guesses it of the facts, as `prepare` does.
+        intensity: the rule that the scans are prepared by; ``auto`` guesses it from the facts, as `prepare` does.
     """
-    known = [case for case in cases if case.name in facts]
-    kind = guess_intensity([facts[case.name] for case in known], channels) if intensity == "auto" else intensity
-    doubled = list(_duplicates(known, facts))
-    gone = {finding.file for finding in doubled}
-    known = [case for case in known if str(case.images[0]) not in gone]
-    facts = {case.name: facts[case.name] for case in known}
-    found = [
-        *doubled,
-        *_spacing_outliers(known, facts),
-        *_other_intensities(known, facts, kind),
-        *_mirrored(known, facts),
-        *_divided_patients(known),
-        *([] if labels else _rare_labels(known, facts)),
-    ]
-    return in_order(found)
+    cases = [case for case in cases if case.name in facts]
+    kind = guess_intensity([facts[case.name] for case in cases], channels) if intensity == "auto" else intensity
+    duplicates = list(_duplicates(cases, facts))
+    dropped = left_out(cases, duplicates)
+    cases = [case for case in cases if case.name not in dropped]
+    facts = {case.name: facts[case.name] for case in cases}
+    found = [*duplicates, *_spacing_outliers(cases, facts), *_mirrored(cases, facts), *_divided_patients(cases)]
+    for case in cases:
+        if (why := rule_misfit(facts[case.name], kind)) is not None:
+            found.append(_on_scan(case, "intensity rule", f"it is taken for {kind.upper()}, but {why}."))
+    return in_order([*found, *([] if labels else _rare_labels(cases, facts))])
 
 
 def left_out(cases: Sequence[SourceCase], findings: Sequence[Finding]) -> dict[str, str]:
-    """Of each case whose scan is left out by these findings, the reason."""
+    """The reason for each case whose scan these findings leave out, by name."""
     reasons = {finding.file: finding.reason for finding in findings if finding.action == "left out"}
-    found = {}
-    for case in cases:
-        reason = next((reasons[str(image)] for image in case.images if str(image) in reasons), None)
-        if reason is not None:
-            found[case.name] = reason
-    return found
+    return {
+        case.name: next(reasons[str(image)] for image in case.images if str(image) in reasons)
+        for case in cases
+        if any(str(image) in reasons for image in case.images)
+    }
 
 
-def _on_scan(case: SourceCase, kind: str, text: str, action: Action = "used") -> Finding:
-    return Finding(str(case.images[0]), kind, f"{case.images[0]}: {text}", action)
+def duplicate_rank(name: str, has_label_file: bool, facts: Facts) -> Rank:
+    """Which of several scans with the same voxels is kept: the lowest, a labelled one, or else the first by name."""
+    return not facts.labels, not has_label_file, name
+
+
+def _on_scan(case: SourceCase, kind: str, text: str) -> Finding:
+    return Finding(str(case.images[0]), kind, f"{case.images[0]}: {text}", "used")
 
 
 def _on_label(case: SourceCase, kind: str, text: str) -> Finding:
@@ -68,65 +69,61 @@ def _on_label(case: SourceCase, kind: str, text: str) -> Finding:
 
 
 def _duplicates(cases: Sequence[SourceCase], facts: Mapping[str, Facts]) -> Iterator[Finding]:
-    """Of scans with the same voxels, a labelled one is kept, or else the first by name."""
     same = defaultdict(list)
     for case in cases:
         same[facts[case.name].content].append(case)
     for twins in same.values():
-        kept, *others = sorted(twins, key=lambda case: (not facts[case.name].labels, case.label is None, case.name))
+        kept, *others = sorted(
+            twins, key=lambda case: duplicate_rank(case.name, case.label is not None, facts[case.name])
+        )
         for case in others:
             also = " (and a label map of its own)" if case.label is not None else ""
-            yield _on_scan(case, "duplicate", f"it has the same voxels as {kept.images[0]}{also}.", "left out")
+            text = f"{case.images[0]}: it has the same voxels as {kept.images[0]}{also}."
+            yield Finding(str(case.images[0]), "duplicate", text, "left out")
 
 
 def _spacing_outliers(cases: Sequence[SourceCase], facts: Mapping[str, Facts]) -> Iterator[Finding]:
-    if len(cases) < FEWEST:
+    if len(cases) < MIN_CASES:
         return
     sizes = np.log([facts[case.name].spacing for case in cases])
-    usual = np.median(sizes, axis=0)
-    off = np.abs(sizes - usual)
-    spread = 1.4826 * np.median(off, axis=0)
-    for case, own in zip(cases, off, strict=True):
-        if np.any((own > np.log(_TIMES)) & (own > _RARE * spread)):
-            has, have = (" x ".join(f"{size:.3g}" for size in np.exp(three)) for three in (
-                np.log(facts[case.name].spacing), usual))  # fmt: skip
-            yield _on_scan(case, "spacing outlier", f"its voxels are {has} mm, those of the other scans {have} mm.")
-
-
-def _other_intensities(cases: Sequence[SourceCase], facts: Mapping[str, Facts], kind: str) -> Iterator[Finding]:
-    for case in cases:
-        if (why := rule_misfit(facts[case.name], kind)) is not None:
-            yield _on_scan(case, "intensity rule", f"it is taken for {kind.upper()}, but {why}.")
+    median = np.median(sizes, axis=0)
+    off = np.abs(sizes - median)
+    std = 1.4826 * np.median(off, axis=0)
+    for case, size, own in zip(cases, sizes, off, strict=True):
+        if np.any((own > np.log(_OUTLIER_RATIO)) & (own > _OUTLIER_STDS * std)):
+            its, theirs = (" x ".join(f"{each:.3g}" for each in np.exp(three)) for three in (size, median))
+            yield _on_scan(case, "spacing outlier", f"its voxels are {its} mm, those of the other scans {theirs} mm.")
 
 
 def _mirrored(cases: Sequence[SourceCase], facts: Mapping[str, Facts]) -> Iterator[Finding]:
     scans, labels = mirrored_scans(facts), mirrored_labels(facts)
     for case in cases:
-        both = scans.get(case.name, set())
-        if both:
-            sides = " and ".join(_SIDES[axis] for axis in sorted(both))
-            yield _on_scan(case, "wrong orientation", f"against the other scans, {sides} are swapped.")
-        if alone := labels.get(case.name, set()) - both:
-            sides = " and ".join(_SIDES[axis] for axis in sorted(alone))
-            yield _on_label(case, "flipped label", f"against the label maps of the other cases, {sides} are swapped.")
+        axes = scans.get(case.name, set())
+        if axes:
+            sides = " and ".join(_SIDES[axis] for axis in sorted(axes))
+            yield _on_scan(case, "wrong orientation", f"compared with the other scans, {sides} are swapped.")
+        if only_label := labels.get(case.name, set()) - axes:
+            sides = " and ".join(_SIDES[axis] for axis in sorted(only_label))
+            yield _on_label(case, "flipped label", f"compared with the other label maps, {sides} are swapped.")
 
 
 def _divided_patients(cases: Sequence[SourceCase]) -> Iterator[Finding]:
-    """Scans of a patient who stands in several of train, val and test; unlabelled ones are trained on, too."""
-    sides = defaultdict(set)
+    """Scans of a patient with scans in several of train, val and test; unlabelled scans are trained on, too."""
+    splits = defaultdict(set)
     for case in cases:
         if case.group:
-            sides[case.group].add("train" if case.split == "unlabelled" else case.split)
+            splits[case.group].add("train" if case.split == "unlabelled" else case.split)
     for case in cases:
-        if len(sides.get(case.group, ())) > 1:
-            others = ", ".join(sorted(sides[case.group] - {case.split}))
-            yield _on_scan(case, "patient in two splits", f"it is in {case.split}, but its patient in {others}, too.")
+        if len(splits.get(case.group, ())) > 1:
+            others = ", ".join(sorted(splits[case.group] - {case.split}))
+            yield _on_scan(case, "patient in two splits", f"it is in {case.split}, its patient also in {others}.")
 
 
 def _rare_labels(cases: Sequence[SourceCase], facts: Mapping[str, Facts]) -> Iterator[Finding]:
-    seen = Counter(value for each in facts.values() for value in each.labels)
+    count = Counter(value for each in facts.values() for value in each.labels)
     labelled = [case for case in cases if facts[case.name].labels]
     for case in labelled if len(labelled) > 1 else ():
-        if alone := sorted(value for value in facts[case.name].labels if seen[value] == 1):
-            listed = ", ".join(map(str, alone))
-            yield _on_label(case, "rare label", f"no other case has label value {listed}; is it meant?")
+        if rare := sorted(value for value in facts[case.name].labels if count[value] == 1):
+            yield _on_label(
+                case, "rare label", f"no other case has label value {', '.join(map(str, rare))}; is it meant?"
+            )

@@ -1,20 +1,27 @@
-"""What is noted of a scan when it is read, so that it can be judged beside others without being read again."""
+"""What is measured of a scan when it is read, so that it can be compared with others without being read again."""
 
 from __future__ import annotations
 
-from base64 import b64decode
+import hashlib
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.ndimage import find_objects
+
+from voxmim.images.geometry import ras_axes, to_ras
+from voxmim.images.volume import Volume
 
 PERCENTILES = (0.0, 0.5, 25.0, 50.0, 75.0, 99.5, 100.0)
 COARSE = (6, 6, 6)
+_SUBSAMPLE = 1 << 21  # voxels that percentiles are taken from
+_LETTERS = ("LR", "PA", "IS")
 
 
 class LabelFacts(NamedTuple):
-    """One label of a case: its volume in mm3, and its centre as shares of the scan's extent along R, A, S."""
+    """One label of a case: its volume in mm3, and its centre as fractions of the scan's extent along R, A, S."""
 
     volume: float
     centre: tuple[float, float, float]
@@ -22,16 +29,16 @@ class LabelFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """One scan in some hundred bytes. Axes run right, anterior, superior.
+    """A scan in a few hundred bytes. Axes run right, anterior, superior.
 
     Attributes:
         shape: voxels.
         spacing: voxel size in mm.
         orientation: of the file's own axes, such as ``LPS``.
         whole: whether all values are whole numbers.
-        percentiles: of each channel, at `PERCENTILES`; the first and the last are its ends.
-        overview: the first channel on a grid of 6 x 6 x 6, as 0..255, written in base 64; see `coarse`.
-        content: of all voxels, whatever their file's format, type and axes.
+        percentiles: of each channel, at `PERCENTILES`; the first and the last are its minimum and maximum.
+        overview: the first channel on a grid of 6 x 6 x 6, as 0..255 in base 64; see `coarse`.
+        content: hash of all voxels, whatever their file's format, type and axes.
         labels: by value, background left out; empty without a label map.
     """
 
@@ -45,20 +52,89 @@ class Facts:
     labels: dict[int, LabelFacts] = field(default_factory=dict)
 
     def coarse(self) -> np.ndarray:
-        """(6, 6, 6) float: the first channel, seen from afar."""
+        """(6, 6, 6) float: the overview of the first channel."""
         return np.frombuffer(b64decode(self.overview), np.uint8).reshape(COARSE).astype(float)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Facts:
-        """The inverse of ``dataclasses.asdict``, also after a way through JSON."""
+        """The inverse of ``dataclasses.asdict``, also from JSON."""
         labels = {int(value): LabelFacts(volume, tuple(centre)) for value, (volume, centre) in values["labels"].items()}
-        return cls(
-            tuple(values["shape"]),
-            tuple(values["spacing"]),
-            values["orientation"],
-            values["whole"],
-            tuple(map(tuple, values["percentiles"])),
-            values["overview"],
-            values["content"],
-            labels,
-        )
+        tuples = {key: tuple(values[key]) for key in ("shape", "spacing")}
+        return cls(**{**values, **tuples, "percentiles": tuple(map(tuple, values["percentiles"])), "labels": labels})
+
+
+def orientation(affine: np.ndarray) -> str:
+    """Where the voxel axes point, such as ``LPS`` for left, posterior, superior."""
+    order, signs = ras_axes(affine)
+    letters = {voxel: _LETTERS[world][sign > 0] for world, (voxel, sign) in enumerate(zip(order, signs, strict=True))}
+    return letters[0] + letters[1] + letters[2]
+
+
+def measure(image: Volume, label: np.ndarray | None = None) -> Facts:
+    """The facts of a scan (C, X, Y, Z) and its label map (X, Y, Z) uint8 on the same grid, if there is one."""
+    ras = to_ras(image)
+    x, y, z = (round(float(size), 5) for size in ras.spacing)
+    percentiles = [_percentiles(channel) for channel in ras.array]
+    whole = ras.array.dtype.kind in "iub" or all(
+        bool(np.all(np.rint(plane) == plane)) for channel in ras.array for plane in channel.T
+    )
+    return Facts(
+        shape=ras.shape,
+        spacing=(x, y, z),
+        orientation=orientation(image.affine),
+        whole=whole,
+        percentiles=tuple(percentiles),
+        overview=_overview(ras.array[0], percentiles[0][1], percentiles[0][-2]),
+        content=_content(ras.array, whole),
+        labels={} if label is None else _labels(to_ras(Volume(label[None], image.affine))),
+    )
+
+
+def _thinned(channel: np.ndarray) -> np.ndarray:
+    """Every n-th voxel along each axis."""
+    step = max(1, int(np.ceil((channel.size / _SUBSAMPLE) ** (1 / 3))))
+    return channel[::step, ::step, ::step]
+
+
+def _percentiles(channel: np.ndarray) -> tuple[float, ...]:
+    inner = np.percentile(_thinned(channel), PERCENTILES[1:-1])
+    return tuple(float(f"{value:.6g}") for value in (channel.min(), *inner, channel.max()))
+
+
+def _overview(channel: np.ndarray, low: float, high: float) -> str:
+    """The means of 6 x 6 x 6 boxes, scaled from low..high to 0..255; the boxes of a thin scan overlap."""
+    seen = np.clip((_thinned(channel).astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
+    for axis, count in enumerate(COARSE):
+        length = seen.shape[axis]
+        bounds = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+        slabs = [seen.take(range(start, stop), axis=axis).mean(axis=axis) for start, stop in bounds]
+        seen = np.stack(slabs, axis=axis)
+    return b64encode(np.rint(255 * seen).astype(np.uint8).tobytes()).decode()
+
+
+def _content(array: np.ndarray, whole: bool) -> str:
+    """A hash of the values, whatever type the file holds them in."""
+    small = whole and array.min() >= -(1 << 15) and array.max() < 1 << 15
+    digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=12)
+    for channel in array:
+        for plane in channel.T:  # contiguous in memory
+            values = np.ascontiguousarray(plane, dtype=np.int16 if small else np.float32)
+            digest.update(values.data if small else np.add(values, 0, dtype=np.float32).data)  # -0 becomes 0
+    return digest.hexdigest()
+
+
+def _labels(label: Volume) -> dict[int, LabelFacts]:
+    array, voxel = label.array[0], float(np.prod(label.spacing))
+    found = {}
+    for value, place in enumerate(find_objects(array.T), start=1):  # transposed: Z slowest, as in files
+        if place is None:
+            continue
+        box = place[::-1]
+        mask = array[box] == value
+        count, centre = int(np.count_nonzero(mask)), []
+        for axis, part in enumerate(box):
+            profile = np.count_nonzero(mask, axis=tuple(other for other in range(3) if other != axis))
+            middle = float(profile @ np.arange(part.start, part.stop)) / count
+            centre.append(round((middle + 0.5) / array.shape[axis], 4))
+        found[value] = LabelFacts(round(count * voxel, 3), (centre[0], centre[1], centre[2]))
+    return found

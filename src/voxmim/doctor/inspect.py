@@ -1,4 +1,4 @@
-"""Every file of a source read once and judged: what is wrong, what will be done, and what the scans are like."""
+"""Read every file of a source once: what is wrong, what `prepare` will do about it, and what the scans are like."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from voxmim.doctor.cohort import judge_cohort
+from voxmim.doctor.cohort import judge_cohort, left_out
 from voxmim.doctor.facts import PERCENTILES, Facts
-from voxmim.doctor.judge import judge_case
+from voxmim.doctor.judge import judge_case, process_died
 from voxmim.doctor.modality import guess_intensity
 from voxmim.findings import Finding, in_order, sound
 from voxmim.images.geometry import to_ras
@@ -22,8 +22,8 @@ from voxmim.images.volume import Volume
 from voxmim.sources import Source, SourceCase, open_source
 from voxmim.workers import run
 
-PICTURED = 48  # scans at most that a middle slice is kept of
-_SIDE = 192  # pixels at most along a side of it
+MAX_SLICES = 48  # scans of which a middle slice is kept
+_MAX_SIDE = 192  # pixels along a side of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +40,12 @@ class Inspection:
     """What was found in a source.
 
     Attributes:
-        source: the folder.
-        files: every file of every case, and what the source's own findings are of.
+        source: the source.
+        files: every file of every case, and every other file with a finding.
         findings: by file.
         facts: of each case that is not left out, by name.
         intensity: ``ct`` or ``mr``, as guessed.
-        slices: of some of these cases, spread evenly.
+        slices: of some of these cases, evenly spaced.
     """
 
     source: Source
@@ -63,18 +63,17 @@ class Inspection:
     def as_dict(self) -> dict[str, Any]:
         """What `--json` writes."""
         of_file: dict[str, list[dict[str, str]]] = {file: [] for file in self.files}
-        for finding in self.findings:
-            told = {"kind": finding.kind, "reason": finding.reason, "action": finding.action}
-            of_file[finding.file].append(told)
+        for one in self.findings:
+            of_file[one.file].append({"kind": one.kind, "reason": one.reason, "action": one.action})
         scans = [{"file": file, "findings": findings} for file, findings in of_file.items()]
         return {"scans": scans, "fingerprint": self.fingerprint()}
 
     def complete(self) -> list[Facts]:
-        """The facts of the cases that lack no channel, and so tell which values are of which."""
+        """The facts of the cases that lack no channel."""
         return [facts for facts in self.facts.values() if len(facts.percentiles) == len(self.source.channels)]
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the scans are like, in numbers; those left out do not count."""
+        """What the scans are like, in numbers, without those left out."""
         each = list(self.facts.values())
         labelled = [facts for facts in each if facts.labels]
         values = sorted({value for facts in labelled for value in facts.labels})
@@ -84,10 +83,10 @@ class Inspection:
             "intensity": self.intensity,
             "channels": list(self.source.channels),
             "orientations": dict(Counter(facts.orientation for facts in each).most_common()),
-            "spacing_mm": _spread([facts.spacing for facts in each]),
-            "shape": _spread([facts.shape for facts in each]),
+            "spacing_mm": _summaries([facts.spacing for facts in each]),
+            "shape": _summaries([facts.shape for facts in each]),
             "intensity_percentiles": {
-                channel: dict(zip(map("{:g}".format, PERCENTILES), _spread(seen), strict=True))
+                channel: dict(zip(map("{:g}".format, PERCENTILES), _summaries(seen), strict=True))
                 for index, channel in enumerate(self.source.channels)
                 if (seen := [facts.percentiles[index] for facts in self.complete()])
             },
@@ -104,81 +103,86 @@ def inspect_source(
     on_case: Callable[[int, int], None] | None = None,
     scheduler: str | None = None,
 ) -> Inspection:
-    """Read every file of a source once, and judge it.
+    """Read every file of a source once.
 
     Args:
         path: see `open_source`.
         workers: processes; None takes one per CPU core, 1 stays in this process.
-        match_channels: channels of another grid are to be interpolated on that of the first.
-        on_case: called with the cases done and their number.
+        match_channels: interpolate channels of another grid onto that of the first.
+        on_case: called with the number of finished cases and of all.
         scheduler: address of a Dask scheduler, whose workers read the files instead.
 
     Raises:
         SourceError: the source cannot be used.
-        WorkerError: a worker process died, or the cluster doesn't answer.
+        WorkerError: the worker processes cannot run, or the cluster doesn't answer.
     """
     source = open_source(path)
-    step = max(1, -(-len(source.cases) // PICTURED))
-    pictured = {case.name for case in source.cases[::step]}
-    tasks = [(case, case.name in pictured) for case in source.cases]
+    with_slice = {case.name for case in source.cases[:: max(1, -(-len(source.cases) // MAX_SLICES))]}
+    tasks = [(case, case.name in with_slice) for case in source.cases]
     findings, facts, slices = list(source.findings), {}, {}
-    act = partial(_inspect_case, channels=source.channels, known=tuple(source.labels), match=match_channels)
-    with closing(run(act, tasks, workers, scheduler)) as outcomes:
-        for done, (name, found, seen, middle) in enumerate(outcomes, start=1):
+    one = partial(_inspect_case, channels=source.channels, known=tuple(source.labels), match=match_channels)
+    with closing(run(one, tasks, workers, scheduler, _on_death)) as outcomes:
+        for done, (name, found, measured, middle) in enumerate(outcomes, start=1):
             findings += found
-            if seen is not None:
-                facts[name] = seen
+            if measured is not None:
+                facts[name] = measured
             if middle is not None:
                 slices[name] = middle
             if on_case is not None:
                 on_case(done, len(tasks))
-    findings += judge_cohort(source.cases, facts, source.channels, source.labels)
-    gone = {finding.file for finding in findings if finding.action == "left out"}
-    kept = [case for case in source.cases if case.name in facts and not gone & set(map(str, case.images))]
+    compared = judge_cohort(source.cases, facts, source.channels, source.labels)
+    dropped = left_out(source.cases, compared)
+    kept = [case.name for case in source.cases if case.name in facts and case.name not in dropped]
+    files = {str(file) for case in source.cases for file in (*case.images, case.label) if file is not None}
+    findings = in_order([*findings, *compared])
     return Inspection(
         source,
-        files=sorted({*_files(source.cases), *(finding.file for finding in findings)}),
-        findings=in_order(findings),
-        facts={case.name: facts[case.name] for case in kept},
+        files=sorted(files | {finding.file for finding in findings}),
+        findings=findings,
+        facts={name: facts[name] for name in kept},
         intensity=guess_intensity([facts[case.name] for case in source.cases if case.name in facts], source.channels),
-        slices={case.name: slices[case.name] for case in kept if case.name in slices},
+        slices={name: slices[name] for name in kept if name in slices},
     )
 
 
-def _files(cases: Sequence[SourceCase]) -> list[str]:
-    return [str(file) for case in cases for file in (*case.images, case.label) if file is not None]
+Task = tuple[SourceCase, bool]
+Outcome = tuple[str, tuple[Finding, ...], Facts | None, Slice | None]
 
 
-def _inspect_case(
-    task: tuple[SourceCase, bool], channels: Sequence[str], known: Sequence[int], match: bool
-) -> tuple[str, tuple[Finding, ...], Facts | None, Slice | None]:
-    case, pictured = task
+def _inspect_case(task: Task, channels: Sequence[str], known: Sequence[int], match: bool) -> Outcome:
+    case, with_slice = task
     judged = judge_case(case, channels, known, match)
-    middle = None if judged.image is None or not pictured else _middle(judged.image, judged.label)
+    middle = None if judged.image is None or not with_slice else _middle(judged.image, judged.label)
     return case.name, judged.findings, judged.facts, middle
 
 
+def _on_death(task: Task) -> Outcome:
+    case, _ = task
+    return case.name, (process_died(case),), None, None
+
+
 def _middle(image: Volume, label: np.ndarray | None) -> Slice:
-    """The axial slice in the middle, or, of a case with labels, the one in the middle of them."""
-    ras = to_ras(Volume(image.array[:1], image.affine)).array[0]
+    """The middle axial slice, or the one in the middle of the labels."""
+    ras = to_ras(Volume(image.array[:1], image.affine))
     labels = None if label is None else to_ras(Volume(label[None], image.affine)).array[0]
     at = ras.shape[2] // 2
     if labels is not None and labels.any():
         at = int(np.median(np.flatnonzero(labels.any(axis=(0, 1)))))
-    step = max(1, -(-max(ras.shape[:2]) // _SIDE))
-    x, y, _ = to_ras(Volume(image.array[:1, :1, :1, :1], image.affine)).spacing * step
-    shown = None if labels is None else np.ascontiguousarray(labels[::step, ::step, at])
-    return Slice(ras[::step, ::step, at].astype(np.float32), shown, (float(x), float(y)))
+    step = max(1, -(-max(ras.shape[:2]) // _MAX_SIDE))
+    x, y, _ = ras.spacing * step
+    part = np.s_[::step, ::step, at]
+    picture = ras.array[0][part].astype(np.float32)
+    return Slice(picture, None if labels is None else np.ascontiguousarray(labels[part]), (float(x), float(y)))
 
 
 def _volumes(labelled: Sequence[Facts], value: int) -> dict[str, float]:
-    """In how many cases a label is, and its volumes there."""
+    """In how many cases a label is, and its volume there in ml."""
     seen = [[facts.labels[value].volume / 1000] for facts in labelled if value in facts.labels]
-    return {"cases": len(seen), **_spread(seen)[0]}
+    return {"cases": len(seen), **_summaries(seen)[0]}
 
 
-def _spread(rows: Sequence[Sequence[float]]) -> list[dict[str, float]]:
-    """Of each column of the rows, the least, the median and the greatest."""
+def _summaries(rows: Sequence[Sequence[float]]) -> list[dict[str, float]]:
+    """Minimum, median and maximum of each column."""
     return [
         {"min": _rounded(min(column)), "median": _rounded(float(np.median(column))), "max": _rounded(max(column))}
         for column in zip(*rows, strict=True)

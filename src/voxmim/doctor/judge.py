@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from voxmim.doctor.facts import Facts
+from voxmim.doctor.facts import Facts, measure
 from voxmim.doctor.label_checks import looks_like_labels
-from voxmim.doctor.measure import measure
 from voxmim.errors import ScanError
 from voxmim.findings import Finding
 from voxmim.images.channels import on_grid
@@ -46,7 +45,7 @@ class Judged:
 
 
 def judge_case(case: SourceCase, channels: Sequence[str], known: Collection[int] = (), match: bool = False) -> Judged:
-    """Read and judge a case.
+    """Read and judge a case; whatever is wrong with it is a finding, never an error.
 
     Args:
         case: the case.
@@ -54,6 +53,20 @@ def judge_case(case: SourceCase, channels: Sequence[str], known: Collection[int]
         known: the label values that the source lists; empty if it lists none.
         match: interpolate channels of another grid on that of the first, rather than leave the case out.
     """
+    try:
+        return _judge_case(case, channels, known, match)
+    except Exception as error:  # no single file ends the work on the others
+        text = f"{case.images[0]}: it could not be judged ({error!r}); fix the cause and run again."
+        return Judged((Finding(str(case.images[0]), "failed", text, "left out"),))
+
+
+def process_died(case: SourceCase) -> Finding:
+    """The finding on a case whose process died while reading or preparing it."""
+    text = f"{case.images[0]}: its process died, perhaps out of memory; run again with fewer workers."
+    return Finding(str(case.images[0]), "failed", text, "left out")
+
+
+def _judge_case(case: SourceCase, channels: Sequence[str], known: Collection[int], match: bool) -> Judged:
     images = [Path(image) for image in case.images]
     there = len(channels) - len(case.missing)
     findings: list[Finding] = []

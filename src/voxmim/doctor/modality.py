@@ -1,4 +1,4 @@
-"""CT or MR: what the scans of a source are, and which of them is not what it is taken for."""
+"""CT or MR: which of the two the scans of a source are, and which scan does not fit."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from collections.abc import Sequence
 from voxmim.doctor.facts import PERCENTILES, Facts
 from voxmim.images.intensity import BODY_HU
 
-LOOKED_AT = 5  # scans that tell CT from MR
-_FAT_HU, _TISSUE_HU = -20, 0  # no CT of a body is without something below the one and above the other
+MAX_VOTES = 5  # scans that decide between CT and MR
+_FAT_HU, _TISSUE_HU = -20, 0  # every CT of a body has values below the first and above the second
 
 
 def guess_intensity(facts: Sequence[Facts], channels: Sequence[str] = ()) -> str:
-    """Tell CT from MR: by a channel named CT, otherwise by whole values down to -500 or less in most of the scans.
+    """Tell CT from MR: by a channel named CT, otherwise by whole values down to -500 or less in most scans.
 
-    The first scans are enough: the same few are asked whether or not the others are known.
+    Only the first `MAX_VOTES` scans vote, so that the guess does not depend on how many others are known.
     """
     if named_ct(channels):
         return "ct"
-    votes = [_may_be_hu(each) for each in facts[:LOOKED_AT]]
-    return "ct" if votes and 2 * sum(votes) > len(votes) else "mr"
+    votes = [_may_be_hu(each) for each in facts[:MAX_VOTES]]
+    return "ct" if 2 * sum(votes) > len(votes) else "mr"
+
+
+def is_decided(facts: Sequence[Facts]) -> bool:
+    """Whether further scans cannot change the guess."""
+    votes = sum(map(_may_be_hu, facts))
+    return max(votes, len(facts) - votes) > MAX_VOTES // 2
 
 
 def named_ct(channels: Sequence[str]) -> bool:
@@ -28,9 +34,9 @@ def named_ct(channels: Sequence[str]) -> bool:
 
 
 def rule_misfit(facts: Facts, kind: str) -> str | None:
-    """Why a scan is not what it is taken for, ``ct`` or ``mr``, or None.
+    """Why a scan cannot be ``ct`` or ``mr``, as it is taken for; None where it can.
 
-    CT has fat and air, under -20 HU, and something denser than water; MR has no air of -500 in whole numbers.
+    CT has fat and air below -20 HU, and something denser than water; MR has no whole values of -500.
     """
     channels = [dict(zip(PERCENTILES, channel, strict=True)) for channel in facts.percentiles]
     if kind == "mr":

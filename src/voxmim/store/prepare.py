@@ -1,8 +1,8 @@
-"""From scans on disk to voxels that a network can be fed: one scan in memory, or a whole source into a store."""
+"""From scans on disk to the voxels a network is trained on: one scan in memory, or a source into a store."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from voxmim.doctor.judge import judge_case
+from voxmim.doctor.cohort import duplicate_rank
+from voxmim.doctor.judge import judge_case, process_died
 from voxmim.errors import StoreError
 from voxmim.findings import Finding, sound
 from voxmim.images.channels import read_channels
@@ -21,9 +22,10 @@ from voxmim.images.geometry import Grid, Spacing, resample, resample_labels, res
 from voxmim.images.intensity import HU_RANGE, Intensity, fit_intensity, foreground_box
 from voxmim.images.volume import Volume
 from voxmim.sources import SourceCase, open_source
-from voxmim.store.format import Case, Preparation
-from voxmim.store.resolve import settle
-from voxmim.store.update import look, paths, stamps
+from voxmim.store.duplicates import claim_known, is_duplicate, release_claims
+from voxmim.store.index import Case, Preparation
+from voxmim.store.resolve import Read, resolve_preparation
+from voxmim.store.update import paths, plan_update, stamps
 from voxmim.store.writing import remove_case, write_case, writing
 from voxmim.workers import run
 
@@ -32,7 +34,7 @@ _COLOURS = {"left out": "red", "repaired": "cyan", "used": "yellow", "in doubt":
 
 @dataclass(frozen=True)
 class PreparedScan:
-    """A scan as a network is trained on it, and what is needed to go back.
+    """A scan as a network is trained on it, and how to map results back to its file.
 
     Attributes:
         image: (C, X, Y, Z) stored values: int16 HU for CT, float16 z-scores for MR.
@@ -56,9 +58,9 @@ class PrepareResult:
     Attributes:
         store: the folder.
         prepared: how many cases were prepared.
-        skipped_already: how many lay in the store before.
+        skipped_already: how many the store held before.
         failed: (case, message) of those left out.
-        findings: what is odd about the files of all cases of the store, and of those left out.
+        findings: on the files of all cases of the store, and on those left out.
     """
 
     store: Path
@@ -74,7 +76,7 @@ class PrepareResult:
 
     @property
     def unresolved(self) -> list[Finding]:
-        """The findings that training waits for."""
+        """The findings in doubt, with which training refuses to start."""
         return [finding for finding in self.findings if finding.unresolved]
 
 
@@ -84,7 +86,7 @@ def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing
     Args:
         images: one file per channel that is there, or one file of all channels.
         preparation: what is to be done.
-        missing: the index of each channel that the scan lacks; it becomes air in CT, the mean in MR.
+        missing: the index of each channel that the scan lacks; it becomes air in CT, 0 in MR.
 
     Raises:
         ScanError: a file cannot be used, or the channels do not lie on one grid.
@@ -99,7 +101,7 @@ def prepare_volume(volume: Volume, preparation: Preparation, path: Path, missing
     original, volume = Grid.of(volume), to_ras(volume)
     grid = resampled_grid(Grid.of(volume), preparation.spacing)
     resampled = resample(volume, grid).array
-    del volume  # what is large goes as soon as it can
+    del volume  # free memory early
     box = foreground_box(preparation.intensity, resampled)
     intensities = [fit_intensity(preparation.intensity, channel, preparation.zero_background) for channel in resampled]
     cropped = resampled[(slice(None), *box)]
@@ -121,7 +123,7 @@ def prepare(
     match_channels: bool | None = None,
     scheduler: str | None = None,
 ) -> PrepareResult:
-    """Prepare every scan of a source into a store; what lies there already is kept, of other sources too.
+    """Prepare every scan of a source into a store; cases that it holds already stay, those of other sources too.
 
     Args:
         source: a folder of scans (see `open_source`).
@@ -131,57 +133,72 @@ def prepare(
         workers: processes; None takes one per CPU core, 1 stays in this process.
         seed: of the split, where the source has none.
         quiet: no progress bar and no messages.
-        match_channels: interpolate channels of another grid on that of the first; None does as the store has it, a new
-            one refuses such scans.
+        match_channels: interpolate channels of another grid onto that of the first; None takes the store's setting, and
+            a new store refuses such scans.
         scheduler: address of a Dask scheduler, whose workers prepare the scans; they must see the same files.
 
     Raises:
         SourceError: the source cannot be used.
-        WorkerError: a worker process died, or the cluster doesn't answer.
+        WorkerError: the worker processes cannot run, or the cluster doesn't answer.
         StoreError: `out` is a store of another kind, is being changed by another process, cannot be written to, or has
             a case of the same name from elsewhere; or nothing could be prepared.
     """
-    found, out = open_source(source, seed), Path(out).absolute()
-    preparation = settle(found, out, spacing, intensity, match_channels)
+    opened, out = open_source(source, seed), Path(out).absolute()
+    preparation, read = resolve_preparation(opened, out, spacing, intensity, match_channels)
     console = Console(stderr=True, quiet=quiet, highlight=False)
-    result = PrepareResult(out, 0, 0)
     prepared: list[Case] = []
-    refused: list[Finding] = []
-    act = partial(_prepare_case, preparation=preparation, known=tuple(found.labels), out=out)
+    failed: dict[str, str] = {}
+    failures: list[Finding] = []
+    one = partial(_prepare_case, preparation=preparation, known=tuple(opened.labels), out=out)
+
+    def outcomes() -> Iterator[Outcome]:
+        """The cases that were read to guess the intensity first: their voxels are at hand."""
+        for case in update.todo:
+            if case.name in read:
+                yield one(case, read=read.pop(case.name))
+        rest = [case for case in update.todo if case.name not in done]
+        with closing(run(one, rest, workers, scheduler, _on_death)) as others:
+            yield from others
+
     with writing(out):
-        growth = look(found, out, preparation)
-        growth.write_index()
+        update = plan_update(opened, out, preparation)
+        update.make_index()[0].write(out)
+        claim_known(out, [*update.done, *update.others])
+        done: set[str] = set()
         try:
-            with _progress(console) as progress, closing(run(act, growth.todo, workers, scheduler)) as outcomes:
-                bar = progress.add_task("preparing", total=len(growth.todo))
-                for name, case, found_here in outcomes:
+            with _progress(console) as progress, closing(outcomes()) as results:  # type: ignore[type-var]
+                bar = progress.add_task("preparing", total=len(update.todo))
+                for name, case, findings in results:
+                    done.add(name)
                     if case is None:
-                        refused += found_here
-                        reason = next(finding.reason for finding in found_here if finding.action == "left out")
-                        result.failed.append((name, reason))
-                        _tell(console, found_here)
+                        failures += findings
+                        failed[name] = next(finding.reason for finding in findings if finding.action == "left out")
+                        _print(console, findings)
                     else:
                         prepared.append(case)
                     progress.advance(bar)
         finally:
-            findings, gone = growth.write_index(prepared, refused)
-        for name in gone:
+            index, left_out = update.make_index(prepared, failures)
+            index.write(out)
+            release_claims(out)
+        for name in left_out:
             remove_case(out, name)
-    _tell(console, [finding for finding in findings if finding not in refused])
-    result.failed.extend(gone.items())
-    here = {case.name for case in (*growth.done, *growth.others, *prepared)} - set(gone)
+    _print(console, [finding for finding in index.findings if finding not in failures])
+    failed |= left_out
+    here = {case.name for case in index.cases}
     if not here:
-        name, message = result.failed[0]
-        raise StoreError(f"{out}: none of {len(result.failed)} cases could be prepared; {name}: {message}")
-    return replace(
-        result,
+        name, message = next(iter(failed.items()))
+        raise StoreError(f"{out}: none of {len(failed)} cases could be prepared; {name}: {message}")
+    return PrepareResult(
+        out,
         prepared=sum(case.name in here for case in prepared),
-        skipped_already=sum(case.name in here for case in growth.done),
-        findings=findings,
+        skipped_already=sum(case.name in here for case in update.done),
+        failed=list(failed.items()),
+        findings=list(index.findings),
     )
 
 
-def _tell(console: Console, findings: Iterable[Finding]) -> None:
+def _print(console: Console, findings: Iterable[Finding]) -> None:
     for finding in findings:
         word = "in doubt" if finding.unresolved else finding.action
         console.print(f"[{_COLOURS[word]}]{word}[/] {escape(finding.reason)}", soft_wrap=True)
@@ -195,34 +212,47 @@ def _progress(console: Console) -> Progress:
 Outcome = tuple[str, Case | None, tuple[Finding, ...]]
 
 
-def _prepare_case(case: SourceCase, preparation: Preparation, known: Collection[int], out: Path) -> Outcome:
-    """Prepare one case into the store: its entry, or none, and its findings.
+def _prepare_case(
+    case: SourceCase, preparation: Preparation, known: Collection[int], out: Path, read: Read | None = None
+) -> Outcome:
+    """Prepare one case into the store: its entry, or None, and its findings; a duplicate's entry is not written.
 
     Raises:
-        StoreError: the store cannot be written to, which no other case will mend.
+        StoreError: the store cannot be written to, which concerns all cases.
     """
-    read = stamps(case)  # before the files are read, so that a change meanwhile is seen next time
-    judged = judge_case(case, preparation.channels, known, preparation.match_channels)
-    if judged.image is None:
+    read_stamps, judged = read or (
+        stamps(case),  # before the files are read, so that a change in between shows next time
+        judge_case(case, preparation.channels, known, preparation.match_channels),
+    )
+    if judged.image is None or judged.facts is None:
         return case.name, None, judged.findings
-    try:
-        scan = prepare_volume(judged.image, preparation, case.images[0], case.missing)
-        label_map = None if judged.label is None else resample_labels(judged.label, scan.original, scan.grid)
-    except (MemoryError, OSError, RuntimeError) as error:
-        text = f"{case.images[0]}: could not be prepared ({error!r}); see to the cause and run again."
-        return case.name, None, (*judged.findings, Finding(str(case.images[0]), "failed", text, "left out"))
     image, label = paths(case)
-    x, y, z = scan.grid.shape
     entry = Case(
         case.name,
         case.split,
-        (x, y, z),
+        judged.facts.shape,
         image,
-        None if label_map is None else label,
+        None if judged.label is None else label,
         missing=case.missing,
         group=case.group,
-        stamps=read,
+        stamps=read_stamps,
         facts=judged.facts,
         findings=judged.findings,
     )
-    return case.name, write_case(out, entry, scan.image, label_map), judged.findings
+    rank = duplicate_rank(case.name, judged.label is not None, judged.facts)
+    if is_duplicate(out, judged.facts.content, rank):
+        return case.name, entry, judged.findings
+    try:
+        scan = prepare_volume(judged.image, preparation, case.images[0], case.missing)
+        label_map = None if judged.label is None else resample_labels(judged.label, scan.original, scan.grid)
+        entry = replace(entry, shape=scan.grid.shape)
+        return case.name, write_case(out, entry, scan.image, label_map), judged.findings
+    except StoreError:
+        raise
+    except Exception as error:  # no single file ends the work on the others
+        text = f"{case.images[0]}: could not be prepared ({error!r}); fix the cause and run again."
+        return case.name, None, (*judged.findings, Finding(str(case.images[0]), "failed", text, "left out"))
+
+
+def _on_death(case: SourceCase) -> Outcome:
+    return case.name, None, (process_died(case),)

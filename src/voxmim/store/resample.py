@@ -1,4 +1,4 @@
-"""A store at another spacing, of the same scans: read from their own files, with the same splits and labels."""
+"""A store of the same scans at another spacing: read from their own files, with the same splits and labels."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 
 from voxmim.images.geometry import Spacing, resample_labels
 from voxmim.images.repair import fitting_label
-from voxmim.store.format import Case, Preparation, Store
+from voxmim.store.format import Store
+from voxmim.store.index import Case, Preparation
 from voxmim.store.prepare import prepare_scan
-from voxmim.store.writing import write_case, write_index, writing, written_cases
+from voxmim.store.writing import write_case, writing, written_cases
 from voxmim.workers import run
 
 
 def respace(store: Store, out: Path, spacing: Spacing) -> Store:
-    """Prepare a store's scans at another spacing; what lies there already, made of the same files, is kept.
+    """Prepare a store's scans at another spacing; cases that `out` holds already, made of the same files, are kept.
 
     Args:
         store: whose source files must still be there.
@@ -32,14 +33,12 @@ def respace(store: Store, out: Path, spacing: Spacing) -> Store:
         done, todo = [], []
         for case in store.cases.values():
             old = there.get(case.name)
-            if old is None or (old.stamps, old.label) != (case.stamps, case.label):  # made of other files
+            if old is None or (old.stamps, old.label) != (case.stamps, case.label):
                 todo.append(case)
             else:
                 done.append(replace(old, split=case.split, group=case.group))
-        act = partial(_prepared, preparation=preparation, out=out.resolve())
-        cases = [*done, *run(act, todo)]
-        told = (store.labels, cases, store.seed, store.regions, store.licence)
-        write_index(out, store.name, preparation, *told, findings=store.findings)
+        cases = [*done, *run(partial(_prepared, preparation=preparation, out=out.resolve()), todo)]
+        replace(store.index, preparation=preparation, cases=cases, resplit=False).write(out)
     return Store(out)
 
 

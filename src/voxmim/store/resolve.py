@@ -1,26 +1,28 @@
-"""How the scans of a source are to be prepared: as asked, as the store has it, or as the scans suggest."""
+"""How the scans of a source are to be prepared: as requested, as the store has it, or as the scans suggest."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from statistics import median_low
 
 import numpy as np
 
-from voxmim.doctor.facts import Facts
-from voxmim.doctor.judge import judge_case
-from voxmim.doctor.modality import LOOKED_AT, guess_intensity, named_ct
-from voxmim.errors import ScanError, StoreError
+from voxmim.doctor.judge import Judged, judge_case
+from voxmim.doctor.modality import MAX_VOTES, guess_intensity, is_decided, named_ct
+from voxmim.errors import StoreError
 from voxmim.images.geometry import ras_axes
 from voxmim.images.grid import Spacing
 from voxmim.images.volume import open_image
 from voxmim.sources import Source
-from voxmim.store.format import Preparation
-from voxmim.store.writing import read_index
+from voxmim.store.index import Index, Preparation
+from voxmim.store.update import stamps
+
+Read = tuple[tuple[tuple[int, int], ...], Judged]  # the stamps of a case's files before they were read, and its voxels
 
 
-def settle(source: Source, out: Path, spacing: Spacing | None, intensity: str, match: bool | None) -> Preparation:
+def resolve_preparation(
+    source: Source, out: Path, spacing: Spacing | None, intensity: str, match: bool | None
+) -> tuple[Preparation, dict[str, Read]]:
     """What is to be done to the scans of a source on their way into the store at `out`.
 
     Args:
@@ -28,39 +30,41 @@ def settle(source: Source, out: Path, spacing: Spacing | None, intensity: str, m
         out: the store's folder, which may be missing.
         spacing: voxel size in mm along X, Y, Z; None takes the store's, or else the median of the scans.
         intensity: ``ct``, ``mr``, or ``auto``: the store's, or else guessed from the scans.
-        match: interpolate channels of another grid on that of the first; None does as the store has it, or else not.
+        match: interpolate channels of another grid onto that of the first; None takes the store's setting, or False.
+
+    Returns:
+        the preparation, and by name the cases that were read to guess the intensity, so that none is read twice.
 
     Raises:
-        StoreError: what is asked for makes no sense, or the store was made otherwise.
+        StoreError: the arguments make no sense, or the store was prepared otherwise.
         SourceError: no scan can be read.
     """
     if intensity not in ("auto", "ct", "mr"):
         raise StoreError(f"intensity '{intensity}' is not known; choose ct, mr or auto.")
-    if spacing is not None and (len(spacing) != 3 or not all(0 < size < np.inf for size in spacing)):
-        raise StoreError(f"spacing {spacing} must be three sizes above 0, in mm.")
-    index = read_index(out)
+    if spacing is not None:
+        if len(spacing) != 3 or not all(0 < size < np.inf for size in spacing):
+            raise StoreError(f"spacing {spacing} must be three sizes above 0, in mm.")
+        spacing = float(spacing[0]), float(spacing[1]), float(spacing[2])
+    index = Index.read(out)
     if index is None:
-        return Preparation(
-            spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])) if spacing else _median_spacing(source),
-            intensity=_guess(source, bool(match)) if intensity == "auto" else intensity,
-            channels=source.channels,
-            match_channels=bool(match),
-        )
-    there: Preparation = index["preparation"]
+        spacing = spacing or _median_spacing(source)
+        intensity, read = _guess(source, bool(match)) if intensity == "auto" else (intensity, {})
+        return Preparation(spacing, intensity, source.channels, bool(match)), read
+    there = index.preparation
     wanted = Preparation(
-        spacing=there.spacing if spacing is None else (float(spacing[0]), float(spacing[1]), float(spacing[2])),
-        intensity=there.intensity if intensity == "auto" else intensity,
-        channels=source.channels,
-        match_channels=there.match_channels if match is None else match,
-        zero_background=there.zero_background,
+        spacing or there.spacing,
+        there.intensity if intensity == "auto" else intensity,
+        source.channels,
+        there.match_channels if match is None else match,
+        there.zero_background,
     )
     for key in ("spacing", "intensity", "channels", "match_channels"):
-        asked, has = getattr(wanted, key), getattr(there, key)
-        if asked != has:
+        requested, has = getattr(wanted, key), getattr(there, key)
+        if requested != has:
             raise StoreError(
-                f"{out}: this store has {key} {has}, but {asked} is asked for; use another folder or delete it."
+                f"{out}: this store has {key} {has}, but {requested} is requested; use another folder or delete it."
             )
-    return wanted
+    return wanted, {}
 
 
 def _median_spacing(source: Source) -> Spacing:
@@ -72,8 +76,8 @@ def _median_spacing(source: Source) -> Spacing:
     for case in source.cases:
         try:
             grid = open_image(case.images[0]).grid
-        except ScanError:
-            continue  # told when the case is prepared
+        except Exception:  # reported when the case is prepared
+            continue
         order, _ = ras_axes(grid.affine)
         spacings.append([grid.spacing[axis] for axis in order])
     if not spacings:
@@ -82,11 +86,17 @@ def _median_spacing(source: Source) -> Spacing:
     return x, y, z
 
 
-def _guess(source: Source, match: bool) -> str:
-    seen: list[Facts] = []
-    for case in source.cases:
-        if len(seen) == LOOKED_AT or named_ct(source.channels):
-            break
-        facts = judge_case(replace(case, label=None), source.channels, match=match).facts
-        seen += [] if facts is None else [facts]
-    return guess_intensity(seen, source.channels)
+def _guess(source: Source, match: bool) -> tuple[str, dict[str, Read]]:
+    """CT or MR, by the first scans that can be read."""
+    read: dict[str, Read] = {}
+    if not named_ct(source.channels):
+        facts = []
+        for case in source.cases:
+            before = stamps(case)
+            judged = judge_case(case, source.channels, tuple(source.labels), match)
+            read[case.name] = before, judged
+            facts += [] if judged.facts is None else [judged.facts]
+            if len(facts) == MAX_VOTES or is_decided(facts):
+                break
+        return guess_intensity(facts, source.channels), read
+    return "ct", read

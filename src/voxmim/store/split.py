@@ -1,4 +1,4 @@
-"""Splitting a store anew: by a list, or drawn by seed, with all scans of a patient on one side."""
+"""Splitting a store again: by a list, or drawn by seed; all scans of a patient go into one split."""
 
 from __future__ import annotations
 
@@ -11,65 +11,68 @@ from voxmim.errors import StoreError
 from voxmim.sources.jsons import read_object
 from voxmim.sources.source import SPLITS
 from voxmim.sources.splits import FRACTIONS, along, draw_parts, split_of_each
-from voxmim.store.format import Case, Store
-from voxmim.store.writing import write_index, writing
+from voxmim.store.format import Store
+from voxmim.store.index import Case
+from voxmim.store.writing import writing
 
 
 def split(
     path: Path | str,
     splits: Path | str | None = None,
     seed: int = 0,
-    shares: tuple[float, float] = (FRACTIONS["val"], FRACTIONS["test"]),
+    fractions: tuple[float, float] = (FRACTIONS["val"], FRACTIONS["test"]),
 ) -> dict[str, int]:
-    """Give the cases of a store other splits; no voxel is touched, and the store keeps them when it grows.
+    """Give the cases of a store other splits, which it keeps when cases are added; no voxel changes.
 
     Args:
         path: the store's folder.
-        splits: a file such as a source's splits.json; what it does not list stays where it is. None draws.
+        splits: a file such as a source's splits.json; cases that it does not list keep their split. None draws.
         seed: of the drawing.
-        shares: of the labelled cases that validate and that test; the rest trains.
+        fractions: of the labelled cases for validation and test; the rest is for training.
 
     Returns:
         the number of cases of each split.
 
     Raises:
-        StoreError: there is no store, another process is changing it, the shares make no sense, or the file puts scans
-            of one patient on two sides.
+        StoreError: there is no store, another process is changing it, the fractions make no sense, or the file
+            puts scans of one patient into two splits.
         SourceError: the file names a case that is not there, a case twice, or a split that is none.
     """
     path = Path(path)
-    if not (min(shares) >= 0 and sum(shares) < 1):
-        raise StoreError(f"{path}: the shares {shares[0]:g} and {shares[1]:g} leave nothing to train on; choose less.")
-    Store(path)  # so that no folder is made of a mistyped name
+    if not (min(fractions) >= 0 and sum(fractions) < 1):
+        raise StoreError(
+            f"{path}: the fractions {fractions[0]:g} and {fractions[1]:g} leave nothing to train on; reduce them."
+        )
+    Store(path)  # so that a mistyped name makes no folder
     with writing(path):
-        store = Store(path)
-        cases = list(store.cases.values())
+        index = Store(path).index
+        cases = list(index.cases)
         if splits is not None:
-            split_of = split_of_each(Path(splits), read_object(Path(splits)), store.cases)
+            split_of = split_of_each(Path(splits), read_object(Path(splits)), {case.name for case in cases})
             cases = [replace(case, split=split_of.get(case.name, case.split)) for case in cases]
-            _refuse_torn(Path(splits), cases)
+            _refuse_divided(Path(splits), cases)
         else:
-            cases = _drawn(cases, seed, dict(zip(FRACTIONS, shares, strict=True)))
-            store.seed = seed
-        told = (store.name, store.preparation, store.labels, cases, store.seed, store.regions, store.licence, True)
-        write_index(path, *told, findings=[one for one in store.findings if one.kind != "patient in two splits"])
+            cases = _drawn(cases, seed, dict(zip(FRACTIONS, fractions, strict=True)))
+            index = replace(index, seed=seed)
+        findings = [finding for finding in index.findings if finding.kind != "patient in two splits"]
+        replace(index, cases=cases, resplit=True, findings=findings).write(path)
     counts = Counter(case.split for case in cases)
     return {name: counts[name] for name in SPLITS}
 
 
-def _drawn(cases: Sequence[Case], seed: int, shares: dict[str, float]) -> list[Case]:
+def _drawn(cases: Sequence[Case], seed: int, fractions: dict[str, float]) -> list[Case]:
     sizes = Counter(case.group for case in cases if case.label is not None)
-    part_of = draw_parts(sizes, {part: share for part, share in shares.items() if share > 0}, seed)
+    part_of = draw_parts(sizes, {part: fraction for part, fraction in fractions.items() if fraction > 0}, seed)
     return [replace(case, split=along(case, part_of.get(case.group, "unlabelled"))) for case in cases]
 
 
-def _refuse_torn(file: Path, cases: Sequence[Case]) -> None:
-    """Refuse to put scans of one patient on two sides (unlabelled scans train, too)."""
-    sides: dict[str, dict[str, str]] = {}
+def _refuse_divided(file: Path, cases: Sequence[Case]) -> None:
+    """Refuse to put scans of one patient into two splits (unlabelled scans are trained on, too)."""
+    splits: dict[str, dict[str, str]] = {}
     for case in cases:
-        side = "train" if case.split == "unlabelled" else case.split
-        sides.setdefault(case.group, {}).setdefault(side, case.name)
-    for group, found in sides.items():
+        split = "train" if case.split == "unlabelled" else case.split
+        splits.setdefault(case.group, {}).setdefault(split, case.name)
+    for group, found in splits.items():
         if len(found) > 1:
-            listed = " and ".join(f"{name} in {side}" for side, name in found.items())
-            raise StoreError(f"{file}: scans of patient {group} are on two sides, {listed}; put them into one split.")
+            listed = " and ".join(f"{name} in {split}" for split, name in found.items())
+            raise StoreError(f"{file}: scans of patient {group} are in two splits, {listed}; put them into one.")

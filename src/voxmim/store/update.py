@@ -1,4 +1,4 @@
-"""How a store grows: what of a source lies there already, what is to be done, and what stays as it is."""
+"""What a source changes in a store: which of its cases are done, which are to be prepared, and what stays."""
 
 from __future__ import annotations
 
@@ -13,117 +13,104 @@ from voxmim.findings import Finding, in_order
 from voxmim.images.formats.dicom import SERIES_ENDING
 from voxmim.sources import Source, SourceCase
 from voxmim.sources.splits import along, strictest
-from voxmim.store.format import Case, Preparation
-from voxmim.store.writing import read_index, write_index, written_cases
+from voxmim.store.index import Case, Index, Preparation
+from voxmim.store.writing import written_cases
 
-_HEADERS = (".hdr", ".img", ".mhd", ".nhdr")  # whose voxels, or header, lie in another file
+_HEADERS = (".hdr", ".img", ".mhd", ".nhdr")  # formats of two files
 _PARTNERS = (".hdr", ".img", ".raw", ".zraw", ".raw.gz")
 
 
 @dataclass(frozen=True)
-class Growth:
-    """What a source means for a store.
+class Update:
+    """What a source changes in a store.
 
     Attributes:
         source: the source.
-        out: the store's folder.
-        preparation: what is done to every scan.
-        done: cases of the source that lie there, made of the files as they are now.
-        others: cases that the source does not have; they stay.
+        done: cases of the source that the store holds, made of the files as they are now.
+        others: cases of other sources; they stay.
         todo: cases of the source that are new or whose files have changed.
-        told: what the index says besides: its name, labels, regions, licence, seed.
-        left: what the store says of files of other sources that were left out.
+        index: what the store's index says besides its cases.
+        dropped: findings on files of other sources that were left out.
     """
 
     source: Source
-    out: Path
-    preparation: Preparation
     done: list[Case]
     others: list[Case]
     todo: list[SourceCase]
-    told: Mapping[str, Any]
-    left: list[Finding]
+    index: Index
+    dropped: list[Finding]
 
-    def write_index(
-        self, prepared: Sequence[Case] = (), refused: Sequence[Finding] = ()
-    ) -> tuple[list[Finding], dict[str, str]]:
-        """Write the index of what lies there and what was `prepared` since, all judged beside each other.
+    def make_index(
+        self, prepared: Sequence[Case] = (), failures: Sequence[Finding] = ()
+    ) -> tuple[Index, dict[str, str]]:
+        """The index of all cases of the store, compared with each other.
 
         Args:
-            prepared: cases that were put into the store.
-            refused: the findings of cases that were not.
+            prepared: cases that were prepared since; duplicates have no digest.
+            failures: findings on cases that could not be.
 
         Returns:
-            all findings, and of each case that is left out for what the others are, the reason.
+            the index, and the reason for each case that is left out because of the others.
         """
         cases = sorted([*self.done, *self.others, *prepared], key=lambda case: case.name)
-        known = [_as_source(case) for case in cases]
+        as_source = [_as_source(case) for case in cases]
         facts = {case.name: case.facts for case in cases if case.facts is not None}
-        how, named = self.preparation, self.told["labels"]
-        beside = judge_cohort(known, facts, how.channels, named, how.intensity)
-        gone = left_out(known, beside)
+        how = self.index.preparation
+        compared = judge_cohort(as_source, facts, how.channels, self.index.labels, how.intensity)
+        out = left_out(as_source, compared)
+        for case in prepared:
+            if not case.digest and case.name not in out:
+                out[case.name] = f"{case.image[0]}: it has the voxels of a scan that could not be prepared; run again."
+                failures = [*failures, Finding(case.image[0], "failed", out[case.name], "left out")]
         own = [finding for case in cases for finding in case.findings]
-        findings = in_order([*self.source.findings, *self.left, *refused, *own, *beside])
-        kept = [case for case in cases if case.name not in gone]
-        labels = dict(sorted(({value: f"label {value}" for case in kept for value in case.counts} | named).items()))
-        write_index(self.out, preparation=how, cases=kept, findings=findings, **{**self.told, "labels": labels})
-        return findings, gone
+        findings = in_order([*self.source.findings, *self.dropped, *failures, *own, *compared])
+        kept = [case for case in cases if case.name not in out]
+        labels = {value: f"label {value}" for case in kept for value in case.counts} | dict(self.index.labels)
+        return replace(self.index, cases=kept, labels=dict(sorted(labels.items())), findings=findings), out
 
 
-def look(source: Source, out: Path, preparation: Preparation) -> Growth:
+def plan_update(source: Source, out: Path, preparation: Preparation) -> Update:
     """Compare a source with the store at `out`.
 
-    Splits are those of the source, but for a store that was split anew, which keeps its own. A case that is new to the
-    store goes where the other scans of its patient are.
+    Splits are those of the source, unless the store was split anew. A case that is new to the store joins the other
+    scans of its patient.
 
     Raises:
-        StoreError: the store was made otherwise, or a case, a label or a region of the source is another in the store.
+        StoreError: the store was prepared otherwise, or a case, label or region of the source is another in the store.
     """
-    index = read_index(out)
-    if index is not None and index["preparation"] != preparation:
+    index = Index.read(out)
+    if index is not None and index.preparation != preparation:
         raise StoreError(f"{out}: this store was made meanwhile, in another way; use another folder.")
-    before: dict[str, Case] = {} if index is None else {case.name: case for case in index["cases"]}
-    wanted = {case.name: case for case in source.cases}
-    resplit = index is not None and index.get("resplit", False)
-    kept = {name: case for name, case in before.items() if resplit or name not in wanted}
+    before = {} if index is None else {case.name: case for case in index.cases}
+    names = {case.name for case in source.cases}
+    resplit = index is not None and index.resplit
+    fixed = {name: case for name, case in before.items() if resplit or name not in names}
     groups: dict[str, str] = {}
-    for case in kept.values():
+    for case in fixed.values():
         groups[case.group] = strictest(case.split, groups.get(case.group, ""))
 
-    def settled(case: SourceCase) -> SourceCase:
-        if case.name in kept:
-            return replace(case, split=kept[case.name].split)
+    def with_split(case: SourceCase) -> SourceCase:
+        if case.name in fixed:
+            return replace(case, split=fixed[case.name].split)
         return replace(case, split=along(case, groups[case.group])) if groups.get(case.group) else case
 
-    cases = {name: settled(case) for name, case in wanted.items()}
+    cases = {case.name: with_split(case) for case in source.cases}
     done, others = [], []
     for case in written_cases(out):
         now = cases.get(case.name)
         if now is None:
             others.append(replace(case, split=before.get(case.name, case).split))
-        elif _is_of(case, now) and (case.label is None or (out / "labels" / f"{case.name}.b2nd").is_file()):
+        elif _is_made_of(case, now) and (case.label is None or (out / "labels" / f"{case.name}.b2nd").is_file()):
             done.append(replace(case, split=now.split, group=now.group))
     finished = {case.name for case in done}
-    todo = [case for name, case in cases.items() if name not in finished]
-    told = _told(source, out, index if others else None)
-    left = [] if index is None else _left(index["findings"], source)
-    return Growth(source, out, preparation, done, others, todo, {**told, "resplit": resplit}, left)
-
-
-def _as_source(case: Case) -> SourceCase:
-    label = None if case.label is None else Path(case.label)
-    return SourceCase(case.name, tuple(map(Path, case.image)), label, case.split, case.missing, case.group)
-
-
-def _left(findings: Iterable[Finding], source: Source) -> list[Finding]:
-    """Those of files that were left out and that the source, which tells its own anew, has nothing to do with."""
-    own = {finding.file for finding in source.findings}
-    own |= {str(file) for case in source.cases for file in (*case.images, case.label) if file is not None}
-
-    def of_source(file: str) -> bool:
-        return file in own or Path(file).is_relative_to(source.path)
-
-    return [one for one in findings if one.action == "left out" and not of_source(one.file)]
+    return Update(
+        source,
+        done,
+        others,
+        todo=[case for name, case in cases.items() if name not in finished],
+        index=replace(_merged(source, out, preparation, index if others else None), resplit=resplit),
+        dropped=[] if index is None else _dropped_elsewhere(index.findings, source),
+    )
 
 
 def paths(case: SourceCase) -> tuple[tuple[str, ...], str | None]:
@@ -132,15 +119,35 @@ def paths(case: SourceCase) -> tuple[tuple[str, ...], str | None]:
 
 
 def stamps(case: SourceCase) -> tuple[tuple[int, int], ...]:
-    """Size and time of change of each file of a case: images, then the label map."""
+    """Size and modification time of each file of a case: images, then the label map."""
     return tuple(map(_stamp, case.images if case.label is None else (*case.images, case.label)))
 
 
-def _is_of(entry: Case, case: SourceCase) -> bool:
-    """Whether an entry was made of the case's files as they are now; refuses another case of the same name."""
+def _as_source(case: Case) -> SourceCase:
+    label = None if case.label is None else Path(case.label)
+    return SourceCase(case.name, tuple(map(Path, case.image)), label, case.split, case.missing, case.group)
+
+
+def _dropped_elsewhere(findings: Iterable[Finding], source: Source) -> list[Finding]:
+    """The findings on left-out files that the source, which reports its own again, does not hold."""
+    own = {finding.file for finding in source.findings}
+    own |= {str(file) for case in source.cases for file in (*case.images, case.label) if file is not None}
+    return [
+        one
+        for one in findings
+        if one.action == "left out" and one.file not in own and not Path(one.file).is_relative_to(source.path)
+    ]
+
+
+def _is_made_of(entry: Case, case: SourceCase) -> bool:
+    """Whether an entry was made of the case's files as they are now.
+
+    Raises:
+        StoreError: the store has another case of the same name.
+    """
     images, label = paths(case)
-    if entry.image == images and entry.stamps:  # whose label map may have been left out
-        return entry.label in (None, label) and entry.stamps == stamps(case)
+    if entry.image == images and entry.stamps:
+        return entry.label in (None, label) and entry.stamps == stamps(case)  # the label map may have been left out
     if (entry.image, entry.label) == (images, label):
         return True
     if not set(entry.image) & set(images) and any(_files(Path(image)) for image in entry.image):
@@ -157,41 +164,31 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _files(path: Path) -> list[Path]:
-    """The files behind a path: itself and its other half, or all of the folder of a DICOM series."""
+    """The files behind a path: the file and its partner, or all in the folder of a DICOM series."""
     if path.is_dir() or path.suffix == SERIES_ENDING:
         folder = path if path.is_dir() else path.parent
         return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
-    halves = [path.with_suffix(ending) for ending in _PARTNERS] if path.suffix.lower() in _HEADERS else []
-    return [file for file in {path, *halves} if file.is_file()]
+    partners = [path.with_suffix(ending) for ending in _PARTNERS] if path.suffix.lower() in _HEADERS else []
+    return [file for file in {path, *partners} if file.is_file()]
 
 
-def _told(source: Source, out: Path, index: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the index is to say besides its cases: as the source does, after what the store said of its other cases."""
+def _merged(source: Source, out: Path, preparation: Preparation, index: Index | None) -> Index:
+    """An index without cases: that of the source, added to that of the store's other cases."""
     if index is None:
-        return {
-            "name": source.name,
-            "labels": source.labels,
-            "seed": source.seed,
-            "regions": source.regions,
-            "licence": source.licence,
-        }
-    labels = {int(value): name for value, name in index["labels"].items()}
-    regions = {name: tuple(values) for name, values in index.get("regions", {}).items()}
-    named = {value: name for value, name in labels.items() if name != f"label {value}"}
-    both: list[tuple[str, dict[Any, Any], dict[Any, Any]]] = [("label value", named, source.labels)]
-    both.append(("region", regions, source.regions))
-    for kind, here, there in both:
+        return Index(source.name, preparation, source.labels, (), source.seed, source.regions, source.licence)
+    named = {value: name for value, name in index.labels.items() if name != f"label {value}"}
+    both: list[tuple[str, Mapping[Any, Any], Mapping[Any, Any]]] = [("label value", named, source.labels)]
+    for kind, here, there in [*both, ("region", index.regions, source.regions)]:
         for key in here.keys() & there.keys():
             if here[key] != there[key]:
                 raise StoreError(
                     f"{source.path}: {kind} {key} is {there[key]}, but {here[key]} in the store {out}, which has cases "
                     "of other sources; make them the same, or use another store."
                 )
-    licences = dict.fromkeys(text for text in (index.get("licence", ""), source.licence) if text)
-    return {
-        "name": index["name"],
-        "labels": labels | source.labels,
-        "seed": index["seed"],
-        "regions": regions | source.regions,
-        "licence": "; ".join(licences),
-    }
+    return replace(
+        index,
+        cases=(),
+        labels={**index.labels, **source.labels},
+        regions={**index.regions, **source.regions},
+        licence="; ".join(dict.fromkeys(text for text in (index.licence, source.licence) if text)),
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from voxmim.store.format import Case, Store
-from voxmim.store.writing import digest_of, half_written, written_case
+from voxmim.store.writing import digest_of, unfinished_files, written_case
 from voxmim.workers import run
 
 
@@ -70,5 +70,5 @@ def _strays(store: Store) -> Iterator[str]:
         for file in (store.path / kind).glob("[!.]*"):
             if file.name.removesuffix(".b2nd") not in names:
                 yield f"{file}: this file is of no case in the index; prepare its source again, or delete it."
-    for file in half_written(store.path):
+    for file in unfinished_files(store.path):
         yield f"{file}: this file was never finished; 'voxmim prepare' removes it."

@@ -1,14 +1,14 @@
-"""Writing a store: each case whole or not at all, by one process at a time.
+"""Writing a store: each case completely or not at all, by one process at a time.
 
-A case's entry is written into its image file too, and the image file is put in place last: a store is therefore
-always valid, whatever stopped its making, and its index can be made again from the files.
+A case's entry is also written into its image file, and the image file is put in place last: so a store is valid
+whatever interrupts `prepare`, and its index can be rebuilt from the files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,33 +18,31 @@ import blosc2
 import numpy as np
 
 from voxmim.errors import StoreError
-from voxmim.files import atomic_write, lock_folder, write_text
-from voxmim.findings import Finding
-from voxmim.store.format import INDEX, SAMPLES, Case, Preparation
+from voxmim.files import atomic_write, lock_folder
+from voxmim.store.format import SAMPLES
+from voxmim.store.index import Case, write_errors
 
-_CHUNK, _BLOCK = (128, 128, 128), (16, 16, 32)  # voxels; larger blocks unpack more that a crop does not need
+_CHUNK, _BLOCK = (128, 128, 128), (16, 16, 32)  # voxels; larger blocks decompress more voxels outside a crop
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Be the one process that changes the store at `path`, which is made where it is missing.
-
-    What dead processes left half-written is removed first.
+    """Lock the store at `path`, which is made where it is missing, and remove what dead processes left unfinished.
 
     Raises:
-        StoreError: another process is at it, or the folder cannot be written to.
+        StoreError: another process is changing it, or the folder cannot be written to.
     """
     busy = StoreError(f"{path}: another process is changing this store; wait for its end, or stop it.")
-    with ExitStack() as held:
-        with _told(path):
-            held.enter_context(lock_folder(path, busy))
-        for file in half_written(path):
+    with ExitStack() as stack:
+        with write_errors(path):
+            stack.enter_context(lock_folder(path, busy))
+        for file in unfinished_files(path):
             file.unlink(missing_ok=True)
         yield
 
 
-def half_written(path: Path) -> list[Path]:
-    """The files of a store that did not get their names, since a process died (or is still at it)."""
+def unfinished_files(path: Path) -> list[Path]:
+    """The temporary files of a process that died (or is still writing)."""
     return sorted(file for folder in ("", "images", "labels") for file in (path / folder).glob(".*-*.*"))
 
 
@@ -57,7 +55,7 @@ def digest_of(image: np.ndarray, label_map: np.ndarray | None) -> str:
 
 
 def write_case(path: Path, case: Case, image: np.ndarray, label_map: np.ndarray | None) -> Case:
-    """Put one prepared case into the store at `path`; it is there whole or not at all.
+    """Put one prepared case into the store at `path`, completely or not at all.
 
     Args:
         path: the store's folder.
@@ -69,7 +67,7 @@ def write_case(path: Path, case: Case, image: np.ndarray, label_map: np.ndarray 
         the entry as written.
 
     Raises:
-        StoreError: there is no room, or no right to write.
+        StoreError: there is no space, or no permission to write.
     """
     counts: dict[int, int] = {}
     if label_map is not None:
@@ -81,14 +79,14 @@ def write_case(path: Path, case: Case, image: np.ndarray, label_map: np.ndarray 
 
 
 def remove_case(path: Path, name: str) -> None:
-    """Take the files of a case, which the index no longer names, out of the store at `path`."""
-    with _told(path):
+    """Delete the files of a case that the index no longer lists."""
+    with write_errors(path):
         for folder in ("images", "labels"):
             (path / folder / f"{name}.b2nd").unlink(missing_ok=True)
 
 
 def written_cases(path: Path) -> Iterator[Case]:
-    """Yield the entry of every case that lies whole in the store's folder.
+    """Yield the entry of every case in the store's folder.
 
     Raises:
         StoreError: a file is damaged.
@@ -103,71 +101,15 @@ def written_case(file: Path) -> Case:
         StoreError: the file is missing or damaged.
     """
     try:
-        array = blosc2.open(str(file), mode="r")  # named, since the notes die with their array
+        array = blosc2.open(str(file), mode="r")  # keeps vlmeta alive
         return Case.from_dict(json.loads(array.schunk.vlmeta["case"]))
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         wrong = "is missing" if not file.exists() else f"is damaged ({error})"
         raise StoreError(f"{file}: this file of the store {wrong}; delete it and run again.") from None
 
 
-def read_index(path: Path) -> dict[str, Any] | None:
-    """The index of the store in a folder as it is written, even if it holds no case yet; None where there is none.
-
-    Raises:
-        StoreError: the index is damaged.
-    """
-    file = path / INDEX
-    try:
-        index: dict[str, Any] = json.loads(file.read_text())
-        index["preparation"] = Preparation.from_dict(index["preparation"])
-        index["cases"] = [Case.from_dict(entry) for entry in index["cases"]]
-        index["findings"] = [Finding.from_dict(entry) for entry in index.get("findings", ())]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{file}: the index is damaged ({error!r}); delete it and run again.") from None
-    return index
-
-
-def write_index(
-    path: Path,
-    name: str,
-    preparation: Preparation,
-    labels: Mapping[int, str],
-    cases: Iterable[Case],
-    seed: int = 0,
-    regions: Mapping[str, Sequence[int]] | None = None,
-    licence: str = "",
-    resplit: bool = False,
-    findings: Iterable[Finding] = (),
-) -> None:
-    """Write the store's index in one stroke.
-
-    `seed` is that of the split, `licence` the data set's own note, and `resplit` says that the splits are the store's
-    own, whatever those of its sources are; `findings` are of the files that it was made of. What was seen of a case by
-    itself stands in its image file alone, so that many cases are opened quickly.
-
-    Raises:
-        StoreError: there is no room, or no right to write.
-    """
-    index = {
-        "format": 1,
-        "name": name,
-        "licence": licence,
-        "preparation": asdict(preparation),
-        "seed": seed,
-        "resplit": resplit,
-        "labels": {str(value): label for value, label in labels.items()},
-        "regions": {name: list(values) for name, values in (regions or {}).items()},
-        "findings": [asdict(finding) for finding in findings],
-        "cases": [asdict(replace(case, facts=None, findings=())) for case in sorted(cases, key=lambda case: case.name)],
-    }
-    with _told(path / INDEX):
-        write_text(path / INDEX, json.dumps(index, indent=1))
-
-
 def _sample_labels(label_map: np.ndarray) -> tuple[dict[str, list[int]], dict[int, int]]:
-    """Evenly spread voxels of each label (flattened rows of 3), and each label's voxel count."""
+    """Evenly spaced voxels of each label (flattened rows of 3), and each label's voxel count."""
     samples, counts = {}, {}
     for value in np.unique(label_map):
         if value == 0:
@@ -190,17 +132,6 @@ def _write_array(file: Path, array: np.ndarray, meta: Mapping[str, Any]) -> None
     )
     for key, value in meta.items():
         stored.schunk.vlmeta[key] = value
-    # Packed in memory, because Blosc2 does not say why it could not write.
-    with _told(file), atomic_write(file) as temporary:
+    # Written from memory, because Blosc2 does not say why it cannot write.
+    with write_errors(file), atomic_write(file) as temporary:
         temporary.write_bytes(stored.to_cframe())
-
-
-@contextmanager
-def _told(file: Path) -> Iterator[None]:
-    """What keeps a file from being written, in one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{file}: cannot be written ({error.strerror or error}); see to it and run again, what is there is kept."
-        ) from None

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from voxmim.store.crops import CropPlan, middle_start, read_crop
-from voxmim.store.format import Case, Preparation, Store
-from voxmim.store.writing import write_case, write_index
+from voxmim.store.format import Case, Index, Preparation, Store
+from voxmim.store.writing import write_case
 from voxmim.tasks.classification.inference import class_probabilities, windows
 
 SIDES = st.integers(1, 40)
@@ -62,7 +62,7 @@ def test_a_small_scan_is_padded_as_in_training(tmp_path: Path, intensity: str) -
     kind = np.int16 if intensity == "ct" else np.float16
     voxels = rng.integers(-200, 300, (1, 3, 9, 5)).astype(kind)
     case = write_case(tmp_path, Case("a", "train", (3, 9, 5), ("a.nii",)), voxels, None)
-    write_index(tmp_path, "x", Preparation((1, 1, 1), intensity, ("c",)), {}, [case])
+    Index("x", Preparation((1, 1, 1), intensity, ("c",)), {}, [case]).write(tmp_path)
     store, plan = Store(tmp_path), CropPlan((4, 4, 6), (-100.0, 200.0), seed=0)
     whole, _ = read_crop(store, case, (0, 0, 0), CropPlan((3, 9, 5), plan.window, seed=0))
     network = Seen()

@@ -12,8 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxmim.store.format import Case, Preparation, Store
-from voxmim.store.writing import write_index
+from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.tasks.segmentation.structures import Structures
 
 BRATS_2021 = Structures({1: "NCR", 2: "ED", 4: "ET"}, {"TC": (1, 4), "WT": (1, 2, 4), "ET": (4,)})
@@ -112,7 +111,7 @@ def test_they_come_back_from_weights_and_from_a_store(structures: Structures, tm
     assert list(Structures.from_metadata(structures.metadata()).regions) == list(structures.regions)
     case = Case("a", "train", (4, 4, 4), ("a.nii",))
     preparation = Preparation((1, 1, 1), "mr", ("T1",))
-    write_index(tmp_path, "brats", preparation, structures.labels, [case], regions=structures.regions)
+    Index("brats", preparation, structures.labels, [case], regions=structures.regions).write(tmp_path)
     assert Structures.of_store(Store(tmp_path)) == structures
 
 

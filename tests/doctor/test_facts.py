@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from torture import AFFINE, scan, turned
-from voxmim.doctor.facts import PERCENTILES, Facts
-from voxmim.doctor.measure import measure, orientation
+from voxmim.doctor.facts import PERCENTILES, Facts, measure, orientation
 from voxmim.images.volume import Volume
 
 IMAGE, LABEL = scan(0)

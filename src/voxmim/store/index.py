@@ -1,0 +1,173 @@
+"""What index.json of a store says: how its scans were prepared, and one entry per case."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from voxmim.doctor.facts import Facts
+from voxmim.errors import StoreError
+from voxmim.files import write_text
+from voxmim.findings import Finding
+
+INDEX = "index.json"
+
+
+@contextmanager
+def write_errors(file: Path) -> Iterator[None]:
+    """Turn what keeps a file from being written into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{file}: cannot be written ({error.strerror or error}); fix this and run again, finished cases are kept."
+        ) from None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to a scan before a network sees it, kept with store and weights.
+
+    Attributes:
+        spacing: voxel size in mm along X, Y, Z after resampling, in RAS+ orientation.
+        intensity: ``ct`` (HU are kept, a window is applied at reading) or ``mr`` (z-score per scan).
+        channels: the name of each channel.
+        match_channels: whether channels of another grid are interpolated on that of the first.
+        zero_background: whether a constant background of MR becomes 0, the value of padding and missing channels; what
+            was written before this rule scaled it like tissue, and is read so.
+    """
+
+    spacing: tuple[float, float, float]
+    intensity: str
+    channels: tuple[str, ...]
+    match_channels: bool = False
+    zero_background: bool = True
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preparation:
+        """The inverse of ``dataclasses.asdict``, also after a way through JSON."""
+        x, y, z = values["spacing"]
+        return cls(
+            (float(x), float(y), float(z)),
+            str(values["intensity"]),
+            tuple(values["channels"]),
+            bool(values.get("match_channels", False)),
+            bool(values.get("zero_background", False)),
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prepared scan.
+
+    Attributes:
+        name: the case's name, unique in the store.
+        split: ``train``, ``val``, ``test`` or ``unlabelled``.
+        shape: prepared voxels along X, Y, Z.
+        image: path of each source file, one per channel that is there (or one for all).
+        label: path of the source label map, if there is one.
+        counts: prepared voxels per label value.
+        digest: of the prepared voxels and labels (see `digest_of`).
+        missing: the index of each channel that the scan lacks; it is stored as `Store.outside`.
+        group: the patient, whose cases all go into one split; the case's own name where the source does not say.
+        stamps: size and modification time of each source file when it was read, images first; empty in older stores.
+        facts: what was measured when it was read, to compare it with others; None in the index and in older stores.
+        findings: what is odd about its own files; none in the index.
+    """
+
+    name: str
+    split: str
+    shape: tuple[int, int, int]
+    image: tuple[str, ...]
+    label: str | None = None
+    counts: dict[int, int] = field(default_factory=dict)
+    digest: str = ""
+    missing: tuple[int, ...] = ()
+    group: str = ""
+    stamps: tuple[tuple[int, int], ...] = ()
+    facts: Facts | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Case:
+        """The inverse of ``dataclasses.asdict``, also after a way through JSON."""
+        known = dict(values)
+        known["shape"] = tuple(known["shape"])
+        known["image"] = tuple(known["image"])
+        known["missing"] = tuple(known.get("missing", ()))
+        known["group"] = known.get("group") or known["name"]
+        known["stamps"] = tuple((int(size), int(time)) for size, time in known.get("stamps", ()))
+        known["counts"] = {int(label): int(count) for label, count in known["counts"].items()}
+        known["facts"] = Facts.from_dict(known["facts"]) if known.get("facts") else None
+        known["findings"] = tuple(map(Finding.from_dict, known.get("findings", ())))
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What index.json holds.
+
+    Attributes:
+        name: the name of the data set.
+        preparation: what was done to every scan.
+        labels: name of each label value, background left out.
+        cases: one entry each.
+        seed: of the split, where one was drawn.
+        regions: name of each region to the label values it is the union of; empty where labels exclude each other.
+        licence: the data set's own note on its licence; empty where it has none.
+        resplit: whether the splits are the store's own, whatever those of its sources are.
+        findings: what is odd about the files that it was made of, left out or not.
+    """
+
+    name: str
+    preparation: Preparation
+    labels: Mapping[int, str]
+    cases: Sequence[Case]
+    seed: int = 0
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    licence: str = ""
+    resplit: bool = False
+    findings: Sequence[Finding] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Index | None:
+        """The index of the store in a folder; None where there is none.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        file = path / INDEX
+        try:
+            values = json.loads(file.read_text())
+            return cls(
+                name=values["name"],
+                preparation=Preparation.from_dict(values["preparation"]),
+                labels={int(value): str(name) for value, name in values["labels"].items()},
+                cases=[Case.from_dict(entry) for entry in values["cases"]],
+                seed=int(values["seed"]),
+                regions={str(name): tuple(region) for name, region in values.get("regions", {}).items()},
+                licence=str(values.get("licence", "")),
+                resplit=bool(values.get("resplit", False)),
+                findings=[Finding.from_dict(entry) for entry in values.get("findings", ())],
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{file}: the index is damaged ({error!r}); delete it and run 'voxmim prepare' again."
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Write the index of the store at `path`; the facts and findings of single cases stay in their image files.
+
+        Raises:
+            StoreError: there is no space, or no permission to write.
+        """
+        cases = [replace(case, facts=None, findings=()) for case in sorted(self.cases, key=lambda case: case.name)]
+        values = {"format": 1, **asdict(replace(self, cases=cases))}
+        with write_errors(path / INDEX):
+            write_text(path / INDEX, json.dumps(values, indent=1))
