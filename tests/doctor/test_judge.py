@@ -70,7 +70,7 @@ def test_channels_of_another_grid_are_left_out_or_interpolated(tmp_path: Path) -
 
 
 def test_a_huge_scan_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_VOXELS", IMAGE.size - 1)
+    monkeypatch.setattr(module, "MAX_VOXELS", IMAGE.size - 1)
     monkeypatch.setattr(ImageFile, "read", lambda *_: pytest.fail("it was read"))
     file = write(tmp_path / "image.nii.gz", IMAGE, AFFINE)
     assert kinds(judge_case(SourceCase("case", (file,), None), ("CT",))) == [("image.nii.gz", "huge", "left out")]

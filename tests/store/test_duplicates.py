@@ -84,9 +84,10 @@ def test_a_duplicate_of_a_scan_that_fails_is_no_case(
 def test_a_copy_in_another_source_is_a_duplicate_too(tiny_source: Maker, tmp_path: Path, resampled: list[str]) -> None:
     source = tiny_source(cases=2)
     prepare(source, tmp_path / "store", workers=1, quiet=True)
-    more = tiny_source("more", cases=0)
-    (more / "imagesTr").mkdir()
+    more = tiny_source("more", cases=1, shape=(20, 18, 17))
+    shutil.move(more / "imagesTr" / "case_0.nii.gz", more / "imagesTr" / "new.nii.gz")
+    shutil.move(more / "labelsTr" / "case_0.nii.gz", more / "labelsTr" / "new.nii.gz")
     shutil.copy(source / "imagesTr" / "case_0.nii.gz", more / "imagesTr" / "again.nii.gz")
     result = prepare(more, tmp_path / "store", workers=1, quiet=True)
-    assert resampled == ["case_0", "case_1"]
+    assert resampled == ["case_0", "case_1", "new"]
     assert [name for name, _ in result.failed] == ["again"]

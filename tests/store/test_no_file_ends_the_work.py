@@ -64,11 +64,11 @@ def test_a_process_that_dies_takes_one_case_with_it(tiny_source: Maker, tmp_path
         "if 'multiprocessing.spawn' in ' '.join(sys.orig_argv):\n"
         "    import os, signal\n"
         "    from voxmim.doctor import inspect, judge\n"
-        "    real = judge._judge_case\n"
+        "    real = judge._judge\n"
         "    def harm(case, *rest):\n"
         "        if case.name == 'case_1': os.kill(os.getpid(), signal.SIGKILL)\n"
         "        return real(case, *rest)\n"
-        "    judge._judge_case = harm\n"
+        "    judge._judge = harm\n"
     )
     paths = [str(code), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     with pytest.MonkeyPatch.context() as patch:

@@ -178,9 +178,9 @@ def prepare(
                         prepared.append(case)
                     progress.advance(bar)
         finally:
+            release_claims(out)
             index, left_out = update.make_index(prepared, failures)
             index.write(out)
-            release_claims(out)
         for name in left_out:
             remove_case(out, name)
     _print(console, [finding for finding in index.findings if finding not in failures])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import tiny_case
-from voxmim.doctor.label_checks import looks_like_labels
+from voxmim.doctor.judge import looks_like_labels
 from voxmim.phantoms.cohort import draw_phantom
 
 
