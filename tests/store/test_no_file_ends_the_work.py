@@ -79,3 +79,13 @@ def test_a_process_that_dies_takes_one_case_with_it(tiny_source: Maker, tmp_path
         assert [(Path(finding.file).name, finding.kind) for finding in findings] == [("case_1.nii.gz", "failed")]
         assert "its process died" in findings[0].reason
     assert list(Store(result.store).cases) == list(inspection.facts) == ["case_0", "case_2", "case_3"]
+
+
+def test_a_voxel_size_that_asks_for_absurdly_many_voxels_is_left_out(tiny_source: Maker, tmp_path: Path) -> None:
+    source = tiny_source(cases=3)
+    bad = source / "imagesTr" / "metres.nii.gz"
+    scan = np.random.default_rng(0).integers(-900, 900, (20, 18, 16)).astype(np.int16)
+    nib.save(nib.Nifti1Image(scan, np.diag([1000.0, 1000, 1000, 1])), bad)
+    result = prepare(source, tmp_path / "store", workers=1, quiet=True)
+    assert [(finding.file, finding.kind) for finding in result.findings] == [(str(bad), "huge")]
+    assert list(Store(result.store).cases) == ["case_0", "case_1", "case_2"]

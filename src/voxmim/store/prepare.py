@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from voxmim.doctor.cohort import duplicate_rank
-from voxmim.doctor.judge import judge_case, process_died
-from voxmim.errors import StoreError
+from voxmim.doctor.judge import MAX_VOXELS, judge_case, process_died
+from voxmim.errors import ScanError, StoreError
 from voxmim.findings import Finding, sound
 from voxmim.images.channels import read_channels
 from voxmim.images.geometry import Grid, Spacing, resample, resample_labels, resampled_grid, to_ras
@@ -89,7 +90,7 @@ def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing
         missing: the index of each channel that the scan lacks; it becomes air in CT, 0 in MR.
 
     Raises:
-        ScanError: a file cannot be used, or the channels do not lie on one grid.
+        ScanError: a file cannot be used, the channels do not lie on one grid, or it has too many voxels at this spacing.
     """
     files, there = [Path(image) for image in images], len(preparation.channels) - len(missing)
     volume, _ = read_channels(files, there, preparation.match_channels)
@@ -100,6 +101,9 @@ def prepare_volume(volume: Volume, preparation: Preparation, path: Path, missing
     """`prepare_scan` for a scan that was read from `path`."""
     original, volume = Grid.of(volume), to_ras(volume)
     grid = resampled_grid(Grid.of(volume), preparation.spacing)
+    if prod(grid.shape) > MAX_VOXELS:
+        sizes = " x ".join(map(str, grid.shape))
+        raise ScanError(f"{path}: at the store's spacing it has {sizes} voxels; check its voxel size.", "huge")
     resampled = resample(volume, grid).array
     del volume  # free memory early
     box = foreground_box(preparation.intensity, resampled)
@@ -249,6 +253,8 @@ def _prepare_case(
         return case.name, write_case(out, entry, scan.image, label_map), judged.findings
     except StoreError:
         raise
+    except ScanError as error:
+        return case.name, None, (*judged.findings, Finding(str(case.images[0]), error.kind, str(error), "left out"))
     except Exception as error:  # no single file ends the work on the others
         text = f"{case.images[0]}: could not be prepared ({error!r}); fix the cause and run again."
         return case.name, None, (*judged.findings, Finding(str(case.images[0]), "failed", text, "left out"))
