@@ -90,7 +90,7 @@ def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing
         missing: the index of each channel that the scan lacks; it becomes air in CT, 0 in MR.
 
     Raises:
-        ScanError: a file cannot be used, the channels do not lie on one grid, or it has too many voxels at this spacing.
+        ScanError: a file cannot be used, the channels do not lie on one grid, or the scan would be huge.
     """
     files, there = [Path(image) for image in images], len(preparation.channels) - len(missing)
     volume, _ = read_channels(files, there, preparation.match_channels)
