@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from voxmim.networks.build import build_encoder
 from voxmim.networks.patches import patchify
 from voxmim.networks.positions import sincos_positions
-from voxmim.networks.vit import take
-from voxmim.pretext.assemble import build_pretext
+from voxmim.networks.vit import ViTSettings, take
+from voxmim.pretext.build import build_pretext
+from voxmim.pretext.mae import MAESettings
 from voxmim.pretext.masking import random_mask, visible_index
 from voxmim.report.machine import machine
-from voxmim.settings import MAESettings, MaskSettings, Training, ViTSettings
+from voxmim.settings import MaskSettings, Training
 from voxmim.training.optimiser import make_optimiser
 
 CROP, PATCH, GRID = (96, 96, 96), (16, 16, 16), (6, 6, 6)
@@ -49,7 +50,7 @@ def main() -> None:
 
     volume = torch.rand(options.batch, 1, *CROP)
     mask = random_mask(options.batch, GRID[0] * GRID[1] * GRID[2], MASK.ratio)
-    ours, plain = build_pretext(DECODER, MASK, build_encoder(VIT, 1, CROP)), PlainMAE()
+    ours, plain = build_pretext("mae", DECODER, MASK, build_encoder(VIT, 1, CROP)), PlainMAE()
     ours_step, plain_step = voxmim_step(ours, volume, mask), float32_step(plain, volume, mask)
     for step in (ours_step, plain_step):
         step()  # the first one also makes the optimiser's state

@@ -63,7 +63,7 @@ def _best_rate(
     """Fine-tune at each rate of the recipe; the run with the highest validation Dice at any step."""
     recipe = RECIPES[name if init else SCRATCH[encoder]]
     runs = []
-    for rate in load_recipe(recipe).rates:
+    for rate in load_recipe(recipe).lrs:
         path = out / f"f-{name}-{rate:g}"
         command = ["finetune", store, str(path), "--recipe", recipe, "--labels", labels, "--lr", f"{rate:g}", *common]
         _voxmim([*command, *([] if init is None else ["--init", str(init)])], path / "report.html")
@@ -92,7 +92,7 @@ def _print_pretraining(out: Path) -> None:
         rows = Run.open(out / f"p-{name}", "pretrain").metrics()
         seen = [row for row in rows if "val_loss" in row]
         first, last = seen[0], seen[-1]
-        blind = last.get("val_constant")
+        blind = last.get("val_guess")
         beside = "– | –" if blind is None else f"{blind:.3f} | {last['val_loss'] / blind:.2f}"
         more = f", partner found {first['val_accuracy']:.0%} to {last['val_accuracy']:.0%}" if blind is None else ""
         print(

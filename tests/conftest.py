@@ -136,7 +136,7 @@ TINY_RECIPE: dict[str, Any] = {
     "unetr": {"feature_size": 4},
     "pretrain": TINY_TRAINING,
     "finetune": TINY_TRAINING,
-    "rates": [1e-3, 3e-4],
+    "lrs": [1e-3, 3e-4],
 }
 
 

@@ -14,8 +14,19 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from voxmim.errors import RecipeError
-from voxmim.recipe import fit_crop, load_recipe, make_recipe, packaged_recipes, recipe_to_yaml, with_crop, write_recipe
-from voxmim.settings import Recipe, Training
+from voxmim.networks.build import ENCODERS
+from voxmim.pretext.build import PRETEXTS
+from voxmim.recipe import (
+    Recipe,
+    fit_crop,
+    load_recipe,
+    make_recipe,
+    packaged_recipes,
+    recipe_to_yaml,
+    with_crop,
+    write_recipe,
+)
+from voxmim.settings import Training
 
 triples = st.tuples(*[st.integers(1, 200)] * 3)
 
@@ -33,7 +44,7 @@ def test_the_packaged_recipes_are_those_that_are_promised() -> None:
 
 def test_the_btcv_recipe_has_the_papers_numbers() -> None:
     recipe = load_recipe("vit-b-btcv")
-    vit, mae = recipe.vit, recipe.mae
+    vit, mae = recipe.encoder_settings, recipe.pretext_settings
     assert (vit.width, vit.depth, vit.heads, vit.width * vit.mlp_ratio) == (768, 12, 12, 3072)
     assert (recipe.crop, vit.patch) == ((96, 96, 96), (16, 16, 16))
     assert (mae.decoder_width, mae.decoder_depth, mae.decoder_heads) == (512, 8, 8)
@@ -83,7 +94,7 @@ def test_a_recipe_survives_the_way_through_yaml(
         }
     )
     assert make_recipe(yaml.safe_load(recipe_to_yaml(recipe))) == recipe
-    assert (recipe.finetune.lr, recipe.about, recipe.vit.patch) == (lr, about, (patch,) * 3)
+    assert (recipe.finetune.lr, recipe.about, recipe.encoder_settings.patch) == (lr, about, (patch,) * 3)
 
 
 def test_a_written_recipe_is_read_back(tmp_path: Path) -> None:
@@ -125,10 +136,10 @@ def test_an_unquoted_precision_is_understood() -> None:
         ({"vit": None}, "'vit' is a group of settings"),
         ({"precision": 64}, "precision"),
         # values that make no sense, or not together
-        ({"crop": [96, 96, 90]}, r"crop \(96, 96, 90\) is not a whole number of patches \(16, 16, 16\)"),
+        ({"crop": [96, 96, 90]}, r"crop \(96, 96, 90\) is not a multiple of the vit's patch \(16, 16, 16\)"),
         ({"crop": [0, 16, 16]}, "crop"),
-        ({"vit": {"patch": [12, 12, 12]}}, "must be 2, 4, 8, 16 or 32"),
-        ({"vit": {"patch": [0, 0, 0]}}, "must be 2, 4, 8, 16 or 32"),
+        ({"vit": {"patch": [12, 12, 12]}}, "power of two along each axis"),
+        ({"vit": {"patch": [0, 0, 0]}}, r"vit.patch is \(0, 0, 0\), but must be at least 1"),
         ({"vit": {"heads": 5}}, "multiple of its number of heads"),
         ({"mae": {"decoder_heads": 7}}, "multiple of its number of heads"),
         ({"vit": {"heads": 0}}, "vit.heads is 0"),
@@ -139,8 +150,8 @@ def test_an_unquoted_precision_is_understood() -> None:
         ({"overlap": 1.0}, "overlap"),
         ({"pretrain": {"steps": 0}}, "pretrain.steps is 0"),
         ({"finetune": {"batch": -2}}, "finetune.batch is -2"),
-        ({"finetune": {"lr": 0.0}}, "finetune.lr must be above 0"),
-        ({"pretrain": {"warmup": 1.5}}, "pretrain.warmup from 0 to 1"),
+        ({"finetune": {"lr": 0.0}}, "finetune.lr is 0.0, but must be above 0"),
+        ({"pretrain": {"warmup": 1.5}}, "pretrain.warmup is 1.5, but must lie from 0 to 1"),
         ({"devices": 3}, "pretrain.batch 16 must be a multiple of nodes 1 x devices 3 x accumulate 1"),
         ({"nodes": 3}, "pretrain.batch 16 must be a multiple of nodes 3 x devices 1"),
         ({"nodes": 0}, "nodes is 0"),
@@ -149,31 +160,34 @@ def test_an_unquoted_precision_is_understood() -> None:
         ({"finetune": {"batch": 8, "accumulate": 3}}, "finetune.batch 8 must be a multiple of .* accumulate 3"),
         ({"finetune": {"accumulate": 0}}, "finetune.accumulate is 0"),
         ({"pretext": "simclr", "pretrain": {"accumulate": 2}}, "pretrain.accumulate must be 1 with SimCLR"),
-        ({"pretrain": {"ema": 1.0}}, "pretrain.ema must lie from 0 to under 1"),
-        ({"finetune": {"freeze": 1.5}}, "finetune.freeze from 0 to 1"),
-        ({"pretrain": {"freeze": 0.5}}, "pretrain.freeze is 0.5, but the encoder is what a pre-training trains"),
-        ({"finetune": {"layer_decay": 0.0}}, "finetune.layer_decay must be above 0"),
-        ({"pretrain": {"clip": -1.0}}, "pretrain.clip at least 0"),
+        ({"pretrain": {"ema": 1.0}}, "pretrain.ema is 1.0, but must lie from 0 to under 1"),
+        ({"finetune": {"freeze": 1.5}}, "finetune.freeze is 1.5, but must lie from 0 to 1"),
+        ({"pretrain": {"freeze": 0.5}}, "pretrain.freeze is 0.5, but a pre-training trains the encoder"),
+        ({"finetune": {"layer_decay": 0.0}}, "finetune.layer_decay is 0.0, but must be above 0"),
+        ({"pretrain": {"clip": -1.0}}, "pretrain.clip is -1.0, but must be at least 0"),
         ({"devices": 0}, "devices is 0"),
         # encoders, pretexts and masks
         ({"encoder": "swim"}, "encoder"),
-        ({"encoder": "swin"}, "the pretext mae cannot pre-train the encoder swin; take vit or unet"),
-        ({"encoder": "unet", "pretext": "simmim"}, "simmim cannot pre-train the encoder unet; take vit or swin"),
+        ({"encoder": "swin"}, "the pretext mae cannot pre-train the encoder swin; use vit or unet"),
+        ({"encoder": "unet", "pretext": "simmim"}, "simmim cannot pre-train the encoder unet; use vit or swin"),
         ({"pretext": "simclr", "pretrain": {"batch": 1}}, "pretrain.batch is 1, but SimCLR"),
         ({"encoder": "unet", "mae": {"target": "normalised"}}, "the unet's MAE predicts raw voxels"),
         ({"carry_decoder": True}, "the encoder vit has no decoder"),
-        ({"mae": {"share": 0.5}}, "mae.share is 0.5, .* only with mae.cross"),
-        ({"mae": {"share": 0.0, "cross": True}}, "mae.share is 0.0"),
-        ({"mask": {"body_share": 1.5}}, "mask.body_share is 1.5"),
+        ({"mae": {"predicted_fraction": 0.5}}, "mae.predicted_fraction is 0.5, .* needs cross_attention"),
+        ({"mae": {"predicted_fraction": 0.0, "cross_attention": True}}, "mae.predicted_fraction is 0.0"),
+        ({"mask": {"body_fraction": 1.5}}, "mask.body_fraction is 1.5"),
         ({"vit": {"registers": -1}}, "vit.registers is -1"),
         ({"swin": {"patch": [8, 8, 8]}}, "swin.patch .* must be 2 or 4"),
         ({"swin": {"depths": [2, 2]}}, "must have one number for each of 2 to 4 stages"),
         ({"swin": {"heads": [3, 6, 12, 25]}}, "multiple of its number of heads"),
         ({"swin": {"depths": [2, 0, 2, 2]}}, r"swin.depths is \(2, 0, 2, 2\), but must be at least 1"),
         ({"unet": {"blocks": []}}, r"unet.blocks is \(\), but must be at least 1"),
-        ({"encoder": "unet", "crop": [96, 96, 40]}, r"cannot be halved into cells of \(16, 16, 16\)"),
-        ({"encoder": "swin", "pretext": "simclr", "crop": [32, 16, 32]}, "single cell of the swin's deepest map"),
-        ({"simclr": {"temperature": 0.0}}, "simclr.temperature must be above 0"),
+        ({"encoder": "unet", "crop": [96, 96, 40]}, r"is not a multiple of the unet's patch \(16, 16, 16\)"),
+        (
+            {"encoder": "swin", "pretext": "simclr", "crop": [32, 16, 32]},
+            "single cell of the swin's bottleneck features",
+        ),
+        ({"simclr": {"temperature": 0.0}}, "simclr.temperature is 0.0, but must be above 0"),
         ({"pretrain": {"augmentation": {"elastic": 1.5}}}, "pretrain.augmentation.elastic is 1.5, .* from 0 to 1"),
         ({"finetune": {"augmentation": {"flip": -0.1}}}, "finetune.augmentation.flip is -0.1, .* from 0 to 1"),
         ({"finetune": {"augmentation": {"blur": -1}}}, "augmentation.blur is -1.0, .* at least 0"),
@@ -191,10 +205,10 @@ def test_what_is_wrong_is_told_in_one_sentence(wrong: dict[str, Any], told: str)
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"mask": {"unit": [16, 16, 24]}}, r"mask.unit \(16, 16, 24\) is not a whole number of the vit's patches"),
-        ({"mask": {"unit": [64, 64, 64]}}, r"\(96, 96, 96\) is not a whole number of mask units \(64, 64, 64\)"),
-        ({"mask": {"unit": [96, 96, 96]}}, "is a single mask unit, and nothing could be hidden"),
-        ({"crop": [16, 16, 16]}, "is a single mask unit, and nothing could be hidden"),
+        ({"mask": {"unit": [16, 16, 24]}}, r"mask.unit \(16, 16, 24\) is not a multiple of the vit's patch"),
+        ({"mask": {"unit": [64, 64, 64]}}, r"\(96, 96, 96\) is not a multiple of the mask unit \(64, 64, 64\)"),
+        ({"mask": {"unit": [96, 96, 96]}}, "is a single mask unit, so that nothing could be masked"),
+        ({"crop": [16, 16, 16]}, "is a single mask unit, so that nothing could be masked"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused_only_where_something_is_masked(wrong: dict[str, Any], told: str) -> None:
@@ -264,13 +278,43 @@ def test_the_longest_axes_are_cut_first(shape: Any, most: int) -> None:
 def test_every_setting_is_explained() -> None:
     """A setting without a word in its class's docstring is one that nobody can use."""
 
-    def check(kind: type) -> None:
+    def check(kind: Any) -> None:
         for field in dataclasses.fields(kind):
             assert f"        {field.name}: " in (kind.__doc__ or "") or f", {field.name}" in (kind.__doc__ or "")
             if dataclasses.is_dataclass(field.default_factory):
                 check(field.default_factory)
 
-    check(Recipe)
+    settings = [entry.settings for entry in ENCODERS.values()] + [pretext.Settings for pretext in PRETEXTS.values()]
+    for kind in (Recipe, *settings):
+        check(kind)
+
+
+def test_renamed_settings_are_read_and_said_in_one_line(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    (tmp_path / "old.yaml").write_text(
+        "rates: [0.1]\nvit: {rotary: true, positions: learned, checkpoint: true}\nmask: {body_share: 0.5}\n"
+        "mae: {cross: true, share: 0.5}\nunet: {most_width: 64}\n"
+    )
+    recipe = load_recipe(tmp_path / "old.yaml")
+    vit, mae = recipe.encoder_settings, recipe.pretext_settings
+    assert (vit.rope, vit.position_embedding, vit.grad_checkpointing) == (True, "learned", True)
+    assert (mae.cross_attention, mae.predicted_fraction) == (True, 0.5)
+    assert (recipe.mask.body_fraction, recipe.lrs) == (0.5, (0.1,))
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path / 'old.yaml'}: settings have been renamed: ")
+    assert "vit.rotary is now vit.rope" in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+def test_an_override_by_an_old_name_takes_precedence_over_the_recipe() -> None:
+    assert load_recipe("tiny", {"mae.share": 0.25}).pretext_settings.predicted_fraction == 0.25
+    assert load_recipe("tiny", {"rates": [0.5]}).lrs == (0.5,)
+
+
+def test_settings_of_other_encoders_and_pretexts_are_left_out() -> None:
+    recipe = make_recipe({"swin": {"width": 48}, "simclr": {"temperature": 0.5}})
+    assert recipe == Recipe()
+    assert {"vit", "mae"} <= set(yaml.safe_load(recipe_to_yaml(recipe)))
+    assert not {"swin", "unet", "simmim", "simclr"} & set(yaml.safe_load(recipe_to_yaml(recipe)))
 
 
 @pytest.mark.parametrize(("size", "width", "depth", "heads"), [("tiny", 192, 12, 3), ("large", 1024, 24, 16)])
@@ -279,14 +323,14 @@ def test_a_vit_can_be_told_by_the_name_of_its_size(
 ) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(f"vit: {{size: {size}, patch: [8, 8, 8]}}\n")
-    vit = load_recipe(file).vit
+    vit = load_recipe(file).encoder_settings
     assert (vit.width, vit.depth, vit.heads, vit.patch) == (width, depth, heads, (8, 8, 8))
-    assert load_recipe("tiny", {"vit.size": size}).vit.width == width  # although the recipe has a width of its own
-    assert make_recipe({"vit": {"size": size, "depth": 2}}).vit.depth == 2
+    assert load_recipe("tiny", {"vit.size": size}).encoder_settings.width == width  # overrides the width
+    assert make_recipe({"vit": {"size": size, "depth": 2}}).encoder_settings.depth == 2
 
 
 def test_a_swin_can_be_told_by_the_name_of_its_size() -> None:
-    swin = make_recipe({"encoder": "swin", "pretext": "simmim", "swin": {"size": "base"}}).swin
+    swin = make_recipe({"encoder": "swin", "pretext": "simmim", "swin": {"size": "base"}}).encoder_settings
     assert (swin.width, swin.depths, swin.heads) == (128, (2, 2, 18, 2), (4, 8, 16, 32))
 
 

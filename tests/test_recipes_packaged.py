@@ -10,8 +10,7 @@ import pytest
 
 from conftest import Tiny
 from voxmim import api
-from voxmim.recipe import load_recipe, packaged_recipes
-from voxmim.settings import Recipe
+from voxmim.recipe import Recipe, load_recipe, packaged_recipes
 from voxmim.store.format import Store
 from voxmim.store.prepare import prepare
 from voxmim.studies.request import Request
@@ -72,20 +71,20 @@ def test_the_papers_recipes_have_the_papers_numbers(method: str, data: str) -> N
     assert (recipe.encoder, recipe.pretext) == (encoder, pretext)
     assert_shared(recipe, data)
     if encoder == "vit":
-        vit = recipe.vit
+        vit = recipe.encoder_settings
         assert (vit.width, vit.depth, vit.heads, vit.width * vit.mlp_ratio, vit.patch) == (768, 12, 12, 3072, (16,) * 3)
-        assert (vit.positions, vit.rotary, vit.registers, recipe.mask.unit) == ("sincos", False, 0, None)
+        assert (vit.position_embedding, vit.rope, vit.registers, recipe.mask.unit) == ("sincos", False, 0, None)
     else:
-        swin = recipe.swin
+        swin = recipe.encoder_settings
         assert (swin.patch, swin.width, swin.window) == ((4, 4, 4), 96, 7)
         assert (swin.depths, swin.heads, swin.last_merge) == ((2, 2, 6, 2), (3, 6, 12, 24), False)
     if pretext != "simclr":
         assert (recipe.mask.kind, recipe.mask.ratio) == ("random", 0.75)
-        assert recipe.pretext_settings.loss == "l1"  # type: ignore[union-attr]
+        assert recipe.pretext_settings.loss == "l1"
     if pretext == "mae":
-        mae = recipe.mae
+        mae = recipe.pretext_settings
         assert (mae.decoder_width, mae.decoder_depth, mae.decoder_heads) == (512, depth, 8)
-        assert (mae.target, mae.cross, mae.share) == ("raw", False, 1.0)
+        assert (mae.target, mae.cross_attention, mae.predicted_fraction) == ("raw", False, 1.0)
     training = recipe.pretrain
     rate = 1e-4 if pretext == "simmim" and data != "brats21" else 3e-4
     assert (training.lr, training.weight_decay, training.warmup) == (rate, decay, warmup)

@@ -11,7 +11,7 @@ from voxmim.console import CONSOLE, done, plain, table
 
 if TYPE_CHECKING:
     from voxmim.doctor.inspect import Inspection
-    from voxmim.settings import Recipe
+    from voxmim.recipe import Recipe
     from voxmim.store.prepare import PrepareResult
     from voxmim.training.plan import Plan
     from voxmim.weights.load import LoadReport

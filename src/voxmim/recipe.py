@@ -1,36 +1,188 @@
-"""Recipes: short YAML files of settings, read, checked for names, types and sense, and written."""
+"""Recipes: short YAML files of settings, read, checked for names, types and values, and written."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
 
 from voxmim.errors import RecipeError, nearest
 from voxmim.files import write_text
-from voxmim.settings import SIZES, Augmentation, Recipe, Triple
+from voxmim.settings import (
+    EncoderSettings,
+    MaskSettings,
+    Precision,
+    Training,
+    Triple,
+    UNETRSettings,
+    check_range,
+    with_current_names,
+)
 
-FITTING = {"mae": ("vit", "unet"), "simmim": ("vit", "swin"), "simclr": ("vit", "swin", "unet")}
-_COUNTS = {
-    "": "crop_voxels devices nodes",
-    "vit": "width depth heads",
-    "swin": "width depths heads window",
-    "unet": "width blocks most_width",
-    "mae": "decoder_width decoder_depth decoder_heads",
-    "simclr": "projection_width",
-    "unetr": "feature_size",
-    "pretrain": "steps batch accumulate crops_per_scan validate_every checkpoint_every",
-    "finetune": "steps batch accumulate crops_per_scan validate_every checkpoint_every",
-}
+if TYPE_CHECKING:  # they need torch, whose import takes seconds
+    from voxmim.networks.build import EncoderEntry
+    from voxmim.pretext.pretext import Pretext
+
+
+@dataclass
+class Recipe:
+    """Every setting of a pre-training and a fine-tuning.
+
+    In YAML, the encoder's settings stand under its name, and the pretext's under its own. Settings of other encoders
+    and pretexts are checked and left out.
+
+    Attributes:
+        about: one line on what the recipe is for.
+        crop: voxels of a crop along X, Y, Z; null fits it to the store (see `fit_crop`).
+        crop_voxels: maximum voxels of a fitted crop.
+        window: HU range that is mapped to 0..1 (CT only).
+        channels: which of a scan's channels a pre-training crop shows: all; a random subset (drawn), so that the
+            encoder copes with missing channels; or a single one (one), so that the encoder has one input.
+        overlap: overlap of sliding windows as a fraction of the window; a training validates with windows side by side.
+        precision: auto (bf16 where the device is fast at it, else 32), bf16, 16 (GPU only) or 32.
+        devices: number of processes or GPUs per node.
+        nodes: number of machines.
+        strategy: of several processes: ddp replicates the network, fsdp shards it.
+        compile: use torch.compile.
+        max_damaged: maximum fraction of a training's scans that may be missing or damaged; they are skipped and named,
+            and above it the training ends. 0 ends it at the first.
+        seed: of everything random.
+        encoder: the network that is pre-trained.
+        encoder_settings: its settings.
+        pretext: the self-supervised task.
+        pretext_settings: its settings.
+        mask: what MAE and SimMIM mask.
+        unetr: the decoder of a segmentor.
+        carry_decoder: let a fine-tuning of a U-Net start from the decoder of its MAE too.
+        pretrain: the pre-training.
+        finetune: the fine-tuning.
+        scratch_lr: peak learning rate of a fine-tuning from scratch; null takes finetune.lr.
+        lrs: peak learning rates that a study tries; each arm takes the one that does best on validation cases.
+    """
+
+    about: str = ""
+    crop: Triple | None = (96, 96, 96)
+    crop_voxels: int = 96**3
+    window: tuple[float, float] = (-175.0, 250.0)
+    channels: Literal["all", "drawn", "one"] = "all"
+    overlap: float = 0.5
+    precision: Precision = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    compile: bool = False
+    max_damaged: float = 0.05
+    seed: int = 0
+    encoder: str = "vit"
+    encoder_settings: EncoderSettings = field(default=None)  # type: ignore[assignment]
+    pretext: str = "mae"
+    pretext_settings: Any = None
+    mask: MaskSettings = field(default_factory=MaskSettings)
+    unetr: UNETRSettings = field(default_factory=UNETRSettings)
+    carry_decoder: bool = False
+    pretrain: Training = field(default_factory=Training)
+    finetune: Training = field(default_factory=Training)
+    scratch_lr: float | None = None
+    lrs: tuple[float, ...] = (1e-3, 3e-4)
+
+    def __post_init__(self) -> None:
+        """Fill in default settings and check what concerns more than one group.
+
+        Raises:
+            ValueError: says what is wrong, and what would do.
+        """
+        self.encoder_settings = self.encoder_settings or self.encoder_entry.settings()
+        self.pretext_settings = self.pretext_settings or self.pretext_class.Settings()
+        check_range(self, "crop_voxels devices nodes", 1)
+        check_range(self, "max_damaged", 0, 1)
+        check_range(self, "overlap", 0, 1, "[)")
+        check_range(self, "seed", 0)
+        if self.window[0] >= self.window[1]:
+            raise ValueError(f"window {self.window} must rise")
+        for name, training in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+            if training.batch % (self.nodes * self.devices * training.accumulate):
+                parts = f"nodes {self.nodes} x devices {self.devices} x accumulate {training.accumulate}"
+                raise ValueError(f"{name}.batch {training.batch} must be a multiple of {parts}")
+        if self.pretrain.freeze:
+            raise ValueError(f"pretrain.freeze is {self.pretrain.freeze}, but a pre-training trains the encoder; use 0")
+        if self.strategy == "fsdp" and self.precision == "16":
+            raise ValueError("strategy fsdp does not go with precision 16; use bf16 or 32")
+        self.encoder_entry.segmentor.check(self.encoder_settings)
+        self.pretext_class.check(self.pretext_settings, self.pretrain)
+        if self.carry_decoder and not self.encoder_entry.segmentor.carries_decoder:
+            raise ValueError(f"carry_decoder is set, but the encoder {self.encoder} has no decoder to carry")
+        if self.crop is not None:
+            self._check_crop(self.crop)
+
+    @property
+    def encoder_entry(self) -> EncoderEntry:
+        """The encoder's settings, network and segmentor classes."""
+        from voxmim.networks.build import ENCODERS
+
+        return _known(self.encoder, ENCODERS, "encoder")
+
+    @property
+    def pretext_class(self) -> type[Pretext]:
+        """The class that pre-trains the encoder.
+
+        Raises:
+            ValueError: the pretext is unknown, or cannot pre-train the encoder.
+        """
+        from voxmim.networks.build import ENCODERS
+        from voxmim.pretext.build import PRETEXTS
+
+        chosen = _known(self.pretext, PRETEXTS, "pretext").for_encoder(self.encoder_entry.encoder)
+        if chosen is None:
+            fits = [name for name, entry in ENCODERS.items() if PRETEXTS[self.pretext].for_encoder(entry.encoder)]
+            raise ValueError(
+                f"the pretext {self.pretext} cannot pre-train the encoder {self.encoder}; use {' or '.join(fits)}"
+            )
+        return chosen
+
+    @property
+    def mask_unit(self) -> Triple | None:
+        """Voxels of a mask unit, or None where the pretext masks nothing."""
+        return (self.mask.unit or self.encoder_settings.patch) if self.pretext_class.masked else None
+
+    def check_masks(self) -> None:
+        """Check that the crop consists of mask units, and of more than one; only a pre-training masks.
+
+        Raises:
+            ValueError: says what is wrong.
+        """
+        unit, patch = self.mask_unit, self.encoder_settings.patch
+        if unit is None:
+            return
+        if _rest(unit, patch):
+            raise ValueError(f"mask.unit {unit} is not a multiple of the {self.encoder}'s patch {patch}")
+        if self.crop is not None and _rest(self.crop, unit):
+            raise ValueError(f"the crop {self.crop} is not a multiple of the mask unit {unit}; change mask.unit")
+        if self.crop == unit:
+            raise ValueError(
+                f"a crop of {self.crop} voxels is a single mask unit, so that nothing could be masked in it; "
+                "use a larger crop or smaller patches"
+            )
+
+    def _check_crop(self, crop: Triple) -> None:
+        settings = self.encoder_settings
+        if _rest(crop, settings.patch):
+            raise ValueError(
+                f"the crop {crop} is not a multiple of the {self.encoder}'s patch {settings.patch}; change crop or the "
+                f"settings of {self.encoder}"
+            )
+        if math.prod(-(-c // s) for c, s in zip(crop, settings.stride, strict=True)) < settings.min_cells:
+            raise ValueError(
+                f"a crop of {crop} voxels is a single cell of the {self.encoder}'s bottleneck features; use a larger "
+                "crop or fewer levels"
+            )
 
 
 def packaged_recipes() -> dict[str, str]:
@@ -49,58 +201,107 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = 
     Raises:
         RecipeError: no such recipe, an unknown key (the nearest one is named), or a value that does not fit.
     """
-    path = Path(name_or_file)
+    path, origin = Path(name_or_file), str(name_or_file)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise RecipeError(f"{path}: there is no such recipe file; 'voxmim recipes' lists the packaged ones.")
         text = path.read_text()
     else:
         known = _packaged_files()
-        if str(name_or_file) not in known:
-            hint = nearest(str(name_or_file), known) or f"; the packaged ones are {', '.join(known)}."
-            raise RecipeError(f"recipe '{name_or_file}' is not known{hint}")
-        text = known[str(name_or_file)].read_text()
+        if origin not in known:
+            hint = nearest(origin, known) or f"; the packaged ones are {', '.join(known)}."
+            raise RecipeError(f"recipe '{origin}' is not known{hint}")
+        text = known[origin].read_text()
     try:
         settings = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise RecipeError(f"{name_or_file}: this is not valid YAML ({' '.join(str(error).split())}).") from None
+        raise RecipeError(f"{origin}: this is not valid YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(settings, dict):
-        raise RecipeError(f"{name_or_file}: a recipe is a mapping of settings to values.")
-    settings = _with_sizes(settings, str(name_or_file))
+        raise RecipeError(f"{origin}: a recipe is a mapping of settings to values.")
+    settings = _expand_sizes(with_current_names(settings, origin), origin)
     for key, value in (overrides or {}).items():
-        _set(settings, key, value)
-    return make_recipe(settings, str(name_or_file))
+        _override(settings, key, value)
+    return make_recipe(settings, origin)
 
 
 def make_recipe(settings: Mapping[str, Any], origin: str = "recipe") -> Recipe:
-    """Build a recipe from nested settings, each checked for its name, its type and its sense.
+    """Build a recipe from nested settings and check their names, types and values.
 
     ``vit.size`` (tiny, small, base, large) and ``swin.size`` (tiny, small, base) stand for width, depth and heads;
-    what stands beside them counts more.
+    settings beside them take precedence.
 
     Raises:
         RecipeError: names `origin`, the key, what is wrong, and the nearest known key.
     """
-    settings = _with_sizes(settings, origin)
-    _check_keys(settings, Recipe, origin)
+    settings = _expand_sizes(with_current_names(settings, origin), origin)
+    schema = _schema(*_registered())
+    _check_keys(settings, schema, origin)
     if "precision" in settings:
-        settings = {**settings, "precision": str(settings["precision"])}  # YAML reads an unquoted 16 as a number
-    parser = _parser()
+        settings["precision"] = str(settings["precision"])  # YAML reads an unquoted 16 as a number
     try:
-        recipe = Recipe(**dict(parser.instantiate(parser.parse_object(dict(settings))).items()))
+        parsed = _parser(schema).parse_object(settings).as_dict()
     except Exception as error:  # the parser raises several kinds, all of them about a value
         text = " ".join(str(error).split())
         raise RecipeError(f"{origin}: a setting has a value that does not fit ({text[:300]}).") from None
-    check_recipe(recipe, origin)
-    return recipe
+    values = {
+        name: _instantiate(kind, parsed[name], f"{origin}: {name}.") for name, kind in get_type_hints(schema).items()
+    }
+    encoders, pretexts = _registered()
+    own: dict[str, Any] = {name: values.pop(name) for name, _ in (*encoders, *pretexts)}
+    try:
+        return Recipe(
+            **values,
+            encoder_settings=own.get(values["encoder"]),  # type: ignore[arg-type]
+            pretext_settings=own.get(values["pretext"]),
+        )
+    except ValueError as error:
+        raise RecipeError(f"{origin}: {error}.") from None
+
+
+Registered = tuple[tuple[str, type], ...]  # names, and the dataclasses of their settings
+
+
+def _registered() -> tuple[Registered, Registered]:
+    """All encoders and all pretexts."""
+    from voxmim.networks.build import ENCODERS
+    from voxmim.pretext.build import PRETEXTS
+
+    encoders = tuple((name, entry.settings) for name, entry in ENCODERS.items())
+    return encoders, tuple((name, pretext.Settings) for name, pretext in PRETEXTS.items())
 
 
 @cache
-def _parser() -> ArgumentParser:
-    """What checks the types of a recipe's settings; to make one takes as long as to use it."""
+def _schema(encoders: Registered, pretexts: Registered) -> type:
+    """A dataclass of all settings that a recipe file may have: a recipe's own, and a group for each name."""
+    hints = get_type_hints(Recipe)
+    own = [
+        (one.name, hints[one.name], field(default=one.default, default_factory=one.default_factory))
+        for one in fields(Recipe)
+        if not one.name.endswith("_settings")
+    ]
+    return make_dataclass(
+        "Settings", [*own, *((name, kind, field(default_factory=kind)) for name, kind in (*encoders, *pretexts))]
+    )
+
+
+@cache
+def _parser(schema: type) -> ArgumentParser:
+    """The parser that converts and checks types; to make one takes as long as to use it."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Recipe)
+    parser.add_class_arguments(schema)
     return parser
+
+
+def _instantiate(kind: Any, value: Any, prefix: str) -> Any:
+    """A group of parsed settings as its dataclass, whose checks name the setting with its groups."""
+    if not isinstance(value, dict):
+        return value
+    hints = get_type_hints(kind)
+    values = {name: _instantiate(hints[name], inner, f"{prefix}{name}.") for name, inner in value.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise RecipeError(f"{prefix}{error}.") from None
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
@@ -111,11 +312,13 @@ def recipe_to_yaml(recipe: Recipe) -> str:
             return {key: plain(inner) for key, inner in value.items()}
         return list(value) if isinstance(value, tuple) else value
 
-    return yaml.safe_dump(plain(asdict(recipe)), sort_keys=False, default_flow_style=None)
+    groups = {"encoder_settings": recipe.encoder, "pretext_settings": recipe.pretext}
+    values = {groups.get(name, name): value for name, value in asdict(recipe).items()}
+    return yaml.safe_dump(plain(values), sort_keys=False, default_flow_style=None)
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
-    """Write the fully resolved recipe in one stroke."""
+    """Write the fully resolved recipe."""
     write_text(path, recipe_to_yaml(recipe))
 
 
@@ -123,28 +326,32 @@ def with_crop(recipe: Recipe, shapes: Sequence[Triple], origin: str, masked: boo
     """The recipe with a crop: its own, or one fitted to a store's scans.
 
     Raises:
-        RecipeError: the crop does not fit the encoder or, where something is `masked`, the masks.
+        RecipeError: the crop does not fit the encoder or, with `masked`, the masks.
     """
-    if recipe.crop is None:
-        cell, unit = recipe.encoder_settings.patch, recipe.mask_unit or (1, 1, 1)
-        x, y, z = (math.lcm(c, u) for c, u in zip(cell, unit, strict=True))
-        recipe = replace(recipe, crop=fit_crop(shapes, (x, y, z), recipe.crop_voxels))
-    _check_crop(recipe, origin)
-    if masked:
-        _check_masks(recipe, origin)
+    try:
+        if recipe.crop is None:
+            patch, unit = recipe.encoder_settings.patch, recipe.mask_unit or (1, 1, 1)
+            x, y, z = map(math.lcm, patch, unit)
+            recipe = replace(recipe, crop=fit_crop(shapes, (x, y, z), recipe.crop_voxels))
+        else:
+            recipe = replace(recipe)
+        if masked:
+            recipe.check_masks()
+    except ValueError as error:
+        raise RecipeError(f"{origin}: {error}.") from None
     return recipe
 
 
-def fit_crop(shapes: Sequence[Triple], patch: Triple, most_voxels: int) -> Triple:
-    """A crop that fits the store: the scans' median shape, shrunk to at most `most_voxels`, in whole patches.
+def fit_crop(shapes: Sequence[Triple], patch: Triple, max_voxels: int) -> Triple:
+    """A crop that fits the store: the scans' median shape, shrunk to at most `max_voxels`, a multiple of the patch.
 
-    The longest axes are cut first, so that short ones stay whole.
+    The longest axes are cut first.
     """
     crop = []
     for axis in range(3):
-        middle = sorted(shape[axis] for shape in shapes)[len(shapes) // 2]
-        crop.append(max(1, -(-middle // patch[axis])) * patch[axis])
-    while crop[0] * crop[1] * crop[2] > most_voxels:
+        median = sorted(shape[axis] for shape in shapes)[len(shapes) // 2]
+        crop.append(max(1, -(-median // patch[axis])) * patch[axis])
+    while crop[0] * crop[1] * crop[2] > max_voxels:
         axis = max(range(3), key=lambda a: (crop[a] > patch[a], crop[a]))
         if crop[axis] <= patch[axis]:
             break
@@ -152,28 +359,29 @@ def fit_crop(shapes: Sequence[Triple], patch: Triple, most_voxels: int) -> Tripl
     return crop[0], crop[1], crop[2]
 
 
-def _with_sizes(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """The settings with each encoder's `size` written out."""
-    written = dict(settings)
-    for encoder in SIZES:
-        group = written.get(encoder)
+def _expand_sizes(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """The settings with each encoder's `size` replaced by what it stands for."""
+    expanded = dict(settings)
+    for encoder, kind in _registered()[0]:
+        group = expanded.get(encoder)
         if isinstance(group, Mapping) and "size" in group:
             rest = {key: value for key, value in group.items() if key != "size"}
-            written[encoder] = _size(encoder, group["size"], origin) | rest
-    return written
+            expanded[encoder] = _size(kind, group["size"], f"{origin}: {encoder}.size") | rest
+    return expanded
 
 
-def _size(encoder: str, size: Any, origin: str) -> dict[str, Any]:
-    if str(size) not in SIZES[encoder]:
-        raise RecipeError(f"{origin}: {encoder}.size is {size}, but must be {', '.join(SIZES[encoder])}.")
-    return SIZES[encoder][str(size)]
+def _size(kind: Any, size: Any, origin: str) -> dict[str, Any]:
+    if str(size) not in kind.sizes:
+        raise RecipeError(f"{origin} is {size}, but must be {', '.join(kind.sizes) or 'left out'}.")
+    return dict(kind.sizes[str(size)])
 
 
-def _set(settings: dict[str, Any], dotted: str, value: Any) -> None:
+def _override(settings: dict[str, Any], dotted: str, value: Any) -> None:
     *groups, last = dotted.split(".")
-    if last == "size" and groups and groups[0] in SIZES:  # it overrides what the recipe says of width, depth and heads
-        for key, number in _size(groups[0], value, f"--set {dotted}").items():
-            _set(settings, f"{groups[0]}.{key}", number)
+    encoders = dict(_registered()[0])
+    if last == "size" and groups and groups[0] in encoders:  # it overrides the recipe's width, depth and heads
+        for key, number in _size(encoders[groups[0]], value, f"--set {dotted}").items():
+            _override(settings, f"{groups[0]}.{key}", number)
         return
     for group in groups:
         inner = settings.setdefault(group, {})
@@ -188,145 +396,18 @@ def _check_keys(settings: Mapping[str, Any], kind: type, origin: str, above: str
     for key, value in settings.items():
         if key not in hints:
             raise RecipeError(f"{origin}: '{above}{key}' is not a setting{nearest(str(key), hints) or '.'}")
-        if dataclasses.is_dataclass(hints[key]):
+        if is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 raise RecipeError(f"{origin}: '{above}{key}' is a group of settings, but has the single value {value}.")
             _check_keys(value, hints[key], origin, f"{above}{key}.")
 
 
-def check_recipe(recipe: Recipe, origin: str) -> None:
-    """What types cannot say: whether values make sense, and go together.
-
-    Raises:
-        RecipeError: names `origin`, what is wrong, and what would do.
-    """
-
-    def refuse(wrong: str) -> None:
-        raise RecipeError(f"{origin}: {wrong}.")
-
-    for group, keys in _COUNTS.items():
-        for key in keys.split():
-            value = getattr(getattr(recipe, group) if group else recipe, key)
-            if (min(value, default=0) if isinstance(value, tuple) else value) < 1:
-                refuse(f"{group}.{key} is {value}, but must be at least 1".removeprefix("."))
-    vit, swin, mae, mask = recipe.vit, recipe.swin, recipe.mae, recipe.mask
-    if any(p not in (1, 2, 4, 8, 16, 32) for p in vit.patch) or max(vit.patch) == 1:
-        refuse(f"vit.patch {vit.patch} must be 2, 4, 8, 16 or 32 along each axis, or 1 along one or two of them")
-    if vit.registers < 0:
-        refuse(f"vit.registers is {vit.registers}, but must be at least 0")
-    if swin.patch not in ((2, 2, 2), (4, 4, 4)):
-        refuse(f"swin.patch {swin.patch} must be 2 or 4, the same along each axis")
-    if len(swin.depths) != len(swin.heads) or not 2 <= len(swin.depths) <= 4:
-        refuse(f"swin.depths {swin.depths} and swin.heads {swin.heads} must have one number for each of 2 to 4 stages")
-    stages = [(swin.width * 2**stage, heads) for stage, heads in enumerate(swin.heads)]
-    if any(width % heads for width, heads in [(vit.width, vit.heads), (mae.decoder_width, mae.decoder_heads), *stages]):
-        refuse("a width must be a multiple of its number of heads")
-    if recipe.seed < 0:
-        refuse(f"seed is {recipe.seed}, but must be at least 0")
-    if not 0 <= recipe.max_damaged <= 1:
-        refuse(f"max_damaged is {recipe.max_damaged}, but must lie from 0 to 1")
-    if not 0 < mask.ratio < 1:
-        refuse(f"mask.ratio is {mask.ratio}, but must lie between 0 and 1")
-    if not 0 <= mask.body_share <= 1:
-        refuse(f"mask.body_share is {mask.body_share}, but must lie from 0 to 1")
-    if not 0 < mae.share <= 1 or (mae.share < 1 and not mae.cross):
-        refuse(f"mae.share is {mae.share}, but must lie above 0 and up to 1, and below 1 only with mae.cross")
-    if recipe.simclr.temperature <= 0 or not 0 <= recipe.simclr.overlap <= 1:
-        refuse("simclr.temperature must be above 0 and simclr.overlap from 0 to 1")
-    if recipe.window[0] >= recipe.window[1]:
-        refuse(f"window {recipe.window} must rise")
-    if not 0 <= recipe.overlap < 1:
-        refuse(f"overlap is {recipe.overlap}, but must lie from 0 to under 1")
-    for name, training in (("pretrain", recipe.pretrain), ("finetune", recipe.finetune)):
-        if training.lr <= 0 or not 0 <= training.warmup <= 1:
-            refuse(f"{name}.lr must be above 0 and {name}.warmup from 0 to 1")
-        if training.batch % (recipe.nodes * recipe.devices * training.accumulate):
-            parts = f"nodes {recipe.nodes} x devices {recipe.devices} x accumulate {training.accumulate}"
-            refuse(f"{name}.batch {training.batch} must be a multiple of {parts}")
-        if training.layer_decay <= 0 or training.clip < 0:
-            refuse(f"{name}.layer_decay must be above 0 and {name}.clip at least 0")
-        if not 0 <= training.ema < 1 or not 0 <= training.freeze <= 1:
-            refuse(f"{name}.ema must lie from 0 to under 1 and {name}.freeze from 0 to 1")
-        _check_augmentation(training.augmentation, f"{origin}: {name}.augmentation")
-    if recipe.pretrain.freeze:
-        refuse(f"pretrain.freeze is {recipe.pretrain.freeze}, but the encoder is what a pre-training trains; leave it")
-    if recipe.strategy == "fsdp" and recipe.precision == "16":
-        refuse("strategy fsdp does not go with precision 16; take bf16 or 32")
-    _check_choices(recipe, origin)
-    if recipe.crop is not None:
-        _check_crop(recipe, origin)
+def _known(name: str, registry: Mapping[str, Any], what: str) -> Any:
+    if name not in registry:
+        raise ValueError(f"{what} is {name}, but must be {' or '.join(registry)}")
+    return registry[name]
 
 
-def _check_augmentation(augmentation: Augmentation, origin: str) -> None:
-    """Whether chances are chances, and amounts leave a crop that shows something."""
-    values = dataclasses.asdict(augmentation)
-    for key in ("flip", "rot90", "affine", "elastic", "intensity"):
-        if not 0 <= values[key] <= 1:
-            raise RecipeError(f"{origin}.{key} is {values[key]}, but must lie from 0 to 1.")
-    for key in ("rotate", "displace", "shift", "contrast", "noise", "gamma", "blur", "low_resolution"):
-        if values[key] < 0:
-            raise RecipeError(f"{origin}.{key} is {values[key]}, but must be at least 0.")
-    if not 0 <= augmentation.scale < 1:
-        raise RecipeError(f"{origin}.scale is {augmentation.scale}, but must lie from 0 to under 1.")
-    if augmentation.displace > 0.4 * augmentation.control:
-        raise RecipeError(
-            f"{origin}.displace {augmentation.displace} would fold the scan onto itself; it must be at most 0.4 of "
-            f"control, {augmentation.control}."
-        )
-
-
-def _check_choices(recipe: Recipe, origin: str) -> None:
-    """Whether encoder, pretext and what depends on them go together."""
-
-    def refuse(wrong: str) -> None:
-        raise RecipeError(f"{origin}: {wrong}.")
-
-    if recipe.encoder not in FITTING[recipe.pretext]:
-        fitting = " or ".join(FITTING[recipe.pretext])
-        refuse(f"the pretext {recipe.pretext} cannot pre-train the encoder {recipe.encoder}; take {fitting}")
-    if recipe.pretext == "simclr" and recipe.pretrain.batch < 2:
-        refuse("pretrain.batch is 1, but SimCLR tells pairs from each other and needs 2 or more")
-    if recipe.pretext == "simclr" and recipe.pretrain.accumulate > 1:
-        refuse("pretrain.accumulate must be 1 with SimCLR, which compares all pairs of a step with each other")
-    if (recipe.encoder, recipe.pretext, recipe.mae.target) == ("unet", "mae", "normalised"):
-        refuse("mae.target is normalised, but the unet's MAE predicts raw voxels")
-    if recipe.carry_decoder and recipe.encoder != "unet":
-        refuse(f"carry_decoder is told, but the encoder {recipe.encoder} has no decoder that fine-tuning shares")
-
-
-def _check_crop(recipe: Recipe, origin: str) -> None:
-    """Whether the crop can be cut into patches, and those into cells of a deepest map, more than one of them."""
-    crop, cell = recipe.crop, recipe.encoder_settings.patch
-    assert crop is not None
-    if _odd(crop, cell):
-        raise RecipeError(
-            f"{origin}: the crop {crop} is not a whole number of patches {cell}; change crop or {recipe.encoder}.patch."
-            if recipe.encoder != "unet"
-            else f"{origin}: the crop {crop} cannot be halved into cells of {cell}; change crop or unet.blocks."
-        )
-    if recipe.encoder != "vit" and all(c <= s for c, s in zip(crop, recipe.encoder_settings.stride, strict=True)):
-        raise RecipeError(
-            f"{origin}: a crop of {crop} voxels is a single cell of the {recipe.encoder}'s deepest map; take a larger "
-            "crop, or fewer levels."
-        )
-
-
-def _check_masks(recipe: Recipe, origin: str) -> None:
-    """Whether the crop can be cut into mask units, more than one of them; only a pre-training hides anything."""
-    crop, unit, patch = recipe.crop, recipe.mask_unit, recipe.encoder_settings.patch
-    if unit is not None and _odd(unit, patch):
-        raise RecipeError(
-            f"{origin}: mask.unit {unit} is not a whole number of the {recipe.encoder}'s patches {patch}; change it."
-        )
-    if crop is not None and unit is not None and _odd(crop, unit):
-        raise RecipeError(f"{origin}: the crop {crop} is not a whole number of mask units {unit}; change mask.unit.")
-    if crop is not None and crop == unit:
-        raise RecipeError(
-            f"{origin}: a crop of {crop} voxels is a single mask unit, and nothing could be hidden in it; "
-            "take a larger crop, or smaller patches."
-        )
-
-
-def _odd(size: Triple, part: Triple) -> bool:
-    """Whether a box is no whole number of parts, or none at all."""
+def _rest(size: Triple, part: Triple) -> bool:
+    """Whether a box is not a whole number of parts, or none at all."""
     return any(s <= 0 or p <= 0 or s % p for s, p in zip(size, part, strict=True))

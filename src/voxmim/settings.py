@@ -1,233 +1,170 @@
-"""All settings, in one place: dataclasses whose defaults are the paper's. `recipe.py` reads and checks them."""
+"""Settings that every training has, each with its default and its check; the paper's values are the defaults.
+
+An encoder's or a pretext's own settings stand in its file. This module imports no torch.
+"""
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 Triple = tuple[int, int, int]
 Precision = Literal["auto", "bf16", "16", "32"]
-Loss = Literal["l1", "l2", "smooth_l1"]
+Bounds = Literal["[]", "(]", "[)", "()"]
+
+RENAMED_COLUMNS = {"val_constant": "val_guess", "val_spread": "val_std"}  # of metrics.csv
+
+LOGGER = logging.getLogger("voxmim")
+
+# Settings that have been renamed, by group: old recipes, run folders and weights are still read.
+RENAMED: dict[str, dict[str, str]] = {
+    "": {"rates": "lrs"},
+    "vit": {"positions": "position_embedding", "rotary": "rope", "checkpoint": "grad_checkpointing"},
+    "swin": {"checkpoint": "grad_checkpointing"},
+    "unet": {"most_width": "max_width"},
+    "mask": {"body_share": "body_fraction"},
+    "mae": {"cross": "cross_attention", "share": "predicted_fraction"},
+}
+
+_IN_WORDS = {
+    "[]": "from {} to {}",
+    "(]": "above {} and up to {}",
+    "[)": "from {} to under {}",
+    "()": "between {} and {}",
+}
 
 
-@dataclass
-class ViTSettings:
-    """A vision transformer on 3D patches.
+def with_current_names(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Nested settings under their present names; one line of the log names those that were renamed.
+
+    Args:
+        settings: groups of settings, of a recipe or in the metadata of weights.
+        origin: the file that they are from.
+    """
+    found: dict[str, Any] = {}
+    old: list[str] = []
+    for key, value in settings.items():
+        if key in RENAMED and isinstance(value, Mapping):
+            found[key] = {RENAMED[key].get(name, name): inner for name, inner in value.items()}
+            old += [f"{key}.{name} is now {key}.{RENAMED[key][name]}" for name in value if name in RENAMED[key]]
+        else:
+            found[RENAMED[""].get(key, key)] = value
+            old += [f"{key} is now {RENAMED[''][key]}"] if key in RENAMED[""] else []
+    if old:
+        LOGGER.warning("%s: settings have been renamed: %s.", origin, "; ".join(old))
+    return found
+
+
+def check_range(settings: object, names: str, low: float, high: float = math.inf, bounds: Bounds = "[]") -> None:
+    """Check that the named settings lie in an interval; of a tuple, each number.
+
+    Raises:
+        ValueError: names the first one that does not, and what it must be.
+    """
+    for name in names.split():
+        value = getattr(settings, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        above = all(number > low or (number == low and bounds[0] == "[") for number in numbers)
+        below = all(number < high or (number == high and bounds[1] == "]") for number in numbers)
+        if not numbers or not above or not below:
+            if high == math.inf:
+                wanted = f"be at least {low:g}" if bounds[0] == "[" else f"be above {low:g}"
+            else:
+                wanted = "lie " + _IN_WORDS[bounds].format(f"{low:g}", f"{high:g}")
+            raise ValueError(f"{name} is {value}, but must {wanted}")
+
+
+class EncoderSettings(Protocol):
+    """What the settings dataclass of every encoder offers.
 
     Attributes:
-        patch: voxels of a patch along X, Y, Z.
-        width: of a token.
-        depth: number of blocks.
-        heads: attention heads.
-        mlp_ratio: hidden width of a block's MLP over the token's width.
-        positions: fixed sine-cosine code, or a learned table (interpolated when the grid changes).
-        rotary: let attention see how far apart two tokens are, too (rotary code on queries and keys).
-        drop_path: chance at the last block that a sample skips it (stochastic depth, rising linearly from 0).
-        registers: learned tokens without a place that take part in the attention.
-        checkpoint: compute the blocks anew in the backward pass: slower, in less memory.
+        sizes: usual sizes, such as ``base``, and the settings that each stands for.
+        min_cells: cells of the bottleneck features that a crop needs at least.
     """
 
-    patch: Triple = (16, 16, 16)
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    positions: Literal["sincos", "learned"] = "sincos"
-    rotary: bool = False
-    drop_path: float = 0.0
-    registers: int = 0
-    checkpoint: bool = False
-
-    @property
-    def stride(self) -> Triple:
-        """Voxels of a cell of the deepest map."""
-        return self.patch
-
-
-@dataclass
-class SwinSettings:
-    """A Swin transformer: attention within windows, on ever coarser maps.
-
-    Attributes:
-        patch: voxels of a patch along X, Y, Z: 2 or 4.
-        width: of a patch's embedding, doubled at each merging.
-        depths: number of blocks of each stage, for two to four stages.
-        heads: attention heads of each stage.
-        window: cells of an attention window along each axis.
-        mlp_ratio: hidden width of a block's MLP over the width of its stage.
-        last_merge: halve the grid after the last stage too, as Swin UNETR does; without it, as the Swin paper has it.
-        drop_path: chance at the last block that a sample skips it.
-        checkpoint: compute the blocks anew in the backward pass: slower, in less memory.
-    """
-
-    patch: Triple = (4, 4, 4)
-    width: int = 96
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    heads: tuple[int, ...] = (3, 6, 12, 24)
-    window: int = 7
-    mlp_ratio: float = 4.0
-    last_merge: bool = False
-    drop_path: float = 0.0
-    checkpoint: bool = False
-
-    @property
-    def stride(self) -> Triple:
-        """Voxels of a cell of the deepest map."""
-        return (self.patch[0] * 2 ** (len(self.depths) - 1 + self.last_merge),) * 3
-
-
-@dataclass
-class UNetSettings:
-    """A residual U-Net; pre-trained by MAE with its decoder.
-
-    Attributes:
-        width: channels at full resolution, doubled at each level below.
-        blocks: residual blocks of each level, the finest first; every level halves the resolution.
-        most_width: no level has more channels.
-    """
-
-    width: int = 32
-    blocks: tuple[int, ...] = (1, 3, 4, 4, 4)
-    most_width: int = 320
-
-    @property
-    def stride(self) -> Triple:
-        """Voxels of a cell of the deepest map."""
-        return (2 ** (len(self.blocks) - 1),) * 3
+    sizes: ClassVar[dict[str, dict[str, Any]]]
+    min_cells: ClassVar[int]
 
     @property
     def patch(self) -> Triple:
-        """The smallest mask unit: a cell of the deepest map."""
-        return self.stride
+        """Voxels along X, Y, Z of a patch: the smallest box that can be masked."""
 
+    @property
+    def stride(self) -> Triple:
+        """Voxels along X, Y, Z of a cell of the bottleneck features."""
 
-EncoderSettings = ViTSettings | SwinSettings | UNetSettings
-
-# What `size` stands for in a recipe: the usual ViTs (arXiv 2010.11929, 2012.12877) and Swins (arXiv 2103.14030).
-SIZES: dict[str, dict[str, dict[str, Any]]] = {
-    "vit": {
-        "tiny": {"width": 192, "depth": 12, "heads": 3},
-        "small": {"width": 384, "depth": 12, "heads": 6},
-        "base": {"width": 768, "depth": 12, "heads": 12},
-        "large": {"width": 1024, "depth": 24, "heads": 16},
-    },
-    "swin": {
-        "tiny": {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
-        "small": {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
-        "base": {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)},
-    },
-}
+    def summary(self) -> str:
+        """Such as ``ViT of width 768, depth 12, 12 heads``."""
 
 
 @dataclass
 class MaskSettings:
-    """What is hidden from MAE and SimMIM.
+    """What MAE and SimMIM mask.
 
     Attributes:
-        kind: units drawn at random, in blocks that lie together, or so that a share of them lies on the body.
-        ratio: share of the mask units that are hidden.
+        kind: how mask units are drawn: uniformly (random), in cuboids (block), or mostly on the body (body).
+        ratio: fraction of the mask units that are hidden.
         unit: voxels of a mask unit along X, Y, Z, a multiple of the encoder's patch; null takes the patch.
-        body_share: share of the hidden units that lie on the body, as far as some of it stays visible (kind body only).
+        body_fraction: fraction of the hidden units that lie on the body, as far as some of it stays visible (kind body
+            only).
     """
 
     kind: Literal["random", "block", "body"] = "random"
     ratio: float = 0.75
     unit: Triple | None = None
-    body_share: float = 0.9
+    body_fraction: float = 0.9
 
-
-@dataclass
-class MAESettings:
-    """A masked autoencoder. With a U-Net, whose decoder is its own, only the loss counts.
-
-    Attributes:
-        decoder_width: of the decoder's tokens.
-        decoder_depth: number of the decoder's blocks.
-        decoder_heads: the decoder's attention heads.
-        target: raw voxels, or voxels normalised per patch.
-        loss: mean absolute (l1) or squared (l2) error over the hidden patches, or l2 below 1 and l1 above (smooth_l1).
-        cross: decode by cross-attention, which is cheaper: hidden patches look at visible ones only.
-        share: of the hidden patches that a step predicts; below 1 it needs cross.
-    """
-
-    decoder_width: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 8
-    target: Literal["raw", "normalised"] = "raw"
-    loss: Loss = "l1"
-    cross: bool = False
-    share: float = 1.0
-
-
-@dataclass
-class SimMIMSettings:
-    """SimMIM: the encoder sees every place, and one linear layer predicts the hidden voxels.
-
-    Attributes:
-        loss: as that of MAE.
-    """
-
-    loss: Loss = "l1"
-
-
-@dataclass
-class SimCLRSettings:
-    """SimCLR: two views of a scan are to be told from those of all other scans.
-
-    Attributes:
-        projection_width: length of a projection.
-        hidden_width: of the projection head's hidden layer; null makes it as wide as the encoder.
-        temperature: what cosines are divided by.
-        overlap: the least share of a view, along each axis, that its partner shows too.
-    """
-
-    projection_width: int = 128
-    hidden_width: int | None = None
-    temperature: float = 0.1
-    overlap: float = 0.5
-
-
-PretextSettings = MAESettings | SimMIMSettings | SimCLRSettings
+    def __post_init__(self) -> None:
+        check_range(self, "ratio", 0, 1, "()")
+        check_range(self, "body_fraction", 0, 1)
+        if self.unit is not None:
+            check_range(self, "unit", 1)
 
 
 @dataclass
 class UNETRSettings:
-    """The segmentor's decoder on a ViT (UNETR) or a Swin (Swin UNETR); the U-Net has its own.
+    """The decoder on a ViT (UNETR) or a Swin (Swin UNETR); the U-Net has its own.
 
     Attributes:
-        feature_size: channels at full resolution; doubled at each level below.
+        feature_size: channels at full resolution, doubled at each level below.
         stem: feed the image itself into the full-resolution level, as UNETR does.
-        direct: let the deepest map speak to the labels directly, too, by one linear layer whose logits are enlarged
-            and added. The papers have no such path; with it a fine-tuning of few steps uses what the encoder knows
-            from the first, where otherwise a fresh decoder has to learn first to pass it on (docs/studies).
+        direct: add the logits of one linear layer on the bottleneck features, enlarged to the image. The papers have no
+            such path. With it a short fine-tuning uses the pre-trained features from the first step, before the fresh
+            decoder has learned to pass them on (docs/studies).
     """
 
     feature_size: int = 16
     stem: bool = True
     direct: bool = False
 
+    def __post_init__(self) -> None:
+        check_range(self, "feature_size", 1)
+
 
 @dataclass
 class Augmentation:
-    """Random changes of a crop; every chance is per crop.
+    """Random changes of a crop; every probability is per crop.
 
     Attributes:
-        flip: chance of a flip, per axis.
-        flip_x: whether to flip along X (left and right) too; a fine-tuning turns it off where it would mix up sides.
-        rot90: chance of a quarter turn in the X-Y plane (only where the crop is square there).
-        affine: chance of a rotation and scaling.
-        rotate: largest rotation about each axis, degrees.
-        scale: largest relative change of size.
-        elastic: chance of an elastic deformation.
-        displace: largest displacement along each axis that an elastic deformation gives a control point, mm.
-        control: distance of an elastic deformation's control points, mm; the shorter, the finer it is.
-        shift: largest change of brightness, as a share of the intensity range (CT) or in standard deviations (MR).
-        contrast: largest relative change of contrast.
-        noise: largest standard deviation of added noise.
-        gamma: largest relative change of the exponent that bends intensities within a channel's range.
-        blur: largest sigma of a Gaussian, mm.
-        low_resolution: largest relative growth of the voxels in a simulated low resolution (1 doubles their size).
-        intensity: chance of each intensity change, from shift to low_resolution; an amount of 0 switches it off.
+        flip: probability of a flip, per axis.
+        flip_x: flip along X (left and right) too; a fine-tuning turns it off where that would mix up sides.
+        rot90: probability of a quarter turn in the X-Y plane (only where the crop is square there).
+        affine: probability of a rotation and scaling.
+        rotate: maximum rotation about each axis, degrees.
+        scale: maximum relative change of size.
+        elastic: probability of an elastic deformation.
+        displace: maximum displacement of a control point along each axis, mm.
+        control: distance between the control points of an elastic deformation, mm.
+        shift: maximum change of brightness, as a fraction of the intensity range (CT) or in standard deviations (MR).
+        contrast: maximum relative change of contrast.
+        noise: maximum standard deviation of added noise.
+        gamma: maximum relative change of the exponent of a gamma correction within a channel's range.
+        blur: maximum sigma of a Gaussian blur, mm.
+        low_resolution: maximum relative growth of the voxels in a simulated low resolution (1 doubles their size).
+        intensity: probability of each intensity change, from shift to low_resolution; an amount of 0 turns it off.
     """
 
     flip: float = 0.1
@@ -247,27 +184,37 @@ class Augmentation:
     low_resolution: float = 0.0
     intensity: float = 0.5
 
+    def __post_init__(self) -> None:
+        check_range(self, "flip rot90 affine elastic intensity", 0, 1)
+        check_range(self, "rotate displace shift contrast noise gamma blur low_resolution", 0)
+        check_range(self, "scale", 0, 1, "[)")
+        if self.displace > 0.4 * self.control:
+            raise ValueError(
+                f"displace {self.displace} would fold the scan onto itself; it must be at most 0.4 of control, "
+                f"{self.control}"
+            )
+
 
 @dataclass
 class Training:
-    """How one training goes.
+    """How one training runs.
 
     Attributes:
         steps: optimiser steps.
-        batch: crops per step, over all devices; for SimCLR, pairs of them.
-        accumulate: parts that a device computes its crops of a step in, one after the other: slower, in less memory.
+        batch: crops per step, over all devices; for SimCLR, pairs of crops.
+        accumulate: gradient accumulation steps: slower, in less memory.
         crops_per_scan: crops (or pairs) cut from each scan that is opened.
         lr: peak learning rate.
-        weight_decay: of AdamW; norms, biases and position codes are exempt.
-        warmup: share of the steps with a linearly rising rate; a cosine to zero follows.
-        layer_decay: factor on the rate for each layer of the encoder further from its output (1 is off); a fine-tuning
-            from scratch, which has nothing to keep, takes 1.
-        clip: largest norm of the gradient (0 is off).
-        ema: how much of the averaged weights stays at each step; they are what is validated and saved (0 is off).
-        freeze: share of the steps during which the encoder keeps still (fine-tuning only); 1 never releases it.
+        weight_decay: of AdamW; norms, biases and positional encodings are exempt.
+        warmup: fraction of the steps with a linearly rising learning rate; a cosine to zero follows.
+        layer_decay: factor on the learning rate for each layer further from the encoder's output (1 is off); a
+            fine-tuning from scratch takes 1.
+        clip: maximum norm of the gradient (0 is off).
+        ema: EMA decay of the averaged weights, which are then validated and saved (0 is off).
+        freeze: fraction of the steps during which the encoder is frozen (fine-tuning only); 1 freezes it throughout.
         validate_every: steps between two validations.
-        checkpoint_every: steps between two writings of last.ckpt.
-        foreground: share of crops centred on a labelled voxel (fine-tuning only).
+        checkpoint_every: steps between two checkpoints (last.ckpt).
+        foreground: fraction of crops centred on a labelled voxel (fine-tuning only).
         augmentation: random changes of the crops.
     """
 
@@ -287,87 +234,9 @@ class Training:
     foreground: float = 0.5
     augmentation: Augmentation = field(default_factory=Augmentation)
 
-
-@dataclass
-class Recipe:
-    """Everything that a training can be told.
-
-    Attributes:
-        about: one line on what the recipe is for.
-        crop: voxels of a crop along X, Y, Z; null fits it to the store (see `fit_crop`).
-        crop_voxels: the most voxels of a fitted crop.
-        window: HU range that becomes 0..1 (CT only).
-        channels: what pre-training shows of a scan's channels: all that it has; a part, drawn for each crop, so that
-            the encoder learns to do with missing ones; or one at a time, so that the encoder has one input.
-        overlap: of neighbouring windows when a whole scan is labelled, as a share of the window; a training validates
-            with windows side by side.
-        precision: auto (bf16 where the device is fast at it, else 32), bf16, 16 (GPU only) or 32.
-        devices: number of processes or GPUs, of each node.
-        nodes: number of machines.
-        strategy: what several processes do: each keeps the whole network (ddp), or a share of it (fsdp).
-        compile: translate the network into faster code first, which takes some minutes.
-        max_damaged: share of a training's scans whose files in the store may be missing or damaged; they are left out
-            and named, and above it the training ends. 0 ends it at the first.
-        seed: of everything random.
-        encoder: the network that is pre-trained, whose settings are those of its name.
-        vit: the ViT.
-        swin: the Swin transformer.
-        unet: the U-Net.
-        pretext: the self-supervised task, whose settings are those of its name.
-        mask: what MAE and SimMIM hide.
-        mae: MAE.
-        simmim: SimMIM.
-        simclr: SimCLR.
-        unetr: the segmentor's decoder.
-        carry_decoder: let a fine-tuning of a U-Net start from the decoder of its MAE too.
-        pretrain: the pre-training.
-        finetune: the fine-tuning.
-        scratch_lr: the peak rate of a fine-tuning that starts from scratch; null takes finetune.lr.
-        rates: the peak rates of which each arm of a comparison takes the one that does best on validation cases.
-    """
-
-    about: str = ""
-    crop: Triple | None = (96, 96, 96)
-    crop_voxels: int = 96**3
-    window: tuple[float, float] = (-175.0, 250.0)
-    channels: Literal["all", "drawn", "one"] = "all"
-    overlap: float = 0.5
-    precision: Precision = "auto"
-    devices: int = 1
-    nodes: int = 1
-    strategy: Literal["ddp", "fsdp"] = "ddp"
-    compile: bool = False
-    max_damaged: float = 0.05
-    seed: int = 0
-    encoder: Literal["vit", "swin", "unet"] = "vit"
-    vit: ViTSettings = field(default_factory=ViTSettings)
-    swin: SwinSettings = field(default_factory=SwinSettings)
-    unet: UNetSettings = field(default_factory=UNetSettings)
-    pretext: Literal["mae", "simmim", "simclr"] = "mae"
-    mask: MaskSettings = field(default_factory=MaskSettings)
-    mae: MAESettings = field(default_factory=MAESettings)
-    simmim: SimMIMSettings = field(default_factory=SimMIMSettings)
-    simclr: SimCLRSettings = field(default_factory=SimCLRSettings)
-    unetr: UNETRSettings = field(default_factory=UNETRSettings)
-    carry_decoder: bool = False
-    pretrain: Training = field(default_factory=Training)
-    finetune: Training = field(default_factory=Training)
-    scratch_lr: float | None = None
-    rates: tuple[float, ...] = (1e-3, 3e-4)
-
-    @property
-    def encoder_settings(self) -> EncoderSettings:
-        """The settings of the encoder that was chosen."""
-        chosen: EncoderSettings = getattr(self, self.encoder)
-        return chosen
-
-    @property
-    def pretext_settings(self) -> PretextSettings:
-        """The settings of the pretext that was chosen."""
-        chosen: PretextSettings = getattr(self, self.pretext)
-        return chosen
-
-    @property
-    def mask_unit(self) -> Triple | None:
-        """Voxels of a mask unit, or None where the pretext hides nothing."""
-        return None if self.pretext == "simclr" else self.mask.unit or self.encoder_settings.patch
+    def __post_init__(self) -> None:
+        check_range(self, "steps batch accumulate crops_per_scan validate_every checkpoint_every", 1)
+        check_range(self, "lr layer_decay", 0, bounds="()")
+        check_range(self, "weight_decay clip", 0)
+        check_range(self, "warmup freeze foreground", 0, 1)
+        check_range(self, "ema", 0, 1, "[)")

@@ -16,15 +16,20 @@ from voxmim.weights.load import load_classifier
 
 CROP = (16, 8, 16)
 KINDS: dict[str, dict[str, Any]] = {
-    "vit": {"patch": [4, 2, 4], "width": 12, "depth": 2, "heads": 2, "registers": 2, "rotary": True},
+    "vit": {"patch": [4, 2, 4], "width": 12, "depth": 2, "heads": 2, "registers": 2, "rope": True},
     "swin": {"patch": [2, 2, 2], "width": 4, "depths": [1, 2], "heads": [1, 2], "window": 2},
-    "unet": {"width": 4, "blocks": [1, 2, 1], "most_width": 6},
+    "unet": {"width": 4, "blocks": [1, 2, 1], "max_width": 6},
 }
 
 
 def classifier_of(kind: str) -> tuple[Classifier, dict[str, Any]]:
     recipe = make_recipe({"encoder": kind, "pretext": "simclr", "crop": CROP, kind: KINDS[kind]})
-    metadata = {"preparation": {"channels": ["a", "b"]}, "crop": CROP, **describe_encoder(recipe), "kind": "classifier"}
+    metadata = {
+        "preparation": {"channels": ["a", "b"]},
+        "crop": CROP,
+        **describe_encoder(kind, recipe.encoder_settings),
+        "kind": "classifier",
+    }
     return Classifier(build_encoder(recipe.encoder_settings, 2, CROP), 3), {**metadata, "classes": ["x", "y", "z"]}
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxmim.networks.patches import Triple
-from voxmim.networks.positions import resize_positions, rotary_angles, rotate, sincos_positions
+from voxmim.networks.positions import resize_positions, rope_angles, rotate, sincos_positions
 
 grids = st.tuples(*[st.integers(1, 5)] * 3)
 
@@ -68,7 +68,7 @@ def test_a_linear_ramp_of_learned_positions_stays_one(old: Triple, new: Triple) 
 def test_turned_values_keep_their_length_and_meet_by_the_difference_of_their_places(
     grid: Triple, width: int, seed: int
 ) -> None:
-    angles = rotary_angles(grid, width)[None]
+    angles = rope_angles(grid, width)[None]
     generator = torch.Generator().manual_seed(seed)
     query, key = torch.randn(2, width, generator=generator, dtype=torch.float64)
     everywhere = angles.shape[1]
@@ -84,8 +84,8 @@ def test_turned_values_keep_their_length_and_meet_by_the_difference_of_their_pla
             assert float(products[i, j]) == pytest.approx(met.setdefault(difference, float(products[i, j])), abs=1e-5)
 
 
-def test_rotary_frequencies_fall_from_one_along_each_axis() -> None:
-    angles = rotary_angles((2, 2, 3), 14)
+def test_rope_frequencies_fall_from_one_along_each_axis() -> None:
+    angles = rope_angles((2, 2, 3), 14)
     assert angles.shape == (12, 7)
     slow = 20.0**-0.5
     last = torch.tensor([1, slow, 1, slow, 2, 2 * slow, 0.0])  # the token at (1, 1, 2); the pair left over stays

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 
 from voxmim.networks.patches import Triple, mask_to_voxels, patchify
-from voxmim.networks.swin import Swin
+from voxmim.networks.swin import Swin, SwinSettings
 
 PATCH: Triple = (2, 2, 2)
 GRID: Triple = (6, 10, 4)
@@ -19,8 +20,10 @@ N = 240
 
 def make_swin(**changes: object) -> Swin:
     torch.manual_seed(0)
-    settings = {"channels": 2, "patch": PATCH, "width": 6, "depths": (2, 1), "heads": (2, 3), "window": 4} | changes
-    return Swin(**settings).eval()  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"patch": PATCH, "width": 6, "depths": (2, 1), "heads": (2, 3), "window": 4}
+    settings |= {"last_merge": True} | changes
+    channels = settings.pop("channels", 2)
+    return Swin(SwinSettings(**settings), channels).eval()
 
 
 def some_volume(grid: Triple = GRID, patch: Triple = PATCH, channels: int = 2) -> Tensor:
@@ -134,7 +137,7 @@ def test_checkpointing_keeps_less_and_changes_nothing() -> None:
     volume, hidden, token = some_volume(), some_hidden(), torch.randn(6)
     outputs, gradients, kept = [], [], []
     for checkpoint in (False, True):
-        swin = make_swin(checkpoint=checkpoint, drop_path=0.5).train()
+        swin = make_swin(grad_checkpointing=checkpoint, drop_path=0.5).train()
         sizes: list[int] = []
         torch.manual_seed(4)  # of the skipped blocks
         with torch.autograd.graph.saved_tensors_hooks(
@@ -196,9 +199,9 @@ def test_a_volume_that_is_no_whole_number_of_patches_is_refused(shape: Triple) -
 
 def test_hidden_and_token_come_together() -> None:
     swin, volume = make_swin(), some_volume()
-    with pytest.raises(ValueError, match="need a token"):
+    with pytest.raises(ValueError, match="both hidden and token"):
         swin.encode(volume, hidden=some_hidden())
-    with pytest.raises(ValueError, match="need a token"):
+    with pytest.raises(ValueError, match="both hidden and token"):
         swin.encode(volume, token=torch.randn(6))
 
 
@@ -210,7 +213,7 @@ def test_a_patch_other_than_2_or_4_is_refused(patch: Triple) -> None:
 
 @pytest.mark.parametrize(("depths", "heads"), [((1, 1, 1), (1, 1)), ((1,), (1,)), ((1,) * 5, (1,) * 5)])
 def test_depths_and_heads_must_be_two_to_four_and_as_many(depths: tuple[int, ...], heads: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="two to four"):
+    with pytest.raises(ValueError, match="2 to 4 stages"):
         make_swin(depths=depths, heads=heads)
 
 

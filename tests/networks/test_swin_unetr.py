@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 from torch import nn
 
 from voxmim.networks.patches import Triple
-from voxmim.networks.swin import Swin
+from voxmim.networks.swin import Swin, SwinSettings
 from voxmim.networks.swin_unetr import SwinUNETR, _JoinUp
+from voxmim.settings import UNETRSettings
 
 # MONAI's names of the parts of a decoder over four stages.
 MONAI_NAMES = {
@@ -28,17 +31,23 @@ MONAI_NAMES = {
 }
 
 
-def make_segmentor(patch: int, stem: bool = True, feature_size: int | None = 4, stages: int = 3) -> SwinUNETR:
+def make_swin(channels: int, patch: Triple, **settings: Any) -> Swin:
+    return Swin(SwinSettings(patch, **{"last_merge": True, **settings}), channels)
+
+
+def make_segmentor(patch: int, stem: bool = True, feature_size: int = 4, stages: int = 3) -> SwinUNETR:
     torch.manual_seed(0)
-    encoder = Swin(2, (patch,) * 3, width=6, depths=(2, *(1,) * (stages - 1)), heads=(1, 2, 3, 4)[:stages], window=3)
-    return SwinUNETR(encoder, classes=3, feature_size=feature_size, stem=stem)
+    encoder = make_swin(
+        2, (patch,) * 3, width=6, depths=(2, *(1,) * (stages - 1)), heads=(1, 2, 3, 4)[:stages], window=3
+    )
+    return SwinUNETR(encoder, 3, UNETRSettings(feature_size, stem))
 
 
 def test_with_patches_of_2_it_is_monais_network() -> None:
     torch.manual_seed(0)
     other = MonaiSwinUNETR(in_channels=4, out_channels=3, feature_size=12, depths=(2, 1, 2, 1), window_size=4).eval()
-    encoder = Swin(4, (2, 2, 2), width=12, depths=(2, 1, 2, 1), window=4)
-    network = SwinUNETR(encoder, classes=3).eval()
+    encoder = make_swin(4, (2, 2, 2), width=12, depths=(2, 1, 2, 1), heads=(3, 6, 12, 24), window=4)
+    network = SwinUNETR(encoder, 3, UNETRSettings(12)).eval()
     state = other.state_dict()
     for ours, theirs in MONAI_NAMES.items():
         part = {key.removeprefix(f"{theirs}."): state.pop(key) for key in list(state) if key.startswith(f"{theirs}.")}
@@ -137,15 +146,15 @@ def test_a_volume_that_is_no_whole_number_of_patches_is_refused() -> None:
 @pytest.mark.parametrize("stem", [True, False])
 @pytest.mark.parametrize("patch", [2, 4])
 def test_an_encoder_of_two_maps_has_a_decoder_too(patch: int, stem: bool) -> None:
-    encoder = Swin(1, (patch,) * 3, width=4, depths=(1, 1), heads=(1, 2), window=2, last_merge=False)
+    encoder = make_swin(1, (patch,) * 3, width=4, depths=(1, 1), heads=(1, 2), window=2, last_merge=False)
     assert len(encoder.widths) == 2
     volume = torch.randn(1, 1, *(patch * g for g in (4, 6, 4)))
-    assert SwinUNETR(encoder, 3, feature_size=12, stem=stem)(volume).shape == (1, 3, *volume.shape[2:])
+    assert SwinUNETR(encoder, 3, UNETRSettings(12, stem))(volume).shape == (1, 3, *volume.shape[2:])
 
 
 def test_the_direct_path_starts_at_the_deepest_map() -> None:
-    encoder = Swin(1, (2, 2, 2), width=4, depths=(1, 1), heads=(1, 2), window=2)
-    network, volume = SwinUNETR(encoder, 3, feature_size=4, direct=True), torch.randn(1, 1, 8, 12, 8)
+    encoder = make_swin(1, (2, 2, 2), width=4, depths=(1, 1), heads=(1, 2), window=2)
+    network, volume = SwinUNETR(encoder, 3, UNETRSettings(4, direct=True)), torch.randn(1, 1, 8, 12, 8)
     both = network(volume)
     torch.nn.init.zeros_(network.out.conv.conv.weight)
     torch.nn.init.zeros_(network.out.conv.conv.bias)

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from voxmim.networks.patches import Triple
-from voxmim.networks.unet import ResidualEncoder, UNet
+from voxmim.networks.unet import ResidualEncoder, UNet, UNetSettings
 
 
-def make_encoder(channels: int = 1, levels: int = 3, most_width: int = 320) -> ResidualEncoder:
+def make_encoder(channels: int = 1, levels: int = 3, max_width: int = 320) -> ResidualEncoder:
     torch.manual_seed(0)
-    return ResidualEncoder(channels, width=4, blocks=(1, 2, 1, 1)[:levels], most_width=most_width)
+    return ResidualEncoder(UNetSettings(4, (1, 2, 1, 1)[:levels], max_width), channels)
 
 
 def without_norms(network: nn.Module) -> nn.Module:
@@ -27,7 +27,7 @@ def without_norms(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("levels", [2, 3, 4])
 def test_each_level_halves_the_grid_and_doubles_the_channels_up_to_the_most(channels: int, levels: int) -> None:
-    encoder = make_encoder(channels, levels, most_width=12)
+    encoder = make_encoder(channels, levels, max_width=12)
     side = 2 ** (levels - 1)
     volume = torch.randn(2, channels, side, 2 * side, 3 * side)
     maps = encoder.maps(volume)
@@ -44,7 +44,7 @@ def test_each_level_halves_the_grid_and_doubles_the_channels_up_to_the_most(chan
 def test_the_default_has_five_levels_of_the_blocks_and_widths_it_names() -> None:
     """Two normalised 3x3x3 convolutions per block, with learned scales."""
     with torch.device("meta"):
-        encoder = ResidualEncoder()
+        encoder = ResidualEncoder(UNetSettings())
     convolutions = [[m for m in stage.modules() if isinstance(m, nn.Conv3d)] for stage in encoder.stages]
     found = [sum(m.kernel_size == (3, 3, 3) for m in level) for level in convolutions]
     assert found == [2, 6, 8, 8, 8]
@@ -124,4 +124,4 @@ def test_a_volume_of_a_single_deepest_cell_is_refused() -> None:
 @pytest.mark.parametrize("blocks", [(1, 0, 1), ()])
 def test_a_level_without_blocks_and_no_level_are_refused(blocks: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="at least one level, and a block on each"):
-        ResidualEncoder(blocks=blocks)
+        UNetSettings(blocks=blocks)

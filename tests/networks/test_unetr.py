@@ -7,16 +7,22 @@ import torch
 from monai.networks.blocks import UnetrPrUpBlock
 from torch import nn
 
-from voxmim.networks.patches import Triple
+from voxmim.networks.patches import Triple, to_map
 from voxmim.networks.unetr import UNETR, DirectLogits
-from voxmim.networks.vit import ViT, to_map
+from voxmim.networks.vit import ViT, ViTSettings
+from voxmim.settings import UNETRSettings
+
+
+def crop_of(grid: Triple, patch: Triple) -> Triple:
+    x, y, z = (g * p for g, p in zip(grid, patch, strict=True))
+    return x, y, z
 
 
 def make_unetr(patch: int | Triple, grid: Triple, stem: bool = True, depth: int = 4) -> UNETR:
     torch.manual_seed(0)
     sizes = (patch,) * 3 if isinstance(patch, int) else patch
-    vit = ViT(channels=2, patch=sizes, grid=grid, width=24, depth=depth, heads=2)
-    return UNETR(vit, classes=3, feature_size=4, stem=stem)
+    vit = ViT(ViTSettings(sizes, width=24, depth=depth, heads=2), 2, crop_of(grid, sizes))
+    return UNETR(vit, 3, UNETRSettings(4, stem))
 
 
 @pytest.mark.parametrize("stem", [True, False])
@@ -48,8 +54,8 @@ def test_direct_logits_are_those_of_the_last_tokens_one_by_one() -> None:
 
 
 def test_the_direct_path_is_added_to_the_decoders_logits() -> None:
-    vit = ViT(channels=1, patch=(4, 4, 4), grid=(2, 2, 2), width=24, depth=2, heads=2)
-    network, volume = UNETR(vit, classes=3, feature_size=4, direct=True), torch.randn(1, 1, 8, 8, 8)
+    vit = ViT(ViTSettings((4, 4, 4), width=24, depth=2, heads=2), 1, (8, 8, 8))
+    network, volume = UNETR(vit, 3, UNETRSettings(4, direct=True)), torch.randn(1, 1, 8, 8, 8)
     both = network(volume)
     torch.nn.init.zeros_(network.out.conv.conv.weight)
     torch.nn.init.zeros_(network.out.conv.conv.bias)
@@ -137,4 +143,4 @@ def test_without_a_stem_the_tokens_are_the_only_way(stem: bool) -> None:
 @pytest.mark.parametrize("patch", [(4, 4, 6), (6, 6, 6), (1, 1, 1)])
 def test_a_patch_that_cannot_be_halved_down_is_refused(patch: Triple) -> None:
     with pytest.raises(ValueError, match="power of two"):
-        UNETR(ViT(patch=patch, grid=(2, 2, 2), width=24, depth=1, heads=2), classes=2)
+        UNETR.check(ViTSettings(patch))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from voxmim.networks.patches import Triple, mask_to_voxels, patchify, unpatchify
 from voxmim.networks.positions import resize_positions
-from voxmim.networks.vit import Attention, Block, ViT, attend, initialise, take
+from voxmim.networks.vit import Attention, Block, ViT, ViTSettings, attend, initialise, take
 
 PATCH: Triple = (4, 2, 4)
 GRID: Triple = (2, 4, 3)
@@ -17,8 +19,10 @@ N = 24
 
 def make_vit(**changes: object) -> ViT:
     torch.manual_seed(0)
-    settings = {"channels": 2, "patch": PATCH, "grid": GRID, "width": 24, "depth": 2, "heads": 3} | changes
-    return ViT(**settings).eval()  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"patch": PATCH, "width": 24, "depth": 2, "heads": 3} | changes
+    channels, (x, y, z) = settings.pop("channels", 2), settings.pop("grid", GRID)
+    patch = settings["patch"]
+    return ViT(ViTSettings(**settings), channels, (x * patch[0], y * patch[1], z * patch[2])).eval()
 
 
 def some_volume(grid: Triple = GRID) -> torch.Tensor:
@@ -30,7 +34,12 @@ def some_hidden() -> torch.Tensor:
     return torch.rand(2, N, generator=torch.Generator().manual_seed(2)) < 0.6
 
 
-KINDS = [{"positions": "sincos"}, {"positions": "learned"}, {"rotary": True}, {"rotary": True, "registers": 3}]
+KINDS = [
+    {"position_embedding": "sincos"},
+    {"position_embedding": "learned"},
+    {"rope": True},
+    {"rope": True, "registers": 3},
+]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -142,10 +151,10 @@ def test_drop_path_rises_linearly_over_the_blocks() -> None:
     assert make_vit(depth=1, drop_path=0.4).blocks[0].drop_path == 0.0
 
 
-def test_rotary_attention_sees_places_through_their_difference_alone() -> None:
-    rotary, plain = (make_vit(rotary=rotary, width=36, grid=(4, 1, 1)) for rotary in (True, False))
-    for network in (rotary, plain):
-        network.positions.zero_()  # what is left of the places is the rotary code
+def test_rope_attention_sees_places_through_their_difference_alone() -> None:
+    rope, plain = (make_vit(rope=rope, width=36, grid=(4, 1, 1)) for rope in (True, False))
+    for network in (rope, plain):
+        network.positions.zero_()  # what is left of the places is the rope code
     patches = patchify(some_volume((4, 1, 1)), PATCH)
 
     def encoded(network: ViT, places: list[int]) -> torch.Tensor:
@@ -154,8 +163,8 @@ def test_rotary_attention_sees_places_through_their_difference_alone() -> None:
         moved[:, places] = patches[:, :2]
         return network(unpatchify(moved, (4, 1, 1), PATCH), torch.tensor([places]).expand(2, -1))
 
-    torch.testing.assert_close(encoded(rotary, [0, 1]), encoded(rotary, [2, 3]))
-    assert (encoded(rotary, [0, 1]) - encoded(rotary, [0, 3])).abs().max() > 1e-3
+    torch.testing.assert_close(encoded(rope, [0, 1]), encoded(rope, [2, 3]))
+    assert (encoded(rope, [0, 1]) - encoded(rope, [0, 3])).abs().max() > 1e-3
     torch.testing.assert_close(encoded(plain, [0, 1]), encoded(plain, [0, 3]))
 
 
@@ -208,11 +217,11 @@ def test_hidden_and_token_come_together() -> None:
         vit.encode(some_volume(), token=torch.randn(24))
 
 
-@pytest.mark.parametrize("rotary", [False, True])
-def test_registers_take_part_without_a_place_and_are_taken_off_again(rotary: bool) -> None:
-    vit, volume = make_vit(registers=3, rotary=rotary), some_volume()
+@pytest.mark.parametrize("rope", [False, True])
+def test_registers_take_part_without_a_place_and_are_taken_off_again(rope: bool) -> None:
+    vit, volume = make_vit(registers=3, rope=rope), some_volume()
     tokens = torch.cat([vit.tokens(volume), vit.registers.expand(2, -1, -1)], dim=1)  # behind, not before
-    angles = torch.cat([vit.angles(volume), torch.zeros(1, 3, 4)], dim=1) if rotary else None
+    angles = torch.cat([vit.angles(volume), torch.zeros(1, 3, 4)], dim=1) if rope else None
     expected = []
     for block in vit.blocks:
         tokens = block(tokens, angles)
@@ -232,7 +241,7 @@ def test_registers_are_learned_and_without_any_there_is_no_such_weight() -> None
 def test_checkpointed_blocks_run_twice_in_training_alone_and_change_nothing() -> None:
     gradients = []
     for checkpoint in (False, True):
-        vit, runs = make_vit(checkpoint=checkpoint, rotary=True, registers=2, drop_path=0.5).train(), []
+        vit, runs = make_vit(grad_checkpointing=checkpoint, rope=True, registers=2, drop_path=0.5).train(), []
         vit.blocks[0].attention.register_forward_hook(lambda *_, runs=runs: runs.append(1))
         torch.manual_seed(5)
         vit(some_volume()).pow(3).sum().backward()
@@ -243,9 +252,9 @@ def test_checkpointed_blocks_run_twice_in_training_alone_and_change_nothing() ->
     assert all(map(torch.equal, *gradients))
 
 
-@pytest.mark.parametrize("rotary", [False, True])
-def test_hidden_states_are_the_tokens_after_so_many_blocks(rotary: bool) -> None:
-    vit, volume = make_vit(depth=3, rotary=rotary), some_volume()
+@pytest.mark.parametrize("rope", [False, True])
+def test_hidden_states_are_the_tokens_after_so_many_blocks(rope: bool) -> None:
+    vit, volume = make_vit(depth=3, rope=rope), some_volume()
     tokens, expected = vit.tokens(volume), []
     for block in vit.blocks:
         tokens = block(tokens, vit.angles(volume))
@@ -259,7 +268,7 @@ def test_hidden_states_are_the_tokens_after_so_many_blocks(rotary: bool) -> None
 @pytest.mark.parametrize("grid", [(3, 4, 3), (1, 2, 5)])
 def test_another_grid_is_encoded_with_positions_made_to_fit(grid: Triple) -> None:
     volume = some_volume(grid)
-    fixed, learned = make_vit(), make_vit(positions="learned")
+    fixed, learned = make_vit(), make_vit(position_embedding="learned")
     native = make_vit(grid=grid)  # the same draw of weights: fixed positions take no random numbers
     torch.testing.assert_close(fixed(volume), native(volume))
     assert torch.equal(learned.positions_for(grid), resize_positions(learned.positions, GRID, grid))

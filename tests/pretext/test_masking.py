@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -201,15 +202,20 @@ def test_units_are_hidden_whole_or_not_at_all(grid: Triple, times: Triple, patch
 def test_masks_are_drawn_as_the_settings_tell(kind: str, unit: Triple | None) -> None:
     """In whole units, of the kind and the share that are told; without a unit, a unit is a patch."""
     patch, shape = (2, 2, 4), (8, 8, 16)
-    mask_settings = MaskSettings(kind, 0.6, unit, body_share=0.7)  # type: ignore[arg-type]
+    mask_settings = MaskSettings(kind, 0.6, unit, body_fraction=0.7)  # type: ignore[arg-type]
     grid: Triple = (2, 4, 2) if unit else (4, 4, 4)
-    body = torch.rand(3, math.prod(grid), generator=seeded(5)) < 0.5
-    found = draw_masks(mask_settings, patch, shape, 3, seeded(1), body)
-    units = {
-        "random": lambda: random_mask(3, math.prod(grid), 0.6, seeded(1)),
-        "block": lambda: block_mask(3, grid, 0.6, seeded(1)),
-        "body": lambda: body_mask(body, 0.6, 0.7, seeded(1)),
-    }[kind]()
+    crops, seeds = torch.rand(3, 1, *shape, generator=seeded(5)), torch.tensor([1, 7, 2**61])
+    body = holds_body(crops, unit or patch)
+    found = draw_masks(mask_settings, patch, crops, seeds)
+    draw: Any = {
+        "random": lambda row, generator: random_mask(1, math.prod(grid), 0.6, generator),
+        "block": lambda row, generator: block_mask(1, grid, 0.6, generator),
+        "body": lambda row, generator: body_mask(body[row : row + 1], 0.6, 0.7, generator),
+    }[kind]
+    units = torch.cat([draw(row, seeded(int(seed) + 1)) for row, seed in enumerate(seeds)])
+    for row in range(3):  # no crop's mask depends on another's
+        alone = draw_masks(mask_settings, patch, crops[row : row + 1], seeds[row : row + 1])
+        assert torch.equal(alone, found[row : row + 1])
     voxels = mask_to_voxels(units, grid, unit or patch)
     assert torch.equal(mask_to_voxels(found, (4, 4, 4), patch), voxels)
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from voxmim.networks.patches import Triple, mask_to_voxels, patchify, unpatchify
-from voxmim.pretext.mae import MAEOutput
+from voxmim.pretext.masked import MaskedOutput
 from voxmim.pretext.masking import random_mask, units_to_patches
-from voxmim.pretext.simmim import SimMIM
+from voxmim.pretext.simmim import SimMIM, SimMIMSettings
+from voxmim.settings import MaskSettings
 
 CHANNELS = 2
 PATCH: Triple = (2, 1, 2)
@@ -66,7 +67,7 @@ class Copier(nn.Module):
 
 def make_simmim(loss: str = "l1", ratio: float = 0.6) -> SimMIM:
     torch.manual_seed(0)
-    return SimMIM(Mixer(), UNIT, ratio, loss)  # type: ignore[arg-type]
+    return SimMIM(Mixer(), SimMIMSettings(loss), MaskSettings(ratio=ratio, unit=UNIT))  # type: ignore[arg-type]
 
 
 def some_volume(seed: int = 1) -> Tensor:
@@ -82,7 +83,7 @@ def painted(volume: Tensor, where: Tensor) -> Tensor:
     return torch.where(mask_to_voxels(where, GRID, PATCH), some_volume(9), volume)
 
 
-def plain_loss(output: MAEOutput, volume: Tensor, loss: str) -> float:
+def plain_loss(output: MaskedOutput, volume: Tensor, loss: str) -> float:
     """The mean error of the hidden voxels, by loops over samples, places and voxels."""
     errors = []
     for sample in range(len(volume)):
@@ -138,7 +139,7 @@ def test_painting_visible_patches_changes_the_prediction_and_not_the_target_of_t
 
 def test_the_head_puts_each_voxel_at_its_place() -> None:
     """An encoder that copies and a head that adds nothing give back the volume, in the order of the patches."""
-    simmim, volume = SimMIM(Copier(), UNIT, 0.6), some_volume()
+    simmim, volume = SimMIM(Copier(), SimMIMSettings(), MaskSettings()), some_volume()
     nn.init.eye_(simmim.head.weight)
     nn.init.zeros_(simmim.head.bias)
     output = simmim(volume, some_mask())
@@ -156,17 +157,12 @@ def test_the_head_is_one_linear_layer_on_each_cell() -> None:
     torch.testing.assert_close(patchify(predicted, STRIDE), expected)
 
 
-def test_a_mask_of_whole_units_is_drawn_from_the_generator_where_none_is_given() -> None:
-    simmim, volume = make_simmim(ratio=0.4), some_volume()
-    drawn = simmim(volume, generator=torch.Generator().manual_seed(3)).mask
-    units = random_mask(2, 8, 0.4, torch.Generator().manual_seed(3))
+def test_a_mask_of_complete_units_is_drawn_from_the_seeds() -> None:
+    simmim, volume, seeds = make_simmim(ratio=0.4), some_volume(), torch.tensor([3, 4])
+    drawn = simmim(*simmim.inputs(volume, seeds)).mask
+    units = torch.cat([random_mask(1, 8, 0.4, torch.Generator().manual_seed(seed + 1)) for seed in (3, 4)])
     assert torch.equal(drawn, units_to_patches(units, (2, 2, 2), (2, 3, 2)))
     assert drawn.sum(1).tolist() == [3 * 12, 3 * 12]  # three units of twelve patches
-
-
-def test_a_unit_that_cuts_patches_is_refused() -> None:
-    with pytest.raises(ValueError, match="whole number of patches"):
-        SimMIM(Mixer(), (4, 3, 3), 0.6)
 
 
 def test_reconstruct_pastes_visible_patches_and_gives_predictions_as_they_are() -> None:
@@ -201,7 +197,7 @@ def test_voxels_of_cells_that_stick_out_of_the_volume_are_left_out() -> None:
             cells = patchify(padded, self.stride).transpose(1, 2)
             return cells.reshape(len(volume), -1, *(n // s for n, s in zip(padded.shape[2:], self.stride, strict=True)))
 
-    simmim, volume = SimMIM(Padded(), (4, 4, 4), 0.6), torch.randn(2, CHANNELS, 12, 8, 4)
+    simmim, volume = SimMIM(Padded(), SimMIMSettings(), MaskSettings()), torch.randn(2, CHANNELS, 12, 8, 4)
     nn.init.eye_(simmim.head.weight)
     nn.init.zeros_(simmim.head.bias)
     output = simmim(volume, random_mask(2, 6, 0.5, torch.Generator().manual_seed(0)))

@@ -19,7 +19,7 @@ from voxmim.studies.study import STUDIES
 
 SHORT = {"steps": 2, "validate_every": 1, "checkpoint_every": 2, "batch": 1, "crops_per_scan": 1, "lr": 1e-3}
 RECIPE = {
-    **TINY_RECIPE, "crop": [16, 16, 16], "overlap": 0.0, "rates": [1e-3],
+    **TINY_RECIPE, "crop": [16, 16, 16], "overlap": 0.0, "lrs": [1e-3],
     "pretrain": {**SHORT, "steps": 3}, "finetune": SHORT,  # so that SimMIM makes two steps
 }  # fmt: skip
 SPLITS = {"train": ["phantom_000", "phantom_001"], "val": ["phantom_002"], "test": ["phantom_003", "phantom_004"]}

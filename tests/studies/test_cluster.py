@@ -15,7 +15,7 @@ from voxmim.training.run import Run
 
 def test_trials_are_done_by_the_workers_each_after_its_start(tiny: Tiny, tmp_path: Path) -> None:
     short = {**TINY_TRAINING, "steps": 2, "validate_every": 1}
-    settings = {**TINY_RECIPE, "pretrain": short, "finetune": short, "rates": [1e-3]}
+    settings = {**TINY_RECIPE, "pretrain": short, "finetune": short, "lrs": [1e-3]}
     write_recipe(tmp_path / "recipe.yaml", make_recipe(settings))
     request = Request((tiny.store,), tmp_path, tmp_path / "recipe.yaml", {}, ("2",))
     arms = ready([request.scratch(), request.pretrained("mae")], [0])

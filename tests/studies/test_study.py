@@ -53,7 +53,7 @@ class Answered:
 @pytest.fixture(scope="module")
 def answered(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Answered:
     folder = tmp_path_factory.mktemp("study [a b]")
-    recipe = make_recipe({**TINY_RECIPE, "rates": [1e-3, 1e-5], "seed": 3, "pretrain": SHORT, "finetune": SHORT})
+    recipe = make_recipe({**TINY_RECIPE, "lrs": [1e-3, 1e-5], "seed": 3, "pretrain": SHORT, "finetune": SHORT})
     write_recipe(folder / "recipe.yaml", recipe)
     told = api.study(
         "convergence", tiny.store, folder / "out", 2, recipe=folder / "recipe.yaml", settings=SETTINGS, labels="0.5"
@@ -245,7 +245,7 @@ def test_a_study_that_was_killed_goes_on_where_it_stopped(
     answered: Answered, tmp_path: Path, start_and_kill: Callable[..., None]
 ) -> None:
     told = answered.told["command"].replace(str(answered.out), str(tmp_path / "out")).replace("--seeds 2", "--seeds 1")
-    longer = {**SETTINGS, "mae:pretrain.steps": 200, "finetune.steps": 2, "finetune.validate_every": 2, "rates": [1e-3]}
+    longer = {**SETTINGS, "mae:pretrain.steps": 200, "finetune.steps": 2, "finetune.validate_every": 2, "lrs": [1e-3]}
     options = [text for key, value in longer.items() for text in ("--set", f"{key}={json.dumps(value)}")]
     arguments = [*shlex.split(told)[1:], *options]
     asked = Request((answered.store,), tmp_path / "out", answered.recipe, longer, ("0.5",))

@@ -41,7 +41,7 @@ def trials(tiny: Tiny, **settings: Any) -> tuple[Trial, Trial, Trial]:
         ("mask.ratio", 0.5, (True, True)),
         ("vit.depth", 1, (True, True)),
         ("seed", 1, (True, True)),
-        ("rates", [1e-2], (False, False)),
+        ("lrs", [1e-2], (False, False)),
         ("swin.width", 48, (False, False)),
         ("simclr.temperature", 0.5, (False, False)),
         ("about", "other words", (False, False)),

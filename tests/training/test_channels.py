@@ -12,11 +12,9 @@ import torch
 
 from conftest import TINY_RECIPE, TINY_TRAINING
 from voxmim.errors import StoreError
-from voxmim.pretext.mae import MAEOutput
-from voxmim.recipe import make_recipe
+from voxmim.recipe import Recipe, make_recipe
 from voxmim.report.reconstruct import Reconstructor
 from voxmim.report.run_pages import pretrain_page
-from voxmim.settings import Recipe
 from voxmim.store.crops import CropPlan
 from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.store.writing import write_case
@@ -24,9 +22,10 @@ from voxmim.tasks.segmentation.evaluate import labelled_cases
 from voxmim.training import finetune as module
 from voxmim.training.finetune import finetune
 from voxmim.training.loop import make_fabric
-from voxmim.training.objectives import Masked
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
+from voxmim.training.step import Stepper
+from voxmim.training.validate_pretext import Validation
 from voxmim.weights.files import read_weights
 from voxmim.weights.load import load_encoder
 
@@ -103,15 +102,15 @@ def test_a_resumed_run_draws_the_channels_that_it_would_have_drawn(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: str
 ) -> None:
     straight = pretrain(store, tmp_path / "straight", recipe_of(channels=channels))
-    loss = Masked.loss
+    step = Stepper.step
 
-    def stop_at_the_third(self: Any, fabric: Any, wrapped: Any, batch: Any, step: int) -> Any:
-        if step == 2:
+    def stop_at_the_third(self: Stepper, batch: Any, number: int) -> Any:
+        if number == 2:
             raise KeyboardInterrupt
-        return loss(self, fabric, wrapped, batch, step)
+        return step(self, batch, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Masked, "loss", stop_at_the_third)
+        patch.setattr(Stepper, "step", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             pretrain(store, tmp_path / "stopped", recipe_of(channels=channels))
     assert trace(pretrain(store, tmp_path / "stopped", Recipe(), resume=True)) == trace(straight)
@@ -120,13 +119,19 @@ def test_a_resumed_run_draws_the_channels_that_it_would_have_drawn(
 class Watched:
     """A pretext network that only remembers what it is given."""
 
+    views, columns = 1, ("val_loss",)
+
     def __init__(self) -> None:
         self.seen: list[tuple[torch.Tensor, torch.Tensor | None]] = []
 
-    def __call__(self, volume: torch.Tensor, mask: torch.Tensor, present: torch.Tensor | None = None) -> Any:
+    def inputs(self, image: torch.Tensor, seeds: torch.Tensor, present: torch.Tensor | None) -> Any:
+        return image, None if present is None or present.all() else present
+
+    def __call__(self, volume: torch.Tensor, present: torch.Tensor | None) -> None:
         self.seen.append((volume, present))
-        nothing = torch.zeros(1, 1, volume.shape[1])
-        return MAEOutput(torch.tensor(0.0), nothing, nothing, torch.ones(1, 1, dtype=torch.bool))
+
+    def figures(self, output: None) -> dict[str, torch.Tensor]:
+        return {"val_loss": torch.tensor(0.0)}
 
 
 @pytest.mark.parametrize("channels", ["all", "drawn", "one"])
@@ -134,12 +139,11 @@ def test_validation_shows_all_that_is_there_or_fixed_channels_in_turn(store: Sto
     recipe = recipe_of(channels=channels)
     plan = CropPlan((12, 12, 12), recipe.window, 0, channels=recipe.channels)
     network = Watched()
-    objective = Masked(network, store, store.in_split("val"), plan, recipe)  # type: ignore[arg-type]
-    fabric = make_fabric(recipe)
-    objective.validate(fabric)
+    validation = Validation(make_fabric(recipe), network, store, store.in_split("val"), plan, recipe)  # type: ignore[arg-type]
+    validation.run()
     first = list(network.seen)
     network.seen.clear()
-    objective.validate(fabric)
+    validation.run()
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, network.seen, strict=True))
     volumes, told = zip(*first, strict=True)
     if channels == "one":

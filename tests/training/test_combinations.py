@@ -13,14 +13,15 @@ import torch
 from conftest import TINY_RECIPE, TINY_TRAINING, Tiny
 from voxmim import api
 from voxmim.errors import WeightsError
-from voxmim.recipe import FITTING, load_recipe, make_recipe, write_recipe
-from voxmim.settings import Recipe
+from voxmim.networks.build import ENCODERS
+from voxmim.pretext.build import PRETEXTS
+from voxmim.recipe import Recipe, load_recipe, make_recipe, write_recipe
 from voxmim.store.format import Store
 from voxmim.tasks.segmentation.evaluate import evaluate
 from voxmim.training.finetune import finetune
-from voxmim.training.objectives import Contrastive, Masked, step_masks
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
+from voxmim.training.step import Stepper
 from voxmim.weights.files import read_weights
 from voxmim.weights.load import load_encoder
 
@@ -34,7 +35,12 @@ SMALL: dict[str, Any] = {
                  "augmentation": {"flip": 0.5, "noise": 0.05}},
     "finetune": {**TINY_TRAINING, "steps": 1, "validate_every": 1},
 }  # fmt: skip
-COMBINATIONS = [(pretext, encoder) for pretext, encoders in FITTING.items() for encoder in encoders]
+COMBINATIONS = [
+    (pretext, encoder)
+    for pretext, kind in PRETEXTS.items()
+    for encoder, entry in ENCODERS.items()
+    if kind.for_encoder(entry.encoder)
+]
 
 
 def recipe_of(folder: Path, **changes: Any) -> Path:
@@ -55,17 +61,16 @@ def test_pre_trained_stopped_resumed_fine_tuned_and_put_to_use(
     recipe = recipe_of(tmp_path, pretext=pretext, encoder=encoder)
     straight = api.pretrain(tiny.store, tmp_path / "straight", recipe)
 
-    objective = Contrastive if pretext == "simclr" else Masked
-    loss = objective.loss
+    step = Stepper.step
 
-    def stop_at_the_third(self: Any, fabric: Any, wrapped: Any, batch: Any, step: int) -> Any:
-        if step == 2:
+    def stop_at_the_third(self: Stepper, batch: Any, number: int) -> Any:
+        if number == 2:
             raise KeyboardInterrupt
-        return loss(self, fabric, wrapped, batch, step)
+        return step(self, batch, number)
 
     store = Store(tiny.store)
     with monkeypatch.context() as patch:
-        patch.setattr(objective, "loss", stop_at_the_third)
+        patch.setattr(Stepper, "step", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             pretrain(store, tmp_path / "stopped", load_recipe(recipe))
     torch.rand(7)
@@ -101,7 +106,7 @@ def test_pre_trained_stopped_resumed_fine_tuned_and_put_to_use(
     assert nib.load(labels).shape == nib.load(scan).shape
 
     if pretext == "simclr":
-        with pytest.raises(WeightsError, match="SimCLR predicts no voxels, so there is nothing to reconstruct"):
+        with pytest.raises(WeightsError, match="SimCLR predicts no voxels to reconstruct"):
             api.reconstruct(straight, [scan], tmp_path / "pictures")
     else:
         (picture,) = api.reconstruct(straight, [scan], tmp_path / "pictures")
@@ -146,28 +151,22 @@ def test_a_fine_tuning_takes_encoder_and_pretext_from_the_weights_whatever_it_wa
     recipe = recipe_of(tmp_path, encoder="swin", pretext="simmim")
     store = Store(tiny.store)
     pretrained = pretrain(store, tmp_path / "pretrained", load_recipe(recipe, {"pretrain.steps": 1})).path
-    told = {"crop": [16, 16, 16], "swin.drop_path": 0.2, "swin.checkpoint": True, "finetune.steps": 1}
+    told = {"crop": [16, 16, 16], "swin.drop_path": 0.2, "swin.grad_checkpointing": True, "finetune.steps": 1}
     found = Run.open(api.finetune(tiny.store, tmp_path / "segmentor", pretrained, None, tiny.recipe, told)).recipe()
-    assert (found.encoder, found.pretext, found.crop, found.swin.width) == ("swin", "simmim", (16, 16, 16), 4)
-    assert (found.swin.drop_path, found.swin.checkpoint) == (0.2, True)
+    assert (found.encoder, found.pretext, found.crop, found.encoder_settings.width) == (
+        "swin",
+        "simmim",
+        (16, 16, 16),
+        4,
+    )
+    assert (found.encoder_settings.drop_path, found.encoder_settings.grad_checkpointing) == (0.2, True)
     assert found.finetune.steps == 1
 
 
 @pytest.mark.parametrize("kind", ["block", "body"])
 def test_every_kind_of_mask_trains_and_is_shown(tiny: Tiny, tmp_path: Path, kind: str) -> None:
-    recipe = recipe_of(tmp_path, mask={"kind": kind, "ratio": 0.5, "unit": [8, 8, 4], "body_share": 1.0})
+    recipe = recipe_of(tmp_path, mask={"kind": kind, "ratio": 0.5, "unit": [8, 8, 4], "body_fraction": 1.0})
     run = api.pretrain(tiny.store, tmp_path / "run", recipe)
     assert trace(run) == trace(pretrain(Store(tiny.store), tmp_path / "again", load_recipe(recipe)).path)
     api.reconstruct(run, [tiny.source / "imagesTr" / "case_7.nii.gz"], tmp_path / "pictures")
     assert {"block": ", in blocks", "body": ", mostly on the body"}[kind] in (run / "report.html").read_text()
-
-
-def test_a_crops_mask_on_the_body_does_not_depend_on_the_crops_of_other_processes() -> None:
-    recipe = make_recipe({**SMALL, "mask": {"kind": "body", "ratio": 0.5}})
-    body = torch.rand(4, 32, generator=torch.Generator().manual_seed(0)) < 0.4
-    whole = step_masks(recipe, 4, 7, body)
-    for first in (0, 2):
-        mine = slice(first, first + 2)
-        known = torch.zeros_like(body)
-        known[mine] = body[mine]
-        assert torch.equal(step_masks(recipe, 4, 7, known)[mine], whole[mine])

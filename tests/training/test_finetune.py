@@ -19,8 +19,7 @@ from voxmim import api
 from voxmim.cli import main
 from voxmim.errors import RecipeError, RunError, StoreError, WeightsError
 from voxmim.images.intensity import window
-from voxmim.recipe import load_recipe, write_recipe
-from voxmim.settings import Recipe
+from voxmim.recipe import Recipe, load_recipe, write_recipe
 from voxmim.store import augment
 from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.tasks.segmentation.prior import PositionPrior
@@ -218,12 +217,15 @@ def test_the_encoders_weights_arrive(tiny_runs: TinyRuns, tmp_path: Path) -> Non
 
 def test_the_encoder_settles_its_own_settings_and_the_crop(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     other = recipe_of(tiny_runs, steps=1, batch=1, crop=None, window=(-10, 10))
-    write_recipe(tmp_path / "other.yaml", replace(other, vit=replace(other.vit, width=48, depth=1, drop_path=0.25)))
+    write_recipe(
+        tmp_path / "other.yaml",
+        replace(other, encoder_settings=replace(other.encoder_settings, width=48, depth=1, drop_path=0.25)),
+    )
     init = tiny_runs.pretrain / "encoder.safetensors"
     run = Run.open(api.finetune(tiny_runs.store, tmp_path / "run", init, recipe=tmp_path / "other.yaml"))
     own = load_recipe(tiny_runs.recipe)
     found = run.recipe()
-    assert found.vit == replace(own.vit, drop_path=0.25)
+    assert found.encoder_settings == replace(own.encoder_settings, drop_path=0.25)
     assert (found.crop, found.window) == (own.crop, own.window)
 
 
@@ -231,7 +233,7 @@ def test_a_patch_and_a_window_that_are_told_are_kept(tiny_runs: TinyRuns, tmp_pa
     told = {"vit.patch": [4, 4, 2], "window": [-100, 100], "finetune.steps": 1}
     path = api.finetune(tiny_runs.store, tmp_path / "run", tiny_runs.pretrain, settings=told)
     run = Run.open(path)
-    assert (run.recipe().vit.patch, run.recipe().window) == ((4, 4, 2), (-100, 100))
+    assert (run.recipe().encoder_settings.patch, run.recipe().window) == ((4, 4, 2), (-100, 100))
     assert "1 adapted (embed.weight: patch (4, 4, 4) to (4, 4, 2))" in run.about["transfer"]
     assert load_segmentor(path)[0].encoder.patch == (4, 4, 2)
     with pytest.raises(WeightsError, match=r"first that do not are embed\.weight: \(24, 64\) in the file, \(48, 64\)"):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from voxmim.errors import TrainingError
-from voxmim.settings import Recipe, Training
+from voxmim.recipe import Recipe
+from voxmim.settings import Training
 from voxmim.store.crops import Batch
 from voxmim.training import step as step_module
 from voxmim.training.damage import Damage

@@ -8,21 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from voxmim.networks.swin import Swin
+from voxmim.networks.swin import Swin, SwinSettings
 from voxmim.networks.swin_unetr import SwinUNETR
-from voxmim.networks.unet import ResidualEncoder, UNet
+from voxmim.networks.unet import ResidualEncoder, UNet, UNetSettings
 from voxmim.networks.unetr import UNETR
-from voxmim.networks.vit import ViT
+from voxmim.networks.vit import ViT, ViTSettings
 from voxmim.pretext.dense_mae import DenseMAE
-from voxmim.pretext.mae import MAE
-from voxmim.settings import Training
+from voxmim.pretext.mae import MAE, MAESettings
+from voxmim.settings import MaskSettings, Training, UNETRSettings
 from voxmim.training.optimiser import learning_rate, make_optimiser
 
 BETAS = (0.9, 0.95)
 
 
 def make_vit(positions: str = "sincos") -> ViT:
-    return ViT(patch=(4, 4, 4), grid=(2, 2, 2), width=12, depth=3, heads=2, positions=positions)
+    return ViT(ViTSettings((4, 4, 4), 12, 3, 2, position_embedding=positions), 1, (8, 8, 8))  # type: ignore[arg-type]
 
 
 def groups_by_name(network: nn.Module, training: Training) -> dict[str, dict[str, float]]:
@@ -73,7 +73,7 @@ def test_the_rate_ends_near_zero() -> None:
 
 @pytest.mark.parametrize("positions", ["sincos", "learned"])
 def test_matrices_decay_while_vectors_and_positions_do_not(positions: str) -> None:
-    network = MAE(make_vit(positions), decoder_width=12, decoder_depth=1, decoder_heads=2)
+    network = MAE(make_vit(positions), MAESettings(12, 1, 2), MaskSettings())
     found = groups_by_name(network, Training(weight_decay=0.07))
     for name, parameter in network.named_parameters():
         exempt = name in ("mask_token", "encoder.positions") or name.endswith("bias") or "norm" in name
@@ -84,7 +84,7 @@ def test_matrices_decay_while_vectors_and_positions_do_not(positions: str) -> No
 
 
 def test_each_layer_of_the_encoder_learns_more_slowly_than_the_next() -> None:
-    network = UNETR(make_vit("learned"), classes=3, feature_size=4)
+    network = UNETR(make_vit("learned"), 3, UNETRSettings(4))
     found = groups_by_name(network, Training(layer_decay=0.5))
     for name, group in found.items():
         layer = (
@@ -100,8 +100,8 @@ def test_each_layer_of_the_encoder_learns_more_slowly_than_the_next() -> None:
 
 @pytest.mark.parametrize("last_merge", [False, True])
 def test_the_layers_of_a_swin_are_its_blocks_with_each_merging_in_the_block_before(last_merge: bool) -> None:
-    encoder = Swin(patch=(2, 2, 2), width=4, depths=(2, 1), heads=(1, 2), window=2, last_merge=last_merge)
-    found = groups_by_name(SwinUNETR(encoder, classes=2, feature_size=4), Training(layer_decay=0.5))
+    encoder = Swin(SwinSettings((2, 2, 2), 4, (2, 1), (1, 2), window=2, last_merge=last_merge))
+    found = groups_by_name(SwinUNETR(encoder, 2, UNETRSettings(4)), Training(layer_decay=0.5))
     block = {"layers1.0.blocks.0": 3, "layers1.0.blocks.1": 2, "layers1.0.downsample": 2, "layers2.0.blocks.0": 1}
     block |= {"layers2.0.downsample": 1, "patch_embed": 4}
     seen = set()
@@ -115,10 +115,10 @@ def test_the_layers_of_a_swin_are_its_blocks_with_each_merging_in_the_block_befo
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_the_layers_of_a_unet_are_its_residual_blocks(dense: bool) -> None:
-    encoder = ResidualEncoder(width=4, blocks=(1, 2, 1))
+    encoder = ResidualEncoder(UNetSettings(4, (1, 2, 1)))
     network: nn.Module = UNet(encoder, 1)
     if dense:  # whose encoder lies within another network
-        network = DenseMAE(network, encoder.patch, 0.5, "l1")
+        network = DenseMAE(encoder, MAESettings(), MaskSettings())
     found = groups_by_name(network, Training(layer_decay=0.5))
     distance = {"stages.0.0": 4, "stages.1.0": 3, "stages.1.1": 2, "stages.2.0": 1}
     for name, group in found.items():
@@ -129,7 +129,7 @@ def test_the_layers_of_a_unet_are_its_residual_blocks(dense: bool) -> None:
 
 def test_the_groups_start_at_their_share_of_the_rate_with_adamws_betas() -> None:
     training = Training(lr=2e-3, layer_decay=0.5)
-    optimiser = make_optimiser(UNETR(make_vit(), classes=2, feature_size=4), training, BETAS)
+    optimiser = make_optimiser(UNETR(make_vit(), 2, UNETRSettings(4)), training, BETAS)
     assert isinstance(optimiser, torch.optim.AdamW)
     for group in optimiser.param_groups:
         assert group["lr"] == pytest.approx(2e-3 * group["scale"])

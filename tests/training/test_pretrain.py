@@ -16,16 +16,15 @@ from conftest import Tiny, TinyRuns
 from voxmim import api
 from voxmim.cli import main
 from voxmim.errors import RecipeError, RunError, StoreError
-from voxmim.recipe import fit_crop, load_recipe
+from voxmim.recipe import Recipe, fit_crop, load_recipe
 from voxmim.report.reconstruct import Reconstructor
-from voxmim.settings import Recipe
 from voxmim.store import augment
 from voxmim.store.crops import CropPlan
 from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.training.loop import make_fabric
-from voxmim.training.objectives import Masked, step_masks
 from voxmim.training.pretrain import pretrain, pretraining_cases
 from voxmim.training.run import Run
+from voxmim.training.validate_pretext import Validation
 from voxmim.weights.files import read_weights
 from voxmim.weights.load import load_encoder
 
@@ -159,7 +158,7 @@ def test_the_validation_loss_is_the_same_whenever_it_is_computed(tiny_runs: Tiny
     def loss(recipe: Recipe) -> float:
         assert recipe.crop is not None
         plan = CropPlan(recipe.crop, recipe.window, recipe.seed)
-        return Masked(network, store, cases, plan, recipe).validate(make_fabric(recipe))["val_loss"]
+        return Validation(make_fabric(recipe), network, store, cases, plan, recipe).run()["val_loss"]
 
     torch.manual_seed(1)
     first = loss(recipe)
@@ -167,14 +166,6 @@ def test_the_validation_loss_is_the_same_whenever_it_is_computed(tiny_runs: Tiny
     assert loss(recipe) == first
     assert first == trace(tiny_runs.pretrain)[-1]["val_loss"]
     assert loss(replace(recipe, seed=1)) != first  # the masks are drawn by seed
-
-
-def test_every_step_hides_as_many_patches_elsewhere(tiny: Tiny) -> None:
-    recipe = load_recipe(tiny.recipe)
-    masks = [step_masks(recipe, 3, step) for step in range(4)]
-    assert all(int(mask.sum()) == 3 * 20 for mask in masks)  # 0.75 of 27 patches
-    assert all(not torch.equal(masks[i], masks[j]) for i in range(4) for j in range(i))
-    assert torch.equal(step_masks(recipe, 3, 2), masks[2])
 
 
 def test_a_crop_that_is_not_told_is_fitted_to_the_store(tiny: Tiny, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from voxmim.errors import RunError
-from voxmim.recipe import load_recipe
-from voxmim.settings import Recipe, Training
+from voxmim.recipe import Recipe, load_recipe
+from voxmim.settings import Training
 from voxmim.training.run import ABOUT, CHECKPOINT, METRICS, MetricsFile, Run
 
 COLUMNS = ["step", "seconds", "lr", "loss", "val_loss"]

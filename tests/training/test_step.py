@@ -17,9 +17,9 @@ from voxmim.report.reconstruct import Reconstructor
 from voxmim.store.crops import CropPlan
 from voxmim.store.format import Store
 from voxmim.training.loop import make_fabric
-from voxmim.training.objectives import Masked
 from voxmim.training.run import Run
 from voxmim.training.step import Stepper
+from voxmim.training.validate_pretext import Validation
 from voxmim.weights.files import read_weights
 
 Weights = dict[str, Tensor]
@@ -73,7 +73,7 @@ def test_averaged_weights_are_validated_and_saved(
     assert recipe.crop is not None
     plan = CropPlan(recipe.crop, recipe.window, recipe.seed)
     network = Reconstructor.load(run).network
-    found = Masked(network, store, store.in_split("val"), plan, recipe).validate(make_fabric(recipe))
+    found = Validation(make_fabric(recipe), network, store, store.in_split("val"), plan, recipe).run()
     assert found["val_loss"] == trace(run)[-1]["val_loss"]
     assert "averaged over the steps, 0.6 of the average" in (run / "report.html").read_text()
 

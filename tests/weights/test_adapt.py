@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from voxmim.networks.patches import Triple, patchify, unpatchify
 from voxmim.networks.positions import resize_positions
-from voxmim.networks.swin import Swin
-from voxmim.networks.vit import ViT
+from voxmim.networks.swin import Swin, SwinSettings
+from voxmim.networks.vit import ViT, ViTSettings
 from voxmim.weights.adapt import Inputs, adapt, pick_channels, resize_patch
 
 GRID: Triple = (2, 3, 4)
@@ -75,8 +75,9 @@ def test_equal_channels_embed_as_before_and_each_as_the_others(old: int, new: in
 
 
 def vit_of(inputs: Inputs) -> ViT:
-    settings = {"width": 24, "depth": 2, "heads": 3, "positions": "learned"}
-    return ViT(len(inputs.channels), inputs.patch, inputs.grid, **settings).eval()  # type: ignore[arg-type]
+    settings = ViTSettings(inputs.patch, width=24, depth=2, heads=3, position_embedding="learned")
+    x, y, z = (g * p for g, p in zip(inputs.grid, inputs.patch, strict=True))
+    return ViT(settings, len(inputs.channels), (x, y, z)).eval()
 
 
 @pytest.mark.parametrize(("channels", "patch"), [(1, (4, 3, 2)), (3, (2, 3, 1)), (2, (5, 6, 2))])
@@ -97,7 +98,7 @@ def test_a_swin_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(
     torch.manual_seed(0)
     old, new = Inputs(NAMES[:1], (2, 2, 2), (4, 4, 4)), Inputs(NAMES[:channels], (4, 4, 4), (4, 4, 4))
     one, other = (
-        Swin(len(inputs.channels), inputs.patch, width=12, depths=(1, 1), heads=(2, 2), window=2).eval()
+        Swin(SwinSettings(inputs.patch, 12, (1, 1), (2, 2), 2, last_merge=True), len(inputs.channels)).eval()
         for inputs in (old, new)
     )
     tensors, changes = adapt(one.state_dict(), old, new)

@@ -16,8 +16,8 @@ from torch import nn
 from conftest import TINY_TRAINING, Tiny
 from voxmim import api
 from voxmim.errors import WeightsError
-from voxmim.networks.swin import Swin
-from voxmim.networks.vit import ViT
+from voxmim.networks.swin import Swin, SwinSettings
+from voxmim.networks.vit import ViT, ViTSettings
 from voxmim.recipe import make_recipe, write_recipe
 from voxmim.weights.export import to_monai_swin_unetr, to_monai_unetr
 from voxmim.weights.files import read_weights
@@ -29,17 +29,18 @@ SWIN: dict[str, Any] = {"depths": (2, 1, 1, 1), "mlp_ratio": 2.0}
 
 
 def our_vit(**changes: Any) -> ViT:
-    settings = {"patch": (16, 16, 16), "depth": 12, "positions": "learned"} | changes
-    return shaken(ViT(2, grid=(2, 1, 3), width=24, heads=3, mlp_ratio=1.5, **settings))  # type: ignore[return-value]
+    settings = {"patch": (16, 16, 16), "depth": 12, "position_embedding": "learned"} | changes
+    return shaken(ViT(ViTSettings(width=24, heads=3, mlp_ratio=1.5, **settings), 2, (32, 16, 48)))  # type: ignore[return-value]
 
 
 def our_swin(**changes: Any) -> Swin:
-    return shaken(Swin(1, (2, 2, 2), 12, window=2, **{"heads": (1, 2, 2, 2)} | SWIN | changes))  # type: ignore[return-value]
+    settings = {"heads": (1, 2, 2, 2), "last_merge": True} | SWIN | changes
+    return shaken(Swin(SwinSettings((2, 2, 2), 12, window=2, **settings)))  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("positions", ["sincos", "learned"])
 def test_a_vit_in_monais_unetr_has_the_same_hidden_states(positions: str) -> None:
-    vit = our_vit(positions=positions).double()
+    vit = our_vit(position_embedding=positions).double()
     foreign = UNETR(2, 3, (32, 16, 48), 4, 24, 36, 3, qkv_bias=True).eval().double()
     missing, unexpected = foreign.load_state_dict(to_monai_unetr(vit), strict=False)
     assert not unexpected
@@ -64,7 +65,7 @@ def test_a_swin_in_monais_swin_unetr_has_the_same_maps() -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"rotary": True}, "rotary"),
+        ({"rope": True}, "rotary"),
         ({"registers": 2}, "registers"),
         ({"depth": 3}, "12 blocks"),
         ({"patch": (8, 8, 8)}, "patches of 16"),

@@ -14,8 +14,8 @@ from torch import nn
 
 from voxmim.errors import WeightsError
 from voxmim.networks.build import build_encoder, build_segmentor, described_encoder
-from voxmim.networks.vit import ViT
-from voxmim.settings import UNETRSettings, ViTSettings
+from voxmim.networks.vit import ViT, ViTSettings
+from voxmim.settings import UNETRSettings
 from voxmim.weights.files import find_weights, read_weights, save_weights
 from voxmim.weights.load import load_encoder, load_segmentor
 
@@ -46,7 +46,7 @@ def saved_encoder(folder: Path, settings: ViTSettings = VIT) -> Path:
 @pytest.mark.parametrize("positions", ["sincos", "learned"])
 @pytest.mark.parametrize("as_run", [True, False])
 def test_a_saved_encoder_comes_back_with_equal_outputs(tmp_path: Path, positions: str, as_run: bool) -> None:
-    settings = replace(VIT, positions=positions)
+    settings = replace(VIT, position_embedding=positions)
     path = saved_encoder(tmp_path, settings)
     encoder = load_encoder(tmp_path if as_run else str(path))
     volume = torch.randn(2, 1, *CROP)

@@ -11,14 +11,15 @@ import torch
 from voxmim.errors import WeightsError
 from voxmim.networks.build import build_encoder
 from voxmim.networks.positions import resize_positions
-from voxmim.networks.vit import ViT
-from voxmim.settings import SwinSettings, UNetSettings, ViTSettings
+from voxmim.networks.swin import SwinSettings
+from voxmim.networks.unet import UNetSettings
+from voxmim.networks.vit import ViT, ViTSettings
 from voxmim.weights.adapt import Inputs, adapt
 from voxmim.weights.files import save_weights
 from voxmim.weights.load import LoadReport, load_encoder, load_into
 
 VIT = ViTSettings(patch=(4, 4, 4), width=24, depth=2, heads=2)
-LEARNED = replace(VIT, positions="learned")
+LEARNED = replace(VIT, position_embedding="learned")
 CROP = (8, 8, 12)
 MR = ("T1", "T2", "FLAIR")
 
@@ -142,7 +143,7 @@ def test_weights_that_are_not_what_they_say_are_refused() -> None:
 
 
 def test_an_encoder_is_adapted_to_other_crops_patches_and_channels(tmp_path: Path) -> None:
-    settings = replace(VIT, positions="learned")
+    settings = replace(VIT, position_embedding="learned")
     path, plain = tmp_path / "encoder.safetensors", make_vit(settings)
     preparation = {"spacing": [1.0, 1.0, 2.0], "intensity": "ct", "channels": ["CT"]}
     about = {"kind": "encoder", "preparation": preparation, "window": [-175.0, 250.0], "crop": list(CROP)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from voxmim.settings import Recipe
+    from voxmim.recipe import Recipe
     from voxmim.store.format import Store
     from voxmim.training.plan import Plan
 

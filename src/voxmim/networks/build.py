@@ -1,62 +1,68 @@
-"""From settings to networks, and from a weights file's description back to settings."""
+"""The encoders by name, and how settings become networks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, fields
+from typing import Any, NamedTuple
 
-from voxmim.networks.patches import Triple
-from voxmim.networks.swin import Swin
+from voxmim.networks.base import Encoder, Segmentor
+from voxmim.networks.swin import Swin, SwinSettings
 from voxmim.networks.swin_unetr import SwinUNETR
-from voxmim.networks.unet import ResidualEncoder, UNet
+from voxmim.networks.unet import ResidualEncoder, UNet, UNetSettings
 from voxmim.networks.unetr import UNETR
-from voxmim.networks.vit import ViT
-from voxmim.settings import EncoderSettings, Recipe, SwinSettings, UNETRSettings, UNetSettings, ViTSettings
+from voxmim.networks.vit import ViT, ViTSettings
+from voxmim.settings import EncoderSettings, Triple, UNETRSettings
 
-Encoder = ViT | Swin | ResidualEncoder
-Segmentor = UNETR | SwinUNETR | UNet
+__all__ = ["ENCODERS", "Encoder", "Segmentor", "build_encoder", "build_segmentor"]
 
-ANY = "any"  # the name of the one input of an encoder that may be given any channel
-_SETTINGS = {"vit": ViTSettings, "swin": SwinSettings, "unet": UNetSettings}
+ANY = "any"  # the input's name of an encoder that takes any channel
+
+
+class EncoderEntry(NamedTuple):
+    """An encoder: its settings dataclass, its class, and the segmentor that it goes with."""
+
+    settings: Any  # type[EncoderSettings]
+    encoder: type[Encoder]
+    segmentor: type[Segmentor]
+
+
+ENCODERS = {
+    "vit": EncoderEntry(ViTSettings, ViT, UNETR),
+    "swin": EncoderEntry(SwinSettings, Swin, SwinUNETR),
+    "unet": EncoderEntry(UNetSettings, ResidualEncoder, UNet),
+}
 
 
 def build_encoder(settings: EncoderSettings, channels: int, crop: Triple) -> Encoder:
     """The encoder that settings describe, for crops of (X, Y, Z) voxels."""
-    values = asdict(settings)
-    match settings:
-        case ViTSettings():
-            x, y, z = (c // p for c, p in zip(crop, settings.patch, strict=True))
-            return ViT(channels=channels, grid=(x, y, z), **values)
-        case SwinSettings():
-            return Swin(channels=channels, **values)
-        case UNetSettings():
-            return ResidualEncoder(channels=channels, **values)
+    encoder: Any = next(entry.encoder for entry in ENCODERS.values() if entry.settings is type(settings))
+    return encoder(settings, channels, crop)
 
 
 def build_segmentor(encoder: Encoder, settings: UNETRSettings, classes: int) -> Segmentor:
-    """The encoder with the decoder that belongs to it; `classes` counts the background, and a U-Net asks no more."""
-    match encoder:
-        case ViT():
-            return UNETR(encoder, classes, settings.feature_size, settings.stem, settings.direct)
-        case Swin():
-            return SwinUNETR(encoder, classes, settings.feature_size, settings.stem, settings.direct)
-        case ResidualEncoder():
-            return UNet(encoder, classes)
+    """The encoder with its decoder; `classes` counts the background."""
+    segmentor: Any = next(entry.segmentor for entry in ENCODERS.values() if entry.encoder is type(encoder))
+    return segmentor(encoder, classes, settings)
 
 
-def describe_encoder(recipe: Recipe) -> dict[str, Any]:
-    """What a weights file tells of the encoder: its kind, and under that name its settings."""
-    return {"encoder": recipe.encoder, recipe.encoder: asdict(recipe.encoder_settings)}
+def has_patch_setting(settings: EncoderSettings) -> bool:
+    """Whether the patch is a setting of its own, so that pre-trained weights can be resized to another one."""
+    return any(setting.name == "patch" for setting in fields(settings))  # type: ignore[arg-type]
+
+
+def describe_encoder(name: str, settings: EncoderSettings) -> dict[str, Any]:
+    """The metadata of a weights file on the encoder: its name, and under that name its settings."""
+    return {"encoder": name, name: asdict(settings)}  # type: ignore[call-overload]
 
 
 def described_encoder(metadata: Mapping[str, Any]) -> tuple[str, EncoderSettings]:
-    """The kind and the settings of the encoder that a weights file describes (the first files knew ViTs only)."""
-    kind = metadata.get("encoder", "vit")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in metadata[kind].items()}
-    return kind, _SETTINGS[kind](**values)
+    """The name and the settings of the encoder in a weights file's metadata (the first files knew ViTs only)."""
+    name = metadata.get("encoder", "vit")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in metadata[name].items()}
+    return name, ENCODERS[name].settings(**values)
 
 
 def described_inputs(metadata: Mapping[str, Any]) -> list[str]:
-    """The channels that the encoder takes in: those of the scans, or `ANY` where it saw them one by one."""
+    """The encoder's input channels: those of the scans, or `ANY` where it saw them one by one."""
     return list(metadata.get("inputs", metadata["preparation"]["channels"]))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-Triple = tuple[int, int, int]
+from voxmim.settings import Triple
+
+__all__ = ["Triple", "grid_of", "mask_to_voxels", "patchify", "to_map", "unpatchify"]
 
 
 def grid_of(shape: tuple[int, ...], patch: Triple) -> Triple:
     """Number of patches along X, Y, Z of a volume whose last three axes are X, Y, Z.
 
     Raises:
-        ValueError: the volume is not a whole number of patches.
+        ValueError: the volume is not a multiple of the patch.
     """
     x, y, z = shape[-3:]
     if x % patch[0] or y % patch[1] or z % patch[2]:
@@ -43,3 +45,8 @@ def mask_to_voxels(mask: Tensor, grid: Triple, patch: Triple) -> Tensor:
     for axis, size in enumerate(patch):
         volume = volume.repeat_interleave(size, dim=axis + 2)
     return volume
+
+
+def to_map(tokens: Tensor, grid: Triple) -> Tensor:
+    """(B, N, width) tokens of a complete grid to a feature map (B, width, *grid)."""
+    return unpatchify(tokens, grid, (1, 1, 1))

@@ -1,85 +1,123 @@
-"""The Swin transformer in 3D (arXiv 2103.14030, 2201.01266): attention within shifted windows, on ever coarser maps.
+"""The Swin transformer in 3D (arXiv 2103.14030, 2201.01266): attention within shifted windows, on a pyramid of maps.
 
-MONAI's network does the work. What is added is SimMIM's way of hiding (arXiv 2111.09886): a token in the place of a
-patch's embedding, so that the windows stay whole.
+MONAI's network does the work. What is added is SimMIM's masking (arXiv 2111.09886): a mask token replaces a patch's
+embedding, so that the windows stay complete.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
-from monai.networks.nets.swin_unetr import SwinTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
-from voxmim.networks.patches import Triple, grid_of
+from voxmim.networks.base import Encoder
+from voxmim.networks.patches import grid_of
+from voxmim.settings import Triple, check_range
 
 
-class Swin(nn.Module):
-    """The encoder.
+@dataclass
+class SwinSettings:
+    """A Swin transformer.
 
-    Volumes are a whole number of patches along each axis. Where a map's grid is odd, merging its cells two by two
-    pads it with zeros at the far end, so that the next grid is half of it rounded up.
-
-    Args:
-        channels: of the scans.
+    Attributes:
         patch: voxels of a patch along X, Y, Z: 2 or 4, the same along each axis.
-        width: of a patch's embedding; every stage doubles it.
-        depths: number of blocks of each stage, for two to four stages; every stage halves the grid after its blocks.
+        width: of a patch's embedding, doubled at each merging.
+        depths: number of blocks of each stage, for two to four stages.
         heads: attention heads of each stage.
         window: cells of an attention window along each axis; every other block shifts the windows by half of it. It
-            had better divide the grids of the stages: a grid is padded to whole windows, and in a window cut down to a
-            smaller grid MONAI's relative position bias loses the axes.
-        mlp_ratio: hidden width of a block's MLP over the width of the stage.
-        last_merge: halve the grid after the last stage too, as MONAI does; without it the last stage's output stands in
-            the place of the map that it was made of, as in the Swin paper.
-        drop_path: chance of skipping the last block, rising linearly from 0 at the first.
-        checkpoint: compute the blocks anew in the backward pass instead of keeping what they need for it.
+            should divide the grids of the stages: a grid is padded to a multiple of the window, and in a window that is
+            cut down to a smaller grid MONAI's relative position bias loses the axes.
+        mlp_ratio: hidden width of a block's MLP over the width of its stage.
+        last_merge: halve the grid after the last stage too, as Swin UNETR does; the Swin paper does not.
+        drop_path: probability that a sample skips the last block, rising linearly from 0 at the first.
+        grad_checkpointing: recompute the blocks in the backward pass: slower, in less memory.
+    """
+
+    patch: Triple = (4, 4, 4)
+    width: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    window: int = 7
+    mlp_ratio: float = 4.0
+    last_merge: bool = False
+    drop_path: float = 0.0
+    grad_checkpointing: bool = False
+
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {  # arXiv 2103.14030
+        "tiny": {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
+        "small": {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
+        "base": {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)},
+    }
+    min_cells: ClassVar[int] = 2  # instance normalisation removes the mean, which is all of a single cell
+
+    def __post_init__(self) -> None:
+        check_range(self, "width depths heads window", 1)
+        check_range(self, "drop_path", 0, 1, "[)")
+        if self.patch not in ((2, 2, 2), (4, 4, 4)):
+            raise ValueError(f"patch {self.patch} must be 2 or 4, the same along each axis")
+        if len(self.depths) != len(self.heads) or not 2 <= len(self.depths) <= 4:
+            raise ValueError(
+                f"depths {self.depths} and heads {self.heads} must have one number for each of 2 to 4 stages"
+            )
+        for stage, heads in enumerate(self.heads):
+            if self.width * 2**stage % heads:
+                raise ValueError(
+                    f"width {self.width * 2**stage} of a stage must be a multiple of its number of heads, {heads}"
+                )
+
+    @property
+    def stride(self) -> Triple:
+        """Voxels of a cell of the bottleneck features."""
+        return (self.patch[0] * 2 ** (len(self.depths) - 1 + self.last_merge),) * 3
+
+    def summary(self) -> str:
+        """Such as ``Swin of width 96, depths 2-2-6-2, window 7``."""
+        return f"Swin of width {self.width}, depths {'-'.join(map(str, self.depths))}, window {self.window}"
+
+
+class Swin(Encoder):
+    """The encoder.
+
+    A volume must be a multiple of the patch. Patch merging pads an odd grid with zeros at the far end, so that the next
+    grid is half of it rounded up.
+
+    Args:
+        settings: of the network.
+        channels: of the volumes.
+        crop: not used; a Swin has no positions that depend on it.
 
     Attributes:
         embed_width: channels of a patch's embedding.
         widths: channels of the maps, finest first.
-        width: channels of the deepest map.
-        stride: voxels of a cell of the deepest map along X, Y, Z.
-
-    Raises:
-        ValueError: another patch, or not as many heads as depths, two to four.
+        width: channels of the bottleneck features.
+        stride: voxels of a cell of the bottleneck features along X, Y, Z.
     """
 
-    def __init__(
-        self,
-        channels: int = 1,
-        patch: Triple = (4, 4, 4),
-        width: int = 48,
-        depths: tuple[int, ...] = (2, 2, 6, 2),
-        heads: tuple[int, ...] = (3, 6, 12, 24),
-        window: int = 7,
-        mlp_ratio: float = 4.0,
-        last_merge: bool = True,
-        drop_path: float = 0.0,
-        checkpoint: bool = False,
-    ) -> None:
+    takes_mask_token = True
+
+    def __init__(self, settings: SwinSettings, channels: int = 1, crop: Triple | None = None) -> None:
+        from monai.networks.nets.swin_unetr import SwinTransformer  # MONAI takes seconds to import
+
         super().__init__()
-        if patch not in ((2, 2, 2), (4, 4, 4)):
-            raise ValueError(f"Swin needs a patch of 2 or 4, the same along each axis, not {patch}")
-        if len(depths) != len(heads) or not 2 <= len(depths) <= 4:
-            raise ValueError(f"Swin needs as many heads as depths, two to four, not {heads} and {depths}")
-        self.channels, self.patch = channels, patch
-        self.stages = len(depths)
-        self.widths = [width * 2**level for level in range(self.stages + last_merge)]
-        self.embed_width, self.width = width, self.widths[-1]
-        self.stride: Triple = (patch[0] * 2 ** (len(self.widths) - 1),) * 3
+        self.channels, self.patch, self.stride = channels, settings.patch, settings.stride
+        self.stages = len(settings.depths)
+        self.widths = [settings.width * 2**level for level in range(self.stages + settings.last_merge)]
+        self.embed_width, self.width = settings.width, self.widths[-1]
         # Its names are those of MONAI's SwinUNETR: `swin.` there reads `swinViT.`.
         self.swin = SwinTransformer(
             in_chans=channels,
-            embed_dim=width,
-            window_size=(window,) * 3,
-            patch_size=patch,
-            depths=depths,
-            num_heads=heads,
-            mlp_ratio=mlp_ratio,
-            drop_path_rate=drop_path,
-            use_checkpoint=checkpoint,
+            embed_dim=settings.width,
+            window_size=(settings.window,) * 3,
+            patch_size=settings.patch,
+            depths=settings.depths,
+            num_heads=settings.heads,
+            mlp_ratio=settings.mlp_ratio,
+            drop_path_rate=settings.drop_path,
+            use_checkpoint=settings.grad_checkpointing,
         )
-        if not last_merge:
+        if not settings.last_merge:
             (last,) = getattr(self.swin, f"layers{self.stages}")
             last.downsample = None
 
@@ -96,29 +134,17 @@ class Swin(nn.Module):
         return names
 
     def forward(self, volume: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) to the deepest map (B, width, *its grid)."""
+        """(B, C, X, Y, Z) to the bottleneck features (B, width, *grid)."""
         return self.encode(volume)
 
     def encode(self, volume: Tensor, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
-        """The deepest map, of a volume with hidden patches if wished.
-
-        Args:
-            volume: (B, C, X, Y, Z).
-            hidden: (B, N) bool per patch in `patchify`'s order, True means hidden; None hides nothing.
-            token: (embed_width,) what stands in the place of a hidden patch's embedding; comes with `hidden`.
-
-        Returns:
-            (B, width, *its grid), normalised over the channels.
-
-        Raises:
-            ValueError: the volume is not a whole number of patches; or hidden comes without token, or token without it.
-        """
+        """The bottleneck features (B, width, *grid), normalised over the channels; see `Encoder.encode`."""
         embedded = self._embed(volume)
         if hidden is not None and token is not None:
             where = hidden.reshape(len(embedded), 1, *embedded.shape[2:])
             embedded = torch.where(where, token.to(embedded.dtype).reshape(-1, 1, 1, 1), embedded)
         elif hidden is not None or token is not None:
-            raise ValueError("hidden patches need a token in their place, and a token needs hidden patches")
+            raise ValueError("give both hidden and token, or neither")
         return self.swin.proj_out(self._stages(embedded)[-1], normalize=True)
 
     def maps(self, volume: Tensor) -> list[Tensor]:
@@ -128,12 +154,12 @@ class Swin(nn.Module):
             (B, widths[i], *grid / 2**i, rounded up), normalised over the channels as MONAI's network does.
 
         Raises:
-            ValueError: the volume is not a whole number of patches.
+            ValueError: the volume is not a multiple of the patch.
         """
         return [self.swin.proj_out(features, normalize=True) for features in self._stages(self._embed(volume))]
 
     def _embed(self, volume: Tensor) -> Tensor:
-        grid_of(tuple(volume.shape), self.patch)  # MONAI would pad the volume without a word
+        grid_of(tuple(volume.shape), self.patch)  # MONAI would pad the volume silently
         return self.swin.patch_embed(volume)
 
     def _stages(self, embedded: Tensor) -> list[Tensor]:

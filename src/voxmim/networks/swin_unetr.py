@@ -10,52 +10,51 @@ import math
 from itertools import pairwise
 
 import torch
-from monai.networks.blocks import UnetOutBlock, UnetrUpBlock
 from torch import Tensor, nn
 
+from voxmim.networks.base import Segmentor
 from voxmim.networks.swin import Swin
 from voxmim.networks.unetr import DirectLogits, plain_up, residual_block
+from voxmim.settings import UNETRSettings
 
 
-class SwinUNETR(nn.Module):
+class SwinUNETR(Segmentor):
     """The segmentor.
 
     Args:
         encoder: a Swin.
         classes: labels with background.
-        feature_size: channels at the patches' resolution and finer, doubled at each level below, until the encoder's
-            two deepest maps are reached, which keep their channels; None takes the encoder's embed_width.
-        stem: feed the image itself into the full-resolution level, as the paper does; without it the encoder's
-            maps are the only way from the image to the labels.
-        direct: add the logits of one linear layer on the deepest map (see `DirectLogits`); the paper has none.
+        settings: of the decoder. Its channels apply at the patches' resolution and finer, and double at each level
+            below, until the encoder's two deepest maps are reached, which keep their channels.
     """
 
-    def __init__(
-        self, encoder: Swin, classes: int, feature_size: int | None = None, stem: bool = True, direct: bool = False
-    ) -> None:
+    encoder: Swin
+
+    def __init__(self, encoder: Swin, classes: int, settings: UNETRSettings) -> None:
+        from monai.networks.blocks import UnetOutBlock  # MONAI takes seconds to import
+
         super().__init__()
-        self.encoder = encoder
-        size = encoder.embed_width if feature_size is None else feature_size
+        self.encoder, size, stem = encoder, settings.feature_size, settings.stem
         *fine, second, deepest = encoder.widths
         sizes = [size * 2**level for level in range(len(fine))]
         self.bottom = residual_block(deepest, deepest)
         self.skips = nn.ModuleList(residual_block(*pair) for pair in zip(fine, sizes, strict=True))
         self.skips.append(nn.Identity())  # the second deepest map is joined as it is
-        self.ups = nn.ModuleList(_join_up(*pair) for pair in pairwise([deepest, second, *reversed(sizes)]))
+        self.ups = nn.ModuleList(_JoinUp(*pair) for pair in pairwise([deepest, second, *reversed(sizes)]))
         coarse = sizes[0] if sizes else second  # an encoder of two maps alone ends with its own channels
         doublings = [(coarse if step == 0 else size, size) for step in range(int(math.log2(encoder.patch[0])))]
         self.between = nn.Sequential(*(plain_up(*pair, (2, 2, 2)) for pair in doublings[:-1]))
         self.stem = residual_block(encoder.channels, size) if stem else None
-        self.last = _join_up(*doublings[-1]) if stem else plain_up(*doublings[-1], (2, 2, 2))
+        self.last = _JoinUp(*doublings[-1]) if stem else plain_up(*doublings[-1], (2, 2, 2))
         self.out = UnetOutBlock(spatial_dims=3, in_channels=size, out_channels=classes)
-        self.direct = DirectLogits(deepest, classes) if direct else None
+        self.direct = DirectLogits(deepest, classes) if settings.direct else None
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z).
 
         Raises:
-            ValueError: the volume is not a whole number of patches, or a single cell of the deepest map, of which
-                instance normalisation would leave nothing.
+            ValueError: the volume is not a multiple of the patch, or has a single bottleneck cell, of which instance
+                normalisation would leave nothing.
         """
         *maps, deepest = self.encoder.maps(volume)
         if deepest[0, 0].numel() == 1:
@@ -70,21 +69,16 @@ class SwinUNETR(nn.Module):
         return logits if self.direct is None else logits + self.direct(deepest, volume)
 
 
-class _JoinUp(UnetrUpBlock):
-    """Doubles the resolution and joins the finer map; where its grid is odd, what merging had padded is cut again."""
+class _JoinUp(nn.Module):
+    """MONAI's UnetrUpBlock (names included), for odd grids too: what patch merging had padded is cut off again."""
+
+    def __init__(self, incoming: int, outgoing: int) -> None:
+        from monai.networks.blocks.dynunet_block import UnetResBlock, get_conv_layer
+
+        super().__init__()
+        self.transp_conv = get_conv_layer(3, incoming, outgoing, kernel_size=2, stride=2, is_transposed=True)
+        self.conv_block = UnetResBlock(3, 2 * outgoing, outgoing, kernel_size=3, stride=1, norm_name="instance")
 
     def forward(self, coarse: Tensor, finer: Tensor) -> Tensor:
         x, y, z = finer.shape[2:]
         return self.conv_block(torch.cat([self.transp_conv(coarse)[..., :x, :y, :z], finer], dim=1))
-
-
-def _join_up(incoming: int, outgoing: int) -> _JoinUp:
-    return _JoinUp(
-        spatial_dims=3,
-        in_channels=incoming,
-        out_channels=outgoing,
-        kernel_size=3,
-        upsample_kernel_size=2,
-        norm_name="instance",
-        res_block=True,
-    )

@@ -1,63 +1,84 @@
 """A residual U-Net of nnU-Net's kind (arXiv 1809.10486, the residual encoder of 2404.09556), in two parts.
 
-Each level of the encoder halves the resolution and doubles the channels, up to a most. The decoder is light: one
+Each level of the encoder halves the resolution and doubles the channels, up to a maximum. The decoder is light: one
 transposed and one plain convolution a level. The blocks are MONAI's.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from monai.networks.blocks import Convolution, UnetOutBlock, UnetResBlock
 from torch import Tensor, nn
 
-from voxmim.networks.patches import Triple, grid_of
+from voxmim.networks.base import Encoder, Segmentor
+from voxmim.networks.patches import grid_of
+from voxmim.settings import Triple, UNETRSettings, check_range
 
 _NORM = ("instance", {"affine": True})
 _ACTIVATION = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
 
 
-class ResidualEncoder(nn.Module):
+@dataclass
+class UNetSettings:
+    """A residual U-Net; its MAE trains the decoder too.
+
+    Attributes:
+        width: channels at full resolution, doubled at each level below.
+        blocks: residual blocks of each level, the finest first; every level halves the resolution.
+        max_width: maximum channels of a level.
+    """
+
+    width: int = 32
+    blocks: tuple[int, ...] = (1, 3, 4, 4, 4)
+    max_width: int = 320
+
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {}
+    min_cells: ClassVar[int] = 2  # instance normalisation removes the mean, which is all of a single cell
+
+    def __post_init__(self) -> None:
+        check_range(self, "width blocks max_width", 1)
+
+    @property
+    def stride(self) -> Triple:
+        """Voxels of a cell of the bottleneck features."""
+        return (2 ** (len(self.blocks) - 1),) * 3
+
+    @property
+    def patch(self) -> Triple:
+        """The smallest mask unit, a cell of the bottleneck: no level would be without all trace of a smaller one."""
+        return self.stride
+
+    def summary(self) -> str:
+        """Such as ``residual U-Net of width 32, blocks 1-3-4-4-4``."""
+        return f"residual U-Net of width {self.width}, blocks {'-'.join(map(str, self.blocks))}"
+
+
+class ResidualEncoder(Encoder):
     """The encoder.
 
     Args:
-        channels: of the scans.
-        width: channels at full resolution; doubled at each level below.
-        blocks: residual blocks of each level, the finest first; each level has half the resolution of the one before.
-        most_width: no level has more channels.
+        settings: of the network.
+        channels: of the volumes.
+        crop: not used; convolutions have no positions that depend on it.
 
     Attributes:
-        channels: of the scans.
-        width: channels of the deepest map.
+        width: channels of the bottleneck features.
         widths: channels of each level's map, the finest first.
-        stride: voxels of one cell of the deepest map along X, Y, Z.
-        patch: the smallest mask unit, one cell of the deepest map: a smaller one would leave no level at which a
-            hidden place is wholly hidden.
-
-    Raises:
-        ValueError: there is no level, or one without a block.
+        stride: voxels of a cell of the bottleneck features along X, Y, Z.
+        patch: the smallest mask unit, which is the stride.
     """
 
-    def __init__(
-        self,
-        channels: int = 1,
-        width: int = 32,
-        blocks: tuple[int, ...] = (1, 3, 4, 4, 4),
-        most_width: int = 320,
-    ) -> None:
+    def __init__(self, settings: UNetSettings, channels: int = 1, crop: Triple | None = None) -> None:
         super().__init__()
-        if not blocks or min(blocks) < 1:
-            raise ValueError(f"there must be at least one level, and a block on each, not {blocks}")
-        side = 2 ** (len(blocks) - 1)
-        self.stride: Triple = (side, side, side)
-        self.channels, self.patch = channels, self.stride
-        self.widths = [min(width * 2**level, most_width) for level in range(len(blocks))]
+        self.channels, self.patch, self.stride = channels, settings.patch, settings.stride
+        self.widths = [min(settings.width * 2**level, settings.max_width) for level in range(len(settings.blocks))]
         self.width = self.widths[-1]
         self.stages = nn.ModuleList()
         incoming = channels
-        for level, (outgoing, count) in enumerate(zip(self.widths, blocks, strict=True)):
+        for level, (outgoing, count) in enumerate(zip(self.widths, settings.blocks, strict=True)):
             stage = [_residual(incoming, outgoing, stride=1 if level == 0 else 2)]
             stage += [_residual(outgoing, outgoing, stride=1) for _ in range(count - 1)]
             self.stages.append(nn.Sequential(*stage))
@@ -75,20 +96,20 @@ class ResidualEncoder(nn.Module):
     def forward(self, volume: Tensor) -> Tensor:
         return self.encode(volume)
 
-    def encode(self, volume: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) to the deepest map (B, width, X, Y, Z over the stride); raises as `maps` does."""
+    def encode(self, volume: Tensor, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+        """(B, C, X, Y, Z) to the bottleneck features (B, width, X, Y, Z over the stride); raises as `maps` does."""
+        assert hidden is None, "convolutions take no mask token"
         return self.maps(volume)[-1]
 
     def maps(self, volume: Tensor) -> list[Tensor]:
         """The map of each level, (B, widths[level], X, Y, Z over 2**level), the finest first.
 
         Raises:
-            ValueError: the volume (B, C, X, Y, Z) is no multiple of the stride, or a single cell of the deepest map.
+            ValueError: the volume (B, C, X, Y, Z) is not a multiple of the stride, or has a single bottleneck cell.
         """
         shape = tuple(volume.shape[2:])
         if grid_of(shape, self.stride) == (1, 1, 1):
-            # Instance norm takes the mean away: of a single cell nothing would be left, and torch refuses it.
-            raise ValueError(f"a volume of {shape} voxels is one cell of the deepest map; at least two are needed")
+            raise ValueError(f"a volume of {shape} voxels has one bottleneck cell; at least two are needed")
         maps, features = [], volume
         for stage in self.stages:
             features = stage(features)
@@ -96,18 +117,24 @@ class ResidualEncoder(nn.Module):
         return maps
 
 
-class UNet(nn.Module):
-    """The encoder and a decoder that gives every voxel its logits, or its channels.
+class UNet(Segmentor):
+    """The segmentor: the encoder and a decoder that predicts logits, or channels, of every voxel.
 
     All of the decoder but the last convolution, `out`, is the same whatever is predicted, so that it can be carried
-    from pre-training to fine-tuning beside the encoder.
+    from pre-training to fine-tuning with the encoder.
 
     Args:
         encoder: gives the maps of all levels.
-        classes: labels with background, or channels where the scan itself is to be predicted.
+        classes: labels with background, or channels where the scan itself is predicted.
+        settings: not used; they are those of UNETR's decoder.
     """
 
-    def __init__(self, encoder: ResidualEncoder, classes: int) -> None:
+    carries_decoder = True
+    encoder: ResidualEncoder
+
+    def __init__(self, encoder: ResidualEncoder, classes: int, settings: UNETRSettings | None = None) -> None:
+        from monai.networks.blocks import UnetOutBlock  # MONAI takes seconds to import
+
         super().__init__()
         self.encoder = encoder
         rising = encoder.widths[::-1]
@@ -126,6 +153,8 @@ class _Up(nn.Module):
     """Doubles the resolution and joins the encoder's map."""
 
     def __init__(self, incoming: int, outgoing: int) -> None:
+        from monai.networks.blocks import Convolution
+
         super().__init__()
         self.up = nn.ConvTranspose3d(incoming, outgoing, kernel_size=2, stride=2, bias=False)
         self.block = Convolution(
@@ -137,5 +166,7 @@ class _Up(nn.Module):
 
 
 def _residual(incoming: int, outgoing: int, stride: int) -> nn.Module:
+    from monai.networks.blocks import UnetResBlock
+
     common: dict[str, Any] = {"spatial_dims": 3, "kernel_size": 3, "norm_name": _NORM, "act_name": _ACTIVATION}
     return UnetResBlock(in_channels=incoming, out_channels=outgoing, stride=stride, **common)

@@ -11,36 +11,41 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
-from monai.networks.blocks.dynunet_block import UnetResBlock, get_conv_layer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxmim.networks.patches import Triple, grid_of
-from voxmim.networks.vit import ViT, to_map
+from voxmim.networks.base import Segmentor
+from voxmim.networks.patches import grid_of, to_map
+from voxmim.networks.vit import ViT
+from voxmim.settings import EncoderSettings, Triple, UNETRSettings
 
 _BLOCK: dict[str, Any] = {"spatial_dims": 3, "kernel_size": 3, "norm_name": "instance"}
 
 
-class UNETR(nn.Module):
+class UNETR(Segmentor):
     """The segmentor.
 
     Args:
         encoder: a ViT whose patch is a power of two along each axis.
         classes: labels with background.
-        feature_size: channels at full resolution, doubled at each level below.
-        stem: feed the image itself into the full-resolution level, as the paper does; without it the encoder's
-            tokens are the only way from the image to the labels.
-        direct: add the logits of one linear layer on the last tokens (see `DirectLogits`); the paper has none.
+        settings: of the decoder.
 
     Raises:
         ValueError: another patch, or one of a single voxel.
     """
 
-    def __init__(
-        self, encoder: ViT, classes: int, feature_size: int = 16, stem: bool = True, direct: bool = False
-    ) -> None:
+    encoder: ViT
+
+    @classmethod
+    def check(cls, settings: EncoderSettings) -> None:
+        """Refuse a patch that is not a power of two."""
+        doublings(settings.patch)
+
+    def __init__(self, encoder: ViT, classes: int, settings: UNETRSettings) -> None:
+        from monai.networks.blocks import UnetOutBlock, UnetrUpBlock  # MONAI takes seconds to import
+
         super().__init__()
+        feature_size, stem = settings.feature_size, settings.stem
         self.encoder = encoder
         factors = doublings(encoder.patch)
         levels = len(factors)
@@ -60,7 +65,7 @@ class UNETR(nn.Module):
             for (incoming, outgoing), factor in zip(pairwise(channels), factors, strict=True)
         )
         self.out = UnetOutBlock(spatial_dims=3, in_channels=feature_size, out_channels=classes)
-        self.direct = DirectLogits(encoder.width, classes) if direct else None
+        self.direct = DirectLogits(encoder.width, classes) if settings.direct else None
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z)."""
@@ -81,20 +86,20 @@ class UNETR(nn.Module):
 
 
 class DirectLogits(nn.Module):
-    """Logits straight from an encoder's deepest map: linear in each cell, and trilinear between the cells.
+    """Logits directly from the bottleneck features: linear in each cell, trilinear between the cells.
 
-    A decoder that starts from nothing passes on little of what a pre-trained encoder knows until it is trained itself;
-    this path has nothing between the encoder and the labels that would have to be trained first.
+    A fresh decoder passes on little of what a pre-trained encoder knows until it is trained itself; this path has
+    nothing between encoder and labels that must be trained first.
     """
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.project = nn.Conv3d(width, classes, 1)
 
-    def forward(self, deepest: Tensor, volume: Tensor) -> Tensor:
-        """(B, width, *grid), and the volume (B, C, X, Y, Z) it stems from, to logits (B, classes, X, Y, Z)."""
+    def forward(self, bottleneck: Tensor, volume: Tensor) -> Tensor:
+        """(B, width, *grid), encoded from the volume (B, C, X, Y, Z), to logits (B, classes, X, Y, Z)."""
         shape = tuple(volume.shape[2:])
-        return functional.interpolate(self.project(deepest).float(), size=shape, mode="trilinear")
+        return functional.interpolate(self.project(bottleneck).float(), size=shape, mode="trilinear")
 
 
 def doublings(patch: Triple) -> list[Triple]:
@@ -105,7 +110,7 @@ def doublings(patch: Triple) -> list[Triple]:
     """
     if any(size < 1 or size & (size - 1) for size in patch) or max(patch) == 1:
         raise ValueError(
-            f"UNETR needs a patch that is a power of two along each axis, and no single voxel, not {patch}"
+            f"UNETR needs a patch that is a power of two along each axis, and not a single voxel; it is {patch}"
         )
     factors: list[Triple] = []
     while max(patch) > 1:
@@ -119,6 +124,8 @@ class _Enlarge(nn.Module):
     """Enlarges a map step by step, as MONAI's UnetrPrUpBlock does (names included), each step by factors of its own."""
 
     def __init__(self, incoming: int, outgoing: int, factors: list[Triple]) -> None:
+        from monai.networks.blocks.dynunet_block import UnetResBlock
+
         super().__init__()
         first, *others = factors
         self.transp_conv_init = _transposed(incoming, outgoing, first)
@@ -137,6 +144,8 @@ class _Enlarge(nn.Module):
 
 
 def _transposed(incoming: int, outgoing: int, factor: Triple) -> nn.Module:
+    from monai.networks.blocks.dynunet_block import get_conv_layer
+
     return get_conv_layer(3, incoming, outgoing, kernel_size=factor, stride=factor, is_transposed=True)
 
 
@@ -146,6 +155,8 @@ def plain_up(incoming: int, outgoing: int, factor: Triple) -> nn.Sequential:
     return nn.Sequential(raised, residual_block(outgoing, outgoing))
 
 
-def residual_block(incoming: int, outgoing: int) -> UnetrBasicBlock:
-    """Two convolutions with instance norm and a path around them."""
+def residual_block(incoming: int, outgoing: int) -> nn.Module:
+    """Two convolutions with instance norm and a skip connection."""
+    from monai.networks.blocks import UnetrBasicBlock
+
     return UnetrBasicBlock(in_channels=incoming, out_channels=outgoing, stride=1, res_block=True, **_BLOCK)

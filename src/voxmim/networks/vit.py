@@ -2,19 +2,79 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxmim.networks.patches import Triple, grid_of, patchify, unpatchify
-from voxmim.networks.positions import resize_positions, rotary_angles, rotate, sincos_positions
+from voxmim.networks.base import Encoder
+from voxmim.networks.patches import grid_of, patchify, to_map
+from voxmim.networks.positions import resize_positions, rope_angles, rotate, sincos_positions
+from voxmim.settings import Triple, check_range
 
 # Up to so many tokens, the parts of attention one by one are faster than torch's fused kernel for bfloat16 on a CPU:
 # 1.1 times at a thousand tokens, 3 times at a hundred; beyond, the fused one saves memory.
 _FEW_TOKENS = 1536
+
+
+@dataclass
+class ViTSettings:
+    """A vision transformer on 3D patches.
+
+    Attributes:
+        patch: voxels of a patch along X, Y, Z.
+        width: of a token.
+        depth: number of blocks.
+        heads: attention heads.
+        mlp_ratio: hidden width of a block's MLP over the token's width.
+        position_embedding: fixed sine-cosine, or learned (interpolated when the grid changes).
+        rope: rotary position embedding of queries and keys, in addition.
+        drop_path: probability that a sample skips the last block, rising linearly from 0 at the first (stochastic
+            depth, arXiv 1603.09382).
+        registers: learned tokens without a position that take part in the attention (arXiv 2309.16588); none is ever
+            returned.
+        grad_checkpointing: recompute the blocks in the backward pass: slower, in less memory.
+    """
+
+    patch: Triple = (16, 16, 16)
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    position_embedding: Literal["sincos", "learned"] = "sincos"
+    rope: bool = False
+    drop_path: float = 0.0
+    registers: int = 0
+    grad_checkpointing: bool = False
+
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {  # arXiv 2010.11929, 2012.12877
+        "tiny": {"width": 192, "depth": 12, "heads": 3},
+        "small": {"width": 384, "depth": 12, "heads": 6},
+        "base": {"width": 768, "depth": 12, "heads": 12},
+        "large": {"width": 1024, "depth": 24, "heads": 16},
+    }
+    min_cells: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_range(self, "patch width depth heads", 1)
+        check_range(self, "registers", 0)
+        check_range(self, "drop_path", 0, 1, "[)")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of its number of heads, {self.heads}")
+
+    @property
+    def stride(self) -> Triple:
+        """Voxels of a cell of the bottleneck features."""
+        return self.patch
+
+    def summary(self) -> str:
+        """Such as ``ViT of width 768, depth 12, 12 heads``."""
+        return f"ViT of width {self.width}, depth {self.depth}, {self.heads} heads"
 
 
 class Attention(nn.Module):
@@ -27,7 +87,7 @@ class Attention(nn.Module):
         self.project = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, angles: Tensor | None = None) -> Tensor:
-        """Mix (B, N, width); `angles` (1 or B, N, width // heads // 2) turn queries and keys by their places."""
+        """(B, N, width) to the same shape; `angles` (1 or B, N, width // heads // 2) are those of RoPE."""
         b, n, width = tokens.shape
         q, k, v = self.qkv(tokens).reshape(b, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         if angles is not None:
@@ -47,7 +107,7 @@ class Block(nn.Module):
     """A pre-norm transformer block: attention, then an MLP, each added to its input.
 
     Args:
-        drop_path: chance that a sample skips each of the two (stochastic depth, arXiv 1603.09382).
+        drop_path: probability that a sample skips each of the two.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
@@ -70,57 +130,46 @@ class Block(nn.Module):
         return branch * keep / (1.0 - self.drop_path)
 
 
-class ViT(nn.Module):
+class ViT(Encoder):
     """The encoder.
 
     Args:
-        channels: of the scans.
-        patch: voxels of a patch along X, Y, Z.
-        grid: patches of a crop along X, Y, Z; other grids are encoded too, with positions made to fit.
-        width, depth, heads, mlp_ratio: of the blocks.
-        positions: ``sincos`` (fixed) or ``learned``, added to the tokens.
-        rotary: let attention see how far apart two tokens are, too.
-        drop_path: chance of skipping the last block, rising linearly from 0 at the first.
-        registers: number of learned tokens without a place that take part in the attention (arXiv 2309.16588); none
-            of them is ever returned.
-        checkpoint: compute the blocks anew in the backward pass instead of keeping what they need for it.
+        settings: of the network.
+        channels: of the volumes.
+        crop: voxels of a crop along X, Y, Z; other crops are encoded too, with positions made to fit.
 
     Attributes:
-        embed_width: channels of a patch's embedding, which are as many as the tokens have.
+        embed_width: channels of a patch's embedding, as many as the tokens have.
         stride: voxels of a token along X, Y, Z.
     """
 
-    def __init__(
-        self,
-        channels: int = 1,
-        patch: Triple = (16, 16, 16),
-        grid: Triple = (6, 6, 6),
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        mlp_ratio: float = 4.0,
-        positions: str = "sincos",
-        rotary: bool = False,
-        drop_path: float = 0.0,
-        registers: int = 0,
-        checkpoint: bool = False,
-    ) -> None:
+    encodes_visible = True
+    takes_mask_token = True
+
+    def __init__(self, settings: ViTSettings, channels: int = 1, crop: Triple = (96, 96, 96)) -> None:
         super().__init__()
-        self.channels, self.patch, self.grid, self.width, self.depth = channels, patch, grid, width, depth
-        self.embed_width, self.stride, self.checkpoint = width, patch, checkpoint
+        patch, width, depth = settings.patch, settings.width, settings.depth
+        self.channels, self.patch, self.grid, self.width, self.depth = (
+            channels,
+            patch,
+            grid_of(crop, patch),
+            width,
+            depth,
+        )
+        self.embed_width, self.stride, self.grad_checkpointing = width, patch, settings.grad_checkpointing
         self.embed = nn.Linear(channels * patch[0] * patch[1] * patch[2], width)
-        self.rotary, self.head_width = rotary, width // heads
-        self.learned = positions == "learned"
+        self.rope, self.head_width = settings.rope, width // settings.heads
+        self.learned = settings.position_embedding == "learned"
         if self.learned:
-            self.positions = nn.Parameter(torch.empty(grid[0] * grid[1] * grid[2], width))
+            self.positions = nn.Parameter(torch.empty(math.prod(self.grid), width))
             nn.init.trunc_normal_(self.positions, std=0.02)
         else:
-            self.register_buffer("positions", sincos_positions(grid, width), persistent=False)
-        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, rate) for rate in rates)
+            self.register_buffer("positions", sincos_positions(self.grid, width), persistent=False)
+        drop_paths = [settings.drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, settings.heads, settings.mlp_ratio, drop) for drop in drop_paths)
         self.norm = nn.LayerNorm(width)
         initialise(self)
-        self.registers = nn.Parameter(torch.randn(registers, width) * 0.02) if registers else None
+        self.registers = nn.Parameter(torch.randn(settings.registers, width) * 0.02) if settings.registers else None
 
     @property
     def layers(self) -> list[tuple[str, ...]]:
@@ -141,25 +190,13 @@ class ViT(nn.Module):
         return last
 
     def encode(self, volume: Tensor, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
-        """The tokens as a map, of a volume with hidden patches if wished (arXiv 2111.09886).
-
-        Args:
-            volume: (B, C, X, Y, Z).
-            hidden: (B, N) bool per patch in `patchify`'s order, True means hidden; None hides nothing.
-            token: (embed_width,) what stands in the place of a hidden patch's embedding; comes with `hidden`.
-
-        Returns:
-            (B, width, *grid), normalised over the channels.
-
-        Raises:
-            ValueError: the volume is not a whole number of patches; or hidden comes without token, or token without it.
-        """
+        """The tokens as a feature map (B, width, *grid), normalised over the channels; see `Encoder.encode`."""
         grid = grid_of(tuple(volume.shape), self.patch)
         embedded = self.embed(patchify(volume, self.patch))
         if hidden is not None and token is not None:
             embedded = torch.where(hidden.unsqueeze(-1), token.to(embedded.dtype), embedded)
         elif hidden is not None or token is not None:
-            raise ValueError("hidden patches need a token in their place, and a token needs hidden patches")
+            raise ValueError("give both hidden and token, or neither")
         (last,) = self._states(embedded + self.positions_for(grid), self.angles(volume), [self.depth])
         return to_map(last, grid)
 
@@ -175,10 +212,10 @@ class ViT(nn.Module):
         return self.embed(patches) + positions
 
     def angles(self, volume: Tensor, visible: Tensor | None = None) -> Tensor | None:
-        """(1 or B, N or V, head width // 2) the angles of the rotary code, or None without one."""
-        if not self.rotary:
+        """(1 or B, N or V, head width // 2) the angles of RoPE, or None without it."""
+        if not self.rope:
             return None
-        table = rotary_angles(grid_of(tuple(volume.shape), self.patch), self.head_width).to(volume.device)
+        table = rope_angles(grid_of(tuple(volume.shape), self.patch), self.head_width).to(volume.device)
         return table[None] if visible is None else table[visible]
 
     def hidden_states(self, volume: Tensor, after: Sequence[int]) -> list[Tensor]:
@@ -186,16 +223,16 @@ class ViT(nn.Module):
         return self._states(self.tokens(volume), self.angles(volume), after)
 
     def _states(self, tokens: Tensor, angles: Tensor | None, after: Sequence[int]) -> list[Tensor]:
-        """Lead tokens (B, N, width) through the blocks, behind the registers, and note the states asked for."""
+        """The tokens (B, N, width) after the given numbers of blocks, without the registers."""
         extra = 0
         if self.registers is not None:
             extra = len(self.registers)
             tokens = torch.cat([self.registers.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
             if angles is not None:
-                angles = functional.pad(angles, (0, 0, extra, 0))  # by an angle of zero: registers do not turn
+                angles = functional.pad(angles, (0, 0, extra, 0))  # registers have no position: an angle of 0
         states = {}
         for number, block in enumerate(self.blocks, start=1):
-            if self.checkpoint and self.training:
+            if self.grad_checkpointing and self.training:
                 tokens = torch.utils.checkpoint.checkpoint(block, tokens, angles, use_reentrant=False)
             else:
                 tokens = block(tokens, angles)
@@ -205,7 +242,7 @@ class ViT(nn.Module):
         return [states[number] for number in after]
 
     def positions_for(self, grid: Triple) -> Tensor:
-        """(N, width) the position code of a grid: a learned table is interpolated, a fixed one made afresh."""
+        """(N, width) the position embedding of a grid: a learned table is interpolated, a fixed one computed."""
         if grid == self.grid:
             return self.positions
         if self.learned:
@@ -216,11 +253,6 @@ class ViT(nn.Module):
 def take(tokens: Tensor, index: Tensor) -> Tensor:
     """Gather tokens (B, N, width) at index (B, V): (B, V, width)."""
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-
-
-def to_map(tokens: Tensor, grid: Triple) -> Tensor:
-    """(B, N, width) tokens of a whole grid to a feature map (B, width, *grid)."""
-    return unpatchify(tokens, grid, (1, 1, 1))
 
 
 def initialise(network: nn.Module) -> None:

@@ -1,71 +1,62 @@
 """The masked autoencoder on a convolutional U-Net, as in arXiv 2410.23132 but without sparse convolutions.
 
-Convolutions cannot leave places out as a transformer leaves out tokens. So most mask units of a crop are set to zero,
-the whole U-Net, decoder and skips included, predicts every voxel, and the loss is on hidden voxels only. Zero is the
-lower end of the window in CT, so that a hidden unit looks like air there, and the mean in MR.
+Convolutions cannot leave hidden patches out. So hidden mask units are set to zero, the complete U-Net, decoder and
+skip connections included, predicts every voxel, and the loss is on hidden voxels only. Zero is the lower end of the
+window in CT, so that a hidden unit looks like air there, and the mean in MR.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import Any, ClassVar
 
-from voxmim.networks.patches import Triple, grid_of, mask_to_voxels, patchify, unpatchify
+from torch import Tensor
+
+from voxmim.networks.patches import grid_of, mask_to_voxels, patchify
 from voxmim.networks.unet import ResidualEncoder, UNet
-from voxmim.pretext.mae import ERRORS, MAEOutput, counted_in
-from voxmim.pretext.masking import random_mask
-from voxmim.settings import Loss
+from voxmim.pretext.masked import MaskedOutput, MaskedPretext, masked_error
+from voxmim.settings import MaskSettings, Training
 
 
-class DenseMAE(nn.Module):
+class DenseMAE(MaskedPretext):
     """The network and the loss.
 
     Args:
-        network: predicts as many channels as the scans have.
-        unit: voxels of a mask unit along X, Y, Z, best a multiple of ``network.encoder.patch``.
-        ratio: share of mask units that are hidden.
-        loss: mean absolute (l1) or squared (l2) error over the hidden voxels, or smooth_l1, as that of MAE.
+        encoder: of a U-Net, whose decoder is added.
+        settings: of an MAE, of which the loss counts.
+        mask: what is hidden.
     """
 
-    def __init__(self, network: UNet, unit: Triple, ratio: float = 0.75, loss: Loss = "l1") -> None:
-        super().__init__()
-        self.network, self.unit, self.ratio, self.loss = network, unit, ratio, loss
+    title: ClassVar[str] = "MAE"
+    decoder_prefix: ClassVar[str] = "network.decoder."
+
+    def __init__(self, encoder: ResidualEncoder, settings: Any, mask: MaskSettings) -> None:
+        super().__init__(settings, mask)
+        self.network = UNet(encoder, encoder.channels)
 
     @property
-    def encoder(self) -> ResidualEncoder:
-        """The network that is pre-trained."""
+    def encoder(self) -> ResidualEncoder:  # type: ignore[override]
+        """The network that is pre-trained; its tensors are those of ``network.encoder``."""
         return self.network.encoder
 
-    def forward(
-        self,
-        volume: Tensor,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        present: Tensor | None = None,
-    ) -> MAEOutput:
-        """Hide, predict and compare; N and P in the output count mask units and voxels of one over all channels.
+    @classmethod
+    def check(cls, settings: Any, training: Training) -> None:
+        """Refuse a normalised target."""
+        if settings.target == "normalised":
+            raise ValueError("mae.target is normalised, but the unet's MAE predicts raw voxels")
+
+    def forward(self, volume: Tensor, mask: Tensor, present: Tensor | None = None) -> MaskedOutput:
+        """Hide, predict and compare; N and P in the output count patches of the encoder and their voxels.
 
         Args:
-            volume: (B, C, X, Y, Z), a whole number of mask units along each axis.
-            mask: (B, N) bool, True means hidden; None draws one.
-            generator: of the drawn mask (on the CPU).
+            volume: (B, C, X, Y, Z), a multiple of the encoder's patch along each axis.
+            mask: (B, N) bool, True means hidden.
             present: (B, C) bool, the channels of each sample that count; None where all do.
 
         Raises:
-            ValueError: the volume is not a whole number of mask units, or does not fit the network.
+            ValueError: the volume is not a multiple of the patch, or does not fit the network.
         """
-        grid = grid_of(tuple(volume.shape), self.unit)
-        if mask is None:
-            mask = random_mask(len(volume), grid[0] * grid[1] * grid[2], self.ratio, generator)
-        mask = mask.to(volume.device)
-        seen = volume.masked_fill(mask_to_voxels(mask, grid, self.unit), 0)
-        prediction = patchify(self.network(seen).float(), self.unit)
-        target = patchify(volume.float(), self.unit)
-        counted = counted_in(mask, present, target.shape[-1])
-        return MAEOutput(ERRORS[self.loss](prediction[counted], target[counted]), prediction, target, mask, present)
-
-    def reconstruct(self, volume: Tensor, output: MAEOutput) -> Tensor:
-        """(B, C, X, Y, Z) in the volume's units: predicted hidden units, the visible voxels pasted in."""
-        grid = grid_of(tuple(volume.shape), self.unit)
-        predicted = unpatchify(output.prediction, grid, self.unit)
-        return torch.where(mask_to_voxels(output.mask, grid, self.unit), predicted, volume.float())
+        patch = self.encoder.patch
+        visible = volume.masked_fill(mask_to_voxels(mask, grid_of(tuple(volume.shape), patch), patch), 0)
+        prediction, target = patchify(self.network(visible).float(), patch), patchify(volume.float(), patch)
+        loss = masked_error(prediction, target, self.settings.loss, mask, present)
+        return MaskedOutput(loss, prediction, target, mask, present)

@@ -1,56 +1,52 @@
 """Which patches are hidden. A mask is bool (B, N) in `patchify`'s order; True means hidden.
 
-Every draw is on the CPU, so that the same state of a generator gives the same masks on every device.
+Every draw is on the CPU, so that a seed gives the same mask on every device.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from voxmim.networks.patches import Triple, grid_of, mask_to_voxels, patchify
-from voxmim.settings import MaskSettings
+from voxmim.networks.patches import grid_of, mask_to_voxels, patchify
+from voxmim.settings import MaskSettings, Triple
 
-BODY = 0.1  # of the range from the darkest to the brightest unit of a crop; what exceeds it is body
+BODY = 0.1  # of the range from the darkest to the brightest unit of a crop; brighter units are body
 
 
-def draw_masks(
-    settings: MaskSettings,
-    patch: Triple,
-    shape: Triple,
-    batch: int,
-    generator: torch.Generator | None = None,
-    body: Tensor | None = None,
-) -> Tensor:
-    """The masks of a batch of crops, each mask unit hidden as a whole or not at all.
+def draw_masks(settings: MaskSettings, patch: Triple, image: Tensor, seeds: Tensor) -> Tensor:
+    """The masks of a batch of crops: mask units are hidden as a whole or not at all.
 
     Args:
-        settings: kind, ratio and unit.
-        patch: voxels of a patch.
-        shape: voxels of a crop, a whole number of mask units.
-        batch: B, the number of crops.
-        generator: of the draw (on the CPU).
-        body: (B, U) bool per mask unit, from `holds_body`; asked for by kind body alone.
+        settings: what is hidden.
+        patch: voxels of a patch along X, Y, Z.
+        image: (B, C, X, Y, Z), a multiple of the mask unit along each axis; only kind body looks at its voxels.
+        seeds: (B,) from which each crop's mask follows.
 
     Returns:
         (B, N) bool over the patches on the CPU.
     """
     unit = settings.unit or patch
-    grid = grid_of(shape, unit)
-    if settings.kind == "body":
-        assert body is not None
-        units = body_mask(body, settings.ratio, settings.body_share, generator)
-    elif settings.kind == "block":
-        units = block_mask(batch, grid, settings.ratio, generator)
-    else:
-        units = random_mask(batch, grid[0] * grid[1] * grid[2], settings.ratio, generator)
-    return units_to_patches(units, grid, grid_of(unit, patch))
+    grid = grid_of(tuple(image.shape), unit)
+    body = holds_body(image, unit).cpu() if settings.kind == "body" else None
+    masks = []
+    for row, seed in enumerate(seeds):
+        generator = torch.Generator().manual_seed(int(seed) + 1)  # the seed itself draws the augmentation
+        if body is not None:
+            masks.append(body_mask(body[row : row + 1], settings.ratio, settings.body_fraction, generator))
+        elif settings.kind == "block":
+            masks.append(block_mask(1, grid, settings.ratio, generator))
+        else:
+            masks.append(random_mask(1, math.prod(grid), settings.ratio, generator))
+    return units_to_patches(torch.cat(masks), grid, grid_of(unit, patch))
 
 
 def holds_body(volume: Tensor, unit: Triple) -> Tensor:
     """(B, U) bool: which mask units of crops (B, C, X, Y, Z) hold body.
 
-    Those whose mean over all channels exceeds that of the crop's darkest unit by a tenth of what lies between the
+    These have a mean over all channels that exceeds that of the crop's darkest unit by a tenth of the range between the
     darkest and the brightest: air in CT and the background of MR do not, however the crop was brightened.
     """
     mean = patchify(volume, unit).mean(2)
@@ -64,8 +60,8 @@ def random_mask(batch: int, patches: int, ratio: float, generator: torch.Generat
     Args:
         batch: B, the number of samples.
         patches: N, the number of patches of a sample.
-        ratio: the share that is hidden.
-        generator: of the draw (on the CPU); the same state gives the same masks on every device.
+        ratio: the fraction that is hidden.
+        generator: of the draw (on the CPU).
 
     Returns:
         (B, N) bool on the CPU.
@@ -77,15 +73,14 @@ def random_mask(batch: int, patches: int, ratio: float, generator: torch.Generat
 
 
 def block_mask(batch: int, grid: Triple, ratio: float, generator: torch.Generator | None = None) -> Tensor:
-    """Hide as many patches as `random_mask`, but block by block, so that what is hidden lies together.
+    """Hide as many patches as `random_mask`, in cuboids.
 
-    A block is a cuboid whose sides are drawn anew, each from a quarter to half of the grid's. The last block is trimmed
-    to what is missing.
+    Each side of a cuboid is drawn from a quarter to half of the grid's. The last cuboid is trimmed to the exact number.
 
     Args:
         batch: B, the number of samples.
         grid: patches of a sample along X, Y, Z; N in all.
-        ratio: the share that is hidden.
+        ratio: the fraction that is hidden.
         generator: of the draw (on the CPU).
 
     Returns:
@@ -105,18 +100,17 @@ def block_mask(batch: int, grid: Triple, ratio: float, generator: torch.Generato
     return mask.flatten(1)
 
 
-def body_mask(body: Tensor, ratio: float, share: float, generator: torch.Generator | None = None) -> Tensor:
-    """Hide as many patches as `random_mask`, so that a stated share of the hidden ones lies on the body.
+def body_mask(body: Tensor, ratio: float, fraction: float, generator: torch.Generator | None = None) -> Tensor:
+    """Hide as many patches as `random_mask`, a given fraction of them on the body.
 
-    Of the hidden patches of a sample, ``round(share * hidden)`` are on the body and the others off it, uniformly
-    chosen in each. Where there are too few of the one kind, the other fills up. A body that fills but a part of the
-    crop would be hidden whole that way, and nothing could be told of it: at least half of what a random mask would
-    leave of it stays visible.
+    Of the hidden patches of a sample, ``round(fraction * hidden)`` are on the body and the others off it, chosen
+    uniformly within each; where one kind has too few, the other fills up. At least half of the body that a random mask
+    would leave visible stays visible: a small body would otherwise be hidden completely, and could not be predicted.
 
     Args:
         body: (B, N) bool, True where a patch holds body, or a score that is above 0 there.
-        ratio: the share of all patches that is hidden.
-        share: the share of the hidden patches that lies on the body.
+        ratio: the fraction of all patches that is hidden.
+        fraction: the fraction of the hidden patches that lies on the body.
         generator: of the draw (on the CPU).
 
     Returns:
@@ -127,14 +121,14 @@ def body_mask(body: Tensor, ratio: float, share: float, generator: torch.Generat
     hidden = _number_hidden(patches, ratio)
     on_body = body.sum(1, keepdim=True)
     most = on_body - (on_body * (1 - ratio) / 2).ceil().long()
-    chosen = most.clamp(max=round(share * hidden)).maximum(hidden - (patches - on_body))
+    chosen = most.clamp(max=round(fraction * hidden)).maximum(hidden - (patches - on_body))
     # One shuffle that puts the body first: a rank counts within the body, or from the body's end on beyond it.
     rank = (torch.rand(body.shape, generator=generator) + ~body).argsort(dim=1).argsort(dim=1)
     return torch.where(body, rank < chosen, rank - on_body < hidden - chosen)
 
 
 def units_to_patches(mask: Tensor, grid: Triple, times: Triple) -> Tensor:
-    """Turn a mask over mask units into one over patches, each unit hidden as a whole or not at all.
+    """Turn a mask over mask units into one over patches.
 
     Args:
         mask: (B, U) bool over the units, in the order of patches: X, Y, Z, with Z fastest.
@@ -148,7 +142,7 @@ def units_to_patches(mask: Tensor, grid: Triple, times: Triple) -> Tensor:
 
 
 def visible_index(mask: Tensor) -> Tensor:
-    """(B, V) the rising index of the visible patches; each sample must have as many of them as the next."""
+    """(B, V) the rising index of the visible patches; all samples must have the same number."""
     return (~mask).nonzero()[:, 1].reshape(len(mask), -1)
 
 
@@ -157,11 +151,11 @@ def _number_hidden(patches: int, ratio: float) -> int:
 
 
 def _stretch(size: int, length: float, place: float) -> slice:
-    """A block along an axis of so many patches, by two draws from 0 to 1.
+    """A cuboid's extent along an axis of `size` patches, from two draws between 0 and 1.
 
-    It may stick out of the grid at either end: otherwise the rim would be hidden less often than the middle.
+    It may reach beyond the grid at either end: otherwise the rim would be hidden less often than the middle.
     """
-    least, most = -(-size // 4), -(-size // 2)
-    side = least + int(length * (most - least + 1))
+    low, high = -(-size // 4), -(-size // 2)
+    side = low + int(length * (high - low + 1))
     start = 1 - side + int(place * (size + side - 1))
     return slice(max(start, 0), start + side)

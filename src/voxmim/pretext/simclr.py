@@ -1,99 +1,180 @@
-"""SimCLR (arXiv 2002.05709) on 3D volumes: two views of a crop are told from all the others of the batch.
+"""SimCLR (arXiv 2002.05709) on 3D volumes: two views of a scan are matched among all views of the batch.
 
-Each view is encoded, pooled over the cells of the deepest map, and projected. The loss asks of every view which of
-the other views, over all processes, is its partner.
+Each view is encoded, averaged over the bottleneck features, and projected. The loss is the cross entropy of picking a
+view's partner among the views of all processes.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from voxmim.networks.base import Encoder
 from voxmim.networks.vit import initialise
+from voxmim.pretext.pretext import Pretext
+from voxmim.settings import Augmentation, MaskSettings, Training, check_range
+
+COLLAPSED = 0.1  # of the std of projections that fill the sphere
+
+# Views must differ by more than an encoder can see through at once.
+AUGMENTATION = Augmentation(flip=0.5, rot90=0.0, affine=0.5, shift=0.2, contrast=0.3, noise=0.1, intensity=0.8)
+
+
+@dataclass
+class SimCLRSettings:
+    """SimCLR.
+
+    Attributes:
+        projection_width: length of a projection.
+        hidden_width: of the projection head's hidden layer; null makes it as wide as the encoder, as in the paper.
+        temperature: divides the cosines; the lower it is, the more the hardest negatives count.
+        overlap: minimum overlap of two views along each axis, as a fraction of the crop.
+    """
+
+    projection_width: int = 128
+    hidden_width: int | None = None
+    temperature: float = 0.1
+    overlap: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_range(self, "projection_width", 1)
+        check_range(self, "temperature", 0, bounds="()")
+        check_range(self, "overlap", 0, 1)
 
 
 class SimCLROutput(NamedTuple):
-    """What one forward pass gives; all but `spread` are means over the views of this process.
+    """What one forward pass gives; loss and accuracy are means over the views of this process.
 
     Attributes:
         loss: scalar, the NT-Xent loss.
-        positive: scalar, the cosine of a view and its partner.
-        negative: scalar, the cosine of a view and one that is not its partner.
-        accuracy: scalar, the share of views whose nearest other view is their partner.
-        spread: scalar, the standard deviation of the normalised projections of all processes, as a mean over their
+        accuracy: scalar, the fraction of views whose nearest other view is their partner.
+        std: scalar, the standard deviation of the normalised projections of all processes, averaged over their
             dimensions: 0 when the representation has collapsed, 1 / sqrt(width) when it fills the sphere.
+        others: the number of views that the partner is picked from.
     """
 
     loss: Tensor
-    positive: Tensor
-    negative: Tensor
     accuracy: Tensor
-    spread: Tensor
+    std: Tensor
+    others: int
 
 
-class PoolableEncoder(Protocol):
-    """What SimCLR asks of an encoder: `width`, the channels of the deepest map, and the map itself."""
-
-    width: int
-
-    def encode(self, volume: Tensor) -> Tensor:
-        """(B, width, ...) the deepest map."""
-
-
-class SimCLR(nn.Module):
+class SimCLR(Pretext):
     """Encoder, projection head and loss.
 
     Args:
         encoder: the network that is pre-trained.
-        projection_width: length of a projection.
-        hidden_width: of the head's hidden layer; None makes it as wide as the encoder, as in the paper.
-        temperature: what cosines are divided by; the lower it is, the more the hardest negatives count.
+        settings: of the head and the loss.
+        mask: not used.
     """
 
-    def __init__(
-        self,
-        encoder: PoolableEncoder,
-        projection_width: int = 128,
-        hidden_width: int | None = None,
-        temperature: float = 0.1,
-    ) -> None:
+    Settings = SimCLRSettings
+    title: ClassVar[str] = "SimCLR"
+    views: ClassVar[int] = 2
+    samples: ClassVar[str] = "pairs of crops"
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    columns: ClassVar[tuple[str, ...]] = ("val_loss", "val_guess", "val_std", "val_accuracy")
+    guess: ClassVar[str] = "guessing the partner of a view"
+    remedies: ClassVar[str] = "another pretrain.lr, more pretrain.steps, a larger pretrain.batch or more augmentation"
+
+    def __init__(self, encoder: Encoder, settings: SimCLRSettings, mask: MaskSettings | None = None) -> None:
         super().__init__()
-        self.encoder, self.temperature = encoder, temperature
-        hidden = hidden_width or encoder.width
+        self.encoder, self.settings, self.overlap = encoder, settings, settings.overlap
+        hidden = settings.hidden_width or encoder.width
         self.head = nn.Sequential(
             nn.Linear(encoder.width, hidden, bias=False),
             ViewNorm(hidden),
             nn.ReLU(),
-            nn.Linear(hidden, projection_width, bias=False),
-            ViewNorm(projection_width, shift=False),
+            nn.Linear(hidden, settings.projection_width, bias=False),
+            ViewNorm(settings.projection_width, shift=False),
         )
         initialise(self.head)
 
+    @classmethod
+    def check(cls, settings: Any, training: Training) -> None:
+        """Refuse a batch that leaves nothing to compare."""
+        if training.batch < 2:
+            raise ValueError("pretrain.batch is 1, but SimCLR compares pairs with each other and needs 2 or more")
+        if training.accumulate > 1:
+            raise ValueError("pretrain.accumulate must be 1 with SimCLR, which compares all pairs of a step")
+
+    def inputs(self, image: Tensor, seeds: Tensor, present: Tensor | None = None) -> tuple[Any, ...]:
+        """The two views (B, C, X, Y, Z) of each pair."""
+        return image[0::2], image[1::2]
+
     def forward(self, first: Tensor, second: Tensor) -> SimCLROutput:
-        """Encode, project and compare two views (B, C, X, Y, Z) of the same crops, in the same order.
+        """Encode, project and compare two views (B, C, X, Y, Z) of the same scans, in the same order.
 
         Raises:
-            ValueError: there is but one pair over all processes.
+            ValueError: there is only one pair over all processes.
         """
         encoded = self.encoder.encode(torch.cat([first, second]))
         pooled = encoded.flatten(2).float().mean(2)
         with torch.autocast(pooled.device.type, enabled=False):  # half precision would blur what views differ by
             a, b = self.head(pooled).chunk(2)
-        return nt_xent(a, b, self.temperature)
+        return nt_xent(a, b, self.settings.temperature)
+
+    def figures(self, output: SimCLROutput) -> dict[str, Tensor]:
+        """Loss, the loss of guessing, the std of the projections, and how often the partner is found."""
+        guess = output.loss.new_tensor(math.log(output.others))
+        return {"val_loss": output.loss, "val_guess": guess, "val_std": output.std, "val_accuracy": output.accuracy}
+
+    @classmethod
+    def collapse(cls, settings: SimCLRSettings, row: Mapping[str, float]) -> str:
+        """How a validation shows that all projections are nearly the same."""
+        full = settings.projection_width**-0.5
+        if row["val_std"] >= COLLAPSED * full:
+            return ""
+        return (
+            f"the projections of different scans are nearly the same (std {row['val_std']:.4f}; {full:.4f} would fill "
+            "the space). Try a lower pretrain.lr, a larger pretrain.batch, or a higher simclr.temperature."
+        )
+
+    @classmethod
+    def summary(cls, settings: SimCLRSettings, mask: MaskSettings) -> str:
+        """What the encoder learned."""
+        return "learned to match two views of a scan among the views of other scans (SimCLR)"
+
+    @classmethod
+    def loss_name(cls, settings: SimCLRSettings) -> tuple[str, str]:
+        """Title and axis of the plot of the loss."""
+        return "Contrastive loss", "NT-Xent"
+
+    @classmethod
+    def progress(cls, settings: SimCLRSettings, first: Mapping[str, float], last: Mapping[str, float]) -> str:
+        """Loss, how often the partner is found, and the std of the projections."""
+        return (
+            f"{super().progress(settings, first, last)} The partner was found for {first['val_accuracy']:.0%} of the "
+            f"views, then for {last['val_accuracy']:.0%}. The std of the projections was {last['val_std']:.4f}; 0 is "
+            f"collapse, and {settings.projection_width**-0.5:.4f} fills the space."
+        )
+
+    @classmethod
+    def comparable(cls, training: Training) -> dict[str, Any]:
+        """SimCLR learns from comparing crops: twice as many pairs, half the learning rate, strong augmentation."""
+        return {
+            "pretrain.batch": 2 * training.batch,
+            "pretrain.accumulate": 1,
+            "pretrain.lr": training.lr / 2,
+            "pretrain.augmentation": asdict(AUGMENTATION),
+        }
 
 
 class ViewNorm(nn.Module):
-    """Batch normalisation (arXiv 1502.03167) over the views of all processes, as SimCLR's own code has it in its head.
+    """Batch normalisation (arXiv 1502.03167) over the views of all processes, as in the head of SimCLR's own code.
 
-    Crops of one organ look alike, and what they have in common would fill their projections: all would be nearly the
-    same from the start. There are no running statistics, since a head meets whole batches only.
+    Crops of one organ look alike, and what they have in common would dominate the projections: all would be nearly the
+    same from the start. There are no running statistics, since the head is only used on batches.
 
     Args:
         width: features of a view.
-        shift: whether a learned shift follows the learned scale.
+        shift: learn a shift as well as a scale.
     """
 
     def __init__(self, width: int, shift: bool = True) -> None:
@@ -104,29 +185,29 @@ class ViewNorm(nn.Module):
     def forward(self, own: Tensor) -> Tensor:
         """(B, width) of this process's views, in float32."""
         variance, mean = torch.var_mean(_gather(own)[0], dim=0, correction=0)
-        found = (own - mean) * (variance + 1e-5).rsqrt() * self.weight
-        return found if self.bias is None else found + self.bias
+        scaled = (own - mean) * (variance + 1e-5).rsqrt() * self.weight
+        return scaled if self.bias is None else scaled + self.bias
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float) -> SimCLROutput:
-    """The normalised temperature-scaled cross entropy of paired projections, and what is watched beside it.
+    """The normalised temperature-scaled cross entropy of paired projections.
 
-    Under `torch.distributed`, the views of all processes are each other's negatives; every process must bring as many
-    pairs as the next.
+    Under `torch.distributed`, the views of all processes are each other's negatives; every process must have the same
+    number of pairs.
 
     Args:
         a: (B, D) projections of the first views, of any length other than 0.
         b: (B, D) projections of the second views.
-        temperature: what cosines are divided by.
+        temperature: divides the cosines.
 
     Raises:
-        ValueError: there is but one pair over all processes.
+        ValueError: there is only one pair over all processes.
     """
     with torch.autocast(a.device.type, enabled=False):  # half precision would blur near-equal cosines
         own = functional.normalize(torch.cat([a, b]).float(), dim=1)
         everyone, offset = _gather(own)
         if len(everyone) < 4:
-            raise ValueError("a single pair of views has nothing to be told from; make the batch larger")
+            raise ValueError("a single pair of views has no negatives; make the batch larger")
         cosine = own @ everyone.T
     place = torch.arange(len(own), device=own.device)
     itself, partner = offset + place, offset + place.roll(len(a))
@@ -137,16 +218,8 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> SimCLROutput:
     logits = (cosine / temperature).scatter(1, itself.unsqueeze(1), -torch.inf)
     loss = functional.cross_entropy(logits, partner)
 
-    with torch.no_grad():
-        others = torch.ones_like(cosine, dtype=torch.bool)
-        others[place, itself] = others[place, partner] = False
-        return SimCLROutput(
-            loss,
-            positive=cosine[place, partner].mean(),
-            negative=cosine[others].mean(),
-            accuracy=(logits.argmax(1) == partner).float().mean(),
-            spread=everyone.std(0).mean(),
-        )
+    accuracy = (logits.argmax(1) == partner).float().mean()
+    return SimCLROutput(loss, accuracy, everyone.detach().std(0).mean(), len(everyone) - 1)
 
 
 def _gather(own: Tensor) -> tuple[Tensor, int]:

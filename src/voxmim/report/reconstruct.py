@@ -19,11 +19,8 @@ from voxmim.images.intensity import unwindow, window
 from voxmim.images.volume import Volume, write_volume
 from voxmim.networks.patches import grid_of, mask_to_voxels
 from voxmim.networks.precision import working_dtype
-from voxmim.pretext.assemble import MaskedPretext, build_pretext, described_pretext
-from voxmim.pretext.masking import draw_masks, holds_body
-from voxmim.pretext.simclr import SimCLR
+from voxmim.pretext.build import build_pretext, described_pretext
 from voxmim.report.figures import reconstruction_picture
-from voxmim.settings import MaskSettings
 from voxmim.sources import channel_files
 from voxmim.store.format import Preparation
 from voxmim.store.prepare import PreparedScan, prepare_scan
@@ -52,12 +49,10 @@ class Reconstructor:
 
     Attributes:
         network: the weights, set to evaluation.
-        mask: what is hidden.
         metadata: the rest of what the weights file tells.
     """
 
-    network: MaskedPretext
-    mask: MaskSettings
+    network: Any  # a Pretext that reconstructs
     metadata: dict[str, Any]
 
     @classmethod
@@ -68,14 +63,14 @@ class Reconstructor:
             WeightsError: there are no such weights, they are no pretext's, or those of one that predicts no voxels.
         """
         tensors, metadata = read_weights(Path(path), "pretext")
-        _, settings, mask = described_pretext(metadata)
-        network = build_pretext(settings, mask, encoder_from(metadata))
-        if isinstance(network, SimCLR):
+        name, settings, mask = described_pretext(metadata)
+        network = build_pretext(name, settings, mask, encoder_from(metadata))
+        if not network.reconstructs:
             raise WeightsError(
-                f"{path}: SimCLR predicts no voxels, so there is nothing to reconstruct; give a run of MAE or SimMIM."
+                f"{path}: {network.title} predicts no voxels to reconstruct; give a run of MAE or SimMIM."
             )
         load_into(network, tensors, str(path), min_fraction=1.0)
-        return cls((network.cuda() if torch.cuda.is_available() else network).eval(), mask, metadata)
+        return cls((network.cuda() if torch.cuda.is_available() else network).eval(), metadata)
 
     @torch.no_grad()
     def reconstruct(self, image: np.ndarray, seed: int) -> Reconstruction:
@@ -101,16 +96,15 @@ class Reconstructor:
     def _reconstruct_crop(self, crop: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One crop (C, X, Y, Z) reconstructed, and where it was hidden (X, Y, Z)."""
         patch, (x, y, z) = self.network.encoder.patch, crop.shape[1:]
-        body = holds_body(crop[None], self.mask.unit or patch)
-        mask = draw_masks(self.mask, patch, (x, y, z), 1, generator, body)
+        seed = torch.randint(2**62, (1,), generator=generator)
         # A network of one input gets channel after channel, each under the same mask.
         volume = crop[None] if self.network.encoder.channels == len(crop) else crop[:, None]
         volume = volume.cuda() if torch.cuda.is_available() else volume
         dtype = working_dtype(volume.device, "auto")
         with torch.autocast(volume.device.type, dtype, enabled=dtype != torch.float32):
-            output = self.network(volume, mask.expand(len(volume), -1))
+            output = self.network(*self.network.inputs(volume, seed.expand(len(volume))))
         whole_crop = self.network.reconstruct(volume, output).reshape(crop.shape).cpu()
-        return whole_crop, mask_to_voxels(mask, grid_of((x, y, z), patch), patch)[0, 0]
+        return whole_crop, mask_to_voxels(output.mask[:1].cpu(), grid_of((x, y, z), patch), patch)[0, 0]
 
 
 def reconstruct(

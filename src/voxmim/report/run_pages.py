@@ -16,21 +16,21 @@ from voxmim.errors import StoreError
 from voxmim.files import atomic_write
 from voxmim.images.geometry import Grid
 from voxmim.images.intensity import window
+from voxmim.networks.build import has_patch_setting
 from voxmim.recipe import recipe_to_yaml
 from voxmim.report.figures import HIDDEN_COLOUR, display_range, label_colour, middle_of, segmentation_picture
 from voxmim.report.page import Page, Picture, Table, write_page
 from voxmim.report.plots import Curve, Plot
 from voxmim.report.reconstruct import Reconstructor, picture
-from voxmim.settings import Recipe, Training
+from voxmim.settings import Training
 from voxmim.store.format import Case, Store
 from voxmim.store.prepare import PreparedScan
 from voxmim.tasks.metrics import MAIN, METRICS, cells, headings
 from voxmim.tasks.segmentation.loss import criterion_in_words
 from voxmim.tasks.segmentation.predict import Segmentor
 from voxmim.tasks.segmentation.structures import Structures
-from voxmim.text import encoder_in_words, loss_in_words, pieces_in_words, sizes_in_words, task_in_words
+from voxmim.text import sizes_in_words
 from voxmim.training.damage import Damage, damage_in_words
-from voxmim.training.health import complaint
 from voxmim.training.pretrain import pretraining_cases
 from voxmim.training.run import RECIPE, Run
 
@@ -46,11 +46,13 @@ def pretrain_page(run: Run) -> None:
     store = store_of(run)
     training = recipe.pretrain
     validated = [row for row in rows if "val_loss" in row]
-    lead = [f"An encoder {task_in_words(recipe)}. It was trained for {training.steps} steps. No label was read."]
+    pretext, settings = recipe.pretext_class, recipe.pretext_settings
+    learned = pretext.summary(settings, recipe.mask)
+    lead = [f"An encoder {learned}. It was trained for {training.steps} steps. No label was read."]
     if validated:
-        lead.append(progress_in_words(recipe, validated))
-        lead.append(complaint(recipe, validated[-1]))
-    title, axis = loss_in_words(recipe)
+        lead.append(pretext.progress(settings, validated[0], validated[-1]))
+        lead.append(pretext.complaint(settings, validated[-1], training.steps))
+    title, axis = pretext.loss_name(settings)
     facts = run_facts(run, training, store)
     if run.about.get("init"):
         lead.insert(0, f"It started from the encoder {run.about['init']}.")
@@ -60,7 +62,7 @@ def pretrain_page(run: Run) -> None:
         title=f"Pre-training: {run.path.name}",
         lead=lead,
         facts=facts,
-        plots=[Plot(title, "optimiser step", axis, pretraining_curves(rows))],
+        plots=[Plot(title, "optimiser step", axis, pretraining_curves(rows, pretext.guess))],
         pictures=[] if store is None else reconstruction_pictures(run, store),
         settings=recipe_to_yaml(recipe),
         commands=[repeat_command(run)],
@@ -68,32 +70,14 @@ def pretrain_page(run: Run) -> None:
     write_report(run, page)
 
 
-def progress_in_words(recipe: Recipe, validated: Sequence[Mapping[str, float]]) -> str:
-    """What the validations of a pre-training saw, first and last."""
-    first, last = validated[0], validated[-1]
-    change = f"from {first['val_loss']:.3f} to {last['val_loss']:.3f}"
-    if recipe.pretext == "simclr":
-        return (
-            f"On scans it was not trained on, the loss went {change}, and in the end {last['val_accuracy']:.0%} of the "
-            f"views found their partner. The projections' spread was {last['val_spread']:.4f}, where 0 is collapse and "
-            f"{recipe.simclr.projection_width**-0.5:.4f} fills the space."
-        )
-    return (
-        f"On scans it was not trained on, the error fell {change}; painting each crop in one grey value has "
-        f"{last['val_constant']:.3f}."
-        if last["val_loss"] <= first["val_loss"]
-        else f"On scans it was not trained on, the error rose {change}."
-    )
-
-
-def pretraining_curves(rows: Sequence[Mapping[str, float]]) -> list[Curve]:
+def pretraining_curves(rows: Sequence[Mapping[str, float]], guess: str) -> list[Curve]:
     """The loss on training crops and, where there are any, on validation crops."""
     curves = [loss_curve(rows, "training crops")]
     validated = [row for row in rows if "val_loss" in row]
     if validated:
         curves.append(curve("validation crops, always the same", validated, "val_loss"))
-    if validated and "val_constant" in validated[0]:
-        curves.append(curve("one grey value a crop", validated, "val_constant"))
+    if validated and "val_guess" in validated[0]:
+        curves.append(curve(guess, validated, "val_guess"))
     return curves
 
 
@@ -151,12 +135,12 @@ def run_facts(run: Run, training: Training, store: Store | None) -> list[tuple[s
             shown = how[recipe.channels] if run.kind == "pretrain" else ""
             facts.append(("channels", f"{', '.join(preparation.channels)}{shown}"))
     cases = run.about["cases"]
-    samples = "pairs of crops" if (run.kind, recipe.pretext) == ("pretrain", "simclr") else "crops"
+    samples = recipe.pretext_class.samples if run.kind == "pretrain" else "crops"
     crop = sizes_in_words(recipe.crop or ())
     facts += [
         ("trained on", f"{cases if isinstance(cases, int) else len(cases)} cases"),
-        ("crop and patch", f"{crop} voxels in {pieces_in_words(recipe)}"),
-        ("encoder", encoder_in_words(recipe)),
+        ("crop and patch", f"{crop} voxels, in patches of {sizes_in_words(recipe.encoder_settings.patch)}"),
+        ("encoder", recipe.encoder_settings.summary()),
         ("steps", f"{training.steps} of {training.batch} {samples}, peak rate {training.lr:g}"),
         ("seed, precision", f"{recipe.seed}, {recipe.precision}"),
     ]
@@ -184,7 +168,7 @@ def repeat_command(run: Run) -> str:
     if run.about.get("init"):  # whose patch and window would otherwise take the place of the recipe's
         recipe = run.recipe()
         command += ["--init", run.about["init"], "--set", f"window={list(recipe.window)}"]
-        if recipe.encoder != "unet":
+        if has_patch_setting(recipe.encoder_settings):
             command += ["--set", f"{recipe.encoder}.patch={list(recipe.encoder_settings.patch)}"]
     return shlex.join(command)
 
@@ -238,7 +222,7 @@ def figure(value: float | None, digits: int = 3) -> str:
 def reconstruction_pictures(run: Run, store: Store) -> list[Picture]:
     """Original, masked, reconstructed of the first validation cases, masks fixed by the run's seed; none of SimCLR."""
     recipe = run.recipe()
-    if recipe.pretext == "simclr":
+    if not recipe.pretext_class.reconstructs:
         return []
     reconstructor = Reconstructor.load(run.path)
     cases, held = pretraining_cases(store, recipe.seed)

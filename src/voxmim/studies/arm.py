@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from voxmim import workers
-from voxmim.settings import Recipe
+from voxmim.recipe import Recipe
 from voxmim.studies.trial import Note, Trial, carry_out
 from voxmim.tasks.metrics import MAIN
 from voxmim.training.finetune import case_column
@@ -41,7 +41,7 @@ class Arm:
     Attributes:
         name: what tables call it.
         store: of the fine-tuning.
-        recipe: of the fine-tuning; its `rates` are the grid of learning rates.
+        recipe: of the fine-tuning; its `lrs` are the grid of learning rates.
         labels: labelled cases to use, as `finetune` takes them.
         pretraining: what it starts from; None is from scratch.
         group: the arms of one group are compared with each other.
@@ -129,8 +129,8 @@ class Comparison:
 
     def possible(self, tested: Iterable[Arm]) -> list[Trial]:
         """As many trials as the comparison will need, before any learning rate is chosen."""
-        others = [arm.finetune(seed, arm.recipe.rates[0]) for arm in self.arms for seed in self.seeds[1:]]
-        scored = [self.evaluation(arm, seed, arm.recipe.rates[0]) for arm in tested for seed in self.seeds]
+        others = [arm.finetune(seed, arm.recipe.lrs[0]) for arm in self.arms for seed in self.seeds[1:]]
+        scored = [self.evaluation(arm, seed, arm.recipe.lrs[0]) for arm in tested for seed in self.seeds]
         return [*self._first_trials(), *others, *filter(None, scored)]
 
     def run_trials(self, trials: Iterable[Trial]) -> None:
@@ -153,7 +153,7 @@ class Comparison:
 
     def tried(self, arm: Arm) -> dict[float, float]:
         """The best validation Dice with the first seed at each learning rate that was trained."""
-        rows = {lr: self.rows(arm.finetune(self.seeds[0], lr)) for lr in arm.recipe.rates}
+        rows = {lr: self.rows(arm.finetune(self.seeds[0], lr)) for lr in arm.recipe.lrs}
         return {lr: max(row["val_dice"] for row in found) for lr, found in rows.items() if found}
 
     def rows(self, trial: Trial) -> list[dict[str, float]]:
@@ -231,7 +231,7 @@ class Comparison:
     def _first_trials(self) -> list[Trial]:
         """All pre-trainings, and the fine-tunings that the learning rates are chosen by."""
         starts = [trial for arm in self.arms for seed in self.seeds if (trial := arm.pretrain(seed))]
-        return starts + [arm.finetune(self.seeds[0], lr) for arm in self.arms for lr in arm.recipe.rates]
+        return starts + [arm.finetune(self.seeds[0], lr) for arm in self.arms for lr in arm.recipe.lrs]
 
     def _print(self, note: Note) -> None:
         if note.state != "done":

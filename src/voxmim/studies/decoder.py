@@ -37,7 +37,8 @@ def arms(request: Request) -> list[Arm]:
     """
     if request.base.encoder != "vit":
         raise RecipeError(f"the study decoder needs the encoder vit, not {request.base.encoder}; take another recipe.")
-    width, heads = request.base.mae.decoder_width, request.base.mae.decoder_heads
+    mae = request.recipe_of("mae").pretext_settings
+    width, heads = mae.decoder_width, mae.decoder_heads
     widths = [width // 2, width] if width % (2 * heads) == 0 else [width]
     found = [request.scratch()]
     for depth in DEPTHS:

@@ -108,7 +108,7 @@ def demo(
     if run is not None:
         folder = out / "predictions"
         steps.run(["predict", run, *scan, "--out", folder], lambda: predict(Path(run), scan, folder))
-    if encoder is not None and chosen.pretext != "simclr":
+    if encoder is not None and chosen.pretext_class.reconstructs:
         images = out / "reconstructions"
         steps.run(["reconstruct", encoder, *scan, "--out", images], lambda: reconstruct(Path(encoder), scan, images))
     return {**result, "seconds": steps.seconds}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from voxmim.errors import RecipeError
+from voxmim.pretext.build import PRETEXTS
 from voxmim.report.page import Picture, Table
 from voxmim.report.plots import HeatMap
 from voxmim.report.run_pages import figure, reconstruction_pictures
@@ -16,7 +17,7 @@ from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.request import Request
 from voxmim.studies.tables import best_of, best_scores, difference_table, score_table, tested_in_words, validation_table
-from voxmim.text import PRETEXTS, sizes_in_words
+from voxmim.text import sizes_in_words
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 
@@ -64,7 +65,7 @@ def arms(request: Request) -> list[Arm]:
             settings["vit.patch"] = list(cut.patch)
         if told["group"] not in {arm.group for arm in found}:
             found.append(request.scratch(settings, name=f"from scratch, {told['group']}", **told))
-        for pretext in (pretext for pretext in request.pretexts if pretext != "simclr"):
+        for pretext in (pretext for pretext in request.pretexts if PRETEXTS[pretext].masked):
             for ratio in RATIOS:
                 own = {**settings, "mask.ratio": ratio, "mask.unit": list(cut.unit)}
                 found.append(request.pretrained(pretext, own, name=_name(pretext, cut, ratio), **told))
@@ -115,7 +116,7 @@ def _loss(comparison: Comparison, arm: Arm) -> tuple[float, float] | None:
     """The pretext's loss on validation crops at its end and that of one grey value a crop, with the first seed."""
     run = comparison.finished(arm.pretrain(comparison.seeds[0]))
     rows = [row for row in ([] if run is None else run.metrics()) if "val_loss" in row]
-    return (rows[-1]["val_loss"], rows[-1]["val_constant"]) if rows else None
+    return (rows[-1]["val_loss"], rows[-1]["val_guess"]) if rows else None
 
 
 def _losses(comparison: Comparison) -> Table:
@@ -143,8 +144,8 @@ def _heat_maps(comparison: Comparison) -> list[HeatMap]:
             shares.append([loss[0] / loss[1] if loss and loss[1] else None for loss in losses])
         axes = ("mask unit", "mask ratio")
         for title, values, bar in (
-            (f"{PRETEXTS[pretext]}: Dice after fine-tuning", dice, "best Dice on validation cases"),
-            (f"{PRETEXTS[pretext]}: what is left of the error", shares, "loss / loss of one grey value"),
+            (f"{PRETEXTS[pretext].title}: Dice after fine-tuning", dice, "best Dice on validation cases"),
+            (f"{PRETEXTS[pretext].title}: what is left of the error", shares, "loss / loss of one grey value"),
         ):
             caption = "Mean over seeds and validation cases." if values is dice else "With the first seed."
             maps.append(HeatMap(title, names, columns, values, *axes, bar, caption))
@@ -171,7 +172,7 @@ def _cell(arm: Arm) -> tuple[str, float]:
 
 
 def _name(pretext: str, cut: Cut, ratio: float) -> str:
-    return f"{PRETEXTS[pretext]}, {cut.name}, {ratio:.0%}"
+    return f"{PRETEXTS[pretext].title}, {cut.name}, {ratio:.0%}"
 
 
 def _size(box: Triple) -> str:

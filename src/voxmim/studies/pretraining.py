@@ -18,7 +18,6 @@ from voxmim.studies.tables import (
     tested_in_words,
     validation_plot,
 )
-from voxmim.text import encoder_in_words, loss_in_words, task_in_words
 
 
 def arms(request: Request) -> list[Arm]:
@@ -32,12 +31,13 @@ def findings(comparison: Comparison) -> Findings:
     start = pretrained.pretrain(comparison.seeds[0])
     assert start is not None
     encoder = comparison.finished(start)
-    title, axis = loss_in_words(start.recipe)
-    curves = [] if encoder is None else pretraining_curves(encoder.metrics())
+    recipe, pretext = start.recipe, start.recipe.pretext_class
+    title, axis = pretext.loss_name(recipe.pretext_settings)
+    curves = [] if encoder is None else pretraining_curves(encoder.metrics(), pretext.guess)
     return Findings(
         lead=[
-            f"An encoder ({encoder_in_words(start.recipe)}) {task_in_words(start.recipe)}, without labels. Then a "
-            "segmentor was trained from scratch and from that encoder, on the same labelled cases for the same number "
+            f"A {recipe.encoder_settings.summary()} {pretext.summary(recipe.pretext_settings, recipe.mask)}, "
+            "without labels. Then a segmentor was trained from scratch and from that encoder, on the same labelled cases for the same number "
             "of steps, each at the learning rate that did best on validation cases.",
             tested_in_words(comparison, scratch, pretrained),
             speed_in_words(comparison, pretrained, scratch),

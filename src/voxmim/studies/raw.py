@@ -36,7 +36,7 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
             if start is not None and start.name not in seen:
                 seen.add(start.name)
                 yield from _validated(comparison, start, {"arm": arm.name, "seed": seed})
-            for lr in arm.recipe.rates:
+            for lr in arm.recipe.lrs:
                 about = {"group": arm.group, "arm": arm.name, "seed": seed, "lr": lr, "chosen": int(lr == chosen)}
                 yield from _validated(comparison, arm.finetune(seed, lr), about)
         for seed, result in comparison.results(arm).items():

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from voxmim.errors import RecipeError, StoreError, nearest
-from voxmim.recipe import FITTING, fit_crop, load_recipe, with_crop
-from voxmim.settings import Recipe, Triple
+from voxmim.pretext.build import PRETEXTS, fitting_pretexts
+from voxmim.recipe import Recipe, fit_crop, load_recipe, with_crop
+from voxmim.settings import Triple
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Pretraining
-from voxmim.text import PRETEXTS
 from voxmim.training.finetune import labelled_cases
-
-CONTRASTIVE = "tiny-simclr-vit"  # the recipe whose augmentation SimCLR takes
-VISIBLE_ONLY = 0.6  # of the time that a step of SimMIM takes, one of MAE on a ViT does (recipe tiny on a CPU core)
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,8 @@ class Request:
             raise RecipeError("each trial of a study trains in one process; leave out nodes and devices.")
         for key in self.settings:
             pretext = key.partition(":")[0]
-            if ":" in key and pretext not in FITTING:
-                raise RecipeError(f"--set {key}: '{pretext}' is no pretext{nearest(pretext, FITTING) or '.'}")
+            if ":" in key and pretext not in PRETEXTS:
+                raise RecipeError(f"--set {key}: '{pretext}' is no pretext{nearest(pretext, PRETEXTS) or '.'}")
 
     @cached_property
     def base(self) -> Recipe:
@@ -74,7 +71,7 @@ class Request:
     @property
     def pretexts(self) -> list[str]:
         """Those that can pre-train the recipe's encoder, from the contrastive to the masked ones."""
-        return [pretext for pretext in ("simclr", "simmim", "mae") if self.base.encoder in FITTING[pretext]]
+        return fitting_pretexts(self.base.encoder)[::-1]
 
     def pretrained(self, pretext: str, settings: Mapping[str, Any] | None = None, /, **arm: Any) -> Arm:
         """The arm that is fine-tuned from such a pre-training on the first store; `arm` says what else it is.
@@ -86,7 +83,7 @@ class Request:
         """
         store = arm.pop("pretrained_on", self.stores[0])
         pretraining = Pretraining(store, self.recipe_of(pretext, settings))
-        return self.scratch(settings, **{"name": PRETEXTS[pretext], "pretraining": pretraining, **arm})
+        return self.scratch(settings, **{"name": PRETEXTS[pretext].title, "pretraining": pretraining, **arm})
 
     def scratch(self, settings: Mapping[str, Any] | None = None, /, **arm: Any) -> Arm:
         """The arm that starts from nothing; arguments as of `pretrained`."""
@@ -98,16 +95,12 @@ class Request:
 
 def _as_long(base: Recipe, pretext: str) -> dict[str, Any]:
     """What makes a pre-training by another pretext than the recipe's take as long as that one."""
-    training, own = base.pretrain, dict[str, Any]()
-    costs = {"simmim": 1.0, "mae": VISIBLE_ONLY if base.encoder == "vit" else 1.0}  # of a step
-    costs["simclr"] = 2.0 if base.pretext == "simclr" else 4.0  # two crops a pair, of as many or of twice as many pairs
-    if pretext == "simclr":
-        own["pretrain.batch"] = 2 * training.batch
-        own["pretrain.accumulate"] = 1
-        own["pretrain.lr"] = training.lr / 2
-        own["pretrain.augmentation"] = asdict(load_recipe(CONTRASTIVE).pretrain.augmentation)
+    encoder = base.encoder_entry.encoder
+    own = PRETEXTS[pretext].comparable(base.pretrain)
+    costs = {name: PRETEXTS[name].relative_cost(encoder) for name in (base.pretext, pretext)}  # of a step
+    costs[pretext] *= own.get("pretrain.batch", base.pretrain.batch) / base.pretrain.batch
     for key in ("steps", "validate_every", "checkpoint_every"):
-        own[f"pretrain.{key}"] = max(1, round(getattr(training, key) * costs[base.pretext] / costs[pretext]))
+        own[f"pretrain.{key}"] = max(1, round(getattr(base.pretrain, key) * costs[base.pretext] / costs[pretext]))
     return own
 
 

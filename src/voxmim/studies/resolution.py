@@ -10,8 +10,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from voxmim.recipe import fit_crop
-from voxmim.settings import Recipe, Triple
+from voxmim.pretext.build import PRETEXTS
+from voxmim.recipe import Recipe, fit_crop
+from voxmim.settings import Triple
 from voxmim.store.format import Store
 from voxmim.store.resample import respace
 from voxmim.studies.arm import Arm, Comparison, grouped
@@ -25,7 +26,6 @@ from voxmim.studies.tables import (
     tested_in_words,
     validation_plot,
 )
-from voxmim.text import PRETEXTS
 
 COARSER = 1.5  # times the spacing
 SMALLER = 2 / 3  # of a crop's side
@@ -74,7 +74,7 @@ def _pretrained(request: Request, start: Setting, target: Setting, told: dict[st
     """The arm that was pre-trained at one spacing and crop, and is fine-tuned at another."""
     pretext = request.base.pretext
     arm = request.pretrained(pretext, {"crop": list(start[1])}, pretrained_on=start[0], **told)
-    name = f"{PRETEXTS[pretext]} at {_words(start)}"
+    name = f"{PRETEXTS[pretext].title} at {_words(start)}"
     return request.scratch({"crop": list(target[1])}, name=name, pretraining=arm.pretraining, **told)
 
 

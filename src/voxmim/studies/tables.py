@@ -18,7 +18,7 @@ from voxmim.studies.raw import PRIOR
 from voxmim.studies.trial import Trial
 from voxmim.tasks.intervals import mean_interval, seed_interval, verdict
 from voxmim.tasks.metrics import MAIN, METRICS, cells, convention, headings
-from voxmim.text import PRETEXTS, sizes_in_words
+from voxmim.text import sizes_in_words
 from voxmim.training.finetune import case_column, prior_dice
 
 MISSING = "missing"
@@ -115,7 +115,7 @@ def unlearned(comparison: Comparison, arm: Arm) -> str:
 def guessing(trial: Trial, row: Mapping[str, float]) -> float:
     """The validation loss of a network that has learned nothing."""
     contrastive = math.log(2 * trial.recipe.pretrain.batch - 1)
-    return row.get("val_guess", row.get("val_constant", contrastive))
+    return row.get("val_guess", contrastive)  # which older runs of SimCLR lack
 
 
 def marked(comparison: Comparison, arm: Arm) -> str:
@@ -218,7 +218,7 @@ def pretraining_table(comparison: Comparison) -> Table:
         training, run = trial.recipe.pretrain, comparison.finished(trial)
         store, validated = Store(trial.store), comparison.rows(trial)
         where = f"{store.name}, {store.preparation.intensity.upper()} at {setting_in_words(store, trial.recipe.crop)}"
-        row = [PRETEXTS[trial.recipe.pretext], where, f"{training.steps}", f"{training.batch}", f"{training.lr:g}"]
+        row = [trial.recipe.pretext_class.title, where, f"{training.steps}", f"{training.batch}", f"{training.lr:g}"]
         row.append(f"{run.metrics()[-1]['seconds'] / 60:.1f}" if run is not None else MISSING)
         losses = f"{validated[0]['val_loss']:.3f} to {validated[-1]['val_loss']:.3f}" if validated else "–"
         guess = f"{guessing(trial, validated[-1]):.3f}" if validated else "–"

@@ -19,9 +19,10 @@ from typing import Literal
 
 from voxmim.errors import RunError, VoxmimError
 from voxmim.files import write_text
-from voxmim.recipe import FITTING, write_recipe
+from voxmim.networks.build import has_patch_setting
+from voxmim.pretext.build import fitting_pretexts
+from voxmim.recipe import Recipe, write_recipe
 from voxmim.report.machine import machine
-from voxmim.settings import Recipe
 from voxmim.store.format import INDEX, Store
 from voxmim.tasks.segmentation.evaluate import evaluate, write_json
 from voxmim.training.finetune import finetune, labelled_cases
@@ -92,15 +93,14 @@ class Trial:
     def own_recipe(self) -> Recipe:
         """The recipe, with all that does not matter to this kind of trial as it is by default."""
         recipe, default = self.recipe, Recipe()
-        idle = {"about", "crop_voxels", "scratch_lr", "rates", "vit", "swin", "unet"} - {recipe.encoder}
+        idle = {"about", "crop_voxels", "scratch_lr", "lrs"}
         if self.kind == "pretrain":
-            idle |= {"finetune", "unetr", "overlap", "carry_decoder", "mae", "simmim", "simclr"} - {recipe.pretext}
-            if recipe.pretext == "simclr":
-                idle.add("mask")
+            idle |= {"finetune", "unetr", "overlap", "carry_decoder"} | (
+                set() if recipe.pretext_class.masked else {"mask"}
+            )
         else:
-            idle |= {"pretrain", "channels", "mask", "mae", "simmim", "simclr"}
-            fitting = next(task for task, encoders in FITTING.items() if recipe.encoder in encoders)
-            recipe = replace(recipe, pretext=fitting)  # type: ignore[arg-type]
+            idle |= {"pretrain", "channels", "mask"}
+            recipe = replace(recipe, pretext=fitting_pretexts(recipe.encoder)[0], pretext_settings=None)
         return replace(recipe, **{name: getattr(default, name) for name in idle})
 
     def absolute(self) -> Trial:
@@ -135,7 +135,7 @@ class Trial:
         if self.start is not None:
             recipe = self.recipe  # whose patch and window the weights' own would otherwise take the place of
             command += ["--init", str(self.start.path(out)), "--set", f"window={list(recipe.window)}"]
-            if recipe.encoder != "unet":
+            if has_patch_setting(recipe.encoder_settings):
                 command += ["--set", f"{recipe.encoder}.patch={list(recipe.encoder_settings.patch)}"]
         return shlex.join(command)
 

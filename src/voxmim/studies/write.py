@@ -18,7 +18,7 @@ from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.design import Findings
 from voxmim.studies.raw import raw_csv
-from voxmim.text import encoder_in_words, pieces_in_words, sizes_in_words
+from voxmim.text import sizes_in_words
 from voxmim.training.finetune import labelled_cases
 
 
@@ -81,11 +81,14 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         facts.append((f"store {path}", f"{store.name}, {what}"))
     training, run = arm.recipe.finetune, comparison.run(arm, comparison.seeds[0])
     facts += [
-        ("encoder", f"{encoder_in_words(arm.recipe)}, {pieces_in_words(arm.recipe)}"),
+        (
+            "encoder",
+            f"{arm.recipe.encoder_settings.summary()}, patch " + sizes_in_words(arm.recipe.encoder_settings.patch),
+        ),
         ("crop", sizes_in_words(arm.recipe.crop or ())),
         ("fine-tuning", f"{training.steps} steps of {training.batch} crops"),
         ("labelled cases", ", ".join(dict.fromkeys(_labels(arm) for arm in comparison.arms))),
-        ("learning rates tried", ", ".join(f"{lr:g}" for lr in arm.recipe.rates)),
+        ("learning rates tried", ", ".join(f"{lr:g}" for lr in arm.recipe.lrs)),
         ("seeds", f"{', '.join(map(str, comparison.seeds))}; each draws its own labelled cases, crops and weights"),
         ("precision", (run.recipe() if run else arm.recipe).precision),
         ("machine", "; ".join(dict.fromkeys(n.machine for n in comparison.notes.values() if n.machine)) or machine()),
@@ -120,7 +123,7 @@ def _arm(comparison: Comparison, arm: Arm) -> dict[str, Any]:
 
 def _lr_table(comparison: Comparison) -> Table:
     """The best validation Dice of each arm at each learning rate."""
-    lrs = list(dict.fromkeys(lr for arm in comparison.arms for lr in arm.recipe.rates))
+    lrs = list(dict.fromkeys(lr for arm in comparison.arms for lr in arm.recipe.lrs))
     rows = []
     for arm in comparison.arms:
         tried, chosen = comparison.tried(arm), comparison.lr(arm)

@@ -18,7 +18,7 @@ from voxmim.errors import RunError, StoreError
 from voxmim.images.intensity import window
 from voxmim.networks.build import build_encoder
 from voxmim.networks.classifier import Classifier
-from voxmim.settings import Recipe
+from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Store
 from voxmim.tasks.classification.inference import class_probabilities

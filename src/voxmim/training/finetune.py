@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from voxmim.errors import StoreError
 from voxmim.images.intensity import window
 from voxmim.networks.build import build_encoder, build_segmentor
-from voxmim.settings import Recipe
+from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Case, Store
 from voxmim.store.sides import find_sides

@@ -13,7 +13,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from voxmim.settings import Recipe
+from voxmim.recipe import Recipe
 from voxmim.store.format import Store
 from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain

@@ -10,23 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from torch import Tensor, nn
 
 from voxmim.errors import StoreError
 from voxmim.networks.build import ANY, build_encoder
-from voxmim.pretext.assemble import build_pretext, describe_pretext
-from voxmim.pretext.simclr import SimCLR
-from voxmim.settings import Recipe
-from voxmim.store.crops import CropPlan, Crops
+from voxmim.pretext.build import build_pretext, describe_pretext
+from voxmim.recipe import Recipe
+from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Case, Store
-from voxmim.training.health import complaint
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
-from voxmim.training.objectives import Contrastive, Masked
 from voxmim.training.run import Run
 from voxmim.training.setup import account_of, augmenter, begin, made_of, new_run, stream, weights_metadata
+from voxmim.training.validate_pretext import Validation
 from voxmim.weights.files import save_weights
 
-MOST_VALIDATION = 32  # cases a validation looks at: enough for a steady figure, few enough not to wait for
+MAX_VALIDATION = 32  # cases of a validation: enough for a steady figure, few enough not to wait for
 
 
 def pretrain(
@@ -63,22 +62,27 @@ def pretrain(
     inputs = (ANY,) if recipe.channels == "one" else store.preparation.channels
     encoder = build_encoder(recipe.encoder_settings, len(inputs), recipe.crop)
     transfer = None if start is None else start.load_into(encoder, store, recipe, inputs)
-    network = build_pretext(recipe.pretext_settings, recipe.mask, encoder)
+    network = build_pretext(recipe.pretext, recipe.pretext_settings, recipe.mask, encoder)
     if run is None:
         about: dict[str, Any] = {**made_of(store), "cases": len(train_cases)}
         run = new_run(fabric, out, "pretrain", recipe, about, start, transfer)
 
     training = recipe.pretrain
-    metadata = weights_metadata(store, recipe, run) | describe_pretext(recipe) | {"inputs": list(inputs)}
+    metadata = (
+        weights_metadata(store, recipe, run)
+        | describe_pretext(recipe.pretext, recipe.pretext_settings, recipe.mask)
+        | {"inputs": list(inputs)}
+    )
     augmented = augmenter(fabric, store, training)
     plan = CropPlan(recipe.crop, recipe.window, recipe.seed, training.crops_per_scan, channels=recipe.channels)
+    if network.views == 2:
+        plan = replace(plan, views=network.overlap)
     damage = account_of(recipe, train_cases, val_cases)
-    objective: Masked | Contrastive
-    if isinstance(network, SimCLR):
-        plan = replace(plan, views=recipe.simclr.overlap)
-        objective = Contrastive(network, store, val_cases, plan, recipe, augmented, damage)
-    else:
-        objective = Masked(network, store, val_cases, plan, recipe, damage)
+    validation = Validation(fabric, network, store, val_cases, plan, recipe, augmented, damage)
+
+    def loss(wrapped: nn.Module, batch: Batch, step: int) -> Tensor:
+        batch = augmented(batch)
+        return wrapped(*network.inputs(batch.image, batch.seed, batch.present)).loss
 
     def save(step: int) -> None:
         save_weights(run.path / "encoder.safetensors", encoder, {**metadata, "kind": "encoder", "step": step})
@@ -91,19 +95,16 @@ def pretrain(
             title="pre-training",
             network=network,
             training=training,
-            betas=(0.9, 0.999) if isinstance(network, SimCLR) else (0.9, 0.95),  # the latter as in arXiv 2111.06377
+            betas=network.betas,
             batches=stream(
-                fabric,
-                Crops(store, train_cases, plan, damage.found),
-                objective.crops * training.batch,
-                training.steps,
+                fabric, Crops(store, train_cases, plan, damage.found), network.views * training.batch, training.steps
             ),
-            loss=lambda wrapped, batch, step: objective.loss(fabric, wrapped, augmented(batch), step),
-            validate=lambda _: objective.validate(fabric) if val_cases else {},
-            columns=list(objective.columns),
+            loss=loss,
+            validate=lambda _: validation.run() if val_cases else {},
+            columns=list(network.columns),
             better=None,
             save=save,
-            watch=lambda row: complaint(recipe, row),
+            watch=lambda row: network.complaint(recipe.pretext_settings, row, training.steps),
             files=lambda names: image_files(store, names),
             compile=recipe.compile,
             damage=damage,
@@ -126,4 +127,4 @@ def pretraining_cases(store: Store, seed: int) -> tuple[list[Case], list[Case]]:
         chosen = set(np.random.default_rng([seed, 7]).permutation(len(cases))[: max(1, len(cases) // 20)].tolist())
         held = [case for i, case in enumerate(cases) if i in chosen]
         cases = [case for i, case in enumerate(cases) if i not in chosen]
-    return cases, held[:MOST_VALIDATION]
+    return cases, held[:MAX_VALIDATION]

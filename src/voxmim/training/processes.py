@@ -16,7 +16,7 @@ from lightning.fabric.strategies import ModelParallelStrategy, Strategy
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from voxmim.errors import TrainingError, VoxmimError
-from voxmim.settings import Recipe
+from voxmim.recipe import Recipe
 from voxmim.training.sharding import shard
 
 for _name in ("lightning.fabric", "lightning.pytorch"):  # Lightning greets through whichever was imported last

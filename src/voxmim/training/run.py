@@ -13,8 +13,8 @@ import torch
 
 from voxmim.errors import RunError
 from voxmim.files import atomic_write, write_text
-from voxmim.recipe import load_recipe, write_recipe
-from voxmim.settings import Recipe
+from voxmim.recipe import Recipe, load_recipe, write_recipe
+from voxmim.settings import RENAMED_COLUMNS
 
 RECIPE, ABOUT, METRICS, CHECKPOINT = "recipe.yaml", "run.json", "metrics.csv", "last.ckpt"
 
@@ -96,7 +96,7 @@ class Run:
             return []
         text = file.read_text(encoding="utf-8")
         rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-        return [{key: float(value) for key, value in row.items() if value} for row in rows]
+        return [{RENAMED_COLUMNS.get(key, key): float(value) for key, value in row.items() if value} for row in rows]
 
 
 class MetricsFile:

@@ -14,8 +14,8 @@ from voxmim.console import CONSOLE
 from voxmim.errors import RunError, StoreError
 from voxmim.networks.build import describe_encoder
 from voxmim.networks.precision import chosen_precision
-from voxmim.recipe import with_crop
-from voxmim.settings import Recipe, Training
+from voxmim.recipe import Recipe, with_crop
+from voxmim.settings import Training
 from voxmim.store import augment
 from voxmim.store.crops import Batch, Crops, batches
 from voxmim.store.format import Case, Store
@@ -149,7 +149,7 @@ def weights_metadata(store: Store, recipe: Recipe, run: Run) -> dict[str, Any]:
         "preparation": asdict(store.preparation),
         "window": list(recipe.window),
         "crop": list(recipe.crop or ()),
-        **describe_encoder(recipe),
+        **describe_encoder(recipe.encoder, recipe.encoder_settings),
         "data": {"name": store.name, "digest": store.digest(), "seed": store.seed, "licence": store.licence},
         **({"init": origin} if origin else {}),
         "seed": recipe.seed,

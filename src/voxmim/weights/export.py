@@ -95,7 +95,7 @@ def to_monai_unetr(vit: ViT) -> dict[str, Tensor]:
     Raises:
         ValueError: RoPE, registers, or not the patches of 16 and the 12 blocks that MONAI's UNETR has.
     """
-    if vit.rotary:
+    if vit.rope:
         raise ValueError("MONAI's ViT has no rotary positions")
     if vit.registers is not None:
         raise ValueError("the ViT of MONAI's UNETR has no registers")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from voxmim.errors import WeightsError
 from voxmim.files import atomic_write
+from voxmim.settings import with_current_names
 from voxmim.weights.card import write_card
 
 Tensors = dict[str, Tensor]
@@ -45,7 +46,7 @@ def read_weights(path: Path, kind: str | None = None) -> tuple[Tensors, dict[str
     tensors, text = read_safetensors(file)
     if text is None:
         raise WeightsError(f"{file}: these weights lack voxmim's metadata; convert them with 'voxmim import'.")
-    metadata = json.loads(text)
+    metadata = with_current_names(json.loads(text), str(file))
     if kind not in (None, metadata["kind"]):
         raise WeightsError(f"{file}: these are {metadata['kind']} weights, but {kind} weights are needed here.")
     return tensors, metadata

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from voxmim.errors import RecipeError, StoreError, WeightsError
 from voxmim.networks.build import build_encoder, describe_encoder
-from voxmim.recipe import FITTING, make_recipe
-from voxmim.settings import Recipe, Triple
+from voxmim.pretext.build import fitting_pretexts
+from voxmim.recipe import Recipe, make_recipe
+from voxmim.settings import Triple
 from voxmim.store.format import Preparation, Store
 from voxmim.weights.files import read_safetensors, save_weights
 from voxmim.weights.layouts import Checkpoint, Imported, Request, convert
@@ -73,7 +74,7 @@ def import_encoder(
         "preparation": asdict(preparation),
         "window": list(recipe.window),
         "crop": list(recipe.crop),
-        **describe_encoder(recipe),
+        **describe_encoder(recipe.encoder, recipe.encoder_settings),
         "data": {"name": "", "digest": "", "licence": licence or imported.about.get("licence", "")},
         "imported": {"file": file.name, "digest": digest, "naming": layout, **imported.about},
     }
@@ -151,7 +152,7 @@ def _recipe(imported: Imported, settings: Mapping[str, Any], origin: str) -> Rec
             raise RecipeError(f"--set {key}: an import takes {imported.encoder}.*, crop and window only.")
     nested: dict[str, Any] = {
         "encoder": imported.encoder,
-        "pretext": next(task for task, encoders in FITTING.items() if imported.encoder in encoders),
+        "pretext": fitting_pretexts(imported.encoder)[0],
         "crop": list(imported.crop),
         **({"window": list(imported.scans["window"])} if "window" in imported.scans else {}),
         imported.encoder: dict(imported.settings),

@@ -19,6 +19,7 @@ from voxmim.networks.build import (
     build_segmentor,
     described_encoder,
     described_inputs,
+    has_patch_setting,
 )
 from voxmim.networks.classifier import Classifier
 from voxmim.networks.patches import Triple
@@ -160,7 +161,7 @@ def load_encoder(
     wanted = copy.deepcopy(metadata)
     kind = metadata.get("encoder", "vit")
     if patch is not None:
-        if "patch" not in metadata[kind]:
+        if not has_patch_setting(described_encoder(metadata)[1]):
             raise WeightsError(f"{path}: the encoder {kind} has no patch that could be resized; leave out patch.")
         wanted[kind]["patch"] = list(patch)
     wanted["crop"] = list(crop or metadata["crop"])

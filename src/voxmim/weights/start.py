@@ -10,18 +10,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from voxmim.errors import WeightsError
-from voxmim.networks.build import ANY, Encoder, described_encoder, described_inputs
+from voxmim.networks.build import ANY, ENCODERS, Encoder, described_encoder, described_inputs
 from voxmim.networks.unet import UNet
-from voxmim.pretext.assemble import described_pretext
-from voxmim.recipe import FITTING
-from voxmim.settings import Recipe, Triple
+from voxmim.pretext.build import PRETEXTS, described_pretext, fitting_pretexts
+from voxmim.recipe import Recipe
+from voxmim.settings import Triple
 from voxmim.store.format import Preparation, Store
 from voxmim.text import sizes_in_words
 from voxmim.weights.adapt import Inputs
 from voxmim.weights.files import find_weights, read_weights
 from voxmim.weights.load import LoadReport, load_into
 
-_OF_TRAINING = ("drop_path", "checkpoint")  # settings of an encoder that do not change what it computes
+_OF_TRAINING = ("drop_path", "grad_checkpointing")  # settings of an encoder that do not change what it computes
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def settings_from(metadata: Mapping[str, Any], pretext: bool = True) -> dict[str
         settings["pretext"], task, mask = described_pretext(metadata)
         groups |= {settings["pretext"]: task, "mask": mask}
     elif pretext:
-        settings["pretext"] = next(task for task, encoders in FITTING.items() if kind in encoders)
+        settings["pretext"] = fitting_pretexts(kind)[0]
     for group, values in groups.items():
         for name, value in asdict(values).items():  # type: ignore[call-overload]
             if name not in _OF_TRAINING:
@@ -140,8 +140,9 @@ def carry_decoder(network: nn.Module, init: Path) -> LoadReport:
         WeightsError: there is no such decoder, or the network has none.
     """
     tensors, metadata = read_weights(init.parent, "pretext")
-    if not isinstance(network, UNet) or metadata["pretext"] != "mae":
+    pretext = PRETEXTS[metadata["pretext"]].for_encoder(ENCODERS[described_encoder(metadata)[0]].encoder)
+    if not isinstance(network, UNet) or pretext is None or pretext.decoder_prefix is None:
         raise WeightsError(
             f"{init}: these weights have no decoder to carry over, as only a U-Net's MAE has; leave out carry_decoder."
         )
-    return load_into(network.decoder, tensors, str(init.parent), min_fraction=1.0, prefix="network.decoder.")
+    return load_into(network.decoder, tensors, str(init.parent), min_fraction=1.0, prefix=pretext.decoder_prefix)

@@ -10,7 +10,7 @@ from monai.networks.nets import SwinUNETR
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 
-from voxmim.networks.swin import Swin
+from voxmim.networks.swin import Swin, SwinSettings
 from voxmim.weights.layouts import Checkpoint, Imported, Request, convert
 from weights_helpers import assert_same, random, shaken
 
@@ -29,7 +29,7 @@ def imported(state: dict[str, Tensor]) -> Imported:
 
 def our_swin(found: Imported) -> Swin:
     settings: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in found.settings.items()}
-    swin = Swin(1, **settings).eval()
+    swin = Swin(SwinSettings(**settings), 1).eval()
     swin.load_state_dict(found.tensors)
     return swin
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from voxmim.networks.patches import Triple
 from voxmim.networks.positions import resize_positions
-from voxmim.networks.vit import ViT
+from voxmim.networks.vit import ViT, ViTSettings
 from voxmim.weights.layouts import Checkpoint, Imported, Request, convert
 from weights_helpers import assert_same, random, shaken
 
@@ -41,9 +41,8 @@ def imported(state: dict[str, Tensor], request: Request, layout: str) -> Importe
 def our_vit(found: Imported) -> ViT:
     """Our ViT with the imported settings, and every one of its tensors."""
     settings: dict[str, Any] = {**found.settings, "patch": tuple(found.settings["patch"]), "heads": 3}
-    grid: Triple = tuple(c // p for c, p in zip(found.crop, settings["patch"], strict=True))  # type: ignore[assignment]
     channels = found.tensors["embed.weight"].shape[1] // torch.Size(settings["patch"]).numel()
-    vit = ViT(channels, grid=grid, **settings).eval()
+    vit = ViT(ViTSettings(**settings), channels, found.crop).eval()
     vit.load_state_dict(found.tensors)
     return vit
 
@@ -207,7 +206,7 @@ def test_blocks_with_parts_that_ours_lack_are_refused() -> None:
 
 
 def test_an_unknown_layout_is_refused_with_its_names_and_the_known_ones() -> None:
-    for network in (ViT(2, PATCH, (2, 3, 4), 24, 1, 3), nn.Sequential(nn.Linear(2, 2))):
+    for network in (ViT(ViTSettings(PATCH, 24, 1, 3), 2, CROP), nn.Sequential(nn.Linear(2, 2))):
         first = next(iter(network.state_dict()))
         with pytest.raises(ValueError, match=rf"it holds {first}, .*; the known layouts are monai_mae, monai_vit, "):
             convert([Checkpoint(network.state_dict())], Request())

@@ -142,7 +142,7 @@ def _vit(
         "depth": count(tensors, r"blocks\.(\d+)\."),
         "heads": max(1, width // _HEAD_WIDTH),
         "mlp_ratio": mlp_ratio(tensors["blocks.0.mlp.0.weight"]),
-        "positions": "learned",
+        "position_embedding": "learned",
         "registers": len(tensors.get("registers", ())),
     }
     crop = (grid[0] * patch[0], grid[1] * patch[1], grid[2] * patch[2])

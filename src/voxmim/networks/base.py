@@ -1,0 +1,77 @@
+"""What every encoder and every segmentor offers."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from voxmim.settings import EncoderSettings, Triple
+
+
+class Encoder(nn.Module):
+    """An encoder: ``__init__`` takes its settings, the channels of the volumes, and the voxels of a crop.
+
+    ``forward`` takes a volume (B, C, X, Y, Z); what it returns is between the encoder and its segmentor.
+
+    Attributes:
+        encodes_visible: ``forward`` takes the index (B, V) of the visible patches too, and encodes only those.
+        takes_mask_token: ``encode`` takes hidden patches and a mask token.
+        channels: of the volumes.
+        patch: voxels along X, Y, Z of a patch, the smallest box that can be masked.
+        embed_width: length of a patch's embedding, and so of the mask token (with `takes_mask_token`).
+        width: channels of the bottleneck features.
+        stride: voxels of a cell of the bottleneck features along X, Y, Z.
+    """
+
+    encodes_visible: ClassVar[bool] = False
+    takes_mask_token: ClassVar[bool] = False
+
+    channels: int
+    patch: Triple
+    embed_width: int
+    width: int
+    stride: Triple
+
+    @property
+    def layers(self) -> list[tuple[str, ...]]:
+        """The names of the modules of each layer, from input to output, for layer-wise learning rate decay."""
+        raise NotImplementedError
+
+    def encode(self, volume: Tensor, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+        """The bottleneck features, with some patches hidden where `hidden` is given (arXiv 2111.09886).
+
+        Args:
+            volume: (B, C, X, Y, Z).
+            hidden: (B, N) bool per patch in `patchify`'s order, True means hidden; None hides nothing.
+            token: (embed_width,) mask token, which replaces a hidden patch's embedding; needed with `hidden`.
+
+        Returns:
+            (B, width, *grid).
+
+        Raises:
+            ValueError: the volume is not a multiple of the patch, or only one of `hidden` and `token` is given.
+        """
+        raise NotImplementedError
+
+
+class Segmentor(nn.Module):
+    """Encoder and decoder: ``__init__`` takes the encoder, the number of labels with background, and the settings.
+
+    ``forward`` turns a volume (B, C, X, Y, Z) into logits (B, classes, X, Y, Z).
+
+    Attributes:
+        carries_decoder: a pre-training can train ``decoder`` too, and a fine-tuning start from it.
+    """
+
+    carries_decoder: ClassVar[bool] = False
+
+    encoder: Encoder
+
+    @classmethod
+    def check(cls, settings: EncoderSettings) -> None:
+        """Check the encoder's settings before it is pre-trained.
+
+        Raises:
+            ValueError: the segmentor does not fit such an encoder.
+        """

@@ -1,0 +1,112 @@
+"""What the pretexts that predict masked voxels have in common: MAE, SimMIM and the U-Net's MAE."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from voxmim.networks.patches import grid_of, unpatchify
+from voxmim.pretext.masking import draw_masks
+from voxmim.pretext.pretext import Pretext
+from voxmim.settings import MaskSettings
+
+Loss = Literal["l1", "l2", "smooth_l1"]
+
+ERRORS = {"l1": functional.l1_loss, "l2": functional.mse_loss, "smooth_l1": functional.smooth_l1_loss}
+_IN_WORDS = {"l1": "mean absolute error", "l2": "mean squared error", "smooth_l1": "mean smooth l1 error"}
+
+
+class MaskedOutput(NamedTuple):
+    """What one forward pass gives.
+
+    Attributes:
+        loss: scalar, the mean error over the hidden patches that were predicted.
+        prediction: (B, N, P) float32 in the target's units; what is not predicted may be anything.
+        target: (B, N, P) float32.
+        mask: (B, N) bool, True means hidden.
+        present: (B, C) bool, the channels that count; None where all do.
+    """
+
+    loss: Tensor
+    prediction: Tensor
+    target: Tensor
+    mask: Tensor
+    present: Tensor | None = None
+
+
+class MaskedPretext(Pretext):
+    """Predicts the voxels of hidden patches; ``settings.loss`` names the error."""
+
+    masked: ClassVar[bool] = True
+    reconstructs: ClassVar[bool] = True
+    guess: ClassVar[str] = "one grey value per crop"
+    remedies: ClassVar[str] = "another pretrain.lr, more pretrain.steps, smaller patches or a lower mask.ratio"
+
+    def __init__(self, settings: Any, mask: MaskSettings) -> None:
+        super().__init__()
+        self.settings, self.mask = settings, mask
+
+    def draw_masks(self, image: Tensor, seeds: Tensor) -> Tensor:
+        """(B, N) bool on the CPU, True means hidden: each crop's mask follows from its seed."""
+        return draw_masks(self.mask, self.encoder.patch, image, seeds)
+
+    def inputs(self, image: Tensor, seeds: Tensor, present: Tensor | None = None) -> tuple[Any, ...]:
+        """The crops, their masks (B, N), and the channels that count."""
+        return image, self.draw_masks(image, seeds).to(image.device), on_device(present, image)
+
+    def figures(self, output: MaskedOutput) -> dict[str, Tensor]:
+        """The loss, and the least loss that a single value for all hidden voxels of a crop could have."""
+        guesses = []
+        for row, hidden in enumerate(output.mask):
+            voxels = output.target[row, hidden]
+            if output.present is not None:
+                voxels = voxels[:, voxels_of(output.present[row : row + 1], voxels.shape[-1])[0, 0]]
+            best = voxels.mean() if self.settings.loss == "l2" else voxels.median()
+            guesses.append(ERRORS[self.settings.loss](best.expand_as(voxels), voxels))
+        return {"val_loss": output.loss, "val_guess": torch.stack(guesses).mean()}
+
+    def reconstruct(self, volume: Tensor, output: MaskedOutput) -> Tensor:
+        """(B, C, X, Y, Z) in the volume's units: predicted hidden patches, the visible ones pasted in."""
+        pasted = torch.where(output.mask.unsqueeze(-1), output.prediction, output.target)
+        return unpatchify(pasted, grid_of(tuple(volume.shape), self.encoder.patch), self.encoder.patch)
+
+    @classmethod
+    def summary(cls, settings: Any, mask: MaskSettings) -> str:
+        """Such as ``learned to predict masked voxels (MAE): 75% of each crop was masked``."""
+        how = {"random": "", "block": ", in blocks", "body": ", mostly on the body"}[mask.kind]
+        return f"learned to predict masked voxels ({cls.title}): {mask.ratio:.0%} of each crop was masked{how}"
+
+    @classmethod
+    def loss_name(cls, settings: Any) -> tuple[str, str]:
+        """Title and axis of the plot of the loss."""
+        return "Error on hidden patches", _IN_WORDS[settings.loss]
+
+
+def masked_error(
+    prediction: Tensor, target: Tensor, loss: Loss, mask: Tensor | None = None, present: Tensor | None = None
+) -> Tensor:
+    """The mean error of (B, N, P) over the hidden patches (B, N) and the channels (B, C) that count; None counts all.
+
+    No shape depends on the data, so that the device never waits for the host.
+    """
+    if mask is None and present is None:
+        return ERRORS[loss](prediction, target)
+    weight = torch.ones_like(target)
+    if mask is not None:
+        weight = weight * mask.unsqueeze(-1)
+    if present is not None:
+        weight = weight * voxels_of(present, target.shape[-1])
+    return (ERRORS[loss](prediction, target, reduction="none") * weight).sum() / weight.sum()
+
+
+def voxels_of(present: Tensor, length: int) -> Tensor:
+    """(B, 1, length) bool of a patch's voxels, in `patchify`'s order, from (B, C) of its channels."""
+    return present.repeat_interleave(length // present.shape[1], dim=1).unsqueeze(1)
+
+
+def on_device(present: Tensor | None, image: Tensor) -> Tensor | None:
+    """On the image's device; None where every channel is present, which a loss need not weigh."""
+    return None if present is None or present.all() else present.to(image.device)

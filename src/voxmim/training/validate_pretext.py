@@ -1,0 +1,82 @@
+"""The validation of a pre-training, on fixed crops with fixed masks or views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from voxmim.pretext.pretext import Pretext
+from voxmim.recipe import Recipe
+from voxmim.store.crops import Batch, CropPlan, Crops, batches, channels_of, middle_start, read_crop, show
+from voxmim.store.format import Case, Store
+from voxmim.training.damage import Damage
+
+
+@dataclass
+class Validation:
+    """Computes a pretext's figures on validation cases.
+
+    Attributes:
+        fabric: launched.
+        network: the pretext, unwrapped.
+        store: of the cases.
+        cases: to validate on.
+        plan: how crops are cut.
+        recipe: of the pre-training.
+        augmented: puts a batch onto the device and augments it; used for views only.
+        damage: the account of the scans that cannot be read.
+    """
+
+    fabric: Fabric
+    network: Pretext
+    store: Store
+    cases: Sequence[Case]
+    plan: CropPlan
+    recipe: Recipe
+    augmented: Callable[[Batch], Batch] = field(default=lambda batch: batch)
+    damage: Damage = field(default_factory=Damage)
+
+    @torch.no_grad()
+    def run(self) -> dict[str, float]:
+        """The figures by name; none where no case can be read."""
+        with self.fabric.autocast():
+            return self._views() if self.network.views == 2 else self._single_crops()
+
+    def _single_crops(self) -> dict[str, float]:
+        """Mean figures over the cases, of the middle crop of each, with the same mask every time."""
+        places, found = {case.name: place for place, case in enumerate(self.cases)}, []
+        for _, case, (image, present) in self.damage.readable(self.cases, lambda case: self._middle(case, places)):
+            seeds = torch.tensor([self.recipe.seed * 7_368_787 + places[case.name]])
+            output = self.network(*self.network.inputs(self.fabric.to_device(image), seeds, present))
+            found.append({name: float(value) for name, value in self.network.figures(output).items()})
+        return {name: float(np.mean([one[name] for one in found])) for name in self.network.columns} if found else {}
+
+    def _middle(self, case: Case, places: dict[str, int]) -> tuple[Tensor, Tensor]:
+        """The middle crop (1, C, X, Y, Z) of a case, and its channels (1, C) that are present: all that it has.
+
+        Where a crop shows a single channel, the first case shows its first one, the second its second, and so on.
+        """
+        image, _ = read_crop(self.store, case, middle_start(case.shape, self.plan.size), self.plan)
+        shown = channels_of(case, len(image))
+        if self.plan.channels == "one":
+            known = shown.nonzero().flatten()
+            shown = torch.arange(len(image)) == known[places[case.name] % len(known)]
+        image, present = show(image, shown, self.plan)
+        return image[None], present[None]
+
+    def _views(self) -> dict[str, float]:
+        """Figures of one batch of views, always the same, over all processes."""
+        crops = Crops(self.store, self.cases, replace(self.plan, crops_per_scan=1), self.damage.found)
+        size = self.network.views * self.recipe.pretrain.batch
+        (batch,) = batches(crops, size, 0, 1, self.fabric.global_rank, self.fabric.world_size)
+        batch = self.augmented(batch)
+        figures = self.network.figures(self.network(*self.network.inputs(batch.image, batch.seed, batch.present)))
+        own = torch.stack([figures[name] for name in self.network.columns])
+        means: Any = self.fabric.all_reduce(own, reduce_op="mean")
+        return dict(zip(self.network.columns, means.tolist(), strict=True))
