@@ -36,9 +36,9 @@ def findings(comparison: Comparison) -> Findings:
     curves = [] if encoder is None else pretraining_curves(encoder.metrics(), pretext.guess)
     return Findings(
         lead=[
-            f"A {recipe.encoder_settings.summary()} {pretext.summary(recipe.pretext_settings, recipe.mask)}, "
-            "without labels. Then a segmentor was trained from scratch and from that encoder, on the same labelled cases for the same number "
-            "of steps, each at the learning rate that did best on validation cases.",
+            f"A {recipe.encoder_settings.summary()} {pretext.summary(recipe.pretext_settings, recipe.mask)}, without "
+            "labels. Then a segmentor was trained from scratch and from that encoder, on the same labelled cases for "
+            "the same number of steps, each at the learning rate that did best on validation cases.",
             tested_in_words(comparison, scratch, pretrained),
             speed_in_words(comparison, pretrained, scratch),
         ],
