@@ -28,7 +28,7 @@ from voxmim.studies.request import Request, ready
 from voxmim.training.run import Run
 
 SHORT = {"steps": 4, "validate_every": 2, "checkpoint_every": 2, "batch": 2, "crops_per_scan": 1, "lr": 1e-3}
-ARMS = ["from scratch", "from scratch, twice the steps", "SimCLR", "SimMIM", "MAE"]
+ARMS = ["from scratch", "from scratch, twice the steps", "SimCLR", "SimMIM", "MAE", "from scratch, equal time"]
 SETTINGS = {"simclr:simclr.projection_width": 8}
 
 
@@ -68,10 +68,10 @@ def runs(answered: Answered, kind: str) -> list[Run]:
 
 def test_everything_is_done_once(answered: Answered) -> None:
     states = [trial["state"] for trial in answered.told["trials"]]
-    # three pre-trainings and five arms with two seeds, the first seed at two rates; each arm tested with each seed
-    assert states == ["done"] * (3 * 2 + 5 * 3 + 5 * 2)
+    # three pre-trainings and six arms with two seeds, the first seed at two rates; each arm tested with each seed
+    assert states == ["done"] * (3 * 2 + 6 * 3 + 6 * 2)
     assert len(runs(answered, "pretrain")) == 6
-    assert len(runs(answered, "finetune")) == 15
+    assert len(runs(answered, "finetune")) == 18
     assert answered.told["seeds"] == [3, 4]
 
 
@@ -89,8 +89,9 @@ def test_pre_trainings_are_compared_with_guessing(answered: Answered) -> None:
 def test_every_table_marks_an_arm_whose_pre_training_learned_nothing(
     answered: Answered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "guessing", lambda trial, row: 1e9 if trial.recipe.pretext != "simclr" else -1.0)
-    again = answered.again(answered.out, labels=["0.5"])
+    with monkeypatch.context() as patched:
+        patched.setattr(tables, "guessing", lambda trial, row: 1e9 if trial.recipe.pretext != "simclr" else -1.0)
+        again = answered.again(answered.out, labels=["0.5"])
     found = {table["title"]: table for table in again["tables"]}
     assert len(found) >= 5
     for title in (
@@ -112,8 +113,8 @@ def test_arms_differ_in_their_start_alone(answered: Answered) -> None:
         own = [run for run in runs(answered, "finetune") if run.recipe().seed == seed]
         assert len({tuple(run.about["cases"]) for run in own}) == 1
         assert len(own[0].about["cases"]) == 2
-        assert sorted({run.recipe().finetune.steps for run in own}) == [4, 8]
-        longer = [run for run in own if run.recipe().finetune.steps == 8]
+        assert sorted({run.recipe().finetune.steps for run in own})[:2] in ([4, 8], [4, 5], [4, 6], [4, 7])
+        longer = [run for run in own if run.recipe().finetune.steps > 4]
         assert all(run.about["init"] is None for run in longer)
         assert len({json.dumps(vars(run.recipe().finetune.augmentation)) for run in own}) == 1
         for run in own:
@@ -140,11 +141,11 @@ def test_an_arm_has_the_rate_that_does_best_with_the_first_seed_on_validation_ca
 def test_test_cases_are_seen_by_the_chosen_runs_alone(answered: Answered) -> None:
     seen = [run for run in runs(answered, "finetune") if (run.path / "evaluation-test.json").is_file()]
     rates = {arm["name"]: arm["lr"] for arm in answered.told["arms"]}
-    assert len(seen) == 10
+    assert len(seen) == 12
     for run in seen:
         assert run.recipe().finetune.lr in rates.values()
         if run.recipe().finetune.steps == 8:
-            assert run.recipe().finetune.lr == rates["from scratch, twice the steps"]
+            assert run.recipe().finetune.lr in (rates["from scratch, twice the steps"], rates[ARMS[-1]])
 
 
 def test_every_raw_result_is_in_the_csv(answered: Answered) -> None:
@@ -165,7 +166,11 @@ def test_every_raw_result_is_in_the_csv(answered: Answered) -> None:
             row["step"] for row in rows
             if (row["kind"], row["arm"], row["metric"], row["case"]) == ("finetune", arm["name"], "dice", "case_4")
         }  # fmt: skip
-        assert steps == ({"2", "4", "6", "8"} if "twice" in arm["name"] else {"2", "4"})
+        assert (
+            {"2", "4"} <= steps
+            if arm["name"] == ARMS[-1]
+            else steps == ({"2", "4", "6", "8"} if "twice" in arm["name"] else {"2", "4"})
+        )
     assert {row["kind"] for row in rows} == {"pretrain", "finetune", "evaluate"}
     assert {row["arm"] for row in rows if row["kind"] == "evaluate"} == {*ARMS, "position-only prior"}
 
@@ -174,8 +179,8 @@ def test_the_pages_show_the_same_tables(answered: Answered) -> None:
     html, markdown = ((answered.folder / name).read_text() for name in ("report.html", "page.md"))
     first, differences, speeds, *_ = answered.told["tables"]
     assert [row[0].rstrip("*") for row in first["rows"]] == ["position-only prior", *ARMS]
-    assert len(differences["rows"]) == 10
-    assert len(speeds["rows"]) == 20
+    assert len(differences["rows"]) == 15
+    assert len(speeds["rows"]) == 30
     for table in answered.told["tables"]:
         for row in table["rows"]:
             assert all(cell.replace("*", "\\*") in markdown for cell in row)
@@ -272,7 +277,7 @@ def test_the_command_says_what_was_seen(
     said = capsys.readouterr().out
     assert left.value.code == 0
     assert all(sentence in said for sentence in answered.told["found"])
-    assert "done: the study, 31 trials" in said
+    assert "done: the study, 36 trials" in said
 
 
 # What is refused
@@ -331,7 +336,7 @@ def test_a_folder_of_trials_by_other_code_is_refused(answered: Answered, tmp_pat
     before = json.loads(note.read_text())
     before.pop("source")  # as trials were written before their names held a hash of the code
     note.write_text(json.dumps(before))
-    with pytest.raises(RunError, match=r"1 of 31 trials were run by another version of voxmim's code.*another folder"):
+    with pytest.raises(RunError, match=r"1 of 36 trials were run by another version of voxmim's code.*another folder"):
         answered.again(out)
 
 

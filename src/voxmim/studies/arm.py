@@ -178,6 +178,24 @@ class Comparison:
             return None
         return Run.open(trial.path(self.out))
 
+    def cost(self, arm: Arm) -> Cost | None:
+        """Core-minutes of an arm's pre-training and of a step of its fine-tuning, the means of the seeds.
+
+        Validations are included. None if a run is missing.
+        """
+        runs = [(arm.pretrain(seed), self.run(arm, seed)) for seed in self.seeds]
+        starts, steps = [], []
+        for start, run in runs:
+            before = self.finished(start)
+            if run is None or (start is not None and before is None):
+                return None
+            starts.append(0.0 if before is None else self._core_minutes(before))
+            steps.append(self._core_minutes(run) / run.metrics()[-1]["step"])
+        return Cost(float(np.mean(starts)), float(np.mean(steps)))
+
+    def _core_minutes(self, run: Run) -> float:
+        return run.metrics()[-1]["seconds"] / 60 * self.notes[run.path.name].threads
+
     def curves(self, arm: Arm) -> dict[int, list[dict[str, float]]]:
         """The validated rows of each seed that was trained, at the arm's learning rate."""
         lr = self.lr(arm)

@@ -1,13 +1,15 @@
-"""Does masked pre-training make the fine-tuning converge sooner, and end higher, than SimCLR's and than none?"""
+"""Does pre-training make fine-tuning converge sooner, and end higher, than SimCLR does and than no pre-training?"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.design import Findings, Study
+from voxmim.studies.plateau import equal_time_steps
 from voxmim.studies.request import Request
-from voxmim.studies.speed import speed_in_words, speed_table
+from voxmim.studies.speed import plateau_table, saving_table, speed_in_words, speed_table
 from voxmim.studies.tables import (
     difference_table,
     pretraining_table,
@@ -16,6 +18,8 @@ from voxmim.studies.tables import (
     tested_in_words,
     validation_plot,
 )
+
+EQUAL_TIME = "from scratch, equal time"
 
 
 def arms(request: Request) -> list[Arm]:
@@ -28,9 +32,24 @@ def arms(request: Request) -> list[Arm]:
     ]
 
 
+def follow_up(comparison: Comparison) -> list[Arm]:
+    """From scratch for as long as the last pre-training and its fine-tuning take; none if that is no longer."""
+    scratch, pretrained = comparison.arms[0], comparison.arms[-1]
+    costs = comparison.cost(scratch), comparison.cost(pretrained)
+    if costs[0] is None or costs[1] is None:
+        return []
+    training = scratch.recipe.finetune
+    steps = equal_time_steps(training.steps, costs[0], costs[1])
+    if steps <= training.steps:
+        return []
+    longer = replace(training, steps=steps)
+    return [replace(scratch, name=EQUAL_TIME, recipe=replace(scratch.recipe, finetune=longer))]
+
+
 def findings(comparison: Comparison) -> Findings:
-    """Results, differences of each pair, the steps that each needs, curves, and some segmentations."""
-    scratch, _, *pretrained = every = list(comparison.arms)
+    """Scores, differences of each pair, plateaus, the steps and minutes to reach them, curves, segmentations."""
+    every = list(comparison.arms)
+    scratch, pretrained = every[0], [arm for arm in every if arm.pretraining is not None]
     lead = [tested_in_words(comparison, scratch, arm) for arm in pretrained]
     lead += [speed_in_words(comparison, arm, scratch) for arm in pretrained]
     return Findings(
@@ -39,6 +58,8 @@ def findings(comparison: Comparison) -> Findings:
             score_table(comparison, every),
             difference_table(comparison, list(combinations(every, 2))),
             speed_table(comparison, every),
+            plateau_table(comparison, every),
+            saving_table(comparison, [(arm, scratch) for arm in pretrained]),
             pretraining_table(comparison),
         ],
         plots=[validation_plot(comparison, every)],
@@ -46,4 +67,6 @@ def findings(comparison: Comparison) -> Findings:
     )
 
 
-STUDY = Study("Does pre-training make fine-tuning converge sooner, and end higher?", arms, findings)
+STUDY = Study(
+    "Does pre-training make fine-tuning converge sooner, and end higher?", arms, findings, follow_up=follow_up
+)

@@ -23,12 +23,13 @@ class Measured(NamedTuple):
     start_seconds: float
 
 
-def cost_rows(comparison: Comparison, tested: Iterable[Arm]) -> list[list[str]]:
+def cost_rows(comparison: Comparison, tested: Iterable[Arm], follow_up: bool = False) -> list[list[str]]:
     """The rows of a table: the trials by kind, those done before, and hours and disk of the others.
 
     Args:
         comparison: arms with their crops, and seeds.
         tested: the arms that are scored on test cases.
+        follow_up: the study adds an arm later, whose size depends on what the others take.
     """
     trials = {trial.name: trial for trial in comparison.possible(tested)}
     done = {name for name, trial in trials.items() if trial.is_done(comparison.out)}
@@ -50,6 +51,11 @@ def cost_rows(comparison: Comparison, tested: Iterable[Arm]) -> list[list[str]]:
         ["done before", str(len(done))],
         ["hours", f"{seconds / 3600:.2f}, one trial at a time on this machine"],
         ["disk", f"{disk / 1e9:.2f} GB"],
+        *(
+            [["not counted", "an arm from scratch that takes as long as pre-training and fine-tuning"]]
+            if follow_up
+            else []
+        ),
     ]
 
 

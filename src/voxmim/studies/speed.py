@@ -1,4 +1,4 @@
-"""Tables and sentences on how much faster one arm reaches another arm's best validation Dice."""
+"""Tables and sentences on how soon, and at what cost, one arm reaches another arm's best validation Dice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from itertools import permutations
 from voxmim.report.page import Table
 from voxmim.studies.analysis import FRACTIONS, SpeedUp, speed_up
 from voxmim.studies.arm import Arm, Comparison
-from voxmim.studies.tables import marked, unlearned_note
+from voxmim.studies.plateau import TOLERANCE, plateau, savings
+from voxmim.studies.tables import MISSING, marked, unlearned_note
 
 
 def speed_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
@@ -55,3 +56,63 @@ def speed_in_words(comparison: Comparison, arm: Arm, other: Arm) -> str:
         f"{arm.name} reached {target} at step {speed.own_steps:.0f}: {speed.ratio:.2f} times as fast "
         f"(95 % interval {low} to {high})."
     )
+
+
+def plateau_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
+    """Where each arm's mean validation curve ends, and what it took."""
+    rows = []
+    for arm in arms:
+        found, cost = comparison.validation(arm), comparison.cost(arm)
+        if not found or cost is None:
+            rows.append([marked(comparison, arm), *[MISSING] * 4])
+            continue
+        steps, curves = found[0]
+        end = plateau(steps, curves.mean(axis=(0, 2)))
+        last = float(steps[-1])
+        minutes = f"{cost.of(last):.1f}, of which pre-training {cost.pretraining:.1f}"
+        rows.append(
+            [marked(comparison, arm), f"{end.dice:.3f}", f"{end.step:.0f} of {last:.0f}", _yes(end.done), minutes]
+        )
+    note = (
+        f"Plateau: the best Dice of the mean validation curve, at the first step within {TOLERANCE} of it. Done: the "
+        "last quarter of the steps gained less than that. An arm that is not done would end higher with more steps. "
+        "Core-minutes include validations."
+    )
+    header = ["arm", "plateau", "step", "done", "core-minutes"]
+    return Table(
+        "Plateaus on validation cases", header, rows, " ".join([note, unlearned_note(comparison, arms)]).strip()
+    )
+
+
+def saving_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]]) -> Table:
+    """The cost to reach fractions of the second arm's plateau, for both arms of each pair."""
+    rows = []
+    for arm, other in pairs:
+        found, own, others = comparison.validation(arm, other), comparison.cost(arm), comparison.cost(other)
+        if not found or own is None or others is None:
+            continue
+        (steps, curves), (other_steps, other_curves) = found
+        means = curves.mean(axis=(0, 2)), other_curves.mean(axis=(0, 2))
+        for one in savings(steps, means[0], own, other_steps, means[1], others):
+            pair = f"{marked(comparison, arm)} to {one.fraction:.0%} of {other.name}"
+            numbers = (one.steps, one.other_steps, one.minutes, one.other_minutes, one.break_even)
+            rows.append(
+                [pair, *(_number(value, digits) for value, digits in zip(numbers, (0, 0, 1, 1, 1), strict=True))]
+            )
+    note = (
+        "By the mean validation curves. Core-minutes include the whole pre-training. Break-even: the number of "
+        "fine-tunings from one pre-training at which both arms cost the same; never if the arm is not cheaper."
+    )
+    header = ["arm", "steps", "steps of the other", "core-minutes", "of the other", "break-even"]
+    arms = [arm for pair in pairs for arm in pair]
+    return Table(
+        "Cost to reach another arm's plateau", header, rows, " ".join([note, unlearned_note(comparison, arms)]).strip()
+    )
+
+
+def _number(value: float, digits: int) -> str:
+    return "never" if math.isinf(value) else f"{value:.{digits}f}"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

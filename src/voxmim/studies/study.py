@@ -117,7 +117,10 @@ def answer(
         numbers = range(request.base.seed, request.base.seed + seeds)
         comparison = Comparison(ready(chosen.arms(request), numbers), numbers, request.out, scheduler)
         if plan_only:
-            return {"plan": cost_rows(comparison, chosen.tested(comparison))}
+            return {"plan": cost_rows(comparison, chosen.tested(comparison), bool(chosen.follow_up))}
         comparison.train()
+        if chosen.follow_up is not None:
+            comparison.arms = [*comparison.arms, *chosen.follow_up(comparison)]
+            comparison.train()
         comparison.test(chosen.tested(comparison))
         return write_study(folder, chosen.title, comparison, chosen.findings(comparison), commands)

@@ -17,6 +17,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from voxmim.errors import RunError, VoxmimError
 from voxmim.files import write_text
 from voxmim.networks.build import has_patch_setting
@@ -164,6 +166,7 @@ class Note:
         error: why it failed or was skipped.
         machine: where it was carried out.
         source: of the code that carried it out.
+        threads: of torch, while it ran.
     """
 
     trial: str
@@ -172,6 +175,7 @@ class Note:
     error: str = ""
     machine: str = ""
     source: str = ""
+    threads: int = 1
 
 
 def refuse_other_code(out: Path) -> None:
@@ -205,15 +209,15 @@ def carry_out(trial: Trial, out: Path) -> Note:
     before = None if trial.start is None else note_of(trial.start, out)
     if trial.start is not None and (before is None or before.state != "done"):
         return Note(trial.name, "skipped", error=f"{trial.start.name} is not there, from which it starts")
-    began = time.monotonic()
+    began, threads = time.monotonic(), torch.get_num_threads()
     with _ONE_AT_A_TIME:
         try:
             _do(trial, out)
-            note = Note(trial.name, "done", round(time.monotonic() - began, 1), "", machine(), trial.source)
+            note = Note(trial.name, "done", round(time.monotonic() - began, 1), "", machine(), trial.source, threads)
         except Exception as error:  # whatever it is, the other trials shall go on
             text = str(error) if isinstance(error, VoxmimError) else f"{type(error).__name__}: {error}"
             seconds = round(time.monotonic() - began, 1)
-            note = Note(trial.name, "failed", seconds, " ".join(text.split()), machine(), trial.source)
+            note = Note(trial.name, "failed", seconds, " ".join(text.split()), machine(), trial.source, threads)
     write_text(_beside(trial, out, ".json"), json.dumps(asdict(note), indent=1))
     return note
 
