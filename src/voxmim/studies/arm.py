@@ -20,6 +20,7 @@ from rich.console import Console
 
 from voxmim import workers
 from voxmim.recipe import Recipe
+from voxmim.studies.plateau import Cost
 from voxmim.studies.trial import Note, Trial, carry_out
 from voxmim.tasks.metrics import MAIN
 from voxmim.training.finetune import case_column
