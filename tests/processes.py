@@ -46,6 +46,14 @@ def rows_reach(run: Path, rows: int) -> Callable[[], bool]:
     return lambda: file.is_file() and file.read_text().count("\n") > rows
 
 
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until a condition holds; fail after a while."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
 def _one(rank: int, port: int, act: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     import torch
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy
 import pytest
 import SimpleITK as sitk
 
+from processes import wait_for
 from voxmim.errors import StoreError, WorkerError
 from voxmim.workers import run
 
@@ -200,10 +201,3 @@ def test_local_processes_end_with_their_parent(tmp_path: Path) -> None:
         parent.kill()
     at_work = [int(file.name.split("-")[1]) for file in tmp_path.iterdir()]
     wait_for(lambda: not any(Path(f"/proc/{process}").exists() for process in at_work))
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came about"
-        time.sleep(0.02)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from store.test_augment import EVERYTHING, SPACING, some_batch
+from augmentations import EVERYTHING, SPACING, some_batch
 from voxmim.store.augment import apply, draw
 
 

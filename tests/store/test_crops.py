@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,50 +14,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stores import PLAN, SHAPES, VIEWS, VOXELS, make_store, same, stream
 from voxmim.errors import StoreError
 from voxmim.store.crops import Batch, CropPlan, Crops, Triple, batches, draw_near, draw_start, middle_start, read_crop
 from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.store.writing import write_case
 
-SHAPES: list[Triple] = [(20, 18, 16), (14, 22, 13), (9, 30, 7), (24, 8, 12), (16, 16, 16)]
-PLAN = CropPlan(size=(12, 8, 10), window=(-175.0, 250.0), seed=3, labelled=True, foreground=0.5)
 triples = st.tuples(*[st.integers(1, 40)] * 3)
-Voxels = dict[str, tuple[np.ndarray, np.ndarray | None]]
-
-
-def make_store(path: Path, voxels: Voxels, intensity: str = "ct") -> Store:
-    cases = []
-    for name, (image, label) in voxels.items():
-        x, y, z = image.shape[1:]
-        cases.append(write_case(path, Case(name, "train", (x, y, z), (f"{name}.nii.gz",)), image, label))
-    channels = tuple(f"c{i}" for i in range(image.shape[0]))
-    Index("tiny", Preparation((1.0, 1.0, 2.0), intensity, channels), {1: "large", 2: "small"}, cases).write(path)
-    return Store(path)
-
-
-def noise_voxels() -> Voxels:
-    """Scans of two channels of noise, so that a crop tells where it was cut; the last one has no label map."""
-    rng, voxels = np.random.default_rng(0), {}
-    for i, shape in enumerate(SHAPES):
-        label = rng.integers(0, 3, shape).astype(np.uint8) if i < len(SHAPES) - 1 else np.zeros(shape, np.uint8)
-        voxels[f"case_{i}"] = rng.integers(-1024, 1500, (2, *shape)).astype(np.int16), label
-    return voxels
-
-
-VOXELS = noise_voxels()
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return make_store(tmp_path_factory.mktemp("crops"), VOXELS)
-
-
-def stream(store: Store, plan: CropPlan = PLAN) -> Crops:
-    return Crops(store, list(store.cases.values()), plan)
-
-
-def same(one: tuple, other: tuple) -> bool:
-    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(one, other, strict=True))
 
 
 def join(parts: list[Batch]) -> list[tuple]:
@@ -249,9 +218,6 @@ def test_no_case_is_refused(store: Store) -> None:
         Crops(store, [], PLAN)
 
 
-VIEWS = replace(PLAN, labelled=False, foreground=0.0, views=0.6)
-
-
 @given(shape=triples, size=triples, overlap=st.floats(0, 1), seed=st.integers(0, 999))
 @settings(max_examples=80, deadline=None)
 def test_a_near_crop_shares_its_part_and_leaves_the_scan_no_more_than_any(
@@ -377,3 +343,21 @@ def test_no_scan_is_read_whole_for_a_crop(store: Store, monkeypatch: pytest.Monk
     monkeypatch.setattr(Store, "label_map", refuse)
     crops = stream(store, replace(PLAN, foreground=1.0))
     assert all((crops[number][1] > 0).any() for number in range(20) if crops[number][3] != "case_4")
+
+
+def test_reading_ahead_shares_no_open_file_with_other_threads(store: Store) -> None:
+    crops, expected = stream(store), [stream(store)[n] for n in range(60)]
+    found = []
+    for batch in batches(crops, 2, 0, 30):
+        for name in VOXELS:  # as a validation does meanwhile
+            np.testing.assert_array_equal(store.image(name), VOXELS[name][0])
+        found += join([batch])
+    assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_stream_that_is_left_early_ends_its_thread(store: Store) -> None:
+    before = threading.active_count()
+    crops = batches(stream(store), 2, 0, 30)
+    next(crops)
+    crops.close()
+    assert threading.active_count() == before

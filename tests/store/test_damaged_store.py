@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store.test_format import CT, SHAPE, labels, make, voxels
+from stores import CT, SHAPE, labels, make, voxels
 from voxmim.errors import StoreError
 from voxmim.store.format import Case, Store
 from voxmim.store.writing import write_case

@@ -12,36 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stores import CT, MR, SHAPE, labels, make, voxels
 from voxmim.errors import StoreError
 from voxmim.store import format as store_module
-from voxmim.store.format import SAMPLES, Case, Index, Preparation, Store
+from voxmim.store.format import SAMPLES, Case, Index, Store
 from voxmim.store.writing import write_case, written_cases
-
-CT = Preparation((1.5, 1.5, 2.0), "ct", ("CT",))
-MR = Preparation((1.0, 1.0, 1.0), "mr", ("T1", "T2"))
-SHAPE = (37, 41, 33)
-
-
-def voxels(preparation: Preparation, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    raw = rng.normal(0, 100, (len(preparation.channels), *shape))
-    return raw.astype(np.int16) if preparation.intensity == "ct" else (raw / 100).astype(np.float16)
-
-
-def labels(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
-    array = np.zeros(shape, dtype=np.uint8)
-    array[3:20, 5:18, 4:11], array[20:22, 7, 8:10], array[0, 0, 0] = 1, 7, 255
-    return array
-
-
-def make(path: Path, preparation: Preparation = CT, names: tuple[str, ...] = ("a", "b"), **changed: object) -> Store:
-    cases = []
-    for seed, name in enumerate(names):
-        image = voxels(preparation, seed=seed)
-        case = Case(name, "train" if seed == 0 else "unlabelled", SHAPE, (f"/scans/{name}.nii.gz",))
-        cases.append(write_case(path, case, image, labels() if seed == 0 else None))
-    Index("tiny", preparation, {1: "liver", 7: "vessel", 255: "dot"}, cases).write(path)
-    return Store(path)
 
 
 @pytest.fixture(scope="module", params=[CT, MR], ids=["ct", "mr"])

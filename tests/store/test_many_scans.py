@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store.test_crops import make_store, stream
+from stores import make_store, stream
 from voxmim.store.crops import CropPlan
 from voxmim.store.format import Index, Store
 

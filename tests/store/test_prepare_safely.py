@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from test_workers import wait_for
+from processes import wait_for
 from voxmim.errors import StoreError
 from voxmim.store import prepare as prepare_module
 from voxmim.store.format import Store

@@ -1,20 +1,21 @@
 """Where crops are cut, and the stream of them that a training reads.
 
-Everything random about crop number n follows from (seed, n) alone: which scan, where, and the seed of its
-augmentation. A training that stopped goes on with exactly the crops it would have had. Where a scan cannot be read
-any more, its turns go to others, which follow from (seed, n) and from the scans that are left.
+Everything random about crop number n follows from (seed, n): which scan, where, and the seed of its augmentation. A
+resumed training thus continues with exactly the crops it would have had.
 """
 
 from __future__ import annotations
 
+import copy
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from voxmim.errors import StoreError
 from voxmim.images.intensity import window
@@ -22,7 +23,8 @@ from voxmim.store.format import Case, Store
 
 Triple = tuple[int, int, int]
 
-_DRAWS = 8  # of a crop in a scan whose crops show nothing, the last of which is taken as it is
+_MAX_DRAWS = 8  # of a crop without labels, until one is not constant
+_AHEAD = 2  # batches read before they are needed
 
 
 class Batch(NamedTuple):
@@ -34,7 +36,7 @@ class Batch(NamedTuple):
         seed: (B,) int64, the seed of each crop's augmentation.
         names: the case of each crop.
         present: (B, C) bool, the channels that each crop shows; the others are 0.
-        numbers: the place of each crop in the stream.
+        numbers: the number of each crop in the stream.
     """
 
     image: Tensor
@@ -53,13 +55,13 @@ class CropPlan:
         size: voxels along X, Y, Z.
         window: HU range that becomes 0..1 (CT only).
         seed: of everything random.
-        crops_per_scan: crops in a row that come from one scan.
+        crops_per_scan: consecutive crops from one scan.
         labelled: read labels too.
-        foreground: share of crops centred on a labelled voxel, each label equally likely.
-        views: where set, crops 2n and 2n + 1 are two views of one place (a pair, which is what `crops_per_scan`
-            counts), and each shows at least this share of the other along each axis.
-        channels: what a crop shows of the channels that its scan has: all, a part drawn at random (first how many,
-            then which), or one, drawn at random, alone.
+        foreground: fraction of crops centred on a labelled voxel, each label equally likely.
+        views: where set, crops 2n and 2n + 1 are two views of one place (`crops_per_scan` counts such pairs), which
+            overlap by at least this fraction along each axis.
+        channels: which of its scan's channels a crop shows: all, a random subset (first how many, then which), or one
+            at random, which is then the only channel.
     """
 
     size: Triple
@@ -75,17 +77,17 @@ class CropPlan:
 Row = tuple[Tensor, Tensor, int, str, Tensor]
 
 
-class Crops(Dataset[Row]):
-    """An endless numbered stream of crops; crop n is the same whenever it is asked for.
+class Crops:
+    """An endless numbered stream of crops.
 
-    Every scan is visited once, in an order drawn anew, before any is visited again.
+    Every scan is visited once, in a new random order, before any is visited again. A scan that cannot be read is noted
+    in `damaged`, and its turns go to other scans.
 
     Args:
         store: of the scans.
         cases: the scans to cut from.
         plan: how crops are cut.
-        damaged: what is wrong with each scan that cannot be read, by its name; it is left out from then on. Those that
-            are met are added.
+        damaged: what is wrong with each scan that cannot be read, by name; it is not tried again.
     """
 
     def __init__(
@@ -99,8 +101,7 @@ class Crops(Dataset[Row]):
         self._order = np.arange(0)
 
     def __getitem__(self, number: int) -> Row:
-        plan = self.plan
-        visit = (number if plan.views is None else number // 2) // plan.crops_per_scan
+        visit = (number if self.plan.views is None else number // 2) // self.plan.crops_per_scan
         while True:
             case = self._case_of(visit)
             try:
@@ -108,42 +109,37 @@ class Crops(Dataset[Row]):
             except StoreError as error:
                 self.damaged[case.name] = str(error)
 
-    def __getitems__(self, numbers: Sequence[int]) -> tuple[Batch, dict[str, str]]:
-        """A batch, and which scans are damaged so far, which a worker process thus tells.
-
-        Where damage is met, all crops are read again, so that two views of one place still come from one scan.
-        """
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The crops of these numbers; read again if one was damaged, so that two views come from one scan."""
         known = -1
         while known != len(self.damaged):
             known = len(self.damaged)
             rows = [self[number] for number in numbers]
-        return _collate(rows, numbers), self.damaged
+        images, labels, seeds, names, present = zip(*rows, strict=True)
+        tensors = torch.stack(images), torch.stack(labels), torch.tensor(seeds)
+        return Batch(*tensors, list(names), torch.stack(present), numbers)
 
     def _cut(self, case: Case, number: int) -> Row:
         plan = self.plan
         rng = np.random.default_rng([plan.seed, 1, number])
         if plan.labelled:
             centre = self._centre(case, rng) if rng.random() < plan.foreground else None
-            start = draw_start(case.shape, plan.size, rng, centre)
-            image, label = read_crop(self.store, case, start, plan)
+            image, label = read_crop(self.store, case, draw_start(case.shape, plan.size, rng, centre), plan)
         elif plan.views is not None and number % 2:
-            partner, *_ = self._drawn(case, np.random.default_rng([plan.seed, 1, number - 1]))
+            partner, *_ = self._draw(case, np.random.default_rng([plan.seed, 1, number - 1]))
             start = draw_near(partner, case.shape, plan.size, plan.views, rng)
             image, label = read_crop(self.store, case, start, plan)
         else:
-            _, image, label = self._drawn(case, rng)
-        shown = there = channels_of(case, len(image))
+            _, image, label = self._draw(case, rng)
+        shown = channels_of(case, len(image))
         if plan.channels != "all":
-            shown = draw_channels(there, plan.channels == "one", np.random.default_rng([plan.seed, 2, number]))
+            shown = draw_channels(shown, plan.channels == "one", np.random.default_rng([plan.seed, 2, number]))
         image, present = show(image, shown, plan)
         return image, label, int(rng.integers(2**62)), case.name, present
 
-    def _drawn(self, case: Case, rng: np.random.Generator) -> tuple[Triple, Tensor, Tensor]:
-        """A crop without labels, and where it starts: drawn anew, up to `_DRAWS` times in all, while it shows nothing.
-
-        The air around a CT is one value, from which there is nothing to learn.
-        """
-        for _ in range(_DRAWS):
+    def _draw(self, case: Case, rng: np.random.Generator) -> tuple[Triple, Tensor, Tensor]:
+        """A crop without labels, and where it starts; drawn again while it is constant, as the air around a CT is."""
+        for _ in range(_MAX_DRAWS):
             start = draw_start(case.shape, self.plan.size, rng)
             image, label = read_crop(self.store, case, start, self.plan)
             if has_contrast(image):
@@ -158,8 +154,7 @@ class Crops(Dataset[Row]):
         case = self.cases[int(self._order[place])]
         if case.name not in self.damaged:
             return case
-        others = np.random.default_rng([self.plan.seed, 3, visit]).permutation(len(self.cases))
-        for other in others:
+        for other in np.random.default_rng([self.plan.seed, 3, visit]).permutation(len(self.cases)):
             if self.cases[other].name not in self.damaged:
                 return self.cases[other]
         raise StoreError(f"{self.store.path}: none of {len(self.cases)} scans can be read; run 'voxmim prepare' again.")
@@ -172,10 +167,34 @@ class Crops(Dataset[Row]):
         return rows[rng.integers(len(rows))]
 
 
+def batches(crops: Crops, batch: int, first_step: int, steps: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    """Yield this process's crops of every step, from `first_step` on; a thread reads them ahead.
+
+    Step s holds crops s*batch to (s+1)*batch; process r of `world` gets an equal run of them, so that the crops
+    of a step do not depend on the number of processes.
+    """
+    size = batch // world
+    reader = copy.copy(crops)  # with open files and an account of damage that no other thread uses
+    reader.store, reader.damaged = copy.copy(crops.store), dict(crops.damaged)
+
+    def read(step: int) -> tuple[Batch, dict[str, str]]:
+        first = step * batch + rank * size
+        return reader.batch(range(first, first + size)), dict(reader.damaged)
+
+    with ThreadPoolExecutor(1) as thread:
+        ahead = deque(thread.submit(read, step) for step in range(first_step, min(first_step + _AHEAD, steps)))
+        for step in range(first_step, steps):
+            found, damaged = ahead.popleft().result()
+            if step + _AHEAD < steps:
+                ahead.append(thread.submit(read, step + _AHEAD))
+            crops.damaged.update(damaged)
+            yield found
+
+
 def draw_start(
     shape: Triple, size: Triple, rng: np.random.Generator, centre: np.ndarray | None = None
 ) -> tuple[int, int, int]:
-    """First voxel of a crop: uniform where the crop fits, or around `centre`, never leaving the scan needlessly.
+    """First voxel of a crop: uniform where the crop fits, or around `centre`, and inside the scan as far as possible.
 
     Where the scan is smaller than the crop, the start is negative and the scan lies at random inside the crop.
     """
@@ -192,7 +211,7 @@ def draw_start(
 
 
 def draw_near(start: Triple, shape: Triple, size: Triple, overlap: float, rng: np.random.Generator) -> Triple:
-    """First voxel of a crop that shares at least `overlap` of each axis with the crop at `start`, uniformly drawn."""
+    """First voxel, uniformly drawn, of a crop that overlaps the one at `start` by this fraction or more per axis."""
     near = []
     for axis in range(3):
         room, reach = shape[axis] - size[axis], int((1 - overlap) * size[axis])
@@ -202,12 +221,12 @@ def draw_near(start: Triple, shape: Triple, size: Triple, overlap: float, rng: n
 
 
 def channels_of(case: Case, channels: int) -> Tensor:
-    """(C,) bool: which of the store's channels a case has."""
+    """(C,) bool: the channels that a case has."""
     return torch.tensor([channel not in case.missing for channel in range(channels)])
 
 
 def draw_channels(there: Tensor, one: bool, rng: np.random.Generator) -> Tensor:
-    """(C,) bool: one of the channels that are `there`, or as many as are drawn, each number equally likely."""
+    """(C,) bool: one of the channels that are `there`, or a random subset whose size is drawn uniformly."""
     known = np.flatnonzero(there)
     shown = torch.zeros_like(there)
     shown[rng.permutation(known)[: 1 if one else rng.integers(1, len(known) + 1)]] = True
@@ -215,7 +234,7 @@ def draw_channels(there: Tensor, one: bool, rng: np.random.Generator) -> Tensor:
 
 
 def show(image: Tensor, shown: Tensor, plan: CropPlan) -> tuple[Tensor, Tensor]:
-    """A crop (C, X, Y, Z) with 0 in the channels that are not `shown`, or with the one that is alone; and `present`."""
+    """A crop (C, X, Y, Z) with 0 in the channels that are not `shown`, or with the only one shown; and `present`."""
     if plan.channels == "one":
         return image[shown], shown[shown]
     image[~shown] = 0
@@ -241,30 +260,3 @@ def read_crop(store: Store, case: Case, start: Triple, plan: CropPlan) -> tuple[
     if not plan.labelled:
         return image, torch.zeros(1, 0, 0, 0, dtype=torch.int64)
     return image, torch.from_numpy(store.label_crop(case.name, start, plan.size)[None].astype(np.int64))
-
-
-def batches(
-    crops: Crops, batch: int, first_step: int, steps: int, rank: int = 0, world: int = 1, workers: int = 0
-) -> Iterator[Batch]:
-    """Yield this process's share of every step's crops, from `first_step` on.
-
-    Step s holds crops s*batch to (s+1)*batch; process r of `world` gets an equal run of them, so that the crops
-    of a step are the same however many processes share them.
-    """
-    share = batch // world
-    first = rank * share
-    numbers = [list(range(step * batch + first, step * batch + first + share)) for step in range(first_step, steps)]
-    for read, damaged in DataLoader(crops, batch_sampler=numbers, collate_fn=_as_it_is, num_workers=workers):
-        for name, what in damaged.items():  # a worker process has an account of its own
-            crops.damaged.setdefault(name, what)
-        yield read
-
-
-def _as_it_is(read: Any) -> Any:
-    return read
-
-
-def _collate(rows: list[Row], numbers: Sequence[int]) -> Batch:
-    images, labels, seeds, names, present = zip(*rows, strict=True)
-    whole = torch.stack(images), torch.stack(labels), torch.tensor(seeds), list(names), torch.stack(present)
-    return Batch(*whole, numbers)
