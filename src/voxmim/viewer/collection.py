@@ -66,7 +66,7 @@ class Collection:
         title: of the page.
         items: at least one.
         page: an HTML page to link to, such as a run's report; files beside it are served too.
-        curves: gives the learning curves as SVG, or None where there are none yet.
+        curves: gives the learning curves as PNG, or None where there are none yet.
         live: whether a training is still writing.
         findings: what is wrong with which file; filled while the files are checked.
         checking: what the check of the files has done so far, such as ``12 of 40``; empty when it is done.

@@ -73,7 +73,7 @@ def make_app(collection: Collection, token: str, port: int) -> Starlette:
     routes = [
         Route("/", views.index),
         Route("/collection.json", views.collection),
-        Route("/curves.svg", views.curves),
+        Route("/curves.png", views.curves),
         Route("/volumes/{item:int}/{panel:int}/{layer:int}.nii", views.volume),
         Route("/planes/{item:int}/{panel:int}/{plane}.png", views.plane),
         Route("/page/{file:path}", views.page),
@@ -160,7 +160,7 @@ class _Views:
         drawn = await run_in_threadpool(self._shown.curves)
         if drawn is None:
             raise HTTPException(404, "there are no curves yet")
-        return Response(drawn, media_type="image/svg+xml")
+        return Response(drawn, media_type="image/png")
 
     async def volume(self, request: Request) -> Response:
         item, panel, layer = (request.path_params[key] for key in ("item", "panel", "layer"))

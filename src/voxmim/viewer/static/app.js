@@ -48,7 +48,7 @@ async function load() {
 }
 
 async function showCurves() {
-  const answer = await fetch("curves.svg");
+  const answer = await fetch("curves.png");
   byId("curves").hidden = !answer.ok;
   if (!answer.ok) return;
   const image = byId("curves").querySelector("img");

@@ -1,0 +1,134 @@
+"""A run as a collection: its fixed cases with what the network makes of them, while it trains and afterwards."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from voxmim.images.grid import Volume
+from voxmim.images.intensity import window
+from voxmim.report.plots import Curve, Plot, png
+from voxmim.report.reconstruct import Reconstruction, Reconstructor
+from voxmim.store.format import Case, Store
+from voxmim.tasks.segmentation.predict import Segmentor
+from voxmim.training.run import METRICS, Run
+from voxmim.viewer.collection import Collection, Item, Layer, Panel
+from voxmim.viewer.scans import on_store_grid, prepared_case, store_layers
+
+_QUIET = 120  # seconds without a new row after which a training no longer counts as running
+
+
+def run_collection(path: Path) -> Collection:
+    """A pre-training or a fine-tuning, with the validation cases of its store.
+
+    Raises:
+        RunError: this is no run folder.
+        StoreError: the run's store is gone.
+    """
+    run = Run.open(path)
+    store = Store(run.about["store"])
+    held = store.in_split("val") or store.in_split("train", "unlabelled")
+    layers = reconstruction_layers if run.kind == "pretrain" else segmentation_layers
+    items = [Item(case.name, (Panel("", layers(run, store, case)),), case.split) for case in held]
+    report = run.path / "report.html"
+    return Collection(
+        "run",
+        run.path.resolve().name,
+        items,
+        page=report if report.is_file() else None,
+        curves=partial(learning_curves, run),
+        live=partial(_is_live, run),
+    )
+
+
+def learning_curves(run: Run) -> bytes | None:
+    """The validation of a run so far as PNG; None before the first one."""
+    validated = [row for row in run.metrics() if any(key.startswith("val_") for key in row)]
+    names = [key for key in (validated[0] if validated else {}) if key.startswith("val_") and key != "val_score"]
+    if len(validated) < 2:
+        return None
+    curves = []
+    for name in names:
+        rows = [row for row in validated if name in row]
+        steps, values = [int(row["step"]) for row in rows], [row[name] for row in rows]
+        curves.append(Curve(name.removeprefix("val_"), steps, values))
+    return png(Plot("Validation", "optimiser step", "value", curves))
+
+
+def reconstruction_layers(run: Run, store: Store, case: Case) -> tuple[Layer, ...]:
+    """Scan, masked input, reconstruction and error of a pre-training; of one that predicts no voxels the scan alone."""
+    if not (run.path / "pretext.safetensors").is_file() or not run.recipe().pretext_class.reconstructs:
+        return store_layers(store, case)
+
+    def layer(name: str) -> Volume:
+        found = _reconstructed(run.path, _written(run.path / "pretext.safetensors"), store, case.name)
+        empty = found.original.min()
+        arrays = {
+            "scan": found.original[0],
+            "masked input": np.where(found.hidden, empty, found.original[0]),
+            "reconstruction": found.reconstructed[0],
+            "error": np.abs(found.reconstructed[0] - found.original[0]),
+        }
+        return on_store_grid(arrays[name].astype(np.float32), store)
+
+    return (
+        Layer("scan", "image", partial(layer, "scan")),
+        Layer("masked input", "image", partial(layer, "masked input")),
+        Layer("reconstruction", "image", partial(layer, "reconstruction"), shown=True),
+        Layer("error", "error", partial(layer, "error")),
+    )
+
+
+def segmentation_layers(run: Run, store: Store, case: Case) -> tuple[Layer, ...]:
+    """The scan's channels, the reference, and the prediction of a fine-tuning's best weights so far."""
+    layers = store_layers(store, case)
+    weights = run.path / "segmentor.safetensors"
+    if not weights.is_file():
+        return layers
+
+    def predicted() -> Volume:
+        return on_store_grid(_segmented(run.path, _written(weights), store, case.name), store)
+
+    hidden = (replace(layer, shown=layer.kind == "image" and layer.shown) for layer in layers)
+    return (*hidden, Layer("prediction", "labels", predicted, store.labels, shown=True))
+
+
+@lru_cache(4)
+def _reconstructed(run: Path, written: float, store: Store, case: str) -> Reconstruction:
+    """The reconstruction by the weights that were `written` then; masks are fixed by the run's seed."""
+    recipe = Run.open(run).recipe()
+    seen = window(store.image(case), store.preparation.intensity, recipe.window)
+    return _reconstructor(run, written).reconstruct(seen, recipe.seed)
+
+
+@lru_cache(1)
+def _reconstructor(run: Path, written: float) -> Reconstructor:
+    return Reconstructor.load(run)
+
+
+@lru_cache(4)
+def _segmented(run: Path, written: float, store: Store, case: str) -> np.ndarray:
+    return _segmentor(run, written).label_shares(prepared_case(store, case)).argmax(0).astype(np.uint8)
+
+
+@lru_cache(4)
+def _segmentor(run: Path, written: float) -> Segmentor:
+    return Segmentor.load(run)
+
+
+def _written(file: Path) -> float:
+    return file.stat().st_mtime
+
+
+def _is_live(run: Run) -> bool:
+    """Whether a training has written a row lately and has steps left."""
+    metrics = run.path / METRICS
+    if not metrics.is_file() or time.time() - _written(metrics) > _QUIET:
+        return False
+    recipe, rows = run.recipe(), run.metrics()
+    steps = (recipe.pretrain if run.kind == "pretrain" else recipe.finetune).steps
+    return not rows or rows[-1]["step"] < steps
