@@ -310,7 +310,7 @@ def recipe_to_yaml(recipe: Recipe) -> str:
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(inner) for key, inner in value.items()}
-        return list(value) if isinstance(value, tuple) else value
+        return [plain(inner) for inner in value] if isinstance(value, tuple) else value
 
     groups = {"encoder_settings": recipe.encoder, "pretext_settings": recipe.pretext}
     values = {groups.get(name, name): value for name, value in asdict(recipe).items()}

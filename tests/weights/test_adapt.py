@@ -17,6 +17,7 @@ from voxmim.weights.adapt import Inputs, adapt, pick_channels, resize_patch
 
 GRID: Triple = (2, 3, 4)
 NAMES = ("a", "b", "c")
+KERNELS = ("embed.weight", "swin.patch_embed.proj.weight")
 sizes = st.tuples(*[st.integers(1, 4)] * 3)
 
 
@@ -85,7 +86,7 @@ def test_a_vit_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(c
     torch.manual_seed(0)
     old, new = Inputs(NAMES[:1], (2, 3, 1), GRID), Inputs(NAMES[:channels], patch, GRID)
     one, other = vit_of(old), vit_of(new)
-    tensors, changes = adapt(one.state_dict(), old, new)
+    tensors, changes = adapt(one.state_dict(), old, new, KERNELS)
     assert set(changes) == ({"embed.weight"} if old != new else set())
     other.load_state_dict(tensors)
     volume = random(2, 1, 4, 9, 4).float()
@@ -101,7 +102,7 @@ def test_a_swin_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(
         Swin(SwinSettings(inputs.patch, 12, (1, 1), (2, 2), 2, last_merge=True), len(inputs.channels)).eval()
         for inputs in (old, new)
     )
-    tensors, changes = adapt(one.state_dict(), old, new)
+    tensors, changes = adapt(one.state_dict(), old, new, KERNELS)
     other.load_state_dict(tensors)
     volume = random(1, 1, 8, 8, 8).float()
     larger = enlarge_each(volume, old.patch, new.patch).expand(-1, channels, -1, -1, -1)
@@ -112,7 +113,7 @@ def test_a_swin_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(
 def test_positions_are_interpolated_from_the_old_grid() -> None:
     old, new = Inputs(NAMES[:1], (2, 2, 2), GRID), Inputs(NAMES[:1], (2, 2, 2), (3, 2, 6))
     state = vit_of(old).state_dict()
-    tensors, changes = adapt(state, old, new)
+    tensors, changes = adapt(state, old, new, KERNELS)
     assert torch.equal(tensors["positions"], resize_positions(state["positions"], GRID, (3, 2, 6)))
     assert changes == {"positions": "grid (2, 3, 4) to (3, 2, 6)"}
     vit_of(new).load_state_dict(tensors)
@@ -121,7 +122,7 @@ def test_positions_are_interpolated_from_the_old_grid() -> None:
 def test_each_change_is_reported_and_the_other_tensors_are_kept() -> None:
     old, new = Inputs(NAMES[:2], (2, 2, 2), GRID), Inputs(NAMES[:1], (4, 2, 2), (1, 3, 4))
     state = vit_of(old).state_dict()
-    tensors, changes = adapt(state, old, new)
+    tensors, changes = adapt(state, old, new, KERNELS)
     assert changes == {
         "embed.weight": "patch (2, 2, 2) to (4, 2, 2), channels a, b to a",
         "positions": "grid (2, 3, 4) to (1, 3, 4)",
@@ -134,10 +135,10 @@ def test_each_change_is_reported_and_the_other_tensors_are_kept() -> None:
 def test_with_the_same_inputs_nothing_is_done_and_the_type_stays(dtype: torch.dtype) -> None:
     same = Inputs(NAMES[:2], (2, 3, 2), GRID)
     state = vit_of(same).to(dtype).state_dict()
-    tensors, changes = adapt(state, same, same)
+    tensors, changes = adapt(state, same, same, KERNELS)
     assert changes == {}
     assert all(tensors[name] is state[name] for name in state)
-    resized, _ = adapt(state, same, Inputs(NAMES[:1], (4, 3, 2), (2, 2, 2)))
+    resized, _ = adapt(state, same, Inputs(NAMES[:1], (4, 3, 2), (2, 2, 2)), KERNELS)
     assert {tensor.dtype for tensor in resized.values()} == {dtype}
 
 
@@ -152,10 +153,14 @@ def test_with_the_same_inputs_nothing_is_done_and_the_type_stays(dtype: torch.dt
 def test_what_does_not_fit_the_old_inputs_is_refused(claimed: Inputs, match: str) -> None:
     state = vit_of(Inputs(NAMES[:2], (2, 3, 2), GRID)).state_dict()
     with pytest.raises(ValueError, match=match):
-        adapt(state, claimed, Inputs(NAMES[:2], (4, 3, 2), (1, 1, 1)))
+        adapt(state, claimed, Inputs(NAMES[:2], (4, 3, 2), (1, 1, 1)), KERNELS)
 
 
-def test_a_kernel_of_other_axes_is_refused() -> None:
-    state = {"swin.patch_embed.proj.weight": random(6, 2, 4, 2, 2)}
-    with pytest.raises(ValueError, match="patches of"):
-        adapt(state, Inputs(NAMES[:2], (2, 4, 2), GRID), Inputs(NAMES[:2], (4, 4, 4), GRID))
+def test_a_convolution_of_the_volume_takes_other_channels_and_keeps_its_size() -> None:
+    kernel = random(6, 2, 3, 3, 3)
+    old, new = Inputs(NAMES[:2], (4, 4, 4), GRID), Inputs(NAMES[1:3], (8, 4, 4), GRID)
+    tensors, changes = adapt({"stem.conv.weight": kernel}, old, new, ["stem.conv.weight"])
+    assert torch.equal(tensors["stem.conv.weight"], torch.stack([kernel[:, 1], kernel.mean(1)], 1))
+    assert changes == {"stem.conv.weight": "channels a, b to b, c (c: the mean)"}
+    with pytest.raises(ValueError, match="is not one of 1 channels"):
+        adapt({"stem.conv.weight": kernel}, Inputs(NAMES[:1], (4, 4, 4), GRID), new, ["stem.conv.weight"])

@@ -11,6 +11,8 @@ import torch
 from voxmim.errors import WeightsError
 from voxmim.networks.build import build_encoder
 from voxmim.networks.positions import resize_positions
+from voxmim.networks.resenc import ResEncSettings
+from voxmim.networks.segresnet import SegResNetSettings
 from voxmim.networks.swin import SwinSettings
 from voxmim.networks.unet import UNetSettings
 from voxmim.networks.vit import ViT, ViTSettings
@@ -20,6 +22,13 @@ from voxmim.weights.load import LoadReport, load_encoder, load_into
 
 VIT = ViTSettings(patch=(4, 4, 4), width=24, depth=2, heads=2)
 LEARNED = replace(VIT, position_embedding="learned")
+OTHERS = [
+    SwinSettings((2, 2, 2), 12, (1, 1), (2, 2), 2),
+    UNetSettings(4, (1, 1)),
+    ResEncSettings((4, 4), (1, 1)),
+    ResEncSettings((4, 4), (1, 1), residual=False),
+    SegResNetSettings(4, (1, 1)),
+]
 CROP = (8, 8, 12)
 MR = ("T1", "T2", "FLAIR")
 
@@ -64,7 +73,7 @@ def test_of_many_names_the_first_are_shown() -> None:
     assert str(report).startswith("tensors: 1 renamed (theirs to ours), 6 unused (a; b; c; ...); ")
 
 
-@pytest.mark.parametrize("settings", [LEARNED, SwinSettings((2, 2, 2), 12, (1, 1), (2, 2), 2), UNetSettings(4, (1, 1))])
+@pytest.mark.parametrize("settings", [LEARNED, *OTHERS])
 def test_with_the_same_inputs_every_tensor_is_copied_as_it_is(settings: ViTSettings) -> None:
     torch.manual_seed(0)
     one, other = build_encoder(settings, 3, CROP), build_encoder(settings, 3, CROP)
@@ -74,7 +83,7 @@ def test_with_the_same_inputs_every_tensor_is_copied_as_it_is(settings: ViTSetti
     torch.testing.assert_close(dict(other.state_dict()), dict(one.state_dict()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("settings", [VIT, SwinSettings((2, 2, 2), 12, (1, 1), (2, 2), 2), UNetSettings(4, (1, 1))])
+@pytest.mark.parametrize("settings", [VIT, *OTHERS])
 @pytest.mark.parametrize(
     ("new", "sources"), [(("flair", "T1", "T2"), (2, 0, 1)), (("T2",), (1,)), (("PD", "T1"), (None, 0))]
 )
@@ -152,7 +161,10 @@ def test_an_encoder_is_adapted_to_other_crops_patches_and_channels(tmp_path: Pat
     assert isinstance(encoder, ViT)
     assert (encoder.channels, encoder.patch, encoder.grid) == (2, (8, 4, 4), (2, 4, 4))
     adapted, _ = adapt(
-        plain.state_dict(), Inputs.of(["CT"], (4, 4, 4), CROP), Inputs.of(["T1", "T2"], (8, 4, 4), (16,) * 3)
+        plain.state_dict(),
+        Inputs.of(["CT"], (4, 4, 4), CROP),
+        Inputs.of(["T1", "T2"], (8, 4, 4), (16,) * 3),
+        ("embed.weight",),
     )
     torch.testing.assert_close(dict(encoder.state_dict()), adapted, rtol=0, atol=0)
     described = encoder.metadata

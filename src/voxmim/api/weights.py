@@ -47,7 +47,7 @@ def import_weights(
     return import_encoder(Path(file), Path(out), scans, None if like is None else Path(like), settings, licence)
 
 
-def export_weights(run: Path | str, out: Path | str, to: Literal["monai"] = "monai") -> str:
+def export_weights(run: Path | str, out: Path | str, to: Literal["monai", "nnunet"] = "monai") -> str:
     """Write an encoder for another package.
 
     The lines of Python that load it there are printed.
@@ -65,7 +65,7 @@ def export_weights(run: Path | str, out: Path | str, to: Literal["monai"] = "mon
     """
     from voxmim.weights.export import export_encoder
 
-    return export_encoder(Path(run), Path(out))
+    return export_encoder(Path(run), Path(out), to)
 
 
 def load_encoder(

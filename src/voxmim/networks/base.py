@@ -17,6 +17,7 @@ class Encoder(nn.Module):
     Attributes:
         encodes_visible: ``forward`` takes the index (B, V) of the visible patches too, and encodes only those.
         takes_mask_token: ``encode`` takes hidden patches and a mask token.
+        input_weights: names of the weights that are applied to the volume itself; they depend on its channels.
         channels: of the volumes.
         patch: voxels along X, Y, Z of a patch, the smallest box that can be masked.
         embed_width: length of a patch's embedding, and so of the mask token (with `takes_mask_token`).
@@ -27,6 +28,7 @@ class Encoder(nn.Module):
     encodes_visible: ClassVar[bool] = False
     takes_mask_token: ClassVar[bool] = False
 
+    input_weights: tuple[str, ...] = ()
     channels: int
     patch: Triple
     embed_width: int

@@ -7,6 +7,8 @@ from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
 from voxmim.networks.base import Encoder, Segmentor
+from voxmim.networks.resenc import ResEnc, ResEncSettings
+from voxmim.networks.segresnet import SegResNet, SegResNetSettings
 from voxmim.networks.swin import Swin, SwinSettings
 from voxmim.networks.swin_unetr import SwinUNETR
 from voxmim.networks.unet import ResidualEncoder, UNet, UNetSettings
@@ -31,6 +33,8 @@ ENCODERS = {
     "vit": EncoderEntry(ViTSettings, ViT, UNETR),
     "swin": EncoderEntry(SwinSettings, Swin, SwinUNETR),
     "unet": EncoderEntry(UNetSettings, ResidualEncoder, UNet),
+    "resenc": EncoderEntry(ResEncSettings, ResEnc, UNet),
+    "segresnet": EncoderEntry(SegResNetSettings, SegResNet, UNet),
 }
 
 

@@ -30,14 +30,14 @@ def sincos_positions(grid: Triple, width: int) -> Tensor:
     return functional.pad(code, (0, width - code.shape[1])).float()
 
 
-def rope_angles(grid: Triple, width: int) -> Tensor:
+def rope_angles(grid: Triple, width: int, temperature: float = ROPE_TEMPERATURE) -> Tensor:
     """(N, width // 2) rotation angle of each pair of an attention head's values, tokens in `patchify`'s order.
 
     Rotary position embedding (RoPE, arXiv 2104.09864) in 3D: a third of the pairs rotates with each axis's index, at
-    frequencies from 1 to 1/`ROPE_TEMPERATURE`; left-over pairs do not rotate.
+    frequencies from 1 to 1/`temperature`; left-over pairs do not rotate.
     """
     count = width // 6
-    frequency = ROPE_TEMPERATURE ** (-torch.arange(count, dtype=torch.float64) / max(count, 1))
+    frequency = temperature ** (-torch.arange(count, dtype=torch.float64) / max(count, 1))
     axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = torch.cat([axis.reshape(-1, 1) * frequency for axis in axes], dim=1)
     return functional.pad(angles, (0, width // 2 - angles.shape[1])).float()

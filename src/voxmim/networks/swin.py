@@ -31,6 +31,7 @@ class SwinSettings:
             cut down to a smaller grid MONAI's relative position bias loses the axes.
         mlp_ratio: hidden width of a block's MLP over the width of its stage.
         last_merge: halve the grid after the last stage too, as Swin UNETR does; the Swin paper does not.
+        conv_blocks: a residual block of convolutions in front of each stage (SwinUNETR-V2, MICCAI 2023).
         drop_path: probability that a sample skips the last block, rising linearly from 0 at the first.
         grad_checkpointing: recompute the blocks in the backward pass: slower, in less memory.
     """
@@ -42,6 +43,7 @@ class SwinSettings:
     window: int = 7
     mlp_ratio: float = 4.0
     last_merge: bool = False
+    conv_blocks: bool = False
     drop_path: float = 0.0
     grad_checkpointing: bool = False
 
@@ -96,13 +98,14 @@ class Swin(Encoder):
     """
 
     takes_mask_token = True
+    input_weights = ("swin.patch_embed.proj.weight",)
 
     def __init__(self, settings: SwinSettings, channels: int = 1, crop: Triple | None = None) -> None:
         from monai.networks.nets.swin_unetr import SwinTransformer  # MONAI takes seconds to import
 
         super().__init__()
         self.channels, self.patch, self.stride = channels, settings.patch, settings.stride
-        self.stages = len(settings.depths)
+        self.stages, self.conv_blocks = len(settings.depths), settings.conv_blocks
         self.widths = [settings.width * 2**level for level in range(self.stages + settings.last_merge)]
         self.embed_width, self.width = settings.width, self.widths[-1]
         # Its names are those of MONAI's SwinUNETR: `swin.` there reads `swinViT.`.
@@ -116,6 +119,7 @@ class Swin(Encoder):
             mlp_ratio=settings.mlp_ratio,
             drop_path_rate=settings.drop_path,
             use_checkpoint=settings.grad_checkpointing,
+            use_v2=settings.conv_blocks,
         )
         if not settings.last_merge:
             (last,) = getattr(self.swin, f"layers{self.stages}")
@@ -128,7 +132,10 @@ class Swin(Encoder):
         for number in range(1, self.stages + 1):
             (stage,) = getattr(self.swin, f"layers{number}")
             prefix = f"swin.layers{number}.0"
-            names += [(f"{prefix}.blocks.{block}",) for block in range(len(stage.blocks))]
+            blocks: list[tuple[str, ...]] = [(f"{prefix}.blocks.{block}",) for block in range(len(stage.blocks))]
+            if self.conv_blocks:
+                blocks[0] = (f"swin.layers{number}c", *blocks[0])
+            names += blocks
             if stage.downsample is not None:
                 names[-1] += (f"{prefix}.downsample",)
         return names
@@ -167,5 +174,9 @@ class Swin(Encoder):
         outputs = [embedded]
         for number in range(1, self.stages + 1):
             (stage,) = getattr(self.swin, f"layers{number}")
-            outputs.append(stage(outputs[-1]))
+            features = outputs[-1]
+            if self.conv_blocks:
+                (convolutions,) = getattr(self.swin, f"layers{number}c")
+                features = convolutions(features.contiguous())
+            outputs.append(stage(features))
         return [*outputs[: len(self.widths) - 1], outputs[-1]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -56,26 +57,66 @@ class UNetSettings:
         return f"residual U-Net of width {self.width}, blocks {'-'.join(map(str, self.blocks))}"
 
 
-class ResidualEncoder(Encoder):
+class ConvEncoder(Encoder):
+    """An encoder of convolutions, whose stages give ever coarser maps for a U-Net's decoder.
+
+    Args:
+        widths: channels of each stage's map, the finest first.
+        strides: by which each stage divides the grid along X, Y, Z; the first does not.
+        channels: of the volumes.
+
+    Attributes:
+        widths: channels of each stage's map, the finest first.
+        strides: of the stages.
+        width: channels of the bottleneck features.
+        stride: voxels of a cell of the bottleneck features along X, Y, Z.
+        patch: the smallest mask unit, which is the stride.
+    """
+
+    def __init__(self, widths: list[int], strides: list[Triple], channels: int) -> None:
+        super().__init__()
+        self.widths, self.width, self.strides, self.channels = widths, widths[-1], strides, channels
+        x, y, z = (prod(stride[axis] for stride in strides) for axis in range(3))
+        self.patch = self.stride = (x, y, z)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        return self.encode(volume)
+
+    def encode(self, volume: Tensor, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+        """(B, C, X, Y, Z) to the bottleneck features (B, width, X, Y, Z over the stride); raises as `maps` does."""
+        assert hidden is None, "convolutions take no mask token"
+        return self.maps(volume)[-1]
+
+    def maps(self, volume: Tensor) -> list[Tensor]:
+        """The map of each stage, (B, widths[stage], *grid), the finest first.
+
+        Raises:
+            ValueError: the volume (B, C, X, Y, Z) is not a multiple of the stride, or has a single bottleneck cell.
+        """
+        shape = tuple(volume.shape[2:])
+        if grid_of(shape, self.stride) == (1, 1, 1):
+            raise ValueError(f"a volume of {shape} voxels has one bottleneck cell; at least two are needed")
+        return self._stages(volume)
+
+    def _stages(self, volume: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+
+class ResidualEncoder(ConvEncoder):
     """The encoder.
 
     Args:
         settings: of the network.
         channels: of the volumes.
         crop: not used; convolutions have no positions that depend on it.
-
-    Attributes:
-        width: channels of the bottleneck features.
-        widths: channels of each level's map, the finest first.
-        stride: voxels of a cell of the bottleneck features along X, Y, Z.
-        patch: the smallest mask unit, which is the stride.
     """
 
+    input_weights = ("stages.0.0.conv1.conv.weight", "stages.0.0.conv3.conv.weight")
+
     def __init__(self, settings: UNetSettings, channels: int = 1, crop: Triple | None = None) -> None:
-        super().__init__()
-        self.channels, self.patch, self.stride = channels, settings.patch, settings.stride
-        self.widths = [min(settings.width * 2**level, settings.max_width) for level in range(len(settings.blocks))]
-        self.width = self.widths[-1]
+        levels = len(settings.blocks)
+        widths = [min(settings.width * 2**level, settings.max_width) for level in range(levels)]
+        super().__init__(widths, [(1, 1, 1), *[(2, 2, 2)] * (levels - 1)], channels)
         self.stages = nn.ModuleList()
         incoming = channels
         for level, (outgoing, count) in enumerate(zip(self.widths, settings.blocks, strict=True)):
@@ -93,23 +134,7 @@ class ResidualEncoder(Encoder):
             for block, _ in enumerate(stage.children())
         ]
 
-    def forward(self, volume: Tensor) -> Tensor:
-        return self.encode(volume)
-
-    def encode(self, volume: Tensor, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
-        """(B, C, X, Y, Z) to the bottleneck features (B, width, X, Y, Z over the stride); raises as `maps` does."""
-        assert hidden is None, "convolutions take no mask token"
-        return self.maps(volume)[-1]
-
-    def maps(self, volume: Tensor) -> list[Tensor]:
-        """The map of each level, (B, widths[level], X, Y, Z over 2**level), the finest first.
-
-        Raises:
-            ValueError: the volume (B, C, X, Y, Z) is not a multiple of the stride, or has a single bottleneck cell.
-        """
-        shape = tuple(volume.shape[2:])
-        if grid_of(shape, self.stride) == (1, 1, 1):
-            raise ValueError(f"a volume of {shape} voxels has one bottleneck cell; at least two are needed")
+    def _stages(self, volume: Tensor) -> list[Tensor]:
         maps, features = [], volume
         for stage in self.stages:
             features = stage(features)
@@ -130,19 +155,20 @@ class UNet(Segmentor):
     """
 
     carries_decoder = True
-    encoder: ResidualEncoder
+    encoder: ConvEncoder
 
-    def __init__(self, encoder: ResidualEncoder, classes: int, settings: UNETRSettings | None = None) -> None:
+    def __init__(self, encoder: ConvEncoder, classes: int, settings: UNETRSettings | None = None) -> None:
         from monai.networks.blocks import UnetOutBlock  # MONAI takes seconds to import
 
         super().__init__()
         self.encoder = encoder
         rising = encoder.widths[::-1]
-        self.decoder = nn.ModuleList(_Up(low, high) for low, high in pairwise(rising))
+        ups = zip(pairwise(rising), reversed(encoder.strides[1:]), strict=True)
+        self.decoder = nn.ModuleList(_Up(low, high, stride) for (low, high), stride in ups)
         self.out = UnetOutBlock(spatial_dims=3, in_channels=rising[-1], out_channels=classes)
 
     def forward(self, volume: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z); raises as `ResidualEncoder.maps` does."""
+        """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z); raises as `ConvEncoder.maps` does."""
         *skips, features = self.encoder.maps(volume)
         for up, skip in zip(self.decoder, reversed(skips), strict=True):
             features = up(features, skip)
@@ -150,13 +176,13 @@ class UNet(Segmentor):
 
 
 class _Up(nn.Module):
-    """Doubles the resolution and joins the encoder's map."""
+    """Undoes a stage's stride and joins the encoder's map."""
 
-    def __init__(self, incoming: int, outgoing: int) -> None:
+    def __init__(self, incoming: int, outgoing: int, stride: Triple) -> None:
         from monai.networks.blocks import Convolution
 
         super().__init__()
-        self.up = nn.ConvTranspose3d(incoming, outgoing, kernel_size=2, stride=2, bias=False)
+        self.up = nn.ConvTranspose3d(incoming, outgoing, kernel_size=stride, stride=stride, bias=False)
         self.block = Convolution(
             3, 2 * outgoing, outgoing, kernel_size=3, norm=_NORM, act=_ACTIVATION, adn_ordering="NA", bias=False
         )

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from voxmim.networks.base import Encoder
 from voxmim.networks.patches import grid_of, patchify, to_map
-from voxmim.networks.positions import resize_positions, rope_angles, rotate, sincos_positions
+from voxmim.networks.positions import ROPE_TEMPERATURE, resize_positions, rope_angles, rotate, sincos_positions
 from voxmim.settings import Triple, check_range
 
 # Up to so many tokens, the parts of attention one by one are faster than torch's fused kernel for bfloat16 on a CPU:
@@ -34,6 +34,8 @@ class ViTSettings:
         mlp_ratio: hidden width of a block's MLP over the token's width.
         position_embedding: fixed sine-cosine, or learned (interpolated when the grid changes).
         rope: rotary position embedding of queries and keys, in addition.
+        rope_temperature: its longest wavelength, in 2 pi tokens.
+        swiglu: gated MLPs (SwiGLU, arXiv 2002.05202) with a norm, as in EVA-02 (arXiv 2303.11331) and Primus.
         drop_path: probability that a sample skips the last block, rising linearly from 0 at the first (stochastic
             depth, arXiv 1603.09382).
         registers: learned tokens without a position that take part in the attention (arXiv 2309.16588); none is ever
@@ -48,6 +50,8 @@ class ViTSettings:
     mlp_ratio: float = 4.0
     position_embedding: Literal["sincos", "learned"] = "sincos"
     rope: bool = False
+    rope_temperature: float = ROPE_TEMPERATURE
+    swiglu: bool = False
     drop_path: float = 0.0
     registers: int = 0
     grad_checkpointing: bool = False
@@ -63,6 +67,7 @@ class ViTSettings:
     def __post_init__(self) -> None:
         check_range(self, "patch width depth heads", 1)
         check_range(self, "registers", 0)
+        check_range(self, "rope_temperature", 1)
         check_range(self, "drop_path", 0, 1, "[)")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of its number of heads, {self.heads}")
@@ -103,20 +108,36 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(query, key, value)
 
 
+class SwiGLU(nn.Module):
+    """A gated MLP with a norm, (B, N, width) to the same shape."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate, self.value, self.norm = nn.Linear(width, hidden), nn.Linear(width, hidden), nn.LayerNorm(hidden)
+        self.project = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.project(self.norm(functional.silu(self.gate(tokens)) * self.value(tokens)))
+
+
 class Block(nn.Module):
     """A pre-norm transformer block: attention, then an MLP, each added to its input.
 
     Args:
         drop_path: probability that a sample skips each of the two.
+        swiglu: a gated MLP.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, swiglu: bool = False
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
         self.attention = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width)
         hidden = int(width * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        plain = (nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.mlp = SwiGLU(width, hidden) if swiglu else nn.Sequential(*plain)
         self.drop_path = drop_path
 
     def forward(self, tokens: Tensor, angles: Tensor | None = None) -> Tensor:
@@ -145,6 +166,7 @@ class ViT(Encoder):
 
     encodes_visible = True
     takes_mask_token = True
+    input_weights = ("embed.weight",)
 
     def __init__(self, settings: ViTSettings, channels: int = 1, crop: Triple = (96, 96, 96)) -> None:
         super().__init__()
@@ -158,7 +180,8 @@ class ViT(Encoder):
         )
         self.embed_width, self.stride, self.grad_checkpointing = width, patch, settings.grad_checkpointing
         self.embed = nn.Linear(channels * patch[0] * patch[1] * patch[2], width)
-        self.rope, self.head_width = settings.rope, width // settings.heads
+        self.rope, self.rope_temperature = settings.rope, settings.rope_temperature
+        self.head_width = width // settings.heads
         self.learned = settings.position_embedding == "learned"
         if self.learned:
             self.positions = nn.Parameter(torch.empty(math.prod(self.grid), width))
@@ -166,7 +189,8 @@ class ViT(Encoder):
         else:
             self.register_buffer("positions", sincos_positions(self.grid, width), persistent=False)
         drop_paths = [settings.drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, settings.heads, settings.mlp_ratio, drop) for drop in drop_paths)
+        kind = (width, settings.heads, settings.mlp_ratio)
+        self.blocks = nn.ModuleList(Block(*kind, drop, settings.swiglu) for drop in drop_paths)
         self.norm = nn.LayerNorm(width)
         initialise(self)
         self.registers = nn.Parameter(torch.randn(settings.registers, width) * 0.02) if settings.registers else None
@@ -215,7 +239,8 @@ class ViT(Encoder):
         """(1 or B, N or V, head width // 2) the angles of RoPE, or None without it."""
         if not self.rope:
             return None
-        table = rope_angles(grid_of(tuple(volume.shape), self.patch), self.head_width).to(volume.device)
+        grid = grid_of(tuple(volume.shape), self.patch)
+        table = rope_angles(grid, self.head_width, self.rope_temperature).to(volume.device)
         return table[None] if visible is None else table[visible]
 
     def hidden_states(self, volume: Tensor, after: Sequence[int]) -> list[Tensor]:

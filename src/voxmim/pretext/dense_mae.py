@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from voxmim.networks.patches import grid_of, mask_to_voxels, patchify
-from voxmim.networks.unet import ResidualEncoder, UNet
+from voxmim.networks.unet import ConvEncoder, UNet
 from voxmim.pretext.masked import MaskedOutput, MaskedPretext, masked_error
 from voxmim.settings import MaskSettings, Training
 
@@ -29,12 +29,12 @@ class DenseMAE(MaskedPretext):
     title: ClassVar[str] = "MAE"
     decoder_prefix: ClassVar[str] = "network.decoder."
 
-    def __init__(self, encoder: ResidualEncoder, settings: Any, mask: MaskSettings) -> None:
+    def __init__(self, encoder: ConvEncoder, settings: Any, mask: MaskSettings) -> None:
         super().__init__(settings, mask)
         self.network = UNet(encoder, encoder.channels)
 
     @property
-    def encoder(self) -> ResidualEncoder:  # type: ignore[override]
+    def encoder(self) -> ConvEncoder:  # type: ignore[override]
         """The network that is pre-trained; its tensors are those of ``network.encoder``."""
         return self.network.encoder
 

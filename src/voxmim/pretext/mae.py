@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from voxmim.networks.base import Encoder
 from voxmim.networks.patches import grid_of, patchify, unpatchify
 from voxmim.networks.positions import rope_angles, rotate, sincos_positions
-from voxmim.networks.unet import ResidualEncoder
+from voxmim.networks.unet import ConvEncoder
 from voxmim.networks.vit import Block, attend, initialise, take
 from voxmim.pretext.dense_mae import DenseMAE
 from voxmim.pretext.masked import Loss, MaskedOutput, MaskedPretext, masked_error, on_device, voxels_of
@@ -117,7 +117,7 @@ class MAE(MaskedPretext):
     @classmethod
     def for_encoder(cls, encoder: type[Encoder]) -> type[Pretext] | None:
         """This class where the encoder can leave hidden patches out, `DenseMAE` for a U-Net, else None."""
-        if issubclass(encoder, ResidualEncoder):
+        if issubclass(encoder, ConvEncoder):
             return DenseMAE
         return cls if encoder.encodes_visible else None
 

@@ -14,8 +14,6 @@ from voxmim.networks.build import described_encoder, described_inputs
 from voxmim.networks.patches import Triple
 from voxmim.networks.positions import resize_positions
 
-EMBEDDINGS = ("embed.weight", "swin.patch_embed.proj.weight")  # of a ViT (linear) and a Swin (convolution)
-CONVOLUTIONS = ("stages.0.0.conv1.conv.weight", "stages.0.0.conv3.conv.weight")  # of a U-Net, on the scan itself
 POSITIONS = "positions"
 
 
@@ -46,13 +44,17 @@ class Inputs:
         return cls.of(described_inputs(metadata), described_encoder(metadata)[1].patch, (x, y, z))
 
 
-def adapt(state: Mapping[str, Tensor], old: Inputs, new: Inputs) -> tuple[dict[str, Tensor], dict[str, str]]:
+def adapt(
+    state: Mapping[str, Tensor], old: Inputs, new: Inputs, kernels: Sequence[str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Make an encoder's weights fit other inputs.
 
     Args:
         state: the encoder's tensors, under its own names.
         old: the inputs that they were trained with.
         new: the wanted ones.
+        kernels: names of the weights that are applied to a volume (`Encoder.input_weights`): the linear embedding or
+            the kernel of patches, or convolutions that do not depend on the patch.
 
     Returns:
         the tensors, and how each changed one was changed. With equal inputs nothing is changed.
@@ -66,14 +68,12 @@ def adapt(state: Mapping[str, Tensor], old: Inputs, new: Inputs) -> tuple[dict[s
     channels = "" if same_channels else _describe_channels(old.channels, new.channels, sources)
     patch = f"patch {old.patch} to {new.patch}" if old.patch != new.patch else ""
     for name in state:
-        if name in EMBEDDINGS and (patch or channels):
-            kernel = pick_channels(resize_patch(_as_kernel(state[name], old), new.patch), sources)
+        embeds = state[name].dim() == 2 or tuple(state[name].shape[2:]) == old.patch
+        if name in kernels and (channels or (patch and embeds)):
+            kernel = _as_kernel(state[name], old)
+            kernel = pick_channels(resize_patch(kernel, new.patch) if embeds else kernel, sources)
             tensors[name] = kernel if state[name].dim() == 5 else kernel.flatten(1)
-            changes[name] = ", ".join(filter(None, (patch, channels)))
-        elif name in CONVOLUTIONS and channels:
-            if state[name].shape[1] != len(old.channels):
-                raise ValueError(f"{name} has the shape {tuple(state[name].shape)}, not {len(old.channels)} channels")
-            tensors[name], changes[name] = pick_channels(state[name], sources), channels
+            changes[name] = ", ".join(filter(None, (patch if embeds else "", channels)))
         elif name == POSITIONS and old.grid != new.grid:
             if len(state[name]) != old.grid[0] * old.grid[1] * old.grid[2]:
                 raise ValueError(f"it has {len(state[name])} learned positions, not those of a grid of {old.grid}")
@@ -120,10 +120,11 @@ def pick_channels(kernel: Tensor, sources: Sequence[int | None]) -> Tensor:
 
 def _as_kernel(weight: Tensor, inputs: Inputs) -> Tensor:
     """(width, C, px, py, pz) of a linear embedding's weight in `patchify`'s order, or of a kernel."""
-    shape = (len(inputs.channels), *inputs.patch)
-    if weight[0].numel() != torch.Size(shape).numel() or (weight.dim() == 5 and weight.shape[1:] != shape):
+    channels = len(inputs.channels)
+    shape = (channels, *(inputs.patch if weight.dim() == 2 else weight.shape[2:]))
+    if weight[0].numel() != torch.Size(shape).numel():
         raise ValueError(
-            f"an embedding of shape {tuple(weight.shape)} is not one of {len(inputs.channels)} channels in patches of "
+            f"an embedding of shape {tuple(weight.shape)} is not one of {channels} channels in patches of "
             f"{inputs.patch}"
         )
     return weight.reshape(-1, *shape)

@@ -1,4 +1,4 @@
-"""Exporting an encoder under the names of MONAI's networks."""
+"""Exporting an encoder: under the names of MONAI's networks, or as a checkpoint that nnU-Net fine-tunes."""
 
 from __future__ import annotations
 
@@ -14,43 +14,65 @@ from torch import Tensor
 from voxmim.errors import WeightsError
 from voxmim.files import atomic_write
 from voxmim.networks.build import Encoder
+from voxmim.networks.resenc import ResEnc
 from voxmim.networks.swin import Swin
-from voxmim.networks.vit import ViT
+from voxmim.networks.vit import SwiGLU, ViT
+from voxmim.weights.layouts.nnunet import to_nnunet
 from voxmim.weights.layouts.vit import MONAI_NAMES, split
 from voxmim.weights.load import load_encoder
 
 _KEPT = ("preparation", "window", "crop", "data", "imported", "init")  # of the metadata, in a safetensors file
 
 
-def export_encoder(run: Path, out: Path) -> str:
-    """Write an encoder's weights under the names of MONAI's `UNETR` or `SwinUNETR`.
+def export_encoder(run: Path, out: Path, to: str = "monai") -> str:
+    """Write an encoder for another package.
 
     Args:
         run: a pre-training's run folder or weights file.
-        out: a ``.safetensors`` or ``.pt`` file.
+        out: a ``.safetensors`` or ``.pt`` file for MONAI, a ``.pth`` file for nnU-Net.
+        to: ``monai``, whose `UNETR` holds a ViT and whose `SwinUNETR` a Swin, or ``nnunet``, which takes a resenc.
 
     Returns:
-        the Python lines that build MONAI's network and load the weights.
+        the Python lines or commands that use the file.
 
     Raises:
-        WeightsError: another file name, or an encoder that MONAI's network cannot hold.
+        WeightsError: another file name, or an encoder that the package cannot hold.
     """
-    if out.suffix not in (".safetensors", ".pt"):
-        raise WeightsError(f"{out}: the file name must end in .safetensors or .pt, which says how it is written.")
+    endings = {"monai": (".safetensors", ".pt"), "nnunet": (".pth",)}[to]
+    if out.suffix not in endings:
+        raise WeightsError(f"{out}: the file name must end in {' or '.join(endings)}, which says how it is written.")
     encoder = load_encoder(run)
     about: dict[str, Any] = encoder.metadata  # type: ignore[assignment]
     try:
-        network, arguments, tensors = _for_monai(encoder, about)
+        return _write_nnunet(encoder, about, out) if to == "nnunet" else _write_monai(encoder, about, out)
     except ValueError as error:
         raise WeightsError(f"{run}: this encoder cannot be exported, since {error}.") from None
+
+
+def _write_nnunet(encoder: Encoder, about: Mapping[str, Any], out: Path) -> str:
+    if not isinstance(encoder, ResEnc):
+        kind = about.get("encoder", "vit")
+        raise ValueError(f"nnU-Net has no network for the encoder {kind}; pre-train the encoder resenc")
+    checkpoint = to_nnunet(encoder, about)
+    with atomic_write(out) as temporary:
+        torch.save(checkpoint, temporary)
+    name = out.stem
+    return "\n".join([
+        f"nnUNetv2_preprocess_like_nnssl -d DATASET -n {name} -pc {out} -am like_pretrained",
+        f"nnUNetv2_train_pretrained DATASET 3d_fullres 0 -p PLANS -tr PretrainedTrainer  # PLANS: ptPlans__{name}...",
+    ])  # fmt: skip
+
+
+def _write_monai(encoder: Encoder, about: Mapping[str, Any], out: Path) -> str:
+    network, arguments, tensors = _for_monai(encoder, about)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     kept = {key: about[key] for key in _KEPT if key in about}
-    with atomic_write(out) as temporary:
-        if out.suffix == ".pt":
-            torch.save(contiguous, temporary)
-        else:
-            temporary.write_bytes(save(contiguous, metadata={"format": "pt", "from_voxmim": json.dumps(kept)}))
     safe = out.suffix == ".safetensors"
+    with atomic_write(out) as temporary:
+        if safe:
+            temporary.write_bytes(save(contiguous, metadata={"format": "pt", "from_voxmim": json.dumps(kept)}))
+        else:
+            torch.save(contiguous, temporary)
     reader = f"load_file({str(out)!r})" if safe else f"torch.load({str(out)!r}, weights_only=True)"
     text = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     return "\n".join([
@@ -71,6 +93,7 @@ def _for_monai(encoder: Encoder, about: Mapping[str, Any]) -> tuple[str, dict[st
             "num_heads": tuple(own["heads"]),
             "window_size": own["window"],
             "mlp_ratio": own["mlp_ratio"],
+            "use_v2": own.get("conv_blocks", False),
         }
         return "SwinUNETR", arguments, to_monai_swin_unetr(encoder)
     if isinstance(encoder, ViT):
@@ -97,6 +120,8 @@ def to_monai_unetr(vit: ViT) -> dict[str, Tensor]:
     """
     if vit.rope:
         raise ValueError("MONAI's ViT has no rotary positions")
+    if isinstance(vit.blocks[0].mlp, SwiGLU):
+        raise ValueError("MONAI's ViT has no gated MLPs (vit.swiglu)")
     if vit.registers is not None:
         raise ValueError("the ViT of MONAI's UNETR has no registers")
     if vit.patch != (16, 16, 16) or vit.depth != 12:

@@ -55,8 +55,14 @@ def import_encoder(
     given = {key: value for key, value in scans.items() if value}
     if like is not None:
         given = asdict(Store(like).preparation) | given
-    channels = len(given["channels"]) if "channels" in given else None
-    request = Request(channels, _triple(settings, "vit.patch"), _triple(settings, "crop"))
+    request = Request(
+        channels=len(given["channels"]) if "channels" in given else None,
+        patch=_triple(settings, "vit.patch"),
+        crop=_triple(settings, "crop"),
+        heads=settings.get("vit.heads"),
+        intensity=given.get("intensity"),
+        window=settings.get("window"),
+    )
     try:
         layout, imported = convert(read_foreign(file), request)
     except ValueError as error:
@@ -67,7 +73,7 @@ def import_encoder(
     torch.manual_seed(0)  # for what the file does not have
     encoder = build_encoder(recipe.encoder_settings, len(preparation.channels), recipe.crop)
     report = _in_foreign_names(load_into(encoder, imported.tensors, str(file)), imported)
-    report.warnings = [text for text in imported.warnings if not any(f"({key})" in text for key in settings)]
+    report.warnings = imported.warnings
     digest = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
     metadata = {
         "kind": "encoder",

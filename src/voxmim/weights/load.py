@@ -102,7 +102,8 @@ def load_into(
     offered = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     if inputs is not None:
         try:
-            offered, report.adapted = adapt(offered, *inputs)
+            assert isinstance(network, Encoder)
+            offered, report.adapted = adapt(offered, *inputs, kernels=network.input_weights)
         except ValueError as error:
             raise WeightsError(f"{origin}: {error}, which contradicts its metadata; write the file again.") from None
     report.unused = sorted(set(offered) - set(state))

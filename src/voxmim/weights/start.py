@@ -92,8 +92,12 @@ def settings_from(metadata: Mapping[str, Any], pretext: bool = True) -> dict[str
     for group, values in groups.items():
         for name, value in asdict(values).items():  # type: ignore[call-overload]
             if name not in _OF_TRAINING:
-                settings[f"{group}.{name}"] = list(value) if isinstance(value, tuple) else value
+                settings[f"{group}.{name}"] = _as_lists(value)
     return settings
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def differences(known: Preparation, have: Preparation) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from voxmim.weights.layouts import swin, vit
+from voxmim.weights.layouts import nnunet, primus, segresnet, swin, vit
 from voxmim.weights.layouts.layout import Checkpoint, Imported, Layout, Request
 
-LAYOUTS: dict[str, Layout] = {**vit.LAYOUTS, **swin.LAYOUTS}
+LAYOUTS: dict[str, Layout] = {**vit.LAYOUTS, **swin.LAYOUTS, **nnunet.LAYOUTS, **segresnet.LAYOUTS, **primus.LAYOUTS}
 
 
 def convert(checkpoints: Iterable[Checkpoint], request: Request) -> tuple[str, Imported]:

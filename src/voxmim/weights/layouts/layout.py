@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,11 +46,17 @@ class Request(NamedTuple):
         channels: how many the scans have; None takes those of the weights.
         patch: voxels of a patch along X, Y, Z.
         crop: voxels of a crop along X, Y, Z.
+        heads: of a ViT's attention.
+        intensity: ``ct`` or ``mr``; None takes that of the weights.
+        window: HU that become 0 and 1; None takes that of the weights.
     """
 
     channels: int | None = None
     patch: Triple | None = None
     crop: Triple | None = None
+    heads: int | None = None
+    intensity: str | None = None
+    window: tuple[float, float] | None = None
 
 
 @dataclass
@@ -117,6 +123,29 @@ def mlp_ratio(weight: Tensor) -> float:
     """The hidden width of an MLP over its width, so that ``int(width * ratio)`` is the hidden width again."""
     hidden, width = weight.shape
     return hidden / width if int(width * (hidden / width)) == hidden else (hidden + 0.5) / width
+
+
+def cube(number: int, what: str, setting: str) -> Triple:
+    """The sides of a cube of so many.
+
+    Raises:
+        ValueError: it is no cube; `setting` would say more.
+    """
+    side = round(number ** (1 / 3))
+    if side**3 != number:
+        raise ValueError(f"{number} {what} are not those of a cube; give --set {setting}")
+    return side, side, side
+
+
+def grid_of_crop(crop: Triple, patch: Sequence[int]) -> Triple:
+    """Patches of a crop along X, Y, Z.
+
+    Raises:
+        ValueError: the crop is not a multiple of the patch.
+    """
+    if len(patch) != 3 or any(c < p or c % p for c, p in zip(crop, patch, strict=True)):
+        raise ValueError(f"the crop {crop} is not a multiple of the patch {tuple(patch)}; give --set crop")
+    return crop[0] // patch[0], crop[1] // patch[1], crop[2] // patch[2]
 
 
 def check_channels(known: int, request: Request) -> None:

@@ -15,7 +15,7 @@ from voxmim.weights.layouts.layout import (
     mlp_ratio,
 )
 
-_KNOWN = r"(patch_embed\.proj|layers\d\.0\.(downsample|blocks\.\d+\.(norm1|norm2|attn|mlp)))\..+"
+_KNOWN = r"(patch_embed\.proj|layers\dc\.0\.layer|layers\d\.0\.(downsample|blocks\.\d+\.(norm1|norm2|attn|mlp)))\..+"
 
 
 def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
@@ -23,6 +23,7 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
     tensors, names = {}, {}
     for inner, name in checkpoint.inner().items():
         inner = re.sub(r"\.mlp\.fc(?=\d\.)", ".mlp.linear", inner)
+        inner = re.sub(r"^(layers\d\.0)\.0\.", r"\1.", inner)  # MONAI's weights of 50,000 scans
         if re.fullmatch(_KNOWN, inner):
             tensors[f"swin.{inner}"], names[f"swin.{inner}"] = checkpoint.tensors[name], name
         elif re.match(r"layers|patch_embed", inner):
@@ -48,11 +49,12 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
         "heads": [table.shape[1] for table in tables],
         "window": (side + 1) // 2,
         "mlp_ratio": mlp_ratio(tensors["swin.layers1.0.blocks.0.mlp.linear1.weight"]),
+        "conv_blocks": any(name.startswith("swin.layers1c.") for name in tensors),
         "last_merge": f"swin.layers{stages[-1]}.0.downsample.reduction.weight" in tensors,
     }
     unused = [name for name in checkpoint.tensors if name not in set(names.values())]
     return Imported("swin", settings, request.crop or USUAL_CROP, tensors, names, changes, unused)
 
 
-_MARKS = (r"layers1\.0\.blocks\.0\.attn\.qkv\.weight", r"patch_embed\.proj\.weight")
+_MARKS = (r"layers1\.0\.(0\.)?blocks\.0\.attn\.qkv\.weight", r"patch_embed\.proj\.weight")
 LAYOUTS = {"monai_swin": Layout("MONAI's SwinUNETR, or its swinViT", _MARKS, _convert)}

@@ -23,6 +23,8 @@ from voxmim.weights.layouts.layout import (
     Request,
     check_channels,
     count,
+    cube,
+    grid_of_crop,
     mlp_ratio,
 )
 
@@ -54,11 +56,11 @@ def _from_monai(checkpoint: Checkpoint, request: Request) -> Imported:
     weight, positions = tensors["embed.weight"], tensors["positions"][0]
     if weight.dim() == 2:  # linear, over (X, Y, Z, channels)
         channels = request.channels or 1
-        patch = request.patch or _cube(weight.shape[1] // channels, "inputs of the embedding", "vit.patch")
+        patch = request.patch or cube(weight.shape[1] // channels, "inputs of the embedding", "vit.patch")
         if weight.shape[1] % math.prod(patch):
             raise ValueError(f"the embedding has {weight.shape[1]} inputs, which are no patches of {patch}")
         weight = weight.unflatten(1, (*patch, -1)).movedim(-1, 1)
-    grid = _grid(request.crop, weight) if request.crop else _cube(len(positions), "positions", "crop")
+    grid = grid_of_crop(request.crop, weight.shape[2:]) if request.crop else cube(len(positions), "positions", "crop")
     return _vit(weight, positions, grid, tensors, names, unused, request)
 
 
@@ -66,7 +68,7 @@ def _from_timm_3d(checkpoint: Checkpoint, request: Request) -> Imported:
     """A 3D ViT with a class token in timm's names, such as 3DINO's."""
     tensors, names, unused = _rename(checkpoint, _TIMM_NAMES)
     weight, positions = tensors["embed.weight"], _patch_positions(tensors)
-    grid = _grid(request.crop, weight) if request.crop else _cube(len(positions), "positions", "crop")
+    grid = grid_of_crop(request.crop, weight.shape[2:]) if request.crop else cube(len(positions), "positions", "crop")
     imported = _vit(weight, positions, grid, tensors, names, unused, request)
     imported.changes["registers"] = "the class token with its position"
     return imported
@@ -91,7 +93,7 @@ def _from_timm_2d(checkpoint: Checkpoint, request: Request) -> Imported:
     side = math.isqrt(len(table))
     if side**2 != len(table):
         raise ValueError(f"{len(table)} positions are not those of a square of patches")
-    grid = _grid(request.crop or USUAL_CROP, weight)
+    grid = grid_of_crop(request.crop or USUAL_CROP, patch)
     positions = resize_positions(table, (side, side, 1), grid)
     imported = _vit(weight, positions, grid, tensors, names, unused, request)
     imported.changes |= {
@@ -140,7 +142,7 @@ def _vit(
         "patch": list(patch),
         "width": width,
         "depth": count(tensors, r"blocks\.(\d+)\."),
-        "heads": max(1, width // _HEAD_WIDTH),
+        "heads": request.heads or max(1, width // _HEAD_WIDTH),
         "mlp_ratio": mlp_ratio(tensors["blocks.0.mlp.0.weight"]),
         "position_embedding": "learned",
         "registers": len(tensors.get("registers", ())),
@@ -148,7 +150,7 @@ def _vit(
     crop = (grid[0] * patch[0], grid[1] * patch[1], grid[2] * patch[2])
     ours = tensors | {"embed.weight": weight.flatten(1), "positions": positions}
     guess = f"The number of heads is taken as {settings['heads']}, as weights do not say it (vit.heads)."
-    return Imported("vit", settings, crop, ours, names, changes, unused, warnings=[guess])
+    return Imported("vit", settings, crop, ours, names, changes, unused, warnings=[] if request.heads else [guess])
 
 
 def _rename(checkpoint: Checkpoint, parts: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
@@ -178,20 +180,6 @@ def split(name: str) -> tuple[str, str, str]:
     match = re.fullmatch(r"(blocks\.\d+\.)?(.+?)(\.weight|\.bias)?", name)
     assert match
     return match[1] or "", match[2], match[3] or ""
-
-
-def _cube(number: int, what: str, setting: str) -> Triple:
-    side = round(number ** (1 / 3))
-    if side**3 != number:
-        raise ValueError(f"{number} {what} are not those of a cube; give --set {setting}")
-    return side, side, side
-
-
-def _grid(crop: Triple, kernel: Tensor) -> Triple:
-    patch = kernel.shape[2:]
-    if len(patch) != 3 or any(c < p or c % p for c, p in zip(crop, patch, strict=True)):
-        raise ValueError(f"the crop {crop} is not a multiple of the patch {tuple(patch)}; give --set crop")
-    return crop[0] // patch[0], crop[1] // patch[1], crop[2] // patch[2]
 
 
 _MONAI_MARKS = (r"patch_embedding\.position_embeddings", r"patch_embedding\.patch_embeddings\.(1\.)?weight")

@@ -1,0 +1,40 @@
+"""MONAI's SegResNet encoder beside ours, with the same weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS
+
+from voxmim.networks.segresnet import SegResNet, SegResNetSettings
+from voxmim.weights.layouts import Checkpoint, Request, convert
+from weights_helpers import assert_same, random, shaken
+
+INSTANCE = ("instance", {"affine": True})
+
+
+@pytest.mark.parametrize("norm", ["batch", INSTANCE])
+def test_monais_segresnet_encoder_gives_the_same_maps(norm: Any) -> None:
+    network = shaken(SegResEncoder(init_filters=4, in_channels=2, blocks_down=(1, 2, 1), norm=norm))
+    name, found = convert([Checkpoint(network.state_dict())], Request(2, crop=(64, 32, 96)))
+    assert (name, found.unused, found.crop) == ("segresnet", [], (64, 32, 96))
+    encoder = SegResNet(SegResNetSettings(**{**found.settings, "blocks": tuple(found.settings["blocks"])}), 2).eval()
+    encoder.load_state_dict(found.tensors)
+    volume = random(1, 2, 64, 32, 96)
+    assert_same(encoder.maps(volume), network(volume))
+
+
+def test_the_encoder_of_a_segresnet_is_found_and_the_rest_is_unused() -> None:
+    network = SegResNetDS(init_filters=4, blocks_down=(1, 1), norm=INSTANCE)
+    _, found = convert([Checkpoint({f"model.{name}": t for name, t in network.state_dict().items()})], Request())
+    assert len(found.tensors) == len(network.encoder.state_dict())
+    assert {name.split(".")[1] for name in found.unused} == {"up_layers"}
+
+
+def test_a_segresnet_that_ours_cannot_be_is_refused() -> None:
+    flat = SegResEncoder(init_filters=4, blocks_down=(1, 1), norm=INSTANCE, anisotropic_scales=((2, 2, 1), (2, 2, 2)))
+    bare = SegResEncoder(init_filters=4, blocks_down=(1, 1), norm=("instance", {"affine": False}))
+    for network, match in ((flat, r"its first kernel is \(3, 3, 1\)"), (bare, "its norm has no weights")):
+        with pytest.raises(ValueError, match=match):
+            convert([Checkpoint(network.state_dict())], Request())
