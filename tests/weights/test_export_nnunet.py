@@ -30,16 +30,9 @@ PLAIN = ResEncSettings((4, 8), (2, 2), residual=False)
 def saved(folder: Path, settings: ResEncSettings, intensity: str) -> ResEnc:
     encoder = shaken(ResEnc(settings, 1))
     preparation = {"spacing": [1.0, 1.5, 3.0], "intensity": intensity, "channels": ["image"]}
-    metadata: dict[str, Any] = {
-        "kind": "encoder",
-        "preparation": preparation,
-        "window": [-200.0, 300.0],
-        "crop": list(CROP),
-    }
-    data = {"name": "scans", "licence": "CC0"}
-    save_weights(
-        folder / "encoder.safetensors", encoder, metadata | describe_encoder("resenc", settings) | {"data": data}
-    )
+    metadata: dict[str, Any] = {"kind": "encoder", "preparation": preparation, "crop": list(CROP)}
+    metadata |= {"window": [-200.0, 300.0], "data": {"name": "scans", "licence": "CC0"}}
+    save_weights(folder / "encoder.safetensors", encoder, metadata | describe_encoder("resenc", settings))
     return encoder  # type: ignore[return-value]
 
 

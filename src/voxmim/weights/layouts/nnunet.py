@@ -152,10 +152,9 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
         "kernels": [list(opening.shape[2:]) for opening in openings],
         "residual": residual,
     }
-    changes = {
-        name: "turned from (z, y, x)" for name, tensor in tensors.items() if max(tensor.shape[2:], default=1) > 1
-    }
-    for name in [name for name in tensors if name.endswith("conv.weight") and max(tensors[name].shape[2:]) > 1]:
+    wide = [name for name, tensor in tensors.items() if max(tensor.shape[2:], default=1) > 1]
+    changes = dict.fromkeys(wide, "turned from (z, y, x)")
+    for name in wide:
         if (bias := name.replace("weight", "bias")) not in tensors:
             tensors[bias], changes[bias] = kernel.new_zeros(len(tensors[name])), "zero, as the file has none"
     scans = {key: value for key, value in (plans.scans or {}).items() if value}
@@ -171,11 +170,7 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
         changes[f"{first}.bias"] = changes[f"{first}.weight"].partition(", ")[2]
     elif plans.statistics is None and scans.get("intensity") == "mr":
         warnings.append("nnU-Net takes the z-score of MR over the whole scan, and voxmim over its foreground.")
-    strides = [math.prod(stride[axis] for stride in plans.strides) for axis in range(3)]
-    x, y, z = (
-        -(-size // stride) * stride
-        for size, stride in zip(request.crop or plans.crop or USUAL_CROP, strides, strict=True)
-    )
+    x, y, z = request.crop or plans.crop or USUAL_CROP
     return Imported("resenc", settings, (x, y, z), tensors, names, changes, unused, scans, about(checkpoint), warnings)
 
 
@@ -212,10 +207,9 @@ def to_nnunet(encoder: ResEnc, metadata: Mapping[str, Any]) -> dict[str, Any]:
         inner = ours.replace("stem.", "stem.convs.0.") if residual else ours.replace(".blocks.", ".0.convs.")
         turned = turn(tensor.detach().cpu(), (2, 1, 0)).contiguous()
         weights[f"encoder.{inner}"] = turned
-        again = re.sub(
-            r"\b(conv|norm)(?=\.(weight|bias)$)", lambda part: f"all_modules.{int(part[1] == 'norm')}", inner
-        )
-        weights[f"encoder.{again}"] = turned
+        for module, place in (("conv", 0), ("norm", 1)):  # nnU-Net's networks list each tensor twice
+            again = re.sub(rf"\b{module}(?=\.(weight|bias)$)", f"all_modules.{place}", inner)
+            weights[f"encoder.{again}"] = turned
     architecture = {
         "n_stages": stages,
         "features_per_stage": list(settings.widths),
