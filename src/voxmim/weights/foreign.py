@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,7 +43,7 @@ def import_encoder(
             None is taken from `like`, and then from the checkpoint.
         like: a store whose scans are prepared in the same way.
         settings: what the checkpoint does not say, such as ``{"vit.heads": 12, "crop": [96, 96, 96]}``.
-        licence: of the weights; it is kept with them.
+        licence: of the weights, kept with them; empty takes that of a Hugging Face model card beside the file.
 
     Raises:
         RecipeError: a setting is unknown or does not fit the weights.
@@ -60,6 +61,7 @@ def import_encoder(
         patch=_triple(settings, "vit.patch"),
         crop=_triple(settings, "crop"),
         heads=settings.get("vit.heads"),
+        axes=str(settings.get("axes", "RAS")),
         intensity=given.get("intensity"),
         window=settings.get("window"),
     )
@@ -81,7 +83,7 @@ def import_encoder(
         "window": list(recipe.window),
         "crop": list(recipe.crop),
         **describe_encoder(recipe.encoder, recipe.encoder_settings),
-        "data": {"name": "", "digest": "", "licence": licence or imported.about.get("licence", "")},
+        "data": {"name": "", "digest": "", "licence": licence or _licence_beside(file)},
         "imported": {"file": file.name, "digest": digest, "naming": layout, **imported.about},
     }
     save_weights(out / "encoder.safetensors", encoder, metadata)
@@ -107,7 +109,7 @@ def read_foreign(path: Path) -> list[Checkpoint]:
             raise WeightsError(f"{path}: voxmim wrote these weights; start from them with --init, without an import.")
         return [Checkpoint(tensors, folder=path.parent)]
     try:
-        with warnings.catch_warnings(action="ignore"):  # on pickles of a kind that torch itself does not write
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_numpy_numbers()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)|(Unsupported operand \d+)", str(error))
@@ -123,6 +125,21 @@ def read_foreign(path: Path) -> list[Checkpoint]:
         ) from None
     config = content if isinstance(content, Mapping) else {}
     return [Checkpoint(tensors, config, folder=path.parent) for tensors in _tensor_groups(content)]
+
+
+def _numpy_numbers() -> list[Any]:
+    """What may stand in a checkpoint besides tensors and plain values: NumPy's numbers, as in nnU-Net's logs."""
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")}
+    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]
+
+
+def _licence_beside(file: Path) -> str:
+    """The licence in the head of a Hugging Face model card beside the file, or nothing."""
+    card = file.parent / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    found = re.search(r"\A---\n(?:.*\n)*?license: *(.+)\n(?:.*\n)*?---", text)
+    return found[1].strip() if found else ""
 
 
 def _tensor_groups(content: object) -> Iterator[dict[str, Tensor]]:
@@ -153,9 +170,10 @@ def _preparation(scans: Mapping[str, Any]) -> Preparation:
 
 def _recipe(imported: Imported, settings: Mapping[str, Any], origin: str) -> Recipe:
     """A recipe with the imported encoder and the user's settings, checked as every recipe is."""
-    for key in settings:
+    chosen = {key: value for key, value in settings.items() if key != "axes"}
+    for key in chosen:
         if key.partition(".")[0] not in (imported.encoder, "crop", "window", "seed"):
-            raise RecipeError(f"--set {key}: an import takes {imported.encoder}.*, crop and window only.")
+            raise RecipeError(f"--set {key}: an import takes {imported.encoder}.*, crop, window and axes only.")
     nested: dict[str, Any] = {
         "encoder": imported.encoder,
         "pretext": fitting_pretexts(imported.encoder)[0],
@@ -163,7 +181,7 @@ def _recipe(imported: Imported, settings: Mapping[str, Any], origin: str) -> Rec
         **({"window": list(imported.scans["window"])} if "window" in imported.scans else {}),
         imported.encoder: dict(imported.settings),
     }
-    for key, value in settings.items():
+    for key, value in chosen.items():
         group, _, name = key.partition(".")
         nested[group] = {**nested[group], name: value} if name else value
     return make_recipe(nested, origin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS
 
 from voxmim.networks.segresnet import SegResNet, SegResNetSettings
@@ -23,6 +24,26 @@ def test_monais_segresnet_encoder_gives_the_same_maps(norm: Any) -> None:
     encoder.load_state_dict(found.tensors)
     volume = random(1, 2, 64, 32, 96)
     assert_same(encoder.maps(volume), network(volume))
+
+
+def test_kernels_are_turned_from_other_orientations() -> None:
+    """CT-FM reads SPL: its first axis is our Z, and its last our X, backwards. Strides commute with turns only."""
+    network, volume = shaken(SegResEncoder(init_filters=4, blocks_down=(1, 2), norm=INSTANCE)), random(1, 1, 64, 32, 96)
+    for axes, turned, back in (
+        ("SAR", volume.permute(0, 1, 4, 3, 2), lambda t: t.permute(0, 1, 4, 3, 2)),
+        ("SPL", volume.flip(2, 3).permute(0, 1, 4, 3, 2), lambda t: t.permute(0, 1, 4, 3, 2).flip(2, 3)),
+    ):
+        _, found = convert([Checkpoint(network.state_dict())], Request(axes=axes))
+        encoder = SegResNet(SegResNetSettings(4, (1, 2)), 1).eval()
+        encoder.load_state_dict(found.tensors)
+        theirs = [back(features) for features in network(turned)]
+        ours = encoder.maps(volume)
+        assert_same(ours[0], theirs[0])
+        if axes == "SAR":
+            assert_same(ours[1], theirs[1])
+        assert not torch.allclose(ours[0], network(volume)[0], atol=0.1)
+    with pytest.raises(ValueError, match="axes=XYZ are no orientation codes"):
+        convert([Checkpoint(network.state_dict())], Request(axes="XYZ"))
 
 
 def test_the_encoder_of_a_segresnet_is_found_and_the_rest_is_unused() -> None:

@@ -47,6 +47,7 @@ class Request(NamedTuple):
         patch: voxels of a patch along X, Y, Z.
         crop: voxels of a crop along X, Y, Z.
         heads: of a ViT's attention.
+        axes: orientation codes of the volumes that convolutions were trained on; voxmim's are RAS.
         intensity: ``ct`` or ``mr``; None takes that of the weights.
         window: HU that become 0 and 1; None takes that of the weights.
     """
@@ -55,6 +56,7 @@ class Request(NamedTuple):
     patch: Triple | None = None
     crop: Triple | None = None
     heads: int | None = None
+    axes: str = "RAS"
     intensity: str | None = None
     window: tuple[float, float] | None = None
 
@@ -72,7 +74,7 @@ class Imported:
         changes: how each tensor that is not a plain copy came about.
         unused: foreign names that our encoder has no place for.
         scans: what the checkpoint says of its scans: any of spacing, intensity, channels and window.
-        about: where the weights come from: any of source, licence and citation.
+        about: where the weights come from: any of source and citation.
         warnings: one sentence each.
     """
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from torch import Tensor
+
 from voxmim.weights.layouts.layout import USUAL_CROP, Checkpoint, Imported, Layout, Request, check_channels, count
 
 _KNOWN = r"conv_init\.weight|layers\.\d+\.(downsample\.weight|blocks\.\d+\.(conv|norm)[12]\.\w+)"
@@ -17,7 +19,8 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
             names[f"net.{inner}"] = name
         elif inner.startswith("layers."):
             raise ValueError(f"our SegResNet has no place for {name}")
-    tensors = {ours: checkpoint.tensors[name] for ours, name in names.items()}
+    tensors = {ours: reoriented(checkpoint.tensors[name], request.axes) for ours, name in names.items()}
+    changed = [name for name, tensor in tensors.items() if tensor.dim() == 5 and request.axes != "RAS"]
     kernel = tensors["net.conv_init.weight"]
     if tuple(kernel.shape[2:]) != (3, 3, 3):
         raise ValueError(f"its first kernel is {tuple(kernel.shape[2:])}, and our SegResNet has kernels of 3 only")
@@ -31,7 +34,25 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
         "norm": "batch" if "net.layers.0.blocks.0.norm1.running_mean" in tensors else "instance",
     }
     unused = [name for name in checkpoint.tensors if name not in set(names.values())]
-    return Imported("segresnet", settings, request.crop or USUAL_CROP, tensors, names, unused=unused)
+    changes = dict.fromkeys(changed, f"turned from {request.axes}")
+    return Imported("segresnet", settings, request.crop or USUAL_CROP, tensors, names, changes, unused)
+
+
+def reoriented(tensor: Tensor, axes: str) -> Tensor:
+    """A kernel for volumes in RAS+ from one for volumes with other orientation codes; other tensors as they are.
+
+    A flip does not commute exactly with a stride: of an even grid, the convolution then visits the other voxels.
+
+    Raises:
+        ValueError: these are no orientation codes.
+    """
+    places = [next((i for i, code in enumerate(axes) if code in pair), None) for pair in ("RL", "AP", "SI")]
+    if len(axes) != 3 or None in places:
+        raise ValueError(f"axes={axes} are no orientation codes such as RAS or SPL")
+    if tensor.dim() != 5:
+        return tensor
+    turned = tensor.permute(0, 1, *(2 + place for place in places))  # type: ignore[operator]
+    return turned.flip([2 + axis for axis, place in enumerate(places) if axes[place] in "LPI"])  # type: ignore[index]
 
 
 LAYOUTS = {

@@ -1,0 +1,93 @@
+"""The two journeys of docs/weights.md, command by command, with small networks: weights in, and encoders out."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conftest import Tiny
+from voxmim.weights.files import read_weights
+from weights_helpers import shaken
+
+pytest.importorskip("dynamic_network_architectures", reason="installed without its dependencies, see CONTRIBUTING.md")
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+
+DOCS = Path(__file__).parents[2] / "docs" / "weights.md"
+QUICK = {
+    "pretrain": "--steps 1 --batch 1 --set resenc.widths=[4,8] --set resenc.blocks=[1,1] --set crop=[16,16,8]",
+    "finetune": "--steps 1 --batch 1 --set crop=[16,16,8]",
+}
+
+
+def commands(heading: str) -> list[list[str]]:
+    """The voxmim commands of a section, made quick."""
+    section = DOCS.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    found = [shlex.split(line, comments=True)[1:] for line in re.findall(r"^voxmim .*$", section, re.MULTILINE)]
+    assert found
+    return [[*words, *shlex.split(QUICK.get(words[0], ""))] for words in found]
+
+
+def nnssl_checkpoint(file: Path) -> None:
+    """What nnssl writes, small: two stages, its plan, citations, and NumPy's numbers among its logs."""
+    network = shaken(
+        ResidualEncoderUNet(
+            1, 2, [4, 8], nn.Conv3d, 3, [[1, 1, 1], [2, 2, 2]], [1, 1], 1, 1, True, nn.InstanceNorm3d,
+            {"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True},
+        )
+    )  # fmt: skip
+    configuration = {"patch_size": [16, 16, 16], "spacing": [1, 1, 1], "normalization_schemes": ["ZScoreNormalization"]}
+    content: dict[str, Any] = {
+        "network_weights": network.state_dict(),
+        "nnssl_adaptation_plan": {
+            "architecture_plans": {"arch_class_name": "ResEncL", "arch_kwargs": None},
+            "pretrain_plan": {"configurations": {"onemmiso": configuration}},
+        },
+        "citations": [{"type": "Dataset", "name": "OpenMind", "apa_citations": ["Wald, T. et al. (2024)."]}],
+        "logging": {"train_losses": [np.float64(0.25), np.float32(0.5)]},
+    }
+    file.parent.mkdir()
+    torch.save(content, file)
+    (file.parent / "README.md").write_text("---\ntags:\n- mri\nlicense: cc-by-4.0\n---\n# Card\n")
+
+
+@pytest.fixture
+def folder(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with the scans, the store and a checkpoint that the commands name."""
+    (tmp_path / "SCANS").symlink_to(tiny.source)
+    (tmp_path / "store").symlink_to(tiny.store)
+    nnssl_checkpoint(tmp_path / "ResEncL-OpenMind-MAE" / "checkpoint_final.pth")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_from_published_weights_to_my_labels(folder: Path, voxmim_says: Callable[..., tuple[int, str, str]]) -> None:
+    for words in commands("From OpenMind's ResEnc-L to my labels"):
+        status, _, error = voxmim_says(*words)
+        assert status == 0, error
+    _, metadata = read_weights(folder / "segmentor" / "segmentor.safetensors")
+    assert metadata["encoder"] == "resenc"
+    origin = metadata["init"]
+    assert (origin["data"]["licence"], origin["imported"]["source"]) == ("cc-by-4.0", "OpenMind")
+    card = (folder / "openmind" / "MODEL_CARD.md").read_text()
+    for text in ("cc-by-4.0", "Wald, T. et al. (2024).", "layout nnunet_resenc", "1 x 1 x 1 mm"):
+        assert text in card
+
+
+def test_from_my_scans_to_nnunet(folder: Path, voxmim_says: Callable[..., tuple[int, str, str]]) -> None:
+    said = ""
+    for words in commands("From my scans to nnU-Net"):
+        status, said, error = voxmim_says(*words)
+        assert status == 0, error
+    assert "nnUNetv2_preprocess_like_nnssl -d DATASET -n pretrained -pc pretrained.pth" in said
+    checkpoint = torch.load(folder / "pretrained.pth", weights_only=True)
+    assert checkpoint["nnssl_adaptation_plan"]["key_to_stem"] == "encoder.stem"
+    assert json.dumps(checkpoint["citations"])
