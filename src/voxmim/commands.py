@@ -148,7 +148,7 @@ def import_weights(result: LoadReport, given: Given) -> None:
 def export_weights(result: str, given: Given) -> None:
     """The lines that load the encoder."""
     CONSOLE.print(plain(result), soft_wrap=True)
-    text = f"the encoder for {given['to']}; the lines above load it (CLASSES: your labels and the background)"
+    text = f"the encoder for {given['to']}; the lines above use it"
     done(given["out"], text)
 
 

@@ -23,16 +23,17 @@ def import_weights(
 ) -> LoadReport:
     """Convert another package's weights to a voxmim encoder.
 
-    It reads MONAI's ViT, MAE and Swin UNETR, 2D masked autoencoders, and 3D ViTs in timm's names.
+    It recognises the networks of nnU-Net, nnssl and OpenMind (ResEnc, plain, Primus), MONAI (ViT, MAE, Swin UNETR,
+    SegResNet), 3DINO and 2D MAEs by themselves; docs/weights.md lists them.
 
     Args:
         file: checkpoint, pickled by torch or safetensors.
         out: new folder for the encoder.
         like: store whose scans are like those the weights were trained on.
-        spacing: voxel size in mm of the training scans. Default: that of the store.
-        intensity: intensity rule of the training scans. Default: that of the store.
-        channels: names of the channels. Default: those of the store.
-        licence: licence note to keep with the weights.
+        spacing: voxel size in mm of the training scans. Default: that of the store, or else of the file.
+        intensity: intensity rule of the training scans. Default: that of the store, or else of the file.
+        channels: names of the channels. Default: those of the store, or else of the file.
+        licence: licence note to keep with the weights. Default: that of a README.md beside the file.
         settings: settings that the file does not contain, such as vit.heads=12 or crop=[96,96,96].
 
     Returns:
@@ -50,15 +51,15 @@ def import_weights(
 def export_weights(run: Path | str, out: Path | str, to: Literal["monai", "nnunet"] = "monai") -> str:
     """Write an encoder for another package.
 
-    The lines of Python that load it there are printed.
+    The lines or commands that use it there are printed.
 
     Args:
         run: run folder of a pre-training, or its weights file.
-        out: file to write, ending in .safetensors or .pt.
-        to: the package; its UNETR takes a ViT, its SwinUNETR a Swin.
+        out: file to write, ending in .safetensors or .pt, or for nnU-Net in .pth.
+        to: the package. MONAI's UNETR takes a ViT, its SwinUNETR a Swin; nnU-Net takes a resenc.
 
     Returns:
-        Lines of Python that build the network and load the weights.
+        Lines of Python, or commands, that use the file.
 
     Raises:
         VoxmimError: there is no encoder, or the package has no network of its shape.

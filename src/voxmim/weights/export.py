@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from voxmim.errors import WeightsError
-from voxmim.files import whole
+from voxmim.files import atomic_write
 from voxmim.networks.build import Encoder
 from voxmim.networks.resenc import ResEnc
 from voxmim.networks.swin import Swin
@@ -54,7 +54,7 @@ def _write_nnunet(encoder: Encoder, about: Mapping[str, Any], out: Path) -> str:
         kind = about.get("encoder", "vit")
         raise ValueError(f"nnU-Net has no network for the encoder {kind}; pre-train the encoder resenc")
     checkpoint = to_nnunet(encoder, about)
-    with whole(out) as temporary:
+    with atomic_write(out) as temporary:
         torch.save(checkpoint, temporary)
     name = out.stem
     return "\n".join([
@@ -68,7 +68,7 @@ def _write_monai(encoder: Encoder, about: Mapping[str, Any], out: Path) -> str:
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     kept = {key: about[key] for key in _KEPT if key in about}
     safe = out.suffix == ".safetensors"
-    with whole(out) as temporary:
+    with atomic_write(out) as temporary:
         if safe:
             temporary.write_bytes(save(contiguous, metadata={"format": "pt", "from_voxmim": json.dumps(kept)}))
         else:

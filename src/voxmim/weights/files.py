@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from voxmim.errors import WeightsError
-from voxmim.files import whole
+from voxmim.files import atomic_write
 from voxmim.settings import with_current_names
 from voxmim.weights.card import write_card
 
@@ -25,7 +25,7 @@ def save_weights(path: Path, network: nn.Module, metadata: Mapping[str, Any]) ->
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     versions = {package: version(package) for package in ("voxmim", "torch", "monai")}
     text = json.dumps({**metadata, "versions": versions})
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(save(tensors, metadata={"voxmim": text}))
     write_card(path, json.loads(text))
 
