@@ -6,6 +6,7 @@ the wanted grid lies at index inv(A) @ B @ j. Oblique, flipped and anisotropic s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Literal
 
@@ -34,7 +35,11 @@ def ras_axes(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, 
 
 def to_ras(volume: Volume) -> Volume:
     """Turn the axes to the nearest RAS+ orientation; voxels change places, none is interpolated."""
-    order, signs = ras_axes(volume.affine)
+    return reoriented(volume, *ras_axes(volume.affine))
+
+
+def reoriented(volume: Volume, order: Sequence[int], signs: Sequence[int]) -> Volume:
+    """The volume with its axes in this order, each reversed where its sign is -1; no voxel moves in the world."""
     array = volume.array.transpose(0, *(1 + v for v in order))[(slice(None), *(slice(None, None, s) for s in signs))]
     turn = np.zeros((4, 4))
     turn[3, 3] = 1

@@ -21,7 +21,7 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.filereader import read_partial
+from pydicom.filereader import read_file_meta_info, read_partial
 from pydicom.tag import Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -41,7 +41,6 @@ _DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
 _PIXELS = 0x7FE00010
 _OPEN = 0xFFFFFFFF  # the length of what runs to a mark of its end
 _RATIO = 5000  # times that a picture of one grey value may be packed
-_MEDIA_CLASS = b"\x02\x00\x02\x00UI"  # the tag (0002,0002), always of little endian and explicit type
 _BARE = re.compile(rb"[\x02\x08]\x00.\x00([A-Z]{2}|.\x00\x00\x00)|\x00\x08\x00.[A-Z]{2}", re.DOTALL)  # without preamble
 # What all files of a series share, by the standard's model of patient, study, series and frame of reference.
 _IDENTITY = (
@@ -135,25 +134,18 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def is_segmentation(path: Path) -> bool:
-    """Whether a file is a DICOM segmentation, by its first bytes."""
+    """Whether a file is a DICOM segmentation."""
     try:
-        with path.open("rb") as file:
-            content = file.read(1024)
-    except OSError:
+        with quietly(path, "it"):
+            kind = read_file_meta_info(path).get("MediaStorageSOPClassUID", "")
+            return _SEGMENTATION.fullmatch(str(kind)) is not None
+    except ScanError:
         return False
-    place = content.find(_MEDIA_CLASS) + len(_MEDIA_CLASS)
-    if content[128:132] != b"DICM" or place < 132:
-        return False
-    length = int.from_bytes(content[place : place + 2], "little")
-    kind = content[place + 2 : place + 2 + length].decode("latin-1").strip(" \0")
-    return _SEGMENTATION.fullmatch(kind) is not None
 
 
 def read_planes(path: Path) -> Planes:
     """Read the tags of a file; one that is no image, or not part of a scan, comes with its fault."""
     found = Planes(path, str(path.parent), "DICOM", fault=UNREADABLE)
-    if is_segmentation(path):
-        return Planes(path, str(path), "SEG", fault="a DICOM segmentation, which is a label map and no scan")
     try:
         with quietly(path, "it"):
             data, is_complete = _parsed(path, pixels=False)
@@ -246,6 +238,8 @@ def _parsed(path: Path, pixels: bool) -> tuple[Any, bool]:
 
 def _refuse_no_scan(data: Any) -> None:
     kind = str(data.get("SOPClassUID", ""))
+    if _SEGMENTATION.fullmatch(kind):
+        raise _Fault("a DICOM segmentation, which is a label map and no scan")
     if kind == _DOSE:
         raise _Fault("a dose, which is no scan")
     if _SECONDARY_CAPTURE.fullmatch(kind):

@@ -28,6 +28,7 @@ _MM = {1: 1e3, 3: 1e-3}  # the codes of metres and micrometres to mm
 _ZIP_ERRORS = (EOFError, OSError, OverflowError, ValueError, ZipError, MemoryError)
 
 
+@np.errstate(all="ignore")  # of what no header should hold; what it makes is judged
 def open_nifti(path: Path) -> ImageFile:
     """Parse the header of a NIfTI file.
 
@@ -44,7 +45,7 @@ def open_nifti(path: Path) -> ImageFile:
     dimension, *sizes = (int(size) for size in header["dim"])
     shape, start = tuple(sizes[: max(0, dimension)]), float(header["vox_offset"])
     start = float(header.single_vox_offset) if first and start == 0 else start
-    if not (1 <= dimension <= 7 and min(shape) > 0 and start >= 0):
+    if not (1 <= dimension <= 7 and min(shape) > 0 and 0 <= start < 1 << 62):
         raise _damaged(path)
     dtype, slope, intercept = _type_of(path, header), float(header["scl_slope"]), float(header["scl_inter"])
     if not np.isfinite(slope) or slope == 0:  # not rescaled, whatever the intercept
@@ -54,6 +55,7 @@ def open_nifti(path: Path) -> ImageFile:
     scale = _MM.get(int(header["xyzt_units"]) & 7, 1.0)
     affine, doubts = _oriented(path, header, scale)
 
+    @np.errstate(all="ignore")
     def load() -> np.ndarray:
         array = _voxels(data, int(start), prod(shape), dtype)
         if (slope, intercept) != (1, 0):
