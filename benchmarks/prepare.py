@@ -29,7 +29,7 @@ import numpy as np
 from scipy import ndimage
 
 from voxmim.images.volume import Volume, is_scan, write_volume
-from voxmim.phantoms.cohort import draw_phantom
+from voxmim.phantoms.trunk import draw_trunk
 from voxmim.store.format import Preparation
 from voxmim.store.prepare import prepare, prepare_scan
 
@@ -71,7 +71,7 @@ def main() -> None:
 def make_scans(folder: Path, count: int) -> None:
     """Phantoms of a trunk, at the size and with the noise of a CT."""
     for seed in range(count):
-        coarse = draw_phantom(seed)[0]
+        coarse = draw_trunk(seed)[0]
         factors = [new / old for new, old in zip(SHAPE, coarse.shape, strict=True)]
         fine = ndimage.zoom(coarse.array[0].astype(np.float32), factors, order=1)
         fine += np.random.default_rng(seed).normal(0, 12, fine.shape).astype(np.float32)

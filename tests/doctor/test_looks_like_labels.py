@@ -7,14 +7,14 @@ import pytest
 
 from conftest import tiny_case
 from voxmim.doctor.judge import looks_like_labels
-from voxmim.phantoms.cohort import draw_phantom
+from voxmim.phantoms.trunk import draw_trunk
 
 
 def test_label_maps_in_any_type_are_told() -> None:
     _, label = tiny_case(0, (20, 18, 16))
     assert looks_like_labels(label)
     assert looks_like_labels(label.astype(np.float64) * 0.99999997)  # as some brain masks have it
-    assert looks_like_labels(draw_phantom(3)[1].array[0])
+    assert looks_like_labels(draw_trunk(3)[1].array[0])
     assert looks_like_labels(np.tile(label, (6, 8, 8)))  # of which a part is looked at
 
 
@@ -28,6 +28,6 @@ def test_scans_are_none_even_in_eight_bits() -> None:
     scan, _ = tiny_case(0, (20, 18, 16))
     assert not looks_like_labels(scan)
     assert not looks_like_labels(np.clip(scan // 8 + 128, 0, 255).astype(np.uint8))
-    assert not looks_like_labels(draw_phantom(3)[0].array[0])
+    assert not looks_like_labels(draw_trunk(3)[0].array[0])
     smooth = np.add.outer(np.add.outer(np.arange(60), np.arange(50)), np.arange(40)) // 3
     assert not looks_like_labels(smooth.astype(np.uint8))
