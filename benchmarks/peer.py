@@ -66,11 +66,12 @@ from voxmim.studies.arm import case_scores, tables
 from voxmim.studies.tables import PRIOR, difference_cell
 from voxmim.tasks.intervals import mean_interval
 from voxmim.tasks.metrics import METRICS, convention
-from voxmim.tasks.segmentation.evaluate import labelled_cases as cases_of_split
-from voxmim.tasks.segmentation.evaluate import write_json
+from voxmim.tasks.scans import labelled_cases as cases_of_split
+from voxmim.tasks.scans import source_of
 from voxmim.tasks.segmentation.scores import score_case, summarise
 from voxmim.tasks.segmentation.structures import Structures
-from voxmim.training.finetune import MOST_VALIDATION, labelled_cases
+from voxmim.tasks.segmentation.task import MAX_VALIDATION, labelled_cases
+from voxmim.tasks.task import write_json
 
 PEER, SPLITS = "nnU-Net", ("val", "test")
 COLUMNS = ("peer", "seed", "labels", "split", "case", "label", "metric", "value")
@@ -140,11 +141,11 @@ def export(store: Store, folder: Path, asked: Mapping[str, Any]) -> None:
             sys.exit(f"{known}: something else was asked for there; name another folder.")
         return
     raw = folder / "raw" / "Dataset001_peer"
-    val = [case.name for case in store.labelled("val")[:MOST_VALIDATION]]
+    val = [case.name for case in store.labelled("val")[:MAX_VALIDATION]]
     if not val:
         sys.exit(f"{store.path}: there is no labelled validation case, without which nnU-Net does not train.")
     for split, names in (("train", asked["cases"]), ("val", val), ("test", None)):
-        for name, images, _ in cases_of_split(store.path, split)[0]:
+        for name, images in ((case.name, case.images) for case in cases_of_split(source_of(store.path, 0), split)[0]):
             if names is None or name in names:
                 scan = prepare_scan(images, store.preparation)
                 write_scan(raw / ("imagesTr" if names else "imagesTs"), name, scan)
@@ -201,8 +202,10 @@ def score(store: Store, folder: Path, split: str) -> None:
     file = folder / f"evaluation-{split}.json"
     if file.is_file():
         return
-    parts, scores = Structures.of_store(store).parts, {}
-    for name, images, label in cases_of_split(store.path, split)[0][: MOST_VALIDATION if split == "val" else None]:
+    parts, scores = Structures.of_store(store, store.labelled("train")).parts, {}
+    for case in cases_of_split(source_of(store.path, 0), split)[0][: MAX_VALIDATION if split == "val" else None]:
+        assert case.label is not None
+        name, images, label = case.name, case.images, case.label
         scan = prepare_scan(images, store.preparation)
         reference = fitting_label(label, scan.original, images[0])
         shares = label_shares(store, folder / "predicted" / f"{name}.npz")

@@ -125,6 +125,7 @@ TINY_SPLITS = {
 }
 TINY_TRAINING = {
     "steps": 6, "batch": 2, "crops_per_scan": 1, "lr": 1e-3, "validate_every": 3, "checkpoint_every": 2,
+    "validation_fraction": 1.0,
 }  # fmt: skip
 TINY_RECIPE: dict[str, Any] = {
     "about": "for tests",

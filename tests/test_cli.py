@@ -182,10 +182,10 @@ def test_short_options_are_settings_of_the_training(monkeypatch: pytest.MonkeyPa
     for name in ("pretrain", "finetune"):
         stub(monkeypatch, name, lambda **given: calls.append(given) or Path("out"))
     short = ["--steps", 7, "--batch", 4, "--lr", "1e-4", "--seed", 3, "--devices", 2, "--precision", "bf16"]
-    short += ["--accumulate", 2, "--nodes", 3, "--strategy", "fsdp", "--compile"]
+    short += ["--accumulate", 2, "--nodes", 3, "--compile"]
     own = ["--set", "mask.ratio=0.6", "--set", "crop=[8, 8, 16]", "-s", "window=null"]
     shared = {"mask.ratio": 0.6, "crop": [8, 8, 16], "window": None, "seed": 3, "devices": 2, "precision": "bf16"}
-    shared |= {"nodes": 3, "strategy": "fsdp", "compile": True}
+    shared |= {"nodes": 3, "compile": True}
     nothing = {"recipe": None, "resume": False, "init": None, "accept_findings": False}
 
     assert voxmim_says("pretrain", "s", "o", "--resume", *short, *own)[0] == 0

@@ -17,7 +17,7 @@ from voxmim import api, cli, commands
 
 Maker = Callable[..., Path]
 TRAINING = ["STORE", "OUT", "--recipe", "--resume", "--steps", "--batch", "--lr", "--seed", "--devices", "--precision"]
-TRAINING += ["--accumulate", "--nodes", "--strategy", "--compile", "--accept-findings"]
+TRAINING += ["--accumulate", "--nodes", "--compile", "--accept-findings"]
 COMMANDS = {
     "demo": ["--data", "--out", "--seed", "--spacing", "--recipe", "--set"],
     "study": [

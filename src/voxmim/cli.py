@@ -46,7 +46,6 @@ SHORT: dict[str, tuple[str, Any, str]] = {  # options of a training: setting, ty
     "accumulate": ("{phase}.accumulate", int, "gradient accumulation steps."),
     "devices": ("devices", int, "number of GPUs or processes per node."),
     "nodes": ("nodes", int, "number of nodes, under torchrun or SLURM."),
-    "strategy": ("strategy", str, "strategy for several devices: ddp, or fsdp for large networks."),
     "precision": ("precision", str, "auto (bf16 where the device is fast at it, else 32), bf16, 16 (GPU only) or 32."),
     "compile": ("compile", bool, "use torch.compile."),
 }

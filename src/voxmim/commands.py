@@ -105,24 +105,12 @@ def finetune(result: Path, given: Given) -> None:
 
 def evaluate(result: Mapping[str, Any], given: Given) -> None:
     """The scores."""
-    title = f"{len(result['cases'])} cases of the split '{given['split']}'"
-    if result.get("task") == "classification":
-        from voxmim.tasks.classification.evaluate import result_rows
+    from voxmim.tasks.registry import TASKS
 
-        table(title, ["metric", "value", "95 % interval", "constant guess"], result_rows(result))
-        notes = result.get("told", [])
-    else:
-        from voxmim.tasks.metrics import MAIN, METRICS, cells, headings
-
-        prior = {**result.get("prior", {}).get("labels", {}), "mean": result.get("prior", {}).get("mean", {})}
-        rows = [
-            [name, *cells(scores), METRICS[MAIN].text(prior.get(name, {}).get(MAIN))]
-            for name, scores in [*result["labels"].items(), ("mean", result["mean"])]
-        ]
-        table(title, ["label", *headings(given["tolerance_mm"]), f"prior's {METRICS[MAIN].title}"], rows)
-        left_out = ", ".join(result["left_out"])
-        notes = [f"Left out, because a channel is missing: {left_out}."] if left_out else []
-    CONSOLE.print(*map(plain, notes), result["convention"], sep="\n", style="dim", soft_wrap=True)
+    for title, header, rows, note in TASKS[result.get("task", "segmentation")].tables(result):
+        table(title, header, rows)
+        if note:
+            CONSOLE.print(plain(note), style="dim", soft_wrap=True)
     done(given["json_file"] or given["csv_file"] or given["run"], "the result")
 
 

@@ -50,7 +50,6 @@ class Recipe:
         precision: auto (bf16 where the device is fast at it, else 32), bf16, 16 (GPU only) or 32.
         devices: number of processes or GPUs per node.
         nodes: number of machines.
-        strategy: of several processes: ddp replicates the network, fsdp shards it.
         compile: use torch.compile.
         max_damaged: maximum fraction of a training's scans that may be missing or damaged; they are skipped and named,
             and above it the training ends. 0 ends it at the first.
@@ -77,7 +76,6 @@ class Recipe:
     precision: Precision = "auto"
     devices: int = 1
     nodes: int = 1
-    strategy: Literal["ddp", "fsdp"] = "ddp"
     compile: bool = False
     max_damaged: float = 0.05
     seed: int = 0
@@ -113,8 +111,6 @@ class Recipe:
                 raise ValueError(f"{name}.batch {training.batch} must be a multiple of {parts}")
         if self.pretrain.freeze:
             raise ValueError(f"pretrain.freeze is {self.pretrain.freeze}, but a pre-training trains the encoder; use 0")
-        if self.strategy == "fsdp" and self.precision == "16":
-            raise ValueError("strategy fsdp does not go with precision 16; use bf16 or 32")
         self.encoder_entry.segmentor.check(self.encoder_settings)
         self.pretext_class.check(self.pretext_settings, self.pretrain)
         if self.carry_decoder and not self.encoder_entry.segmentor.carries_decoder:

@@ -29,6 +29,8 @@ RENAMED: dict[str, dict[str, str]] = {
     "mae": {"cross": "cross_attention", "share": "predicted_fraction"},
 }
 
+REMOVED = ("strategy",)  # settings that recipes of before may hold and that do nothing any more
+
 _IN_WORDS = {
     "[]": "from {} to {}",
     "(]": "above {} and up to {}",
@@ -47,7 +49,9 @@ def with_current_names(settings: Mapping[str, Any], origin: str) -> dict[str, An
     found: dict[str, Any] = {}
     old: list[str] = []
     for key, value in settings.items():
-        if key in RENAMED and isinstance(value, Mapping):
+        if key in REMOVED:
+            LOGGER.warning("%s: the setting %s no longer exists and is ignored.", origin, key)
+        elif key in RENAMED and isinstance(value, Mapping):
             found[key] = {RENAMED[key].get(name, name): inner for name, inner in value.items()}
             old += [f"{key}.{name} is now {key}.{RENAMED[key][name]}" for name in value if name in RENAMED[key]]
         else:
@@ -213,6 +217,8 @@ class Training:
         ema: EMA decay of the averaged weights, which are then validated and saved (0 is off).
         freeze: fraction of the steps during which the encoder is frozen (fine-tuning only); 1 freezes it throughout.
         validate_every: steps between two validations.
+        validation_fraction: of the time that a fine-tuning may spend on validation: each validation scores the next few
+            cases, and all of them where a step looks best and at the end; 1 scores all cases each time.
         checkpoint_every: steps between two checkpoints (last.ckpt).
         foreground: fraction of crops centred on a labelled voxel (fine-tuning only).
         augmentation: random changes of the crops.
@@ -230,6 +236,7 @@ class Training:
     ema: float = 0.0
     freeze: float = 0.0
     validate_every: int = 500
+    validation_fraction: float = 0.1
     checkpoint_every: int = 500
     foreground: float = 0.5
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -239,4 +246,5 @@ class Training:
         check_range(self, "lr layer_decay", 0, bounds="()")
         check_range(self, "weight_decay clip", 0)
         check_range(self, "warmup freeze foreground", 0, 1)
+        check_range(self, "validation_fraction", 0)
         check_range(self, "ema", 0, 1, "[)")

@@ -11,7 +11,7 @@ from voxmim.errors import WeightsError
 from voxmim.networks.build import build_encoder, describe_encoder
 from voxmim.networks.classifier import Classifier
 from voxmim.recipe import make_recipe
-from voxmim.weights.files import holds_classifier, save_weights
+from voxmim.weights.files import holds, save_weights
 from voxmim.weights.load import load_classifier
 
 CROP = (16, 8, 16)
@@ -76,12 +76,12 @@ def test_weights_survive_saving_and_loading(kind: str, tmp_path: Path) -> None:
 
 def test_what_holds_a_classifier_is_known(tmp_path: Path) -> None:
     network, metadata = classifier_of("vit")
-    assert not holds_classifier(tmp_path)
+    assert not holds(tmp_path, "classifier")
     save_weights(tmp_path / "classifier.safetensors", network, metadata)
-    assert holds_classifier(tmp_path)
-    assert holds_classifier(tmp_path / "classifier.safetensors")
+    assert holds(tmp_path, "classifier")
+    assert holds(tmp_path / "classifier.safetensors", "classifier")
     save_weights(tmp_path / "x.safetensors", network, metadata | {"kind": "encoder"})
-    assert not holds_classifier(tmp_path / "x.safetensors")
+    assert not holds(tmp_path / "x.safetensors", "classifier")
     with pytest.raises(WeightsError, match="these are encoder weights, but classifier weights are needed here"):
         load_classifier(tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match=r"no classifier\.safetensors here; give the run folder of a fine-tuning"):

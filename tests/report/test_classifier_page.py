@@ -8,7 +8,7 @@ from pathlib import Path
 from command_line import parsed
 from conftest import Sorted
 from voxmim import api
-from voxmim.report.classifier_page import classify_page, confusion_table
+from voxmim.report.classifier_page import classify_page
 from voxmim.report.run_pages import repeat_command
 from voxmim.training.run import Run
 
@@ -46,7 +46,7 @@ def test_a_probes_report_and_one_without_its_store_say_so(tiny_sorted: Sorted, t
     first, own = recipe.split("finetune:")
     (path / "recipe.yaml").write_text(f"{first}finetune:{own.replace('freeze: 0.0', 'freeze: 1.0')}")
     run = Run.open(path)
-    run.about |= {"store": str(tmp_path / "gone"), "told": ["two were left out."]}
+    run.about |= {"store": str(tmp_path / "gone"), "notes": ["two were left out."]}
     classify_page(run)
     text = text_of(path)
     assert "A linear probe was trained" in text
@@ -59,9 +59,3 @@ def test_the_command_to_repeat_a_run_is_one_that_can_be_given(tiny_sorted: Sorte
     told = parsed(arguments)
     assert (program, told.task, told.classes) == ("voxmim", "classification", tiny_sorted.classes.resolve())
     assert (told.labels, told.init) == ("18", None)
-
-
-def test_confusions_are_rows_of_what_was_called_what() -> None:
-    table = confusion_table({"split": "test", "classes": ["a", "b"], "confusion": [[3, 1], [0, 12]]})
-    assert table.header == ["class", "called a", "called b"]
-    assert table.rows == [["a", "3", "1"], ["b", "0", "12"]]

@@ -16,7 +16,7 @@ from voxmim.settings import Training
 from voxmim.store.format import Store
 from voxmim.studies import trial as module
 from voxmim.studies.trial import Note, Trial, carry_out, note_of
-from voxmim.training.finetune import labelled_cases
+from voxmim.tasks.segmentation.task import labelled_cases
 from voxmim.training.run import Run
 
 

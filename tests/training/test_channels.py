@@ -18,7 +18,7 @@ from voxmim.report.run_pages import pretrain_page
 from voxmim.store.crops import CropPlan
 from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.store.writing import write_case
-from voxmim.tasks.segmentation.evaluate import labelled_cases
+from voxmim.tasks.scans import labelled_cases, source_of
 from voxmim.training import finetune as module
 from voxmim.training.finetune import finetune
 from voxmim.training.loop import make_fabric
@@ -190,17 +190,17 @@ def test_a_fine_tuning_leaves_them_out_and_says_so_in_one_line(
 def test_a_fine_tuning_refuses_only_where_nothing_is_left(tmp_path: Path) -> None:
     bare = make_store(tmp_path / "store", {"whole": ("train", (2,))})
     with pytest.raises(StoreError, match="each of its labelled train cases lacks a channel; add files, or leave it"):
-        module.labelled_cases(bare, None, 0)
+        draw_cases(bare, None, 0)
 
 
 def test_evaluation_leaves_them_out_and_names_them(store: Store, tmp_path: Path) -> None:
-    found, left_out = labelled_cases(store.path, "val")
+    found, left_out = labelled_cases(source_of(store.path, 0), "val")
     assert ([name for name, _, _ in found], left_out) == (["val_a", "val_c"], ["val_b"])
     index = json.loads((store.path / "index.json").read_text())
     index["cases"] = [case for case in index["cases"] if case["name"] == "val_b"]
     (tmp_path / "index.json").write_text(json.dumps(index))
     with pytest.raises(StoreError, match=r"no labelled case that has every channel \(1 lack one\) in the split 'val'"):
-        labelled_cases(tmp_path, "val")
+        labelled_cases(source_of(tmp_path, 0), "val")
 
 
 @pytest.mark.parametrize(("pretext", "encoder"), [("mae", "vit"), ("mae", "unet"), ("simmim", "swin")])

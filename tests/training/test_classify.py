@@ -23,10 +23,10 @@ from voxmim.recipe import load_recipe
 from voxmim.store.format import Index, Store
 from voxmim.tasks.classification.inference import class_probabilities
 from voxmim.tasks.classification.labels import draw_splits
-from voxmim.training import classify as module
-from voxmim.training.classify import class_weights, classify, list_cases, train_cases, validation_figures
-from voxmim.training.loop import make_fabric
+from voxmim.tasks.classification.task import Classification, class_weights, list_cases, train_names
+from voxmim.training.finetune import finetune
 from voxmim.training.run import Run
+from voxmim.training.validation import Validation
 from voxmim.weights.files import read_weights
 from voxmim.weights.load import load_classifier
 
@@ -112,7 +112,7 @@ def test_a_run_folder_holds_all_that_later_steps_need(tiny_sorted: Sorted) -> No
         "recipe.yaml", "run.json", "metrics.csv", "last.ckpt", "classifier.safetensors", "report.html",
     }  # fmt: skip
     about = json.loads((path / "run.json").read_text())
-    assert (about["kind"], about["task"], about["told"]) == ("finetune", "classification", [])
+    assert (about["kind"], about["task"], about["notes"]) == ("finetune", "classification", [])
     assert sorted(about["cases"]) == sorted(about["listed"]["train"])
     assert {split: len(cases) for split, cases in about["listed"].items()} == {"train": 18, "val": 6, "test": 6}
     assert about["listed"]["test"]["scan_25"] == "dense"
@@ -137,13 +137,15 @@ def test_validation_is_of_whole_scans(tiny_sorted: Sorted) -> None:
             return torch.stack([bright, -bright], dim=1)
 
     store, recipe, network = Store(tiny_sorted.store), load_recipe(tiny_sorted.recipe), Brightest()
-    truth = Run.open(tiny_sorted.run).about["listed"]["train"]
-    found = validation_figures(make_fabric(recipe), network, store, truth, ["dense", "light"], recipe)
+    task = Classification.resume(store, Run.open(tiny_sorted.run).about, 0)
+    truth = task.listed["train"]
+    found = task.figures({case.name: task.score_case(network, case, recipe) for case in task.train})
     given = []
     for case in truth:
         image = torch.from_numpy(window(store.image(case), "ct", recipe.window))
         given.append(class_probabilities(network, image, (12, 12, 12), "32").numpy())
     index, light = np.array([name == "light" for name in truth.values()]), np.array(given)[:, 1]
+    assert list(truth) == [case.name for case in task.train]
     assert found["val_auroc"] == pytest.approx(roc_auc_score(index, light))
     assert found["val_balanced_accuracy"] == pytest.approx(balanced_accuracy_score(index, light > 0.5))
     assert found["val_loss"] == pytest.approx(log_loss(index, light), rel=1e-4)  # the classes are equally many
@@ -153,16 +155,21 @@ def test_validation_is_of_whole_scans(tiny_sorted: Sorted) -> None:
 def test_the_best_auroc_is_kept_and_among_equals_the_lowest_loss(
     tiny_sorted: Sorted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = iter([(0.75, 0.1), (1.0, 0.9), (1.0, 0.4), (1.0, 0.5), (0.9, 0.1)])  # AUROC and loss
-    real = module.validation_figures
+    found = iter([(0.75, 0.1), (1.0, 0.9), (1.0, 0.4), (1.0, 0.5), (0.9, 0.1)])  # AUROC and loss
 
-    def scripted(*given: Any) -> dict[str, float]:
-        auroc, loss = next(first)
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "auroc", lambda *_: auroc)
-            return real(*given) | {"val_loss": loss, "val_score": auroc - 1e-5 * loss}
+    def scripted(task: object, scores: object) -> dict[str, float]:
+        auroc, loss = next(found)
+        return {"val_auroc": auroc, "val_balanced_accuracy": 0.5, "val_loss": loss, "val_score": auroc - 1e-5 * loss}
 
-    monkeypatch.setattr(module, "validation_figures", scripted)
+    class Scripted(Validation):
+        """Computes the figures of each validation once."""
+
+        def __call__(self, step: int) -> dict[str, float]:
+            figures = scripted(None, None)
+            self._figures = lambda scores: figures if scores else {}
+            return super().__call__(step)
+
+    monkeypatch.setattr("voxmim.training.finetune.Validation", Scripted)
     run = train_on(tiny_sorted, tmp_path / "run", settings={"finetune.steps": 5, "finetune.validate_every": 1})
     assert read_weights(run / "classifier.safetensors")[1]["step"] == 3
 
@@ -219,16 +226,16 @@ def test_labels_draws_each_class_and_fewer_are_a_part_of_more(tiny_sorted: Sorte
     listed = {"train": {f"scan_{i}": "rare" if i in (3, 8) else "often" for i in range(18)}}
     former: set[str] = set()
     for count in range(2, 19):
-        chosen = train_cases(store, listed, str(count), seed=1)
+        chosen = train_names(store, listed, str(count), seed=1)
         assert len(chosen) == count
         assert former < set(chosen)
         assert {listed["train"][case] for case in chosen} == {"rare", "often"}
         former = set(chosen)
-    assert train_cases(store, listed, "0.5", 1) == train_cases(store, listed, "9", 1)
-    assert len(train_cases(store, listed, "0.01", 1)) == 2
-    assert train_cases(store, listed, None, 1) == list(listed["train"])
-    with pytest.raises(StoreError, match=r"--labels 1: give a share such as 0\.1 or a number from 2 to 18"):
-        train_cases(store, listed, "1", 1)
+    assert train_names(store, listed, "0.5", 1) == train_names(store, listed, "9", 1)
+    assert len(train_names(store, listed, "0.01", 1)) == 2
+    assert train_names(store, listed, None, 1) == list(listed["train"])
+    with pytest.raises(StoreError, match=r"--labels 1: give a fraction such as 0\.1 or a number from 2 to 18"):
+        train_names(store, listed, "1", 1)
 
 
 def test_a_class_that_cannot_be_learned_is_refused(tiny_sorted: Sorted, tmp_path: Path) -> None:
@@ -244,7 +251,7 @@ def test_a_class_that_cannot_be_learned_is_refused(tiny_sorted: Sorted, tmp_path
         train_on(tiny_sorted, tmp_path / "run", classes=table)
     with pytest.raises(RunError, match="give a CSV file with --classes"):
         train_on(tiny_sorted, tmp_path / "run", classes=None)
-    with pytest.raises(RunError, match="a table of classes is for a classification"):
+    with pytest.raises(RunError, match="classes of scans are for a classification"):
         train_on(tiny_sorted, tmp_path / "run", task=None)
     with pytest.raises(RunError, match=r"'classify' is no task of a fine-tuning .*; did you mean 'classification'"):
         train_on(tiny_sorted, tmp_path / "run", task="classify")
@@ -269,7 +276,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
         main(["finetune", str(tiny_sorted.store), str(out), "--resume"])
     assert left.value.code == 0
     assert trace(out) == trace(straight)
-    assert Run.open(out).about == Run.open(straight).about
+    mine, theirs = Run.open(out).about, Run.open(straight).about
+    assert mine | {"speed": 0} == theirs | {"speed": 0}
     tensors, metadata = read_weights(out / "classifier.safetensors")
     expected, expected_metadata = read_weights(straight / "classifier.safetensors")
     torch.testing.assert_close(tensors, expected, rtol=0, atol=0)
@@ -288,5 +296,5 @@ def test_a_run_stopped_before_its_first_step_starts_from_its_weights_again(
         patch.setattr("voxmim.store.augment.apply", stop)
         with pytest.raises(KeyboardInterrupt):
             train_on(tiny_sorted, tmp_path / "run", **told)
-    run, _ = classify(Store(tiny_sorted.store), tmp_path / "run", load_recipe(tiny_sorted.recipe), resume=True)
+    run, _ = finetune(Store(tiny_sorted.store), tmp_path / "run", load_recipe(tiny_sorted.recipe), resume=True)
     assert trace(run.path) == trace(straight)

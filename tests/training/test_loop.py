@@ -16,7 +16,7 @@ from voxmim.errors import TrainingError
 from voxmim.recipe import Recipe
 from voxmim.settings import Training
 from voxmim.store.crops import Batch
-from voxmim.training import step as step_module
+from voxmim.training import loop as loop_module
 from voxmim.training.damage import Damage
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.optimiser import learning_rate
@@ -37,9 +37,9 @@ class Bench:
         training: the settings.
         stop_at: the step (from 0) at which the loss raises Stopped.
         bad_at: the step at which the loss is not a number.
-        better: the figure that tells the best step.
-        scores: what each validation, told the step, finds.
-        damage: the account of damaged scans.
+        better: the column that the best step is chosen by.
+        scores: what the validation after a step finds.
+        damage: the scans that could not be read.
         asked: the first steps that batches were asked for.
         seen: each step with the number of its batch and whether the network was training.
         saved: the steps at which weights were saved.
@@ -61,6 +61,7 @@ class Bench:
     def __post_init__(self) -> None:
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.3), nn.Linear(4, 1))
+        self.best, self.improved = -math.inf, False
 
     def batches(self, first: int) -> Iterator[Batch]:
         self.asked.append(first)
@@ -79,15 +80,25 @@ class Bench:
 
     def validate(self, step: int) -> dict[str, float]:
         self.validated.append((step, self.network.training))
-        torch.rand(step)  # what a validation draws must not show in the training
-        return self.scores(step)
+        torch.rand(step)  # random numbers of a validation must not change the training
+        found = self.scores(step)
+        self.improved = self.better is not None and found[self.better] > self.best
+        if self.improved:
+            self.best = found[str(self.better)]
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best = state["best"]
 
     def run(self, path: Path) -> dict[str, Tensor]:
         """Train in a new folder, or go on in one that is there; the final weights."""
         recipe = Recipe(precision="32", pretrain=self.training)
         run = Run.open(path) if path.exists() else Run.new(path, "pretrain", recipe, {})
         job = Job("test", self.network, self.training, BETAS, self.batches, self.loss, self.validate, ["val"],
-                  self.better, self.saved.append, damage=self.damage)  # fmt: skip
+                  self.saved.append, self if self.better else None, damage=self.damage)  # fmt: skip
         train(make_fabric(recipe), run, job, seed=3)
         return self.network.state_dict()
 
@@ -159,8 +170,8 @@ def test_gradients_are_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         optimiser.register_step_pre_hook(note)
         return optimiser
 
-    original = step_module.make_optimiser
-    monkeypatch.setattr(step_module, "make_optimiser", make)
+    original = loop_module.make_optimiser
+    monkeypatch.setattr(loop_module, "make_optimiser", make)
     Bench(settings(clip=clip), factor=1e4).run(tmp_path / "run")
     assert len(norms) == 7
     if clip:
@@ -173,7 +184,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_cases(tmp_path: Path
     bench = Bench(settings(), bad_at=4)
     with pytest.raises(
         TrainingError,
-        match=r"run: the loss is nan at step 5: it arose in the loss itself, on case_4, case_a; .* lower --lr",
+        match=r"run: the loss is nan at step 5: crops and weights are finite; look at the scans case_4, case_a, or ",
     ):
         bench.run(tmp_path / "run")
     state = Run.open(tmp_path / "run").load_checkpoint()

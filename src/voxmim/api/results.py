@@ -41,32 +41,23 @@ def evaluate(
     Raises:
         VoxmimError: the run or the data cannot be used.
     """
-    from voxmim.api.tasks import refuse_classes, task_of
     from voxmim.report.classifier_page import classify_page
     from voxmim.report.run_pages import finetune_page
-    from voxmim.tasks.classification import evaluate as classes_of
-    from voxmim.tasks.segmentation import evaluate as labels_of
+    from voxmim.tasks.registry import task_of
+    from voxmim.tasks.task import write_json
     from voxmim.training.run import ABOUT, Run
 
-    run = Path(run)
-    write_csv: Callable[[Path, dict[str, Any]], None]
+    run, table = Path(run), None if classes is None else Path(classes)
     own = Run.open(run, "finetune") if (run / ABOUT).is_file() else None
-    if task_of(run) == "classification":
-        listed = None if own is None else own.about["listed"]
-        table = None if classes is None else Path(classes)
-        result = classes_of.evaluate(run, Path(data), split, listed, table, on_case)
-        write_csv, write_page = classes_of.write_csv, classify_page
-    else:
-        refuse_classes(classes)
-        result = labels_of.evaluate(run, Path(data), split, tolerance_mm, on_case)
-        write_csv, write_page = labels_of.write_csv, finetune_page
+    task = task_of(run)
+    result = task.evaluate(run, Path(data), split, tolerance_mm, {} if own is None else own.about, table, on_case)
     if json_file is not None:
-        labels_of.write_json(Path(json_file), result)
+        write_json(Path(json_file), result)
     if csv_file is not None:
-        write_csv(Path(csv_file), result)
+        task.write_csv(Path(csv_file), result)
     if own is not None:
-        labels_of.write_json(run / f"evaluation-{split}.json", result)
-        write_page(own)
+        write_json(run / f"evaluation-{split}.json", result)
+        (classify_page if task.name == "classification" else finetune_page)(own)
     return result
 
 
@@ -94,14 +85,10 @@ def predict(
     Raises:
         VoxmimError: the run or a scan cannot be used.
     """
-    from voxmim.api.tasks import task_of
-    from voxmim.tasks.classification.predict import predict as predict_classes
-    from voxmim.tasks.segmentation.predict import predict as predict_labels
+    from voxmim.tasks.registry import task_of
 
-    files = [Path(scan) for scan in scans]
-    if task_of(Path(run)) == "classification":
-        return predict_classes(Path(run), files, Path(out), on_case)
-    return predict_labels(Path(run), files, Path(out), probabilities, on_case)
+    run = Path(run)
+    return task_of(run).predict(run, [Path(scan) for scan in scans], Path(out), probabilities, on_case)
 
 
 def reconstruct(
@@ -125,6 +112,6 @@ def reconstruct(
         VoxmimError: the run or a scan cannot be used.
     """
     from voxmim.report.reconstruct import reconstruct
-    from voxmim.tasks.segmentation.predict import scan_files
+    from voxmim.tasks.scans import scan_files
 
     return reconstruct(Path(run), scan_files([Path(scan) for scan in scans]), Path(out), seed, on_case)

@@ -112,11 +112,10 @@ def finetune(
     Raises:
         VoxmimError: the store, the recipe, the weights or the run folder cannot be used.
     """
-    from voxmim.api.tasks import TASKS, refuse_classes, task_of
     from voxmim.errors import RunError, nearest
     from voxmim.report.classifier_page import classify_page
     from voxmim.report.run_pages import finetune_page
-    from voxmim.training.classify import classify
+    from voxmim.tasks.registry import TASKS
     from voxmim.training.finetune import finetune
     from voxmim.training.processes import first_process
 
@@ -124,21 +123,15 @@ def finetune(
     if resume:
         given = {"init": init, "labels": labels, "task": task, "classes": classes}
         chosen = _resumed(out, recipe=recipe, **given, **(settings or {}))
-        task = task_of(Path(out))
     else:
         chosen = _started(recipe, start, settings)
-    used = None if labels is None else str(labels)
     if task not in (None, *TASKS):
         raise RunError(f"'{task}' is no task of a fine-tuning ({', '.join(TASKS)}){nearest(str(task), TASKS) or '.'}")
+    used, table = None if labels is None else str(labels), None if classes is None else Path(classes)
     opened = _opened(store, resume or accept_findings)
-    if task == "classification":
-        table = None if classes is None else Path(classes)
-        run, _ = classify(opened, Path(out), chosen, table, start, used, resume)
-    else:
-        refuse_classes(classes)
-        run, _ = finetune(opened, Path(out), chosen, start, used, resume)
+    run, _ = finetune(opened, Path(out), chosen, start, used, resume, task or "segmentation", table)
     if first_process():
-        (classify_page if task == "classification" else finetune_page)(run)
+        (classify_page if run.about.get("task") == "classification" else finetune_page)(run)
     return run.path
 
 

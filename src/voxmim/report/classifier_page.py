@@ -11,9 +11,9 @@ from typing import Any
 from voxmim.recipe import recipe_to_yaml
 from voxmim.report.page import Page, Table
 from voxmim.report.plots import Plot
-from voxmim.report.run_pages import curve, loss_curve, repeat_command, run_facts, store_of, write_report
-from voxmim.tasks.classification.evaluate import result_rows
-from voxmim.tasks.classification.labels import counts_in_words
+from voxmim.report.run_pages import best_row, curve, loss_curve, repeat_command, run_facts, store_of, write_report
+from voxmim.tasks.classification.evaluate import result_tables
+from voxmim.tasks.classification.task import Classification
 from voxmim.training.run import Run
 
 
@@ -28,7 +28,7 @@ def classify_page(run: Run) -> None:
     if recipe.finetune.freeze == 1:
         lead[0] += " The encoder was kept as it was; only the linear layer on its averaged features learned."
     if ranked:
-        best = max(ranked, key=lambda row: row["val_score"])
+        best = best_row(run, ranked, "val_score")
         lead.append(
             f"Its best AUROC on validation cases was {best['val_auroc']:.3f}, at step {int(best['step'])}, with a "
             f"balanced accuracy of {best['val_balanced_accuracy']:.3f}; the weights of that step were kept."
@@ -40,13 +40,10 @@ def classify_page(run: Run) -> None:
     if ranked:
         told = [curve("AUROC", ranked, "val_auroc"), curve("balanced accuracy", ranked, "val_balanced_accuracy")]
         plots.insert(0, Plot("Whole validation scans", "optimiser step", "share", told))
-    listed = run.about["listed"]
     facts = [
         *run_facts(run, recipe.finetune, store_of(run)),
         ("weights that moved", run.about["transfer"] or "none: trained from scratch"),
-        ("classes", run.about["classes"]),
-        *((f"cases in {split}", counts_in_words(listed[split].values())) for split in listed if listed[split]),
-        *([("left out or drawn", " ".join(run.about["told"]))] if run.about["told"] else []),
+        *Classification.facts(run.about),
     ]
     results = [json.loads(file.read_text()) for file in sorted(run.path.glob("evaluation-*.json"))]
     page = Page(
@@ -54,25 +51,11 @@ def classify_page(run: Run) -> None:
         lead=lead,
         facts=facts,
         plots=plots,
-        tables=[table for result in results for table in (result_table(result), confusion_table(result))],
+        tables=[Table(*found) for result in results for found in result_tables(result)],
         settings=recipe_to_yaml(recipe),
         commands=[repeat_command(run), *map(_evaluate_command, results)],
     )
     write_report(run, page)
-
-
-def result_table(result: Mapping[str, Any]) -> Table:
-    """An evaluation's figures with their intervals, beside what always guessing the same has."""
-    title = f"Results on {len(result['cases'])} cases of the split '{result['split']}'"
-    header = ["figure", "value", "95 % interval", "always guessing the same"]
-    return Table(title, header, result_rows(result), result["convention"])
-
-
-def confusion_table(result: Mapping[str, Any]) -> Table:
-    """How many cases of each class were called what."""
-    rows = [[name, *map(str, counts)] for name, counts in zip(result["classes"], result["confusion"], strict=True)]
-    header = ["class", *(f"called {name}" for name in result["classes"])]
-    return Table(f"What the cases of the split '{result['split']}' were called", header, rows)
 
 
 def _evaluate_command(result: Mapping[str, Any]) -> str:

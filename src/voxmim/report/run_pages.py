@@ -25,12 +25,11 @@ from voxmim.report.reconstruct import Reconstructor, picture
 from voxmim.settings import Training
 from voxmim.store.format import Case, Store
 from voxmim.store.prepare import PreparedScan
-from voxmim.tasks.metrics import MAIN, METRICS, cells, headings
-from voxmim.tasks.segmentation.loss import criterion_in_words
+from voxmim.tasks.segmentation.evaluate import result_tables
 from voxmim.tasks.segmentation.predict import Segmentor
-from voxmim.tasks.segmentation.structures import Structures
+from voxmim.tasks.segmentation.task import Segmentation
 from voxmim.text import sizes_in_words
-from voxmim.training.damage import Damage, damage_in_words
+from voxmim.training.damage import Damage
 from voxmim.training.pretrain import pretraining_cases
 from voxmim.training.run import RECIPE, Run
 
@@ -92,15 +91,14 @@ def finetune_page(run: Run) -> None:
         f"for {recipe.finetune.steps} steps."
     ]
     if validated:
-        best = max(validated, key=lambda row: row["val_dice"])
+        best = best_row(run, validated, "val_dice")
         lead.append(
             f"Its best mean Dice on validation cases was {best['val_dice']:.3f}, at step {int(best['step'])}; "
             "the weights of that step were kept."
         )
-    structures = Structures({}) if store is None else Structures.of_store(store)
-    plots = [Plot("Loss", "optimiser step", criterion_in_words(structures), [loss_curve(rows, "training crops")])]
+    plots = [Plot("Loss", "optimiser step", run.about.get("loss", "loss"), [loss_curve(rows, "training crops")])]
     if validated:
-        plots.insert(0, Plot("Dice on validation cases", "optimiser step", "Dice", dice_curves(validated, store)))
+        plots.insert(0, Plot("Dice on validation cases", "optimiser step", "Dice", dice_curves(validated)))
     lead += run.about.get("warnings", [])
     moved = run.about["transfer"] or "none: trained from scratch"
     results = [json.loads(file.read_text()) for file in sorted(run.path.glob("evaluation-*.json"))]
@@ -117,6 +115,12 @@ def finetune_page(run: Run) -> None:
         + [shlex.join(["voxmim", "evaluate", str(run.path), r["data"], "--split", r["split"]]) for r in results],
     )
     write_report(run, page)
+
+
+def best_row(run: Run, validated: Sequence[dict[str, float]], score: str) -> dict[str, float]:
+    """The validated row of the step whose weights were kept."""
+    step = run.about.get("best_step")
+    return max(validated, key=lambda row: (row["step"] == step, row.get(score, 0.0)))
 
 
 def run_facts(run: Run, training: Training, store: Store | None) -> list[tuple[str, str]]:
@@ -145,9 +149,7 @@ def run_facts(run: Run, training: Training, store: Store | None) -> list[tuple[s
         ("seed, precision", f"{recipe.seed}, {recipe.precision}"),
     ]
     if recipe.nodes * recipe.devices > 1:
-        facts.append(("processes", f"{recipe.devices} on each of {recipe.nodes} node(s), {recipe.strategy}"))
-    if left_out := damage_in_words(run):
-        facts.append(("scans left out, as they could not be read", left_out))
+        facts.append(("processes", f"{recipe.devices} on each of {recipe.nodes} node(s)"))
     if training.ema:
         facts.append(("weights", f"averaged over the steps, {training.ema:g} of the average staying at each"))
     if training.freeze:
@@ -188,30 +190,16 @@ def loss_curve(rows: Sequence[Mapping[str, float]], name: str) -> Curve:
     return Curve(f"{name}, mean of {width} steps", steps[::every], smooth[::every].tolist())
 
 
-def dice_curves(validated: list[dict[str, float]], store: Store | None) -> list[Curve]:
+def dice_curves(validated: list[dict[str, float]]) -> list[Curve]:
     """Mean Dice and that of each label or region, against the steps."""
-    curves = [curve("mean", validated, "val_dice")]
-    for name in [] if store is None else Structures.of_store(store).parts:
-        rows = [row for row in validated if f"val_dice {name}" in row]
-        if rows:
-            curves.append(curve(name, rows, f"val_dice {name}"))
-    return curves
+    shown = Segmentation.curves(dict.fromkeys(column for row in validated for column in row))
+    return [curve(name, [row for row in validated if column in row], column) for column, name in shown.items()]
 
 
 def result_table(result: Mapping[str, Any], title: str | None = None) -> Table:
     """An evaluation's figures per label or region, the position-only prior beside them, the convention below."""
-    prior = result.get("prior")
-    rows = []
-    for name, scores in [("mean", result["mean"]), *result["labels"].items()]:
-        beside = None if prior is None else (prior["mean"] if name == "mean" else prior["labels"][name])
-        rows.append([name, *cells(scores), METRICS[MAIN].text(beside[MAIN]) if beside else "–"])
-    header = ["label", *headings(result["tolerance_mm"]), f"prior's {METRICS[MAIN].title}"]
-    title = title or f"Results on {len(result['cases'])} cases of the split '{result['split']}'"
-    note = f"{result['convention']} The prior knows positions only: it is the mean training label map, and never looks "
-    note += "at the image."
-    if result.get("left_out"):
-        note += f" Left out, since they lack a channel: {', '.join(result['left_out'])}."
-    return Table(title, header, rows, note)
+    (found,) = result_tables(result)
+    return Table(title or found.title, found.header, found.rows, found.note)
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -256,7 +244,7 @@ def segmentation_pictures(runs: Mapping[str, Run], store: Store, split: str = "v
     for _, case, (stored, reference) in islice(Damage().readable(labelled, read), _SHOWN):
         columns: list[tuple[str, np.ndarray | None]] = [("scan", None), ("reference", reference)]
         for name, segmentor in segmentors.items():
-            columns.append((name, segmentor.label_shares(_prepared(store, case, stored)).argmax(0).astype(np.uint8)))
+            columns.append((name, segmentor.prepared_label_map(_prepared(store, case, stored))))
         seen = window(stored, store.preparation.intensity, bounds)
         at = middle_of(reference, case.shape)
         png = segmentation_picture(display_range(seen[0]), columns, store.preparation.spacing, at)

@@ -23,7 +23,7 @@ from voxmim.recipe import Recipe
 from voxmim.studies.plateau import Cost
 from voxmim.studies.trial import Note, Trial, carry_out
 from voxmim.tasks.metrics import MAIN
-from voxmim.training.finetune import case_column
+from voxmim.tasks.segmentation.task import case_column
 from voxmim.training.run import Run
 
 

@@ -23,7 +23,7 @@ from voxmim.studies import pretraining
 from voxmim.studies.design import LABELS
 from voxmim.studies.request import Request
 from voxmim.studies.study import answer
-from voxmim.tasks.segmentation.evaluate import labelled_cases
+from voxmim.tasks.scans import labelled_cases, source_of
 from voxmim.tasks.segmentation.predict import predict
 from voxmim.training.setup import refuse_unresolved
 
@@ -103,7 +103,7 @@ def demo(
     command = ["study", "pretraining", "--data", store, "--out", out, "--seeds", "1", "--recipe", recipe_file]
     before = list(steps.commands)
     result = steps.run(command, lambda: answer(pretraining.STUDY, request, 1, out, [*before, steps.commands[-1]]))
-    scan = list(labelled_cases(store, "test")[0][0][1])
+    scan = list(labelled_cases(source_of(store, 0), "test")[0][0].images)
     run, encoder = (result["arms"][1][key].get(seed) for key in ("runs", "pretrainings"))
     if run is not None:
         folder = out / "predictions"

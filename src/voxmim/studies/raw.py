@@ -10,7 +10,7 @@ from typing import Any
 from voxmim.studies.arm import Comparison
 from voxmim.studies.trial import Trial
 from voxmim.tasks.metrics import METRICS
-from voxmim.training.finetune import case_column
+from voxmim.tasks.segmentation.task import case_column
 
 PRIOR = "position-only prior"
 COLUMNS = (

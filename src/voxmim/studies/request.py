@@ -15,7 +15,7 @@ from voxmim.recipe import Recipe, fit_crop, load_recipe, with_crop
 from voxmim.settings import Triple
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Pretraining
-from voxmim.training.finetune import labelled_cases
+from voxmim.tasks.segmentation.task import labelled_cases
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Request:
         times as many crops, for a quarter of SimMIM's steps at half the rate, and an augmentation that is strong
         enough.
         """
-        told = {key: value for key, value in self.settings.items() if ":" not in key}
+        told: dict[str, Any] = {"finetune.validation_fraction": 1.0}  # curves of the same cases at every step
+        told |= {key: value for key, value in self.settings.items() if ":" not in key}
         if pretext is not None:
             told["pretext"] = pretext
             if pretext != self.base.pretext:

@@ -17,8 +17,8 @@ from voxmim.studies.raw import PRIOR
 from voxmim.studies.trial import Trial
 from voxmim.tasks.intervals import mean_interval, seed_interval, verdict
 from voxmim.tasks.metrics import MAIN, METRICS, cells, convention, headings
+from voxmim.tasks.segmentation.task import case_column, prior_dice
 from voxmim.text import sizes_in_words
-from voxmim.training.finetune import case_column, prior_dice
 
 MISSING = "missing"
 MAIN_METRIC = METRICS[MAIN]
@@ -152,7 +152,7 @@ def validation_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
     for arm in arms:
         table, run = best_scores(comparison, arm), comparison.run(arm, comparison.seeds[0])
         if run is not None and not rows:
-            prior = prior_dice(run, Store(arm.store))
+            prior = prior_dice(run.path, run.about, Store(arm.store))
             rows.append([PRIOR, MAIN_METRIC.text(float(np.mean(prior)) if prior else None), "–", "–", "–"])
         if table is None:
             rows.append([marked(comparison, arm), MISSING, "–", "–", "–"])
@@ -183,7 +183,7 @@ def validation_plot(comparison: Comparison, arms: Sequence[Arm], title: str = ""
         band = (low.tolist(), high.tolist()) if len(found) > 2 else None  # two seeds have a band as wide as the plot
         curves.append(Curve(marked(comparison, arm), steps, dice.mean(axis=0).tolist(), band))
     run = next((run for arm in arms if (run := comparison.run(arm, comparison.seeds[0]))), None)
-    prior = [] if run is None else prior_dice(run, Store(arms[0].store))
+    prior = [] if run is None else prior_dice(run.path, run.about, Store(arms[0].store))
     if prior:
         ends = [min(curve.steps[0] for curve in curves), max(curve.steps[-1] for curve in curves)]
         curves.append(Curve(PRIOR, ends, [float(np.mean(prior))] * 2))

@@ -26,8 +26,10 @@ from voxmim.pretext.build import fitting_pretexts
 from voxmim.recipe import Recipe, write_recipe
 from voxmim.report.machine import machine
 from voxmim.store.format import INDEX, Store
-from voxmim.tasks.segmentation.evaluate import evaluate, write_json
-from voxmim.training.finetune import finetune, labelled_cases
+from voxmim.tasks.segmentation.evaluate import evaluate
+from voxmim.tasks.segmentation.task import labelled_cases
+from voxmim.tasks.task import write_json
+from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import ABOUT
 

@@ -18,8 +18,8 @@ from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.design import Findings
 from voxmim.studies.raw import raw_csv
+from voxmim.tasks.segmentation.task import labelled_cases
 from voxmim.text import sizes_in_words
-from voxmim.training.finetune import labelled_cases
 
 
 def write_study(

@@ -40,10 +40,10 @@ class Masks:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of a structure in one case.
+    """One metric.
 
     Attributes:
-        function: its value.
+        function: its value: of the `Masks` of a structure in one case, or of what another task documents.
         title: its name in tables; ``{tolerance_mm}`` is filled in.
         unit: such as ``mm``; empty where it has none.
         digits: printed after the decimal point.
@@ -51,12 +51,12 @@ class Metric:
         absent: what a structure scores that only one of the two label maps holds; None is the scan's diagonal in mm.
     """
 
-    function: Callable[[Masks], float]
+    function: Callable[..., Any]
     title: str
     unit: str
     digits: int
     higher_is_better: bool
-    absent: float | None
+    absent: float | None = 0.0
 
     def heading(self, tolerance_mm: float = 2.0) -> str:
         """Title and unit, as the head of a column."""
@@ -76,17 +76,12 @@ def dice(masks: Masks) -> float:
 
 def hd95(masks: Masks) -> float:
     """The larger of the two directed 95th percentiles (linear between ranks) of surface distances, in mm."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 calls one of its own functions as it advises not to
-        return float(
-            compute_hausdorff_distance(*_tensors(masks), include_background=True, percentile=95, spacing=masks.spacing)
-        )
+    return _by_monai(compute_hausdorff_distance, masks, percentile=95)
 
 
 def surface_dice(masks: Masks) -> float:
     """Fraction of both surfaces' voxels within the tolerance of the other surface (arXiv 1809.04430), 0 to 1."""
-    tolerance = [masks.tolerance_mm + _ROUNDING_MM]
-    return float(compute_surface_dice(*_tensors(masks), tolerance, include_background=True, spacing=masks.spacing))
+    return _by_monai(compute_surface_dice, masks, class_thresholds=[masks.tolerance_mm + _ROUNDING_MM])
 
 
 METRICS: dict[str, Metric] = {
@@ -128,5 +123,8 @@ def convention() -> str:
     )
 
 
-def _tensors(masks: Masks) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(masks.prediction)[None, None], torch.from_numpy(masks.reference)[None, None]
+def _by_monai(function: Callable[..., Any], masks: Masks, **options: Any) -> float:
+    pair = (torch.from_numpy(mask)[None, None] for mask in (masks.prediction, masks.reference))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 calls one of its own functions as it advises not to
+        return float(function(*pair, include_background=True, spacing=masks.spacing, **options))

@@ -1,83 +1,228 @@
-"""The loop that both trainings share: steps, checkpoints, validation, metrics, progress.
+"""The training loop: steps, validation, checkpoints, metrics, progress.
 
-A step's crops, masks, augmentation and dropped paths follow from the seed and the step's number alone. Nothing but
-weights, optimiser state and the number of the step has to be kept for a resumed run to go on exactly.
+The crops, masks, augmentation and stochastic depth of a step follow from the seed and the number of the step, so a
+resumed run continues exactly from weights, optimiser state and that number.
 """
 
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
+import torch
 from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from voxmim.errors import RunError
+from voxmim.settings import Training
 from voxmim.store.crops import Batch
-from voxmim.training.processes import make_fabric, shared, together
+from voxmim.training.damage import Damage
+from voxmim.training.nonfinite import raise_nonfinite
+from voxmim.training.optimiser import learning_rate, make_optimiser
+from voxmim.training.processes import all_ranks, kill_children_on_error, make_fabric
 from voxmim.training.progress import TrainingBar
 from voxmim.training.run import MetricsFile, Run
-from voxmim.training.step import Job, Stepper
+from voxmim.training.speed import Speed
 
 __all__ = ["Job", "make_fabric", "train"]
+
+
+class BestStep(Protocol):
+    """Knows whether the last validation was the best one so far; its state is kept in checkpoints."""
+
+    improved: bool
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Job:
+    """What one training does.
+
+    Attributes:
+        title: in front of the progress bar.
+        network: what is trained.
+        training: its settings.
+        betas: of AdamW.
+        batches: this process's batches from a step on.
+        loss: of one batch at one step, through the given (possibly wrapped) network.
+        validate: figures by name after a step; every process calls it.
+        columns: the names of those figures.
+        save: writes the weights that other commands load, after a step.
+        best: if set, `save` is called after each validation that improved; without it, with each checkpoint.
+        watch: a warning about a validated row of metrics, or nothing; printed once.
+        files: the image files of cases, for error messages.
+        compile: use torch.compile.
+        damage: the scans that could not be read.
+    """
+
+    title: str
+    network: nn.Module
+    training: Training
+    betas: tuple[float, float]
+    batches: Callable[[int], Iterator[Batch]]
+    loss: Callable[[nn.Module, Batch, int], Tensor]
+    validate: Callable[[int], dict[str, float]]
+    columns: list[str]
+    save: Callable[[int], None]
+    best: BestStep | None = None
+    watch: Callable[[dict[str, float]], str] = lambda _: ""
+    files: Callable[[list[str]], list[str]] = lambda names: names
+    compile: bool = False
+    damage: Damage = field(default_factory=Damage)
 
 
 def train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
     """Train from the last checkpoint, or from the start, to the last step.
 
     Raises:
-        TrainingError: the loss is not finite; names the step, the files and where it arose.
+        TrainingError: the loss is not finite, or too many scans cannot be read.
+        RunError: the checkpoint does not fit, or the run folder cannot be written to.
     """
-    with together(fabric):
+    with kill_children_on_error(fabric):
         _train(fabric, run, job, seed)
         fabric.barrier()
 
 
 def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
-    training, damage, leads = job.training, job.damage, fabric.is_global_zero
+    training, leads = job.training, fabric.is_global_zero
+    if training.freeze == 1:
+        cast(nn.Module, job.network.encoder).requires_grad_(False)
+    network = fabric.setup_module(torch.compile(job.network) if job.compile else job.network)  # type: ignore[arg-type]
+    optimiser: Any = fabric.setup_optimizers(make_optimiser(job.network, training, job.betas))
+    decay = get_ema_multi_avg_fn(training.ema)
+    average = AveragedModel(job.network, multi_avg_fn=decay) if training.ema else None
     state = run.load_checkpoint()
-    first, best = (0, -math.inf) if state is None else (int(state["step"]), float(state["best"]))
-    damage.restore(run, {} if state is None else state.get("damaged", {}))
-    stepper = Stepper(fabric, job, seed, str(run.path), state)
+    if state is not None:
+        _restore(run, job, optimiser, average, state)
+        fabric.strategy.precision.load_state_dict(state.get("precision", {}))
+    first = 0 if state is None else int(state["step"])
+    speed = Speed(job.network, fabric, run.seconds())
     metrics = MetricsFile(run, ["step", "seconds", "lr", "loss", *job.columns], first) if leads else None
-    rows = run.metrics() if leads else []
-    began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
     stream = job.batches(first)
-
-    def read() -> Batch:
-        batch = next(stream)
-        damage.refuse(run)
-        return batch
-
+    network.train()
     with TrainingBar(job.title, first, training.steps, leads) as bar:
+
+        def read() -> Batch:
+            batch = next(stream)
+            job.damage.check(run, bar.say)
+            return batch
+
         for step in range(first, training.steps):
-            rate, loss = stepper.step(shared(fabric, read), step)
             done = step + 1
-            row = {"step": done, "lr": rate, "loss": loss}
+            with speed.timed("step"):
+                batch = all_ranks(fabric, read)
+                row = {"step": done, "lr": learning_rate(step, training)}
+                row["loss"] = _step(fabric, run, job, network, optimiser, batch, step, seed)
+                if average is not None:
+                    average.update_parameters(job.network)
             validates = done % training.validate_every == 0 or done == training.steps
             keeps = done % training.checkpoint_every == 0 or done == training.steps
-            if validates or keeps:
-                with stepper.settled():
-                    improves = keeps and job.better is None
-                    if validates:
-                        held = damage.held_left()
-                        figures = job.validate(done)
-                        damage.meet(fabric)
-                        shared(fabric, lambda: damage.refuse(run))
-                        row |= figures
-                        best = best if damage.held_left() == held else -math.inf
-                        bar.warn(job.watch(row))
-                        if job.better and row[job.better] > best:
-                            best, improves = row[job.better], True
-                    if improves and leads:
-                        job.save(done)
+            if validates:
+                with speed.timed("validation"), _evaluating(network, job, average):
+                    row |= job.validate(done)
+                bar.warn(job.watch(row))
+            if leads and (keeps if job.best is None else validates and job.best.improved):
+                with _evaluating(network, job, average), _writing(run, done):
+                    job.save(done)
             if metrics is not None:
-                metrics.add({**row, "seconds": round(time.monotonic() - began, 2)})
-            if keeps:
-                damage.meet(fabric)
-                whole = stepper.state() | {"step": done, "best": best, "damaged": dict(damage.found)}
-                if leads:
-                    run.save_checkpoint(whole)
-            for line in damage.news(run, done) if leads else []:
-                bar.say(line)
-            bar.show(row)
+                with _writing(run, done):
+                    metrics.add({**row, "seconds": round(speed.elapsed(), 2)})
+            if keeps and leads:
+                with speed.timed("checkpoint"), _writing(run, done):
+                    run.save_checkpoint(_state(fabric, job, optimiser, average) | {"step": done})
+            bar.update(row)
     if metrics is not None:
         metrics.close()
+        speed.write(run)
+
+
+def _step(
+    fabric: Fabric, run: Run, job: Job, network: Any, optimiser: Any, batch: Batch, step: int, seed: int
+) -> float:
+    """One optimiser step from this process's crops; the loss, averaged over all processes."""
+    training = job.training
+    torch.manual_seed(seed * 1_000_003 + step * 1009 + fabric.global_rank)
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(step, training) * group["scale"]
+    total = torch.zeros((), device=fabric.device)
+    parts = _parts(batch, training.accumulate)
+    for number, part in enumerate(parts, start=1):
+        with fabric.no_backward_sync(network, enabled=number < len(parts)):
+            loss = job.loss(network, part, step) / len(parts)
+            total += loss.detach()
+            fabric.backward(loss)
+    mean = float(cast(Tensor, fabric.all_reduce(total.clone(), reduce_op="mean")))
+    if not math.isfinite(mean):
+        raise_nonfinite(fabric, f"{run.path}: the loss is {mean} at step {step + 1}", job.network, batch, job.files)
+    if step < round(training.freeze * training.steps) and training.freeze < 1:
+        for parameter in cast(nn.Module, job.network.encoder).parameters():
+            parameter.grad = None
+    if training.clip > 0:
+        fabric.clip_gradients(network, optimiser, max_norm=training.clip, error_if_nonfinite=False)
+    optimiser.step()
+    optimiser.zero_grad()
+    return mean
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """A batch cut into equal parts, for gradient accumulation."""
+    size = len(batch.image) // count
+    return [Batch(*(values[at * size : (at + 1) * size] for values in batch)) for at in range(count)]  # type: ignore[arg-type]
+
+
+@contextmanager
+def _evaluating(network: nn.Module, job: Job, average: AveragedModel | None) -> Iterator[None]:
+    """The job's network in evaluation mode, with the averaged weights if there are any."""
+    pairs = [] if average is None else list(zip(job.network.parameters(), average.module.parameters(), strict=True))
+    for own, averaged in pairs:
+        own.data, averaged.data = averaged.data, own.data
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train()
+        for own, averaged in pairs:
+            own.data, averaged.data = averaged.data, own.data
+
+
+@contextmanager
+def _writing(run: Run, step: int) -> Iterator[None]:
+    """One sentence where the disk is full or not writable; what was written before stays as it is."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save turns an OSError into a RuntimeError
+        reason = getattr(error, "strerror", None) or "the file could not be completed; is the disk full?"
+        raise RunError(
+            f"{run.path}: writing after step {step} failed ({reason}); free some space and continue with --resume."
+        ) from error
+
+
+def _state(fabric: Fabric, job: Job, optimiser: Any, average: AveragedModel | None) -> dict[str, Any]:
+    return {
+        "network": job.network.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "precision": fabric.strategy.precision.state_dict(),
+        "average": None if average is None else average.state_dict(),
+        "best": None if job.best is None else job.best.state_dict(),
+    }
+
+
+def _restore(run: Run, job: Job, optimiser: Any, average: AveragedModel | None, state: dict[str, Any]) -> None:
+    try:
+        job.network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        if average is not None:
+            average.load_state_dict(state["average"])
+        if job.best is not None:
+            job.best.load_state_dict(state["best"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(
+            f"{run.path}: its checkpoint is of another version of voxmim and cannot be resumed; start anew."
+        ) from error

@@ -1,85 +1,56 @@
-"""Where a loss that is not finite arose: in which scans, weights or layer."""
+"""A loss that is not finite ends the training and says where it comes from: the scans, the weights, or neither."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import torch
-from torch import Tensor, nn
+from lightning.fabric import Fabric
+from torch import nn
 
 from voxmim.store.crops import Batch
 from voxmim.store.format import Store
+from voxmim.training.processes import raise_together
 
-ANEW = "start anew with a lower --lr, a longer warm-up or --precision 32"
+HINT = "start again with a lower --lr, a longer warm-up or --precision 32"
 
 
-def explain(
-    network: nn.Module, batch: Batch, loss: Callable[[nn.Module], Tensor], files: Sequence[str]
-) -> tuple[str, str]:
-    """What to say of a loss that is not finite: where it arose, on which files, what to try.
+def raise_nonfinite(
+    fabric: Fabric, what: str, network: nn.Module, batch: Batch, files: Callable[[list[str]], list[str]]
+) -> NoReturn:
+    """End all processes; each calls this with its own crops.
 
-    The first text is its cause, nothing if it lies in neither scans nor weights. The second is the layer where it arose
-    (perhaps one that mixes what several processes brought), nothing if that is none.
+    Raises:
+        TrainingError: on the first process, with the most certain cause that any process found.
+    """
+    certain, cause = find_cause(network, batch, files(batch.names))
+    raise_together(fabric, cause, certain, f"{what}: ")
+
+
+def find_cause(network: nn.Module, batch: Batch, files: Sequence[str]) -> tuple[bool, str]:
+    """Whether the cause is certain, and what to say of it.
 
     Args:
-        network: whole and unwrapped, with the weights that gave the loss.
+        network: with the weights that gave the loss.
         batch: the crops that gave it.
-        loss: computes it once more, drawing the same random numbers.
-        files: the image files of each crop, one text a crop.
+        files: the image files of each crop, one text per crop.
     """
-    with _not_finite(network) as layers, torch.no_grad():
-        loss(network)  # on every process, as they may have to meet in it
-    broken = ~torch.isfinite(batch.image).flatten(1).all(1)
-    if broken.any():
-        culprits = _listed(name for name, bad in zip(files, broken.tolist(), strict=True) if bad)
-        return f"the scans themselves hold values that are not finite: {culprits}; check and prepare them again.", ""
+    bad_crops = (~torch.isfinite(batch.image).flatten(1).all(1)).tolist()
+    if any(bad_crops):
+        bad = _listed([name for name, is_bad in zip(files, bad_crops, strict=True) if is_bad])
+        return True, f"these scans hold values that are not finite: {bad}; check and prepare them again."
     names = [name for name, weights in network.named_parameters() if not torch.isfinite(weights).all()]
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        return f"the weights {names[0]}{more} had become so in the step before, on other crops; {ANEW}.", ""
-    return "", f"it arose in {layers[0]}, on {_listed(files)}; look at these scans, or {ANEW}." if layers else ""
-
-
-def unexplained(files: Sequence[str]) -> str:
-    """What to say where nothing was found."""
-    return f"it arose in the loss itself, on {_listed(files)}; look at these scans, or {ANEW}."
+        return True, f"the weights {names[0]}{more} are not finite since the step before; {HINT}."
+    return False, f"crops and weights are finite; look at the scans {_listed(files)}, or {HINT}."
 
 
 def image_files(store: Store, names: Sequence[str]) -> list[str]:
-    """The image files of cases, one text a case."""
+    """The image files of cases, one text per case."""
     return [", ".join(store.cases[name].image) for name in names]
 
 
-@contextmanager
-def _not_finite(network: nn.Module) -> Iterator[list[str]]:
-    """The layers whose output is not finite, in the order in which they are done, while the block runs."""
-    found: list[str] = []
-
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def look(module: nn.Module, _: Any, output: Any) -> None:
-            if not all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(output)):
-                found.append(f"{name} ({type(module).__name__})")
-
-        return look
-
-    hooks = [module.register_forward_hook(watch(name)) for name, module in network.named_modules() if name]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """The tensors of a layer's output, however it is nested."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, list | tuple):
-        for part in output:
-            yield from _tensors(part)
-
-
-def _listed(files: Any) -> str:
+def _listed(files: Sequence[str]) -> str:
     return ", ".join(sorted(set(files)))

@@ -1,48 +1,40 @@
-"""What a training would take, from a trial of some of its steps, before anyone waits for a week."""
+"""What a training would take, measured on a few of its steps."""
 
 from __future__ import annotations
 
-import resource
-import sys
+import io
 import tempfile
-import time
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
-from lightning.fabric import Fabric
-from torch import nn
 
 from voxmim.recipe import Recipe
 from voxmim.store.format import Store
 from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
-from voxmim.training.processes import shared, together
-from voxmim.training.run import CHECKPOINT, Run
-from voxmim.training.step import Job, Stepper
+from voxmim.training.run import CHECKPOINT
+from voxmim.training.speed import WARM_UP
 
-WARM_UP = 2  # steps that are not counted
-STEPS = 10  # steps that are, if they are done in time
-PATIENCE = 60.0  # seconds
+STEPS = WARM_UP + 4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was found; sizes in bytes, times in seconds.
+    """What a training would take; sizes in bytes, times in seconds.
 
     Attributes:
         encoder_parameters: of the encoder.
         parameters: of all that is trained.
-        memory: the most that a process held: of the GPU where there is one, else of all it takes.
+        memory: peak memory of a process: of the GPU where there is one.
         on_gpu: whether that is the GPU's.
-        crops: read at a step, over all processes.
-        steps: of the whole training.
+        crops: of a step, over all processes.
+        steps: of the training.
         step_seconds: one step, reading of its crops included.
         validation_seconds: one validation.
-        checkpoint_seconds: one checkpoint, with the weights beside it.
-        seconds: the whole training, with its validations and checkpoints.
+        checkpoint_seconds: one checkpoint.
+        seconds: the training with its validations and checkpoints.
         store_bytes: the store on disk.
-        run_bytes: what one checkpoint and the weights beside it take.
+        run_bytes: one checkpoint and the weights beside it.
     """
 
     encoder_parameters: int
@@ -59,7 +51,7 @@ class Plan:
     run_bytes: int
 
     def rows(self) -> list[list[str]]:
-        """What was found, as a table of words."""
+        """The rows of a table."""
         memory = "GPU memory" if self.on_gpu else "memory"
         return [
             ["parameters", f"{self.parameters:,}, of which the encoder has {self.encoder_parameters:,}"],
@@ -73,7 +65,7 @@ class Plan:
 
 
 def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | None = None) -> Plan:
-    """Try a training out in a folder that is deleted afterwards.
+    """Train for a few steps, with one validation and one checkpoint, in a folder that is deleted afterwards.
 
     Args:
         store: of the scans.
@@ -84,78 +76,27 @@ def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | Non
     Raises:
         VoxmimError: whatever the training itself would raise in its first steps.
     """
-    found: list[Plan] = []
-
-    def act(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
-        with together(fabric):
-            found.append(_trial(fabric, run, job, seed, store))
-            fabric.barrier()
-
+    training = recipe.pretrain if kind == "pretrain" else recipe.finetune
+    steps = min(STEPS, training.steps)
+    trial = replace(training, steps=steps, validate_every=steps, checkpoint_every=steps)
+    short = replace(recipe, pretrain=trial) if kind == "pretrain" else replace(recipe, finetune=trial)
     with tempfile.TemporaryDirectory(prefix="voxmim-plan-") as folder:
-        if kind == "pretrain":
-            pretrain(store, Path(folder) / "run", recipe, act=act)
-        else:
-            finetune(store, Path(folder) / "run", recipe, labels=labels, act=act)
-    return found[0]
-
-
-def _trial(fabric: Fabric, run: Run, job: Job, seed: int, store: Store) -> Plan:
-    training = job.training
-    on_gpu = fabric.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(fabric.device)
-    encoder = job.network.encoder
-    assert isinstance(encoder, nn.Module)
-    parameters, of_encoder = _count(job.network), _count(encoder)
-    stepper = Stepper(fabric, job, seed, str(run.path))
-    stream, crops, times = job.batches(0), 0, []
-    began = time.monotonic()
-    for step in range(min(WARM_UP + STEPS, training.steps)):
-        before = time.monotonic()
-        batch = shared(fabric, lambda: next(stream))
-        crops = len(batch.image) * fabric.world_size
-        stepper.step(batch, step)
-        times.append(time.monotonic() - before)
-        if fabric.broadcast(time.monotonic() - began) > PATIENCE:
-            break
-    counted = times[WARM_UP:] or times[-1:]
-    step_seconds = sum(counted) / len(counted)
-
-    before = time.monotonic()
-    with stepper.settled():
-        job.validate(training.steps)
-        validation_seconds = time.monotonic() - before
-        before = time.monotonic()
-        if fabric.is_global_zero:
-            job.save(training.steps)
-    state = stepper.state()
-    if fabric.is_global_zero:
-        run.save_checkpoint(state)
-    checkpoint_seconds = time.monotonic() - before
-    written = [run.path / CHECKPOINT, *run.path.glob("*.safetensors")]
+        out = Path(folder) / "run"
+        with redirect_stdout(io.StringIO()):  # no progress bar of six steps
+            run = pretrain(store, out, short) if kind == "pretrain" else finetune(store, out, short, labels=labels)[0]
+        speed = run.about["speed"]
+        written = [run.path / CHECKPOINT, *run.path.glob("*.safetensors")]
+        run_bytes = sum(file.stat().st_size for file in written)
+    views = recipe.pretext_class.views if kind == "pretrain" else 1
     validations = -(-training.steps // training.validate_every)
     checkpoints = -(-training.steps // training.checkpoint_every)
     return Plan(
-        encoder_parameters=of_encoder,
-        parameters=parameters,
-        memory=torch.cuda.max_memory_allocated(fabric.device) if on_gpu else _peak_memory(),
-        on_gpu=on_gpu,
-        crops=crops,
+        **speed,
+        crops=views * training.batch,
         steps=training.steps,
-        step_seconds=step_seconds,
-        validation_seconds=validation_seconds,
-        checkpoint_seconds=checkpoint_seconds,
-        seconds=training.steps * step_seconds + validations * validation_seconds + checkpoints * checkpoint_seconds,
+        seconds=training.steps * speed["step_seconds"]
+        + validations * speed["validation_seconds"]
+        + checkpoints * speed["checkpoint_seconds"],
         store_bytes=sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
-        run_bytes=sum(file.stat().st_size for file in written if file.is_file()),
+        run_bytes=run_bytes,
     )
-
-
-def _count(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _peak_memory() -> int:
-    """The most memory that this process has held, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in kB

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from voxmim.errors import StoreError
@@ -18,10 +16,11 @@ from voxmim.pretext.build import build_pretext, describe_pretext
 from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Case, Store
+from voxmim.training.damage import Damage
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.run import Run
-from voxmim.training.setup import account_of, augmenter, begin, made_of, new_run, stream, weights_metadata
+from voxmim.training.setup import augmenter, begin, made_of, new_run, stream, weights_metadata
 from voxmim.training.validate_pretext import Validation
 from voxmim.weights.files import save_weights
 
@@ -34,7 +33,6 @@ def pretrain(
     recipe: Recipe,
     resume: bool = False,
     init: Path | None = None,
-    act: Callable[[Fabric, Run, Job, int], None] = train,
 ) -> Run:
     """Pre-train an encoder on the train and unlabelled scans of a store; labels are never read.
 
@@ -44,7 +42,6 @@ def pretrain(
         recipe: the settings; with `resume`, the run's own take their place.
         resume: go on exactly where the run stopped.
         init: a pre-training's run folder or weights file to start from; None starts from nothing.
-        act: what is done with the job.
 
     Raises:
         RunError: `out` is occupied, or nothing to resume.
@@ -77,7 +74,7 @@ def pretrain(
     plan = CropPlan(recipe.crop, recipe.window, recipe.seed, training.crops_per_scan, channels=recipe.channels)
     if network.views == 2:
         plan = replace(plan, views=network.overlap)
-    damage = account_of(recipe, train_cases, val_cases)
+    damage = Damage(len(train_cases) + len(val_cases), recipe.max_damaged)
     validation = Validation(fabric, network, store, val_cases, plan, recipe, augmented, damage)
 
     def loss(wrapped: nn.Module, batch: Batch, step: int) -> Tensor:
@@ -88,7 +85,7 @@ def pretrain(
         save_weights(run.path / "encoder.safetensors", encoder, {**metadata, "kind": "encoder", "step": step})
         save_weights(run.path / "pretext.safetensors", network, {**metadata, "kind": "pretext", "step": step})
 
-    act(
+    train(
         fabric,
         run,
         Job(
@@ -102,7 +99,6 @@ def pretrain(
             loss=loss,
             validate=lambda _: validation.run() if val_cases else {},
             columns=list(network.columns),
-            better=None,
             save=save,
             watch=lambda row: network.complaint(recipe.pretext_settings, row, training.steps),
             files=lambda names: image_files(store, names),

@@ -1,4 +1,4 @@
-"""Several processes that train together: how they are set up, and how they end together when one of them fails."""
+"""The processes of one training: how they are set up, and how all of them end when one fails."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import zip_longest
 from typing import NoReturn, TypeVar
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from lightning.fabric.strategies import ModelParallelStrategy, Strategy
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from voxmim.errors import TrainingError, VoxmimError
 from voxmim.recipe import Recipe
-from voxmim.training.sharding import shard
 
 for _name in ("lightning.fabric", "lightning.pytorch"):  # Lightning greets through whichever was imported last
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -41,14 +38,11 @@ def make_fabric(recipe: Recipe) -> Fabric:
         )
     world = recipe.nodes * recipe.devices
     _check_started(world, recipe)
-    strategy: str | Strategy = "auto" if world == 1 else "ddp"
-    if world > 1 and recipe.strategy == "fsdp":
-        strategy = ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1)
     return Fabric(
         accelerator=accelerator,
         devices=recipe.devices,
         num_nodes=recipe.nodes,
-        strategy=strategy,
+        strategy="auto" if world == 1 else "ddp",
         precision=PRECISIONS[recipe.precision],  # type: ignore[arg-type]
     )
 
@@ -72,13 +66,13 @@ def _check_started(world: int, recipe: Recipe) -> None:
 
 
 def first_process() -> bool:
-    """Whether this is the process that writes and speaks, of all that train together."""
+    """Whether this is the one process of a training that writes and prints."""
     return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
 @contextmanager
-def together(fabric: Fabric) -> Iterator[None]:
-    """Where the block fails, the processes that were started from this one end too, instead of waiting for it."""
+def kill_children_on_error(fabric: Fabric) -> Iterator[None]:
+    """If the block fails, the processes that this one started end too, instead of waiting for it."""
     try:
         yield
     except BaseException:
@@ -87,39 +81,39 @@ def together(fabric: Fabric) -> Iterator[None]:
         raise
 
 
-def shared(fabric: Fabric, work: Callable[[], Result]) -> Result:
-    """What `work` gives here, once it is known to have succeeded on every process; all must call this.
+def all_ranks(fabric: Fabric, work: Callable[[], Result]) -> Result:
+    """The result of `work` on this process, once it has succeeded on every process; all must call this.
 
     Raises:
         VoxmimError: it failed on some process.
     """
+    if fabric.world_size == 1:
+        return work()
     result, error = None, None
     try:
         result = work()
     except (VoxmimError, OSError) as failed:
         error = failed
-    if fabric.world_size > 1:
-        failures = fabric.all_reduce(torch.tensor(float(error is not None), device=fabric.device), reduce_op="sum")
-        if failures > 0:  # type: ignore[operator]
-            stop(fabric, "" if error is None else str(error))
-    elif error is not None:
-        raise error
+    failures = fabric.all_reduce(torch.tensor(float(error is not None), device=fabric.device), reduce_op="sum")
+    if failures > 0:  # type: ignore[operator]
+        raise_together(fabric, "" if error is None else str(error), error is not None)
     return result  # type: ignore[return-value]
 
 
-def stop(fabric: Fabric, *said: str, about: str = "") -> NoReturn:
-    """End all processes, each of which calls this: the first tells what was found, the others leave silently.
+def raise_together(fabric: Fabric, message: str, certain: bool, prefix: str = "") -> NoReturn:
+    """End all processes, each of which calls this.
 
     Args:
         fabric: launched.
-        said: what this process has to say, the surest first; the surest that any of them has is told.
-        about: what comes before, the same on every process.
+        message: what this process found.
+        certain: whether it is the cause; uncertain messages count where no process has a certain one.
+        prefix: the same on every process.
 
     Raises:
-        TrainingError: on the first process.
+        TrainingError: on the first process, with the messages of all; the others exit silently.
     """
-    told = [fabric.broadcast(said, src=rank) for rank in range(fabric.world_size)]
+    found = [fabric.broadcast((certain, message), src=rank) for rank in range(fabric.world_size)]
     if fabric.is_global_zero:
-        texts = next(filter(any, zip_longest(*told, fillvalue="")), ())
-        raise TrainingError(about + " ".join(dict.fromkeys(filter(None, texts))))
-    raise SystemExit(0)  # any other status could make a launcher kill the first process before it has spoken
+        chosen = [text for sure, text in found if sure] or [text for _, text in found]
+        raise TrainingError(prefix + " ".join(dict.fromkeys(filter(None, chosen))))
+    raise SystemExit(0)  # any other status could make a launcher kill the first process before it has printed

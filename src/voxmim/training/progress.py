@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+_FIGURES = ("loss", "val_loss", "val_dice", "val_auroc")
+
 
 class TrainingBar:
     """A progress bar with the time left and the newest figures.
@@ -13,11 +15,11 @@ class TrainingBar:
     Args:
         title: in front of it.
         first: steps done already.
-        steps: of the whole training.
-        shown: False on all processes but the first.
+        steps: of the training.
+        visible: False on all processes but the first.
     """
 
-    def __init__(self, title: str, first: int, steps: int, shown: bool) -> None:
+    def __init__(self, title: str, first: int, steps: int, visible: bool) -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -27,10 +29,10 @@ class TrainingBar:
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
-            disable=not shown,
+            disable=not visible,
         )
         self._task = self._bar.add_task(title, completed=first, total=steps, figures="")
-        self._seen: dict[str, float] = {}
+        self._newest: dict[str, float] = {}
         self._warned = False
 
     def __enter__(self) -> TrainingBar:
@@ -41,18 +43,17 @@ class TrainingBar:
         self._bar.stop()
 
     def warn(self, text: str) -> None:
-        """Say it above the bar, the first time."""
-        if text and not self._warned:
+        """Print a warning above the bar, the first time; only the first process does."""
+        if text and not self._warned and not self._bar.disable:
             self.say(text)
             self._warned = True
 
     def say(self, text: str) -> None:
-        """Say it above the bar."""
-        if not self._bar.disable:
-            self._bar.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        """Print a line above the bar."""
+        self._bar.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
-    def show(self, row: dict[str, Any]) -> None:
+    def update(self, row: dict[str, Any]) -> None:
         """Move the bar, with the newest figures."""
-        self._seen |= {key: value for key, value in row.items() if key in ("loss", "val_loss", "val_dice", "val_auroc")}
-        figures = "  ".join(f"{key} {value:.4f}" for key, value in self._seen.items())
+        self._newest |= {key: row[key] for key in _FIGURES if key in row}
+        figures = "  ".join(f"{key} {value:.4f}" for key, value in self._newest.items())
         self._bar.update(self._task, completed=row["step"], figures=figures)

@@ -98,6 +98,11 @@ class Run:
         rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
         return [{RENAMED_COLUMNS.get(key, key): float(value) for key, value in row.items() if value} for row in rows]
 
+    def seconds(self) -> float:
+        """The time that the run has taken so far."""
+        rows = self.metrics()
+        return rows[-1]["seconds"] if rows else 0.0
+
 
 class MetricsFile:
     """metrics.csv while it is written: one row per step, flushed, and cut back to the checkpoint on resume."""

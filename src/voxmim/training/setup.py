@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +18,8 @@ from voxmim.recipe import Recipe, with_crop
 from voxmim.settings import Training
 from voxmim.store import augment
 from voxmim.store.crops import Batch, Crops, batches
-from voxmim.store.format import Case, Store
+from voxmim.store.format import Store
 from voxmim.store.sides import Sides
-from voxmim.training.damage import Damage
 from voxmim.training.run import CHECKPOINT, Run, refuse_occupied
 from voxmim.weights.load import LoadReport
 from voxmim.weights.start import Start, account
@@ -52,10 +51,12 @@ def begin(store: Store, out: Path, kind: str, recipe: Recipe, init: Path | None,
     """
     if resume:
         run = Run.open(out, kind)
-        if run.about["store"] != str(store.path.resolve()):
+        if run.about["store"] != str(store.path.resolve()) and run.about.get("digest") != store.digest():
             raise RunError(
-                f"{out}: this run was trained on {run.about['store']}, not on {store.path}; name that store."
+                f"{out}: this run was trained on {run.about['store']}, and {store.path} holds other data; give that "
+                "store or a copy of it."
             )
+        run.about |= made_of(store)
         return Beginning(run.recipe(), run, restart(run))
     start = None if init is None else Start.read(init)
     refuse_occupied(out)
@@ -94,7 +95,11 @@ def refuse_unresolved(store: Store, accepted: bool = False) -> None:
 def made_of(store: Store) -> dict[str, Any]:
     """What a run's notes say of its store: where it is, and what was accepted of it."""
     accepted = [f"{finding.kind}: {finding.file}" for finding in store.unresolved]
-    return {"store": str(store.path.resolve()), **({"accepted_findings": accepted} if accepted else {})}
+    return {
+        "store": str(store.path.resolve()),
+        "digest": store.digest(),
+        **({"accepted_findings": accepted} if accepted else {}),
+    }
 
 
 def new_run(
@@ -120,11 +125,6 @@ def new_run(
 def stream(fabric: Fabric, crops: Crops, batch: int, steps: int) -> Callable[[int], Iterator[Batch]]:
     """Gives this process's share of the crops of each step, from a step on; `batch` counts over all processes."""
     return lambda first: batches(crops, batch, first, steps, fabric.global_rank, fabric.world_size)
-
-
-def account_of(recipe: Recipe, trained: Sequence[Case], held: Sequence[Case]) -> Damage:
-    """The account of a training's damaged scans, in which none is yet."""
-    return Damage([case.name for case in trained], [case.name for case in held], recipe.max_damaged)
 
 
 def augmenter(fabric: Fabric, store: Store, training: Training, sides: Sides | None = None) -> Callable[[Batch], Batch]:

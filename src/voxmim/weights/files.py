@@ -68,11 +68,11 @@ def find_weights(path: Path, kind: str) -> Path:
     )
 
 
-def holds_classifier(path: Path) -> bool:
-    """Whether a run folder or a weights file holds a classifier."""
+def holds(path: Path, kind: str) -> bool:
+    """Whether a run folder or a weights file holds weights of a kind, such as ``classifier``."""
     if path.is_file():
-        return bool(read_weights(path)[1]["kind"] == "classifier")
-    return (path / "classifier.safetensors").is_file()
+        return bool(read_weights(path)[1]["kind"] == kind)
+    return (path / f"{kind}.safetensors").is_file()
 
 
 def read_safetensors(path: Path) -> tuple[Tensors, str | None]:

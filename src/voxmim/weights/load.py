@@ -184,7 +184,8 @@ def load_segmentor(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
         WeightsError: the file is missing or holds no segmentor.
     """
     tensors, metadata = read_weights(Path(path), "segmentor")
-    classes = len(metadata.get("regions", ())) or max(map(int, metadata["labels"])) + 1  # see Structures.outputs
+    outputs = metadata.get("values", range(max(map(int, metadata["labels"])) + 1))  # see Structures.from_metadata
+    classes = len(metadata.get("regions", ())) or len(outputs)
     network = build_segmentor(encoder_from(metadata), UNETRSettings(**metadata["unetr"]), classes)
     load_into(network, tensors, str(path), min_fraction=1.0)
     return network.eval(), metadata

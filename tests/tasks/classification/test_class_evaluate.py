@@ -11,7 +11,7 @@ from conftest import Sorted, TinyRuns
 from voxmim import api
 from voxmim.cli import main
 from voxmim.errors import RunError, SourceError, StoreError, WeightsError
-from voxmim.tasks.classification.evaluate import result_rows
+from voxmim.tasks.classification.evaluate import result_tables
 from voxmim.tasks.classification.metrics import summarise
 
 
@@ -59,7 +59,7 @@ def test_another_table_takes_the_place_of_the_runs(tiny_sorted: Sorted, run: Pat
     assert {case["case"]: case["class"] for case in result["cases"]} == {
         "scan_1": "light", "scan_2": "dense", "scan_26": "dense",
     }  # fmt: skip
-    assert [line.split(" listed")[0].split(" in ")[0] for line in result["told"]] == [
+    assert [line.split(" listed")[0].split(" in ")[0] for line in result["notes"]] == [
         "1 case (scan_x)", "27 cases (scan_0, scan_10, scan_11, ...)",
     ]  # fmt: skip
     weights = run / "classifier.safetensors"
@@ -74,7 +74,7 @@ def test_what_cannot_be_scored_is_refused(tiny_sorted: Sorted, run: Path, tmp_pa
         api.evaluate(run, tiny_sorted.store, "all", classes=table)
     with pytest.raises(StoreError, match=r"no case with a class in the split 'test'; name another with --split"):
         api.evaluate(run, tiny_sorted.store, "test", classes=table)
-    with pytest.raises(SourceError, match=r"do not tell the classes of scans; give a CSV file with --classes"):
+    with pytest.raises(SourceError, match=r"do not know the classes of scans; give a CSV file with --classes"):
         api.evaluate(run / "classifier.safetensors", tiny_sorted.store)
     (tmp_path / "few").mkdir()
     shutil.copy(tiny_sorted.source / "imagesTr" / "scan_1.nii.gz", tmp_path / "few")
@@ -87,14 +87,17 @@ def test_what_cannot_be_scored_is_refused(tiny_sorted: Sorted, run: Path, tmp_pa
 
 def test_rows_of_a_table() -> None:
     given = {"x": [0.2, 0.8], "y": [0.9, 0.1]}
-    rows = result_rows(summarise(["a", "b"], {"x": "b", "y": "a"}, given))  # type: ignore[arg-type]
+    about = {"split": "val", "convention": "As documented."}
+    scores, confusion = result_tables(about | summarise(["a", "b"], {"x": "b", "y": "a"}, given))  # type: ignore[arg-type]
+    rows = scores.rows
+    assert confusion.rows == [["a", "1", "0"], ["b", "0", "1"]]
     assert rows == [
         ["AUROC", "1.000", "1.000 to 1.000", "0.500"],
         ["balanced accuracy", "1.000", "1.000 to 1.000", "0.500"],
         ["sensitivity of a (1 cases)", "1.000", "–", "–"],
         ["sensitivity of b (1 cases)", "1.000", "–", "–"],
     ]
-    rows = result_rows(summarise(["a", "b"], {"x": "b"}, {"x": given["x"]}))  # type: ignore[dict-item]
+    rows = result_tables(about | summarise(["a", "b"], {"x": "b"}, {"x": given["x"]}))[0].rows  # type: ignore[dict-item]
     assert rows[0] == ["AUROC", "–", "–", "0.500"]
     assert rows[2] == ["sensitivity of a (0 cases)", "–", "–", "–"]
 
@@ -111,10 +114,10 @@ def test_the_commands_go_from_scans_to_predictions(
     out, scans = tmp_path / "run", tiny_sorted.source / "imagesTr"
     told: list[object] = ["--task", "classification", "--classes", tiny_sorted.classes]
     done = say("finetune", tiny_sorted.store, out, *told, "--recipe", tiny_sorted.recipe, "--steps", 2)
-    assert f"the classifier; the report is report.html beside it: {out}" in done
+    assert f"the classifier; its report is report.html in the same folder: {out}" in done
     result = say("evaluate", out, tiny_sorted.store, "--split", "val", "--json", tmp_path / "a.json")
     figures = json.loads((tmp_path / "a.json").read_text())
-    assert "6 cases of the split 'val'" in result
+    assert "Results on 6 cases of the split 'val'" in result
     for text in (f"{figures['auroc']['value']:.3f}", "balanced accuracy", "sensitivity of"):
         assert text in result
     assert figures["convention"] in result
@@ -124,5 +127,5 @@ def test_the_commands_go_from_scans_to_predictions(
 
 
 def test_a_segmentations_classes_are_refused(tiny_runs: TinyRuns, tiny_sorted: Sorted) -> None:
-    with pytest.raises(RunError, match="a table of classes is for a classification"):
+    with pytest.raises(RunError, match="classes of scans are for a classification"):
         api.evaluate(tiny_runs.finetune, tiny_runs.store, classes=tiny_sorted.classes)

@@ -30,12 +30,17 @@ def test_new_scans_are_told_as_an_evaluation_tells_them(tiny_sorted: Sorted, tmp
     assert again.read_bytes() == table.read_bytes()
 
 
-def test_a_table_is_whole_or_not_there(tiny_sorted: Sorted, tmp_path: Path) -> None:
+def test_a_scan_that_cannot_be_used_is_left_out(
+    tiny_sorted: Sorted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = tiny_sorted.source / "imagesTr" / "scan_1.nii.gz"
     (tmp_path / "x.nii.gz").write_bytes(whole.read_bytes()[:300])
+    (table,) = api.predict(tiny_sorted.run, [whole, tmp_path / "x.nii.gz"], tmp_path / "out")
+    assert [line.split(",")[0] for line in table.read_text().splitlines()] == ["case", "scan_1"]
+    assert f"left out: {tmp_path / 'x.nii.gz'}" in capsys.readouterr().err
     with pytest.raises(ScanError):
-        api.predict(tiny_sorted.run, [whole, tmp_path / "x.nii.gz"], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        api.predict(tiny_sorted.run, [tmp_path / "x.nii.gz"], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
     with pytest.raises(SourceError, match="there is no such scan or folder"):
         api.predict(tiny_sorted.run, [tmp_path / "gone.nii"], tmp_path / "out")
 

@@ -107,7 +107,8 @@ def test_the_json_has_the_documented_form(tiny_runs: TinyRuns, tmp_path: Path) -
     written = json.loads((tmp_path / "deep" / "result.json").read_text())
     assert written == result == json.loads((run / "evaluation-val.json").read_text())
     assert set(written) == {
-        "run", "data", "split", "tolerance_mm", "convention", "left_out", "mean", "labels", "cases", "prior",
+        "run", "data", "split", "tolerance_mm", "convention", "left_out", "not_learned", "not_scored", "mean",
+        "labels", "cases", "prior",
     }  # fmt: skip
     assert (written["split"], written["tolerance_mm"], written["convention"]) == ("val", 3.0, convention())
     assert (written["run"], written["data"]) == (str(run), str(tiny_runs.store))
@@ -173,13 +174,21 @@ def test_a_split_without_labelled_cases_is_refused(tmp_path: Path, run: Path, ti
 
 @pytest.mark.parametrize("folder", ["imagesTr", "labelsTr"])
 def test_a_source_file_that_is_gone_is_named(
-    tmp_path: Path, run: Path, tiny_source: Maker, fake_segmentor: Fake, folder: str
+    tmp_path: Path,
+    run: Path,
+    tiny_source: Maker,
+    fake_segmentor: Fake,
+    folder: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = tiny_source(cases=2, splits={"test": ["case_0", "case_1"]})
     store = prepare(source, tmp_path / "store", workers=1, quiet=True).store
     (source / folder / "case_1.nii.gz").unlink()
     fake_segmentor()
-    with pytest.raises(ScanError, match=rf"source/{folder}/case_1\.nii\.gz: there is no such file"):
+    assert evaluate(run, store)["left_out"] == ["case_1"]
+    assert f"left out: {source / folder / 'case_1.nii.gz'}: there is no such file" in capsys.readouterr().err
+    (source / folder / "case_0.nii.gz").unlink()
+    with pytest.raises(ScanError, match=rf"source/{folder}/case_0\.nii\.gz: there is no such file"):
         evaluate(run, store)
 
 

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from conftest import TinyRuns
 from stand_ins import TINY_BANDS, ByIntensity
+from voxmim.images.geometry import Grid, resample_probabilities, resample_to_label_map
 from voxmim.tasks.segmentation import inference
-from voxmim.tasks.segmentation.inference import predict_probabilities
+from voxmim.tasks.segmentation.inference import original_label_map, predict_probabilities, predict_slabs
+from voxmim.tasks.segmentation.structures import Structures
 from voxmim.weights.load import load_segmentor
 
 sizes = st.integers(3, 20)
@@ -53,6 +58,57 @@ def test_windows_give_the_same_as_the_whole_at_once(shape: tuple[int, int, int],
     torch.testing.assert_close(found, direct)
 
 
+@given(shape=st.tuples(sizes, sizes, sizes), overlap=st.sampled_from([0.0, 0.25, 0.5]), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=20)
+def test_windows_and_weights_are_those_of_monai(shape: tuple[int, int, int], overlap: float, seed: int) -> None:
+    """On a network whose answer depends on where its window lies."""
+    image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+    place = torch.linspace(0, 1, 8 * 6 * 7).reshape(1, 1, 8, 6, 7)
+
+    class Placed(Brightness):
+        def forward(self, volume: Tensor) -> Tensor:
+            return super().forward(volume * place)
+
+    network = Placed()
+    with torch.no_grad():
+        expected = sliding_window_inference(
+            image[None], (8, 6, 7), 1, lambda crops: network(crops).softmax(1), overlap, "gaussian"
+        )[0]
+    found = predict_probabilities(network, image, (8, 6, 7), overlap, "32")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 2.0, 1.3), (3.1, 0.6, 2.2)])
+@pytest.mark.parametrize("regions", [{}, {"both": (1, 2), "second": (2,)}])
+def test_a_label_map_from_slabs_is_that_of_the_whole_volume(
+    spacing: tuple[float, float, float], regions: dict[str, tuple[int, ...]]
+) -> None:
+    """On a grid of other voxel sizes whose axes are turned."""
+    structures = Structures({1: "a", 2: "b"}, regions, (0, 1, 2))
+    generator = torch.Generator().manual_seed(1)
+    full = torch.rand(len(regions) or 3, 12, 30, 9, generator=generator)
+    slabs = [(0, full[:, :, :11]), (11, full[:, :, 11:13]), (13, full[:, :, 13:])]
+    grid = Grid((12, 30, 9), np.diag([1.5, 1.0, 2.0, 1.0]))
+    turned = np.array([[0, 0, -spacing[2], 17.0], [spacing[0], 0, 0, -2.0], [0, spacing[1], 0, 1.0], [0, 0, 0, 1]])
+    original = Grid((round(33 / spacing[0]), round(17 / spacing[1]), round(20 / spacing[2])), turned)
+    found = original_label_map(iter(slabs), grid, original, structures)
+    if regions:
+        expected = structures.decide(resample_probabilities(full.numpy(), grid, original, None))
+    else:
+        expected = resample_to_label_map(full.numpy(), grid, original)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_memory_does_not_grow_with_the_length_of_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, **how: held.append(math.prod(size)) or zeros(*size, **how))
+    slabs = list(predict_slabs(Brightness(), torch.rand(1, 200, 8, 8), (8, 8, 8), 0.5, "32"))
+    assert max(held) == 3 * 8 * 8 * 8
+    assert [start for start, _ in slabs] == list(range(0, 196, 4))
+    assert sum(slab.shape[1] for _, slab in slabs) == 200
+
+
 def test_every_window_has_the_size_that_the_network_was_trained_on() -> None:
     shapes = set()
 
@@ -73,7 +129,7 @@ def test_windows_without_contrast_are_computed_once_for_each_value(
     image = torch.zeros(2, 48, 16, 16)
     image[0, 32:] = 0.5
     image[0, 20:26] = torch.rand(6, 16, 16, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(inference, "TOGETHER", together * 8**3)
+    monkeypatch.setattr(inference, "BATCH_VOXELS", together * 8**3)
     seen = []
 
     class Count(Brightness):

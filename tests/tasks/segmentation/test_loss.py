@@ -8,10 +8,10 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from voxmim.tasks.segmentation.loss import criterion_in_words, make_criterion
+from voxmim.tasks.segmentation.loss import loss_name, make_criterion
 from voxmim.tasks.segmentation.structures import Structures
 
-LABELS = Structures({1: "bone", 2: "fat"})
+LABELS = Structures({1: "bone", 2: "fat"}, values=(0, 1, 2))
 REGIONS = Structures({1: "NCR", 2: "ED", 4: "ET"}, {"TC": (1, 4), "WT": (1, 2, 4), "ET": (4,)})
 
 
@@ -60,5 +60,5 @@ def test_regions_that_overlap_can_be_learned() -> None:
 
 
 def test_the_words_for_it() -> None:
-    assert criterion_in_words(LABELS) == "Dice + cross-entropy"
-    assert criterion_in_words(REGIONS) == "Dice + binary cross-entropy"
+    assert loss_name(LABELS) == "Dice + cross-entropy"
+    assert loss_name(REGIONS) == "Dice + binary cross-entropy"

@@ -16,7 +16,8 @@ from dicom_files import OBLIQUE, PATIENT, write_series
 from voxmim import api
 from voxmim.errors import ScanError, SourceError, WeightsError
 from voxmim.images.volume import read_volume
-from voxmim.tasks.segmentation.predict import predict, scan_files
+from voxmim.tasks.scans import scan_files
+from voxmim.tasks.segmentation.predict import predict
 
 Scan = Callable[..., Path]
 Fake = Callable[..., None]

@@ -1,8 +1,7 @@
-"""Labels or regions: how many outputs, which probabilities, and always a label map in the end."""
+"""Labels or regions: outputs, probabilities, decisions, and how other data sets are matched."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 
@@ -12,89 +11,72 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from voxmim.errors import StoreError
 from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.tasks.segmentation.structures import Structures
 
 BRATS_2021 = Structures({1: "NCR", 2: "ED", 4: "ET"}, {"TC": (1, 4), "WT": (1, 2, 4), "ET": (4,)})
 BRATS_2023 = Structures({1: "NCR", 2: "ED", 3: "ET"}, {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)})
 CROSSING = Structures({1: "a", 2: "b", 5: "c"}, {"left": (1, 2), "right": (2, 5)})
-EXCLUSIVE = Structures({1: "bone", 3: "fat"})
+EXCLUSIVE = Structures({1: "bone", 3: "fat"}, values=(0, 1, 3))
 
 
-def slow_shares(structures: Structures, probabilities: list[float]) -> dict[int, float]:
-    """The share of each label value at one voxel, as the rule reads; labels of one signature count once."""
-    shares, seen = {}, set()
-    for value in [0, *sorted(structures.labels)]:
-        signature = tuple(value in values for values in structures.regions.values())
-        if signature not in seen:
-            seen.add(signature)
-            shares[value] = np.prod(
-                [p if inside else 1 - p for p, inside in zip(probabilities, signature, strict=True)]
-            )
-    total = sum(shares.values())
-    return {value: share / total for value, share in shares.items()}
+def at_one_voxel(structures: Structures, probabilities: list[float]) -> int:
+    return int(structures.decide(np.float32(probabilities).reshape(-1, 1, 1, 1)).item())
 
 
-def at_one_voxel(structures: Structures, probabilities: list[float]) -> np.ndarray:
-    return structures.label_shares(np.float32(probabilities).reshape(-1, 1, 1, 1))[:, 0, 0, 0]
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=3, unique=True))
+@settings(max_examples=200)
+def test_nested_regions_are_each_decided_at_one_half(drawn: list[float]) -> None:
+    """Probabilities that fall from the outer region to the inner: the union of labels is the thresholded region."""
+    outer, core, enhancing = sorted(np.float32(drawn), reverse=True)
+    for structures, order in ((BRATS_2021, (core, outer, enhancing)), (BRATS_2023, (outer, core, enhancing))):
+        value = at_one_voxel(structures, list(order))
+        for p, values in zip(order, structures.regions.values(), strict=True):
+            assert (value in values) == (p > 0.5)
+
+
+def test_a_region_below_one_half_is_never_positive() -> None:
+    assert at_one_voxel(BRATS_2023, [0.4, 0.9, 0.1]) == 0  # a core without a tumour around it
+    assert at_one_voxel(BRATS_2023, [0.9, 0.4, 0.9]) == 2  # enhancing, but not in the core: oedema
+    assert at_one_voxel(BRATS_2023, [0.9, 0.9, 0.4]) == 1
 
 
 @pytest.mark.parametrize("structures", [BRATS_2021, BRATS_2023, CROSSING])
 @given(data=st.data())
 @settings(max_examples=60)
-def test_a_labels_share_is_the_product_over_the_regions(structures: Structures, data: st.DataObject) -> None:
+def test_a_voxel_gets_the_label_of_most_positive_regions(structures: Structures, data: st.DataObject) -> None:
     count = len(structures.regions)
-    probabilities = data.draw(st.lists(st.floats(0.001, 0.999), min_size=count, max_size=count))
-    found, slow = at_one_voxel(structures, probabilities), slow_shares(structures, probabilities)
-    assert len(found) == max(structures.labels) + 1
-    for value, share in enumerate(found):
-        assert share == pytest.approx(slow.get(value, 0.0), abs=1e-4)
-
-
-@given(st.lists(st.floats(0, 1), min_size=3, max_size=3, unique=True))
-@settings(max_examples=200)
-def test_regions_within_each_other_come_out_as_each_of_them_over_one_half(drawn: list[float]) -> None:
-    """Probabilities that fall from the outer region to the inner: the union of labels is the thresholded region."""
-    whole, core, enhancing = sorted(drawn, reverse=True)
-    if min(abs(p - 0.5) for p in drawn) < 1e-3 or max(drawn) - min(drawn) < 1e-3:
-        return
-    for structures, order in ((BRATS_2021, (core, whole, enhancing)), (BRATS_2023, (whole, core, enhancing))):
-        value = int(at_one_voxel(structures, list(order)).argmax())
-        for p, values in zip(order, structures.regions.values(), strict=True):
-            assert (value in values) == (p > 0.5)
-
-
-@pytest.mark.parametrize("structures", [BRATS_2021, BRATS_2023, CROSSING])
-def test_whatever_the_network_says_the_label_map_holds_known_values(structures: Structures) -> None:
-    """Also where it is as sure as can be of what no label is: enhancing, but outside the whole tumour."""
-    sure = [0.0, 1e-30, 0.5, 1.0 - 1e-7, 1.0]
-    grid = np.float32(list(itertools.product(sure, repeat=len(structures.regions)))).T[:, :, None, None]
-    shares = structures.label_shares(grid)
-    assert np.isfinite(shares).all()
-    np.testing.assert_allclose(shares.sum(0), 1, atol=1e-5)
-    assert set(np.unique(shares.argmax(0))) <= {0, *structures.labels}
-    nowhere, everywhere = np.zeros_like(grid[:, :1]), np.ones_like(grid[:, :1])
-    assert structures.label_shares(nowhere).argmax(0).item() == 0
-    inner = {1: "b", 2: "b", 4: "ET", 3: "ET"}[int(structures.label_shares(everywhere).argmax(0).item())]
-    assert inner == ("b" if structures is CROSSING else "ET")
+    drawn = data.draw(st.lists(st.floats(0, 1), min_size=count, max_size=count))
+    positive = {name for name, p in zip(structures.regions, np.float32(drawn), strict=True) if p > 0.5}
+    possible = {0: 0}
+    for value in structures.labels:
+        member = {name for name, values in structures.regions.items() if value in values}
+        if member <= positive:
+            possible[value] = len(member)
+    value = at_one_voxel(structures, drawn)
+    assert possible[value] == max(possible.values())
 
 
 def test_of_labels_in_the_same_regions_the_lowest_stands_for_all() -> None:
     structures = Structures({1: "a", 2: "b", 3: "c", 7: "of no region"}, {"whole": (2, 1), "part": (3,)})
-    assert at_one_voxel(structures, [0.9, 0.2]).argmax() == 1
-    assert np.flatnonzero(at_one_voxel(structures, [0.5, 0.5])).tolist() == [0, 1, 3]
+    assert at_one_voxel(structures, [0.9, 0.2]) == 1
+    assert at_one_voxel(structures, [0.2, 0.9]) == 3
 
 
-def test_labels_keep_their_own_probabilities() -> None:
-    probabilities = np.random.default_rng(0).random((4, 2, 3, 4), dtype=np.float32)
-    assert EXCLUSIVE.label_shares(probabilities) is probabilities
-    assert EXCLUSIVE.parts == {"bone": (1,), "fat": (3,)}
-    assert list(BRATS_2021.parts.items()) == [("TC", (1, 4)), ("WT", (1, 2, 4)), ("ET", (4,))]
+def test_label_values_come_back_from_consecutive_outputs() -> None:
+    label = torch.tensor([0, 1, 255, 7]).reshape(1, 1, 4, 1, 1)
+    structures = Structures({255: "tumour", 1: "bone"}, values=(0, 1, 255))
+    assert structures.outputs == 3
+    assert structures.targets(label).flatten().tolist() == [0, 1, 2, 0]
+    probabilities = np.float32([[0.1, 0.2, 0.7], [0.6, 0.2, 0.2]]).T[:, :, None, None]
+    assert structures.decide(probabilities).flatten().tolist() == [255, 0]
+    assert structures.parts == {"tumour": (255,), "bone": (1,)}
 
 
 def test_outputs_and_their_probabilities() -> None:
     logits = torch.randn(2, 3, 2, 2, 2, generator=torch.Generator().manual_seed(0))
-    assert (EXCLUSIVE.outputs, BRATS_2021.outputs, CROSSING.outputs) == (4, 3, 2)
+    assert (EXCLUSIVE.outputs, BRATS_2021.outputs, CROSSING.outputs) == (3, 3, 2)
     torch.testing.assert_close(EXCLUSIVE.activate(logits).sum(1), torch.ones(2, 2, 2, 2))
     torch.testing.assert_close(BRATS_2021.activate(logits), 1 / (1 + (-logits).exp()))
 
@@ -106,14 +88,59 @@ def test_masks_hold_each_regions_labels() -> None:
 
 
 @pytest.mark.parametrize("structures", [BRATS_2021, EXCLUSIVE])
-def test_they_come_back_from_weights_and_from_a_store(structures: Structures, tmp_path: Path) -> None:
-    assert Structures.from_metadata(json.loads(json.dumps(structures.metadata()))) == structures
-    assert list(Structures.from_metadata(structures.metadata()).regions) == list(structures.regions)
-    case = Case("a", "train", (4, 4, 4), ("a.nii",))
-    preparation = Preparation((1, 1, 1), "mr", ("T1",))
-    Index("brats", preparation, structures.labels, [case], regions=structures.regions).write(tmp_path)
-    assert Structures.of_store(Store(tmp_path)) == structures
+def test_they_come_back_from_weights(structures: Structures) -> None:
+    found = Structures.from_metadata(json.loads(json.dumps(structures.metadata())))
+    assert found == structures
+    assert list(found.regions) == list(structures.regions)
 
 
-def test_weights_that_say_nothing_of_regions_tell_labels_apart() -> None:
-    assert Structures.from_metadata({"labels": {"1": "bone", "3": "fat"}}) == EXCLUSIVE
+def test_weights_of_version_0_1_have_an_output_for_every_value() -> None:
+    assert Structures.from_metadata({"labels": {"1": "bone", "3": "fat"}}).values == (0, 1, 2, 3)
+
+
+def store_of(path: Path, counts: list[dict[int, int]]) -> Store:
+    cases = [Case(f"c{at}", "train", (4, 4, 4), ("a.nii",), "l.nii", held) for at, held in enumerate(counts)]
+    regions = {"WT": (1, 2, 4), "ET": (4,)}
+    Index("brats", Preparation((1, 1, 1), "mr", ("T1",)), BRATS_2021.labels, cases, regions=regions).write(path)
+    return Store(path)
+
+
+def test_only_what_training_cases_hold_is_learned(tmp_path: Path) -> None:
+    store = store_of(tmp_path, [{0: 9, 1: 3}, {2: 1, 4: 0}])
+    found = Structures.of_store(store, list(store.cases.values()))
+    assert found.labels == {1: "NCR", 2: "ED"}
+    assert found.regions == {"WT": (1, 2)}
+    assert found.unseen == {4: "ET"}
+
+
+def test_empty_label_maps_are_refused(tmp_path: Path) -> None:
+    store = store_of(tmp_path, [{0: 9}, {}])
+    with pytest.raises(StoreError, match="the label maps of all 2 training cases are empty"):
+        Structures.of_store(store, list(store.cases.values()))
+
+
+# Other data sets
+
+
+def test_labels_of_other_data_are_matched_by_name(tmp_path: Path) -> None:
+    table, parts, unknown = EXCLUSIVE.match({2: "Fat", 4: "bone", 5: "skin"}, tmp_path)
+    assert table[[0, 2, 4, 5]].tolist() == [0, 3, 1, 0]
+    assert list(parts) == ["bone", "fat"]
+    assert unknown == ["skin"]
+
+
+def test_structures_that_other_data_do_not_label_are_not_scored(tmp_path: Path) -> None:
+    assert list(EXCLUSIVE.match({1: "bone"}, tmp_path)[1]) == ["bone"]
+    assert list(BRATS_2021.match({1: "NCR", 3: "ET"}, tmp_path)[1]) == ["TC", "ET"]
+
+
+def test_labels_without_names_are_matched_by_value(tmp_path: Path) -> None:
+    for labels in ({}, {1: "label 1", 3: "label 3"}):
+        table, parts, _ = EXCLUSIVE.match(labels, tmp_path)
+        assert table[[1, 3]].tolist() == [1, 3]
+        assert list(parts) == ["bone", "fat"]
+
+
+def test_data_without_a_known_label_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"none of its labels \(liver\) is one that the segmentor knows \(bone, fat\)"):
+        EXCLUSIVE.match({1: "liver"}, tmp_path)

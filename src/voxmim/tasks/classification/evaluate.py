@@ -1,19 +1,18 @@
-"""How good a classifier is: the classes it gives whole scans against those of a table."""
+"""How good a classifier is: the classes it gives scans against those of a table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from voxmim.errors import SourceError, StoreError
-from voxmim.sources import open_source
 from voxmim.sources.source import SPLITS
-from voxmim.store.format import INDEX, Store
-from voxmim.store.prepare import prepare_scan
 from voxmim.tasks.classification.labels import Listed, match, read_classes
-from voxmim.tasks.classification.metrics import CONVENTION, summarise
-from voxmim.tasks.classification.predict import Classifier, probability_columns, rounded, write_table
+from voxmim.tasks.classification.metrics import CONVENTION, METRICS, summarise
+from voxmim.tasks.classification.predict import Classifier, probability_columns, rounded
+from voxmim.tasks.scans import Progress, channel_order, for_each, source_of
+from voxmim.tasks.task import ResultTable, write_table
 
 
 def evaluate(
@@ -22,7 +21,7 @@ def evaluate(
     split: str = "test",
     listed: Listed | None = None,
     classes: Path | None = None,
-    on_case: Callable[[int, int], None] | None = None,
+    on_case: Progress | None = None,
 ) -> dict[str, Any]:
     """Score a classifier on scans, each read from its own file and classified as `predict` does it.
 
@@ -35,82 +34,82 @@ def evaluate(
         on_case: called with the cases done and their number.
 
     Returns:
-        what `metrics.summarise` gives, with ``task``, ``run``, ``data``, ``split``, ``convention`` and, with
-        `classes`, the table's path under ``table`` and what was left out under ``told``.
+        what `metrics.summarise` gives, with ``task``, ``run``, ``data``, ``split``, ``convention``, ``left_out`` and,
+        with `classes`, the table's path under ``table`` and sentences on cases left out under ``notes``.
 
     Raises:
         SourceError: the table cannot be used, or has a class that the classifier does not know.
-        StoreError: no case in this split, or one has gone from the data.
-        ScanError: a source file is missing or cannot be used.
+        StoreError: no case in this split, or one is not in the data.
+        ScanError: no case can be used.
         WeightsError: the run holds no classifier.
     """
     classifier = Classifier.load(run)
-    scans = _scans(data, classifier.metadata["data"]["seed"])
-    told: list[str] = []
+    source = source_of(data, classifier.metadata["data"]["seed"])
+    cases = {case.name: case for case in source.cases}
+    notes: list[str] = []
     if classes is not None:
-        splits = {name: where for name, (_, where) in scans.items()}
-        listed, told = match(read_classes(classes), splits, classes, data)
+        listed, notes = match(read_classes(classes), {case.name: case.split for case in source.cases}, classes, data)
     elif listed is None:
-        raise SourceError(f"{run}: these weights do not tell the classes of scans; give a CSV file with --classes.")
+        raise SourceError(f"{run}: these weights do not know the classes of scans; give a CSV file with --classes.")
     wanted = SPLITS if split == "all" else (split,)
     truth = {case: name for one in wanted for case, name in listed.get(one, {}).items()}
-    _check(truth, classifier.classes, scans, split, data)
-    found = {}
-    for done, case in enumerate(truth):
-        if on_case is not None:
-            on_case(done, len(truth))
-        found[case] = classifier.probabilities(prepare_scan(scans[case][0], classifier.preparation))
-    if on_case is not None:
-        on_case(len(truth), len(truth))
-    about: dict[str, Any] = {"task": "classification", "run": str(run), "data": str(data), "split": split}
-    about |= {"convention": CONVENTION}
-    if classes is not None:
-        about |= {"table": str(classes), "told": told}
-    return about | summarise(classifier.classes, truth, found)
+    _check(truth, classifier.classes, cases, split, data)
+    order = channel_order(classifier.preparation.channels, source.channels, data)
+    found, left_out = for_each(
+        {name: cases[name].images for name in truth},
+        lambda _, images: classifier.probabilities(classifier.prepare(images, order)),
+        on_case,
+    )
+    return {
+        "task": "classification",
+        "run": str(run),
+        "data": str(data),
+        "split": split,
+        "convention": CONVENTION,
+        "left_out": left_out,
+        **({"table": str(classes), "notes": notes} if classes is not None else {}),
+        **summarise(classifier.classes, {name: truth[name] for name in found}, found),
+    }
 
 
-def result_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """An evaluation as rows of a table: name, value, 95 % interval, what always guessing the same has."""
+def result_tables(result: Mapping[str, Any]) -> list[ResultTable]:
+    """An evaluation's figures beside those of constant guessing, and the table of confusions."""
     rows = []
-    for key, name in (("auroc", "AUROC"), ("balanced_accuracy", "balanced accuracy")):
+    for key, metric in METRICS.items():
         scores = result[key]
-        rows.append([name, _figure(scores["value"]), _interval(scores["ci95"]), _figure(scores["chance"])])
+        low_high = scores["ci95"]
+        interval = "–" if low_high is None else f"{metric.text(low_high[0])} to {metric.text(low_high[1])}"
+        rows.append([metric.heading(), metric.text(scores["value"]), interval, metric.text(scores["chance"])])
+    text = next(iter(METRICS.values())).text
     for name, scores in result["sensitivity"].items():
-        rows.append([f"sensitivity of {name} ({scores['cases']} cases)", _figure(scores["value"]), "–", "–"])
-    return rows
+        rows.append([f"sensitivity of {name} ({scores['cases']} cases)", text(scores["value"]), "–", "–"])
+    notes = [*result.get("notes", ()), result["convention"]]
+    if result.get("left_out"):
+        notes.append(f"Left out, since they cannot be used: {', '.join(result['left_out'])}.")
+    confusion = [[name, *map(str, counts)] for name, counts in zip(result["classes"], result["confusion"], strict=True)]
+    return [
+        ResultTable(f"Results on {len(result['cases'])} cases of the split '{result['split']}'",
+                    ["metric", "value", "95 % interval", "constant guess"], rows, " ".join(notes)),
+        ResultTable(f"Predicted classes of the split '{result['split']}'",
+                    ["class", *(f"predicted {name}" for name in result["classes"])], confusion),
+    ]  # fmt: skip
 
 
 def write_csv(file: Path, result: Mapping[str, Any]) -> None:
-    """Write an evaluation as CSV in one stroke: a row per case."""
-    rows = [
+    """Write an evaluation as CSV: a row per case."""
+    rows = (
         [case["case"], case["class"], case["predicted"], *rounded(list(case["probabilities"].values()))]
         for case in result["cases"]
-    ]
+    )
     write_table(file, ["case", "class", "predicted", *probability_columns(result["classes"])], rows)
 
 
-def _scans(data: Path, seed: int) -> dict[str, tuple[tuple[Path, ...], str]]:
-    """The image files and the split of each case of a store or a folder of scans."""
-    if (data / INDEX).is_file():
-        return {case.name: (tuple(map(Path, case.image)), case.split) for case in Store(data).cases.values()}
-    return {case.name: (case.images, case.split) for case in open_source(data, seed).cases}
-
-
-def _check(truth: Mapping[str, str], known: list[str], scans: Mapping[str, object], split: str, data: Path) -> None:
-    """Refuse what cannot be scored."""
+def _check(truth: Mapping[str, str], known: list[str], cases: Mapping[str, object], split: str, data: Path) -> None:
     if not truth:
         raise StoreError(f"{data}: it has no case with a class in the split '{split}'; name another with --split.")
-    gone = [case for case in truth if case not in scans]
+    gone = [case for case in truth if case not in cases]
     if gone:
         raise StoreError(f"{data}: {gone[0]}, which the run lists, is not there; give the data it was trained on.")
-    strange = sorted(set(truth.values()) - set(known))
-    if strange:
-        raise SourceError(f"{data}: class '{strange[0]}' is none that the classifier knows ({', '.join(known)}).")
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _interval(ci95: list[float] | None) -> str:
-    return "–" if ci95 is None else f"{ci95[0]:.3f} to {ci95[1]:.3f}"
+    unknown = sorted(set(truth.values()) - set(known))
+    if unknown:
+        raise SourceError(f"{data}: class '{unknown[0]}' is none that the classifier knows ({', '.join(known)}).")

@@ -1,4 +1,4 @@
-"""The classes of whole scans: read from a table, matched with the cases of a store, divided by splits."""
+"""The classes of scans: read from a table, matched with the cases of a store, divided by splits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from voxmim.errors import SourceError, nearest
 
 CASE, CLASS = "case", "class"  # the columns of the table
-_SHARES = {"test": 0.25, "val": 0.15}  # of a split that is drawn; the rest trains
+_FRACTIONS = {"test": 0.25, "val": 0.15}  # of a split that is drawn; the rest trains
 
 Listed = dict[str, dict[str, str]]
 """For each split, the class of each of its cases."""
@@ -64,12 +64,12 @@ def match(classes: Mapping[str, str], splits: Mapping[str, str], file: Path, dat
     Args:
         classes: of each listed case.
         splits: of each case that there is.
-        file: the table, for what is told.
-        data: where the cases are, for what is told.
+        file: the table, for messages.
+        data: where the cases are, for messages.
 
     Returns:
-        the class of each case by split (``train``, ``val``, ``test``, ``unlabelled``), and what takes no part, one
-        sentence each.
+        the class of each case by split (``train``, ``val``, ``test``, ``unlabelled``), and a sentence on
+        each kind of case that takes no part.
 
     Raises:
         SourceError: none of the listed cases is there.
@@ -82,14 +82,14 @@ def match(classes: Mapping[str, str], splits: Mapping[str, str], file: Path, dat
         first = next(iter(classes))
         hint = nearest(first, splits) or f"; name them as there, such as '{next(iter(splits))}'."
         raise SourceError(f"{file}: none of its cases is in {data}, not '{first}'{hint}")
-    told = []
+    notes = []
     for cases, what in (
         ([case for case in classes if case not in splits], f"listed in {file} but not in {data}"),
         ([case for case in splits if case not in classes], f"in {data} without a class in {file}"),
     ):
         if cases:
-            told.append(f"{_some(cases)} {what}: left out.")
-    return listed, told
+            notes.append(f"{_some(cases)} {what}: left out.")
+    return listed, notes
 
 
 def draw_splits(classes: Mapping[str, str], seed: int) -> dict[str, str]:
@@ -100,8 +100,8 @@ def draw_splits(classes: Mapping[str, str], seed: int) -> dict[str, str]:
     drawn: dict[str, str] = {}
     for name in sorted(set(classes.values())):
         cases = _shuffled([case for case in classes if classes[case] == name], seed)
-        for split, share in _SHARES.items():
-            count = max(1, round(share * sum(one == name for one in classes.values()))) if len(cases) > 1 else 0
+        for split, fraction in _FRACTIONS.items():
+            count = max(1, round(fraction * sum(one == name for one in classes.values()))) if len(cases) > 1 else 0
             drawn.update(dict.fromkeys(cases[:count], split))
             cases = cases[count:]
         drawn.update(dict.fromkeys(cases, "train"))
@@ -109,9 +109,9 @@ def draw_splits(classes: Mapping[str, str], seed: int) -> dict[str, str]:
 
 
 def in_turn(classes: Mapping[str, str], seed: int) -> list[str]:
-    """The cases in an order drawn by seed whose every beginning has the classes in about their shares, each first once.
+    """The cases in an order drawn by seed, the first n of which are a stratified draw of n with every class among them.
 
-    So the first n cases are a stratified draw of n, and fewer are always a part of more.
+    So a smaller draw is a part of a larger one.
     """
     places: dict[str, float] = {}
     for name in sorted(set(classes.values())):

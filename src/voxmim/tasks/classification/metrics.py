@@ -3,10 +3,9 @@
 - AUROC: the chance that of two scans, one of the class and one of another, the first has the higher probability of the
   class; a tie counts half (the Mann-Whitney statistic). With more than two classes, the mean over classes, each against
   the rest.
-- Balanced accuracy: the mean over classes of the share of its scans that were recognised (the sensitivity).
+- Balanced accuracy: the mean over classes of the sensitivity, the fraction of its scans that were recognised.
 
-The intervals are percentile bootstrap intervals over cases. Each class is drawn anew by itself, so that no draw lacks
-one.
+The intervals are percentile bootstrap intervals over cases, drawn class by class, so that no draw lacks a class.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ import numpy as np
 from scipy.stats import rankdata
 
 from voxmim.tasks.intervals import COVERAGE
+from voxmim.tasks.metrics import Metric
 
 CONVENTION = (
     "Each scan counts once. AUROC: the chance that a scan of the class has a higher probability of it than a scan of "
-    "another; with more than two classes, the mean of each against the rest. Balanced accuracy: the mean over classes "
-    "of the share that was recognised, the most probable class being given. Intervals: 95 % bootstrap over cases, "
-    "drawn class by class; a perfect score leaves them nothing to vary. A class without a case is not counted."
+    "another; with more than two classes, the mean of each against the rest. Balanced accuracy: the mean sensitivity "
+    "of the classes, the most probable class being predicted. Intervals: 95 % bootstrap over cases, drawn class by "
+    "class; a perfect score has no width. A class without a case is not counted."
 )
 RESAMPLES = 2000
 
@@ -64,6 +64,15 @@ def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return np.mean([np.mean(predicted[..., truth == k] == k, axis=-1) for k in np.unique(truth)], axis=0)
 
 
+METRICS = {
+    "auroc": Metric(auroc, "AUROC", "", 3, higher_is_better=True),
+    "balanced_accuracy": Metric(
+        lambda truth, probabilities: balanced_accuracy(truth, probabilities.argmax(-1)),
+        "balanced accuracy", "", 3, higher_is_better=True,
+    ),
+}  # fmt: skip
+
+
 def summarise(
     classes: Sequence[str], truth: Mapping[str, str], probabilities: Mapping[str, np.ndarray], seed: int = 0
 ) -> dict[str, Any]:
@@ -78,7 +87,7 @@ def summarise(
     Returns:
         ``{"classes", "auroc": {"value", "ci95", "chance"}, "balanced_accuracy": {the same}, "sensitivity": {class:
         {"value", "cases"}}, "confusion": [[cases of class i that were called j]], "cases": [{"case", "class",
-        "predicted", "probabilities": {class: p}}]}``. ``chance`` is what always guessing the same has; None stands
+        "predicted", "probabilities": {class: p}}]}``. ``chance`` is the value of a constant guess; None stands
         where nothing was counted.
     """
     names = list(truth)
@@ -88,18 +97,19 @@ def summarise(
     confusion = np.zeros((len(classes), len(classes)), dtype=int)
     np.add.at(confusion, (index, called), 1)
     draws = _draws(index, seed)
-    several = len(np.unique(index)) > 1
+    present = len(np.unique(index))
+    chance = {"auroc": 0.5, "balanced_accuracy": 1 / present}
     return {
         "classes": list(classes),
-        "auroc": {
-            "value": float(auroc(index, given)) if several else None,
-            "ci95": _interval(lambda rows: auroc(index, given[rows]), draws) if several else None,
-            "chance": 0.5,
-        },
-        "balanced_accuracy": {
-            "value": float(balanced_accuracy(index, called)),
-            "ci95": _interval(lambda rows: balanced_accuracy(index, called[rows]), draws),
-            "chance": 1 / len(np.unique(index)),
+        **{
+            name: {
+                "value": float(metric.function(index, given)),
+                "ci95": _interval(lambda rows, of=metric.function: of(index, given[rows]), draws),  # type: ignore[misc]
+                "chance": chance[name],
+            }
+            if present > 1 or name != "auroc"
+            else {"value": None, "ci95": None, "chance": chance[name]}
+            for name, metric in METRICS.items()
         },
         "sensitivity": {
             name: {"value": float(confusion[k, k] / confusion[k].sum()) if k in index else None,

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from voxmim.errors import StoreError, VoxmimError
-from voxmim.files import write_text
+from voxmim.errors import VoxmimError
 from voxmim.images.geometry import resample_labels
 from voxmim.images.repair import fitting_label
-from voxmim.sources import open_source
-from voxmim.sources.source import SPLITS
-from voxmim.store.format import INDEX, Store
-from voxmim.store.prepare import prepare_scan
-from voxmim.tasks.metrics import METRICS, convention
+from voxmim.sources import SourceCase
+from voxmim.tasks.metrics import MAIN, METRICS, cells, convention, headings
+from voxmim.tasks.scans import Progress, channel_order, for_each, labelled_cases, source_of
 from voxmim.tasks.segmentation.predict import Segmentor
 from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
 from voxmim.tasks.segmentation.scores import Scores, score_case, summarise
+from voxmim.tasks.task import ResultTable, write_table
 from voxmim.weights.files import find_weights
-
-LabelledCase = tuple[str, tuple[Path, ...], Path]
 
 
 def evaluate(
-    run: Path,
-    data: Path,
-    split: str = "test",
-    tolerance_mm: float = 2.0,
-    on_case: Callable[[int, int], None] | None = None,
+    run: Path, data: Path, split: str = "test", tolerance_mm: float = 2.0, on_case: Progress | None = None
 ) -> dict[str, Any]:
     """Score a segmentor, and the position-only prior of the same labels beside it.
 
     Every scan is read from its own file and labelled as `predict` labels it; nothing is scored in resampled space.
+    Channels and labels of the data are matched with the segmentor's by name. A case that cannot be used is named and
+    left out.
 
     Args:
         run: a fine-tuning's run folder or weights file.
@@ -47,87 +38,77 @@ def evaluate(
 
     Returns:
         what `scores.summarise` gives, with ``run``, ``data``, ``split``, ``tolerance_mm``, ``convention``,
-        ``left_out`` (cases that lack a channel) and, where the run has one, ``prior`` (the same figures for the
-        position-only prior).
+        ``left_out`` (cases that lack a channel or cannot be used), ``not_learned`` (labels of the data that the
+        segmentor does not know), ``not_scored`` (structures that the data do not label) and, where the run has one,
+        ``prior`` (the same figures for the position-only prior).
 
     Raises:
-        StoreError: no labelled case in this split.
-        ScanError: a source file is missing or cannot be used.
+        StoreError: no labelled case in this split, or no label that the segmentor knows.
+        SourceError: the channels are others than the segmentor's.
+        ScanError: no case can be used.
         WeightsError: the run holds no segmentor.
         VoxmimError: the tolerance is negative.
     """
     if not tolerance_mm >= 0:
         raise VoxmimError(f"tolerance {tolerance_mm} mm: it must be 0 or more; change it.")
     segmentor = Segmentor.load(run)
-    cases, left_out = labelled_cases(data, split, segmentor.metadata["data"]["seed"])
+    source = source_of(data, segmentor.metadata["data"]["seed"])
+    cases, lacking = labelled_cases(source, split)
+    order = channel_order(segmentor.preparation.channels, source.channels, data)
+    values, parts, not_learned = segmentor.structures.match(source.labels, data)
     prior_file = find_weights(run, "segmentor").parent / PRIOR
     prior = PositionPrior.load(prior_file) if prior_file.is_file() else None
-    scores: dict[str, dict[str, Scores]] = {}
-    prior_scores: dict[str, dict[str, Scores]] = {}
-    parts = segmentor.structures.parts
-    for done, (name, images, label) in enumerate(cases):
-        if on_case is not None:
-            on_case(done, len(cases))
-        scan = prepare_scan(images, segmentor.preparation)
-        reference = fitting_label(label, scan.original, images[0])
-        found = segmentor.label_map(scan)
-        scores[name] = score_case(found, reference, parts, scan.original.spacing, tolerance_mm)
-        if prior is not None:
-            guess = resample_labels(prior.predict(scan.grid.shape), scan.grid, scan.original)
-            prior_scores[name] = score_case(guess, reference, parts, scan.original.spacing, tolerance_mm)
-    if on_case is not None:
-        on_case(len(cases), len(cases))
-    about: dict[str, Any] = {
+
+    def score(name: str, case: SourceCase) -> tuple[dict[str, Scores], dict[str, Scores]]:
+        assert case.label is not None
+        scan = segmentor.prepare(case.images, order)
+        reference = values[fitting_label(case.label, scan.original, case.images[0])]
+        guess = None if prior is None else resample_labels(prior.predict(scan.grid.shape), scan.grid, scan.original)
+        label_maps = [segmentor.label_map(scan), *([] if guess is None else [guess])]
+        scored = [score_case(each, reference, parts, scan.original.spacing, tolerance_mm) for each in label_maps]
+        return scored[0], scored[-1]
+
+    found, unusable = for_each({case.name: case for case in cases}, score, on_case)
+    return {
         "run": str(run),
         "data": str(data),
         "split": split,
         "tolerance_mm": tolerance_mm,
         "convention": convention(),
+        "left_out": lacking + unusable,
+        "not_learned": not_learned,
+        "not_scored": [name for name in segmentor.structures.parts if name not in parts],
+        **summarise({name: own for name, (own, _) in found.items()}),
+        **({"prior": summarise({name: other for name, (_, other) in found.items()})} if prior is not None else {}),
     }
-    about["left_out"] = left_out
-    return {**about, **summarise(scores), **({"prior": summarise(prior_scores)} if prior is not None else {})}
 
 
-def labelled_cases(data: Path, split: str, seed: int = 0) -> tuple[list[LabelledCase], list[str]]:
-    """Name, image files and label file of every labelled case of a split, from a store or a folder of scans.
-
-    Cases that lack a channel are left out, and their names given beside.
-
-    Args:
-        data: the store or folder.
-        split: which cases; ``all`` takes every one.
-        seed: of the split, where the folder has none.
-
-    Raises:
-        StoreError: there is none.
-    """
-    if (data / INDEX).is_file():
-        entries = Store(data).in_split(*(SPLITS if split == "all" else (split,)))
-        known = [(case.name, tuple(map(Path, case.image)), Path(case.label), case.missing)
-                 for case in entries if case.label]  # fmt: skip
-    else:
-        cases = [case for case in open_source(data, seed).cases if split in ("all", case.split)]
-        known = [(case.name, case.images, case.label, case.missing) for case in cases if case.label]
-    found = [(name, images, label) for name, images, label, missing in known if not missing]
-    left_out = [name for name, _, _, missing in known if missing]
-    if not found:
-        lacking = f" that has every channel ({len(left_out)} lack one)" if left_out else ""
-        raise StoreError(f"{data}: it has no labelled case{lacking} in the split '{split}'; name another with --split.")
-    return found, left_out
+def result_tables(result: Mapping[str, Any]) -> list[ResultTable]:
+    """An evaluation per label or region, the position-only prior beside it, the convention below."""
+    prior, main = result.get("prior"), METRICS[MAIN]
+    rows = []
+    for name, scores in [("mean", result["mean"]), *result["labels"].items()]:
+        beside = None if prior is None else (prior["mean"] if name == "mean" else prior["labels"][name])
+        rows.append([name, *cells(scores), main.text(beside[MAIN] if beside else None)])
+    header = ["label", *headings(result["tolerance_mm"]), f"prior's {main.title}"]
+    rows += [[f"{name} (never learned)", *["–"] * (len(header) - 1)] for name in result.get("not_learned", ())]
+    note = [
+        result["convention"],
+        "The prior knows positions only: it is the mean training label map, and never sees the image.",
+    ]
+    if result.get("not_scored"):
+        note.append(f"Not scored, since the data do not label them: {', '.join(result['not_scored'])}.")
+    if result.get("left_out"):
+        note.append(f"Left out, since they lack a channel or cannot be used: {', '.join(result['left_out'])}.")
+    title = f"Results on {len(result['cases'])} cases of the split '{result['split']}'"
+    return [ResultTable(title, header, rows, " ".join(note))]
 
 
-def write_json(file: Path, result: dict[str, Any]) -> None:
-    """Write an evaluation as JSON in one stroke."""
-    write_text(file, json.dumps(result, indent=1))
-
-
-def write_csv(file: Path, result: dict[str, Any]) -> None:
-    """Write an evaluation as CSV in one stroke: a row per case and label."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["case", "label", *METRICS])
-    for case in result["cases"]:
-        for label in case["dice"]:
-            figures = (case[metric][label] for metric in METRICS)
-            rows.writerow([case["case"], label, *("" if figure is None else figure for figure in figures)])
-    write_text(file, text.getvalue())
+def write_csv(file: Path, result: Mapping[str, Any]) -> None:
+    """Write an evaluation as CSV: a row per case and label."""
+    rows = (
+        [case["case"], label, *("" if case[metric][label] is None else case[metric][label] for metric in METRICS)]
+        for case in result["cases"]
+        for label in case[MAIN]
+    )
+    write_table(file, ["case", "label", *METRICS], rows)

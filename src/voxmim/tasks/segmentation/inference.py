@@ -1,70 +1,201 @@
-"""A whole prepared scan through the segmentor, window by window."""
+"""Sliding-window prediction of a scan, slab by slab: the probabilities of the whole scan are never in memory."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
 
+import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
+from torch.nn import functional
 
+from voxmim.images.geometry import Grid, resample_probabilities, resample_to_label_map
 from voxmim.networks.precision import working_dtype
 from voxmim.store.crops import has_contrast
+from voxmim.tasks.segmentation.structures import Structures
 
-TOGETHER = 64**3  # voxels of the windows that go through the network at once: small windows alone are slow
+BATCH_VOXELS = 64**3  # of the windows that go through the network in one call: small windows one by one are slow
+
+Triple = tuple[int, int, int]
+Slab = tuple[int, Tensor]
+"""Its first plane along the scan's longest axis, and its probabilities (K, X, Y, Z) float32."""
+
+
+def longest_axis(shape: Triple) -> int:
+    """The axis along which a scan is cut into slabs, which makes them small."""
+    return int(np.argmax(shape))
+
+
+def window_starts(size: int, crop: int, overlap: float) -> list[int]:
+    """First voxel of each window along one axis; the last one is moved back to end with the scan."""
+    step = max(1, int(crop * (1 - overlap)))
+    count = max(0, math.ceil((size - crop) / step)) + 1
+    return sorted({min(at * step, max(0, size - crop)) for at in range(count)})
+
+
+def window_count(shape: Triple, crop: Triple, overlap: float) -> int:
+    """How many windows a scan takes."""
+    return math.prod(len(window_starts(size, wide, overlap)) for size, wide in zip(shape, crop, strict=True))
 
 
 @torch.no_grad()
-def predict_probabilities(
+def predict_slabs(
     network: nn.Module,
     image: Tensor,
-    crop: tuple[int, int, int],
+    crop: Triple,
     overlap: float,
     precision: str = "auto",
     activate: Callable[[Tensor], Tensor] = lambda logits: logits.softmax(dim=1),
-) -> Tensor:
-    """Probabilities of a whole scan's labels, or of its regions.
+) -> Iterator[Slab]:
+    """Probabilities of a scan's labels or regions, in slabs along its longest axis.
 
-    Overlapping windows are averaged with a Gaussian weight, so that a voxel is labelled mostly by windows that have
-    it near their middle. A scan smaller than the window is padded, and the padding taken off again. Windows without any
-    contrast, such as those in the air around a CT, all get the answer that the network gave to the first of them.
+    Overlapping windows are averaged with Gaussian weights, so that a voxel is decided mostly by windows that have it
+    near their centre. A scan smaller than the window is padded. Windows without contrast, such as those in the air
+    around a CT, all get the answer of the first of them.
 
     Args:
-        network: gives logits (B, K, *crop) of crops (B, C, *crop); set to evaluation by the caller.
+        network: gives logits (B, K, *crop) of crops (B, C, *crop); in evaluation mode.
         image: (C, X, Y, Z) float32, intensities as the network sees them.
-        crop: the window, the size that the network was trained on.
-        overlap: of neighbouring windows, as a share of the window.
+        crop: the window, of the size that the network was trained on.
+        overlap: of neighbouring windows, as a fraction of the window.
         precision: of the recipe; see `working_dtype`.
-        activate: turns logits (B, K, ...) into probabilities (see `Structures.activate`).
+        activate: turns logits (B, K, ...) into probabilities.
 
-    Returns:
-        (K, X, Y, Z) float32 on the CPU, of labels summing to 1 over K.
+    Yields:
+        slabs without gap or overlap, on the CPU.
     """
     device = next(network.parameters()).device
-    dtype = working_dtype(device, precision)
-    flat: dict[tuple[float, ...] | int, Tensor] = {}  # answers to windows of one value in each channel
+    shape: Triple = (image.shape[1], image.shape[2], image.shape[3])
+    axis = longest_axis(shape)
+    pads = [max(0, wide - size) for size, wide in zip(shape, crop, strict=True)]
+    before = [pad // 2 for pad in pads]
+    padded = functional.pad(image, [n for a in (2, 1, 0) for n in (before[a], pads[a] - before[a])]).to(device)
+    inside = tuple(slice(b, b + size) for b, size in zip(before, shape, strict=True))
+    starts = [window_starts(size, wide, overlap) for size, wide in zip(padded.shape[1:], crop, strict=True)]
+    answer = _Answers(network, working_dtype(device, precision), activate)
+    weight = _gaussian(crop).to(device)
+    planes = [*padded.shape[1:]]
+    planes[axis] = crop[axis]
+    total, norm, first = torch.zeros(0), torch.zeros(*planes, device=device), 0
+    others = [starts[a] if a != axis else [0] for a in range(3)]
 
-    def answer(windows: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = network(windows)
-        return activate(logits.float())
+    def finished(count: int) -> Slab:
+        slab = (total.narrow(axis + 1, 0, count) / norm.narrow(axis, 0, count)).cpu()
+        kept = list(inside)
+        kept[axis] = slice(max(0, before[axis] - first), max(0, before[axis] + shape[axis] - first))
+        return max(0, first - before[axis]), slab[(slice(None), *kept)]
 
-    def predictor(windows: Tensor) -> Tensor:
-        keys = [
-            row if has_contrast(window) else tuple(window[:, 0, 0, 0].tolist()) for row, window in enumerate(windows)
-        ]
-        new = {key: row for row, key in enumerate(keys) if key not in flat}
-        found = flat | (dict(zip(new, answer(windows[list(new.values())]), strict=True)) if new else {})
-        flat.update((key, found[key]) for key in new if isinstance(key, tuple))
-        return torch.stack([found[key] for key in keys])
+    for at in starts[axis]:
+        if at > first:
+            done = at - first
+            yield finished(done)
+            for held in (total, norm):
+                along = held.dim() - 3 + axis
+                rest = held.narrow(along, done, crop[axis] - done).clone()
+                held.zero_().narrow(along, 0, crop[axis] - done).copy_(rest)
+            first = at
+        places = [tuple(at if a == axis else place[a] for a in range(3)) for place in product(*others)]
+        size = max(1, BATCH_VOXELS // math.prod(crop))
+        for group in (places[number : number + size] for number in range(0, len(places), size)):
+            crops = torch.stack([padded[(slice(None), *_box(place, crop))] for place in group])
+            for place, found in zip(group, answer(crops), strict=True):
+                box = list(_box(place, crop))
+                box[axis] = slice(0, crop[axis])
+                if not len(total):
+                    total = torch.zeros(len(found), *planes, device=device)
+                total[(slice(None), *box)] += found * weight
+                norm[tuple(box)] += weight
+    yield finished(crop[axis])
 
-    probabilities = sliding_window_inference(
-        image[None].to(device),
-        crop,
-        sw_batch_size=max(1, TOGETHER // math.prod(crop)),
-        predictor=predictor,
-        overlap=overlap,
-        mode="gaussian",
-    )
-    return probabilities[0].float().cpu()
+
+def predict_probabilities(network: nn.Module, image: Tensor, *how: object, **more: object) -> Tensor:
+    """(K, X, Y, Z) float32: the slabs of `predict_slabs`, which takes the same arguments, put together."""
+    slabs = [slab for _, slab in predict_slabs(network, image, *how, **more)]  # type: ignore[arg-type]
+    return torch.cat(slabs, dim=1 + longest_axis((image.shape[1], image.shape[2], image.shape[3])))
+
+
+def prepared_label_map(slabs: Iterator[Slab], shape: Triple, structures: Structures) -> np.ndarray:
+    """(X, Y, Z) uint8 label map on the prepared grid."""
+    return np.concatenate([structures.decide(slab.numpy()) for _, slab in slabs], axis=longest_axis(shape))
+
+
+def original_label_map(slabs: Iterator[Slab], grid: Grid, original: Grid, structures: Structures) -> np.ndarray:
+    """(X, Y, Z) uint8 label map on the scan's own grid; background outside the prepared one.
+
+    Args:
+        slabs: of probabilities on the prepared grid.
+        grid: the prepared grid.
+        original: the scan's own grid, whose axes are those of `grid` in another order or direction.
+        structures: decides on label values.
+    """
+    axis = longest_axis(grid.shape)
+    row = (np.linalg.inv(grid.affine) @ original.affine)[axis]
+    own_axis = int(np.abs(row[:3]).argmax())
+    index = row[own_axis] * np.arange(original.shape[own_axis]) + row[3]  # of the original planes among the prepared
+    margin = 2 + math.ceil(2 * abs(row[own_axis]))  # planes that interpolation and smoothing of `resample` reach
+    result = np.zeros(original.shape, dtype=np.uint8)
+    for start, stop, first, slab in _with_margin(slabs, axis, grid.shape[axis], margin):
+        low = -np.inf if start == 0 else start - 0.5
+        high = np.inf if stop == grid.shape[axis] else stop - 0.5
+        planes = np.flatnonzero((index >= low) & (index < high))
+        if not len(planes):
+            continue
+        source = [slice(0, size) for size in grid.shape]
+        source[axis] = slice(first, first + slab.shape[axis + 1])
+        target = [slice(0, size) for size in original.shape]
+        target[own_axis] = slice(int(planes[0]), int(planes[-1]) + 1)
+        old, new = grid.crop((source[0], source[1], source[2])), original.crop((target[0], target[1], target[2]))
+        if structures.regions:
+            found = structures.decide(resample_probabilities(slab.numpy(), old, new, None))
+        else:
+            found = np.asarray(structures.values, dtype=np.uint8)[resample_to_label_map(slab.numpy(), old, new)]
+        result[tuple(target)] = found
+    return result
+
+
+def _with_margin(slabs: Iterator[Slab], axis: int, size: int, margin: int) -> Iterator[tuple[int, int, int, Tensor]]:
+    """Slabs as (start, stop, first, planes): planes from `first` on, with a margin around start..stop."""
+    held, first, done = torch.zeros(0), 0, 0
+    for start, slab in slabs:
+        held = slab if not len(held) else torch.cat([held, slab], dim=axis + 1)
+        end = start + slab.shape[axis + 1]
+        ready = size if end == size else end - margin
+        if ready <= done:
+            continue
+        yield done, ready, first, held
+        done = ready
+        keep = max(first, done - margin)
+        held, first = held.narrow(axis + 1, keep - first, end - keep).clone(), keep
+
+
+class _Answers:
+    """Calls the network; windows of one value per channel are computed once."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype, activate: Callable[[Tensor], Tensor]) -> None:
+        self._network, self._dtype, self._activate = network, dtype, activate
+        self._flat: dict[tuple[float, ...], Tensor] = {}
+
+    def __call__(self, crops: Tensor) -> list[Tensor]:
+        """(K, *crop) probabilities float32 of each of the crops (B, C, *crop)."""
+        keys = [None if has_contrast(crop) else tuple(crop[:, 0, 0, 0].tolist()) for crop in crops]
+        # Of windows with one key, the first is computed.
+        rows = [at for at, key in enumerate(keys) if key is None or (key not in self._flat and keys.index(key) == at)]
+        found: dict[int, Tensor] = {}
+        if rows:
+            with torch.autocast(crops.device.type, self._dtype, enabled=self._dtype != torch.float32):
+                logits = self._network(crops[rows])
+            found = dict(zip(rows, self._activate(logits.float()), strict=True))
+        self._flat |= {key: found[row] for row, key in enumerate(keys) if key is not None and row in found}
+        return [found[row] if key is None else self._flat[key] for row, key in enumerate(keys)]
+
+
+def _gaussian(crop: Triple) -> Tensor:
+    """(*crop) weights of a window's voxels, a Gaussian whose sigma is an eighth of the window, at least 1e-3."""
+    x, y, z = (torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (0.125 * n)) ** 2) for n in crop)
+    return (x[:, None, None] * y[:, None] * z).clamp(min=1e-3)
+
+
+def _box(start: tuple[int, ...], size: Triple) -> tuple[slice, ...]:
+    return tuple(slice(at, at + wide) for at, wide in zip(start, size, strict=True))

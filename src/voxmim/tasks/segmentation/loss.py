@@ -1,4 +1,4 @@
-"""What a segmentor's training makes small: overlap and voxel-wise error, of labels or of regions."""
+"""Segmentation losses: overlap and voxel-wise error, of labels or of regions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 def make_criterion(structures: Structures) -> Criterion:
     """The loss of logits (B, K, X, Y, Z) float32 against label values (B, 1, X, Y, Z).
 
-    For labels, Dice and cross-entropy after a softmax, the background left out of the Dice; for regions, Dice and
-    binary cross-entropy after a sigmoid, each region against its own mask. Dice counts over the whole batch, so that a
-    crop without a structure is no case of its own.
+    For labels, Dice and cross-entropy after a softmax, without background in the Dice; for regions, Dice and binary
+    cross-entropy after a sigmoid, each region against its own mask. Dice counts over the batch (of one process, and of
+    one part of it under gradient accumulation), so that crops without a structure do not count as cases of their own.
     """
     if not structures.regions:
-        return DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+        dice_ce = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+        return lambda logits, label: dice_ce(logits, structures.targets(label))
     dice = DiceLoss(sigmoid=True, batch=True)
 
     def of_regions(logits: Tensor, label: Tensor) -> Tensor:
@@ -31,6 +32,6 @@ def make_criterion(structures: Structures) -> Criterion:
     return of_regions
 
 
-def criterion_in_words(structures: Structures) -> str:
+def loss_name(structures: Structures) -> str:
     """The loss as the axis of a plot names it."""
     return "Dice + binary cross-entropy" if structures.regions else "Dice + cross-entropy"

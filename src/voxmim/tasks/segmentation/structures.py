@@ -1,99 +1,159 @@
-"""What a segmentor tells apart: labels, of which a voxel has one, or regions, of which it may lie in several.
+"""What a segmentor distinguishes: labels, of which a voxel has one, or regions, of which it may lie in several.
 
-Regions are unions of labels, such as the whole tumour of BraTS, its core, and what enhances of it. The network says of
-each region on its own how likely a voxel lies in it. Everything after the network is a label map again: a label is the
-more likely the better it agrees with all that is said of the regions.
+The outputs of the network are consecutive, whatever the label values are: background and one per label, or one per
+region. Label maps hold the values of the data set again. Only labels that the training cases hold are learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from voxmim.store.format import Store
-
-_SURE = 1e-6  # nearer than this to 0 or 1, no region's probability is believed
+from voxmim.errors import StoreError
+from voxmim.store.format import Case, Store
 
 
 @dataclass(frozen=True)
 class Structures:
-    """Either labels that exclude each other, or regions that may overlap.
+    """Either labels that exclude each other, or regions (unions of labels) that may overlap.
 
     Attributes:
         labels: name of each label value, background left out.
-        regions: name of each region to the label values that it is the union of; empty where labels are told apart.
+        regions: name of each region to its label values; empty where labels are distinguished.
+        values: the label value of each output of the network, background first; unused with regions.
+        unseen: labels that the data set lists and no training case holds.
     """
 
     labels: dict[int, str]
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    values: tuple[int, ...] = ()
+    unseen: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def of_store(cls, store: Store) -> Structures:
-        """Those that a store's data set declares."""
-        return cls(store.labels, store.regions)
+    def of_store(cls, store: Store, cases: Sequence[Case]) -> Structures:
+        """Those that can be learned from cases of a store.
+
+        Raises:
+            StoreError: none of the cases holds a label.
+        """
+        held = {value for case in cases for value, count in case.counts.items() if count > 0}
+        labels = {value: name for value, name in store.labels.items() if value in held}
+        if not labels:
+            raise StoreError(
+                f"{store.path}: the label maps of all {len(cases)} training cases are empty; look at what "
+                "'voxmim inspect' says of the label files."
+            )
+        learned = {name: tuple(v for v in values if v in labels) for name, values in store.regions.items()}
+        unseen = {value: name for value, name in store.labels.items() if value not in held}
+        regions = {name: values for name, values in learned.items() if values}
+        return cls(labels, regions, (0, *sorted(labels)), unseen)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Structures:
         """Those of a segmentor's weights, as `metadata` put them there."""
         labels = {int(value): str(name) for value, name in metadata["labels"].items()}
-        return cls(labels, {name: tuple(values) for name, values in metadata.get("regions", {}).items()})
+        regions = {name: tuple(values) for name, values in metadata.get("regions", {}).items()}
+        values = metadata.get("values", range(max(labels) + 1))  # version 0.1 had an output for every value up to there
+        unseen = {int(value): str(name) for value, name in metadata.get("unseen", {}).items()}
+        return cls(labels, regions, tuple(values), unseen)
 
     def metadata(self) -> dict[str, Any]:
-        """What a weights file tells of them."""
+        """What a weights file keeps of them."""
         return {
             "labels": {str(value): name for value, name in self.labels.items()},
             "regions": {name: list(values) for name, values in self.regions.items()},
+            "values": list(self.values),
+            "unseen": {str(value): name for value, name in self.unseen.items()},
         }
 
     @property
     def parts(self) -> dict[str, tuple[int, ...]]:
-        """The label values that make up each structure that is scored, by its name."""
+        """The label values of each structure that is scored, by its name."""
         return self.regions or {name: (value,) for value, name in self.labels.items()}
 
     @property
     def outputs(self) -> int:
-        """How many channels the network gives: one for each label and the background, or one for each region."""
-        return len(self.regions) or max(self.labels) + 1
+        """Channels of the network's output."""
+        return len(self.regions) or len(self.values)
 
     def activate(self, logits: Tensor) -> Tensor:
-        """(B, K, ...) probabilities from the network's logits: of labels in all 1, of each region on its own."""
+        """(B, K, ...) probabilities from logits: of labels summing to 1, of each region by itself."""
         return logits.sigmoid() if self.regions else logits.softmax(dim=1)
+
+    def targets(self, label: Tensor) -> Tensor:
+        """(B, 1, X, Y, Z) int64, the output of each label value; values that are not learned are background."""
+        table = torch.zeros(256, dtype=torch.int64, device=label.device)
+        for output, value in enumerate(self.values):
+            table[value] = output
+        return table[label]
 
     def masks(self, label: Tensor) -> Tensor:
         """(B, R, X, Y, Z) float32, 1 in each region, from label values (B, 1, X, Y, Z)."""
         regions = [torch.isin(label, torch.tensor(values, device=label.device)) for values in self.regions.values()]
         return torch.cat(regions, dim=1).float()
 
-    def label_shares(self, probabilities: np.ndarray) -> np.ndarray:
-        """How likely each label value is, so that the likeliest ones make a label map.
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """(X, Y, Z) uint8 label map from the probabilities (K, X, Y, Z) of the outputs.
 
-        Labels have their own probabilities. Of regions, a label's share is the product over all of them: of the
-        region's probability where the label belongs to it, and else of what is left to 1; background belongs to none.
-        The shares are scaled to 1 in all. So a voxel always gets a label that there is, even if what is said of the
-        regions agrees with none; and where it does agree with one, as for regions within each other whose
-        probabilities fall from the outer to the inner, that is the label which each region over 0.5 says. Of labels
-        that belong to the same regions, the lowest stands for all.
-
-        Args:
-            probabilities: (K, X, Y, Z) float32 as `activate` gives them.
-
-        Returns:
-            (largest label value + 1, X, Y, Z) float32, background first; 0 for values that there are not.
+        Of labels, the most probable one. Of regions, each is decided by itself at 0.5; a voxel gets the label whose
+        regions are all positive there, and of several such labels the one in most regions (then the lowest value). So
+        a region inside another one counts only where the outer one is positive too, and background is left where no
+        label agrees.
         """
         if not self.regions:
-            return probabilities
-        odds = torch.from_numpy(probabilities).logit(_SURE)
-        # The product, divided by that of the background, is the product of the odds of the label's own regions.
-        shares = torch.full((max(self.labels) + 1, *odds.shape[1:]), -torch.inf)
-        taken = set()
-        for value in [0, *sorted(self.labels)]:
-            member = tuple(value in values for values in self.regions.values())
-            if member not in taken:
-                shares[value] = odds[list(member)].sum(0)
-                taken.add(member)
-        return shares.softmax(dim=0).numpy()
+            return np.asarray(self.values, dtype=np.uint8)[probabilities.argmax(axis=0)]
+        positive = probabilities > 0.5
+        result = np.zeros(probabilities.shape[1:], dtype=np.uint8)
+        for value, member in self._by_regions:
+            result[positive[list(member)].all(axis=0)] = value
+        return result
+
+    @cached_property
+    def _by_regions(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Each label with the indices of its regions; those in fewest regions, and of highest value, come first."""
+        regions = list(self.regions.values())
+        found = [(value, tuple(at for at, values in enumerate(regions) if value in values)) for value in self.labels]
+        return sorted((pair for pair in found if pair[1]), key=lambda pair: (len(pair[1]), -pair[0]))
+
+    def match(self, labels: Mapping[int, str], where: Path) -> tuple[np.ndarray, dict[str, tuple[int, ...]], list[str]]:
+        """How the label maps of a data set are compared with those of the segmentor: by the names of the labels.
+
+        Where one side has no names (``label 1``), values decide.
+
+        Args:
+            labels: name of each label value of the data set.
+            where: the data set, for the error.
+
+        Returns:
+            a table (256,) uint8 from the data set's label values to the segmentor's; the structures that can be scored;
+            the names of labels of the data set that the segmentor never learned.
+
+        Raises:
+            StoreError: no label has a name that the segmentor knows.
+        """
+        own = {name.casefold(): value for value, name in self.labels.items()}
+        if not labels or _unnamed(labels) or _unnamed(self.labels):
+            same = {value: value for value in labels or self.labels if value in self.labels}
+        else:
+            same = {value: own[name.casefold()] for value, name in labels.items() if name.casefold() in own}
+        if not same:
+            raise StoreError(
+                f"{where}: none of its labels ({', '.join(labels.values())}) is one that the segmentor knows "
+                f"({', '.join(self.labels.values())}); give data with the same label names."
+            )
+        table = np.zeros(256, dtype=np.uint8)
+        table[list(same)] = list(same.values())
+        known = set(same.values())
+        parts = {name: values for name, values in self.parts.items() if known.issuperset(values)}
+        return table, parts, [name for value, name in labels.items() if value not in same]
+
+
+def _unnamed(labels: Mapping[int, str]) -> bool:
+    return all(name == f"label {value}" for value, name in labels.items())

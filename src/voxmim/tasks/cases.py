@@ -1,0 +1,53 @@
+"""Which cases of a store a fine-tuning learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from voxmim.errors import StoreError
+from voxmim.store.format import Case, Store
+
+
+def draw_labelled(cases: Sequence[Case], labels: str | None, seed: int, store: Store) -> list[Case]:
+    """Draw labelled cases by seed, in their order; a smaller draw is a part of a larger one.
+
+    Raises:
+        StoreError: `labels` is neither a fraction nor a number that fits.
+    """
+    if labels is None:
+        return list(cases)
+    order = np.random.default_rng([seed, 11]).permutation(len(cases))
+    return [cases[i] for i in sorted(order[: label_count(labels, len(cases), store)])]
+
+
+def label_count(labels: str, cases: int, store: Store, minimum: int = 1) -> int:
+    """How many of the labelled train cases a fraction or a number means; a fraction gives at least `minimum`.
+
+    Raises:
+        StoreError: it is neither a fraction nor a number that fits.
+    """
+    try:
+        count = max(minimum, round(float(labels) * cases)) if "." in labels else int(labels)
+        valid = 0 < float(labels) <= 1 if "." in labels else minimum <= count <= cases
+    except ValueError:
+        count, valid = 0, False
+    if not valid:
+        raise StoreError(
+            f"--labels {labels}: give a fraction such as 0.1 or a number from {minimum} to {cases}, "
+            f"the labelled train cases of {store.path}."
+        )
+    return count
+
+
+def resumed_cases(store: Store, names: Sequence[str]) -> list[Case]:
+    """The cases that a resumed run was trained on.
+
+    Raises:
+        StoreError: one of them is gone.
+    """
+    gone = [name for name in names if name not in store.cases]
+    if gone:
+        raise StoreError(f"{store.path}: {gone[0]}, which the run was trained on, is gone; prepare it again.")
+    return [store.cases[name] for name in names]

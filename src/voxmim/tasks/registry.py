@@ -1,0 +1,21 @@
+"""The tasks that an encoder can be fine-tuned for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from voxmim.tasks.classification.task import Classification
+from voxmim.tasks.segmentation.task import Segmentation
+from voxmim.tasks.task import Task
+from voxmim.weights.files import holds
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Segmentation, Classification)}
+
+
+def task_of(run: Path) -> type[Task]:
+    """The task of a fine-tuning's run folder or weights file; segmentation where nothing says otherwise."""
+    about = run / "run.json"
+    if about.is_file():
+        return TASKS[json.loads(about.read_text()).get("task", Segmentation.name)]
+    return next((task for task in TASKS.values() if holds(run, task.product)), Segmentation)

@@ -1,0 +1,144 @@
+"""The scans that are evaluated or predicted: found, ordered by channel, and worked on one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+
+from voxmim.errors import SourceError, StoreError, VoxmimError
+from voxmim.images.formats.dicom import is_dicom
+from voxmim.images.volume import SCAN_ENDINGS, case_name
+from voxmim.sources import Source, SourceCase, open_source
+from voxmim.sources.listing import scans_below
+from voxmim.store.format import INDEX, Store
+
+Progress = Callable[[int, int], None]
+"""Called with the cases done and their number."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def source_of(data: Path, seed: int) -> Source:
+    """The source files of a store's cases, or those of a folder or list; a split is drawn by the seed if there is none.
+
+    Raises:
+        StoreError: the store cannot be used.
+        SourceError: the source cannot be used.
+    """
+    if not (data / INDEX).is_file():
+        return open_source(data, seed)
+    store = Store(data)
+    cases = [
+        SourceCase(case.name, tuple(map(Path, case.image)), Path(case.label) if case.label else None,
+                   case.split, case.missing, case.group)
+        for case in store.cases.values()
+    ]  # fmt: skip
+    return Source(data, store.name, store.preparation.channels, store.labels, tuple(cases), store.seed, store.regions)
+
+
+def channel_order(known: Sequence[str], have: Sequence[str], where: Path) -> list[int]:
+    """For each channel that a network knows, the index of the channel of that name among those of the data.
+
+    Names are compared without regard to case. Where one side has no names of its own (``image``, ``channel 0``), or
+    there is only one channel, the order decides.
+
+    Raises:
+        SourceError: the names differ, or their number does.
+    """
+    theirs = [name.casefold() for name in have]
+    wanted = [name.casefold() for name in known]
+    if len(theirs) == len(wanted) and (len(wanted) == 1 or any(map(_is_generic, (theirs, wanted)))):
+        return list(range(len(wanted)))
+    if sorted(theirs) != sorted(wanted):
+        raise SourceError(
+            f"{where}: its channels are {', '.join(have)}, but the network needs {', '.join(known)}; give scans of "
+            "these channels, named so."
+        )
+    return [theirs.index(name) for name in wanted]
+
+
+def _is_generic(names: Sequence[str]) -> bool:
+    return all(name in ("image", str(at), f"channel {at}", f"channel_{at}") for at, name in enumerate(names))
+
+
+def for_each(
+    items: Mapping[str, Item], work: Callable[[str, Item], Result], on_case: Progress | None
+) -> tuple[dict[str, Result], list[str]]:
+    """The result of each item by its name, and the names of those that failed; what is wrong with them is printed.
+
+    Raises:
+        VoxmimError: all of them failed; the first one's error.
+    """
+    results: dict[str, Result] = {}
+    errors: dict[str, VoxmimError] = {}
+    for done, (name, item) in enumerate(items.items()):
+        if on_case is not None:
+            on_case(done, len(items))
+        try:
+            results[name] = work(name, item)
+        except VoxmimError as error:
+            errors[name] = error
+    if errors and not results:
+        raise next(iter(errors.values()))
+    for text in map(str, errors.values()):
+        Console(stderr=True).print(f"left out: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if on_case is not None:
+        on_case(len(items), len(items))
+    return results, list(errors)
+
+
+def chosen_cases(source: Source, split: str) -> list[SourceCase]:
+    """The cases of a split; ``all`` takes every case."""
+    return [case for case in source.cases if split in ("all", case.split)]
+
+
+def labelled_cases(source: Source, split: str) -> tuple[list[SourceCase], list[str]]:
+    """The labelled cases of a split, and the names of those left out because they lack a channel.
+
+    Raises:
+        StoreError: there is none.
+    """
+    labelled = [case for case in chosen_cases(source, split) if case.label]
+    left_out = [case.name for case in labelled if case.missing]
+    found = [case for case in labelled if not case.missing]
+    if not found:
+        lacking = f" that has every channel ({len(left_out)} lack one)" if left_out else ""
+        raise StoreError(
+            f"{source.path}: it has no labelled case{lacking} in the split '{split}'; name another with --split."
+        )
+    return found, left_out
+
+
+def scan_files(paths: Sequence[Path]) -> list[Path]:
+    """The scans among files and folders, each name once.
+
+    Raises:
+        SourceError: there is none, a path is missing, or two scans would be written to the same name.
+    """
+    files: list[Path] = []
+    left_out: list[str] = []
+    for path in paths:
+        if path.is_dir():
+            found, findings = scans_below(path)
+            files += found
+            left_out += [finding.reason.removesuffix(".") for finding in findings if finding.action == "left out"]
+        elif path.is_file() or is_dicom(path):
+            files.append(path)
+        else:
+            raise SourceError(f"{path}: there is no such scan or folder; check the path.")
+    if not files:
+        more = f" ({left_out[0]})" if left_out else ""
+        raise SourceError(
+            f"{', '.join(map(str, paths))}: no scan was found here{more}; "
+            f"give DICOM or files of {', '.join(SCAN_ENDINGS)}."
+        )
+    names: dict[str, Path] = {}
+    for file in files:
+        other = names.setdefault(case_name(file), file)
+        if other != file:
+            raise SourceError(f"{file}: {other} has the same name, and one result would replace the other; rename one.")
+    return list(names.values())

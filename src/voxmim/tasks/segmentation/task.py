@@ -1,0 +1,180 @@
+"""Fine-tuning a segmentor: the labels or regions of voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from voxmim.errors import RunError, StoreError
+from voxmim.networks.build import Encoder, build_segmentor
+from voxmim.recipe import Recipe
+from voxmim.store.crops import Batch
+from voxmim.store.format import Case, Store
+from voxmim.store.sides import find_sides
+from voxmim.tasks.cases import draw_labelled, resumed_cases
+from voxmim.tasks.metrics import MAIN
+from voxmim.tasks.scans import Progress
+from voxmim.tasks.segmentation import evaluate as evaluation
+from voxmim.tasks.segmentation.inference import predict_slabs, prepared_label_map, window_count
+from voxmim.tasks.segmentation.loss import loss_name, make_criterion
+from voxmim.tasks.segmentation.predict import predict
+from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
+from voxmim.tasks.segmentation.scores import score_case
+from voxmim.tasks.segmentation.structures import Structures
+from voxmim.tasks.task import Task
+
+MAX_VALIDATION = 16  # cases
+
+
+class Segmentation(Task):
+    """Labels or regions; validated by the Dice of whole scans in the store's spacing."""
+
+    name, title, product = "segmentation", "Fine-tuning", "segmentor"
+    score, score_name, labelled = "val_dice", "mean Dice", True
+
+    def __init__(self, store: Store, train: Sequence[Case]) -> None:
+        self.structures = Structures.of_store(store, train)
+        notes = []
+        if unseen := self.structures.unseen:
+            notes.append(f"No training case holds these labels, so they are not learned: {', '.join(unseen.values())}.")
+        lacking = [case.name for case in store.in_split("train", "val") if case.label and case.missing]
+        if lacking:
+            notes.append(f"left out, since they lack a channel: {', '.join(lacking)}")
+        super().__init__(store, train, store.labelled("val")[:MAX_VALIDATION], notes)
+        self.sides = find_sides(self.structures.labels, self.structures.regions)
+        self._criterion = make_criterion(self.structures)
+
+    @classmethod
+    def choose(cls, store: Store, labels: str | None, seed: int, table: Path | None) -> Segmentation:
+        refuse_table(table)
+        return cls(store, labelled_cases(store, labels, seed))
+
+    @classmethod
+    def resume(cls, store: Store, about: Mapping[str, Any], seed: int) -> Segmentation:
+        return cls(store, resumed_cases(store, about["cases"]))
+
+    @property
+    def columns(self) -> list[str]:
+        parts = [f"{self.score} {name}" for name in self.structures.parts]
+        return [self.score, *parts, *(case_column(case.name) for case in self.val)]
+
+    @property
+    def loss_name(self) -> str:
+        return loss_name(self.structures)
+
+    def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
+        return build_segmentor(encoder, recipe.unetr, self.structures.outputs)
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return self._criterion(output, batch.label)
+
+    def windows(self, case: Case, recipe: Recipe) -> int:
+        assert recipe.crop is not None
+        return window_count(case.shape, recipe.crop, 0.0)
+
+    def score_case(self, network: nn.Module, case: Case, recipe: Recipe) -> dict[str, float]:
+        """Dice of each counted structure, from windows that lie side by side: the overlapping windows of an evaluation
+        would take a third of a short training's time, and choose the same steps."""
+        assert recipe.crop is not None
+        image, reference = self.image(case, recipe), self.store.label_map(case.name)
+        slabs = predict_slabs(network, image, recipe.crop, 0.0, recipe.precision, self.structures.activate)
+        return self.counted(prepared_label_map(slabs, case.shape, self.structures), reference)
+
+    def counted(self, predicted: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+        """Dice of each structure that one of two label maps (X, Y, Z) holds."""
+        found = score_case(predicted, reference, self.structures.parts, (1, 1, 1), metrics=[MAIN])
+        return {name: score for name, scores in found.items() if (score := scores[MAIN]) is not None}
+
+    def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
+        """Mean Dice over cases, per structure and per case; structures in neither label map are not counted."""
+        per_case = {case_column(name): float(np.mean(list(found.values()))) for name, found in scores.items() if found}
+        figures = {self.score: float(np.mean(list(per_case.values()))) if per_case else 0.0} | per_case
+        for part in self.structures.parts:
+            counted = [found[part] for found in scores.values() if part in found]
+            if counted:
+                figures[f"{self.score} {part}"] = float(np.mean(counted))
+        return figures
+
+    def prepare(self, network: nn.Module, crops: Iterable[Tensor], recipe: Recipe, folder: Path) -> None:
+        """Fit the position-only prior."""
+        if not (folder / PRIOR).is_file():
+            PositionPrior.fit(self._label_maps(), self.structures.labels).save(folder / PRIOR)
+
+    def _label_maps(self) -> Iterable[np.ndarray]:
+        for case in self.train:
+            try:
+                yield self.store.label_map(case.name)
+            except StoreError:
+                continue  # the training names it
+
+    def about(self) -> dict[str, Any]:
+        return {"cases": [case.name for case in self.train]}
+
+    def metadata(self, recipe: Recipe) -> dict[str, Any]:
+        return {**self.structures.metadata(), "unetr": asdict(recipe.unetr), "overlap": recipe.overlap}
+
+    @classmethod
+    def curves(cls, columns: Iterable[str]) -> dict[str, str]:
+        shown = [column for column in columns if column.startswith(cls.score)]
+        return {column: column.removeprefix(cls.score).strip() or "mean" for column in shown}
+
+    @staticmethod
+    def evaluate(
+        run: Path,
+        data: Path,
+        split: str,
+        tolerance_mm: float,
+        about: Mapping[str, Any],
+        table: Path | None,
+        on_case: Progress | None,
+    ) -> dict[str, Any]:
+        refuse_table(table)
+        return evaluation.evaluate(run, data, split, tolerance_mm, on_case)
+
+    predict = staticmethod(predict)
+    tables = staticmethod(evaluation.result_tables)
+    write_csv = staticmethod(evaluation.write_csv)
+
+
+def labelled_cases(store: Store, labels: str | None, seed: int) -> list[Case]:
+    """The labelled train cases that a run may learn from, drawn by seed; a smaller draw is a part of a larger one.
+
+    Cases that lack a channel are left out.
+
+    Args:
+        store: of prepared scans.
+        labels: a fraction such as ``0.1``, a number such as ``12``, or None for all.
+        seed: of the draw.
+
+    Raises:
+        StoreError: there are none, or `labels` does not fit.
+    """
+    cases = store.labelled("train")
+    if not cases and any(case.label for case in store.in_split("train")):
+        raise StoreError(f"{store.path}: each of its labelled train cases lacks a channel; add files, or leave it out.")
+    if not cases or not store.labels:
+        raise StoreError(f"{store.path}: it has no labelled train case to fine-tune on; prepare a source with labels.")
+    return draw_labelled(cases, labels, seed, store)
+
+
+def refuse_table(table: Path | None) -> None:
+    """Refuse a table of targets, since the targets are label maps; raises RunError."""
+    if table is not None:
+        raise RunError(f"{table}: classes of scans are for a classification, which this is not; leave it out.")
+
+
+def prior_dice(folder: Path, about: Mapping[str, Any], store: Store) -> list[float]:
+    """Mean Dice of a run's position-only prior on each validation case that counts, as the validation has it."""
+    task, prior = Segmentation.resume(store, about, 0), PositionPrior.load(folder / PRIOR)
+    found = [task.counted(prior.predict(case.shape), store.label_map(case.name)) for case in task.val]
+    return [float(np.mean(list(scores.values()))) for scores in found if scores]
+
+
+def case_column(name: str) -> str:
+    """The column of a validation case's mean Dice in metrics.csv."""
+    return f"case {name}"

@@ -1,0 +1,204 @@
+"""What an encoder is fine-tuned for: the parts of a training, an evaluation and a page that depend on the task."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from voxmim.files import write_text
+from voxmim.images.intensity import window
+from voxmim.networks.build import Encoder
+from voxmim.recipe import Recipe
+from voxmim.store.crops import Batch
+from voxmim.store.format import Case, Preparation, Store
+from voxmim.store.prepare import PreparedScan, prepare_scan
+from voxmim.store.sides import Sides
+from voxmim.tasks.scans import Progress
+
+
+class ResultTable(NamedTuple):
+    """A table of an evaluation, as console and page show it."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+class Task(ABC):
+    """One task on the data of one training.
+
+    Attributes:
+        name: as ``--task`` takes it.
+        title: what its page calls the training.
+        product: what is trained; the weights are ``PRODUCT.safetensors``.
+        score: the column of metrics.csv that the best step is chosen by (higher is better).
+        score_name: of that column, in sentences.
+        labelled: whether crops are read with their label maps.
+        store: of the scans.
+        train: the cases to train on.
+        val: the cases to validate on.
+        notes: what the user should know about the choice of cases, a sentence each.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    product: ClassVar[str]
+    score: ClassVar[str]
+    score_name: ClassVar[str]
+    labelled: ClassVar[bool] = False
+    sides: Sides = Sides()
+
+    def __init__(self, store: Store, train: Sequence[Case], val: Sequence[Case], notes: Sequence[str] = ()) -> None:
+        self.store, self.train, self.val, self.notes = store, list(train), list(val), list(notes)
+
+    @classmethod
+    @abstractmethod
+    def choose(cls, store: Store, labels: str | None, seed: int, table: Path | None) -> Task:
+        """The task of a new run, its cases chosen; raises StoreError, SourceError or RunError."""
+
+    @classmethod
+    @abstractmethod
+    def resume(cls, store: Store, about: Mapping[str, Any], seed: int) -> Task:
+        """The task of a run that is resumed, from its run.json."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """The columns of metrics.csv that a validation fills."""
+
+    @property
+    @abstractmethod
+    def loss_name(self) -> str:
+        """The axis of the loss's plot."""
+
+    @abstractmethod
+    def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
+        """A fresh network on an encoder."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """The loss of the network's output (B, ...) for a batch."""
+
+    @abstractmethod
+    def windows(self, case: Case, recipe: Recipe) -> int:
+        """How many windows the prediction of a case takes."""
+
+    @abstractmethod
+    def score_case(self, network: nn.Module, case: Case, recipe: Recipe) -> Any:
+        """What a validation keeps of one case, plain numbers in lists and dicts; raises StoreError."""
+
+    @abstractmethod
+    def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
+        """The columns of metrics.csv from the scores of cases, by case name."""
+
+    def prepare(self, network: nn.Module, crops: Iterable[Tensor], recipe: Recipe, folder: Path) -> None:
+        """What happens once before the first step; nothing by default."""
+        return
+
+    @abstractmethod
+    def about(self) -> dict[str, Any]:
+        """What run.json keeps of it."""
+
+    @abstractmethod
+    def metadata(self, recipe: Recipe) -> dict[str, Any]:
+        """What the weights file keeps of it."""
+
+    @staticmethod
+    @abstractmethod
+    def evaluate(
+        run: Path,
+        data: Path,
+        split: str,
+        tolerance_mm: float,
+        about: Mapping[str, Any],
+        table: Path | None,
+        on_case: Progress | None,
+    ) -> dict[str, Any]:
+        """Score a trained network; `about` is its run.json where there is one, `table` has other targets than its."""
+
+    @staticmethod
+    @abstractmethod
+    def predict(
+        run: Path, scans: Sequence[Path], out: Path, probabilities: bool, on_case: Progress | None
+    ) -> list[Path]:
+        """Predict new scans; the files written."""
+
+    @staticmethod
+    @abstractmethod
+    def tables(result: Mapping[str, Any]) -> list[ResultTable]:
+        """An evaluation as console and page show it."""
+
+    @staticmethod
+    @abstractmethod
+    def write_csv(file: Path, result: Mapping[str, Any]) -> None:
+        """Write an evaluation as CSV."""
+
+    @classmethod
+    @abstractmethod
+    def curves(cls, columns: Iterable[str]) -> dict[str, str]:
+        """Those of the columns of metrics.csv that the plot of the validation shows, with their labels."""
+
+    @classmethod
+    def facts(cls, about: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """What the page says of a run.json, as (name, value)."""
+        return []
+
+    def image(self, case: Case, recipe: Recipe) -> Tensor:
+        """(C, X, Y, Z) float32, a prepared scan as the network sees it; raises StoreError."""
+        stored = self.store.image(case.name)
+        return torch.from_numpy(window(stored, self.store.preparation.intensity, recipe.window))
+
+
+class Predictor:
+    """A trained network with everything that it needs to predict a scan from its files.
+
+    Attributes:
+        network: the weights, in evaluation mode.
+        preparation: what a scan must go through first.
+        metadata: the rest of what the weights file says.
+    """
+
+    def __init__(self, network: nn.Module, metadata: dict[str, Any]) -> None:
+        self.network = network.cuda() if torch.cuda.is_available() else network
+        self.preparation = Preparation.from_dict(metadata["preparation"])
+        self.metadata = metadata
+
+    @property
+    def crop(self) -> tuple[int, int, int]:
+        """Voxels of a window along X, Y, Z."""
+        x, y, z = self.metadata["crop"]
+        return x, y, z
+
+    def prepare(self, images: Sequence[Path], order: Sequence[int] | None = None) -> PreparedScan:
+        """Read a scan; `order` brings its channels into the order that the network knows."""
+        scan = prepare_scan(images, self.preparation)
+        if order is None or list(order) == sorted(order):
+            return scan
+        return replace(scan, image=scan.image[list(order)], intensities=tuple(scan.intensities[at] for at in order))
+
+    def image(self, scan: PreparedScan) -> Tensor:
+        """(C, X, Y, Z) float32, intensities as the network sees them."""
+        bounds = tuple(self.metadata["window"])
+        return torch.from_numpy(window(scan.image, self.preparation.intensity, bounds))
+
+
+def write_json(file: Path, result: Mapping[str, Any]) -> None:
+    """Write an evaluation as JSON; the file appears complete or not at all."""
+    write_text(file, json.dumps(result, indent=1))
+
+
+def write_table(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file; it appears complete or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_text(file, text.getvalue())

@@ -1,0 +1,75 @@
+"""How long the parts of a training take and what memory they need, kept in run.json."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from voxmim.training.run import Run
+
+WARM_UP = 2  # steps that are not counted: the first ones allocate memory and choose kernels
+
+
+class Speed:
+    """Times of one training.
+
+    Args:
+        network: what is trained.
+        fabric: launched.
+        spent: seconds that a resumed run has taken already.
+    """
+
+    def __init__(self, network: nn.Module, fabric: Fabric, spent: float) -> None:
+        self._network, self._fabric = network, fabric
+        self._seconds: dict[str, list[float]] = {"step": [], "validation": [], "checkpoint": []}
+        self._began = time.monotonic() - spent
+        if fabric.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(fabric.device)
+
+    def elapsed(self) -> float:
+        """Seconds since the training began."""
+        return time.monotonic() - self._began
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Note how long the block takes."""
+        began = time.monotonic()
+        yield
+        self._seconds[what].append(time.monotonic() - began)
+
+    def write(self, run: Run) -> None:
+        """Add ``speed`` to run.json: median seconds of a step, mean of the others, parameters, peak memory in bytes."""
+        on_gpu = self._fabric.device.type == "cuda"
+        steps = self._seconds["step"][WARM_UP:] or self._seconds["step"]
+        if not steps:
+            return
+        found: dict[str, Any] = {
+            "step_seconds": statistics.median(steps),
+            "validation_seconds": statistics.fmean(self._seconds["validation"] or [0.0]),
+            "checkpoint_seconds": statistics.fmean(self._seconds["checkpoint"] or [0.0]),
+            "parameters": _count(self._network),
+            "encoder_parameters": _count(getattr(self._network, "encoder", None)),
+            "memory": torch.cuda.max_memory_allocated(self._fabric.device) if on_gpu else _peak_memory(),
+            "on_gpu": on_gpu,
+        }
+        run.about["speed"] = found
+        run.write_about()
+
+
+def _count(network: Any) -> int:
+    return sum(parameter.numel() for parameter in network.parameters()) if isinstance(network, nn.Module) else 0
+
+
+def _peak_memory() -> int:
+    """The most memory that this process has held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in kB
