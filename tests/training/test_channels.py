@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from voxmim.training.step import Stepper
 
 from conftest import TINY_RECIPE, TINY_TRAINING
 from voxmim.errors import StoreError
@@ -19,12 +20,11 @@ from voxmim.store.crops import CropPlan
 from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.store.writing import write_case
 from voxmim.tasks.scans import labelled_cases, source_of
-from voxmim.training import finetune as module
+from voxmim.tasks.segmentation.task import labelled_cases as draw_cases
 from voxmim.training.finetune import finetune
 from voxmim.training.loop import make_fabric
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
-from voxmim.training.step import Stepper
 from voxmim.training.validate_pretext import Validation
 from voxmim.weights.files import read_weights
 from voxmim.weights.load import load_encoder
@@ -195,7 +195,7 @@ def test_a_fine_tuning_refuses_only_where_nothing_is_left(tmp_path: Path) -> Non
 
 def test_evaluation_leaves_them_out_and_names_them(store: Store, tmp_path: Path) -> None:
     found, left_out = labelled_cases(source_of(store.path, 0), "val")
-    assert ([name for name, _, _ in found], left_out) == (["val_a", "val_c"], ["val_b"])
+    assert ([case.name for case in found], left_out) == (["val_a", "val_c"], ["val_b"])
     index = json.loads((store.path / "index.json").read_text())
     index["cases"] = [case for case in index["cases"] if case["name"] == "val_b"]
     (tmp_path / "index.json").write_text(json.dumps(index))

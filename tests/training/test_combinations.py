@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from voxmim.training.step import Stepper
 
 from conftest import TINY_RECIPE, TINY_TRAINING, Tiny
 from voxmim import api
@@ -21,7 +22,6 @@ from voxmim.tasks.segmentation.evaluate import evaluate
 from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
-from voxmim.training.step import Stepper
 from voxmim.weights.files import read_weights
 from voxmim.weights.load import load_encoder
 
