@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,27 @@ def start_and_kill() -> Callable[..., None]:
         assert process.exitcode == -signal.SIGKILL, "it ended before it was killed"
 
     return act
+
+
+@pytest.fixture
+def stop_before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """Give stop_before_step(n): within the block, trainings end with KeyboardInterrupt before step n (from 0)."""
+    from voxmim.training import loop
+
+    take_step = loop._step
+
+    @contextmanager
+    def block(number: int) -> Iterator[None]:
+        def step(*given: Any) -> float:
+            if given[6] == number:
+                raise KeyboardInterrupt
+            return take_step(*given)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(loop, "_step", step)
+            yield
+
+    return block
 
 
 @pytest.fixture

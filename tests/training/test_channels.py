@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from voxmim.training.step import Stepper
 
 from conftest import TINY_RECIPE, TINY_TRAINING
 from voxmim.errors import StoreError
@@ -99,20 +98,11 @@ def test_every_pretext_learns_of_what_is_there(
 
 @pytest.mark.parametrize("channels", ["drawn", "one"])
 def test_a_resumed_run_draws_the_channels_that_it_would_have_drawn(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: str
+    store: Store, tmp_path: Path, stop_before_step: Any, channels: str
 ) -> None:
     straight = pretrain(store, tmp_path / "straight", recipe_of(channels=channels))
-    step = Stepper.step
-
-    def stop_at_the_third(self: Stepper, batch: Any, number: int) -> Any:
-        if number == 2:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "step", stop_at_the_third)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(store, tmp_path / "stopped", recipe_of(channels=channels))
+    with stop_before_step(2):
+        pretrain(store, tmp_path / "stopped", recipe_of(channels=channels))
     assert trace(pretrain(store, tmp_path / "stopped", Recipe(), resume=True)) == trace(straight)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from voxmim.training.step import Stepper
 
 from conftest import TINY_RECIPE, TINY_TRAINING, Tiny
 from voxmim import api
@@ -18,7 +18,6 @@ from voxmim.networks.build import ENCODERS
 from voxmim.pretext.build import PRETEXTS
 from voxmim.recipe import Recipe, load_recipe, make_recipe, write_recipe
 from voxmim.store.format import Store
-from voxmim.tasks.segmentation.evaluate import evaluate
 from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
@@ -54,69 +53,90 @@ def trace(path: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in Run.open(path).metrics()]
 
 
-@pytest.mark.parametrize(("pretext", "encoder"), COMBINATIONS)
-def test_pre_trained_stopped_resumed_fine_tuned_and_put_to_use(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretext: str, encoder: str
+@dataclass(frozen=True)
+class Pretrained:
+    """A pre-training by one pretext of one encoder."""
+
+    pretext: str
+    encoder: str
+    recipe: Path
+    run: Path
+
+
+@pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
+def pretrained(request: pytest.FixtureRequest, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
+    """One of each combination, shared by the tests of this file."""
+    pretext, encoder = request.param
+    folder = tmp_path_factory.mktemp("pretrained")
+    recipe = recipe_of(folder, pretext=pretext, encoder=encoder)
+    return Pretrained(pretext, encoder, recipe, api.pretrain(tiny.store, folder / "run", recipe))
+
+
+@pytest.fixture
+def scan(tiny: Tiny) -> Path:
+    return tiny.source / "imagesTr" / "case_7.nii.gz"
+
+
+def test_a_stopped_pre_training_resumes_exactly(
+    pretrained: Pretrained, tiny: Tiny, tmp_path: Path, stop_before_step: Any
 ) -> None:
-    recipe = recipe_of(tmp_path, pretext=pretext, encoder=encoder)
-    straight = api.pretrain(tiny.store, tmp_path / "straight", recipe)
-
-    step = Stepper.step
-
-    def stop_at_the_third(self: Stepper, batch: Any, number: int) -> Any:
-        if number == 2:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
     store = Store(tiny.store)
-    with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "step", stop_at_the_third)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(store, tmp_path / "stopped", load_recipe(recipe))
+    with stop_before_step(2):
+        pretrain(store, tmp_path / "run", load_recipe(pretrained.recipe))
     torch.rand(7)
-    stopped = pretrain(store, tmp_path / "stopped", Recipe(), resume=True).path
-    assert len(trace(straight)) == 3
-    assert trace(stopped) == trace(straight)
+    resumed = pretrain(store, tmp_path / "run", Recipe(), resume=True).path
+    assert trace(resumed) == trace(pretrained.run)
     for name in ("encoder.safetensors", "pretext.safetensors"):
-        tensors, metadata = read_weights(straight / name)
-        others, other_metadata = read_weights(stopped / name)
-        torch.testing.assert_close(tensors, others, rtol=0, atol=0)
-        assert metadata == other_metadata
-        assert (metadata["pretext"], metadata["encoder"]) == (pretext, encoder)
-    own = load_encoder(straight)
-    assert own.encode(torch.rand(1, 1, 16, 16, 8)).shape[1] == own.width
+        torch.testing.assert_close(read_weights(resumed / name), read_weights(pretrained.run / name), rtol=0, atol=0)
 
-    if encoder != "unet":
-        further = {
-            f"{encoder}.patch": [4, 4, 4] if encoder == "swin" else [8, 8, 4],
-            "crop": [32, 32, 16],
-            "pretrain.steps": 1,
-        }
-        another = Run.open(api.pretrain(tiny.store, tmp_path / "further", None, further, init=straight))
-        assert (another.recipe().encoder, another.recipe().pretext) == (encoder, pretext)
-        assert "1 adapted (" in another.about["transfer"]
-        assert another.about["transfer"].endswith("100.0% of the encoder's parameters")
 
-    segmentor, transfer = finetune(store, tmp_path / "segmentor", Run.open(straight).recipe(), straight)
-    assert transfer is not None
-    assert transfer.fraction == 1.0
-    assert set(evaluate(segmentor.path, tiny.store)["labels"]) == {"bone", "fat"}
-    scan = tiny.source / "imagesTr" / "case_7.nii.gz"
+def test_the_encoder_can_be_loaded(pretrained: Pretrained) -> None:
+    encoder = load_encoder(pretrained.run)
+    assert encoder.encode(torch.rand(1, 1, 16, 16, 8)).shape[:2] == (1, encoder.width)
+
+
+def test_a_further_pre_training_starts_from_it_with_another_patch(
+    pretrained: Pretrained, tiny: Tiny, tmp_path: Path
+) -> None:
+    encoder = pretrained.encoder
+    if encoder == "unet":
+        pytest.skip("a U-Net has no patches")
+    patch = [4, 4, 4] if encoder == "swin" else [8, 8, 4]
+    changed = {f"{encoder}.patch": patch, "crop": [32, 32, 16], "pretrain.steps": 1}
+    run = Run.open(api.pretrain(tiny.store, tmp_path / "run", None, changed, init=pretrained.run))
+    assert (run.recipe().encoder, run.recipe().pretext) == (encoder, pretrained.pretext)
+    assert "1 adapted (" in run.about["transfer"]
+    assert run.about["transfer"].endswith("100.0% of the encoder's parameters")
+
+
+def test_a_segmentor_is_fine_tuned_from_it_and_labels_scans(
+    pretrained: Pretrained, tiny: Tiny, tmp_path: Path, scan: Path
+) -> None:
+    recipe = Run.open(pretrained.run).recipe()
+    segmentor, report = finetune(Store(tiny.store), tmp_path / "segmentor", recipe, pretrained.run)
+    assert report is not None
+    assert report.fraction == 1.0
     (labels,) = api.predict(segmentor.path, [scan], tmp_path / "labels")
     assert nib.load(labels).shape == nib.load(scan).shape
 
-    if pretext == "simclr":
+
+def test_masked_parts_are_reconstructed(pretrained: Pretrained, tmp_path: Path, scan: Path) -> None:
+    if pretrained.pretext == "simclr":
         with pytest.raises(WeightsError, match="SimCLR predicts no voxels to reconstruct"):
-            api.reconstruct(straight, [scan], tmp_path / "pictures")
-    else:
-        (picture,) = api.reconstruct(straight, [scan], tmp_path / "pictures")
-        assert picture.is_file()
-        hidden = np.asarray(nib.load(tmp_path / "pictures" / "case_7_mask.nii.gz").dataobj)
-        assert 0.2 < hidden.mean() < 0.9  # three quarters of the box round the body
-    report = (straight / "report.html").read_text()
-    assert {"mae": "(MAE)", "simmim": "(SimMIM)", "simclr": "(SimCLR)"}[pretext] in report
-    assert {"vit": "ViT of width", "swin": "Swin of width", "unet": "residual U-Net of width"}[encoder] in report
-    assert ("data:image/png" in report) == (pretext != "simclr")
+            api.reconstruct(pretrained.run, [scan], tmp_path)
+        return
+    (picture,) = api.reconstruct(pretrained.run, [scan], tmp_path)
+    assert picture.is_file()
+    hidden = np.asarray(nib.load(tmp_path / "case_7_mask.nii.gz").dataobj)
+    assert 0.2 < hidden.mean() < 0.9  # three quarters of the box round the body
+
+
+def test_the_report_names_pretext_and_encoder(pretrained: Pretrained) -> None:
+    report = (pretrained.run / "report.html").read_text()
+    assert {"mae": "(MAE)", "simmim": "(SimMIM)", "simclr": "(SimCLR)"}[pretrained.pretext] in report
+    named = {"vit": "ViT of width", "swin": "Swin of width", "unet": "residual U-Net of width"}
+    assert named[pretrained.encoder] in report
+    assert ("data:image/png" in report) == (pretrained.pretext != "simclr")
 
 
 @pytest.mark.parametrize("carry", [True, False])

@@ -16,7 +16,6 @@ from voxmim import api
 from voxmim.report.reconstruct import Reconstructor
 from voxmim.store.crops import CropPlan
 from voxmim.store.format import Store
-from voxmim.training import loop as loop_module
 from voxmim.training.loop import make_fabric
 from voxmim.training.run import Run
 from voxmim.training.validate_pretext import Validation
@@ -105,22 +104,13 @@ def test_an_encoder_that_is_never_released_is_not_the_optimisers(
 
 @pytest.mark.parametrize("stopped", [2, 5])
 def test_a_run_stopped_before_or_after_the_release_goes_on(
-    tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
+    tiny_runs: TinyRuns, tmp_path: Path, stop_before_step: Any, stopped: int
 ) -> None:
     settings = {"finetune.freeze": 0.5, "finetune.checkpoint_every": 1, "finetune.ema": 0.5}
     told: dict[str, Any] = {"init": tiny_runs.pretrain, "recipe": tiny_runs.recipe, "settings": settings}
     straight = api.finetune(tiny_runs.store, tmp_path / "straight", **told)
-    step = loop_module._step
-
-    def stop(*given: Any) -> float:
-        if given[6] == stopped:
-            raise KeyboardInterrupt
-        return step(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop_module, "_step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            api.finetune(tiny_runs.store, tmp_path / "stopped", **told)
+    with stop_before_step(stopped):
+        api.finetune(tiny_runs.store, tmp_path / "stopped", **told)
     api.finetune(tiny_runs.store, tmp_path / "stopped", resume=True)
     assert trace(tmp_path / "stopped") == trace(straight)
     one, other = (read_weights(path / "segmentor.safetensors")[0] for path in (straight, tmp_path / "stopped"))
