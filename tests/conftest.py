@@ -234,9 +234,10 @@ def stop_before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Abstrac
                 raise KeyboardInterrupt
             return take_step(*given)
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(loop, "_step", step)
-            yield
+            with pytest.raises(KeyboardInterrupt):
+                yield
 
     return block
 
