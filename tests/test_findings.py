@@ -7,7 +7,8 @@ from pathlib import Path
 
 from voxmim.findings import DOUBTFUL, KINDS, Finding, in_order, sound
 
-PAGE = Path(__file__).parents[1] / "docs" / "data.md"
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "data.md"
 
 
 def test_the_docs_tell_every_kind_and_which_are_in_doubt() -> None:
@@ -16,6 +17,13 @@ def test_the_docs_tell_every_kind_and_which_are_in_doubt() -> None:
     told = {kind: row for row in rows for kind in re.findall("`([^`]+)`", row.split("|")[1])}
     assert told.keys() == KINDS.keys()
     assert {kind for kind, row in told.items() if "**in doubt**" in row} == DOUBTFUL
+
+
+def test_every_kind_has_a_test_of_a_faulty_file() -> None:
+    tests = "".join(
+        file.read_text() for folder in ("doctor", "sources", "store") for file in (HERE / folder).glob("*.py")
+    )
+    assert [kind for kind in KINDS if f'"{kind}"' not in tests] == []
 
 
 def test_findings_survive_json_and_stand_once_by_file() -> None:

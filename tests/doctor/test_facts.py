@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from torture import AFFINE, scan, turned
+from scan_files import AFFINE, scan, turned
 from voxmim.doctor.facts import PERCENTILES, Facts, measure, orientation
 from voxmim.images.volume import Volume
 

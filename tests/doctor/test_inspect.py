@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dicom_files import PATIENT, voxels, write_series
-from torture import AFFINE, scan, turned, write
+from scan_files import AFFINE, scan, turned, write
 from voxmim.doctor import inspect as module
 from voxmim.doctor.inspect import inspect_source
 from voxmim.images.image_file import ImageFile

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torture import AFFINE, OBLIQUE, scan, turned, write
+from scan_files import AFFINE, OBLIQUE, scan, turned, write
 from voxmim.doctor import judge as module
 from voxmim.doctor.judge import Judged, judge_case
 from voxmim.images.image_file import ImageFile

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from report.test_page import Reader
-from torture import AFFINE, scan, write
+from scan_files import AFFINE, scan, write
 from voxmim.doctor.inspect import Inspection, Slice, inspect_source
 from voxmim.report.contact import CELL, GAP, NAME, contact_sheet
 from voxmim.report.inspection import finding_rows, inspection_page, verdict
