@@ -12,19 +12,20 @@ VERSIONS := pyproject.toml constraints.txt
 help:  ## show these lines
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile
 
-demo: .venv/installed  ## install, and run the main job on generated scans; the result is in voxmim-demo/
+demo: .venv/installed  ## install, and run every step on generated scans; results in voxmim-demo/
 	@$(BIN)/voxmim demo --out $(DEMO)
 
 test: .venv/installed-dev  ## install with the development tools, and run the tests
 	@$(BIN)/python -m pytest
 
-check: .venv/installed-dev  ## lint, format and types (changes nothing)
+check: .venv/installed-dev  ## lint, format, types and imports (changes nothing)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy src
+	@$(BIN)/lint-imports
 
 clean:  ## remove .venv and what the tools left behind (results of runs stay)
-	@rm -rf .venv .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist
+	@rm -rf .venv .import_linter_cache .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist
 
 .venv/installed: $(VERSIONS) | $(BIN)/pip
 	@echo "Installing voxmim into .venv (the first time takes some minutes) ..."
