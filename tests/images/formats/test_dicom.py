@@ -13,6 +13,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import JPEGLSLossless, RLELossless
 
 from dicom_files import AXIAL, OBLIQUE, PATIENT, SPACING, places, voxels, write_enhanced, write_series
 from voxmim.errors import ScanError
@@ -329,6 +330,16 @@ def test_positions_rounded_by_an_export_are_even(tmp_path: Path, step: float, di
     write_series(tmp_path, voxels(40), positions)
     assert only(tmp_path).fault is None
     assert only(tmp_path).spacing[2] == pytest.approx(step, abs=10**-digits / 39 * 1.01)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
+def test_slices_of_other_compressions_are_decoded(tmp_path: Path, syntax: str) -> None:
+    array = voxels(3, columns=16, rows=16)
+    for file in write_series(tmp_path, array):
+        data = pydicom.dcmread(file)
+        data.compress(syntax, generate_instance_uid=False)
+        data.save_as(file)
+    np.testing.assert_array_equal(read_volume(tmp_path).array[0], array)
 
 
 def test_enhanced_frames_in_lossless_jpeg_are_decoded(tmp_path: Path) -> None:
