@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -214,7 +214,7 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = 
         raise RecipeError(f"{origin}: this is not valid YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(settings, dict):
         raise RecipeError(f"{origin}: a recipe is a mapping of settings to values.")
-    settings = _expand_sizes(with_current_names(settings, origin), origin)
+    settings = with_current_names(settings, origin)
     for key, value in (overrides or {}).items():
         _override(settings, key, value)
     return make_recipe(settings, origin)
@@ -229,62 +229,44 @@ def make_recipe(settings: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     Raises:
         RecipeError: names `origin`, the key, what is wrong, and the nearest known key.
     """
-    settings = _expand_sizes(with_current_names(settings, origin), origin)
-    schema = _schema(*_registered())
-    _check_keys(settings, schema, origin)
+    kinds = _kinds()
+    settings = _expand_sizes(with_current_names(settings, origin), kinds, origin)
+    _check_keys(settings, kinds, origin)
     if "precision" in settings:
         settings["precision"] = str(settings["precision"])  # YAML reads an unquoted 16 as a number
     try:
-        parsed = _parser(schema).parse_object(settings).as_dict()
+        parsed = _parser(tuple(kinds.items())).parse_object(settings).as_dict()
     except Exception as error:  # the parser raises several kinds, all of them about a value
         text = " ".join(str(error).split())
         raise RecipeError(f"{origin}: a setting has a value that does not fit ({text[:300]}).") from None
-    values = {
-        name: _instantiate(kind, parsed[name], f"{origin}: {name}.") for name, kind in get_type_hints(schema).items()
-    }
-    encoders, pretexts = _registered()
-    own: dict[str, Any] = {name: values.pop(name) for name, _ in (*encoders, *pretexts)}
+    values = {name: _instantiate(kind, parsed[name], f"{origin}: {name}.") for name, kind in kinds.items()}
+    own = {name: values.pop(name) for name in kinds if name not in Recipe.__dataclass_fields__}
+    for name in ("encoder", "pretext"):
+        values[f"{name}_settings"] = own.get(values[name])
     try:
-        return Recipe(
-            **values,
-            encoder_settings=own.get(values["encoder"]),  # type: ignore[arg-type]
-            pretext_settings=own.get(values["pretext"]),
-        )
+        return Recipe(**values)
     except ValueError as error:
         raise RecipeError(f"{origin}: {error}.") from None
 
 
-Registered = tuple[tuple[str, type], ...]  # names, and the dataclasses of their settings
-
-
-def _registered() -> tuple[Registered, Registered]:
-    """All encoders and all pretexts."""
+def _kinds() -> dict[str, Any]:
+    """The type of each setting, and the dataclass of each group of settings, that a recipe file may have."""
     from voxmim.networks.build import ENCODERS
     from voxmim.pretext.build import PRETEXTS
 
-    encoders = tuple((name, entry.settings) for name, entry in ENCODERS.items())
-    return encoders, tuple((name, pretext.Settings) for name, pretext in PRETEXTS.items())
+    own = {name: kind for name, kind in get_type_hints(Recipe).items() if not name.endswith("_settings")}
+    encoders = {name: entry.settings for name, entry in ENCODERS.items()}
+    return own | encoders | {name: pretext.Settings for name, pretext in PRETEXTS.items()}
 
 
 @cache
-def _schema(encoders: Registered, pretexts: Registered) -> type:
-    """A dataclass of all settings that a recipe file may have: a recipe's own, and a group for each name."""
-    hints = get_type_hints(Recipe)
-    own = [
-        (one.name, hints[one.name], field(default=one.default, default_factory=one.default_factory))
-        for one in fields(Recipe)
-        if not one.name.endswith("_settings")
-    ]
-    return make_dataclass(
-        "Settings", [*own, *((name, kind, field(default_factory=kind)) for name, kind in (*encoders, *pretexts))]
-    )
-
-
-@cache
-def _parser(schema: type) -> ArgumentParser:
+def _parser(kinds: tuple[tuple[str, Any], ...]) -> ArgumentParser:
     """The parser that converts and checks types; to make one takes as long as to use it."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(schema)
+    parser.add_class_arguments(Recipe, skip={"encoder_settings", "pretext_settings"})
+    for name, kind in kinds:
+        if name not in Recipe.__dataclass_fields__:
+            parser.add_class_arguments(kind, name)
     return parser
 
 
@@ -355,47 +337,41 @@ def fit_crop(shapes: Sequence[Triple], patch: Triple, max_voxels: int) -> Triple
     return crop[0], crop[1], crop[2]
 
 
-def _expand_sizes(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """The settings with each encoder's `size` replaced by what it stands for."""
+def _expand_sizes(settings: Mapping[str, Any], kinds: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """The settings with the `size` of an encoder replaced by what it stands for."""
     expanded = dict(settings)
-    for encoder, kind in _registered()[0]:
-        group = expanded.get(encoder)
-        if isinstance(group, Mapping) and "size" in group:
-            rest = {key: value for key, value in group.items() if key != "size"}
-            expanded[encoder] = _size(kind, group["size"], f"{origin}: {encoder}.size") | rest
+    for name, group in settings.items():
+        sizes = getattr(kinds.get(name), "sizes", None)
+        if sizes and isinstance(group, Mapping) and "size" in group:
+            rest = dict(group)
+            if (size := str(rest.pop("size"))) not in sizes:
+                raise RecipeError(f"{origin}: {name}.size is {size}, but must be {', '.join(sizes)}.")
+            expanded[name] = sizes[size] | rest
     return expanded
-
-
-def _size(kind: Any, size: Any, origin: str) -> dict[str, Any]:
-    if str(size) not in kind.sizes:
-        raise RecipeError(f"{origin} is {size}, but must be {', '.join(kind.sizes) or 'left out'}.")
-    return dict(kind.sizes[str(size)])
 
 
 def _override(settings: dict[str, Any], dotted: str, value: Any) -> None:
     *groups, last = dotted.split(".")
-    encoders = dict(_registered()[0])
-    if last == "size" and groups and groups[0] in encoders:  # it overrides the recipe's width, depth and heads
-        for key, number in _size(encoders[groups[0]], value, f"--set {dotted}").items():
-            _override(settings, f"{groups[0]}.{key}", number)
-        return
     for group in groups:
         inner = settings.setdefault(group, {})
         if not isinstance(inner, dict):
             raise RecipeError(f"--set {dotted}: '{group}' is a single value, not a group of settings.")
         settings = inner
+    if last == "size":  # it takes precedence over what the recipe says of width, depth and heads
+        sizes = getattr(_kinds().get(groups[-1]), "sizes", {}) if groups else {}
+        for key in sizes.get(str(value), {}):
+            settings.pop(key, None)
     settings[last] = value
 
 
-def _check_keys(settings: Mapping[str, Any], kind: type, origin: str, above: str = "") -> None:
-    hints = get_type_hints(kind)
+def _check_keys(settings: Mapping[str, Any], kinds: Mapping[str, Any], origin: str, above: str = "") -> None:
     for key, value in settings.items():
-        if key not in hints:
-            raise RecipeError(f"{origin}: '{above}{key}' is not a setting{nearest(str(key), hints) or '.'}")
-        if is_dataclass(hints[key]):
+        if key not in kinds:
+            raise RecipeError(f"{origin}: '{above}{key}' is not a setting{nearest(str(key), kinds) or '.'}")
+        if is_dataclass(kinds[key]):
             if not isinstance(value, Mapping):
                 raise RecipeError(f"{origin}: '{above}{key}' is a group of settings, but has the single value {value}.")
-            _check_keys(value, hints[key], origin, f"{above}{key}.")
+            _check_keys(value, get_type_hints(kinds[key]), origin, f"{above}{key}.")
 
 
 def _known(name: str, registry: Mapping[str, Any], what: str) -> Any:

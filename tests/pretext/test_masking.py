@@ -236,3 +236,13 @@ def test_body_is_told_from_all_channels_together() -> None:
     crop = torch.zeros(1, 2, 8, 4, 4)
     crop[:, 1, 4:] = 1.0
     assert holds_body(crop, (4, 4, 4)).tolist() == [[False, True]]
+
+
+def test_a_brain_in_zeros_is_body_although_some_of_it_is_darker() -> None:
+    """MR after z-scoring over the tissue: the background is 0, which is the mean of the tissue."""
+    body = torch.zeros(1, 1, 4, 4, 4, dtype=torch.bool)
+    body[..., 1:3, 1:3, 1:3] = True
+    inside = body.repeat_interleave(4, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
+    brain = torch.where(inside, torch.randn(1, 2, 16, 16, 16, generator=seeded(0)), torch.zeros(()))
+    for seen in (brain, brain * 1.3 + 0.2):
+        assert torch.equal(holds_body(seen, (4, 4, 4)), body.flatten(1))

@@ -13,7 +13,7 @@ from torch import Tensor
 from voxmim.networks.patches import grid_of, mask_to_voxels, patchify
 from voxmim.settings import MaskSettings, Triple
 
-BODY = 0.1  # of the range from the darkest to the brightest unit of a crop; brighter units are body
+BODY = 0.1  # of the range of the units' differences from the background; a larger difference is body
 
 
 def draw_masks(settings: MaskSettings, patch: Triple, image: Tensor, seeds: Tensor) -> Tensor:
@@ -46,12 +46,18 @@ def draw_masks(settings: MaskSettings, patch: Triple, image: Tensor, seeds: Tens
 def holds_body(volume: Tensor, unit: Triple) -> Tensor:
     """(B, U) bool: which mask units of crops (B, C, X, Y, Z) hold body.
 
-    These have a mean over all channels that exceeds that of the crop's darkest unit by a tenth of the range between the
-    darkest and the brightest: air in CT and the background of MR do not, however the crop was brightened.
+    The background is the darkest unit of a single value, such as air below a CT's window or the zeros around a brain,
+    or else the darkest unit. A unit holds body if its root mean square difference from the background exceeds the
+    smallest one by a tenth of their range, so that shifts and contrast do not matter.
     """
-    mean = patchify(volume, unit).mean(2)
-    low, high = mean.amin(1, keepdim=True), mean.amax(1, keepdim=True)
-    return mean > low + BODY * (high - low)
+    b, channels = volume.shape[:2]
+    units = patchify(volume, unit).unflatten(2, (channels, -1))
+    mean, constant = units.mean((2, 3)), (units.amax(3) == units.amin(3)).all(2)
+    darkness = torch.where(constant.any(1, keepdim=True), mean.masked_fill(~constant, torch.inf), mean)
+    background = units[torch.arange(b), darkness.argmin(1)].mean(-1)  # (B, C)
+    difference = (units - background[:, None, :, None]).square().mean((2, 3)).sqrt()
+    low, high = difference.amin(1, keepdim=True), difference.amax(1, keepdim=True)
+    return difference > low + BODY * (high - low)
 
 
 def random_mask(batch: int, patches: int, ratio: float, generator: torch.Generator | None = None) -> Tensor:
