@@ -3,9 +3,9 @@
     python benchmarks/methods.py STORE --out DIR [--labels 0.1] [--seed 0]
 
 Six pre-trainings by the packaged recipes `tiny` and `tiny-*`; from each a fine-tuning, and for each encoder one from
-scratch, all on the same labelled cases for the same number of steps, each at every rate of the recipe. The rate is
-chosen on validation cases; the test cases are looked at once, at the end. It goes on where it was stopped. On two cores
-it takes about an hour and a half on hippocampus crops.
+scratch, all on the same labelled cases for the same number of steps, each at every learning rate of the recipe, which is
+chosen on validation cases; the test cases are scored once, at the end. It continues where it stopped. On two cores it
+takes about an hour and a half on hippocampus crops.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from voxmim.recipe import load_recipe
 from voxmim.report.machine import machine
+from voxmim.report.run_page import STATUS
 from voxmim.studies.tables import difference_cell
 from voxmim.training.run import METRICS, Run
 
@@ -43,40 +44,44 @@ def main() -> None:
     common = ["--seed", options.seed]
     for name in COMBINATIONS:
         pretrain = ["pretrain", store, str(out / f"p-{name}"), "--recipe", RECIPES[name], *common]
-        _voxmim(pretrain, out / f"p-{name}" / "report.html")
+        _train(pretrain)
     arms: dict[str, Run] = {}
     for encoder in SCRATCH:
-        arms[f"scratch-{encoder}"] = _best_rate(out, f"scratch-{encoder}", store, options.labels, common, encoder, None)
+        arms[f"scratch-{encoder}"] = _best_lr(out, f"scratch-{encoder}", store, options.labels, common, encoder, None)
         for name in COMBINATIONS:
             if name.endswith(encoder):
-                arms[name] = _best_rate(out, name, store, options.labels, common, encoder, out / f"p-{name}")
+                arms[name] = _best_lr(out, name, store, options.labels, common, encoder, out / f"p-{name}")
     for run in arms.values():
-        _voxmim(["evaluate", str(run.path), store], run.path / "evaluation-test.json")
+        if not (run.path / "evaluation-test.json").is_file():
+            _voxmim(["evaluate", str(run.path), store])
     print(f"\n{machine()}\n")
     _print_pretraining(out)
     _print_finetuning(arms)
 
 
-def _best_rate(
+def _best_lr(
     out: Path, name: str, store: str, labels: str, common: list[str], encoder: str, init: Path | None
 ) -> Run:
-    """Fine-tune at each rate of the recipe; the run with the highest validation Dice at any step."""
+    """Fine-tune at each learning rate of the recipe; the run with the highest validation Dice at any step."""
     recipe = RECIPES[name if init else SCRATCH[encoder]]
     runs = []
-    for rate in load_recipe(recipe).lrs:
-        path = out / f"f-{name}-{rate:g}"
-        command = ["finetune", store, str(path), "--recipe", recipe, "--labels", labels, "--lr", f"{rate:g}", *common]
-        _voxmim([*command, *([] if init is None else ["--init", str(init)])], path / "report.html")
+    for lr in load_recipe(recipe).lrs:
+        path = out / f"f-{name}-{lr:g}"
+        command = ["finetune", store, str(path), "--recipe", recipe, "--labels", labels, "--lr", f"{lr:g}", *common]
+        _train([*command, *([] if init is None else ["--init", str(init)])])
         runs.append(Run.open(path, "finetune"))
     return max(runs, key=lambda run: max(point[1] for point in _curve(run)))
 
 
-def _voxmim(arguments: list[str], proof: Path) -> None:
-    """Run one command, unless what it writes last is there; a training that was stopped goes on."""
-    if proof.is_file():
+def _train(arguments: list[str]) -> None:
+    """Run a training, unless it is done; one that was stopped is resumed."""
+    status = Path(arguments[2]) / STATUS
+    if status.is_file() and json.loads(status.read_text())["state"] == "done":
         return
-    if (proof.parent / METRICS).is_file() and arguments[0] != "evaluate":
-        arguments = [*arguments[:3], "--resume"]
+    _voxmim([*arguments[:3], "--resume"] if (Path(arguments[2]) / METRICS).is_file() else arguments)
+
+
+def _voxmim(arguments: list[str]) -> None:
     print("voxmim", *arguments, flush=True)
     subprocess.run([sys.executable, "-m", "voxmim", *arguments], check=True)
 
@@ -86,18 +91,16 @@ def _curve(run: Run) -> list[tuple[int, float]]:
 
 
 def _print_pretraining(out: Path) -> None:
-    print("| pretext, encoder | steps | minutes | validation, first and last | one grey value a crop | share of it |")
+    print("| pretext, encoder | steps | minutes | validation loss, first and last | guessing | ratio |")
     print("|---|---|---|---|---|---|")
     for name in COMBINATIONS:
         rows = Run.open(out / f"p-{name}", "pretrain").metrics()
         seen = [row for row in rows if "val_loss" in row]
         first, last = seen[0], seen[-1]
-        blind = last.get("val_guess")
-        beside = "– | –" if blind is None else f"{blind:.3f} | {last['val_loss'] / blind:.2f}"
-        more = f", partner found {first['val_accuracy']:.0%} to {last['val_accuracy']:.0%}" if blind is None else ""
+        beside = f"{last['val_guess']:.3f} | {last['val_loss'] / last['val_guess']:.2f}"
         print(
             f"| {name} | {int(rows[-1]['step'])} | {rows[-1]['seconds'] / 60:.1f} | "
-            f"{first['val_loss']:.3f} to {last['val_loss']:.3f}{more} | {beside} |"
+            f"{first['val_loss']:.3f} to {last['val_loss']:.3f} | {beside} |"
         )
 
 
@@ -106,7 +109,7 @@ def _print_finetuning(arms: dict[str, Run]) -> None:
         name: json.loads((run.path / "evaluation-test.json").read_text()) for name, run in arms.items()
     }
     prior = next(iter(results.values()))["prior"]["mean"]
-    print("\n| arm | rate | validation Dice by step | test Dice | 95 % interval | against scratch, paired |")
+    print("\n| arm | lr | validation Dice by step | test Dice | 95 % interval | minus scratch, paired |")
     print("|---|---|---|---|---|---|")
     print(f"| position-only prior | | | {prior['dice']:.3f} | {_interval(prior['ci95'])} | |")
     for name, run in arms.items():
@@ -117,8 +120,8 @@ def _print_finetuning(arms: dict[str, Run]) -> None:
             own, other = ([case["mean_dice"] for case in result["cases"]] for result in (results[name], base))
             against = difference_cell(np.subtract([own], [other]))
         curve = ", ".join(f"{dice:.3f}" for _, dice in _curve(run))
-        rate = run.recipe().finetune.lr
-        print(f"| {name} | {rate:g} | {curve} | {mean['dice']:.3f} | {_interval(mean['ci95'])} | {against} |")
+        lr = run.recipe().finetune.lr
+        print(f"| {name} | {lr:g} | {curve} | {mean['dice']:.3f} | {_interval(mean['ci95'])} | {against} |")
 
 
 def _interval(pair: list[float]) -> str:

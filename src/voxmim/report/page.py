@@ -81,6 +81,7 @@ class Page:
         settings: YAML text, folded away.
         commands: how to repeat it, one line each.
         headings: other headings of the parts than the default ones.
+        refresh: seconds after which a browser loads the page again; 0 is never.
     """
 
     title: str
@@ -92,6 +93,7 @@ class Page:
     settings: str = ""
     commands: list[str] = field(default_factory=list)
     headings: dict[str, str] = field(default_factory=dict)
+    refresh: int = 0
 
 
 def write_page(path: Path, page: Page) -> None:

@@ -1,0 +1,215 @@
+"""The page of one run, a pre-training or a fine-tuning for any task, and its status for scripts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxmim.errors import StoreError
+from voxmim.files import atomic_write, write_text
+from voxmim.networks.build import has_patch_setting
+from voxmim.recipe import Recipe, recipe_to_yaml
+from voxmim.report.page import Page, Table, write_page
+from voxmim.report.plots import Curve, Plot
+from voxmim.report.run_pictures import reconstruction_pictures, segmentation_pictures
+from voxmim.settings import Training
+from voxmim.store.format import Store
+from voxmim.tasks.registry import task_of
+from voxmim.text import sizes_in_words
+from voxmim.training.run import RECIPE, Run
+
+REPORT, STATUS = "report.html", "status.json"
+REFRESH = 30  # seconds after which the page of a run in progress is loaded again
+_MAX_POINTS = 400  # of a loss curve
+_SMOOTH = 25  # steps that a loss curve averages
+
+
+def write_run_page(run: Run, running: bool = False) -> None:
+    """Write ``report.html``, ``figures/`` and ``status.json``, each file atomically.
+
+    Args:
+        run: with the results of its evaluations, if there are any.
+        running: the run goes on; the page then has no pictures, and reloads itself.
+    """
+    recipe, rows = run.recipe(), run.metrics()
+    training: Training = getattr(recipe, run.kind)
+    store = store_of(run)
+    page = (_pretraining if run.kind == "pretrain" else _finetuning)(run, recipe, rows)
+    if run.about.get("init"):
+        page.lead[0] += f" It started from {run.about['init']}."
+        page.facts.append(("loaded weights", run.about["transfer"]))
+    page.lead += run.about.get("warnings", [])
+    page.facts = [*run_facts(run, recipe, training, rows, store), *page.facts]
+    if running:
+        page.lead.insert(0, f"In progress: step {_last_step(rows)} of {training.steps}.")
+        page.refresh = REFRESH
+    elif store is not None and run.kind == "pretrain":
+        page.pictures = reconstruction_pictures(run, store)
+    elif store is not None and task_of(run.path).labelled:
+        page.pictures = segmentation_pictures({"segmentor": run}, store)
+    page.settings = recipe_to_yaml(recipe)
+    page.commands.insert(0, repeat_command(run))
+    for index, shown in enumerate(page.pictures, start=1):
+        name = f"{index:02d}-{shown.title.replace(' ', '-').replace('/', '-')}.png"
+        with atomic_write(run.path / "figures" / name) as file:
+            file.write_bytes(shown.png)
+    write_page(run.path / REPORT, page)
+    write_text(run.path / STATUS, json.dumps(status(rows, training, running), indent=1))
+
+
+def status(rows: Sequence[Mapping[str, float]], training: Training, running: bool) -> dict[str, Any]:
+    """Where a run stands: its state, steps, seconds, and the last training loss and validation."""
+    validated = [row for row in rows if any(key.startswith("val_") for key in row)]
+    return {
+        "state": "running" if running else "done" if _last_step(rows) >= training.steps else "stopped",
+        "step": _last_step(rows),
+        "steps": training.steps,
+        "seconds": rows[-1]["seconds"] if rows else 0.0,
+        "loss": rows[-1]["loss"] if rows else None,
+        "validation": {key: value for key, value in validated[-1].items() if key.startswith(("val_", "step"))}
+        if validated
+        else None,
+    }
+
+
+def _pretraining(run: Run, recipe: Recipe, rows: Sequence[Mapping[str, float]]) -> Page:
+    """What a page says of a pre-training."""
+    pretext, settings = recipe.pretext_class, recipe.pretext_settings
+    validated = [row for row in rows if "val_loss" in row]
+    learned = pretext.summary(settings, recipe.mask)
+    lead = [f"An encoder {learned}. It was trained for {recipe.pretrain.steps} steps, without labels."]
+    if validated:
+        lead.append(pretext.progress(settings, validated[0], validated[-1]))
+        lead.append(pretext.complaint(settings, validated[-1], recipe.pretrain.steps))
+    title, axis = pretext.loss_name(settings)
+    plot = Plot(title, "optimiser step", axis, pretraining_curves(rows, pretext.guess))
+    return Page(f"Pre-training: {run.path.name}", lead, plots=[plot])
+
+
+def _finetuning(run: Run, recipe: Recipe, rows: Sequence[Mapping[str, float]]) -> Page:
+    """What a page says of a fine-tuning, as its task has it."""
+    task, training = task_of(run.path), recipe.finetune
+    validated = [row for row in rows if task.score in row]
+    start = "from a pre-trained encoder" if run.about.get("init") else "from scratch"
+    lead = [f"A {task.product} was trained {start} on {len(run.about['cases'])} cases, for {training.steps} steps."]
+    if training.freeze == 1:
+        lead[0] += " The encoder was frozen."
+    if validated:
+        kept = run.about.get("best_step")
+        best = max(validated, key=lambda row: (row["step"] == kept, row[task.score]))
+        lead.append(
+            f"Its best {task.score_name} on validation cases was {best[task.score]:.3f}, at step {int(best['step'])}; "
+            "the weights of that step were kept."
+        )
+    shown = task.curves(dict.fromkeys(column for row in validated for column in row))
+    curves = [curve(name, [row for row in validated if column in row], column) for column, name in shown.items()]
+    plots = [Plot("Validation cases", "optimiser step", task.score_name, curves)] if curves else []
+    loss = Plot("Loss", "optimiser step", run.about.get("loss", "loss"), [loss_curve(rows, "training crops")])
+    results = [json.loads(file.read_text()) for file in sorted(run.path.glob("evaluation-*.json"))]
+    return Page(
+        f"{task.title}: {run.path.name}",
+        lead,
+        tables=[Table(*table) for result in results for table in task.tables(result)],
+        plots=[*plots, loss],
+        facts=task.facts(run.about),
+        commands=[_evaluate_command(result) for result in results],
+    )
+
+
+def run_facts(
+    run: Run, recipe: Recipe, training: Training, rows: Sequence[Mapping[str, float]], store: Store | None
+) -> list[tuple[str, str]]:
+    """Data, settings and machine of a run, as (name, value)."""
+    facts = [("run", str(run.path)), ("store", run.about["store"])]
+    if store is not None:
+        preparation = store.preparation
+        spacing = sizes_in_words(preparation.spacing)
+        scans = f"{store.name}: {len(store.cases)} of {preparation.intensity.upper()}, at {spacing} mm"
+        facts += [("scans", scans), ("data hash", store.digest())]
+        if len(preparation.channels) > 1:
+            how = {"all": "", "drawn": "; each crop had some of them", "one": "; each crop had one of them"}
+            shown = how[recipe.channels] if run.kind == "pretrain" else ""
+            facts.append(("channels", f"{', '.join(preparation.channels)}{shown}"))
+    cases = run.about["cases"]
+    samples = recipe.pretext_class.samples if run.kind == "pretrain" else "crops"
+    crop, patch = sizes_in_words(recipe.crop or ()), sizes_in_words(recipe.encoder_settings.patch)
+    facts += [
+        ("trained on", f"{cases if isinstance(cases, int) else len(cases)} cases"),
+        ("crop and patch", f"{crop} voxels, in patches of {patch}"),
+        ("encoder", recipe.encoder_settings.summary()),
+        ("steps", f"{training.steps} of {training.batch} {samples}, peak lr {training.lr:g}"),
+        ("seed, precision", f"{recipe.seed}, {recipe.precision}"),
+    ]
+    if recipe.nodes * recipe.devices > 1:
+        facts.append(("processes", f"{recipe.devices} on each of {recipe.nodes} node(s)"))
+    if training.ema:
+        facts.append(("weights", f"exponential moving average, decay {training.ema:g}"))
+    if training.freeze:
+        facts.append(("encoder frozen", f"for {training.freeze:.0%} of the steps"))
+    if rows:
+        facts.append(("time", f"{rows[-1]['seconds'] / 60:.1f} minutes"))
+    facts.append(("versions", ", ".join(f"{name} {version(name)}" for name in ("voxmim", "torch", "monai"))))
+    return facts
+
+
+def repeat_command(run: Run) -> str:
+    """The command that does the same training again, by the run's resolved recipe."""
+    command = ["voxmim", run.kind, run.about["store"], "OUT", "--recipe", str(run.path / RECIPE)]
+    if run.kind == "finetune":
+        command += ["--labels", str(len(run.about["cases"]))]
+        if "classes" in run.about:
+            command += ["--task", run.about["task"], "--classes", run.about["classes"]]
+    if run.about.get("init"):  # whose patch and window would otherwise replace those of the recipe
+        recipe = run.recipe()
+        command += ["--init", run.about["init"], "--set", f"window={list(recipe.window)}"]
+        if has_patch_setting(recipe.encoder_settings):
+            command += ["--set", f"{recipe.encoder}.patch={list(recipe.encoder_settings.patch)}"]
+    return shlex.join(command)
+
+
+def _evaluate_command(result: Mapping[str, Any]) -> str:
+    command = ["voxmim", "evaluate", result["run"], result["data"], "--split", result["split"]]
+    return shlex.join(command + (["--classes", result["table"]] if "table" in result else []))
+
+
+def pretraining_curves(rows: Sequence[Mapping[str, float]], guess: str) -> list[Curve]:
+    """The loss on training crops and, if there are validations, on validation crops, beside that of guessing."""
+    validated = [row for row in rows if "val_loss" in row]
+    names = {"val_loss": "validation crops, always the same", "val_guess": guess}
+    curves = [curve(name, validated, column) for column, name in names.items() if validated and column in validated[0]]
+    return [loss_curve(rows, "training crops"), *curves]
+
+
+def curve(name: str, rows: Sequence[Mapping[str, float]], column: str) -> Curve:
+    """One column of the metrics against the steps."""
+    return Curve(name, [int(row["step"]) for row in rows], [row[column] for row in rows])
+
+
+def loss_curve(rows: Sequence[Mapping[str, float]], name: str) -> Curve:
+    """The training loss as a running mean, thinned to at most about 400 points."""
+    losses = np.array([row["loss"] for row in rows])
+    if not len(losses):
+        return Curve(name, [], [])
+    width = min(_SMOOTH, max(1, len(losses) // 10))
+    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+    steps = [int(row["step"]) for row in rows[width - 1 :]]
+    every = max(1, len(steps) // _MAX_POINTS)
+    return Curve(f"{name}, mean of {width} steps", steps[::every], smooth[::every].tolist())
+
+
+def store_of(run: Run) -> Store | None:
+    """The run's store, or None if it is gone: a report without pictures is better than none."""
+    try:
+        return Store(run.about["store"])
+    except StoreError:
+        return None
+
+
+def _last_step(rows: Sequence[Mapping[str, float]]) -> int:
+    return int(rows[-1]["step"]) if rows else 0

@@ -1,0 +1,77 @@
+"""Pictures of what trained networks make of cases that they were not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from voxmim.images.geometry import Grid
+from voxmim.images.intensity import window
+from voxmim.report.figures import HIDDEN_COLOUR, display_range, label_colour, middle_of, segmentation_picture
+from voxmim.report.page import Picture
+from voxmim.report.reconstruct import Reconstructor, picture
+from voxmim.store.format import Case, Store
+from voxmim.store.prepare import PreparedScan
+from voxmim.tasks.segmentation.predict import Segmentor
+from voxmim.training.damage import Damage
+from voxmim.training.pretrain import pretraining_cases
+from voxmim.training.run import Run
+
+_SHOWN = 2  # cases
+
+
+def reconstruction_pictures(run: Run, store: Store) -> list[Picture]:
+    """Original, masked and reconstructed, of the first validation cases under masks that the run's seed fixes.
+
+    None for a pretext that predicts no voxels.
+    """
+    recipe = run.recipe()
+    if not recipe.pretext_class.reconstructs:
+        return []
+    reconstructor = Reconstructor.load(run.path)
+    cases, held_out = pretraining_cases(store, recipe.seed)
+    pictures = []
+    complete_first = sorted(held_out or cases, key=lambda case: len(case.missing))
+    for _, case, stored in islice(Damage().readable(complete_first, lambda case: store.image(case.name)), _SHOWN):
+        found = reconstructor.reconstruct(window(stored, store.preparation.intensity, recipe.window), recipe.seed)
+        pictures.append(
+            Picture(
+                f"Reconstruction of {case.name}",
+                picture(found, store.preparation.spacing),
+                f"{recipe.mask.ratio:.0%} of the patches were masked; only those are predicted.",
+                [("masked", HIDDEN_COLOUR)],
+            )
+        )
+    return pictures
+
+
+def segmentation_pictures(runs: Mapping[str, Run], store: Store, split: str = "val") -> list[Picture]:
+    """Scan, reference and each run's segmentation of the first cases of a split, in the store's spacing."""
+    labelled = store.labelled(split) or store.labelled("train")
+    segmentors = {name: Segmentor.load(run.path) for name, run in runs.items()}
+    legend = [(label, label_colour(value)) for value, label in store.labels.items()]
+    bounds = next(iter(runs.values())).recipe().window
+    pictures = []
+
+    def read(case: Case) -> tuple[np.ndarray, np.ndarray]:
+        return store.image(case.name), store.label_map(case.name)
+
+    for _, case, (stored, reference) in islice(Damage().readable(labelled, read), _SHOWN):
+        columns: list[tuple[str, np.ndarray | None]] = [("scan", None), ("reference", reference)]
+        for name, segmentor in segmentors.items():
+            columns.append((name, segmentor.prepared_label_map(_prepared(store, case, stored))))
+        seen = window(stored, store.preparation.intensity, bounds)
+        at = middle_of(reference, case.shape)
+        png = segmentation_picture(display_range(seen[0]), columns, store.preparation.spacing, at)
+        caption = f"A {case.split} case, through the middle of its labels."
+        pictures.append(Picture(f"Segmentation of {case.name}", png, caption, legend))
+    return pictures
+
+
+def _prepared(store: Store, case: Case, stored: np.ndarray) -> PreparedScan:
+    """A case of the store as a prepared scan whose own grid is the store's."""
+    grid = Grid(case.shape, np.diag([*store.preparation.spacing, 1.0]))
+    return PreparedScan(stored, grid, grid, (), Path(case.image[0]))
