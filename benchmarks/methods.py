@@ -59,9 +59,7 @@ def main() -> None:
     _print_finetuning(arms)
 
 
-def _best_lr(
-    out: Path, name: str, store: str, labels: str, common: list[str], encoder: str, init: Path | None
-) -> Run:
+def _best_lr(out: Path, name: str, store: str, labels: str, common: list[str], encoder: str, init: Path | None) -> Run:
     """Fine-tune at each learning rate of the recipe; the run with the highest validation Dice at any step."""
     recipe = RECIPES[name if init else SCRATCH[encoder]]
     runs = []

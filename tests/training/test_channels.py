@@ -14,7 +14,7 @@ from conftest import TINY_RECIPE, TINY_TRAINING
 from voxmim.errors import StoreError
 from voxmim.recipe import Recipe, make_recipe
 from voxmim.report.reconstruct import Reconstructor
-from voxmim.report.run_pages import pretrain_page
+from voxmim.report.run_page import write_run_page
 from voxmim.store.crops import CropPlan
 from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.store.writing import write_case
@@ -91,7 +91,7 @@ def test_every_pretext_learns_of_what_is_there(
     assert encoder_.channels == len(inputs)
     assert encoder_.encode(torch.rand(1, len(inputs), 12, 12, 12)).shape[1] == encoder_.width
     if (pretext, encoder) == ("mae", "vit"):
-        pretrain_page(run)
+        write_run_page(run)
         facts = {"all": "T1, T1ce, T2<", "drawn": "T2; of each crop a part", "one": "T2; of each crop one was"}
         assert facts[channels] in (run.path / "report.html").read_text()
 

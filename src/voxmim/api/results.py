@@ -41,8 +41,7 @@ def evaluate(
     Raises:
         VoxmimError: the run or the data cannot be used.
     """
-    from voxmim.report.classifier_page import classify_page
-    from voxmim.report.run_pages import finetune_page
+    from voxmim.report.run_page import write_run_page
     from voxmim.tasks.registry import task_of
     from voxmim.tasks.task import write_json
     from voxmim.training.run import ABOUT, Run
@@ -57,7 +56,7 @@ def evaluate(
         task.write_csv(Path(csv_file), result)
     if own is not None:
         write_json(run / f"evaluation-{split}.json", result)
-        (classify_page if task.name == "classification" else finetune_page)(own)
+        write_run_page(own)
     return result
 
 

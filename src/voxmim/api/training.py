@@ -43,7 +43,7 @@ def pretrain(
     Raises:
         VoxmimError: the store, the recipe, the weights or the run folder cannot be used.
     """
-    from voxmim.report.run_pages import pretrain_page
+    from voxmim.report.run_page import live_page, write_run_page
     from voxmim.training.pretrain import pretrain
     from voxmim.training.processes import first_process
 
@@ -52,9 +52,9 @@ def pretrain(
         chosen = _resumed(out, recipe=recipe, init=init, **(settings or {}))
     else:
         chosen = _started(recipe, start, settings, pretext=recipe is None)
-    run = pretrain(_opened(store, resume or accept_findings), Path(out), chosen, resume, start)
+    run = pretrain(_opened(store, resume or accept_findings), Path(out), chosen, resume, start, live_page())
     if first_process():
-        pretrain_page(run)
+        write_run_page(run)
     return run.path
 
 
@@ -113,8 +113,7 @@ def finetune(
         VoxmimError: the store, the recipe, the weights or the run folder cannot be used.
     """
     from voxmim.errors import RunError, nearest
-    from voxmim.report.classifier_page import classify_page
-    from voxmim.report.run_pages import finetune_page
+    from voxmim.report.run_page import live_page, write_run_page
     from voxmim.tasks.registry import TASKS
     from voxmim.training.finetune import finetune
     from voxmim.training.processes import first_process
@@ -129,9 +128,9 @@ def finetune(
         raise RunError(f"'{task}' is no task of a fine-tuning ({', '.join(TASKS)}){nearest(str(task), TASKS) or '.'}")
     used, table = None if labels is None else str(labels), None if classes is None else Path(classes)
     opened = _opened(store, resume or accept_findings)
-    run, _ = finetune(opened, Path(out), chosen, start, used, resume, task or "segmentation", table)
+    run, _ = finetune(opened, Path(out), chosen, start, used, resume, task or "segmentation", table, live_page())
     if first_process():
-        (classify_page if run.about.get("task") == "classification" else finetune_page)(run)
+        write_run_page(run)
     return run.path
 
 

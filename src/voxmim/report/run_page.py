@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,20 @@ def write_run_page(run: Run, running: bool = False) -> None:
             file.write_bytes(shown.png)
     write_page(run.path / REPORT, page)
     write_text(run.path / STATUS, json.dumps(status(rows, training, running), indent=1))
+
+
+def live_page() -> Callable[[Run], None]:
+    """A callback that writes the page of a run in progress, in at most a twentieth of its time."""
+    next_at = 0.0
+
+    def write(run: Run) -> None:
+        nonlocal next_at
+        began = time.monotonic()
+        if began >= next_at:
+            write_run_page(run, running=True)
+            next_at = time.monotonic() + 20 * (time.monotonic() - began)
+
+    return write
 
 
 def status(rows: Sequence[Mapping[str, float]], training: Training, running: bool) -> dict[str, Any]:

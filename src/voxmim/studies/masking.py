@@ -10,13 +10,23 @@ from voxmim.errors import RecipeError
 from voxmim.pretext.build import PRETEXTS
 from voxmim.report.page import Picture, Table
 from voxmim.report.plots import HeatMap
-from voxmim.report.run_pages import figure, reconstruction_pictures
+from voxmim.report.run_pictures import reconstruction_pictures
 from voxmim.settings import Triple
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.request import Request
-from voxmim.studies.tables import best_of, best_scores, difference_table, score_table, tested_in_words, validation_table
+from voxmim.studies.tables import (
+    MISSING,
+    best_of,
+    best_scores,
+    difference_table,
+    marked,
+    score_table,
+    tested_in_words,
+    unlearned_note,
+    validation_table,
+)
 from voxmim.text import sizes_in_words
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
@@ -113,20 +123,21 @@ def _by_pretext(comparison: Comparison) -> dict[str, list[Arm]]:
 
 
 def _loss(comparison: Comparison, arm: Arm) -> tuple[float, float] | None:
-    """The pretext's loss on validation crops at its end and that of one grey value a crop, with the first seed."""
-    run = comparison.finished(arm.pretrain(comparison.seeds[0]))
-    rows = [row for row in ([] if run is None else run.metrics()) if "val_loss" in row]
+    """The last validation loss of the pretext and that of guessing, with the first seed."""
+    start = arm.pretrain(comparison.seeds[0])
+    rows = [] if start is None else comparison.rows(start)
     return (rows[-1]["val_loss"], rows[-1]["val_guess"]) if rows else None
 
 
 def _losses(comparison: Comparison) -> Table:
     rows = []
     for arm in (arm for own in _by_pretext(comparison).values() for arm in own):
-        loss, grey = _loss(comparison, arm) or (None, None)
-        share = None if loss is None or not grey else loss / grey
-        rows.append([arm.name, figure(loss), figure(grey), figure(share, 2)])
-    note = "On validation crops at the end, with the first seed. Only the last column can be compared across rows."
-    return Table("The pretexts' losses", ["arm", "loss", "one grey value a crop", "share of that"], rows, note)
+        found = _loss(comparison, arm)
+        cells = [MISSING] * 3 if found is None else [*(f"{value:.3f}" for value in found), f"{found[0] / found[1]:.2f}"]
+        rows.append([marked(comparison, arm), *cells])
+    note = "On validation crops at the end, with the first seed. Only the ratio can be compared across rows."
+    notes = [note, unlearned_note(comparison, comparison.arms)]
+    return Table("Losses of the pretexts", ["arm", "loss", "guessing", "ratio"], rows, " ".join(notes).strip())
 
 
 def _heat_maps(comparison: Comparison) -> list[HeatMap]:
@@ -136,16 +147,16 @@ def _heat_maps(comparison: Comparison) -> list[HeatMap]:
         names = list(dict.fromkeys(name for name, _ in cells))
         columns = [f"{ratio:g}" for ratio in RATIOS]
         dice: list[list[float | None]] = []
-        shares: list[list[float | None]] = []
+        ratios: list[list[float | None]] = []
         for name in names:
             tables = [best_scores(comparison, cells[name, ratio]) for ratio in RATIOS]
             losses = [_loss(comparison, cells[name, ratio]) for ratio in RATIOS]
             dice.append([None if table is None else float(table.mean()) for table in tables])
-            shares.append([loss[0] / loss[1] if loss and loss[1] else None for loss in losses])
+            ratios.append([loss[0] / loss[1] if loss and loss[1] else None for loss in losses])
         axes = ("mask unit", "mask ratio")
         for title, values, bar in (
             (f"{PRETEXTS[pretext].title}: Dice after fine-tuning", dice, "best Dice on validation cases"),
-            (f"{PRETEXTS[pretext].title}: what is left of the error", shares, "loss / loss of one grey value"),
+            (f"{PRETEXTS[pretext].title}: loss relative to guessing", ratios, "loss / loss of guessing"),
         ):
             caption = "Mean over seeds and validation cases." if values is dice else "With the first seed."
             maps.append(HeatMap(title, names, columns, values, *axes, bar, caption))

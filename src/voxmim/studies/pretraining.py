@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from voxmim.report.plots import Plot
-from voxmim.report.run_pages import pretraining_curves, reconstruction_pictures
+from voxmim.report.run_page import pretraining_curves
+from voxmim.report.run_pictures import reconstruction_pictures
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.design import Findings, Study

@@ -9,7 +9,7 @@ import numpy as np
 
 from voxmim.report.page import Picture, Table
 from voxmim.report.plots import Curve, Plot
-from voxmim.report.run_pages import segmentation_pictures
+from voxmim.report.run_pictures import segmentation_pictures
 from voxmim.settings import Triple
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison, case_scores, tables

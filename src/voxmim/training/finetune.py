@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def finetune(
     resume: bool = False,
     task: str = "segmentation",
     table: Path | None = None,
+    on_validation: Callable[[Run], None] = lambda _: None,
 ) -> tuple[Run, LoadReport | None]:
     """Train a network for a task on the labelled train cases, from an encoder's weights or from scratch.
 
@@ -49,6 +50,7 @@ def finetune(
         resume: continue exactly where the run stopped.
         task: one of `TASKS`.
         table: CSV file of the target of each case, for tasks whose targets are not label maps.
+        on_validation: called after each validation but the last, in the first process.
 
     Returns:
         the run, and the account of the loaded weights (None from scratch or from a checkpoint).
@@ -123,6 +125,7 @@ def finetune(
         files=lambda names: image_files(store, names),
         compile=recipe.compile,
         damage=damage,
+        on_validation=on_validation,
     )
     train(fabric, run, job, recipe.seed)
     return run, transfer

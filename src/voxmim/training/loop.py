@@ -59,6 +59,7 @@ class Job:
         watch: a warning about a validated row of metrics, or nothing; printed once.
         files: the image files of cases, for error messages.
         compile: use torch.compile.
+        on_validation: called by the first process after a validation is in metrics.csv.
         damage: the scans that could not be read.
     """
 
@@ -75,6 +76,7 @@ class Job:
     watch: Callable[[dict[str, float]], str] = lambda _: ""
     files: Callable[[list[str]], list[str]] = lambda names: names
     compile: bool = False
+    on_validation: Callable[[Run], None] = lambda _: None
     damage: Damage = field(default_factory=Damage)
 
 
@@ -134,6 +136,8 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
             if metrics is not None:
                 with _writing(run, done):
                     metrics.add({**row, "seconds": round(speed.elapsed(), 2)})
+                    if validates and done < training.steps:
+                        job.on_validation(run)
             if keeps and leads:
                 with speed.timed("checkpoint"), _writing(run, done):
                     run.save_checkpoint(_state(fabric, job, optimiser, average) | {"step": done})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def pretrain(
     recipe: Recipe,
     resume: bool = False,
     init: Path | None = None,
+    on_validation: Callable[[Run], None] = lambda _: None,
 ) -> Run:
     """Pre-train an encoder on the train and unlabelled scans of a store; labels are never read.
 
@@ -42,6 +44,7 @@ def pretrain(
         recipe: the settings; with `resume`, the run's own take their place.
         resume: go on exactly where the run stopped.
         init: a pre-training's run folder or weights file to start from; None starts from nothing.
+        on_validation: called after each validation but the last, in the first process.
 
     Raises:
         RunError: `out` is occupied, or nothing to resume.
@@ -104,6 +107,7 @@ def pretrain(
             files=lambda names: image_files(store, names),
             compile=recipe.compile,
             damage=damage,
+            on_validation=on_validation,
         ),
         recipe.seed,
     )
