@@ -3,9 +3,9 @@
     python benchmarks/methods.py STORE --out DIR [--labels 0.1] [--seed 0]
 
 Six pre-trainings by the packaged recipes `tiny` and `tiny-*`; from each a fine-tuning, and for each encoder one from
-scratch, all on the same labelled cases for the same number of steps, each at every learning rate of the recipe, which is
-chosen on validation cases; the test cases are scored once, at the end. It continues where it stopped. On two cores it
-takes about an hour and a half on hippocampus crops.
+scratch, all on the same labelled cases for the same number of steps, each at every learning rate of the recipe, of
+which one is chosen on validation cases; the test cases are scored once, at the end. It continues where it stopped. On
+two cores it takes about an hour and a half on hippocampus crops.
 """
 
 from __future__ import annotations

@@ -226,6 +226,7 @@ def test_the_live_page_takes_at_most_a_twentieth_of_the_time(
     monkeypatch.setattr(run_page.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(run_page, "write_run_page", write)
     page, run = live_page(), Run.open(tiny_runs.pretrain)
-    for now[0] in (100.0, 110.0, 141.0, 143.0):
+    for time in (100.0, 110.0, 141.0, 143.0):
+        now[0] = time
         page(run)
     assert written == [100.0, 143.0]
