@@ -12,7 +12,7 @@ from voxmim.findings import Finding
 from voxmim.images.formats.dicom import Series, find_series
 from voxmim.images.formats.dicom_file import is_dicom_file, is_segmentation, read_planes
 from voxmim.images.volume import case_name, is_scan, is_segmentation_name
-from voxmim.images.walk import files_below, printable
+from voxmim.images.walk import files_below, has_utf8_name, printable
 
 
 def scans_below(folder: Path) -> tuple[list[Path], list[Finding]]:
@@ -26,7 +26,14 @@ def scans_below(folder: Path) -> tuple[list[Path], list[Finding]]:
             found.append(file)
     series = find_series(folder)
     found += [each.path for each in series if each.fault is None]
-    return sorted(found), [*findings, *(finding for each in series for finding in findings_of(each))]
+    findings += [finding for each in series for finding in findings_of(each)]
+    findings += [odd_name(path) for path in found if not has_utf8_name(path)]
+    return sorted(path for path in found if has_utf8_name(path)), findings
+
+
+def odd_name(path: Path) -> Finding:
+    """The finding of a path that is not UTF-8, which no store, page or console can write down."""
+    return Finding(printable(path), "name", f"{printable(path)}: this path is not UTF-8; rename it.", "left out")
 
 
 def names_of(files: Sequence[Path], folder: Path) -> dict[Path, str]:

@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from voxmim.errors import SourceError
-from voxmim.findings import Finding
 from voxmim.images.volume import SCAN_ENDINGS
 from voxmim.images.walk import has_utf8_name, printable
 from voxmim.sources.bids import bids
 from voxmim.sources.datalist import LIST_ENDINGS, datalist
 from voxmim.sources.dataset_json import described_folder
 from voxmim.sources.jsons import read_object
-from voxmim.sources.listing import findings_in, names_of, scans_below
+from voxmim.sources.listing import findings_in, names_of, odd_name, scans_below
 from voxmim.sources.pairs import has_pairs, paired_cases
 from voxmim.sources.source import Source, SourceCase
 from voxmim.sources.splits import SPLITS_FILES, draw_split, follow_splits
@@ -78,15 +77,10 @@ def _with_series_findings(source: Source) -> Source:
 
 
 def _without_odd_names(source: Source) -> Source:
-    """Leave out the cases with a path that is not UTF-8, which no store, page or console can write down."""
-    odd = {
-        case.name: next((file for file in (*case.images, case.label) if file and not has_utf8_name(file)), None)
-        for case in source.cases
-    }
-    findings = [
-        Finding(printable(file), "name", f"{printable(file)}: this path is not UTF-8; rename it.", "left out")
-        for file in odd.values()
-        if file is not None
-    ]
-    cases = tuple(case for case in source.cases if odd[case.name] is None)
-    return replace(source, cases=cases, findings=(*source.findings, *findings))
+    """Leave out the cases with a path that is not UTF-8."""
+    odd = {}
+    for case in source.cases:
+        files = [file for file in (*case.images, case.label) if file is not None and not has_utf8_name(file)]
+        odd.update({case.name: odd_name(files[0])} if files else {})
+    cases = tuple(case for case in source.cases if case.name not in odd)
+    return replace(source, cases=cases, findings=(*source.findings, *odd.values()))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 
 from voxmim.errors import SourceError, StoreError, VoxmimError
+from voxmim.findings import Finding
 from voxmim.images.formats.dicom import is_dicom
 from voxmim.images.volume import SCAN_ENDINGS, case_name
 from voxmim.sources import Source, SourceCase, open_source
@@ -84,11 +85,15 @@ def for_each(
             errors[name] = error
     if errors and not results:
         raise next(iter(errors.values()))
-    for text in map(str, errors.values()):
-        Console(stderr=True).print(f"left out: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    _print_left_out(map(str, errors.values()))
     if on_case is not None:
         on_case(len(items), len(items))
     return results, list(errors)
+
+
+def _print_left_out(reasons: Iterable[str]) -> None:
+    for text in reasons:
+        Console(stderr=True).print(f"left out: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def chosen_cases(source: Source, split: str) -> list[SourceCase]:
@@ -120,22 +125,23 @@ def scan_files(paths: Sequence[Path]) -> list[Path]:
         SourceError: there is none, a path is missing, or two scans would be written to the same name.
     """
     files: list[Path] = []
-    left_out: list[str] = []
+    left_out: list[Finding] = []
     for path in paths:
         if path.is_dir():
             found, findings = scans_below(path)
             files += found
-            left_out += [finding.reason.removesuffix(".") for finding in findings if finding.action == "left out"]
+            left_out += [finding for finding in findings if finding.action == "left out"]
         elif path.is_file() or is_dicom(path):
             files.append(path)
         else:
             raise SourceError(f"{path}: there is no such scan or folder; check the path.")
     if not files:
-        more = f" ({left_out[0]})" if left_out else ""
+        more = f" ({left_out[0].reason.removesuffix('.')})" if left_out else ""
         raise SourceError(
             f"{', '.join(map(str, paths))}: no scan was found here{more}; "
             f"give DICOM or files of {', '.join(SCAN_ENDINGS)}."
         )
+    _print_left_out(finding.reason for finding in left_out if finding.kind != "no scan")
     names: dict[str, Path] = {}
     for file in files:
         other = names.setdefault(case_name(file), file)

@@ -12,7 +12,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from conftest import TinyRuns, tiny_case
-from dicom_files import OBLIQUE, PATIENT, write_series
+from dicom_files import OBLIQUE, PATIENT, places, write_series
 from voxmim import api
 from voxmim.errors import ScanError, SourceError, WeightsError
 from voxmim.images.volume import read_volume
@@ -178,6 +178,13 @@ def test_a_dicom_folder_is_labelled_in_its_own_grid(tmp_path: Path, fake_segment
     assert PATIENT.encode() not in label_file.read_bytes()
     with pytest.raises(SourceError, match=r"scout: no scan was found here .*hold a localizer.*; give DICOM or"):
         scan_files([tmp_path / "study" / "scout"])
+
+
+def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_series(tmp_path / "whole", bright_block())
+    write_series(tmp_path / "gap", bright_block()[..., :3], places(4)[[0, 1, 3]], uid="1.2.5")
+    assert scan_files([tmp_path]) == [tmp_path / "whole"]
+    assert "1 of 4 slices is missing" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_missing_scan_is_named(tiny_runs: TinyRuns, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import mmap
 import re
+import struct
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ _SECONDARY_CAPTURE = re.compile(_STORAGE + r"7(\.\d)?")
 _SEGMENTATION = re.compile(_STORAGE + r"66\.[47]")
 _DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
 _PIXELS = 0x7FE00010
+_JPEG_2000 = b"\xff\x4f\xff\x51"  # the first bytes of a frame
 _OPEN = 0xFFFFFFFF  # the length of what runs to a mark of its end
 _RATIO = 5000  # times that a picture of one grey value may be packed
 _BARE = re.compile(rb"[\x02\x08]\x00.\x00([A-Z]{2}|.\x00\x00\x00)|\x00\x08\x00.[A-Z]{2}", re.DOTALL)  # without preamble
@@ -195,6 +197,8 @@ def _decoded_by_gdcm(data: Any) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "frame.dcm")
         for frame in generate_frames(data.PixelData, number_of_frames=int(data.get("NumberOfFrames") or 1)):
+            if frame[:4] == _JPEG_2000 and struct.unpack(">2I", frame[8:16]) != (data.Columns, data.Rows):
+                raise EOFError  # the decoder takes memory for what the frame itself claims
             picture.PixelData = encapsulate([frame])
             picture["PixelData"].VR = "OB"
             picture.save_as(file, enforce_file_format=True)
