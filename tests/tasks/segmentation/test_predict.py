@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+import dicom_files
 from conftest import TinyRuns, tiny_case
-from dicom_files import OBLIQUE, PATIENT, places, write_series
+from dicom_files import OBLIQUE, PATIENT, write_series
 from voxmim import api
 from voxmim.errors import ScanError, SourceError, WeightsError
 from voxmim.images.volume import read_volume
@@ -182,7 +183,7 @@ def test_a_dicom_folder_is_labelled_in_its_own_grid(tmp_path: Path, fake_segment
 
 def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_series(tmp_path / "whole", bright_block())
-    write_series(tmp_path / "gap", bright_block()[..., :3], places(4)[[0, 1, 3]], uid="1.2.5")
+    write_series(tmp_path / "gap", bright_block()[..., :3], dicom_files.places(4)[[0, 1, 3]], uid="1.2.5")
     assert scan_files([tmp_path]) == [tmp_path / "whole"]
     assert "1 of 4 slices is missing" in " ".join(capsys.readouterr().err.split())
 
