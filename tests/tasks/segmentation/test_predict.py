@@ -185,7 +185,7 @@ def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path, capsys: pytest.Cap
     write_series(tmp_path / "whole", bright_block())
     write_series(tmp_path / "gap", bright_block()[..., :3], dicom_files.places(4)[[0, 1, 3]], uid="1.2.5")
     assert scan_files([tmp_path]) == [tmp_path / "whole"]
-    assert "1 of 4 slices is missing" in " ".join(capsys.readouterr().err.split())
+    assert "its slices lie 2.5 to 5 mm apart" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_missing_scan_is_named(tiny_runs: TinyRuns, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
 )
 
 from voxmim.errors import ScanError
@@ -40,7 +41,6 @@ _SECONDARY_CAPTURE = re.compile(_STORAGE + r"7(\.\d)?")
 _SEGMENTATION = re.compile(_STORAGE + r"66\.[47]")
 _DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
 _PIXELS = 0x7FE00010
-_JPEG_2000 = b"\xff\x4f\xff\x51"  # the first bytes of a frame
 _OPEN = 0xFFFFFFFF  # the length of what runs to a mark of its end
 _RATIO = 5000  # times that a picture of one grey value may be packed
 _BARE = re.compile(rb"[\x02\x08]\x00.\x00([A-Z]{2}|.\x00\x00\x00)|\x00\x08\x00.[A-Z]{2}", re.DOTALL)  # without preamble
@@ -177,11 +177,19 @@ def read_pixels(path: Path) -> np.ndarray:
         data, is_complete = _parsed(path, pixels=True)
         if not is_complete:
             raise EOFError
+        if data.file_meta.TransferSyntaxUID in JPEG2000TransferSyntaxes:
+            for frame in _frames(data):
+                if struct.unpack(">2I", frame[8:16]) != (data.Columns, data.Rows) or frame[40:42] != b"\0\1":
+                    raise EOFError  # decoders take memory for the size and the components that a frame claims
         try:
             stored = data.pixel_array
         except (NotImplementedError, RuntimeError):  # pydicom has no decoder for it
             stored = _decoded_by_gdcm(data)
     return stored[None] if stored.ndim == 2 else stored
+
+
+def _frames(data: Any) -> Iterator[bytes]:
+    return generate_frames(data.PixelData, number_of_frames=int(data.get("NumberOfFrames") or 1))
 
 
 def _decoded_by_gdcm(data: Any) -> np.ndarray:
@@ -196,9 +204,7 @@ def _decoded_by_gdcm(data: Any) -> np.ndarray:
         setattr(picture, name, data.get(name))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "frame.dcm")
-        for frame in generate_frames(data.PixelData, number_of_frames=int(data.get("NumberOfFrames") or 1)):
-            if frame[:4] == _JPEG_2000 and struct.unpack(">2I", frame[8:16]) != (data.Columns, data.Rows):
-                raise EOFError  # the decoder takes memory for what the frame itself claims
+        for frame in _frames(data):
             picture.PixelData = encapsulate([frame])
             picture["PixelData"].VR = "OB"
             picture.save_as(file, enforce_file_format=True)
