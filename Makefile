@@ -4,6 +4,8 @@ DEMO   ?= voxmim-demo
 
 BIN     := .venv/bin
 VERSIONS := pyproject.toml constraints.txt
+# nnU-Net's networks, for the tests of imports: without torchvision, which breaks MONAI beside another build of torch.
+FOREIGN := dynamic-network-architectures==0.4.4 timm==1.0.22
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check clean
@@ -35,6 +37,7 @@ clean:  ## remove .venv and what the tools left behind (results of runs stay)
 .venv/installed-dev: $(VERSIONS) | $(BIN)/pip
 	@echo "Installing voxmim and its development tools into .venv (the first time takes some minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(FOREIGN)
 	@touch $@ .venv/installed
 
 $(BIN)/pip:

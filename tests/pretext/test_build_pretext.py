@@ -18,6 +18,8 @@ from voxmim.recipe import Recipe, make_recipe
 NETWORKS = {
     ("mae", "vit"): MAE, ("mae", "unet"): DenseMAE, ("simmim", "vit"): SimMIM, ("simmim", "swin"): SimMIM,
     ("simclr", "vit"): SimCLR, ("simclr", "swin"): SimCLR, ("simclr", "unet"): SimCLR,
+    ("mae", "resenc"): DenseMAE, ("mae", "segresnet"): DenseMAE,
+    ("simclr", "resenc"): SimCLR, ("simclr", "segresnet"): SimCLR,
 }  # fmt: skip
 
 
@@ -28,6 +30,8 @@ def recipe_of(pretext: str, encoder: str, **changes: object) -> Recipe:
             "vit": {"patch": [4, 4, 4], "width": 12, "depth": 1, "heads": 2},
             "swin": {"width": 4, "depths": [1, 1], "heads": [1, 2]},
             "unet": {"width": 4, "blocks": [1, 1, 1]},
+            "resenc": {"widths": [4, 8], "blocks": [1, 1]},
+            "segresnet": {"width": 4, "blocks": [1, 1]},
             "mask": {"kind": "block", "ratio": 0.5, "unit": [8, 8, 4]},
             "mae": {"decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2,
                     "cross_attention": True, "predicted_fraction": 0.5,

@@ -14,6 +14,8 @@ SMALL = {
     "vit": {"patch": [4, 4, 4], "width": 24, "depth": 2, "heads": 2, "rope": True},
     "swin": {"patch": [2, 2, 2], "width": 4, "depths": [1, 1], "heads": [1, 2], "window": 2},
     "unet": {"width": 4, "blocks": [1, 1, 1]},
+    "resenc": {"widths": [4, 8], "blocks": [1, 1]},
+    "segresnet": {"width": 4, "blocks": [1, 1]},
     "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
 }
 COMBINATIONS = [

@@ -14,7 +14,7 @@ import torch
 from conftest import TINY_RECIPE, TINY_TRAINING, Tiny
 from voxmim import api
 from voxmim.errors import WeightsError
-from voxmim.networks.build import ENCODERS
+from voxmim.networks.build import ENCODERS, has_patch_setting
 from voxmim.pretext.build import PRETEXTS
 from voxmim.recipe import Recipe, load_recipe, make_recipe, write_recipe
 from voxmim.store.format import Store
@@ -30,6 +30,8 @@ SMALL: dict[str, Any] = {
     "overlap": 0.0,
     "swin": {"patch": [2, 2, 2], "width": 4, "depths": [1, 1], "heads": [1, 2], "window": 2, "last_merge": True},
     "unet": {"width": 4, "blocks": [1, 1, 1]},
+    "resenc": {"widths": [4, 8], "blocks": [1, 1]},
+    "segresnet": {"width": 4, "blocks": [1, 1]},
     "pretrain": {**TINY_TRAINING, "steps": 3, "checkpoint_every": 2, "validate_every": 1,
                  "augmentation": {"flip": 0.5, "noise": 0.05}},
     "finetune": {**TINY_TRAINING, "steps": 1, "validate_every": 1},
@@ -101,8 +103,8 @@ def test_a_further_pre_training_starts_from_it_with_another_patch(
     pretrained: Pretrained, tiny: Tiny, tmp_path: Path
 ) -> None:
     encoder = pretrained.encoder
-    if encoder == "unet":
-        pytest.skip("a U-Net has no patches")
+    if not has_patch_setting(ENCODERS[encoder].settings()):
+        pytest.skip("convolutional encoders have no patches")
     patch = [4, 4, 4] if encoder == "swin" else [8, 8, 4]
     changed = {f"{encoder}.patch": patch, "crop": [32, 32, 16], "pretrain.steps": 1}
     run = Run.open(api.pretrain(tiny.store, tmp_path / "run", None, changed, init=pretrained.run))
@@ -136,8 +138,7 @@ def test_masked_parts_are_reconstructed(pretrained: Pretrained, tmp_path: Path, 
 def test_the_report_names_pretext_and_encoder(pretrained: Pretrained) -> None:
     report = (pretrained.run / "report.html").read_text()
     assert {"mae": "(MAE)", "simmim": "(SimMIM)", "simclr": "(SimCLR)"}[pretrained.pretext] in report
-    named = {"vit": "ViT of width", "swin": "Swin of width", "unet": "residual U-Net of width"}
-    assert named[pretrained.encoder] in report
+    assert Run.open(pretrained.run).recipe().encoder_settings.summary() in report
     assert ("data:image/png" in report) == (pretrained.pretext != "simclr")
 
 
@@ -159,7 +160,7 @@ def test_a_decoder_that_is_not_there_is_not_carried(tiny: Tiny, tmp_path: Path) 
     recipe = recipe_of(tmp_path, encoder="unet", carry_decoder=True)
     chosen = load_recipe(recipe, {"pretext": "simclr", "pretrain.steps": 1})
     pretrained = pretrain(Store(tiny.store), tmp_path / "pretrained", chosen).path
-    with pytest.raises(WeightsError, match="these weights have no decoder to carry along"):
+    with pytest.raises(WeightsError, match="these weights have no decoder to carry over"):
         api.finetune(tiny.store, tmp_path / "segmentor", pretrained)
     (pretrained / "pretext.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"there is no pretext\.safetensors here, but encoder\.safetensors"):
