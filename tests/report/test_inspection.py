@@ -49,8 +49,8 @@ def test_the_page_tells_all_of_it(inspection: Inspection, tmp_path: Path) -> Non
         "Findings and fingerprint", "Distributions", "Contact sheet", "Source", "Reproduce",
     ]  # fmt: skip
     text = " ".join(page.texts)
-    for told in ("6 of 7", "flipped label", "voxel size, left to right (mm)", "Volume of label 1", "RAS (6)"):
-        assert told in text
+    for result in ("6 of 7", "flipped label", "voxel size, left to right (mm)", "Volume of label 1", "RAS (6)"):
+        assert result in text
     assert len(page.named("img")) == 1
     fetched = [value for _, attributes in page.tags for key, value in attributes.items() if not key.startswith("xmlns")]
     assert not any(value and value.startswith("http") for value in fetched)

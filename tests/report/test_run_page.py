@@ -136,20 +136,20 @@ def test_the_command_to_repeat_a_run_is_one_that_can_be_given(tiny_runs: TinyRun
     run = Run.open(getattr(tiny_runs, kind))
     program, *arguments = shlex.split(repeat_command(run))
     assert program == "voxmim"
-    told = parsed(arguments)
-    assert told.command == kind
-    assert told.store == tiny_runs.store.resolve()
-    assert load_recipe(told.recipe) == run.recipe()
+    result = parsed(arguments)
+    assert result.command == kind
+    assert result.store == tiny_runs.store.resolve()
+    assert load_recipe(result.recipe) == run.recipe()
     if kind == "finetune":
-        assert (told.labels, told.init) == ("4", (tiny_runs.pretrain / "encoder.safetensors").resolve())
+        assert (result.labels, result.init) == ("4", (tiny_runs.pretrain / "encoder.safetensors").resolve())
     run.about["store"] = "/my scans/a store"
     assert shlex.split(repeat_command(run))[2] == "/my scans/a store"
 
 
 def test_the_command_to_repeat_a_classification_names_its_table(tiny_sorted: Sorted) -> None:
-    told = parsed(shlex.split(repeat_command(Run.open(tiny_sorted.run)))[1:])
-    assert (told.task, told.classes) == ("classification", tiny_sorted.classes.resolve())
-    assert (told.labels, told.init) == ("18", None)
+    result = parsed(shlex.split(repeat_command(Run.open(tiny_sorted.run)))[1:])
+    assert (result.task, result.classes) == ("classification", tiny_sorted.classes.resolve())
+    assert (result.labels, result.init) == ("18", None)
 
 
 def test_a_loss_curve_is_a_running_mean() -> None:

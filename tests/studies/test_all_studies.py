@@ -28,7 +28,7 @@ SPACING = (24.0, 24.0, 24.0)  # mm
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What each study told; `out` and `store` are where."""
+    """The result of each study; `out` and `store` are where."""
     folder = tmp_path_factory.mktemp("studies")
     write_cohort(folder / "phantoms", 5, seed=2)
     (folder / "phantoms" / "splits.json").write_text(json.dumps(SPLITS))
@@ -52,10 +52,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 def test_every_study_ends_without_holes_and_shows_what_it_found(answers: dict[str, dict[str, Any]]) -> None:
     for name in STUDIES:
-        told, folder = answers[name], answers["where"]["out"] / name
-        assert {trial["state"] for trial in told["trials"]} == {"done"}
-        assert told["tables"][0]["rows"][0][0] == "position-only prior"
-        assert told["found"]
+        result, folder = answers[name], answers["where"]["out"] / name
+        assert {trial["state"] for trial in result["trials"]} == {"done"}
+        assert result["tables"][0]["rows"][0][0] == "position-only prior"
+        assert result["found"]
         for file in ("report.html", "page.md", "results.csv", "study.json"):
             assert (folder / file).stat().st_size > 1000
         markdown, pictures = (folder / "page.md").read_text(), sorted((folder / "pictures").iterdir())
@@ -78,25 +78,25 @@ def test_what_can_be_shared_is_trained_once(answers: dict[str, dict[str, Any]]) 
     assert len([t for t in own["labels"] if t.startswith("pretrain-mae")]) == 1
 
 
-def arms_of(told: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(arm["group"], arm["name"]) for arm in told["arms"]]
+def arms_of(result: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(arm["group"], arm["name"]) for arm in result["arms"]]
 
 
-def pretrained_on(told: dict[str, Any]) -> list[str]:
-    table = next(table for table in told["tables"] if table["title"] == "Pre-trainings")
+def pretrained_on(result: dict[str, Any]) -> list[str]:
+    table = next(table for table in result["tables"] if table["title"] == "Pre-trainings")
     return [row[table["header"].index("on")] for row in table["rows"]]
 
 
 def test_masking_crosses_ratios_and_cuts(answers: dict[str, dict[str, Any]]) -> None:
-    told = answers["masking"]
-    names = [name for _, name in arms_of(told)]
+    result = answers["masking"]
+    names = [name for _, name in arms_of(result)]
     assert len(names) == 2 + 2 * 3 * 2  # from scratch with each patch; each pretext with three cuts and two ratios
     assert "MAE, patch 4, unit 8, 75%" in names
     assert "SimMIM, patch 8, unit 8, 50%" in names
     # of each pretext one arm was tested, the best on validation cases, and from scratch with its patch
-    tested = [arm for arm in told["arms"] if arm["test"]]
+    tested = [arm for arm in result["arms"] if arm["test"]]
     for pretext in ("MAE", "SimMIM"):
-        best = max((arm for arm in told["arms"] if arm["name"].startswith(pretext)), key=lambda a: a["validation"][0])
+        best = max((arm for arm in result["arms"] if arm["name"].startswith(pretext)), key=lambda a: a["validation"][0])
         assert [arm for arm in tested if arm["name"].startswith(pretext)] == [best]
     patches = {arm["group"] for arm in tested if "scratch" not in arm["name"]}
     assert {arm["group"] for arm in tested if "scratch" in arm["name"]} == patches
@@ -107,41 +107,41 @@ def test_masking_crosses_ratios_and_cuts(answers: dict[str, dict[str, Any]]) -> 
 
 
 def test_the_decoder_is_weighed_by_what_a_step_costs(answers: dict[str, dict[str, Any]]) -> None:
-    told = answers["decoder"]
-    names = [name for _, name in arms_of(told)]
+    result = answers["decoder"]
+    names = [name for _, name in arms_of(result)]
     assert names[0] == "from scratch"
     assert names[-1] == "SimMIM, linear head"
     assert "MAE, depth 1, width 8" in names
     assert "MAE, depth 2, width 16" in names
-    costs = next(table for table in told["tables"] if table["title"] == "What a step costs")
-    assert [row[0] for row in costs["rows"]] == names[1:]
+    costs = next(table for table in result["tables"] if table["title"] == "Cost of a step")
+    assert [row[0].rstrip("*") for row in costs["rows"]] == names[1:]
     assert all(float(row[1]) >= 0 for row in costs["rows"])
-    assert {arm["name"] for arm in told["arms"] if arm["test"]} >= {"from scratch", "MAE, depth 1, width 8"}
+    assert {arm["name"] for arm in result["arms"] if arm["test"]} >= {"from scratch", "MAE, depth 1, width 8"}
 
 
 def test_labels_are_counted(answers: dict[str, dict[str, Any]]) -> None:
     groups = [group for group, _ in arms_of(answers["labels"])]
     assert list(dict.fromkeys(groups)) == ["1 labelled case", "all labelled cases"]
     titles = [table["title"] for table in answers["labels"]["tables"]]
-    assert titles[:2] == ["1 labelled case", "all labelled cases"]
+    assert titles[:2] == ["Test cases, 1 labelled case", "Test cases, all labelled cases"]
     every = len(Store(answers["where"]["ct"]).labelled("train"))
     assert answers["labels"]["facts"]["labelled cases"] == f"1 of {every}, {every} of {every}"
 
 
 def test_resolution_crosses_spacings_and_crops(answers: dict[str, dict[str, Any]]) -> None:
-    told, fine = answers["resolution"], Store(answers["where"]["ct"])
+    result, fine = answers["resolution"], Store(answers["where"]["ct"])
     (coarse_path,) = (answers["where"]["out"] / "stores").iterdir()
     coarse = Store(coarse_path)
     assert coarse.preparation.spacing == tuple(resolution.COARSER * size for size in SPACING)
     assert {case.name: case.split for case in coarse.cases.values()} == {
         case.name: case.split for case in fine.cases.values()
     }
-    found = arms_of(told)
+    found = arms_of(result)
     assert ("fine-tuned at 36 x 36 x 36 mm, crop 16 x 16 x 16", "MAE at 24 x 24 x 24 mm, crop 16 x 16 x 16") in found
     assert ("fine-tuned at 24 x 24 x 24 mm, crop 12 x 12 x 12", "MAE at 24 x 24 x 24 mm, crop 16 x 16 x 16") in found
     assert len(found) == 4 + 3 + 3
     at = "voxmim phantoms, CT at {} mm, crop {}".format
-    assert pretrained_on(told) == [
+    assert pretrained_on(result) == [
         at("24 x 24 x 24", "16 x 16 x 16"),
         at("36 x 36 x 36", "16 x 16 x 16"),
         at("24 x 24 x 24", "12 x 12 x 12"),

@@ -102,13 +102,13 @@ def test_scores_are_those_of_the_chosen_runs(demo: Demo) -> None:
 
 
 def test_every_printed_command_can_be_given(demo: Demo) -> None:
-    told = [parsed(shlex.split(command)[1:]) for command in demo.commands]
-    names = [one.command for one in told]
+    result = [parsed(shlex.split(command)[1:]) for command in demo.commands]
+    names = [one.command for one in result]
     assert names == ["prepare", "study", "pretrain", *["finetune"] * 4, *["evaluate"] * 2, "predict", "reconstruct"]
-    assert (told[0].source, told[0].out, told[0].seed) == (demo.data, demo.out / "store", 5)
-    assert tuple(told[0].spacing) == Store(demo.out / "store").preparation.spacing == (7.5, 7.5, 10.0)
-    assert load_recipe(told[1].recipe) == load_recipe(demo.out.parent / "tiny.yaml", {"seed": 5, **SETTINGS})
-    assert [str(one.run) for one in told[7:9]] == [arm["runs"][5] for arm in demo.arms.values()]
+    assert (result[0].source, result[0].out, result[0].seed) == (demo.data, demo.out / "store", 5)
+    assert tuple(result[0].spacing) == Store(demo.out / "store").preparation.spacing == (7.5, 7.5, 10.0)
+    assert load_recipe(result[1].recipe) == load_recipe(demo.out.parent / "tiny.yaml", {"seed": 5, **SETTINGS})
+    assert [str(one.run) for one in result[7:9]] == [arm["runs"][5] for arm in demo.arms.values()]
 
 
 def test_a_demo_done_again_trains_nothing(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:

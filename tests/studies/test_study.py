@@ -39,7 +39,7 @@ class Answered:
     store: Path
     recipe: Path
     out: Path
-    told: dict[str, Any]
+    result: dict[str, Any]
 
     @property
     def folder(self) -> Path:
@@ -55,10 +55,10 @@ def answered(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Answered:
     folder = tmp_path_factory.mktemp("study [a b]")
     recipe = make_recipe({**TINY_RECIPE, "lrs": [1e-3, 1e-5], "seed": 3, "pretrain": SHORT, "finetune": SHORT})
     write_recipe(folder / "recipe.yaml", recipe)
-    told = api.study(
+    result = api.study(
         "convergence", tiny.store, folder / "out", 2, recipe=folder / "recipe.yaml", settings=SETTINGS, labels="0.5"
     )
-    return Answered(tiny.store, folder / "recipe.yaml", folder / "out", told)
+    return Answered(tiny.store, folder / "recipe.yaml", folder / "out", result)
 
 
 def runs(answered: Answered, kind: str) -> list[Run]:
@@ -67,16 +67,16 @@ def runs(answered: Answered, kind: str) -> list[Run]:
 
 
 def test_everything_is_done_once(answered: Answered) -> None:
-    states = [trial["state"] for trial in answered.told["trials"]]
+    states = [trial["state"] for trial in answered.result["trials"]]
     # three pre-trainings and six arms with two seeds, the first seed at two rates; each arm tested with each seed
     assert states == ["done"] * (3 * 2 + 6 * 3 + 6 * 2)
     assert len(runs(answered, "pretrain")) == 6
     assert len(runs(answered, "finetune")) == 18
-    assert answered.told["seeds"] == [3, 4]
+    assert answered.result["seeds"] == [3, 4]
 
 
 def test_pre_trainings_are_compared_with_guessing(answered: Answered) -> None:
-    table = next(table for table in answered.told["tables"] if table["title"] == "Pre-trainings")
+    table = next(table for table in answered.result["tables"] if table["title"] == "Pre-trainings")
     rows = {row[0]: dict(zip(table["header"], row, strict=True)) for row in table["rows"]}
     assert list(rows) == ["SimCLR", "SimMIM", "MAE"]
     assert float(rows["SimCLR"]["guessing"]) == pytest.approx(math.log(7), abs=1e-3)  # one of seven other views
@@ -128,18 +128,18 @@ def test_arms_differ_in_their_start_alone(answered: Answered) -> None:
 
 
 def test_an_arm_has_the_rate_that_does_best_with_the_first_seed_on_validation_cases(answered: Answered) -> None:
-    for arm in answered.told["arms"]:
+    for arm in answered.result["arms"]:
         assert set(arm["tried"]) == {"0.001", "1e-05"}
         assert f"{arm['lr']:g}" == max(arm["tried"], key=arm["tried"].get)
         assert arm["validation"][3] == max(arm["tried"].values())
     for run in runs(answered, "finetune"):
         if run.recipe().seed == 4:
-            assert run.recipe().finetune.lr in {arm["lr"] for arm in answered.told["arms"]}
+            assert run.recipe().finetune.lr in {arm["lr"] for arm in answered.result["arms"]}
 
 
 def test_test_cases_are_seen_by_the_chosen_runs_alone(answered: Answered) -> None:
     seen = [run for run in runs(answered, "finetune") if (run.path / "evaluation-test.json").is_file()]
-    rates = {arm["name"]: arm["lr"] for arm in answered.told["arms"]}
+    rates = {arm["name"]: arm["lr"] for arm in answered.result["arms"]}
     assert len(seen) == 12
     for run in seen:
         assert run.recipe().finetune.lr in rates.values()
@@ -150,7 +150,7 @@ def test_test_cases_are_seen_by_the_chosen_runs_alone(answered: Answered) -> Non
 def test_every_raw_result_is_in_the_csv(answered: Answered) -> None:
     with (answered.folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for arm in answered.told["arms"]:
+    for arm in answered.result["arms"]:
         for seed, mean in arm["test"].items():
             own = [
                 row for row in rows
@@ -176,28 +176,28 @@ def test_every_raw_result_is_in_the_csv(answered: Answered) -> None:
 
 def test_the_pages_show_the_same_tables(answered: Answered) -> None:
     html, markdown = ((answered.folder / name).read_text() for name in ("report.html", "page.md"))
-    first, differences, speeds, *_ = answered.told["tables"]
+    first, differences, speeds, *_ = answered.result["tables"]
     assert [row[0].rstrip("*") for row in first["rows"]] == ["position-only prior", *ARMS]
     assert len(differences["rows"]) == 15
     assert len(speeds["rows"]) == 30
-    for table in answered.told["tables"]:
+    for table in answered.result["tables"]:
         for row in table["rows"]:
             assert all(cell.replace("*", "\\*") in markdown for cell in row)
             assert all(cell.replace("'", "&#39;") in html for cell in row)
-    for said in answered.told["found"]:
+    for said in answered.result["found"]:
         assert said.replace("*", "\\*") in markdown
     for number, name in enumerate(sorted(path.name for path in (answered.folder / "pictures").iterdir()), start=1):
         assert name == f"{number:02d}.png"
         assert f"](pictures/{name})" in markdown
-    assert json.loads((answered.folder / "study.json").read_text())["found"] == answered.told["found"]
+    assert json.loads((answered.folder / "study.json").read_text())["found"] == answered.result["found"]
 
 
 def test_its_command_asks_for_the_same(answered: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
-    program, *arguments = shlex.split(answered.told["command"])
-    told = vars(parsed(arguments))
-    assert (program, told.pop("command"), told.pop("name")) == ("voxmim", "study", "convergence")
-    assert told.pop("settings") == SETTINGS
-    assert told == {
+    program, *arguments = shlex.split(answered.result["command"])
+    result = vars(parsed(arguments))
+    assert (program, result.pop("command"), result.pop("name")) == ("voxmim", "study", "convergence")
+    assert result.pop("settings") == SETTINGS
+    assert result == {
         "data": [answered.store], "out": answered.out, "seeds": 2, "labels": ["0.5"],
         "recipe": answered.recipe, "scheduler": None, "accept_findings": False, "plan_only": False,
     }  # fmt: skip
@@ -209,7 +209,7 @@ def test_its_command_asks_for_the_same(answered: Answered, monkeypatch: pytest.M
 def test_done_again_it_trains_nothing(answered: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial_module, "_do", lambda *_: pytest.fail("it was done again"))
     again = answered.again(answered.out, labels=["0.5"])
-    assert again["tables"] == answered.told["tables"]
+    assert again["tables"] == answered.result["tables"]
 
 
 def test_a_trial_that_fails_leaves_a_hole_that_is_filled_later(
@@ -219,7 +219,7 @@ def test_a_trial_that_fails_leaves_a_hole_that_is_filled_later(
     for file in (out / "trials").iterdir():
         if file.name.startswith(("pretrain-simmim", "finetune-from-simmim")):
             shutil.rmtree(file) if file.is_dir() else file.unlink()
-    tested = {trial["trial"] for trial in answered.told["trials"] if trial["trial"].startswith("evaluate")}
+    tested = {trial["trial"] for trial in answered.result["trials"] if trial["trial"].startswith("evaluate")}
     pretrain = trial_module.pretrain
 
     def fails(store: Any, path: Path, recipe: Any, *more: Any) -> Any:
@@ -235,23 +235,23 @@ def test_a_trial_that_fails_leaves_a_hole_that_is_filled_later(
     assert sorted(states.values()) == ["failed", "skipped", "skipped"]  # it, and what would start from it
     rows = {row[0].rstrip("*"): row for row in holed["tables"][0]["rows"]}
     assert rows["SimMIM"][-1] == "missing"
-    assert rows["MAE"] in answered.told["tables"][0]["rows"]
+    assert rows["MAE"] in answered.result["tables"][0]["rows"]
     missing = holed["tables"][-1]
     assert missing["title"] == "Missing trials"
     assert ["failed", "RuntimeError: out of memory"] in [row[1:] for row in missing["rows"]]
     assert "3 trials are missing" in (out / "convergence" / "report.html").read_text()
     filled = answered.again(out, labels=["0.5"])
-    assert filled["tables"][:3] == answered.told["tables"][:3]
+    assert filled["tables"][:3] == answered.result["tables"][:3]
     assert {trial["trial"] for trial in filled["trials"]} >= tested
 
 
 def test_a_study_that_was_killed_goes_on_where_it_stopped(
     answered: Answered, tmp_path: Path, start_and_kill: Callable[..., None]
 ) -> None:
-    told = answered.told["command"].replace(str(answered.out), str(tmp_path / "out")).replace("--seeds 2", "--seeds 1")
+    command = answered.result["command"].replace(str(answered.out), str(tmp_path / "out"))
     longer = {**SETTINGS, "mae:pretrain.steps": 200, "finetune.steps": 2, "finetune.validate_every": 2, "lrs": [1e-3]}
     options = [text for key, value in longer.items() for text in ("--set", f"{key}={json.dumps(value)}")]
-    arguments = [*shlex.split(told)[1:], *options]
+    arguments = [*shlex.split(command.replace("--seeds 2", "--seeds 1"))[1:], *options]
     asked = Request((answered.store,), tmp_path / "out", answered.recipe, longer, ("0.5",))
     first = ready(convergence.arms(asked), [3])[4].pretrain(3)
     assert first is not None
@@ -272,10 +272,10 @@ def test_the_command_says_what_was_seen(
 ) -> None:
     monkeypatch.setattr(trial_module, "_do", lambda *_: pytest.fail("it was done again"))
     with pytest.raises(SystemExit) as left:
-        main(shlex.split(answered.told["command"])[1:])
+        main(shlex.split(answered.result["command"])[1:])
     said = capsys.readouterr().out
     assert left.value.code == 0
-    assert all(sentence in said for sentence in answered.told["found"])
+    assert all(sentence in said for sentence in answered.result["found"])
     assert "done: the study, 36 trials" in said
 
 
@@ -298,9 +298,9 @@ def test_the_command_says_what_was_seen(
 def test_what_makes_no_sense_is_refused_before_anything_is_trained(
     answered: Answered, tmp_path: Path, changes: dict[str, Any], error: type[Exception], words: str
 ) -> None:
-    told = {"name": "convergence", "data": answered.store, "out": tmp_path / "out", "recipe": answered.recipe}
+    result = {"name": "convergence", "data": answered.store, "out": tmp_path / "out", "recipe": answered.recipe}
     with pytest.raises(error, match=words):
-        api.study(**{**told, **changes})
+        api.study(**{**result, **changes})
     assert not (tmp_path / "out" / "trials").exists()
 
 

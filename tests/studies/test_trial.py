@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import voxmim
 from command_line import parsed
 from conftest import Tiny
 from voxmim.recipe import load_recipe
@@ -84,6 +85,34 @@ def test_a_name_follows_from_labels_start_and_data(tiny: Tiny, tmp_path: Path) -
         replace(finetune, store=moved).name,
     }
     assert len(others | {finetune.name}) == 4
+
+
+def test_a_name_follows_from_the_code(tiny: Tiny) -> None:
+    pretrain, finetune, evaluation = trials(tiny)
+    assert pretrain.source == module.source_hash()
+    assert all(replace(trial, source="other").name != trial.name for trial in (pretrain, finetune, evaluation))
+    assert replace(finetune, start=replace(pretrain, source="other")).name != finetune.name
+
+
+def test_the_hash_of_the_code_changes_with_a_file_that_results_depend_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = shutil.copytree(Path(voxmim.__file__).parent, tmp_path / "voxmim", ignore=shutil.ignore_patterns("*.pyc"))
+    monkeypatch.setattr(module, "__file__", str(package / "studies" / "trial.py"))
+    hashed = module.source_hash.__wrapped__
+    before = hashed()
+    assert before == module.source_hash()
+    for file, differs in (("report/page.py", False), ("tasks/metrics.py", True), ("recipe.py", True)):
+        text = (package / file).read_text()
+        (package / file).write_text(f"{text}# changed")
+        assert (hashed() != before) == differs, file
+        (package / file).write_text(text)
+
+
+def test_a_worker_with_other_code_does_no_trial(tiny: Tiny, tmp_path: Path) -> None:
+    note = carry_out(replace(trials(tiny)[0], source="other"), tmp_path)
+    assert (note.state, note.error) == ("failed", "this worker has another version of voxmim's code")
+    assert not (tmp_path / module.TRIALS).exists()
 
 
 # Carrying out
@@ -164,13 +193,13 @@ def test_a_trials_command_does_what_it_did(tiny: Tiny, tmp_path: Path) -> None:
     for trial in (pretrain, finetune, evaluation):
         program, *arguments = shlex.split(trial.command(tmp_path))
         assert program == "voxmim"
-        told = parsed(arguments)
-        assert told.command == trial.kind
+        result = parsed(arguments)
+        assert result.command == trial.kind
     arguments = shlex.split(finetune.command(tmp_path))[1:]
-    told = parsed(arguments)
+    result = parsed(arguments)
     from voxmim import api
 
-    again = api.finetune(told.store, tmp_path / "again", told.init, told.labels, told.recipe, told.settings)
+    again = api.finetune(result.store, tmp_path / "again", result.init, result.labels, result.recipe, result.settings)
     traces = [[(row["lr"], row["loss"]) for row in Run.open(run).metrics()] for run in (again, finetune.path(tmp_path))]
     assert traces[0] == traces[1]
 

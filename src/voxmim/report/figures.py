@@ -28,7 +28,7 @@ HIDDEN_COLOUR = "#465a7d"
 PANEL, TALLEST = 300, 420  # the width of a column and the greatest height of a row, in pixels
 MARGIN, HEADING, GAP = 34, 40, 8  # left of the first column, above the first row, between panels
 _FINER = 2  # panels are painted this many times finer than they are shown, which smooths outlines
-_FILL = 0.35  # how much of a label's colour covers the scan within its outline
+_FILL = 0.35  # opacity of a label's colour within its outline
 _PLANES = (("axial", 2, ("R", "L")), ("coronal", 1, ("R", "L")), ("sagittal", 0, ("A", "P")))
 _TEXT = "#d5d9df"
 
@@ -143,7 +143,7 @@ def reconstruction_picture(
 
 
 def slice_panel(plane: np.ndarray, labels: np.ndarray | None, size: tuple[int, int]) -> Image.Image:
-    """An axial slice (X, Y) of 0..1 with its labels, as wide and high as told in pixels."""
+    """An axial slice (X, Y) of 0..1 with its labels, `size` (width, height) in pixels."""
     pixels = _grey(plane[::-1, ::-1].T, size)
     return _shown(pixels if labels is None else _painted(pixels, labels[::-1, ::-1].T), size)
 
@@ -194,9 +194,9 @@ def _painted(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
     present = np.unique(labels)
     most, best = np.full((height, width), -1.0), np.zeros((height, width), dtype=np.uint8)
     for rank, index in enumerate(present):
-        share = _resized(labels == index, size, Image.Resampling.BILINEAR)
-        best[share > most] = rank
-        most = np.maximum(share, most)
+        fraction = _resized(labels == index, size, Image.Resampling.BILINEAR)
+        best[fraction > most] = rank
+        most = np.maximum(fraction, most)
     regions = Image.fromarray(best)
     edge = np.asarray(regions.filter(ImageFilter.MaxFilter(5))) != np.asarray(regions.filter(ImageFilter.MinFilter(5)))
     colours = [ImageColor.getrgb(label_colour(int(index))) if index != 0 else (0, 0, 0) for index in present]

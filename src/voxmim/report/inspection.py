@@ -96,7 +96,7 @@ def _fingerprint(inspection: Inspection) -> Table:
 
 
 def _histograms(inspection: Inspection) -> list[Histogram]:
-    """Of what varies: a bar for a value that all scans share says nothing."""
+    """Of the values that vary: one bar for all scans says nothing."""
     each, unit = list(inspection.facts.values()), "HU" if inspection.intensity == "ct" else "the scan's units"
     found = []
     for i, axis in enumerate(_AXES):

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from voxmim.settings import Training
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.trial import Trial
-from voxmim.training.plan import STEPS, WARM_UP, Plan, plan
+from voxmim.training.plan import Plan, plan
 
 EVALUATION = 3.0  # a test case takes as long as this many validation cases: it is read, resampled and scored too
-
-
-class Measured(NamedTuple):
-    """One kind of training on this machine: its plan, and the seconds before its first step."""
-
-    plan: Plan
-    start_seconds: float
 
 
 def cost_rows(comparison: Comparison, tested: Iterable[Arm], follow_up: bool = False) -> list[list[str]]:
@@ -33,7 +25,7 @@ def cost_rows(comparison: Comparison, tested: Iterable[Arm], follow_up: bool = F
     """
     trials = {trial.name: trial for trial in comparison.possible(tested)}
     done = {name for name, trial in trials.items() if trial.is_done(comparison.out)}
-    measured: dict[str, Measured] = {}
+    measured: dict[str, Plan] = {}
     seconds, disk = 0.0, 0
     for name, trial in trials.items():
         if name in done:
@@ -43,7 +35,7 @@ def cost_rows(comparison: Comparison, tested: Iterable[Arm], follow_up: bool = F
         if key not in measured:
             measured[key] = _measure(training)
         seconds += _seconds(trial, measured[key])
-        disk += 0 if trial.kind == "evaluate" else measured[key].plan.run_bytes
+        disk += 0 if trial.kind == "evaluate" else measured[key].run_bytes
     kinds = [sum(trial.kind == kind for trial in trials.values()) for kind in ("pretrain", "finetune", "evaluate")]
     names = "{} pre-trainings, {} fine-tunings, {} evaluations"
     return [
@@ -71,15 +63,11 @@ def _training(trial: Trial) -> Training:
     return training
 
 
-def _measure(trial: Trial) -> Measured:
-    began = time.monotonic()
-    found = plan(Store(trial.store), trial.recipe, trial.kind, trial.labels if trial.kind == "finetune" else None)
-    timed = (WARM_UP + STEPS) * found.step_seconds + found.validation_seconds + found.checkpoint_seconds
-    return Measured(found, max(0.0, time.monotonic() - began - timed))
+def _measure(trial: Trial) -> Plan:
+    return plan(Store(trial.store), trial.recipe, trial.kind, trial.labels if trial.kind == "finetune" else None)
 
 
-def _seconds(trial: Trial, measured: Measured) -> float:
-    found, start = measured
+def _seconds(trial: Trial, found: Plan) -> float:
     if trial.kind == "evaluate":
         cases = {split: len(Store(trial.store).labelled(split)) for split in ("val", "test")}
         return EVALUATION * found.validation_seconds * cases["test"] / max(1, cases["val"])
@@ -87,9 +75,5 @@ def _seconds(trial: Trial, measured: Measured) -> float:
     validations, checkpoints = (
         -(-training.steps // every) for every in (training.validate_every, training.checkpoint_every)
     )
-    return (
-        start
-        + training.steps * found.step_seconds
-        + validations * found.validation_seconds
-        + checkpoints * found.checkpoint_seconds
-    )
+    parts = (training.steps, found.step_seconds), (validations, found.validation_seconds)
+    return sum(count * seconds for count, seconds in (*parts, (checkpoints, found.checkpoint_seconds)))

@@ -69,16 +69,16 @@ def arms(request: Request) -> list[Arm]:
     """
     found: list[Arm] = []
     for cut in (known := cuts(request)):
-        told: dict[str, Any] = {"group": f"patch {_size(cut.patch)}"}
+        group: dict[str, Any] = {"group": f"patch {_size(cut.patch)}"}
         settings: dict[str, Any] = {}
         if request.base.encoder == "vit":
             settings["vit.patch"] = list(cut.patch)
-        if told["group"] not in {arm.group for arm in found}:
-            found.append(request.scratch(settings, name=f"from scratch, {told['group']}", **told))
+        if group["group"] not in {arm.group for arm in found}:
+            found.append(request.scratch(settings, name=f"from scratch, {group['group']}", **group))
         for pretext in (pretext for pretext in request.pretexts if PRETEXTS[pretext].masked):
             for ratio in RATIOS:
                 own = {**settings, "mask.ratio": ratio, "mask.unit": list(cut.unit)}
-                found.append(request.pretrained(pretext, own, name=_name(pretext, cut, ratio), **told))
+                found.append(request.pretrained(pretext, own, name=_name(pretext, cut, ratio), **group))
     if not known:
         raise RecipeError(f"the crop {request.base.crop} is not a whole number of mask units, or one; change it.")
     return found

@@ -1,4 +1,4 @@
-"""What a study was asked for, and the recipes that follow from it."""
+"""The request of a study, and the recipes that follow from it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from voxmim.tasks.segmentation.task import labelled_cases
 
 @dataclass(frozen=True)
 class Request:
-    """What a study was asked for.
+    """Stores and settings of a study.
 
     Attributes:
         stores: of prepared scans.
         out: the folder of all studies.
         recipe: packaged recipe or YAML file that all arms follow.
         settings: what differs from it, such as ``{"pretrain.steps": 500, "simclr:pretrain.batch": 32}``, where a
-            pretext and a colon say that it is for the pre-training by that pretext alone.
+            pretext and a colon restrict it to the pre-training by that pretext.
         labels: labelled cases to use, as `finetune` takes them; ``all`` for all.
     """
 
@@ -53,29 +53,27 @@ class Request:
     def recipe_of(self, pretext: str | None = None, settings: Mapping[str, Any] | None = None) -> Recipe:
         """The recipe of a fine-tuning, or of a pre-training by a pretext, with what differs in one arm.
 
-        Each pretext gets about the same time. On a ViT, MAE, which encodes what is visible alone, makes more steps in
-        it than SimMIM. SimCLR, which learns from comparing crops, gets batches of twice as many pairs, which are four
-        times as many crops, for a quarter of SimMIM's steps at half the rate, and an augmentation that is strong
-        enough.
+        Each pretext gets about the same time: its steps follow from what a step of each costs
+        (`Pretext.relative_cost`), and whatever else it needs from `Pretext.comparable`.
         """
-        told: dict[str, Any] = {"finetune.validation_fraction": 1.0}  # curves of the same cases at every step
-        told |= {key: value for key, value in self.settings.items() if ":" not in key}
+        given: dict[str, Any] = {"finetune.validation_fraction": 1.0}  # curves of the same cases at every step
+        given |= {key: value for key, value in self.settings.items() if ":" not in key}
         if pretext is not None:
-            told["pretext"] = pretext
+            given["pretext"] = pretext
             if pretext != self.base.pretext:
-                told |= _as_long(self.base, pretext)
+                given |= _as_long(self.base, pretext)
             own = {key.partition(":")[2]: value for key, value in self.settings.items() if ":" in key
                    and key.partition(":")[0] == pretext}  # fmt: skip
-            told |= own
-        return load_recipe(self.recipe, {**told, **(settings or {})})
+            given |= own
+        return load_recipe(self.recipe, {**given, **(settings or {})})
 
     @property
     def pretexts(self) -> list[str]:
-        """Those that can pre-train the recipe's encoder, from the contrastive to the masked ones."""
+        """The pretexts that can pre-train the recipe's encoder, MAE last."""
         return fitting_pretexts(self.base.encoder)[::-1]
 
     def pretrained(self, pretext: str, settings: Mapping[str, Any] | None = None, /, **arm: Any) -> Arm:
-        """The arm that is fine-tuned from such a pre-training on the first store; `arm` says what else it is.
+        """The arm that is fine-tuned from a pre-training on the first store.
 
         Args:
             pretext: its task.
@@ -87,7 +85,7 @@ class Request:
         return self.scratch(settings, **{"name": PRETEXTS[pretext].title, "pretraining": pretraining, **arm})
 
     def scratch(self, settings: Mapping[str, Any] | None = None, /, **arm: Any) -> Arm:
-        """The arm that starts from nothing; arguments as of `pretrained`."""
+        """The arm that starts from scratch; arguments as of `pretrained`."""
         own = {"name": "from scratch", "store": self.stores[0], "labels": self.labels[0], **arm}
         own["labels"] = None if own["labels"] == "all" else own["labels"]
         own["recipe"] = replace(self.recipe_of(None, settings) if settings else self.base, scratch_lr=None)
@@ -95,7 +93,7 @@ class Request:
 
 
 def _as_long(base: Recipe, pretext: str) -> dict[str, Any]:
-    """What makes a pre-training by another pretext than the recipe's take as long as that one."""
+    """Settings that make a pre-training by another pretext take as long as the recipe's own."""
     encoder = base.encoder_entry.encoder
     own = PRETEXTS[pretext].comparable(base.pretrain)
     costs = {name: PRETEXTS[name].relative_cost(encoder) for name in (base.pretext, pretext)}  # of a step
@@ -106,9 +104,9 @@ def _as_long(base: Recipe, pretext: str) -> dict[str, Any]:
 
 
 def ready(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Arm]:
-    """The arms with a crop, after a look at everything that could stop them.
+    """The arms with a crop, after checking all that could stop them.
 
-    Where the recipe has none, the crop is fitted to a store's scans, the same for all arms on that store.
+    If the recipe has no crop, it is fitted to a store's scans, the same for all arms on that store.
 
     Raises:
         StoreError: a store lacks labels, or cases to validate or to test on.

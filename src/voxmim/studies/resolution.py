@@ -1,7 +1,7 @@
-"""Does pre-training hold at other spacings and crop sizes, also where the fine-tuning has others?
+"""Does the gain of pre-training hold at other spacings and crop sizes, and when fine-tuning has others?
 
 A coarser store is prepared from the scans of the given one. A crop has as many voxels at either spacing, so it costs
-the same and shows more of the body at the coarser. All is scored in the scans' own geometry, where it can be compared.
+the same and contains more of the body at the coarser one. All is scored in the scans' own geometry.
 """
 
 from __future__ import annotations
@@ -18,14 +18,7 @@ from voxmim.store.resample import respace
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.request import Request
-from voxmim.studies.tables import (
-    difference_table,
-    pretraining_table,
-    score_table,
-    setting_in_words,
-    tested_in_words,
-    validation_plot,
-)
+from voxmim.studies.tables import grouped_findings, setting_in_words
 
 COARSER = 1.5  # times the spacing
 SMALLER = 2 / 3  # of a crop's side
@@ -48,34 +41,25 @@ def arms(request: Request) -> list[Arm]:
         (sparse, [sparse, usual]),
         *([(narrow, [narrow, usual])] if small != crop else []),
     ):
-        told: dict[str, Any] = {"store": target[0], "group": f"fine-tuned at {_words(target)}"}
-        found.append(request.scratch({"crop": list(target[1])}, **told))
-        found += [_pretrained(request, start, target, told) for start in starts]
+        group: dict[str, Any] = {"store": target[0], "group": f"fine-tuned at {_words(target)}"}
+        found.append(request.scratch({"crop": list(target[1])}, **group))
+        found += [_pretrained(request, start, target, group) for start in starts]
     return found
 
 
 def findings(comparison: Comparison) -> Findings:
-    """A table of results and curves for each group, and the differences within it."""
-    groups = grouped(comparison.arms)
-    pairs = [(own[0], arm) for own in groups.values() for arm in own[1:]]
-    pairs += [(own[1], arm) for own in groups.values() for arm in own[2:]]
-    return Findings(
-        lead=[tested_in_words(comparison, *pair) for pair in pairs],
-        tables=[
-            *(score_table(comparison, own, f"Test cases, {name}") for name, own in groups.items()),
-            difference_table(comparison, pairs),
-            pretraining_table(comparison),
-        ],
-        plots=[validation_plot(comparison, own, f"Dice on validation cases, {name}") for name, own in groups.items()],
-    )
+    """Scores and curves for each group, and the differences within it."""
+    groups = grouped(comparison.arms).values()
+    pairs = [(own[first], arm) for first in (0, 1) for own in groups for arm in own[first + 1 :]]
+    return grouped_findings(comparison, pairs)
 
 
-def _pretrained(request: Request, start: Setting, target: Setting, told: dict[str, Any]) -> Arm:
+def _pretrained(request: Request, start: Setting, target: Setting, group: dict[str, Any]) -> Arm:
     """The arm that was pre-trained at one spacing and crop, and is fine-tuned at another."""
     pretext = request.base.pretext
-    arm = request.pretrained(pretext, {"crop": list(start[1])}, pretrained_on=start[0], **told)
+    arm = request.pretrained(pretext, {"crop": list(start[1])}, pretrained_on=start[0], **group)
     name = f"{PRETEXTS[pretext].title} at {_words(start)}"
-    return request.scratch({"crop": list(target[1])}, name=name, pretraining=arm.pretraining, **told)
+    return request.scratch({"crop": list(target[1])}, name=name, pretraining=arm.pretraining, **group)
 
 
 def _unit(recipe: Recipe) -> Triple:

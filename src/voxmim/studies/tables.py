@@ -12,7 +12,8 @@ from voxmim.report.plots import Curve, Plot
 from voxmim.report.run_pictures import segmentation_pictures
 from voxmim.settings import Triple
 from voxmim.store.format import Store
-from voxmim.studies.arm import Arm, Comparison, case_scores, tables
+from voxmim.studies.arm import Arm, Comparison, case_scores, grouped, tables
+from voxmim.studies.design import Findings
 from voxmim.studies.raw import PRIOR
 from voxmim.studies.trial import Trial
 from voxmim.tasks.intervals import mean_interval, seed_interval, verdict
@@ -196,6 +197,20 @@ def seeds_caption(comparison: Comparison) -> str:
     seeds = len(comparison.seeds)
     band = " The band is the 95 % t interval over seeds." if seeds > 2 else ""
     return f"Mean of {seeds} seeds.{band}" if seeds > 1 else "One seed."
+
+
+def grouped_findings(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]]) -> Findings:
+    """Scores and validation curves of each group of arms, and the differences of pairs."""
+    groups = grouped(comparison.arms)
+    return Findings(
+        lead=[tested_in_words(comparison, *pair) for pair in pairs],
+        tables=[
+            *(score_table(comparison, own, f"Test cases, {name}") for name, own in groups.items()),
+            difference_table(comparison, pairs),
+            pretraining_table(comparison),
+        ],
+        plots=[validation_plot(comparison, own, f"Dice on validation cases, {name}") for name, own in groups.items()],
+    )
 
 
 def segmentations(comparison: Comparison, arms: Sequence[Arm], split: str = "val") -> list[Picture]:

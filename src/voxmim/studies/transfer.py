@@ -1,4 +1,4 @@
-"""Does an encoder that was pre-trained on other scans help as one of the same scans does?"""
+"""Does an encoder that was pre-trained on other scans help as much as one of the same scans?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.request import Request
-from voxmim.studies.tables import difference_table, pretraining_table, score_table, tested_in_words, validation_plot
+from voxmim.studies.tables import grouped_findings
 
 
 def arms(request: Request) -> list[Arm]:
@@ -20,30 +20,21 @@ def arms(request: Request) -> list[Arm]:
     """
     names = {path: _name(Store(path)) for path in request.stores}
     if len(set(names.values())) < len(names):
-        raise StoreError(f"{', '.join(map(str, names))}: two of these stores are of one name and kind; take others.")
+        raise StoreError(f"{', '.join(map(str, names))}: two of these stores have one name and kind; name others.")
     found = []
     for path, name in names.items():
-        told = {"store": path, "group": f"fine-tuned on {name}"}
-        found.append(request.scratch(**told))
+        group = {"store": path, "group": f"fine-tuned on {name}"}
+        found.append(request.scratch(**group))
         for other in sorted(names, key=lambda other: other != path):
             arm = f"pre-trained on {names[other]}"
-            found.append(request.pretrained(request.base.pretext, name=arm, pretrained_on=other, **told))
+            found.append(request.pretrained(request.base.pretext, name=arm, pretrained_on=other, **group))
     return found
 
 
 def findings(comparison: Comparison) -> Findings:
-    """For each store a table of results, the differences of each pair, and the curves."""
-    groups = grouped(comparison.arms)
-    pairs = [pair for own in groups.values() for pair in combinations(own, 2)]
-    return Findings(
-        lead=[tested_in_words(comparison, own[0], arm) for own in groups.values() for arm in own[1:]],
-        tables=[
-            *(score_table(comparison, own, f"Test cases, {name}") for name, own in groups.items()),
-            difference_table(comparison, pairs),
-            pretraining_table(comparison),
-        ],
-        plots=[validation_plot(comparison, own, f"Dice on validation cases, {name}") for name, own in groups.items()],
-    )
+    """Scores and curves for each store, and the difference of each pair."""
+    groups = grouped(comparison.arms).values()
+    return grouped_findings(comparison, [pair for own in groups for pair in combinations(own, 2)])
 
 
 def _name(store: Store) -> str:
