@@ -10,7 +10,8 @@ from pathlib import Path
 from voxmim.errors import SourceError
 from voxmim.findings import Finding
 from voxmim.images.formats.dicom import Series, find_series
-from voxmim.images.formats.dicom_file import is_dicom_file, is_segmentation, read_planes
+from voxmim.images.formats.dicom_file import is_dicom_file, is_segmentation
+from voxmim.images.formats.dicom_planes import read_planes
 from voxmim.images.volume import case_name, is_scan, is_segmentation_name
 from voxmim.images.walk import files_below, has_utf8_name, printable
 

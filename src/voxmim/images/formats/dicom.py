@@ -18,14 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from voxmim.errors import ScanError
-from voxmim.images.formats.dicom_file import (
-    UNREADABLE,
-    Planes,
-    is_dicom_file,
-    is_segmentation,
-    read_pixels,
-    read_planes,
-)
+from voxmim.images.formats.dicom_file import is_dicom_file, is_segmentation, read_pixels
+from voxmim.images.formats.dicom_planes import UNREADABLE, Planes, read_planes
 from voxmim.images.formats.dicom_seg import open_segmentation
 from voxmim.images.formats.dicom_stack import Stack, stack
 from voxmim.images.grid import LPS_TO_RAS
