@@ -25,7 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def classifier_of(kind: str) -> tuple[Classifier, dict[str, Any]]:
     recipe = make_recipe({"encoder": kind, "pretext": "simclr", "crop": CROP, kind: KINDS[kind]})
     metadata = {
-        "preparation": {"channels": ["a", "b"]},
+        "preparation": {"channels": ["a", "b"], "spacing": [1.0, 1.0, 1.0], "intensity": "mr"},
         "crop": CROP,
         **describe_encoder(kind, recipe.encoder_settings),
         "kind": "classifier",

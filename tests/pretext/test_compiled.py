@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from voxmim.networks.build import ENCODERS, build_encoder
 from voxmim.pretext.build import PRETEXTS, build_pretext
 from voxmim.recipe import make_recipe
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "crop": [16, 16, 8],
     "vit": {"patch": [4, 4, 4], "width": 24, "depth": 2, "heads": 2, "rope": True},
     "swin": {"patch": [2, 2, 2], "width": 4, "depths": [1, 1], "heads": [1, 2], "window": 2},
@@ -22,7 +24,7 @@ COMBINATIONS = [
     (pretext, encoder)
     for pretext, kind in PRETEXTS.items()
     for encoder, entry in ENCODERS.items()
-    if kind.for_encoder(entry.encoder)
+    if encoder in SMALL and kind.for_encoder(entry.encoder)
 ]
 
 
@@ -43,7 +45,7 @@ def test_the_graph_has_no_break_and_gives_the_same_numbers(pretext: str, encoder
 
 
 def test_a_cross_attention_decoder_compiles_too() -> None:
-    settings = {**SMALL["mae"], "cross_attention": True, "predicted_fraction": 0.5}  # type: ignore[dict-item]
+    settings = {**SMALL["mae"], "cross_attention": True, "predicted_fraction": 0.5}
     recipe = make_recipe({**SMALL, "mae": settings})
     network = build_pretext(
         "mae", recipe.pretext_settings, recipe.mask, build_encoder(recipe.encoder_settings, 1, (16, 16, 8))

@@ -1,4 +1,4 @@
-"""A classifier: the encoder's deepest map, averaged over its cells, brought to unit scale, and one linear layer."""
+"""A classifier: the encoder's bottleneck features, averaged over the cells, normalised, and one linear layer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from voxmim.networks.build import Encoder
 
 
 class Classifier(nn.Module):
-    """The encoder with a head that says of which class a volume is.
+    """The encoder with a linear head.
 
-    The averaged features hold much that is the same in every scan. An encoder that learns along can change that. For
-    one that keeps still, `fit_scale` takes it away once and for all, without which a linear layer learns next to
-    nothing.
+    Much of the averaged features is the same in every scan. Training the encoder can change that; for a frozen one
+    `fit_scale` standardises each feature, without which a linear layer learns next to nothing.
 
     Args:
-        encoder: a ViT, Swin or residual encoder.
-        classes: how many.
+        encoder: any encoder.
+        classes: number of classes.
     """
 
     middle: Tensor
@@ -32,7 +31,7 @@ class Classifier(nn.Module):
         self.register_buffer("middle", torch.zeros(encoder.width))
         self.register_buffer("spread", torch.ones(encoder.width))
         self.head = nn.Linear(encoder.width, classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.01)  # so that it starts by giving all classes about the same
+        nn.init.trunc_normal_(self.head.weight, std=0.01)  # all classes start about equally probable
         nn.init.zeros_(self.head.bias)
 
     def forward(self, volume: Tensor) -> Tensor:
@@ -40,12 +39,12 @@ class Classifier(nn.Module):
         return self.head((self.pooled(volume) - self.middle) / self.spread)
 
     def pooled(self, volume: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) to the mean (B, width) of the deepest map over its cells, at unit scale, float32."""
+        """(B, C, X, Y, Z) to the mean (B, width) of the bottleneck features over the cells, normalised, float32."""
         return self.norm(self.encoder.encode(volume).float().mean(dim=(2, 3, 4)))
 
     @torch.no_grad()
     def fit_scale(self, volumes: Iterable[Tensor]) -> None:
-        """Take mean and deviation of each feature from volumes (B, C, X, Y, Z); one that hardly varies stays small."""
+        """Standardise each feature over volumes (B, C, X, Y, Z); one that hardly varies stays small."""
         features = torch.cat([self.pooled(volume) for volume in volumes])
         variance = features.var(dim=0, correction=0)
         self.middle.copy_(features.mean(dim=0))

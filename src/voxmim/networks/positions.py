@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,35 +14,36 @@ TEMPERATURE = 10000.0  # the longest wavelength, in 2 pi tokens, as in "Attentio
 ROPE_TEMPERATURE = 20.0  # crops are some tens of tokens wide: slower angles would be the same all over a crop
 
 
-def sincos_positions(grid: Triple, width: int) -> Tensor:
+def sincos_positions(grid: Triple, width: int, device: torch.device | None = None) -> Tensor:
     """(N, width) fixed sine-cosine encoding, tokens in `patchify`'s order.
 
     Each axis takes a third of the width, half of it sines and half cosines of the token's index at frequencies
     from 1 to 1/`TEMPERATURE`; the remainder of a division by six stays zero. The index counts tokens, whatever the size
     of the crop, so that a larger crop keeps the distances of the training.
     """
-    count = width // 6
-    frequency = TEMPERATURE ** (-torch.arange(count, dtype=torch.float64) / max(count, 1))
-    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
-    parts = []
-    for axis in axes:
-        angle = axis.reshape(-1, 1) * frequency
-        parts += [angle.sin(), angle.cos()]
-    code = torch.cat(parts, dim=1)
-    return functional.pad(code, (0, width - code.shape[1])).float()
+    angles = _angles(grid, width // 6, TEMPERATURE, device)
+    encoding = torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
+    return functional.pad(encoding, (0, width - encoding.shape[1])).float()
 
 
-def rope_angles(grid: Triple, width: int, temperature: float = ROPE_TEMPERATURE) -> Tensor:
+def rope_angles(
+    grid: Triple, width: int, temperature: float = ROPE_TEMPERATURE, device: torch.device | None = None
+) -> Tensor:
     """(N, width // 2) rotation angle of each pair of an attention head's values, tokens in `patchify`'s order.
 
     Rotary position embedding (RoPE, arXiv 2104.09864) in 3D: a third of the pairs rotates with each axis's index, at
     frequencies from 1 to 1/`temperature`; left-over pairs do not rotate.
     """
-    count = width // 6
-    frequency = temperature ** (-torch.arange(count, dtype=torch.float64) / max(count, 1))
-    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
-    angles = torch.cat([axis.reshape(-1, 1) * frequency for axis in axes], dim=1)
+    angles = torch.cat(_angles(grid, width // 6, temperature, device), dim=1)
     return functional.pad(angles, (0, width // 2 - angles.shape[1])).float()
+
+
+def _angles(grid: Triple, count: int, temperature: float, device: torch.device | None) -> list[Tensor]:
+    """For each axis (N, count): the tokens' indices along it times frequencies from 1 to 1/temperature."""
+    options: dict[str, Any] = {"dtype": torch.float64, "device": device}  # on the device, so that nothing is copied
+    frequency = temperature ** (-torch.arange(count, **options) / max(count, 1))
+    axes = torch.meshgrid(*(torch.arange(n, **options) for n in grid), indexing="ij")
+    return [axis.reshape(-1, 1) * frequency for axis in axes]
 
 
 def rotate(heads: Tensor, angles: Tensor) -> Tensor:

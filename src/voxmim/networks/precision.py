@@ -1,4 +1,4 @@
-"""The number format that a network computes in, by what the device at hand does fast."""
+"""The precision that a network computes in, by what the device is fast at."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from voxmim.settings import Precision
 
 
 def chosen_precision(precision: Precision, device: torch.device) -> Precision:
-    """What a training computes in: ``auto`` becomes ``bf16`` where the device is fast at it, else ``32``."""
+    """The precision of a training: ``auto`` becomes ``bf16`` where the device is fast at it, else ``32``."""
     if precision != "auto":
         return precision
     return "bf16" if fast_bfloat16(device) else "32"
 
 
 def working_dtype(device: torch.device, precision: str) -> torch.dtype:
-    """What a trained network computes in on a device, which need not be like the one that trained it.
+    """The dtype for inference on a device, which may differ from the one that trained the network.
 
-    float32 stays float32. Half of it is used only where that saves time, since float32 is never less exact: float16
-    on a GPU, bfloat16 where the device is fast at it.
+    float32 stays float32. Half precision is used only where it saves time: float16 on a GPU, bfloat16 where the device
+    is fast at it.
     """
     if precision == "16" and device.type == "cuda":
         return torch.float16
@@ -26,13 +26,13 @@ def working_dtype(device: torch.device, precision: str) -> torch.dtype:
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16; one without takes many times as long as in float32."""
+    """Whether a device has instructions for bfloat16; without them it is many times slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if not torch.backends.mkldnn.is_available():  # all that torch itself has for it on a CPU is a plain loop
+    if not torch.backends.mkldnn.is_available():  # without oneDNN torch has only a plain loop
         return False
     if hasattr(torch.cpu, "get_capabilities"):  # newer than the oldest torch that voxmim runs with
         found = torch.cpu.get_capabilities()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(supported() for supported in asked if supported is not None)
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(probe() for probe in probes if probe is not None)

@@ -240,7 +240,7 @@ class ViT(Encoder):
         if not self.rope:
             return None
         grid = grid_of(tuple(volume.shape), self.patch)
-        table = rope_angles(grid, self.head_width, self.rope_temperature).to(volume.device)
+        table = rope_angles(grid, self.head_width, self.rope_temperature, volume.device)
         return table[None] if visible is None else table[visible]
 
     def hidden_states(self, volume: Tensor, after: Sequence[int]) -> list[Tensor]:
@@ -272,7 +272,7 @@ class ViT(Encoder):
             return self.positions
         if self.learned:
             return resize_positions(self.positions, self.grid, grid)
-        return sincos_positions(grid, self.width).to(self.positions.device)
+        return sincos_positions(grid, self.width, self.positions.device)
 
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:

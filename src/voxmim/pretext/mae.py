@@ -177,10 +177,10 @@ class MAE(MaskedPretext):
     def _positions(self, grid: Triple, encoded: Tensor) -> tuple[Tensor, Tensor | None]:
         """(N, decoder_width) the position embedding, and (N, head width // 2) RoPE angles if the encoder has RoPE."""
         width = encoded.shape[-1]
-        positions = sincos_positions(grid, width).to(encoded.device)
+        positions = sincos_positions(grid, width, encoded.device)
         if not getattr(self.encoder, "rope", False):
             return positions, None
-        return positions, rope_angles(grid, width // self.settings.decoder_heads).to(encoded.device)
+        return positions, rope_angles(grid, width // self.settings.decoder_heads, device=encoded.device)
 
     def target(self, volume: Tensor, present: Tensor | None = None) -> Tensor:
         """(B, N, P) the voxels, or the voxels normalised per patch."""

@@ -17,7 +17,7 @@ BODY = 0.1  # of the range of the units' differences from the background; a larg
 
 
 def draw_masks(settings: MaskSettings, patch: Triple, image: Tensor, seeds: Tensor) -> Tensor:
-    """The masks of a batch of crops: mask units are hidden as a whole or not at all.
+    """The masks of a batch of crops: each mask unit is hidden completely or not at all.
 
     Args:
         settings: what is hidden.
@@ -156,12 +156,12 @@ def _number_hidden(patches: int, ratio: float) -> int:
     return min(max(round(ratio * patches), 1), patches - 1)
 
 
-def _stretch(size: int, length: float, place: float) -> slice:
+def _stretch(size: int, length: float, position: float) -> slice:
     """A cuboid's extent along an axis of `size` patches, from two draws between 0 and 1.
 
     It may reach beyond the grid at either end: otherwise the rim would be hidden less often than the middle.
     """
     low, high = -(-size // 4), -(-size // 2)
     side = low + int(length * (high - low + 1))
-    start = 1 - side + int(place * (size + side - 1))
+    start = 1 - side + int(position * (size + side - 1))
     return slice(max(start, 0), start + side)

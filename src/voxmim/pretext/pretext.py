@@ -26,7 +26,7 @@ class Pretext(nn.Module):
         title: its name in reports.
         masked: it masks what the recipe's `mask` says.
         reconstructs: it predicts voxels, and has a method `reconstruct`.
-        views: crops of one place that a sample takes, one after the other in a batch.
+        views: overlapping crops that a sample takes, next to each other in a batch.
         overlap: minimum overlap of two views along each axis, as a fraction of the crop.
         samples: what a batch consists of.
         betas: of AdamW.

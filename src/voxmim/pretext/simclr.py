@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_gather
 from torch.nn import functional
 
 from voxmim.networks.base import Encoder
@@ -209,8 +210,8 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> SimCLROutput:
         if len(everyone) < 4:
             raise ValueError("a single pair of views has no negatives; make the batch larger")
         cosine = own @ everyone.T
-    place = torch.arange(len(own), device=own.device)
-    itself, partner = offset + place, offset + place.roll(len(a))
+    row = torch.arange(len(own), device=own.device)
+    itself, partner = offset + row, offset + row.roll(len(a))
 
     # Each process averages over its own views, which are compared to everyone's. The gradient that a process gets back
     # for its views is the sum over the losses of all processes; so the mean of the losses, and the mean of the
@@ -223,23 +224,7 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> SimCLROutput:
 
 
 def _gather(own: Tensor) -> tuple[Tensor, int]:
-    """The rows of all processes, one process under the other, and the index of this process's first row."""
+    """The rows of all processes, with the gradient of all, and the index of this process's first row."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return own, 0
-    return _Gather.apply(own), distributed.get_rank() * len(own)
-
-
-class _Gather(torch.autograd.Function):
-    """Rows gathered over all processes, with the gradient: that of all processes for a row, summed."""
-
-    @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        rows = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(rows, own.contiguous())
-        return torch.cat(rows)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
-        return total.chunk(distributed.get_world_size())[distributed.get_rank()]
+    return torch.cat(all_gather(own)), distributed.get_rank() * len(own)

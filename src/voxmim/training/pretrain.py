@@ -117,7 +117,7 @@ def pretrain(
 def pretraining_cases(store: Store, seed: int) -> tuple[list[Case], list[Case]]:
     """The cases to train on (train and unlabelled, never val or test) and those to validate on.
 
-    Without a validation split, a twentieth of the cases is kept aside for it, if there are at least four.
+    Without a validation split, a twentieth of the cases is held out, if there are at least four.
     """
     cases = store.in_split("train", "unlabelled")
     if not cases:
