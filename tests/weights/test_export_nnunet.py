@@ -24,7 +24,7 @@ pytest.importorskip("dynamic_network_architectures", reason="installed without i
 
 CROP = (64, 32, 96)
 RESIDUAL = ResEncSettings((4, 8, 8), (1, 2, 1), ((1, 1, 1), (2, 1, 2), (2, 2, 2)), ((3, 1, 3), (3, 3, 3), (3, 3, 3)))
-PLAIN = ResEncSettings((4, 8), (2, 2), residual=False)
+PLAIN = ResEncSettings((4, 8), (2, 2), residual=False, pad_value=0.25)
 
 
 def saved(folder: Path, settings: ResEncSettings, intensity: str) -> ResEnc:
@@ -65,7 +65,8 @@ def test_nnunets_network_takes_the_encoder_and_gives_the_same_features(
     assert "nnUNetv2_preprocess_like_nnssl -d DATASET -n ours -pc" in said
     checkpoint = torch.load(tmp_path / "ours.pth", weights_only=True)
     network, volume = nnunets_network(checkpoint), random(1, 1, *CROP)
-    theirs = [features.permute(0, 1, 4, 3, 2) for features in network.encoder(volume.permute(0, 1, 4, 3, 2))]
+    shifted = (volume - settings.pad_value).permute(0, 1, 4, 3, 2)
+    theirs = [features.permute(0, 1, 4, 3, 2) for features in network.encoder(shifted)]
     assert_same(encoder.maps(volume), theirs)
     (pretraining,) = checkpoint["nnssl_adaptation_plan"]["pretrain_plan"]["configurations"].values()
     assert (pretraining["spacing"], pretraining["patch_size"]) == ([3.0, 1.5, 1.0], [96, 32, 64])
@@ -73,9 +74,9 @@ def test_nnunets_network_takes_the_encoder_and_gives_the_same_features(
         assert torch.equal(checkpoint["network_weights"][f"{name}.weight"], network.state_dict()[f"{name}.weight"])
 
 
-@pytest.mark.parametrize("intensity", ["ct", "mr"])
-def test_an_exported_encoder_comes_back_as_it_was(tmp_path: Path, intensity: str) -> None:
-    encoder = saved(tmp_path / "run", RESIDUAL, intensity)
+@pytest.mark.parametrize(("settings", "intensity"), [(RESIDUAL, "ct"), (RESIDUAL, "mr"), (PLAIN, "ct")])
+def test_an_exported_encoder_comes_back_as_it_was(tmp_path: Path, settings: ResEncSettings, intensity: str) -> None:
+    encoder = saved(tmp_path / "run", settings, intensity)
     api.export_weights(tmp_path / "run", tmp_path / "ours.pth", to="nnunet")
     report = import_encoder(tmp_path / "ours.pth", tmp_path / "back", {"channels": ["image"]})
     assert report.fraction == 1.0
@@ -84,6 +85,7 @@ def test_an_exported_encoder_comes_back_as_it_was(tmp_path: Path, intensity: str
     assert back.metadata["preparation"]["spacing"] == [1.0, 1.5, 3.0]
     assert back.metadata["preparation"]["intensity"] == intensity
     assert back.metadata["crop"] == list(CROP)
+    assert back.metadata["resenc"]["pad_value"] == pytest.approx(settings.pad_value)
     if intensity == "ct":
         assert back.metadata["window"] == [-200.0, 300.0]
     assert "Masked Image Modeling" in back.metadata["imported"]["citation"]

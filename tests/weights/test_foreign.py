@@ -158,6 +158,29 @@ def test_what_is_told_of_the_scans_must_make_sense_and_comes_before_the_store(ti
 # Foreign checkpoints
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"net": {"some.weight": torch.zeros(2)}}, "it holds some.weight and so on; the known layouts are monai_mae,"),
+        ({"epoch": 3}, "it holds no named tensors; the known layouts are"),
+        ({"net": {"stages.0.0.convs.0.conv.weight": torch.zeros(4, 1, 3, 3, 3)}}, "put nnU-Net's plans.json beside it"),
+        (None, "this is not a complete checkpoint that torch can read"),
+    ],
+)
+def test_what_cannot_be_imported_gets_one_sentence(
+    tmp_path: Path, voxmim_says: Callable[..., tuple[int, str, str]], content: object, said: str
+) -> None:
+    torch.save(content or {"net": {"a": torch.zeros(99)}}, tmp_path / "model.pt")
+    if content is None:  # cut off in the middle
+        (tmp_path / "model.pt").write_bytes((tmp_path / "model.pt").read_bytes()[:700])
+    status, _, error = voxmim_says("import", tmp_path / "model.pt", tmp_path / "own")
+    assert status == 2
+    assert error.startswith(f"error: {tmp_path / 'model.pt'}: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "own").exists()
+
+
 class Trap:
     """What unpickles by running code."""
 

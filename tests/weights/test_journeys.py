@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from conftest import Tiny
+from voxmim import api
 from voxmim.weights.files import read_weights
 from weights_helpers import shaken
 
 pytest.importorskip("dynamic_network_architectures", reason="installed without its dependencies, see CONTRIBUTING.md")
-from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 
 DOCS = Path(__file__).parents[2] / "docs" / "weights.md"
 QUICK = {
@@ -80,6 +81,30 @@ def test_from_published_weights_to_my_labels(folder: Path, voxmim_says: Callable
     card = (folder / "openmind" / "MODEL_CARD.md").read_text()
     for text in ("cc-by-4.0", "Wald, T. et al. (2024).", "layout nnunet_resenc", "1 x 1 x 1 mm"):
         assert text in card
+
+
+def test_a_checkpoint_of_an_nnunet_training_brings_its_plans_along(tmp_path: Path) -> None:
+    """As nnU-Net writes it: plans among the arguments of its trainer, a device, and NumPy's numbers in its log."""
+    network = shaken(PlainConvUNet(1, 2, [4, 8], nn.Conv3d, 3, [[1, 1, 1], [1, 2, 2]], 2, 2, 2, True, nn.InstanceNorm3d,
+                                   {"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU))  # fmt: skip
+    statistics = {"mean": 50.0, "std": 100.0, "percentile_00_5": -150.0, "percentile_99_5": 250.0}
+    fullres = {"patch_size": [8, 16, 16], "spacing": [3.0, 1.0, 1.0], "normalization_schemes": ["CTNormalization"],
+               "pool_op_kernel_sizes": [[1, 1, 1], [1, 2, 2]]}  # fmt: skip
+    plans = {
+        "configurations": {"3d_fullres": fullres},
+        "foreground_intensity_properties_per_channel": {"0": statistics},
+    }
+    training = {"plans": plans, "configuration": "3d_fullres", "fold": 0, "device": torch.device("cpu"),
+                "dataset_json": {"channel_names": {"0": "CT"}}}  # fmt: skip
+    content = {"network_weights": network.state_dict(), "init_args": training, "_best_ema": np.float64(0.5),
+               "logging": {"mean_fg_dice": [np.float64(0.1)], "epoch_start": [np.float32(1.0)]}}  # fmt: skip
+    torch.save(content, tmp_path / "checkpoint_final.pth")
+    assert api.import_weights(tmp_path / "checkpoint_final.pth", tmp_path / "own").fraction == 1.0
+    _, metadata = read_weights(tmp_path / "own" / "encoder.safetensors")
+    preparation = metadata["preparation"]
+    assert (preparation["spacing"], preparation["intensity"], preparation["channels"]) == ([1, 1, 3], "ct", ["CT"])
+    assert (metadata["window"], metadata["crop"]) == ([-150, 250], [16, 16, 8])
+    assert metadata["resenc"]["pad_value"] == pytest.approx(0.5)
 
 
 def test_from_my_scans_to_nnunet(folder: Path, voxmim_says: Callable[..., tuple[int, str, str]]) -> None:

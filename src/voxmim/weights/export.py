@@ -17,7 +17,7 @@ from voxmim.networks.build import Encoder
 from voxmim.networks.resenc import ResEnc
 from voxmim.networks.swin import Swin
 from voxmim.networks.vit import SwiGLU, ViT
-from voxmim.weights.layouts.nnunet import to_nnunet
+from voxmim.weights.export_nnunet import to_nnunet
 from voxmim.weights.layouts.vit import MONAI_NAMES, split
 from voxmim.weights.load import load_encoder
 

@@ -23,7 +23,7 @@ from voxmim.weights.layouts.layout import (
     cube,
     grid_of_crop,
 )
-from voxmim.weights.layouts.nnunet import about, read_plans, turn
+from voxmim.weights.layouts.plans import about, read_plans, turn
 
 _HEADS = {396: 6, 792: 12, 864: 12, 1056: 16}  # of Primus S, B, M and L, by width; weights do not say them
 _PARTS = {

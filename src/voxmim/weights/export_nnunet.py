@@ -1,0 +1,108 @@
+"""Exporting a ResEnc as a checkpoint that nnU-Net fine-tunes, in the form of nnssl's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from voxmim.networks.resenc import ResEnc
+from voxmim.weights.layouts.nnunet import fold_intensity
+from voxmim.weights.layouts.plans import turn
+
+_PAPER = "Chen, Z. et al. (2023). Masked Image Modeling Advances 3D Medical Image Analysis. WACV."
+
+
+def to_nnunet(encoder: ResEnc, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint for nnU-Net's `PretrainedTrainer`, in the form of nnssl's.
+
+    Args:
+        encoder: the network.
+        metadata: of its weights file.
+    """
+    settings, preparation = encoder.settings, metadata["preparation"]
+    residual = settings.residual
+    stages = len(settings.widths)
+    state, weights = encoder.state_dict(), dict[str, Tensor]()
+    first = encoder.input_weights[0].removesuffix(".weight")
+    # nnU-Net pads with zeros: what our volumes are padded with becomes 0.
+    state |= fold_intensity(state[f"{first}.weight"], state[f"{first}.bias"], first, 1.0, settings.pad_value)
+    for ours, tensor in state.items():
+        inner = ours.replace("stem.", "stem.convs.0.") if residual else ours.replace(".blocks.", ".0.convs.")
+        turned = turn(tensor.detach().cpu(), (2, 1, 0)).contiguous()
+        weights[f"encoder.{inner}"] = turned
+        for module, place in (("conv", 0), ("norm", 1)):  # nnU-Net's networks list each tensor twice
+            again = re.sub(rf"\b{module}(?=\.(weight|bias)$)", f"all_modules.{place}", inner)
+            weights[f"encoder.{again}"] = turned
+    architecture = {
+        "n_stages": stages,
+        "features_per_stage": list(settings.widths),
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [list(kernel[::-1]) for kernel in settings.stage_kernels],
+        "strides": [list(stride[::-1]) for stride in settings.stage_strides],
+        "n_blocks_per_stage" if residual else "n_conv_per_stage": list(settings.blocks),
+        "n_conv_per_stage_decoder": [1 if residual else 2] * (stages - 1),
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+    crop, spacing = ([*metadata["crop"]][::-1], [*preparation["spacing"]][::-1])
+    ct = preparation["intensity"] == "ct"
+    configuration = {
+        "data_identifier": "voxmim",
+        "preprocessor_name": "DefaultPreprocessor",
+        "spacing": spacing,
+        "patch_size": crop,
+        "normalization_schemes": ["CTNormalization" if ct else "ZScoreNormalization"] * encoder.channels,
+        "use_mask_for_norm": [False] * encoder.channels,
+    }
+    plan: dict[str, Any] = {
+        "dataset_name": metadata.get("data", {}).get("name", ""),
+        "plans_name": "voxmim",
+        "original_median_spacing_after_transp": spacing,
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "configurations": {"3d_fullres": configuration},
+        "experiment_planner_used": "voxmim",
+    }
+    if ct:  # as if nnU-Net's standardisation were our window, but for the padding
+        low, high = metadata["window"]
+        mean = low + settings.pad_value * (high - low)
+        window = {"mean": mean, "std": high - low, "percentile_00_5": low, "percentile_99_5": high}
+        plan["foreground_intensity_properties_per_channel"] = {str(i): window for i in range(encoder.channels)}
+    stem = "encoder.stem" if residual else "encoder.stages.0"
+    projection = f"{stem}.convs.0" if residual else f"{stem}.0.convs.0"
+    network = "ResidualEncoderUNet" if residual else "PlainConvUNet"
+    return {
+        "network_weights": weights,
+        "nnssl_adaptation_plan": {
+            "architecture_plans": {
+                "arch_class_name": f"dynamic_network_architectures.architectures.unet.{network}",
+                "arch_kwargs": architecture,
+                "arch_kwargs_requiring_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+            },
+            "pretrain_plan": plan,
+            "pretrain_num_input_channels": encoder.channels,
+            "recommended_downstream_patchsize": crop,
+            "key_to_encoder": "encoder.stages",
+            "key_to_stem": stem,
+            "keys_to_in_proj": [f"{projection}.conv", f"{projection}.all_modules.0"],
+            "key_to_lpe": None,
+        },
+        "citations": _citations(metadata),
+    }
+
+
+def _citations(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    papers = [{"type": "Pre-training", "name": "voxmim", "apa_citations": [_PAPER]}]
+    imported = metadata.get("imported", {})
+    if imported.get("citation"):
+        papers.append({"type": "Weights", "name": imported["file"], "apa_citations": [imported["citation"]]})
+    return papers

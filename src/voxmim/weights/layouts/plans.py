@@ -1,0 +1,119 @@
+"""What nnU-Net and nnssl planned: axes, strides, crop, and how scans were prepared.
+
+Plans are in the checkpoint, or in ``plans.json`` and ``dataset.json`` beside it or one folder up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from voxmim.networks.patches import Triple
+from voxmim.weights.layouts.layout import Checkpoint
+
+
+@dataclass
+class Plans:
+    """What nnU-Net or nnssl planned, along X, Y, Z.
+
+    Attributes:
+        axes: the network's axis of each of X, Y, Z.
+        strides: of the stages, or None where no plans say it.
+        crop: voxels of a crop, or None.
+        scans: any of spacing, intensity and channels.
+        statistics: of CT: mean, std, and the window that is clipped to.
+    """
+
+    axes: Triple = (2, 1, 0)
+    strides: list[Triple] | None = None
+    crop: Triple | None = None
+    scans: dict[str, Any] | None = None
+    statistics: tuple[float, float, tuple[float, float]] | None = None
+
+    def turned(self, sizes: Sequence[Any]) -> tuple[Any, Any, Any]:
+        """Sizes in the network's order along X, Y, Z."""
+        return sizes[self.axes[0]], sizes[self.axes[1]], sizes[self.axes[2]]
+
+
+def read_plans(checkpoint: Checkpoint) -> Plans:
+    """The plans in a checkpoint or beside it; empty ones where there are none.
+
+    Raises:
+        ValueError: a JSON file is damaged, or the plans lack the statistics of CT.
+    """
+    own = checkpoint.config.get("nnssl_adaptation_plan") or {}
+    training = checkpoint.config.get("init_args") or {}
+    plans = own.get("pretrain_plan") or training.get("plans") or _json_beside(checkpoint.folder, "plans.json")
+    data = training.get("dataset_json") or _json_beside(checkpoint.folder, "dataset.json")
+    names = [training.get("configuration"), *_folder_parts(checkpoint.folder), "3d_fullres"]
+    configurations = plans.get("configurations") or {}
+    chosen = next((name for name in names if name in configurations), None) or next(iter(configurations), None)
+    if chosen is None:
+        return Plans()
+    configuration = dict(configurations[chosen])
+    while parent := configuration.pop("inherits_from", None):
+        configuration = {**configurations[parent], **configuration}
+    forward = list(plans.get("transpose_forward") or (0, 1, 2))
+    found = Plans(axes=(forward.index(2), forward.index(1), forward.index(0)))
+    architecture = (configuration.get("architecture") or own.get("architecture_plans") or {}).get("arch_kwargs") or {}
+    strides = architecture.get("strides") or configuration.get("pool_op_kernel_sizes")
+    found.strides = [found.turned(stride) for stride in strides] if strides else None
+    patch = configuration.get("patch_size")
+    found.crop = found.turned([int(size) for size in patch]) if patch is not None else None
+    spacing = configuration.get("spacing")
+    names_by_index = data.get("channel_names") or data.get("modality") or {}
+    found.scans = {
+        "spacing": found.turned([float(size) for size in spacing]) if spacing is not None else None,
+        "channels": list(names_by_index.values()),
+        "intensity": None,
+    }
+    schemes = set(configuration.get("normalization_schemes") or ())
+    if schemes == {"CTNormalization"}:
+        found.scans["intensity"] = "ct"
+        found.statistics = _statistics(plans)
+    elif schemes == {"ZScoreNormalization"}:
+        found.scans["intensity"] = "mr"
+    return found
+
+
+def _statistics(plans: Mapping[str, Any]) -> tuple[float, float, tuple[float, float]]:
+    channels = list((plans.get("foreground_intensity_properties_per_channel") or {}).values())
+    if not channels or not {"mean", "std", "percentile_00_5", "percentile_99_5"} <= set(channels[0]):
+        raise ValueError("its plans lack the mean, std and percentiles of the CT (foreground_intensity_properties)")
+    if any(channel != channels[0] for channel in channels):
+        raise ValueError("its plans standardise each channel of the CT in its own way, and voxmim has one window")
+    low, high = float(channels[0]["percentile_00_5"]), float(channels[0]["percentile_99_5"])
+    return float(channels[0]["mean"]), float(channels[0]["std"]), (low, high)
+
+
+def _json_beside(folder: Path | None, name: str) -> dict[str, Any]:
+    for place in (folder, folder.parent) if folder else ():
+        if (place / name).is_file():
+            try:
+                return dict(json.loads((place / name).read_text()))
+            except ValueError as error:
+                raise ValueError(f"{name} beside it is damaged ({error})") from None
+    return {}
+
+
+def _folder_parts(folder: Path | None) -> list[str]:
+    """Parts of names such as ``nnUNetTrainer__nnUNetPlans__3d_fullres``."""
+    return [] if folder is None else [part for place in (folder, folder.parent) for part in place.name.split("__")]
+
+
+def turn(tensor: Tensor, axes: Triple) -> Tensor:
+    """A kernel with its three last axes in another order; other tensors as they are."""
+    return tensor.permute(0, 1, *(2 + axis for axis in axes)) if tensor.dim() == 5 else tensor
+
+
+def about(checkpoint: Checkpoint) -> dict[str, str]:
+    """The citations in an nnssl checkpoint."""
+    citations = [entry for entry in checkpoint.config.get("citations") or () if isinstance(entry, Mapping)]
+    texts = [text for entry in citations for text in entry.get("apa_citations") or entry.get("bibtex_citations") or ()]
+    source = ", ".join(str(entry["name"]) for entry in citations if entry.get("name"))
+    return {key: value for key, value in {"source": source, "citation": " ".join(texts)}.items() if value}
