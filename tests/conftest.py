@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,9 +252,10 @@ def fake_segmentor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         bands: Mapping[int, tuple[float, float]] | None = None,
         crop: tuple[int, int, int] = (16, 16, 16),
         seed: int = 0,
+        channels: Sequence[str] = ("CT",),
     ) -> None:
         metadata = {
-            "preparation": {"spacing": spacing, "intensity": "ct", "channels": ["CT"]},
+            "preparation": {"spacing": spacing, "intensity": "ct", "channels": list(channels)},
             "window": [-400, 400],
             "crop": list(crop),
             "overlap": 0.25,

@@ -20,8 +20,10 @@ from voxmim.cli import main
 from voxmim.errors import RecipeError, RunError, StoreError, WeightsError
 from voxmim.images.intensity import window
 from voxmim.recipe import Recipe, load_recipe, write_recipe
+from voxmim.settings import Augmentation
 from voxmim.store import augment
 from voxmim.store.format import Case, Index, Preparation, Store
+from voxmim.store.writing import write_case
 from voxmim.tasks.segmentation.prior import PositionPrior
 from voxmim.tasks.segmentation.task import Segmentation, labelled_cases
 from voxmim.training.finetune import finetune
@@ -201,6 +203,27 @@ def test_without_validation_cases_the_last_weights_are_kept(tiny: Tiny, tmp_path
     run, _ = finetune(store, tmp_path / "run", recipe_of(tiny, steps=3))
     assert read_weights(run.path / "segmentor.safetensors")[1]["step"] == 3
     assert all("val_dice" not in row for row in trace(run.path))
+
+
+def test_the_same_steps_give_the_same_dice_whatever_the_numbers_of_the_labels(tiny: Tiny, tmp_path: Path) -> None:
+    """Other values, and labels that are listed and in no case."""
+    store = Store(tiny.store)
+    other = shutil.copytree(tiny.store, tmp_path / "store")
+    counts = {0: 0, 1: 7, 2: 255}
+    cases = []
+    for case in store.cases.values():
+        label = None
+        if case.label:
+            label = np.uint8([0, 7, 255])[store.label_map(case.name)]
+        moved = {counts[value]: count for value, count in case.counts.items()}
+        cases.append(write_case(other, replace(case, counts=moved), store.image(case.name), label))
+    labels = {7: "bone", 255: "fat", 9: "never seen"}
+    Index(store.name, store.preparation, labels, cases).write(other)
+    recipe = recipe_of(tiny, steps=3, augmentation=Augmentation(flip=0, rot90=0))
+    plain, _ = finetune(store, tmp_path / "plain", recipe)
+    moved_run, _ = finetune(Store(other), tmp_path / "moved", recipe)
+    assert trace(moved_run.path) == trace(plain.path)
+    assert load_segmentor(moved_run.path)[0](torch.rand(1, 1, 12, 12, 12)).shape[1] == 3
 
 
 # Where it starts from

@@ -11,12 +11,12 @@ import pytest
 
 from conftest import Tiny, TinyRuns
 from voxmim import api
-from voxmim.errors import RunError, ScanError, StoreError, WeightsError
-from voxmim.images.volume import read_volume
+from voxmim.errors import RunError, ScanError, SourceError, StoreError, WeightsError
+from voxmim.images.volume import Volume, read_volume, write_volume
 from voxmim.store.format import Store
 from voxmim.store.prepare import prepare, prepare_scan
 from voxmim.tasks.metrics import convention
-from voxmim.tasks.segmentation.evaluate import evaluate
+from voxmim.tasks.segmentation.evaluate import evaluate, result_tables
 from voxmim.tasks.segmentation.prior import PositionPrior
 
 Fake = Callable[..., None]
@@ -55,6 +55,73 @@ def test_a_segmentor_is_scored_in_the_scans_own_geometry(
     assert (fat["dice"], fat["nsd"]) == (0.0, 0.0)
     assert fat["hd95_mm"] == pytest.approx(np.linalg.norm(np.multiply((20, 18, 16), (1.5, 1.0, 2.5))), rel=1e-4)
     assert result["mean"]["dice"] == 0.5
+
+
+def renamed(source: Path, numbers: dict[int, int], labels: dict[str, int]) -> Path:
+    """The source with other numbers of its labels."""
+    for file in (source / "labelsTr").iterdir():
+        volume = read_volume(file)
+        array = np.zeros_like(volume.array)
+        for old, new in numbers.items():
+            array[volume.array == old] = new
+        write_volume(file, Volume(array, volume.affine))
+    dataset = json.loads((source / "dataset.json").read_text())
+    (source / "dataset.json").write_text(json.dumps(dataset | {"labels": {"background": 0, **labels}}))
+    return source
+
+
+def test_labels_of_other_numbers_are_matched_by_name(run: Path, tiny_source: Maker, fake_segmentor: Fake) -> None:
+    source = renamed(tiny_source(cases=2, splits={"test": ["case_0", "case_1"]}), {1: 7, 2: 1}, {"bone": 7, "Fat": 1})
+    fake_segmentor()
+    result = evaluate(run, source)
+    assert [scores["dice"] for scores in result["labels"].values()] == [1.0, 1.0]
+
+
+def test_a_label_that_was_never_learned_stands_in_the_table_as_such(
+    run: Path, tiny_source: Maker, fake_segmentor: Fake
+) -> None:
+    labels = {"bone": 1, "muscle": 2}
+    source = renamed(tiny_source(cases=2, splits={"test": ["case_0", "case_1"]}), {1: 1, 2: 2}, labels)
+    fake_segmentor()
+    result = evaluate(run, source)
+    assert (list(result["labels"]), result["not_learned"], result["not_scored"]) == (["bone"], ["muscle"], ["fat"])
+    (table,) = result_tables(result)
+    assert table.rows[-1][:2] == ["muscle (never learned)", "–"]
+    assert "Not scored, since the data do not label them: fat." in table.note
+
+
+def test_labels_that_the_segmentor_does_not_know_are_refused(
+    run: Path, tiny_source: Maker, fake_segmentor: Fake
+) -> None:
+    source = renamed(tiny_source(cases=2, splits={"test": ["case_0"]}), {1: 1, 2: 2}, {"liver": 1, "spleen": 2})
+    fake_segmentor()
+    with pytest.raises(StoreError, match=r"none of its labels \(liver, spleen\) is one that the segmentor knows"):
+        evaluate(run, source)
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_channels_in_another_order_are_matched_by_name(
+    run: Path, tiny_source: Maker, fake_segmentor: Fake, exchanged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second channel is noise, and the segmentor looks at the first one."""
+    source = tiny_source(cases=2, splits={"test": ["case_0", "case_1"]})
+    for file in (source / "imagesTr").iterdir():
+        volume = read_volume(file)
+        noise = np.random.default_rng(0).normal(0, 300, volume.array.shape).astype(np.int16)
+        channels = [noise, volume.array] if exchanged else [volume.array, noise]
+        write_volume(file, Volume(np.concatenate(channels), volume.affine))
+    dataset = json.loads((source / "dataset.json").read_text())
+    names = ["noise", "ct"] if exchanged else ["CT", "noise"]
+    (source / "dataset.json").write_text(json.dumps(dataset | {"channel_names": dict(enumerate(names))}))
+    fake_segmentor(channels=["CT", "noise"])
+    result = evaluate(run, source)
+    assert result["mean"]["dice"] == 1.0
+
+
+def test_other_channels_are_refused(run: Path, tiny_source: Maker, fake_segmentor: Fake) -> None:
+    fake_segmentor(channels=["T1", "T2"])
+    with pytest.raises(SourceError, match="its channels are CT, but the network needs T1, T2"):
+        evaluate(run, tiny_source(cases=2, splits={"test": ["case_0", "case_1"]}))
 
 
 def test_the_prior_is_scored_beside(tiny_runs: TinyRuns) -> None:
