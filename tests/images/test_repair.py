@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from voxmim.images.geometry import Grid
-from voxmim.images.repair import mend_label
+from voxmim.images.repair import repair_label
 from voxmim.images.volume import Volume
 
 FILE = Path("label.nii.gz")
@@ -17,13 +17,13 @@ GRID = Grid((4, 5, 6), AFFINE)
 
 
 def told(label: Volume, grid: Grid | None = GRID) -> list[str]:
-    _, findings = mend_label(label, grid, FILE)
+    _, findings = repair_label(label, grid, FILE)
     assert all(finding.action == "repaired" and finding.file == str(FILE) for finding in findings)
     return [finding.kind for finding in findings]
 
 
 def test_a_label_map_that_fits_stays_as_it_is() -> None:
-    mended, findings = mend_label(Volume(LABEL, AFFINE), GRID, FILE)
+    mended, findings = repair_label(Volume(LABEL, AFFINE), GRID, FILE)
     assert findings == []
     assert mended.array is LABEL
 
@@ -41,7 +41,7 @@ def test_axes_that_run_another_way_are_turned_and_every_voxel_stays_in_its_place
     affine[:3, 3] = (AFFINE @ [*moved[:, 0, 0, 0], 1])[:3]
     for axis, step in enumerate(((1, 0, 0), (0, 1, 0), (0, 0, 1))):
         affine[:3, axis] = (AFFINE @ [*moved[(slice(None), *step)], 1])[:3] - affine[:3, 3]
-    mended, findings = mend_label(Volume(array[None], affine), GRID, FILE)
+    mended, findings = repair_label(Volume(array[None], affine), GRID, FILE)
     assert [finding.kind for finding in findings] == (
         [] if order == (0, 1, 2) and signs == (1, 1, 1) else ["other axes"]
     )
@@ -53,7 +53,7 @@ def test_axes_that_run_another_way_are_turned_and_every_voxel_stays_in_its_place
 def test_a_rounded_affine_is_replaced_and_another_place_is_left_to_the_check(off: float, kinds: list[str]) -> None:
     affine = AFFINE.copy()
     affine[:3, 3] += AFFINE[:3, 0] * off
-    mended, _ = mend_label(Volume(LABEL, affine), GRID, FILE)
+    mended, _ = repair_label(Volume(LABEL, affine), GRID, FILE)
     assert told(Volume(LABEL, affine)) == kinds
     assert np.array_equal(mended.affine, AFFINE if kinds else affine)
 
@@ -65,6 +65,6 @@ def test_a_mirrored_header_that_leads_elsewhere_is_not_turned() -> None:
 @pytest.mark.parametrize(("factor", "kinds"), [(1, []), (1.0004, ["not integers"]), (1.01, [])])
 def test_values_next_to_whole_numbers_are_rounded(factor: float, kinds: list[str]) -> None:
     label = Volume(LABEL * np.float32(factor), AFFINE)
-    mended, _ = mend_label(label, None, FILE)
+    mended, _ = repair_label(label, None, FILE)
     assert told(label, None) == kinds
     assert np.array_equal(mended.array, LABEL if factor < 1.01 else label.array)

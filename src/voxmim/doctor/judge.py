@@ -19,7 +19,7 @@ from voxmim.images.channels import on_grid
 from voxmim.images.check import check_image, check_label_values, check_same_grid
 from voxmim.images.grid import Grid, Volume
 from voxmim.images.image_file import ImageFile
-from voxmim.images.repair import mend_label
+from voxmim.images.repair import repair_label
 from voxmim.images.volume import open_image
 from voxmim.sources import SourceCase
 
@@ -130,7 +130,7 @@ def _judge_label(
     label = _read(path, 1, lambda image, _: image.read() if grid is None else image.read_label(grid), findings)
     if label is None:
         return None
-    label, repaired = mend_label(label, grid, path)
+    label, repaired = repair_label(label, grid, path)
     findings += repaired
     errors = []
     try:

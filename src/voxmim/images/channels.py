@@ -19,7 +19,7 @@ def read_channels(images: Sequence[Path], channels: int, match: bool = False) ->
 
     Args:
         images: the files.
-        channels: how many channels are meant.
+        channels: the expected number of channels.
         match: interpolate a channel of another grid than the first one's linearly on that; otherwise refuse it, and
             leave all voxels as they are.
 

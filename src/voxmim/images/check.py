@@ -13,7 +13,7 @@ from voxmim.images.grid import Grid, Volume
 
 _FEWEST = 2  # voxels along an axis: fewer make no volume
 _FEW = 8
-SAME = 1e-2  # of a voxel: how far apart two corners may lie that are meant to be the same
+SAME = 1e-2  # of a voxel: how far apart two corners may lie that should be the same
 
 
 def check_image(volume: Volume, path: Path) -> list[str]:
@@ -86,7 +86,7 @@ def check_label(label: Volume, image: Grid, path: Path, image_path: Path, known:
 
 
 def check_label_values(label: Volume, path: Path, known: Collection[int] = ()) -> list[str]:
-    """`check_label` without a scan: the values alone."""
+    """`check_label` without a scan: only the values."""
     values = np.unique(label.array)
     if not np.all(np.isfinite(values)) or np.any(np.rint(values) != values) or values[0] < 0 or values[-1] > 255:
         raise ScanError(

@@ -97,7 +97,7 @@ def resample(
 
 
 def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
-    """Bring a label map to another grid: each label is interpolated as a mask of its own, the largest share wins.
+    """Bring a label map to another grid: each label is interpolated as a mask, and the largest value wins.
 
     Better than the nearest neighbour, which frays surfaces and drops thin structures when voxels grow.
 
@@ -116,7 +116,7 @@ def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
     margin = _MARGIN + np.ceil(4 * sigma).astype(int)
     result = np.zeros(new.shape, dtype=np.uint8)
     best = np.full(new.shape, 0.0, dtype=np.float32)
-    covered = np.zeros(new.shape, dtype=np.float32)  # share of a voxel that any label holds; the rest is background
+    covered = np.zeros(new.shape, dtype=np.float32)  # fraction of a voxel that any label holds; the rest is background
     for value, found in enumerate(find_objects(labels), start=1):
         if found is None:
             continue
@@ -126,10 +126,10 @@ def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
         target = _image_of_box(low, high, to_old, new.shape)
         start, shape = np.array([part.start for part in target]), new.crop(target).shape
         inner = _moved(_moved(to_old, start), -low, before=True)
-        share = _interpolated(labels[box] == value, inner, shape, sigma, True, 0.0)
-        covered[target] += share
-        wins = share > best[target]
-        best[target][wins] = share[wins]
+        fraction = _interpolated(labels[box] == value, inner, shape, sigma, True, 0.0)
+        covered[target] += fraction
+        wins = fraction > best[target]
+        best[target][wins] = fraction[wins]
         result[target][wins] = value
     result[best <= 1 - covered] = 0
     return result
@@ -145,7 +145,7 @@ def resample_probabilities(probabilities: np.ndarray, old: Grid, new: Grid, outs
 
 
 def resample_to_label_map(probabilities: np.ndarray, old: Grid, new: Grid, outside: int = 0) -> np.ndarray:
-    """The most probable class on another grid, without ever holding all classes there.
+    """The most probable class on another grid, without holding all classes there at once.
 
     Args:
         probabilities: (K, X, Y, Z) float32 on the grid `old`; logits do as well.
@@ -244,11 +244,11 @@ def _along_axes(
     thick = max(1, _SLAB // (slices.shape[1] * slices.shape[2]))
     for first in range(0, len(slices), thick):
         slab = [x @ np.ascontiguousarray((y @ part.astype(np.float32)).T) for part in slices[first : first + thick]]
-        share = z[:, first : first + thick]
-        rows = np.flatnonzero(np.diff(share.indptr))
+        weights = z[:, first : first + thick]
+        rows = np.flatnonzero(np.diff(weights.indptr))
         if len(rows):
             reached = slice(rows[0], rows[-1] + 1)
-            result[reached] += share[reached] @ np.stack(slab).reshape(len(slab), -1)
+            result[reached] += weights[reached] @ np.stack(slab).reshape(len(slab), -1)
     found = result.reshape(shape[2], shape[0], shape[1]).transpose(1, 2, 0)
     if fill is not None:
         for axis, (count, start, step) in enumerate(zip(array.shape, starts, steps, strict=True)):

@@ -82,7 +82,7 @@ def foreground_box(kind: str, image: np.ndarray, margin: int = 2) -> tuple[slice
     """The box round the foreground of a resampled scan (C, X, Y, Z) in its own units, with a margin in voxels.
 
     CT: every body over -500 HU that has at least a tenth of the largest one's voxels (the table is none). MR: what
-    differs from a constant background in any channel. The whole scan where nothing can be told.
+    differs from a constant background in any channel. The entire scan where neither is found.
     """
     found = [box for channel in image for box in (_bodies(channel) if kind == "ct" else _not_flat(channel))]
     if not found:

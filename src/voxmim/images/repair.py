@@ -23,12 +23,12 @@ def fitting_label(path: Path, grid: Grid, image_path: Path, known: Collection[in
     Raises:
         ScanError: see `check_label`.
     """
-    label, _ = mend_label(open_image(path).read_label(grid), grid, path)
+    label, _ = repair_label(open_image(path).read_label(grid), grid, path)
     check_label(label, grid, path, image_path, known)
     return label.array[0].astype(np.uint8)
 
 
-def mend_label(label: Volume, grid: Grid | None, path: Path) -> tuple[Volume, list[Finding]]:
+def repair_label(label: Volume, grid: Grid | None, path: Path) -> tuple[Volume, list[Finding]]:
     """Repair a label map (1, X, Y, Z) for a scan of this grid (or, where that is not known, only its values).
 
     What cannot be repaired stays as it is. Returns the label map, and what was repaired.

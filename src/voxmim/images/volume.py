@@ -31,7 +31,7 @@ _ENDINGS = sorted((*SCAN_ENDINGS, *_SEGMENTATION_ENDINGS, ".img", ".dcm", SERIES
 def is_scan(path: Path) -> bool:
     """Whether the file's name ends as a scan's does (hidden files are none).
 
-    Of a scan in two files, the header alone counts; DICOM is listed by `find_series`.
+    Of a scan in two files, only the header counts; DICOM is listed by `find_series`.
     """
     return path.name.lower().endswith(SCAN_ENDINGS) and not path.name.startswith(".")
 

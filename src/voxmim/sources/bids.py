@@ -6,7 +6,7 @@ SOURCE/sub-01/anat/sub-01_T1w.nii.gz                    or sub-01/ses-1/anat/...
 SOURCE/derivatives/NAME/sub-01/anat/sub-01_dseg.nii.gz  a label map: ..._dseg, ..._seg or ..._mask, at any depth
 ```
 The suffixes (T1w, FLAIR, ...) are the channels. A patient's session is a case; or, where it has a suffix twice, each of
-its runs (acquisitions, ...) is one, of the images whose names differ in the suffix alone.
+its runs (acquisitions, ...) is one, of the images whose names differ only in the suffix.
 """
 
 from __future__ import annotations

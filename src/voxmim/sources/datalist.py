@@ -129,8 +129,8 @@ def _channels(file: Path, rows: Sequence[_Row], given: tuple[str, ...]) -> tuple
         raise SourceError(f"{file}: there is both a column image and {columns[0]}; name one file per channel, or one.")
     if named and given and named != given:
         raise SourceError(f"{file}: its channels are {', '.join(given)}, but its columns {', '.join(columns)}; agree.")
-    most = max(len(row.fields.get("image", "")) if isinstance(row.fields.get("image"), list) else 1 for row in rows)
-    return named or given or (("image",) if most == 1 else tuple(f"channel {index}" for index in range(most)))
+    count = max(len(row.fields.get("image", "")) if isinstance(row.fields.get("image"), list) else 1 for row in rows)
+    return named or given or (("image",) if count == 1 else tuple(f"channel {index}" for index in range(count)))
 
 
 def _case(file: Path, row: _Row, channels: Sequence[str]) -> SourceCase:

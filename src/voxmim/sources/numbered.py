@@ -1,4 +1,4 @@
-"""Channels in files of their own, told apart by a number: ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz`` and so on."""
+"""Channels in files of their own, distinguished by a number: ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz`` and so on."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_a_pair_is_one_scan(tmp_path: Path, kind: type) -> None:
 
 def test_analyze_is_refused_for_its_sides(tmp_path: Path) -> None:
     nib.save(nib.AnalyzeImage(np.ones((3, 4, 5), np.int16), np.eye(4)), tmp_path / "a.img")
-    with pytest.raises(ScanError, match=r"a\.hdr: an Analyze file does not tell left from right"):
+    with pytest.raises(ScanError, match=r"a\.hdr: an Analyze file does not say which side is left"):
         read_volume(tmp_path / "a.img")
 
 

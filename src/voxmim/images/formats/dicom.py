@@ -128,7 +128,7 @@ def _wanted(path: Path) -> Series:
     if _is_series(path):
         named = [series for series in find_series(path.parent) if series.name == path.stem]
         if not named:
-            raise ScanError(f"{path}: {path.parent} holds no series of this name; look for its series anew.")
+            raise ScanError(f"{path}: {path.parent} holds no series of this name; list its series again.")
         return _sound(named[0])
     found_here = find_series(path)
     sound = [series for series in found_here if series.fault is None]
@@ -155,7 +155,7 @@ def _is_series(path: Path) -> bool:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _sorted_into_series(seen: tuple[tuple[Path, int, int], ...]) -> tuple[Series, ...]:
-    """The series of these files; size and time of change tell a file that was replaced from the one remembered."""
+    """The series of these files; size and time of change show that a file was replaced."""
     groups: dict[tuple[object, ...], list[list[Planes]]] = {}
     for path, _, _ in seen:
         if is_dicom_file(path):

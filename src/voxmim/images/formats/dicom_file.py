@@ -61,7 +61,7 @@ def quietly(path: Path, what: str) -> Iterator[None]:
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether a file begins as DICOM does, with a preamble or without one, or is at least called so."""
+    """Whether a file begins as DICOM does, with a preamble or without one, or has the ending .dcm."""
     try:
         with path.open("rb") as file:
             content = file.read(132)
@@ -130,7 +130,7 @@ def _decoded_by_gdcm(data: Any) -> np.ndarray:
 def parsed(path: Path, tags: list[BaseTag] | None = None) -> tuple[Any, bool]:
     """These tags, or all with the voxels; and whether the file holds as many voxels as they claim.
 
-    The file is mapped, so that no claimed length takes memory; what stands behind the voxels is not looked at.
+    The file is mapped, so that no claimed length takes memory; what is behind the voxels is not read.
     """
     length, behind, pixels = 0, False, tags is None
 

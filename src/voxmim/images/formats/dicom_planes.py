@@ -22,7 +22,7 @@ _STORAGE = r"1\.2\.840\.10008\.5\.1\.4\.1\.1\."
 _ENHANCED = re.compile(_STORAGE + r"(2\.1|2\.2|4\.1|4\.4|128\.1|130)")
 _SECONDARY_CAPTURE = re.compile(_STORAGE + r"7(\.\d)?")
 _DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
-# What all files of a series share, by the standard's model of patient, study, series and frame of reference.
+# What all files of a series have in common, by the standard's model of patient, study, series and frame of reference.
 _IDENTITY = (
     "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate",
     "AccessionNumber", "SeriesInstanceUID", "Modality", "FrameOfReferenceUID",
@@ -150,7 +150,7 @@ def _placed(found: Planes, data: Any) -> Planes:
 
 
 def _enhanced_frames(data: Any) -> list[tuple[Any, ...]]:
-    """Of each frame what tells its place, orientation, voxel size and rescaling, its own or the file's."""
+    """The data sets with place, orientation, voxel size and rescaling of each frame, its own or the file's."""
     shared = data.SharedFunctionalGroupsSequence[0]
 
     def group(frame: Any, name: str) -> Any:

@@ -36,7 +36,7 @@ def open_nifti(path: Path) -> ImageFile:
     the origin in the middle of the volume).
 
     Raises:
-        ScanError: it is no NIfTI file, its header is damaged, or it is Analyze, which does not tell left from right.
+        ScanError: it is no NIfTI file, its header is damaged, or it is Analyze, which does not say which side is left.
     """
     data = path
     if path.suffix.lower() in (".hdr", ".img"):
@@ -80,7 +80,7 @@ def _parsed(path: Path) -> Any:
         if kind is not None and len(content) >= length:
             header = kind(content[:length], order, check=False)
             if bytes(header["magic"])[:2] not in (b"n+", b"ni"):
-                text = f"{path}: an Analyze file does not tell left from right; convert the scan anew, to NIfTI."
+                text = f"{path}: an Analyze file does not say which side is left; convert the scan anew, to NIfTI."
                 raise ScanError(text, "no orientation")
             sizes = header["pixdim"].copy()
             header["pixdim"] = [-1 if sizes[0] < 0 else 1, *np.abs(sizes[1:])]

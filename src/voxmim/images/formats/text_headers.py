@@ -193,7 +193,7 @@ def _refuse_boastful(path: Path, header: _Header, claimed: int) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The last telling line of an ITK error, which otherwise runs over many lines."""
+    """The last line of an ITK error, without addresses."""
     text = re.sub(r"\w+\(0x[0-9a-fA-F]+\): ", "", str(error))  # which object of ITK's it was, and where in memory
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     return lines[-1].removeprefix("sitk::ERROR: ").removeprefix("ITK ERROR: ").rstrip(".!")[-160:]
