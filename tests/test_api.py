@@ -69,7 +69,7 @@ def test_labels_may_be_a_number_or_a_fraction(tiny: Tiny, tmp_path: Path, monkey
     )
     with pytest.raises(RunError, match="stop"):
         api.finetune(str(tiny.store), str(tmp_path / "run"), labels=labels)
-    store, out, recipe, init, fraction, resume = seen[0]
+    store, out, recipe, init, fraction, resume = seen[0][:6]
     assert (store.path, out, init, fraction, resume) == (tiny.store, tmp_path / "run", None, str(labels), False)
     assert recipe == load_recipe("tiny")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import getpass
 import os
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from voxmim.api.datasets import download
     from voxmim.api.inspection import inspect
     from voxmim.api.results import evaluate, predict, reconstruct
@@ -25,7 +25,6 @@ try:
 except (KeyError, OSError):  # a container's user without a passwd entry (docker run -u): MONAI and torch need some name
     os.environ["LOGNAME"] = f"uid-{os.getuid()}"
 
-__version__ = version("voxmim")
 __all__ = [
     "demo",
     "download",
@@ -49,6 +48,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("voxmim")
     if name in __all__:
         return getattr(import_module("voxmim.api"), name)
     raise AttributeError(f"module 'voxmim' has no attribute '{name}'")

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
 # Added to the tolerance: voxel sizes taken from a float32 affine are off in the seventh digit, and a distance of
 # exactly the tolerance must not fall on either side of it by chance.
@@ -76,11 +75,15 @@ def dice(masks: Masks) -> float:
 
 def hd95(masks: Masks) -> float:
     """The larger of the two directed 95th percentiles (linear between ranks) of surface distances, in mm."""
+    from monai.metrics import compute_hausdorff_distance  # MONAI takes seconds to import
+
     return _by_monai(compute_hausdorff_distance, masks, percentile=95)
 
 
 def surface_dice(masks: Masks) -> float:
     """Fraction of both surfaces' voxels within the tolerance of the other surface (arXiv 1809.04430), 0 to 1."""
+    from monai.metrics import compute_surface_dice
+
     return _by_monai(compute_surface_dice, masks, class_thresholds=[masks.tolerance_mm + _ROUNDING_MM])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from monai.losses import DiceCELoss, DiceLoss
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +19,8 @@ def make_criterion(structures: Structures) -> Criterion:
     cross-entropy after a sigmoid, each region against its own mask. Dice counts over the batch (of one process, and of
     one part of it under gradient accumulation), so that crops without a structure do not count as cases of their own.
     """
+    from monai.losses import DiceCELoss, DiceLoss  # MONAI takes seconds to import
+
     if not structures.regions:
         dice_ce = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
         return lambda logits, label: dice_ce(logits, structures.targets(label))
