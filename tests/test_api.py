@@ -95,7 +95,8 @@ def test_an_init_from_a_weights_file_takes_the_default_recipe(
         with pytest.raises(RunError, match="stop"):
             api.finetune(tiny_runs.store, tmp_path / "run", init)
         own = load_recipe(tiny_runs.recipe)
-        assert seen[-1][2] == replace(load_recipe(recipe), vit=own.vit, mask=own.mask, mae=own.mae, window=own.window)
+        taken = {name: getattr(own, name) for name in ("encoder_settings", "pretext_settings", "mask", "window")}
+        assert seen[-1][2] == replace(load_recipe(recipe), **taken)
         assert seen[-1][3] == init
 
 
