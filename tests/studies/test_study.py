@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -102,9 +103,10 @@ def test_every_table_marks_an_arm_whose_pre_training_learned_nothing(
         text = json.dumps(found[title])
         assert "SimCLR*" in text
         assert "MAE*" not in text
-        assert "SimCLR: its pre-training ended no better than guessing" in found[title]["note"]
+        assert re.search(r"no better than guessing, .*: SimCLR, loss \d", found[title]["note"])
     assert [row[-1] for row in found["Pre-trainings"]["rows"]] == ["no", "yes", "yes"]
-    assert any("SimCLR* minus from scratch" in line and "no better than guessing" in line for line in again["found"])
+    assert any(line.startswith("SimCLR* minus from scratch") for line in again["found"])
+    assert any("no better than guessing" in line for line in again["found"])
     answered.again(answered.out, labels=["0.5"])
 
 
@@ -178,8 +180,8 @@ def test_the_pages_show_the_same_tables(answered: Answered) -> None:
     html, markdown = ((answered.folder / name).read_text() for name in ("report.html", "page.md"))
     first, differences, speeds, *_ = answered.result["tables"]
     assert [row[0].rstrip("*") for row in first["rows"]] == ["position-only prior", *ARMS]
-    assert len(differences["rows"]) == 15
-    assert len(speeds["rows"]) == 30
+    assert len(differences["rows"]) == 8
+    assert len(speeds["rows"]) == 8
     for table in answered.result["tables"]:
         for row in table["rows"]:
             assert all(cell.replace("*", "\\*") in markdown for cell in row)

@@ -50,14 +50,15 @@ def findings(comparison: Comparison) -> Findings:
     """Scores, differences of each pair, plateaus, the steps and minutes to reach them, curves, segmentations."""
     every = list(comparison.arms)
     scratch, pretrained = every[0], [arm for arm in every if arm.pretraining is not None]
+    pairs = [*((scratch, arm) for arm in every[1:]), *combinations(pretrained, 2)]
     lead = [tested_in_words(comparison, scratch, arm) for arm in pretrained]
     lead += [speed_in_words(comparison, arm, scratch) for arm in pretrained]
     return Findings(
         lead=lead,
         tables=[
             score_table(comparison, every),
-            difference_table(comparison, list(combinations(every, 2))),
-            speed_table(comparison, every),
+            difference_table(comparison, pairs),
+            speed_table(comparison, [(second, first) for first, second in pairs]),
             plateau_table(comparison, every),
             saving_table(comparison, [(arm, scratch) for arm in pretrained]),
             pretraining_table(comparison),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import permutations
 
 from voxmim.report.page import Table
 from voxmim.studies.analysis import FRACTIONS, SpeedUp, speed_up
@@ -13,10 +12,10 @@ from voxmim.studies.plateau import TOLERANCE, plateau, savings
 from voxmim.studies.tables import MISSING, marked, unlearned_note
 
 
-def speed_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
-    """How much sooner each arm reaches a fraction of each other arm's best validation Dice."""
+def speed_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]]) -> Table:
+    """How much sooner the first arm of each pair reaches a fraction of the second arm's best validation Dice."""
     rows = []
-    for arm, other in permutations(arms, 2):
+    for arm, other in pairs:
         found = comparison.validation(arm, other)
         if found:
             (steps, own), (other_steps, others) = found
@@ -30,6 +29,7 @@ def speed_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
         "planned steps would be further at the same step."
     )
     title = "Steps to another arm's best validation Dice"
+    arms = [arm for pair in pairs for arm in pair]
     return Table(title, header, rows, " ".join([note, unlearned_note(comparison, arms)]).strip())
 
 

@@ -96,9 +96,7 @@ def tested_in_words(comparison: Comparison, first: Arm, second: Arm) -> str:
     """The difference of two arms on the test cases, as a sentence."""
     pair = comparison.tested(first, second)
     what = f"{marked(comparison, second)} minus {first.full_name}"
-    found = difference_cell(pair[1] - pair[0]) if pair else MISSING
-    warning = unlearned_note(comparison, [first, second])
-    return " ".join([f"{what}, Dice on test cases: {found}.", warning]).strip()
+    return f"{what}, Dice on test cases: {difference_cell(pair[1] - pair[0]) if pair else MISSING}."
 
 
 def unlearned(comparison: Comparison, arm: Arm) -> str:
@@ -108,7 +106,7 @@ def unlearned(comparison: Comparison, arm: Arm) -> str:
         start = arm.pretrain(seed)
         rows = [] if start is None else comparison.rows(start)
         if start is not None and rows and rows[-1]["val_loss"] >= (guess := guessing(start, rows[-1])):
-            found.append(f"{rows[-1]['val_loss']:.3f} where guessing has {guess:.3f} (seed {seed})")
+            found.append(f"{rows[-1]['val_loss']:.3f} against {guess:.3f} (seed {seed})")
     return ", ".join(found)
 
 
@@ -124,13 +122,11 @@ def marked(comparison: Comparison, arm: Arm) -> str:
 
 def unlearned_note(comparison: Comparison, arms: Sequence[Arm]) -> str:
     """What the asterisks mean; nothing without any."""
-    found = {arm.name: unlearned(comparison, arm) for arm in arms}
-    return " ".join(
-        f"*{name}: its pre-training ended no better than guessing, with a loss of {losses}; this row says nothing "
-        "about the method."
-        for name, losses in found.items()
-        if losses
-    )
+    found = {arm.name: losses for arm in arms if (losses := unlearned(comparison, arm))}
+    if not found:
+        return ""
+    losses = "; ".join(f"{name}, loss {text}" for name, text in found.items())
+    return f"* Its pre-training ended no better than guessing, so it says nothing of the method: {losses}."
 
 
 def best_scores(comparison: Comparison, arm: Arm) -> np.ndarray | None:

@@ -18,6 +18,7 @@ from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.design import Findings
 from voxmim.studies.raw import raw_csv
+from voxmim.studies.tables import unlearned_note
 from voxmim.tasks.segmentation.task import labelled_cases
 from voxmim.text import sizes_in_words
 
@@ -42,7 +43,7 @@ def write_study(
     missing = [f"{len(holes.rows)} trials are missing; see the last table."] if holes else []
     page = Page(
         title=title,
-        lead=[*findings.lead, *missing],
+        lead=[*findings.lead, unlearned_note(comparison, comparison.arms), *missing],
         tables=tables,
         plots=findings.plots,
         pictures=findings.pictures,
@@ -52,7 +53,7 @@ def write_study(
     )
     content = {
         "command": commands[-1],
-        "found": page.lead,
+        "found": [line for line in page.lead if line],
         "facts": dict(page.facts),
         "seeds": list(comparison.seeds),
         "arms": [_arm(comparison, arm) for arm in comparison.arms],
