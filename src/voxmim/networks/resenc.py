@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxmim.networks.unet import ConvEncoder
+from voxmim.networks.unet import ConvEncoder, InstanceNorm
 from voxmim.settings import Triple, check_range
 
 
@@ -23,7 +23,7 @@ class ResEncSettings:
 
     Attributes:
         widths: channels of each stage, the finest first.
-        blocks: residual blocks, or plain convolutions, of each stage.
+        blocks: residual blocks, or plain convolutions, of each stage; the first may have none behind its stem.
         strides: by which each stage divides the grid along X, Y, Z; null halves it in every stage but the first.
         kernels: of the convolutions of each stage along X, Y, Z; null takes 3 everywhere.
         residual: residual blocks behind a stem, or plain convolutions without one.
@@ -45,7 +45,9 @@ class ResEncSettings:
     min_cells: ClassVar[int] = 2  # instance normalisation removes the mean, which is all of a single cell
 
     def __post_init__(self) -> None:
-        check_range(self, "widths blocks", 1)
+        check_range(self, "widths", 1)
+        if min(self.blocks) < 0 or 0 in self.blocks[0 if not self.residual else 1 :]:
+            raise ValueError(f"blocks {self.blocks} must be at least 1, but for the first stage behind a stem")
         for name in ("strides", "kernels"):  # lists, where they come from YAML or JSON
             given = getattr(self, name)
             setattr(self, name, given if given is None else tuple(tuple(axes) for axes in given))
@@ -104,7 +106,7 @@ class ResEnc(ConvEncoder):
             incoming = settings.widths[0]
         stages = zip(settings.widths, settings.blocks, settings.stage_strides, settings.stage_kernels, strict=True)
         for width, count, stride, kernel in stages:
-            blocks = [block(incoming, width, kernel, stride)]
+            blocks = [block(incoming, width, kernel, stride)] if count else []
             blocks += [block(width, width, kernel) for _ in range(count - 1)]
             self.stages.append(nn.ModuleDict({"blocks": nn.Sequential(*blocks)}))
             incoming = width
@@ -141,12 +143,12 @@ class _ConvNorm(nn.Module):
         super().__init__()
         x, y, z = (size // 2 for size in kernel)
         self.conv = nn.Conv3d(incoming, outgoing, kernel, stride, padding=(x, y, z), bias=max(kernel) > 1)
-        self.norm = nn.InstanceNorm3d(outgoing, affine=True)
+        self.norm = InstanceNorm(outgoing, affine=True)
         self.linear, self.pad_value = linear, 0.0
 
     def forward(self, volume: Tensor) -> Tensor:
         features = self.norm(self._convolved(volume))
-        return features if self.linear else functional.leaky_relu(features, 0.01)
+        return features if self.linear else functional.leaky_relu(features, 0.01, inplace=True)
 
     def _convolved(self, volume: Tensor) -> Tensor:
         if self.pad_value == 0.0:
@@ -171,7 +173,7 @@ class _ResidualBlock(nn.Module):
         self.skip = nn.Sequential(*shortcut)
 
     def forward(self, features: Tensor) -> Tensor:
-        return functional.leaky_relu(self.conv2(self.conv1(features)) + self.skip(features), 0.01)
+        return functional.leaky_relu(self.conv2(self.conv1(features)) + self.skip(features), 0.01, inplace=True)
 
 
 def _initialise(module: nn.Module) -> None:
