@@ -98,7 +98,7 @@ COMMANDS = {
         phase="pretrain",
         flags={"plan_only": "estimate time, memory and disk from a few steps; nothing is written."},
         call=_pretrain,
-        examples=("voxmim pretrain store pretrained --recipe tiny --set mask.ratio=0.6",),
+        examples=("voxmim pretrain store pretrained --recipe resenc-tiny --set mask.ratio=0.6",),
     ),
     "finetune": Command(
         ("store", "out"), phase="finetune", examples=("voxmim finetune store segmentor --init pretrained --labels 12",)
@@ -129,7 +129,7 @@ COMMANDS = {
         ("file", "out"), "import_weights", examples=("voxmim import monai.pt encoder --like store --set vit.heads=12",)
     ),
     "export": Command(("run", "out"), "export_weights", examples=("voxmim export pretrained encoder.safetensors",)),
-    "recipes": Command(("name",), examples=("voxmim recipes", "voxmim recipes tiny > mine.yaml")),
+    "recipes": Command(("name",), examples=("voxmim recipes", "voxmim recipes resenc-tiny > mine.yaml")),
     "doctor": Command(),
 }
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from voxmim.networks.patches import Triple
-from voxmim.networks.unet import ResidualEncoder, UNet, UNetSettings
+from voxmim.networks.unet import InstanceNorm, ResidualEncoder, UNet, UNetSettings, _Up
 
 
 def make_encoder(channels: int = 1, levels: int = 3, max_width: int = 320) -> ResidualEncoder:
@@ -115,13 +115,32 @@ def test_a_volume_that_cannot_be_halved_down_is_refused(shape: Triple) -> None:
         UNet(make_encoder(), classes=2)(torch.randn(1, 1, *shape))
 
 
-def test_a_volume_of_a_single_deepest_cell_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(4, 4, 4\) voxels is one cell of the deepest map; at least two"):
+def test_a_volume_of_a_single_bottleneck_cell_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(4, 4, 4\) voxels has one bottleneck cell; at least two"):
         make_encoder()(torch.randn(2, 1, 4, 4, 4))
     assert make_encoder()(torch.randn(2, 1, 4, 4, 8)).shape == (2, 16, 1, 1, 2)
 
 
 @pytest.mark.parametrize("blocks", [(1, 0, 1), ()])
 def test_a_level_without_blocks_and_no_level_are_refused(blocks: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="at least one level, and a block on each"):
+    with pytest.raises(ValueError, match="must be at least 1"):
         UNetSettings(blocks=blocks)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_instance_norm_is_torchs(batch: int) -> None:
+    volume, ours, theirs = (
+        torch.randn(batch, 4, 5, 6, 7),
+        InstanceNorm(4, affine=True),
+        nn.InstanceNorm3d(4, affine=True),
+    )
+    for norm in (ours, theirs):
+        with torch.no_grad():
+            norm.weight.copy_(torch.arange(4.0)), norm.bias.copy_(torch.arange(4.0) - 2)
+    torch.testing.assert_close(ours(volume), theirs(volume), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2)])
+def test_the_enlargement_is_that_of_its_transposed_convolution(stride: tuple[int, int, int]) -> None:
+    level, features = _Up(6, 4, stride), torch.randn(2, 6, 3, 4, 5)
+    torch.testing.assert_close(level._enlarged(features), level.up(features), rtol=1e-5, atol=1e-6)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from voxmim.store.format import Store
     from voxmim.training.plan import Plan
 
-DEFAULT_RECIPE = "tiny"
+DEFAULT_RECIPE = "resenc-tiny"
 
 
 def pretrain(
@@ -30,7 +30,7 @@ def pretrain(
     Args:
         store: folder written by 'voxmim prepare'.
         out: run folder: new, or a stopped run to resume.
-        recipe: packaged recipe or YAML file. Default: that of the initial weights, or tiny.
+        recipe: packaged recipe or YAML file. Default: that of the initial weights, or resenc-tiny.
         settings: settings that differ from the recipe, such as mask.ratio=0.6.
         resume: continue exactly where the run stopped, with its own settings.
         init: run folder or weights file of a pre-training whose encoder to start from; it replaces the encoder of the
@@ -63,7 +63,7 @@ def plan(store: Path | str, recipe: str | Path | None = None, settings: Mapping[
 
     Args:
         store: folder written by 'voxmim prepare'.
-        recipe: packaged recipe or YAML file. Default: tiny.
+        recipe: packaged recipe or YAML file. Default: resenc-tiny.
         settings: settings that differ from the recipe.
 
     Returns:
@@ -99,7 +99,7 @@ def finetune(
         init: run folder or weights file of a pre-training whose encoder to start from; it replaces the encoder of the
             recipe, and its weights are adapted to a patch given in the settings. Default: from scratch.
         labels: labelled train cases to use: a fraction (0.1) or a number (12). Default: all.
-        recipe: packaged recipe or YAML file. Default: that of the initial weights, or tiny.
+        recipe: packaged recipe or YAML file. Default: that of the initial weights, or resenc-tiny.
         settings: settings that differ from the recipe.
         resume: continue exactly where the run stopped, with its own settings.
         task: what to learn. Default: segmentation.
