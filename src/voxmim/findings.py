@@ -1,4 +1,4 @@
-"""What is found wrong with a file of a source, and what becomes of it."""
+"""Findings: what is odd about a file of a source, and what is done about it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 Action = Literal["used", "repaired", "left out"]
 
-# Kind to what it says of a file.
+# What each kind says of a file.
 KINDS = {
     "unreadable": "it cannot be read as an image",
     "cut off": "it ends before its voxels do, or is damaged",
@@ -18,33 +18,33 @@ KINDS = {
     "channels": "the scan lacks channels, or they are too few",
     "tiny": "it has few voxels along an axis",
     "huge": "it has more voxels than are read",
-    "wrong orientation": "its header contradicts itself, or it lies mirrored against the other scans",
+    "wrong orientation": "its header contradicts itself, or it is mirrored compared with the other scans",
     "no orientation": "its header does not tell left from right",
     "spacing outlier": "its voxel size is far from the others'",
-    "intensity rule": "its values are not those of the CT, or of the MR, that it is taken for",
+    "intensity rule": "its values do not fit CT or MR, whichever it is taken for",
     "label map": "it looks like a label map, not like a scan",
     "dicom series": "slices are missing, doubled, tilted or uneven, or of several orientations",
     "no scan": "it is a localizer, a secondary capture, a segmentation or a dose",
     "name": "its name is not UTF-8, is that of another file, or is not as BIDS has it",
-    "label": "of which scan this label map is cannot be told",
+    "label": "this label map belongs to no scan, or to several",
     "failed": "reading or preparing it failed, for example for lack of memory",
     "duplicate": "another scan has the same voxels",
-    "empty label": "its label map is background alone",
+    "empty label": "its label map holds only background",
     "unknown label": "it has a label value that the source does not list",
     "rare label": "it has a label value that no other case has",
     "not integers": "its label values are not whole numbers from 0 to 255",
     "other grid": "its voxels do not lie where those of its scan, or of its first channel, do",
     "other axes": "its axes run another way than its scan's, over the same voxels",
-    "flipped label": "its labels lie where those of other cases have their mirror images",
+    "flipped label": "its labels are mirrored compared with those of the other cases",
     "patient in two splits": "its patient has scans in another split, too",
 }
-# Used all the same, but probably wrong: training waits until somebody has decided.
+# Used, but probably wrong: training refuses to start until somebody has decided.
 DOUBTFUL = frozenset({"wrong orientation", "intensity rule", "label map", "flipped label", "patient in two splits"})
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is odd about one file.
+    """One odd thing about one file.
 
     Attributes:
         file: path of the scan or label map.
@@ -60,17 +60,17 @@ class Finding:
 
     @property
     def unresolved(self) -> bool:
-        """Whether something is probably wrong, and is used all the same."""
+        """Whether something is in doubt: probably wrong, but used."""
         return self.action == "used" and self.kind in DOUBTFUL
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Finding:
-        """The inverse of ``dataclasses.asdict``, also after a way through JSON."""
+        """The inverse of ``dataclasses.asdict``, also from JSON."""
         return cls(values["file"], values["kind"], values["reason"], cast(Action, values["action"]))
 
 
 def sound(findings: Iterable[Finding]) -> bool:
-    """Whether nothing was left out (but for what is no scan), and nothing is in doubt."""
+    """Whether nothing is left out (other than files that are no scans), and nothing is in doubt."""
     return not any(one.unresolved or (one.action == "left out" and one.kind != "no scan") for one in findings)
 
 

@@ -49,7 +49,7 @@ class Preparation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preparation:
-        """The inverse of ``dataclasses.asdict``, also after a way through JSON."""
+        """The inverse of ``dataclasses.asdict``, also from JSON."""
         x, y, z = values["spacing"]
         return cls(
             (float(x), float(y), float(z)),
@@ -94,7 +94,7 @@ class Case:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Case:
-        """The inverse of ``dataclasses.asdict``, also after a way through JSON."""
+        """The inverse of ``dataclasses.asdict``, also from JSON."""
         known = dict(values)
         known["shape"] = tuple(known["shape"])
         known["image"] = tuple(known["image"])

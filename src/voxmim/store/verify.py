@@ -1,4 +1,4 @@
-"""Is a store what its index says? Every voxel is read again."""
+"""Compare a store with its index; every voxel is read again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def verify(path: Path | str, workers: int | None = None, scheduler: str | None =
 
 
 def _faults_of(store: Store, case: Case) -> list[str]:
-    """What is wrong with one case, a sentence each."""
+    """A sentence for each fault of one case."""
     image_file, label_file = (store.path / kind / f"{case.name}.b2nd" for kind in ("images", "labels"))
     try:
         entry = written_case(image_file)
@@ -64,7 +64,7 @@ _MEND = "delete the file and prepare its source again."
 
 
 def _strays(store: Store) -> Iterator[str]:
-    """Files that belong to no case."""
+    """A sentence for each file that belongs to no case."""
     labelled = {case.name for case in store.cases.values() if case.label is not None}
     for kind, names in (("images", store.cases.keys()), ("labels", labelled)):
         for file in (store.path / kind).glob("[!.]*"):
