@@ -21,8 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-# What tells a process its number: torchrun, Lightning's own launcher (whose nodes a person numbers), SLURM. Of many
-# that do the same work, the first alone speaks; errors are told by whoever has them.
+# Rank of a process under torchrun, Lightning's launcher (whose nodes a person numbers) and SLURM. Only the first of
+# several processes prints; errors are printed by any.
 _NUMBERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 CONSOLE = Console(highlight=False, quiet=any(os.environ.get(name, "0") != "0" for name in _NUMBERS))
@@ -37,7 +37,7 @@ def escape_unencodable() -> None:
 
 
 class bar:
-    """A progress bar with the time left, told the cases (or bytes) done and their number."""
+    """A progress bar with the time left; its function takes the cases (or bytes) done and their total."""
 
     def __init__(self, title: str, of_bytes: bool = False) -> None:
         count = DownloadColumn() if of_bytes else MofNCompleteColumn()
@@ -64,7 +64,7 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
 
 
 def figure(value: float | None, interval: list[float] | None = None, digits: int = 3) -> str:
-    """A number, with its interval if there is one, as text; a dash for None."""
+    """A number and its interval as text; a dash for None."""
     if value is None:
         return "-"
     text = f"{value:.{digits}f}"
@@ -72,27 +72,27 @@ def figure(value: float | None, interval: list[float] | None = None, digits: int
 
 
 def agreed(terms: str, beforehand: bool) -> bool:
-    """Show terms, and ask whoever sits at the terminal to agree, unless it was done beforehand; nobody cannot agree."""
+    """Show terms and ask for agreement, unless given beforehand; False without a terminal."""
     CONSOLE.print(plain(terms), soft_wrap=True)
     if beforehand or not sys.stdin.isatty():
         return beforehand
     try:
-        return CONSOLE.input("Do you agree, and is it to be downloaded? (y/n) ").strip().lower() in ("y", "yes")
+        return CONSOLE.input("Do you accept these terms? (y/n) ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
 
 
 def fail(text: str) -> NoReturn:
-    """Print what is wrong, and end with status 2."""
+    """Print an error and exit with status 2."""
     ERRORS.print(f"[red]error:[/red] {plain(text)}", soft_wrap=True)
     sys.exit(2)
 
 
 def done(path: Path, what: str) -> None:
-    """Print that a command is done, and where its result is."""
+    """Print where the result of a command is."""
     CONSOLE.print(f"[green]done:[/green] {plain(what)}: {plain(str(path))}", soft_wrap=True)
 
 
 def plain(text: str) -> str:
-    """The text with its square brackets kept, which rich would take for styles."""
+    """Escape square brackets, which rich would read as styles."""
     return text.replace("[", "\\[")

@@ -1,4 +1,4 @@
-"""What voxmim says when something is wrong: one sentence with the file, the fault and the remedy."""
+"""Errors that a user can fix: one sentence with the file, the fault and the remedy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class VoxmimError(Exception):
-    """The base of every error that a user can cause and mend; the command line prints its text alone."""
+    """Base of all errors that a user can fix; the command line prints only the text."""
 
     def __str__(self) -> str:
         return super().__str__().encode("utf-8", "backslashreplace").decode()  # names of files may be of other bytes
@@ -17,7 +17,7 @@ class ScanError(VoxmimError):
     """A scan or a label map cannot be used: unreadable, of the wrong shape, constant, not a number.
 
     Attributes:
-        kind: of the finding that it makes, see `voxmim.findings`.
+        kind: kind of the finding, see `voxmim.findings`.
     """
 
     def __init__(self, text: str, kind: str = "unreadable") -> None:
@@ -26,11 +26,11 @@ class ScanError(VoxmimError):
 
 
 class SourceError(VoxmimError):
-    """A folder or list of scans cannot be used: missing, empty, or at odds with its own description or splits."""
+    """A folder or list of scans cannot be used: missing, empty, or contradicting its description or splits."""
 
 
 class DownloadError(VoxmimError):
-    """A data set cannot be downloaded: unknown, out of reach, damaged on the way, or without room on the disk."""
+    """A data set cannot be downloaded: unknown, unreachable, damaged, or too large for the disk."""
 
 
 class StoreError(VoxmimError):
@@ -38,7 +38,7 @@ class StoreError(VoxmimError):
 
 
 class WorkerError(VoxmimError):
-    """A process that shares the work has died, or the cluster that was asked to do it does not answer."""
+    """A worker process died, or the cluster does not answer."""
 
 
 class RunError(VoxmimError):

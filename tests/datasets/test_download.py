@@ -162,7 +162,7 @@ def test_a_second_call_asks_nobody(server: Server, tmp_path: Path) -> None:
 
 def test_a_cut_connection_is_gone_on_with(server: Server, tmp_path: Path) -> None:
     server.cut = 1_000_000
-    with pytest.raises(DownloadError, match=r"the connection broke .*; what came is kept, run again and it goes on"):
+    with pytest.raises(DownloadError, match=r"the connection broke .*; run again to continue where it stopped"):
         get(server, tmp_path)
     assert part(tmp_path).read_bytes() == TAR[:1_000_000]
     assert not (tmp_path / FOLDER).exists()
@@ -197,7 +197,9 @@ def test_an_archive_that_was_whole_already_is_not_fetched_again(server: Server, 
 
 def test_a_wrong_checksum_removes_what_came(server: Server, tmp_path: Path) -> None:
     server.content = TAR[:-1] + b"x"
-    with pytest.raises(DownloadError, match=r"what came is not what was published \(MD5 .* it was removed; run again"):
+    with pytest.raises(
+        DownloadError, match=r"the download differs from the published file \(MD5 .* it was removed; run again"
+    ):
         get(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
     server.content = TAR
@@ -213,7 +215,7 @@ def test_what_cannot_be_reached_is_told(server: Server, tmp_path: Path) -> None:
     server.socket.close()
     with pytest.raises(DownloadError, match=r"the server cannot be reached .*; check the network and run again"):
         get(server, tmp_path)
-    with pytest.raises(DownloadError, match=r"a mirror's address begins with https:// or http://"):
+    with pytest.raises(DownloadError, match=r"the address of a mirror must begin with https:// or http://"):
         download("msd-heart", tmp_path, "file:///etc")
     assert list(tmp_path.iterdir()) == []
 
@@ -314,7 +316,7 @@ def test_the_command_needs_a_yes(
         printed = capsys.readouterr()
         return left.value.code, printed.out + printed.err
 
-    refusal = "error: msd-hippocampus: not downloaded, as nobody agreed to its terms; answer y, or add --yes.\n"
+    refusal = "error: msd-hippocampus: not downloaded, because its terms were not accepted; answer y, or add --yes.\n"
     status, said = says()  # nobody sits there
     assert status == 2
     assert said.endswith(refusal)
@@ -333,7 +335,7 @@ def test_the_command_needs_a_yes(
     (tmp_path / FOLDER).rename(tmp_path / "moved")
     status, said = says("--yes")
     assert status == 0
-    assert said.endswith(f"the data set is there, for 'voxmim prepare': {tmp_path / FOLDER}\n")
+    assert said.endswith(f"the data set, ready for 'voxmim prepare': {tmp_path / FOLDER}\n")
 
 
 def test_without_a_name_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

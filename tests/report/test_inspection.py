@@ -38,7 +38,7 @@ def test_the_gravest_findings_come_first(inspection: Inspection) -> None:
     ]
     assert rows[2][2] == "the label map is empty."
     assert verdict(inspection) == (
-        "3 findings in 14 files: 1 left out, 2 used. In doubt: 1; training waits until that is settled."
+        "3 findings in 14 files: 1 left out, 2 used. In doubt: 1; training waits until they are resolved."
     )
 
 

@@ -1,1 +1,1 @@
-"""Public data sets: what there is, and how it comes to this machine."""
+"""Public data sets: the catalogue, and downloading. Imports errors only."""

@@ -1,4 +1,4 @@
-"""A data set's way to a folder: its terms told and agreed to, its archive fetched, checked and unpacked."""
+"""Downloading a data set: its terms, then its archive is fetched, checked and unpacked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Watch = Callable[[str], AbstractContextManager[OnBytes]]
 
 
 def unwatched(_: str) -> AbstractContextManager[OnBytes]:
-    """Shows nothing of a stage."""
+    """Report no progress."""
     return nullcontext(lambda done, total: None)
 
 
@@ -28,23 +28,22 @@ def download(
     agree: Callable[[str], bool] = lambda _: True,
     watch: Watch = unwatched,
 ) -> Path:
-    """Bring a public data set here; its folder appears whole or not at all. Who calls this agrees to its licence.
+    """Download a public data set; its folder appears only when it is complete.
 
-    What a broken connection left is kept beside it, and the next call goes on from there.
+    The next call continues a broken download.
 
     Args:
         name: such as ``msd-hippocampus``; `data_sets` lists them.
-        out: the folder that gets the data set's own folder.
-        mirror: the address that its archive lies under; None takes the public one.
-        agree: told licence, citation and size first; where it says False, nothing is downloaded.
-        watch: told the name of a stage, shows how far it is: a context manager that gives a function of the bytes done
-            and their number.
+        out: folder to create the data set's own folder in.
+        mirror: URL of a folder that holds the archive. Default: the public one.
+        agree: called with licence, size and citation; nothing is downloaded if it returns False.
+        watch: called with the name of a stage; returns a context manager that gives a function of bytes done and total.
 
     Returns:
-        the data set's folder, which `prepare` reads; one that was there already is left as it is.
+        The data set's folder, which `prepare` reads. An existing one is left as it is.
 
     Raises:
-        DownloadError: one sentence on what is wrong.
+        DownloadError: unknown name, no connection, a damaged archive, no space, or the terms were not accepted.
     """
     archive, out = archive_of(name), Path(out)
     folder, file = out / archive.folder, out / f".{archive.file}.part"
@@ -53,7 +52,7 @@ def download(
     url = f"{(mirror or MIRROR).rstrip('/')}/{archive.file}"
     size = size_of(url)
     if not agree(terms(name, archive, url, size)):
-        raise DownloadError(f"{name}: not downloaded, as nobody agreed to its terms; answer y, or add --yes.")
+        raise DownloadError(f"{name}: not downloaded, because its terms were not accepted; answer y, or add --yes.")
     out.mkdir(parents=True, exist_ok=True)
     _check_room(out, size, file)
     with watch("downloading") as on_bytes:
@@ -67,12 +66,12 @@ def download(
 
 
 def data_sets() -> list[list[str]]:
-    """What `download` knows: name, what it shows, licence."""
+    """The data sets that `download` knows: name, content, licence."""
     return [[name, archive.about, archive.licence] for name, archive in ARCHIVES.items()]
 
 
 def terms(name: str, archive: Archive, url: str, size: int | None) -> str:
-    """What a person is told before the download, in lines."""
+    """Content, address, size, licence and citation, in lines."""
     much = "of unknown size" if size is None else f"{size / 1e6:,.1f} MB"
     return (
         f"{name}: {archive.about}.\nFrom: {url}, {much}\n"
@@ -81,9 +80,9 @@ def terms(name: str, archive: Archive, url: str, size: int | None) -> str:
 
 
 def unpack(file: Path, folder: Path, on_bytes: OnBytes = lambda done, total: None) -> None:
-    """Unpack the one folder that an archive holds, named as `folder`; nothing of it lands anywhere else.
+    """Unpack an archive of one folder, which must have the name of `folder`; nothing is written elsewhere.
 
-    What a Mac left beside the files (``._NAME``, ``.DS_Store``) is left out.
+    Files of macOS (``._NAME``, ``.DS_Store``) are skipped.
 
     Raises:
         DownloadError: the archive is damaged, would write outside its folder, or holds something else; or the disk is
@@ -111,7 +110,7 @@ def unpack(file: Path, folder: Path, on_bytes: OnBytes = lambda done, total: Non
 
 
 def _check_room(out: Path, size: int | None, file: Path) -> None:
-    """Refuse what cannot fit: the archive and, as its files are compressed already, as much once more."""
+    """Refuse if the disk lacks space for the archive and its files, which take about as much."""
     there = file.stat().st_size if file.exists() else 0
     need, free = 2 * (size or 0) - there, shutil.disk_usage(out).free
     if need > free:

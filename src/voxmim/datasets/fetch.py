@@ -1,4 +1,4 @@
-"""One file from a server: told its size, resumed where a partial one is there, checked by its checksum."""
+"""Downloading one file: its size, resuming a partial file, and its checksum."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _PATIENCE = 60  # seconds without a byte
 
 
 def size_of(url: str) -> int | None:
-    """Bytes of the file at an address, as its server tells; None where it does not.
+    """The size of the file at a URL in bytes; None if the server does not say.
 
     Raises:
-        DownloadError: it cannot be reached, or has no such file.
+        DownloadError: the server cannot be reached, or has no such file.
     """
     with _ask(url, method="HEAD") as answer:
-        told = answer.headers.get("Content-Length")
-    return int(told) if told is not None and told.isdigit() else None
+        length = answer.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() else None
 
 
 def fetch(url: str, file: Path, size: int | None, on_bytes: OnBytes) -> None:
-    """Write what `url` holds to `file`, going on behind what is there already if the server can.
+    """Download `url` to `file`, continuing a partial file if the server supports it.
 
     Args:
-        url: the address.
-        file: the partial file; it stays where the connection breaks or the disk is full.
-        size: bytes of the whole, as `size_of` gave it.
-        on_bytes: called with the bytes that are there and their number.
+        url: the address of the file.
+        file: the partial file, which is kept if the connection breaks or the disk is full.
+        size: size of the complete file in bytes, from `size_of`.
+        on_bytes: called with the bytes done and their total.
 
     Raises:
         DownloadError: the server cannot be reached, the connection broke, or `file` cannot be written.
@@ -47,29 +47,28 @@ def fetch(url: str, file: Path, size: int | None, on_bytes: OnBytes) -> None:
     if size is None or there > size:
         there = 0
     answer = _ask(url, {"Range": f"bytes={there}-"} if there else {})
-    if answer.status == 206 and not _goes_on(answer.headers.get("Content-Range", ""), there, size):
+    if answer.status == 206 and not _continues(answer.headers.get("Content-Range", ""), there, size):
         answer.close()
         answer = _ask(url)
     with answer:
-        if answer.status != 206:  # the whole file, whatever was asked for
+        if answer.status != 206:  # the complete file, not the requested range
             there = 0
         try:
             with file.open("ab" if there else "wb") as target:
                 there = _copy(answer, target, there, size, on_bytes)
         except OSError as error:
             raise DownloadError(
-                f"{file}: it cannot be written ({error.strerror or error}); make room and run again, which goes on "
-                "where it stopped."
+                f"{file}: it cannot be written ({error.strerror or error}); make room and run again to continue."
             ) from None
     if size is not None and there != size:
         raise _cut(url, f"it ended after {there:,} of {size:,} bytes")
 
 
 def check(file: Path, md5: str, on_bytes: OnBytes) -> None:
-    """Compare a whole file's checksum; a file that is wrong is removed.
+    """Compare a file's checksum; a wrong file is removed.
 
     Raises:
-        DownloadError: it is not the file that was published.
+        DownloadError: this is not the published file.
     """
     digest, size, seen = hashlib.md5(usedforsecurity=False), file.stat().st_size, 0
     with file.open("rb") as source:
@@ -80,15 +79,15 @@ def check(file: Path, md5: str, on_bytes: OnBytes) -> None:
     if digest.hexdigest() != md5:
         file.unlink()
         raise DownloadError(
-            f"{file}: what came is not what was published (MD5 {digest.hexdigest()} instead of {md5}), so it was "
-            "removed; run again, or name another --mirror."
+            f"{file}: the download differs from the published file (MD5 {digest.hexdigest()} instead of {md5}), so "
+            "it was removed; run again, or name another --mirror."
         )
 
 
 def _ask(url: str, headers: dict[str, str] | None = None, method: str = "GET") -> Any:
-    """The server's answer, a context manager that is read from."""
+    """Open a URL; the answer is a context manager to read from."""
     if not url.startswith(("https://", "http://")):
-        raise DownloadError(f"{url}: a mirror's address begins with https:// or http://; give such a one.")
+        raise DownloadError(f"{url}: the address of a mirror must begin with https:// or http://.")
     try:
         return urlopen(Request(url, headers=headers or {}, method=method), timeout=_PATIENCE)
     except HTTPError as error:
@@ -101,14 +100,14 @@ def _ask(url: str, headers: dict[str, str] | None = None, method: str = "GET") -
         raise DownloadError(f"{url}: the server cannot be reached ({why}); check the network and run again.") from None
 
 
-def _goes_on(told: str, there: int, size: int | None) -> bool:
-    """Whether a Content-Range begins where the partial file ends, in a file of the same size."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", told.strip())
+def _continues(content_range: str, there: int, size: int | None) -> bool:
+    """Whether a Content-Range starts where the partial file ends, in a file of the same size."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range.strip())
     return found is not None and int(found[1]) == there and found[2] in ("*", str(size))
 
 
 def _copy(answer: Any, target: IO[bytes], there: int, size: int | None, on_bytes: OnBytes) -> int:
-    """Append all that comes; the bytes that are there then."""
+    """Append the answer to the file; returns the file's size."""
     while True:
         try:
             block = answer.read(_BLOCK)
@@ -122,6 +121,4 @@ def _copy(answer: Any, target: IO[bytes], there: int, size: int | None, on_bytes
 
 
 def _cut(url: str, why: str) -> DownloadError:
-    return DownloadError(
-        f"{url}: the connection broke ({why}); what came is kept, run again and it goes on where it stopped."
-    )
+    return DownloadError(f"{url}: the connection broke ({why}); run again to continue where it stopped.")

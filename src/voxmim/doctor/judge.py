@@ -69,7 +69,7 @@ def process_died(case: SourceCase) -> Finding:
 
 
 def looks_like_labels(channel: np.ndarray) -> bool:
-    """Whether (X, Y, Z) voxels are whole numbers from 0 to 255 that neighbours share wherever they aren't 0."""
+    """Whether (X, Y, Z) voxels are integers from 0 to 255 that equal their neighbours wherever they aren't 0."""
     planes = channel[..., :: max(1, -(-channel.size // _SUBSAMPLE))]
     if planes.min() < -_WHOLE or planes.max() > 255 + _WHOLE:
         return False

@@ -1,1 +1,1 @@
-"""What a run tells: pictures of scans and the one page that shows everything."""
+"""Pictures of scans, plots, and the pages of runs and inspections. Imports training and below."""

@@ -41,7 +41,7 @@ def _panel(one: Slice, intensity: str) -> Image.Image:
 
 
 def _short(name: str) -> str:
-    """The end of a long name, which tells it from others better than its beginning."""
+    """The end of a long name, which differs more than its beginning."""
     while font(12).getlength(name) > CELL:
         name = "…" + name.removeprefix("…")[1:]
     return name

@@ -60,7 +60,7 @@ def verdict(inspection: Inspection) -> str:
     count = f"{len(findings):,} finding{'s' if len(findings) > 1 else ''}"
     text = f"{count} in {len(inspection.files):,} files: {', '.join(parts)}."
     doubtful = sum(finding.unresolved for finding in findings)
-    return f"{text} In doubt: {doubtful:,}; training waits until that is settled." if doubtful else text
+    return f"{text} In doubt: {doubtful:,}; training waits until they are resolved." if doubtful else text
 
 
 def finding_rows(inspection: Inspection) -> list[list[str]]:

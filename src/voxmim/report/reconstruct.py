@@ -49,7 +49,7 @@ class Reconstructor:
 
     Attributes:
         network: the weights, set to evaluation.
-        metadata: the rest of what the weights file tells.
+        metadata: metadata of the weights file.
     """
 
     network: Any  # a Pretext that reconstructs

@@ -48,7 +48,7 @@ class Cut:
 def cuts(request: Request) -> list[Cut]:
     """Patch and unit of the recipe's patch, units of twice that, and for a ViT patches of twice that too.
 
-    Where the recipe tells a crop, those that do not fit it are left out.
+    Units that do not fit the recipe's crop are left out.
     """
     patch = request.base.encoder_settings.patch
     double = patch[0] * 2, patch[1] * 2, patch[2] * 2

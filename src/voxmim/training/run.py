@@ -48,7 +48,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str, kind: str | None = None) -> Run:
-        """Open a run folder, of a certain kind if told.
+        """Open a run folder, optionally of a certain kind.
 
         Raises:
             RunError: the folder is missing, no run, or of another kind.

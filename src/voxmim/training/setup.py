@@ -42,7 +42,7 @@ class Beginning(NamedTuple):
 
 
 def begin(store: Store, out: Path, kind: str, recipe: Recipe, init: Path | None, resume: bool) -> Beginning:
-    """What every training settles first: the recipe to follow, and the run or the weights to go on from.
+    """The start of every training: the recipe to follow, and the run or the weights to continue from.
 
     Raises:
         RunError: `out` is occupied, or nothing to resume, or a run of another kind or store.
@@ -112,7 +112,7 @@ def new_run(
     transfer: LoadReport | None,
     decoder: LoadReport | None = None,
 ) -> Run:
-    """The run folder, made and told of by the first process, for all of them; with an account of what moved."""
+    """Create the run folder in the first process, for all of them; print which weights were loaded."""
     run = Run(out, kind, about | account(start, transfer, decoder))
     if fabric.is_global_zero:
         if start is not None and transfer is not None:
@@ -123,7 +123,7 @@ def new_run(
 
 
 def stream(fabric: Fabric, crops: Crops, batch: int, steps: int) -> Callable[[int], Iterator[Batch]]:
-    """Gives this process's share of the crops of each step, from a step on; `batch` counts over all processes."""
+    """Yield this process's part of the crops of each step, from a step on; `batch` counts over all processes."""
     return lambda first: batches(crops, batch, first, steps, fabric.global_rank, fabric.world_size)
 
 
@@ -143,7 +143,7 @@ def augmenter(fabric: Fabric, store: Store, training: Training, sides: Sides | N
 
 
 def weights_metadata(store: Store, recipe: Recipe, run: Run) -> dict[str, Any]:
-    """What every weights file tells of how it was made and what a scan must be like for it."""
+    """Metadata of every weights file: how it was made, and what a scan must be like."""
     origin = run.about.get("origin")
     return {
         "preparation": asdict(store.preparation),

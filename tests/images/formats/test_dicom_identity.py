@@ -65,7 +65,7 @@ def test_what_cannot_be_told_apart_is_left_out(tmp_path: Path, layout: tuple[str
     write(tmp_path / layout[0], A, 0.0, "a", range(1, 7))
     write(tmp_path / layout[1], B, shift, "b", range(1, 7))
     (series,) = find_series(tmp_path)
-    assert "cannot be told apart" in str(series.fault) or "at the same place" in str(series.fault)
+    assert "cannot be distinguished" in str(series.fault) or "at the same place" in str(series.fault)
     with pytest.raises(ScanError):
         read_volume(tmp_path)
 

@@ -248,7 +248,7 @@ def _mixed(order: Sequence[Plane], stacked: Stack, heights: np.ndarray) -> str |
     The sign is a number of an instance that stands twice; or, where they have no numbers, two folders whose slices
     lie between each other's, each an even stack by itself.
     """
-    text = "cannot be told apart from those of another scan of the same numbers and names"
+    text = "cannot be distinguished from those of another scan of the same numbers and names"
     seen: dict[int, Plane] = {}
     for plane in order if not order[0][0].enhanced else ():
         number = plane[0].number

@@ -37,7 +37,7 @@ def class_probabilities(network: nn.Module, image: Tensor, crop: Triple, precisi
 
 
 def windows(shape: Triple, crop: Triple) -> list[Triple]:
-    """The first voxel of each window: along each axis as few as cover the scan, evenly spread from end to end.
+    """The first voxel of each window: along each axis as few as cover the scan, evenly spaced from end to end.
 
     Where the scan is smaller than the window, the start is negative and the scan lies in the window's middle.
     """

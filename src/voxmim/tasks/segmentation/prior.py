@@ -28,9 +28,9 @@ class PositionPrior:
     """How often each label lies where, over the training cases, relative to the foreground box.
 
     Attributes:
-        probability: (L, G, G, G) float16 share of the training cases that hold each label at each place.
+        probability: (L, G, G, G) float16 fraction of the training cases that hold each label at each place.
         labels: the L label values.
-        factor: by which these shares are multiplied before they are held against the background's.
+        factor: by which these fractions are multiplied before they are compared to the background's.
     """
 
     probability: np.ndarray
@@ -43,7 +43,7 @@ class PositionPrior:
 
         The masks of each label are averaged over the cells of the grid where a map is finer than it, and
         interpolated linearly where it is coarser. Where organs vary, no place holds a small one in half of the
-        cases, and the most frequent label would be background everywhere. So the shares of all labels are
+        cases, and the most frequent label would be background everywhere. So the fractions of all labels are
         multiplied by one factor, from 1 to 64 in steps of the root of 2: the one with the highest mean Dice on
         training cases that were left out of the mean (5 folds; a single case, which leaves none out, gets 1).
 
@@ -73,9 +73,9 @@ class PositionPrior:
 
     def predict(self, shape: tuple[int, int, int]) -> np.ndarray:
         """The prior's label map for a foreground box of `shape` voxels: (X, Y, Z) uint8."""
-        # One label after the other: all shares at full size at once would take gigabytes.
-        shares = (_resized(torch.from_numpy(share).float(), shape) for share in self.probability)
-        return _decide(shares, self.labels, self.factor, shape).numpy()
+        # One label after the other: all fractions at full size at once would take gigabytes.
+        fractions = (_resized(torch.from_numpy(fraction).float(), shape) for fraction in self.probability)
+        return _decide(fractions, self.labels, self.factor, shape).numpy()
 
     def save(self, path: Path | str) -> None:
         """Write an `.npz`; the file appears whole or not at all."""
@@ -99,23 +99,23 @@ class PositionPrior:
             ) from None
 
 
-def _resized(share: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+def _resized(fraction: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
     """An (X, Y, Z) float map at another shape, over the same box: mean where finer, linear where coarser."""
-    x, y, z = (min(have, want) for have, want in zip(share.shape, shape, strict=True))
-    pooled = functional.adaptive_avg_pool3d(share[None, None], (x, y, z))
+    x, y, z = (min(have, want) for have, want in zip(fraction.shape, shape, strict=True))
+    pooled = functional.adaptive_avg_pool3d(fraction[None, None], (x, y, z))
     return functional.interpolate(pooled, size=shape, mode="trilinear", align_corners=False)[0, 0]
 
 
 def _decide(
-    shares: Iterable[torch.Tensor], labels: tuple[int, ...], factor: float, shape: tuple[int, int, int]
+    fractions: Iterable[torch.Tensor], labels: tuple[int, ...], factor: float, shape: tuple[int, int, int]
 ) -> torch.Tensor:
-    """The label with the largest share at each voxel, or 0 where factor times that is under the background's share."""
+    """The label with the largest fraction at each voxel, or 0 where factor times that is below the background's."""
     decision = torch.zeros(shape, dtype=torch.uint8)
     largest, background = torch.zeros(shape), torch.ones(shape)
-    for value, share in zip(labels, shares, strict=True):
-        decision[share > largest] = value
-        torch.maximum(largest, share, out=largest)
-        background -= share
+    for value, fraction in zip(labels, fractions, strict=True):
+        decision[fraction > largest] = value
+        torch.maximum(largest, fraction, out=largest)
+        background -= fraction
     decision[largest * factor <= background] = 0
     return decision
 

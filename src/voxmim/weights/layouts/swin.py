@@ -19,7 +19,7 @@ _KNOWN = r"(patch_embed\.proj|layers\dc\.0\.layer|layers\d\.0\.(downsample|block
 
 
 def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
-    """Our Swin. Names do not tell MONAI's ``merging`` of patches, which is ours, from its ``mergingv2``."""
+    """Our Swin. MONAI's ``merging`` of patches, which is ours, and its ``mergingv2`` have the same names."""
     tensors, names = {}, {}
     for inner, name in checkpoint.inner().items():
         inner = re.sub(r"\.mlp\.fc(?=\d\.)", ".mlp.linear", inner)
