@@ -130,7 +130,7 @@ class MaskSettings:
 
 @dataclass
 class UNETRSettings:
-    """The decoder on a ViT (UNETR) or a Swin (Swin UNETR); the U-Net has its own.
+    """The decoder on a ViT (UNETR) or a Swin (Swin UNETR); the U-Net has its own, with deep supervision only.
 
     Attributes:
         feature_size: channels at full resolution, doubled at each level below.
@@ -138,11 +138,13 @@ class UNETRSettings:
         direct: add the logits of one linear layer on the bottleneck features, enlarged to the image. The papers have no
             such path. With it a short fine-tuning uses the pre-trained features from the first step, before the fresh
             decoder has learned to pass them on (docs/studies).
+        deep_supervision: train the coarser levels of a U-Net's decoder to predict the labels too, as nnU-Net does.
     """
 
     feature_size: int = 16
     stem: bool = True
     direct: bool = False
+    deep_supervision: bool = False
 
     def __post_init__(self) -> None:
         check_range(self, "feature_size", 1)

@@ -8,6 +8,7 @@ from torch import nn
 
 from voxmim.networks.patches import Triple
 from voxmim.networks.unet import InstanceNorm, ResidualEncoder, UNet, UNetSettings, _Up
+from voxmim.settings import UNETRSettings
 
 
 def make_encoder(channels: int = 1, levels: int = 3, max_width: int = 320) -> ResidualEncoder:
@@ -22,6 +23,13 @@ def without_norms(network: nn.Module) -> nn.Module:
             if isinstance(child, nn.InstanceNorm3d):
                 setattr(module, name, nn.Identity())
     return network
+
+
+def test_with_deep_supervision_coarser_levels_predict_while_it_trains() -> None:
+    network = UNet(make_encoder(levels=4), 3, UNETRSettings(deep_supervision=True))
+    volume = torch.randn(1, 1, 16, 8, 24)
+    assert [tuple(logits.shape) for logits in network(volume)] == [(1, 3, 16, 8, 24), (1, 3, 8, 4, 12)]
+    assert network.eval()(volume).shape == (1, 3, 16, 8, 24)
 
 
 @pytest.mark.parametrize("channels", [1, 2])

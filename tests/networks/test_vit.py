@@ -211,9 +211,9 @@ def test_the_token_gets_a_gradient_only_if_something_is_hidden() -> None:
 
 def test_hidden_and_token_come_together() -> None:
     vit = make_vit()
-    with pytest.raises(ValueError, match="need a token"):
+    with pytest.raises(ValueError, match="give both hidden and token, or neither"):
         vit.encode(some_volume(), hidden=some_hidden())
-    with pytest.raises(ValueError, match="need a token"):
+    with pytest.raises(ValueError, match="give both hidden and token, or neither"):
         vit.encode(some_volume(), token=torch.randn(24))
 
 

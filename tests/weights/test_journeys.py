@@ -25,7 +25,7 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 DOCS = Path(__file__).parents[2] / "docs" / "weights.md"
 QUICK = {
     "pretrain": "--steps 1 --batch 1 --set resenc.widths=[4,8] --set resenc.blocks=[1,1] --set crop=[16,16,8]",
-    "finetune": "--steps 1 --batch 1 --set crop=[16,16,8]",
+    "finetune": "--steps 1 --batch 1 --set crop=[16,16,8] --set unetr.deep_supervision=true",
 }
 
 
@@ -38,11 +38,11 @@ def commands(heading: str) -> list[list[str]]:
 
 
 def nnssl_checkpoint(file: Path) -> None:
-    """What nnssl writes, small: two stages, its plan, citations, and NumPy's numbers among its logs."""
+    """What nnssl writes, small: three stages, its plan, citations, and NumPy's numbers among its logs."""
     network = shaken(
         ResidualEncoderUNet(
-            1, 2, [4, 8], nn.Conv3d, 3, [[1, 1, 1], [2, 2, 2]], [1, 1], 1, 1, True, nn.InstanceNorm3d,
-            {"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True},
+            1, 3, [4, 8, 8], nn.Conv3d, 3, [[1, 1, 1], [2, 2, 2], [2, 2, 2]], [1, 1, 1], 1, [1, 1], True,
+            nn.InstanceNorm3d, {"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True},
         )
     )  # fmt: skip
     configuration = {"patch_size": [16, 16, 16], "spacing": [1, 1, 1], "normalization_schemes": ["ZScoreNormalization"]}

@@ -152,7 +152,7 @@ class UNet(Segmentor):
     Args:
         encoder: gives the maps of all levels.
         classes: labels with background, or channels where the scan itself is predicted.
-        settings: not used; they are those of UNETR's decoder.
+        settings: with deep supervision, all levels of the decoder but the coarsest predict while it trains.
     """
 
     carries_decoder = True
@@ -167,14 +167,24 @@ class UNet(Segmentor):
         ups = zip(pairwise(rising), reversed(encoder.strides[1:]), strict=True)
         self.decoder = nn.ModuleList(_Up(low, high, stride) for (low, high), stride in ups)
         self.out = UnetOutBlock(spatial_dims=3, in_channels=rising[-1], out_channels=classes)
+        deep = rising[2:-1] if settings is not None and settings.deep_supervision else []
+        self.coarse = nn.ModuleList(nn.Conv3d(width, classes, 1) for width in deep)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
-    def forward(self, volume: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z); raises as `ConvEncoder.maps` does."""
+    def forward(self, volume: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z); raises as `ConvEncoder.maps` does.
+
+        With deep supervision in training mode, also those of coarser levels, the finest first.
+        """
         *skips, features = self.encoder.maps(volume)
+        levels = []
         for up, skip in zip(self.decoder, reversed(skips), strict=True):
             features = up(features, skip)
-        return self.out(features)
+            levels.append(features)
+        if not (self.training and self.coarse):
+            return self.out(features)
+        coarse = [head(level) for head, level in zip(self.coarse, levels[1:-1], strict=True)]
+        return self.out(features), *reversed(coarse)
 
 
 class InstanceNorm(nn.InstanceNorm3d):

@@ -86,8 +86,8 @@ class Task(ABC):
         """A fresh network on an encoder."""
 
     @abstractmethod
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """The loss of the network's output (B, ...) for a batch."""
+    def loss(self, output: Any, batch: Batch) -> Tensor:
+        """The loss of the network's output for a batch, in float32 whatever the output's precision."""
 
     @abstractmethod
     def windows(self, case: Case, recipe: Recipe) -> int:

@@ -45,7 +45,8 @@ def model_card(file: str, metadata: Mapping[str, Any]) -> str:
 def _data(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     data = metadata.get("data", {})
     yield "data set", data.get("name") or "unknown"
-    yield "licence of the data", data.get("licence") or "unknown: ask the source of the data"
+    whose = "weights" if metadata.get("imported") else "data"
+    yield f"licence of the {whose}", data.get("licence") or "unknown: ask where they come from"
     if imported := metadata.get("imported"):
         yield "imported from", f"{imported['file']} (layout {imported['naming']}, BLAKE2 {imported['digest']})"
         for name in ("source", "citation"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from voxmim.tasks.segmentation.loss import loss_name, make_criterion
+from voxmim.tasks.segmentation.loss import deep_loss, loss_name, make_criterion
 from voxmim.tasks.segmentation.structures import Structures
 
 LABELS = Structures({1: "bone", 2: "fat"}, values=(0, 1, 2))
@@ -62,3 +62,13 @@ def test_regions_that_overlap_can_be_learned() -> None:
 def test_the_words_for_it() -> None:
     assert loss_name(LABELS) == "Dice + cross-entropy"
     assert loss_name(REGIONS) == "Dice + binary cross-entropy"
+
+
+def test_deep_supervision_halves_the_weight_of_each_coarser_level() -> None:
+    criterion = make_criterion(LABELS)
+    label = torch.arange(3).repeat_interleave(2)[:, None, None].expand(1, 1, 6, 4, 4)
+    fine, coarse = torch.randn(1, 3, 6, 4, 4), torch.randn(1, 3, 3, 2, 2)
+    nearest = torch.arange(3)[:, None, None].expand(1, 1, 3, 2, 2)
+    expected = (criterion(fine, label) + 0.5 * criterion(coarse, nearest)) / 1.5
+    torch.testing.assert_close(deep_loss(criterion, [fine, coarse], label), expected)
+    torch.testing.assert_close(deep_loss(criterion, [fine], label), criterion(fine, label))

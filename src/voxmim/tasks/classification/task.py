@@ -83,7 +83,7 @@ class Classification(Task):
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         truth = torch.tensor([self._index[case] for case in batch.names])
         weights = self._weights[truth].to(output.device)
-        return (functional.cross_entropy(output, truth.to(output.device), reduction="none") * weights).mean()
+        return (functional.cross_entropy(output.float(), truth.to(output.device), reduction="none") * weights).mean()
 
     def windows(self, case: Case, recipe: Recipe) -> int:
         assert recipe.crop is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.nn import functional
@@ -31,6 +31,22 @@ def make_criterion(structures: Structures) -> Criterion:
         return dice(logits, masks) + functional.binary_cross_entropy_with_logits(logits, masks)
 
     return of_regions
+
+
+def deep_loss(criterion: Criterion, levels: Sequence[Tensor], label: Tensor) -> Tensor:
+    """The mean loss of logits of several levels, each weighing half of the next finer one (arXiv 1809.10486).
+
+    Args:
+        criterion: the loss of one level.
+        levels: logits (B, K, X, Y, Z) of each level, the finest first.
+        label: values (B, 1, X, Y, Z) of the finest level; coarser ones are its nearest voxels.
+    """
+    total, weights = levels[0].new_zeros(()), [0.5**level for level in range(len(levels))]
+    for weight, logits in zip(weights, levels, strict=True):
+        same = logits.shape[2:] == label.shape[2:]
+        nearest = label if same else functional.interpolate(label.float(), logits.shape[2:], mode="nearest-exact")
+        total = total + weight * criterion(logits, nearest.to(label.dtype))
+    return total / sum(weights)
 
 
 def loss_name(structures: Structures) -> str:

@@ -21,7 +21,7 @@ from voxmim.tasks.metrics import MAIN
 from voxmim.tasks.scans import Progress
 from voxmim.tasks.segmentation import evaluate as evaluation
 from voxmim.tasks.segmentation.inference import predict_slabs, prepared_label_map, window_count
-from voxmim.tasks.segmentation.loss import loss_name, make_criterion
+from voxmim.tasks.segmentation.loss import deep_loss, loss_name, make_criterion
 from voxmim.tasks.segmentation.predict import predict
 from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
 from voxmim.tasks.segmentation.scores import score_case
@@ -70,8 +70,9 @@ class Segmentation(Task):
     def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
         return build_segmentor(encoder, recipe.unetr, self.structures.outputs)
 
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        return self._criterion(output, batch.label)
+    def loss(self, output: Tensor | tuple[Tensor, ...], batch: Batch) -> Tensor:
+        levels = (output,) if isinstance(output, Tensor) else output
+        return deep_loss(self._criterion, [logits.float() for logits in levels], batch.label)
 
     def windows(self, case: Case, recipe: Recipe) -> int:
         assert recipe.crop is not None
