@@ -1,6 +1,7 @@
 """Charts, drawn by matplotlib: as SVG that follows a page's light or dark colours, and as PNG.
 
-They can be read without colours: each series has its own line and marker, heat maps have their values written in.
+They can be read without colours: each series has its own line and marker, heat maps have their values written in. Each
+chart has a title, a caption, a size in inches, `words` for readers who cannot see it, and `draw` for an empty figure.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -30,29 +31,6 @@ _STYLE: Any = {
     "legend.fontsize": 10, "legend.handlelength": 3.2, "figure.constrained_layout.use": True,
 }  # fmt: skip
 _MAX_MARKED, _MAX_BARS = 40, 24
-
-
-class Chart(Protocol):
-    """What can be drawn."""
-
-    @property
-    def title(self) -> str:
-        """The heading."""
-
-    @property
-    def caption(self) -> str:
-        """What stands below, if anything."""
-
-    @property
-    def size(self) -> tuple[float, float]:
-        """Width and height in inches."""
-
-    @property
-    def words(self) -> str:
-        """What the chart shows, for readers who cannot see it."""
-
-    def draw(self, figure: Figure) -> None:
-        """Draw on an empty figure."""
 
 
 @dataclass
@@ -225,6 +203,9 @@ class Scatter:
         axes.grid()
         if self.points:
             figure.legend(loc="outside right upper")
+
+
+Chart = Plot | Histogram | HeatMap | Scatter
 
 
 def png(chart: Chart) -> bytes:

@@ -79,16 +79,14 @@ def live_page() -> Callable[[Run], None]:
 
 def status(rows: Sequence[Mapping[str, float]], training: Training, running: bool) -> dict[str, Any]:
     """Where a run stands: its state, steps, seconds, and the last training loss and validation."""
-    validated = [row for row in rows if any(key.startswith("val_") for key in row)]
+    figures = [{key: row[key] for key in row if key.startswith(("val_", "step"))} for row in rows]
     return {
         "state": "running" if running else "done" if _last_step(rows) >= training.steps else "stopped",
         "step": _last_step(rows),
         "steps": training.steps,
         "seconds": rows[-1]["seconds"] if rows else 0.0,
         "loss": rows[-1]["loss"] if rows else None,
-        "validation": {key: value for key, value in validated[-1].items() if key.startswith(("val_", "step"))}
-        if validated
-        else None,
+        "validation": next((row for row in reversed(figures) if len(row) > 1), None),
     }
 
 
