@@ -295,11 +295,11 @@ def test_the_command_says_what_was_seen(
         ({"name": "convergance"}, RunError, "'convergance' is no study .*did you mean 'convergence'"),
         ({"seeds": 0}, RunError, "--seeds 0: give 1 or more"),
         ({"labels": ["0.5", "1.0"]}, StoreError, "uses one number of labelled cases; give one"),
-        ({"labels": "7"}, StoreError, "--labels 7: give a share such as 0.1 or a number from 1 to 4"),
+        ({"labels": "7"}, StoreError, "--labels 7: give a fraction such as 0.1 or a number from 1 to 4"),
         ({"settings": {"devices": 2}}, RecipeError, "leave out nodes and devices"),
         ({"settings": {"simclear:pretrain.steps": 2}}, RecipeError, "'simclear' is no pretext; did you mean 'simclr'"),
         ({"settings": {"mae:pretrain.step": 2}}, RecipeError, "'pretrain.step' is not a setting; did you mean 'steps'"),
-        ({"settings": {"crop": [14, 12, 12]}}, RecipeError, "not a whole number of patches"),
+        ({"settings": {"crop": [14, 12, 12]}}, RecipeError, "not a multiple of the vit's patch"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_trained(
