@@ -108,9 +108,9 @@ class ResEnc(ConvEncoder):
         for width, count, stride, kernel in stages:
             blocks = [block(incoming, width, kernel, stride)] if count else []
             blocks += [block(width, width, kernel) for _ in range(count - 1)]
-            self.stages.append(nn.ModuleDict({"blocks": nn.Sequential(*blocks)}))
+            self.stages.append(_Stage(blocks))
             incoming = width
-        first = self.stem if settings.residual else self.stages[0]["blocks"][0]
+        first: Any = self.stem if settings.residual else self.get_submodule("stages.0.blocks.0")
         first.pad_value = settings.pad_value
         self.input_weights = ("stem.conv.weight",) if settings.residual else ("stages.0.blocks.0.conv.weight",)
         self.apply(_initialise)
@@ -118,20 +118,28 @@ class ResEnc(ConvEncoder):
     @property
     def layers(self) -> list[tuple[str, ...]]:
         """The names of the modules of each layer, from input to output: the stem, and each block."""
-        blocks = [
-            (f"stages.{stage}.blocks.{block}",)
-            for stage, modules in enumerate(self.stages)
-            for block, _ in enumerate(modules["blocks"])  # type: ignore[arg-type]
-        ]
-        return [("stem",), *blocks] if hasattr(self, "stem") else blocks
+        stem = [("stem",)] if self.settings.residual else []
+        counts = enumerate(self.settings.blocks)
+        return [*stem, *((f"stages.{stage}.blocks.{block}",) for stage, count in counts for block in range(count))]
 
     def _stages(self, volume: Tensor) -> list[Tensor]:
         features = self.stem(volume) if hasattr(self, "stem") else volume
         maps = []
         for stage in self.stages:
-            features = stage["blocks"](features)
+            features = stage(features)
             maps.append(features)
         return maps
+
+
+class _Stage(nn.Module):
+    """The blocks that share a grid."""
+
+    def __init__(self, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.blocks(features)
 
 
 class _ConvNorm(nn.Module):

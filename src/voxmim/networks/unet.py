@@ -217,7 +217,7 @@ class _Up(nn.Module):
         self.block = Convolution(
             3, 2 * outgoing, outgoing, kernel_size=3, norm=_NORM, act=_ACTIVATION, adn_ordering="NA", bias=False
         )
-        self.block.adn.N = InstanceNorm(outgoing, affine=True)
+        self.block.get_submodule("adn").add_module("N", InstanceNorm(outgoing, affine=True))
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
         return self.block(torch.cat([self._enlarged(features), skip], dim=1))

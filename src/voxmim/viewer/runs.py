@@ -112,7 +112,7 @@ def _reconstructor(run: Path, written: float) -> Reconstructor:
 
 @lru_cache(4)
 def _segmented(run: Path, written: float, store: Store, case: str) -> np.ndarray:
-    return _segmentor(run, written).label_shares(prepared_case(store, case)).argmax(0).astype(np.uint8)
+    return _segmentor(run, written).prepared_label_map(prepared_case(store, case))
 
 
 @lru_cache(4)
