@@ -186,7 +186,7 @@ def test_short_options_are_settings_of_the_training(monkeypatch: pytest.MonkeyPa
     own = ["--set", "mask.ratio=0.6", "--set", "crop=[8, 8, 16]", "-s", "window=null"]
     shared = {"mask.ratio": 0.6, "crop": [8, 8, 16], "window": None, "seed": 3, "devices": 2, "precision": "bf16"}
     shared |= {"nodes": 3, "compile": True}
-    nothing = {"recipe": None, "resume": False, "init": None, "accept_findings": False}
+    nothing = {"recipe": None, "resume": False, "init": None, "accept_findings": False, "quiet": False, "log_every": 0}
 
     assert voxmim_says("pretrain", "s", "o", "--resume", *short, *own)[0] == 0
     settings = {**shared, "pretrain.steps": 7, "pretrain.batch": 4, "pretrain.lr": 1e-4, "pretrain.accumulate": 2}

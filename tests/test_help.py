@@ -17,7 +17,7 @@ from voxmim import api, cli, commands
 
 Maker = Callable[..., Path]
 TRAINING = ["STORE", "OUT", "--recipe", "--resume", "--steps", "--batch", "--lr", "--seed", "--devices", "--precision"]
-TRAINING += ["--accumulate", "--nodes", "--compile", "--accept-findings"]
+TRAINING += ["--accumulate", "--nodes", "--compile", "--accept-findings", "--quiet", "--log-every"]
 COMMANDS = {
     "demo": ["--data", "--out", "--seed", "--spacing", "--recipe", "--set"],
     "study": [
@@ -34,7 +34,17 @@ COMMANDS = {
     "phantom": ["OUT", "--cases", "--seed", "--kind"],
     "download": ["NAME", "--out", "--mirror", "--yes"],
     "inspect": ["SOURCE", "--json", "--html", "--workers", "--match-channels", "--scheduler"],
-    "prepare": ["SOURCE", "OUT", "--spacing", "--intensity", "--workers", "--seed", "--scheduler", "--match-channels"],
+    "prepare": [
+        "SOURCE",
+        "OUT",
+        "--spacing",
+        "--intensity",
+        "--workers",
+        "--seed",
+        "--scheduler",
+        "--match-channels",
+        "--quiet",
+    ],
     "verify": ["STORE", "--workers", "--scheduler"],
     "split": ["STORE", "--splits", "--seed", "--fractions"],
     "pretrain": [*TRAINING, "--plan-only", "--set", "--init"],

@@ -17,8 +17,8 @@ import cyclopts
 import yaml
 
 from voxmim import __version__, api, commands
-from voxmim.console import CONSOLE, ERRORS, agreed, bar, escape_unencodable, fail
-from voxmim.errors import RecipeError, VoxmimError
+from voxmim.console import CONSOLE, ERRORS, agreed, bar, escape_unencodable, fail, plain
+from voxmim.errors import RecipeError, StoppedError, VoxmimError
 from voxmim.workers import keep_memory
 
 # How long threads spin while they wait for each other. OpenMP's default slows training up to tenfold beside another
@@ -37,7 +37,7 @@ OPTIONS = {  # of parameters whose option is not their own name
     "tolerance_mm": ("--tolerance",),
 }
 RENAMED = {"--shares": "--fractions"}  # options of before, which are still read
-FILLED_IN = ("on_case", "quiet", "agree", "watch")  # parameters that a command line has no use for
+FILLED_IN = ("on_case", "agree", "watch")  # parameters that a command line has no use for
 SHORT: dict[str, tuple[str, Any, str]] = {  # options of a training: setting, type, help
     "steps": ("{phase}.steps", int, "number of optimiser steps."),
     "batch": ("{phase}.batch", int, "crops per step, over all devices."),
@@ -145,6 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except cyclopts.CycloptsError as error:
         command = f"{tokens[0]} " if tokens[0] in COMMANDS else ""
         fail(f"{' '.join(str(error).split()).rstrip('.')}; see 'voxmim {command}--help'.")
+    except StoppedError as error:
+        ERRORS.print(plain(str(error)), soft_wrap=True)
+        sys.exit(error.status)
     except VoxmimError as error:
         fail(str(error))
     except OSError as error:  # such as a folder that may not be written to, or a full disk

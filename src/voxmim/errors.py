@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class VoxmimError(Exception):
@@ -55,6 +57,24 @@ class WeightsError(VoxmimError):
 
 class TrainingError(VoxmimError):
     """Training cannot go on, for instance because the loss is no longer finite."""
+
+
+class StoppedError(VoxmimError):
+    """A training was stopped by a signal, after a checkpoint.
+
+    Args:
+        run: the run folder.
+        step: the last step.
+        number: of the signal.
+
+    Attributes:
+        status: exit status of the command, as a shell gives it.
+    """
+
+    def __init__(self, run: Path, step: int, number: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"{run}: stopped by {name} after step {step}, with a checkpoint; continue with --resume.")
+        self.status = 128 + number
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

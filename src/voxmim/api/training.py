@@ -22,6 +22,8 @@ def pretrain(
     resume: bool = False,
     init: Path | str | None = None,
     accept_findings: bool = False,
+    quiet: bool = False,
+    log_every: int = 0,
 ) -> Path:
     """Pre-train an encoder on the scans of a store.
 
@@ -36,6 +38,8 @@ def pretrain(
         init: run folder or weights file of a pre-training whose encoder to start from; it replaces the encoder of the
             recipe, and its weights are adapted to a patch given in the settings. Default: random weights.
         accept_findings: train although findings of the store are in doubt.
+        quiet: print no progress.
+        log_every: print a line every so many steps. Default: a bar on a terminal, elsewhere a line every 30 s or 1 %.
 
     Returns:
         The run folder, with encoder.safetensors and report.html.
@@ -46,13 +50,15 @@ def pretrain(
     from voxmim.report.run_page import live_page, write_run_page
     from voxmim.training.pretrain import pretrain
     from voxmim.training.processes import first_process
+    from voxmim.training.progress import progress_options
 
     start = None if init is None else Path(init)
     if resume:
         chosen = _resumed(out, recipe=recipe, init=init, **(settings or {}))
     else:
         chosen = _started(recipe, start, settings, pretext=recipe is None)
-    run = pretrain(_opened(store, resume or accept_findings), Path(out), chosen, resume, start, live_page())
+    with progress_options(quiet, log_every):
+        run = pretrain(_opened(store, resume or accept_findings), Path(out), chosen, resume, start, live_page())
     if first_process():
         write_run_page(run)
     return run.path
@@ -90,6 +96,8 @@ def finetune(
     task: Literal["segmentation", "classification"] | None = None,
     classes: Path | str | None = None,
     accept_findings: bool = False,
+    quiet: bool = False,
+    log_every: int = 0,
 ) -> Path:
     """Train a segmentor or classifier, from a pre-trained encoder or from scratch.
 
@@ -105,6 +113,8 @@ def finetune(
         task: what to learn. Default: segmentation.
         classes: for a classification, CSV file with the columns case and class.
         accept_findings: train although findings of the store are in doubt.
+        quiet: print no progress.
+        log_every: print a line every so many steps. Default: a bar on a terminal, elsewhere a line every 30 s or 1 %.
 
     Returns:
         The run folder, with segmentor.safetensors or classifier.safetensors, and report.html.
@@ -117,6 +127,7 @@ def finetune(
     from voxmim.tasks.registry import TASKS
     from voxmim.training.finetune import finetune
     from voxmim.training.processes import first_process
+    from voxmim.training.progress import progress_options
 
     start = None if init is None else Path(init)
     if resume:
@@ -128,7 +139,8 @@ def finetune(
         raise RunError(f"'{task}' is no task of a fine-tuning ({', '.join(TASKS)}){nearest(str(task), TASKS) or '.'}")
     used, table = None if labels is None else str(labels), None if classes is None else Path(classes)
     opened = _opened(store, resume or accept_findings)
-    run, _ = finetune(opened, Path(out), chosen, start, used, resume, task or "segmentation", table, live_page())
+    with progress_options(quiet, log_every):
+        run, _ = finetune(opened, Path(out), chosen, start, used, resume, task or "segmentation", table, live_page())
     if first_process():
         write_run_page(run)
     return run.path

@@ -17,16 +17,17 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from voxmim.errors import RunError
+from voxmim.errors import RunError, StoppedError
 from voxmim.settings import Training
 from voxmim.store.crops import Batch
 from voxmim.training.damage import Damage
 from voxmim.training.nonfinite import raise_nonfinite
 from voxmim.training.optimiser import learning_rate, make_optimiser
 from voxmim.training.processes import all_ranks, kill_children_on_error, make_fabric
-from voxmim.training.progress import TrainingBar
+from voxmim.training.progress import TrainingProgress
 from voxmim.training.run import MetricsFile, Run
 from voxmim.training.speed import Speed
+from voxmim.training.stopping import StopSignal
 
 __all__ = ["Job", "make_fabric", "train"]
 
@@ -109,7 +110,7 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
     metrics = MetricsFile(run, ["step", "seconds", "lr", "loss", *job.columns], first) if leads else None
     stream = job.batches(first)
     network.train()
-    with TrainingBar(job.title, first, training.steps, leads) as bar:
+    with TrainingProgress(job.title, first, training.steps, leads) as bar, StopSignal(fabric) as stop:
 
         def read() -> Batch:
             batch = next(stream)
@@ -138,10 +139,13 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
                     metrics.add({**row, "seconds": round(speed.elapsed(), 2)})
                     if validates and done < training.steps:
                         job.on_validation(run)
-            if keeps and leads:
+            stopped = stop.anywhere() if done < training.steps else 0
+            if (keeps or stopped) and leads:
                 with speed.timed("checkpoint"), _writing(run, done):
                     run.save_checkpoint(_state(fabric, job, optimiser, average) | {"step": done})
             bar.update(row)
+            if stopped:
+                raise StoppedError(run.path, done, stopped)
     if metrics is not None:
         metrics.close()
         speed.write(run)

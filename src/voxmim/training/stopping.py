@@ -1,0 +1,46 @@
+"""SIGTERM and SIGUSR1, by which SLURM and others announce that a training has to stop: a checkpoint comes first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+class StopSignal:
+    """Notes a signal instead of ending the process, while its block runs.
+
+    Attributes:
+        received: the signal, if there was one.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+        self.received = 0
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+            self._former = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = number
+
+    def anywhere(self) -> int:
+        """The signal that this or another process has received, or 0; all processes must call this."""
+        if self._fabric.world_size > 1:
+            own = torch.tensor(float(self.received), device=self._fabric.device)
+            total = float(self._fabric.all_reduce(own, reduce_op="sum"))  # type: ignore[arg-type]
+            self.received = self.received or (int(signal.SIGTERM) if total else 0)
+        return self.received
