@@ -124,3 +124,13 @@ def test_an_incomplete_encoder_is_refused(tmp_path: Path) -> None:
     save_weights(path, nn.ModuleDict({"norm": make_vit().norm}), METADATA)
     with pytest.raises(WeightsError, match=r"only [01]%"):
         load_encoder(path)
+
+
+def test_weights_written_with_the_former_names_of_settings_are_read(tmp_path: Path) -> None:
+    former = {"patch": [4, 4, 4], "width": 24, "depth": 2, "heads": 2, "mlp_ratio": 4.0, "positions": "learned",
+              "rotary": True, "drop_path": 0.0, "registers": 0, "checkpoint": False}  # fmt: skip
+    settings = replace(VIT, position_embedding="learned", rope=True)
+    save_weights(tmp_path / "encoder.safetensors", make_vit(settings), METADATA | {"vit": former})
+    encoder = load_encoder(tmp_path)
+    volume = torch.randn(1, 1, *CROP)
+    assert torch.equal(encoder(volume), make_vit(settings)(volume))
