@@ -117,7 +117,7 @@ def test_a_run_folder_holds_all_that_later_steps_need(tiny_runs: TinyRuns) -> No
     path = tiny_runs.finetune
     assert {file.name for file in path.iterdir()} == {
         "recipe.yaml", "run.json", "metrics.csv", "last.ckpt", "segmentor.safetensors", "prior.npz", "report.html",
-        "figures", "segmentor.md",
+        "figures", "MODEL_CARD.md", "status.json",
     }  # fmt: skip
     about = json.loads((path / "run.json").read_text())
     assert about["cases"] == ["case_0", "case_1", "case_2", "case_3"]
@@ -293,10 +293,9 @@ def test_only_an_encoder_that_knows_something_learns_more_slowly_layer_by_layer(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"intensity": "mr"}, ["The weights know MR, and these scans are CT, whose values mean something else."]),
-        ({"spacing": [1, 2, 1]}, ["The weights know voxels of 1 x 2 x 1 mm, and these scans have 1 x 1 x 1 mm."]),
-        ({"channels": ["T1"]}, ["The weights know the channels T1, and these scans have CT: the one takes the other's "
-                                "place."]),
+        ({"intensity": "mr"}, ["The weights were trained on MR, but these scans are CT."]),
+        ({"spacing": [1, 2, 1]}, ["The weights were trained on voxels of 1 x 2 x 1 mm, but these scans have 1 x 1 x 1 mm."]),
+        ({"channels": ["T1"]}, ["The weights were trained on the channels T1, but these scans have CT: one replaces the other."]),
         ({"channels": ["ct"]}, []),
     ],
 )  # fmt: skip
@@ -330,7 +329,7 @@ def test_masks_do_not_concern_a_fine_tuning_but_the_patch_does(tiny_runs: TinyRu
     told = {"crop": [16, 16, 8], "finetune.steps": 1}
     run = Run.open(api.finetune(tiny_runs.store, tmp_path / "run", tmp_path, recipe=tiny_runs.recipe, settings=told))
     assert (run.recipe().crop, run.recipe().mask.unit) == ((16, 16, 8), (12, 12, 4))
-    with pytest.raises(RecipeError, match=r"crop \(10, 10, 10\) is not a whole number of patches \(4, 4, 4\)"):
+    with pytest.raises(RecipeError, match=r"crop \(10, 10, 10\) is not a multiple of the vit's patch \(4, 4, 4\)"):
         api.finetune(tiny_runs.store, tmp_path / "odd", tmp_path, recipe=tiny_runs.recipe, settings={"crop": [10] * 3})
     assert not (tmp_path / "odd").exists()
 
