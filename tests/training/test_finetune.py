@@ -294,8 +294,10 @@ def test_only_an_encoder_that_knows_something_learns_more_slowly_layer_by_layer(
     ("changes", "said"),
     [
         ({"intensity": "mr"}, ["The weights were trained on MR, but these scans are CT."]),
-        ({"spacing": [1, 2, 1]}, ["The weights were trained on voxels of 1 x 2 x 1 mm, but these scans have 1 x 1 x 1 mm."]),
-        ({"channels": ["T1"]}, ["The weights were trained on the channels T1, but these scans have CT: one replaces the other."]),
+        ({"spacing": [1, 2, 1]}, ["The weights were trained on voxels of 1 x 2 x 1 mm, but these scans have "
+                                  "1 x 1 x 1 mm."]),
+        ({"channels": ["T1"]}, ["The weights were trained on the channels T1, but these scans have CT: one replaces "
+                                "the other."]),
         ({"channels": ["ct"]}, []),
     ],
 )  # fmt: skip
