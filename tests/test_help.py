@@ -51,6 +51,7 @@ COMMANDS = {
     "finetune": [*TRAINING, "--set", "--init", "--labels", "--task", "--classes"],
     "evaluate": ["RUN", "DATA", "--split", "--tolerance", "--json", "--csv", "--classes"],
     "predict": ["RUN", "SCANS", "--out", "--probabilities"],
+    "embed": ["RUN", "SCANS", "--out", "--nearest"],
     "reconstruct": ["RUN", "SCANS", "--out", "--seed"],
     "import": ["FILE", "OUT", "--like", "--spacing", "--intensity", "--channels", "--licence", "--set"],
     "export": ["RUN", "OUT", "--to"],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from voxmim.api.datasets import download
+    from voxmim.api.embedding import embed
     from voxmim.api.inspection import inspect
     from voxmim.api.results import evaluate, predict, reconstruct
     from voxmim.api.scans import phantom, prepare, read_volume, split, verify
@@ -28,6 +29,7 @@ except (KeyError, OSError):  # a container's user without a passwd entry (docker
 __all__ = [
     "demo",
     "download",
+    "embed",
     "evaluate",
     "export_weights",
     "finetune",

@@ -112,6 +112,11 @@ COMMANDS = {
         title="reconstructing",
         examples=("voxmim reconstruct pretrained scan.nii.gz --out pictures",),
     ),
+    "embed": Command(
+        ("run", "scans"),
+        title="embedding",
+        examples=("voxmim embed pretrained SCANS --out embeddings.parquet --nearest 3",),
+    ),
     "inspect": Command(("source",), title="reading", examples=("voxmim inspect SCANS --html inspection.html",)),
     "view": Command(("path",), examples=("voxmim view segmentor", "voxmim view scan.nii.gz")),
     "verify": Command(("store",), examples=("voxmim verify store",)),
@@ -128,7 +133,11 @@ COMMANDS = {
     "import": Command(
         ("file", "out"), "import_weights", examples=("voxmim import monai.pt encoder --like store --set vit.heads=12",)
     ),
-    "export": Command(("run", "out"), "export_weights", examples=("voxmim export pretrained encoder.safetensors",)),
+    "export": Command(
+        ("run", "out"),
+        "export_weights",
+        examples=("voxmim export pretrained encoder.safetensors", "voxmim export segmentor segmentor.onnx --to onnx"),
+    ),
     "recipes": Command(("name",), examples=("voxmim recipes", "voxmim recipes resenc-tiny > mine.yaml")),
     "doctor": Command(),
 }

@@ -11,6 +11,8 @@ from voxmim.console import CONSOLE, done, plain, table
 
 if TYPE_CHECKING:
     from voxmim.doctor.inspect import Inspection
+    from voxmim.export.embed import Embeddings
+    from voxmim.export.exported import Exported
     from voxmim.recipe import Recipe
     from voxmim.store.prepare import PrepareResult
     from voxmim.training.plan import Plan
@@ -127,17 +129,32 @@ def reconstruct(result: list[Path], given: Given) -> None:
     done(given["out"], f"{len(result)} pictures, each with its NIfTI volumes")
 
 
+def embed(result: Embeddings, given: Given) -> None:
+    """The neighbours, and the file."""
+    if result.neighbours:
+        rows = [
+            [name, ", ".join(f"{other} ({cosine:.3f})" for other, cosine in near)]
+            for name, near in result.neighbours.items()
+        ]
+        table("Nearest scans", ["scan", "neighbours (cosine)"], rows)
+    done(result.file, f"{result.scans} vectors of {result.width} numbers")
+
+
 def import_weights(result: LoadReport, given: Given) -> None:
     """What happened to each tensor."""
     result.show(given["file"])
     done(given["out"] / "encoder.safetensors", f"the encoder, for --init {given['out']}")
 
 
-def export_weights(result: str, given: Given) -> None:
-    """The lines that load the encoder."""
-    CONSOLE.print(plain(result), soft_wrap=True)
-    text = f"the encoder for {given['to']}; the lines above use it"
-    done(given["out"], text)
+def export_weights(result: Exported, given: Given) -> int:
+    """The lines that use the file, and its difference to torch; status 1 if that is too large."""
+    CONSOLE.print(plain(result.usage), soft_wrap=True)
+    if result.difference is not None:
+        colour, verdict = ("green", "at most") if result.sound else ("red", "but should be at most")
+        text = f"largest difference to torch: {result.difference:.1e}, {verdict} {result.tolerance:g}"
+        CONSOLE.print(plain(text), style=colour, soft_wrap=True)
+    done(given["out"], f"{result.what}; the lines above use it")
+    return 0 if result.sound else 1
 
 
 def recipes(result: Mapping[str, str] | Recipe, given: Given) -> None:

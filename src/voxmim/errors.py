@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import signal
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -55,6 +56,10 @@ class WeightsError(VoxmimError):
     """Weights cannot be read, or too few of them fit the network."""
 
 
+class MissingPackageError(VoxmimError):
+    """A package of one of voxmim's extras is not installed."""
+
+
 class TrainingError(VoxmimError):
     """Training cannot go on, for instance because the loss is no longer finite."""
 
@@ -81,3 +86,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known word closest to `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def require(extra: str, what: str, *packages: str) -> None:
+    """Check that the packages of an extra, such as ``export``, are installed.
+
+    Raises:
+        MissingPackageError: one is not; names `what` needs it.
+    """
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise MissingPackageError(f"{what} needs {', '.join(missing)}: run pip install 'voxmim[{extra}]'.")

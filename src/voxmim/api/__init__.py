@@ -6,6 +6,7 @@ Each function imports what it needs when it is called, so that importing this pa
 from __future__ import annotations
 
 from voxmim.api.datasets import data_sets, download
+from voxmim.api.embedding import embed
 from voxmim.api.inspection import inspect
 from voxmim.api.machine import doctor
 from voxmim.api.results import evaluate, predict, reconstruct
@@ -20,6 +21,7 @@ __all__ = [
     "demo",
     "doctor",
     "download",
+    "embed",
     "evaluate",
     "export_weights",
     "finetune",

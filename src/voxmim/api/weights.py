@@ -1,4 +1,4 @@
-"""Weights from other packages, and weights for them."""
+"""Weights from other packages, and networks for them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from voxmim.export.exported import Exported
     from voxmim.networks.build import Encoder
     from voxmim.weights.load import LoadReport
 
@@ -48,25 +49,29 @@ def import_weights(
     return import_encoder(Path(file), Path(out), scans, None if like is None else Path(like), settings, licence)
 
 
-def export_weights(run: Path | str, out: Path | str, to: Literal["monai", "nnunet"] = "monai") -> str:
-    """Write an encoder for another package.
+def export_weights(
+    run: Path | str, out: Path | str, to: Literal["monai", "nnunet", "onnx", "hub"] = "monai"
+) -> Exported:
+    """Write a trained network for another program.
 
-    The lines or commands that use it there are printed.
+    The lines or commands that use it there are printed. docs/export.md shows each of them.
 
     Args:
-        run: run folder of a pre-training, or its weights file.
-        out: file to write, ending in .safetensors or .pt, or for nnU-Net in .pth.
-        to: the package. MONAI's UNETR takes a ViT, its SwinUNETR a Swin; nnU-Net takes a resenc.
+        run: run folder of a training, or its weights file.
+        out: file or folder to write.
+        to: the format. An encoder for MONAI's UNETR (ViT) or SwinUNETR (Swin), .safetensors or .pt; an encoder (resenc)
+            that nnU-Net fine-tunes, .pth; a segmentor for ONNX Runtime, .onnx, compared with torch: status 1 where the
+            outputs differ by more than 1e-4; a new folder in the style of Hugging Face's hub, with weights of any kind.
 
     Returns:
-        Lines of Python, or commands, that use the file.
+        What was written, how it is used, and its difference to torch where that was computed.
 
     Raises:
-        VoxmimError: there is no encoder, or the package has no network of its shape.
+        VoxmimError: there are no such weights, the format has no counterpart of the network, or a package is missing.
     """
-    from voxmim.weights.export import export_encoder
+    from voxmim.export.formats import FORMATS
 
-    return export_encoder(Path(run), Path(out), to)
+    return FORMATS[to](Path(run), Path(out))
 
 
 def load_encoder(

@@ -230,7 +230,7 @@ class ViT(Encoder):
         Visible patches are gathered before the projection, so that hidden ones cost nothing.
         """
         patches = patchify(volume, self.patch)
-        positions = self.positions_for(grid_of(tuple(volume.shape), self.patch)).expand(len(volume), -1, -1)
+        positions = self.positions_for(grid_of(tuple(volume.shape), self.patch)).expand(volume.shape[0], -1, -1)
         if visible is not None:
             patches, positions = take(patches, visible), take(positions, visible)
         return self.embed(patches) + positions
@@ -252,7 +252,7 @@ class ViT(Encoder):
         extra = 0
         if self.registers is not None:
             extra = len(self.registers)
-            tokens = torch.cat([self.registers.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.registers.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)
             if angles is not None:
                 angles = functional.pad(angles, (0, 0, extra, 0))  # registers have no position: an angle of 0
         states = {}

@@ -18,6 +18,7 @@ from voxmim.settings import with_current_names
 from voxmim.weights.card import write_card
 
 Tensors = dict[str, Tensor]
+MODEL = "model.safetensors"  # in a folder of Hugging Face's style, weights of any kind
 
 
 def save_weights(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -53,14 +54,15 @@ def read_weights(path: Path, kind: str | None = None) -> tuple[Tensors, dict[str
 
 
 def find_weights(path: Path, kind: str) -> Path:
-    """The weights file of a run folder, or the file itself.
+    """The weights file of a run folder or of a folder of Hugging Face's style, or the file itself.
 
     Raises:
         WeightsError: the folder has no weights of this kind; names those that it has.
     """
     file = path / f"{kind}.safetensors"
-    if path.is_file() or file.is_file():
-        return path if path.is_file() else file
+    for candidate in (path, file, path / MODEL):
+        if candidate.is_file():
+            return candidate
     found = ", ".join(sorted(other.name for other in path.glob("*.safetensors"))) if path.is_dir() else ""
     training = "fine-tuning" if kind in ("segmentor", "classifier") else "pre-training"
     raise WeightsError(
@@ -72,7 +74,7 @@ def holds(path: Path, kind: str) -> bool:
     """Whether a run folder or a weights file holds weights of a kind, such as ``classifier``."""
     if path.is_file():
         return bool(read_weights(path)[1]["kind"] == kind)
-    return (path / f"{kind}.safetensors").is_file()
+    return (path / f"{kind}.safetensors").is_file() or ((path / MODEL).is_file() and holds(path / MODEL, kind))
 
 
 def read_safetensors(path: Path) -> tuple[Tensors, str | None]:

@@ -31,7 +31,7 @@ def class_probabilities(network: nn.Module, image: Tensor, crop: Triple, precisi
     found = []
     for start in windows((image.shape[1], image.shape[2], image.shape[3]), crop):
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = network(_cut(image, start, crop)[None].to(device))
+            logits = network(cut(image, start, crop)[None].to(device))
         found.append(logits[0].float().softmax(0))
     return torch.stack(found).mean(0).cpu()
 
@@ -48,7 +48,7 @@ def windows(shape: Triple, crop: Triple) -> list[Triple]:
     return [(int(x), int(y), int(z)) for x, y, z in product(*axes)]
 
 
-def _cut(image: Tensor, start: Triple, crop: Triple) -> Tensor:
+def cut(image: Tensor, start: Triple, crop: Triple) -> Tensor:
     """(C, *crop) a window; what lies outside the scan is 0, which is air in CT and the mean in MR, as in training."""
     inside = image[(slice(None), *(slice(max(0, s), s + w) for s, w in zip(start, crop, strict=True)))]
     pad: list[int] = []

@@ -1,0 +1,85 @@
+"""Weights as a folder in the style of Hugging Face's hub: safetensors, config.json and a model card."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import save
+
+from voxmim.errors import WeightsError
+from voxmim.export.exported import Exported
+from voxmim.files import atomic_folder
+from voxmim.tasks.segmentation.structures import Structures
+from voxmim.weights.card import model_card
+from voxmim.weights.files import MODEL, find_weights, holds, read_weights
+
+_PIPELINES = {
+    "segmentor": "image-segmentation",
+    "classifier": "image-classification",
+    "encoder": "image-feature-extraction",
+}
+_LICENCES = {  # the hub's names, without what spelling varies
+    re.sub(r"[^a-z0-9]", "", name): name
+    for name in ("apache-2.0", "mit", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
+                 "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0")
+}  # fmt: skip
+
+
+def export_hub(run: Path, out: Path) -> Exported:
+    """Write ``model.safetensors``, ``config.json`` and ``README.md`` into a new folder; nothing is uploaded.
+
+    voxmim takes the folder as it takes a run folder.
+
+    Args:
+        run: a run folder, whose segmentor, classifier or encoder is taken, or a weights file.
+        out: the folder.
+
+    Raises:
+        WeightsError: there are no weights, or the folder has content.
+    """
+    kind = next((kind for kind in _PIPELINES if holds(run, kind)), "encoder")
+    tensors, metadata = read_weights(find_weights(run, kind), kind)
+    with atomic_folder(out, WeightsError(f"{out}: it exists already; name a new folder.")) as folder:
+        text = json.dumps(metadata)
+        (folder / MODEL).write_bytes(save(tensors, metadata={"format": "pt", "voxmim": text}))
+        (folder / "config.json").write_text(json.dumps(config(metadata), indent=2))
+        head = yaml.safe_dump(card_head(metadata), sort_keys=False, allow_unicode=True)
+        (folder / "README.md").write_text(f"---\n{head}---\n\n{model_card(MODEL, metadata)}", encoding="utf-8")
+    return Exported(f"the {kind} as a folder for Hugging Face's hub", f"hf upload USER/NAME {out}")
+
+
+def config(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of weights, and the labels under the names that the hub's tools know."""
+    names: dict[int, str] = {}
+    if metadata["kind"] == "segmentor":
+        structures = Structures.from_metadata(metadata)
+        labels = ["background", *(structures.labels[value] for value in structures.values[1:])]
+        names = dict(enumerate(structures.regions or labels))
+    elif metadata["kind"] == "classifier":
+        names = dict(enumerate(metadata["classes"]))
+    known = {"id2label": names, "label2id": {name: at for at, name in names.items()}} if names else {}
+    return {"model_type": "voxmim", **known, **metadata}
+
+
+def card_head(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The YAML head of a model card: licence, task and tags, by which the hub finds it."""
+    data = metadata.get("data", {})
+    licence = data.get("licence") or ""
+    known = _LICENCES.get(re.sub(r"[^a-z0-9]", "", licence.lower()))
+    named = {"license": known} if known else {"license": "other", "license_name": _slug(licence)}
+    tags = ["voxmim", "medical", "3d", metadata["preparation"]["intensity"], metadata.get("encoder", "vit")]
+    return {
+        **named,
+        "library_name": "voxmim",
+        "pipeline_tag": _PIPELINES[metadata["kind"]],
+        "tags": tags,
+    }
+
+
+def _slug(licence: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-") or "unknown"

@@ -1,0 +1,105 @@
+"""A segmentor as one ONNX file, which also says how a scan is prepared and what the outputs mean."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from voxmim.errors import WeightsError, require
+from voxmim.export.exported import Exported
+from voxmim.files import atomic_write
+from voxmim.tasks.segmentation.structures import Structures
+from voxmim.weights.load import load_segmentor
+
+_KEPT = ("preparation", "window", "crop", "overlap", "data", "versions")  # of the metadata
+_BATCHES = (1, 3)  # the file is made with two, and its batch size is free
+_SEED = 0
+
+
+def export_onnx(run: Path, out: Path) -> Exported:
+    """Write the network of a segmentor as ONNX, and compare it with torch in ONNX Runtime.
+
+    Its input ``volume`` is (B, C, *crop) float32, intensities as the network sees them; its output ``logits`` is
+    (B, K, *crop) float32. The entry ``voxmim`` of the file's metadata is JSON: preparation, window, crop, overlap,
+    labels, values, regions.
+
+    Args:
+        run: a fine-tuning's run folder or weights file.
+        out: a ``.onnx`` file.
+
+    Returns:
+        the largest difference to torch, among the rest.
+
+    Raises:
+        WeightsError: there is no segmentor, a part of it has no counterpart in ONNX, or another file name.
+        MissingPackageError: the extra ``export`` is not installed.
+    """
+    if out.suffix != ".onnx":
+        raise WeightsError(f"{out}: the file name must end in .onnx.")
+    require("export", "--to onnx", "onnx", "onnxscript", "onnxruntime")
+    network, metadata = load_segmentor(run)
+    shape = (_channels(metadata), *metadata["crop"])
+    try:
+        program = _program(network, shape)
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
+        raise WeightsError(f"{run}: a part of this network has no counterpart in ONNX ({reason}).") from None
+    program.model.metadata_props["voxmim"] = json.dumps(onnx_metadata(metadata))
+    with atomic_write(out) as temporary:
+        program.save(temporary)
+        difference = _difference(temporary, network, shape)
+    usage = f"python examples/predict_onnx.py {out} SCAN --out labels"
+    return Exported("the segmentor for ONNX Runtime", usage, difference)
+
+
+def onnx_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a program needs besides the network, from the metadata of a segmentor's weights."""
+    kept = {key: metadata[key] for key in _KEPT if key in metadata}
+    return {**kept, **Structures.from_metadata(metadata).metadata()}
+
+
+def _channels(metadata: Mapping[str, Any]) -> int:
+    return len(metadata["preparation"]["channels"])
+
+
+def _program(network: nn.Module, shape: tuple[int, ...]) -> torch.onnx.ONNXProgram:
+    """The network for volumes (B, *shape) of any B."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, about its own code
+        program = torch.onnx.export(
+            network,
+            (_volume(2, shape),),
+            dynamo=True,
+            verbose=False,
+            input_names=["volume"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    assert program is not None
+    return program
+
+
+def _volume(batch: int, shape: tuple[int, ...]) -> Tensor:
+    return torch.rand(batch, *shape, generator=torch.Generator().manual_seed(_SEED))
+
+
+@torch.no_grad()
+def _difference(file: Path, network: nn.Module, shape: tuple[int, ...]) -> float:
+    """The largest absolute difference of the logits to torch's, for several batch sizes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for batch in _BATCHES:
+        volume = _volume(batch, shape)
+        found = torch.from_numpy(session.run(["logits"], {"volume": volume.numpy()})[0])
+        largest = max(largest, float((found - network(volume)).abs().max()))
+    return largest

@@ -1,0 +1,98 @@
+"""One vector per scan: the same for the same scan however it is stored, and alike for scans that are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+from scipy.stats import binomtest
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
+
+from conftest import Sorted, TinyRuns
+from dicom_files import write_series
+from voxmim import api
+from voxmim.errors import MissingPackageError, ScanError, WeightsError
+from voxmim.export import embed as module
+
+Says = Callable[..., tuple[int, str, str]]
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+
+
+def test_a_scan_has_one_vector_in_every_format_axis_order_and_direction(
+    tiny_runs: TinyRuns, write_scan: Callable[..., Path], tmp_path: Path
+) -> None:
+    scans = tmp_path / "scans"
+    write_series(scans / "dicom", np.asarray(nib.load(tiny_runs.source / "imagesTr" / "case_6.nii.gz").dataobj))
+    plain = api.read_volume(scans / "dicom")
+    write_scan(scans / "plain.nii.gz", plain.array[0], plain.affine)
+    sitk.WriteImage(sitk.ReadImage(scans / "plain.nii.gz"), scans / "nrrd.nrrd")
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = plain.array.shape[1] - 1
+    write_scan(scans / "flipped.nii.gz", plain.array[0, ::-1], plain.affine @ flip)
+    write_scan(scans / "permuted.nii.gz", plain.array[0].transpose(2, 0, 1), plain.affine @ np.eye(4)[:, [2, 0, 1, 3]])
+    api.embed(tiny_runs.pretrain, [scans], tmp_path / "a.parquet")
+    table = pd.read_parquet(tmp_path / "a.parquet").set_index("case")["embedding"]
+    assert sorted(table.index) == ["dicom", "flipped", "nrrd", "permuted", "plain"]
+    assert all(len(vector) == 24 and cosine(vector, table["plain"]) >= 0.999 for vector in table)
+
+
+def test_nearest_neighbours_know_the_classes_of_scans(tiny_runs: TinyRuns, tiny_sorted: Sorted, tmp_path: Path) -> None:
+    """Leave-one-out k-NN of scikit-learn with a pre-trained encoder that has never seen these scans or a label."""
+    api.embed(tiny_runs.pretrain, [tiny_sorted.source / "imagesTr"], tmp_path / "a.parquet")
+    classes = pd.read_csv(tiny_sorted.classes).set_index("case")["class"]
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    vectors, truth = np.stack(table["embedding"]), classes[table["case"]].to_numpy()
+    guessed = cross_val_predict(KNeighborsClassifier(3), vectors - vectors.mean(axis=0), truth, cv=LeaveOneOut())
+    right = int((guessed == truth).sum())
+    assert binomtest(right, len(truth)).proportion_ci(0.95).low > 0.5, right
+
+
+def test_the_command_prints_neighbours_that_pandas_finds_too(
+    tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voxmim_says: Says
+) -> None:
+    monkeypatch.setattr(module, "_ROWS", 3)  # so that rows are written in several groups
+    scans = tiny_runs.source / "imagesTr"
+    out = tmp_path / "a.parquet"
+    status, said, _ = voxmim_says("embed", tiny_runs.finetune, scans, "--out", out, "--nearest", 1)
+    assert status == 0
+    assert "8 vectors of 24 numbers" in said
+    table = pd.read_parquet(out).set_index("case")["embedding"]
+    cosines = {name: cosine(table["case_0"], vector) for name, vector in table.items() if name != "case_0"}
+    best = max(cosines, key=lambda name: cosines[name])
+    assert f"│ case_0 │ {best} ({cosines[best]:.3f})" in said
+
+
+def test_a_scan_that_cannot_be_read_is_named_and_left_out(
+    tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says
+) -> None:
+    good = tiny_runs.source / "imagesTr" / "case_6.nii.gz"
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(good.read_bytes()[:200])
+    status, said, errors = voxmim_says("embed", tiny_runs.pretrain, bad, good, "--out", tmp_path / "a.parquet")
+    assert status == 0
+    assert "1 vectors" in said
+    assert f"left out: {bad}" in errors
+    with pytest.raises(ScanError, match=r"bad\.nii\.gz"):
+        api.embed(tiny_runs.pretrain, [bad], tmp_path / "none.parquet")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.parquet", "bad.nii.gz"]
+
+
+def test_what_the_user_can_mend_is_one_sentence(
+    tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(WeightsError, match=r"a\.csv: the file name must end in \.parquet"):
+        api.embed(tiny_runs.pretrain, [tiny_runs.source], tmp_path / "a.csv")
+    with pytest.raises(WeightsError, match="there is no encoder"):
+        api.embed(tmp_path, [tiny_runs.source], tmp_path / "a.parquet")
+    monkeypatch.setattr("voxmim.errors.find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=r"voxmim embed needs pyarrow: run pip install 'voxmim\[export\]'"):
+        api.embed(tiny_runs.pretrain, [tiny_runs.source], tmp_path / "a.parquet")

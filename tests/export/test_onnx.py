@@ -1,0 +1,163 @@
+"""Segmentors as ONNX files: read by ONNX Runtime, and used by a script that imports neither torch nor voxmim."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from conftest import TinyRuns
+from voxmim import api
+from voxmim.errors import MissingPackageError, WeightsError
+from voxmim.export import onnx
+from voxmim.networks.build import ENCODERS, build_encoder, build_segmentor
+from voxmim.settings import UNETRSettings
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "predict_onnx.py"
+# Runs the script as where neither package is installed.
+WITHOUT_TORCH = (
+    "import runpy, sys; sys.modules['torch'] = sys.modules['voxmim'] = None; "
+    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_runs: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("onnx") / "segmentor.onnx"
+    result = api.export_weights(tiny_runs.finetune, out, "onnx")
+    assert result.sound
+    assert result.difference is not None
+    return out
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> list[float]:
+    labels = np.union1d(np.unique(one), np.unique(other))
+    return [2 * ((one == v) & (other == v)).sum() / ((one == v).sum() + (other == v).sum()) for v in labels if v]
+
+
+def label_maps(network: Path, run: Path, scans: list[Path], out: Path) -> list[tuple[Any, Any]]:
+    """What the script and `voxmim predict` make of each scan."""
+    command = [sys.executable, "-c", WITHOUT_TORCH, SCRIPT, network, *scans, "--out", out / "script"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ours = api.predict(run, scans, out / "voxmim")
+    return [(nib.load(out / "script" / file.name), nib.load(file)) for file in ours]
+
+
+def test_the_file_says_how_a_scan_is_prepared_and_what_the_outputs_are(exported: Path) -> None:
+    session = onnxruntime.InferenceSession(exported)
+    about = json.loads(session.get_modelmeta().custom_metadata_map["voxmim"])
+    assert session.get_inputs()[0].shape == ["batch", 1, 12, 12, 12]
+    assert about["labels"] == {"1": "bone", "2": "fat"}
+    assert about["preparation"]["intensity"] == "ct"
+    assert {"window", "crop", "overlap", "values", "regions"} <= about.keys()
+
+
+def test_a_script_without_torch_labels_scans_of_any_orientation_and_spacing_as_voxmim_does(
+    exported: Path, tiny_runs: TinyRuns, write_scan: Callable[..., Path], tmp_path: Path
+) -> None:
+    first = nib.load(tiny_runs.source / "imagesTr" / "case_6.nii.gz")
+    voxels = np.asarray(first.dataobj)
+    turned = np.array([[0, 0, 1.0, 3], [-1, 0, 0, 20], [0, -1, 0, 5], [0, 0, 0, 1]])
+    coarse = np.diag([2.0, 1, 1, 1])
+    scans = [
+        write_scan(tmp_path / "plain.nii.gz", voxels),
+        write_scan(tmp_path / "turned.nii.gz", voxels, turned),
+        write_scan(tmp_path / "coarse.nii.gz", voxels[::2], coarse),
+        write_scan(tmp_path / "fine.nii.gz", voxels.repeat(2, axis=2), np.diag([1, 1, 0.5, 1.0])),
+    ]
+    for theirs, ours in label_maps(exported, tiny_runs.finetune, scans, tmp_path):
+        np.testing.assert_allclose(theirs.affine, ours.affine)
+        scores = dice(np.asarray(theirs.dataobj), np.asarray(ours.dataobj))
+        assert scores
+        assert min(scores) >= 0.999
+
+
+NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
+    "vit": ({"patch": (4, 4, 4), "width": 12, "depth": 2, "heads": 2, "rope": True, "registers": 1}, (8, 8, 8)),
+    "swin": ({"patch": (2, 2, 2), "width": 6, "depths": (2, 1), "heads": (1, 2), "window": 2}, (8, 8, 8)),
+    "resenc": ({"widths": (4, 6), "blocks": (1, 1)}, (8, 8, 4)),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_every_kind_of_segmentor_gives_the_same_in_onnx_runtime_for_any_batch(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings, crop = NETWORKS[kind]
+    torch.manual_seed(0)
+    encoder = build_encoder(ENCODERS[kind].settings(**settings), 2, crop)
+    network = build_segmentor(encoder, UNETRSettings(feature_size=4), 3).eval()
+    metadata = {"preparation": {"channels": ["a", "b"]}, "crop": crop, "labels": {"1": "x", "2": "y"}}
+    monkeypatch.setattr(onnx, "load_segmentor", lambda run: (network, metadata))
+    result = onnx.export_onnx(tmp_path, tmp_path / "a.onnx")
+    assert result.sound, result.difference
+    volume = torch.randn(5, 2, *crop)
+    found = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(["logits"], {"volume": volume.numpy()})[0]
+    np.testing.assert_allclose(found, network(volume).detach().numpy(), atol=1e-4)
+
+
+def test_the_command_prints_the_difference_and_fails_where_it_is_too_large(
+    tiny_runs: TinyRuns,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    voxmim_says: Callable[..., tuple[int, str, str]],
+) -> None:
+    monkeypatch.setattr(onnx, "_program", lambda network, shape: Saved())
+    for difference, status, verdict in ((2e-5, 0, "at most 0.0001"), (3e-3, 1, "but should be at most 0.0001")):
+        monkeypatch.setattr(onnx, "_difference", lambda *given, difference=difference: difference)
+        found, said, _ = voxmim_says("export", tiny_runs.finetune, tmp_path / "a.onnx", "--to", "onnx")
+        assert found == status
+        assert f"largest difference to torch: {difference:.1e}, {verdict}" in said
+
+
+class Saved:
+    """Stands in for an exported program."""
+
+    class model:
+        metadata_props: dict[str, str] = {}  # noqa: RUF012
+
+    def save(self, file: Path) -> None:
+        file.write_bytes(b"")
+
+
+class Sorts(nn.Module):
+    """Has a part that ONNX lacks."""
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvals(volume[..., 0]).real
+
+
+def test_what_cannot_be_exported_is_one_sentence_and_leaves_nothing(
+    tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(WeightsError, match=r"encoder\.pt: the file name must end in \.onnx"):
+        api.export_weights(tiny_runs.finetune, tmp_path / "encoder.pt", "onnx")
+    with pytest.raises(WeightsError, match=r"there is no segmentor\.safetensors here"):
+        api.export_weights(tiny_runs.pretrain, tmp_path / "a.onnx", "onnx")
+    metadata = {"preparation": {"channels": ["a"]}, "crop": (4, 4, 4), "labels": {"1": "x"}}
+    monkeypatch.setattr(onnx, "load_segmentor", lambda run: (Sorts(), metadata))
+    with pytest.raises(WeightsError, match="a part of this network has no counterpart in ONNX") as caught:
+        onnx.export_onnx(tmp_path / "run", tmp_path / "a.onnx")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_one_sentence_that_names_the_extra(
+    tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxmim.errors.find_spec", lambda name: None)
+    with pytest.raises(
+        MissingPackageError, match=r"^--to onnx needs onnx, onnxscript, onnxruntime: .*'voxmim\[export\]'"
+    ):
+        api.export_weights(tiny_runs.finetune, tmp_path / "a.onnx", "onnx")
