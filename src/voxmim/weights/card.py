@@ -49,7 +49,7 @@ def _data(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield f"licence of the {whose}", data.get("licence") or "unknown: ask where they come from"
     if imported := metadata.get("imported"):
         yield "imported from", f"{imported['file']} (layout {imported['naming']}, BLAKE2 {imported['digest']})"
-        for name in ("source", "citation"):
+        for name in ("network", "source", "citation"):
             if imported.get(name):
                 yield name, imported[name]
     start = metadata.get("init")

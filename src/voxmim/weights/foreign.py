@@ -22,7 +22,7 @@ from voxmim.recipe import Recipe, make_recipe
 from voxmim.settings import Triple
 from voxmim.store.format import Preparation, Store
 from voxmim.weights.files import read_safetensors, save_weights
-from voxmim.weights.layouts import Checkpoint, Imported, Request, convert
+from voxmim.weights.layouts import LAYOUTS, Checkpoint, Imported, Request, convert
 from voxmim.weights.load import LoadReport, load_into
 
 
@@ -77,6 +77,7 @@ def import_encoder(
     report = _in_foreign_names(load_into(encoder, imported.tensors, str(file)), imported)
     report.warnings = imported.warnings
     digest = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+    origin = {"file": file.name, "digest": digest, "naming": layout, "network": LAYOUTS[layout].title}
     metadata = {
         "kind": "encoder",
         "preparation": asdict(preparation),
@@ -84,7 +85,13 @@ def import_encoder(
         "crop": list(recipe.crop),
         **describe_encoder(recipe.encoder, recipe.encoder_settings),
         "data": {"name": "", "digest": "", "licence": licence or _licence_beside(file)},
-        "imported": {"file": file.name, "digest": digest, "naming": layout, **imported.about},
+        "imported": {
+            "file": file.name,
+            "digest": digest,
+            "naming": layout,
+            "network": LAYOUTS[layout].title,
+            **imported.about,
+        },
     }
     save_weights(out / "encoder.safetensors", encoder, metadata)
     return report
