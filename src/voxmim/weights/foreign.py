@@ -85,13 +85,7 @@ def import_encoder(
         "crop": list(recipe.crop),
         **describe_encoder(recipe.encoder, recipe.encoder_settings),
         "data": {"name": "", "digest": "", "licence": licence or _licence_beside(file)},
-        "imported": {
-            "file": file.name,
-            "digest": digest,
-            "naming": layout,
-            "network": LAYOUTS[layout].title,
-            **imported.about,
-        },
+        "imported": origin | imported.about,
     }
     save_weights(out / "encoder.safetensors", encoder, metadata)
     return report
