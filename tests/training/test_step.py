@@ -74,7 +74,7 @@ def test_averaged_weights_are_validated_and_saved(
     network = Reconstructor.load(run).network
     found = Validation(make_fabric(recipe), network, store, store.in_split("val"), plan, recipe).run()
     assert found["val_loss"] == trace(run)[-1]["val_loss"]
-    assert "averaged over the steps, 0.6 of the average" in (run / "report.html").read_text()
+    assert "exponential moving average, decay 0.6" in (run / "report.html").read_text()
 
 
 def test_the_encoder_keeps_still_until_it_is_released(
