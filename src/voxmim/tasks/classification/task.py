@@ -61,7 +61,9 @@ class Classification(Task):
     def choose(cls, store: Store, labels: str | None, seed: int, table: Path | None) -> Classification:
         """The task of a new run: all train cases with a class, or `labels` of them, with every class among them."""
         if table is None:
-            raise RunError(f"{store.path}: a classification needs the class of each scan; give a CSV file with --classes.")
+            raise RunError(
+                f"{store.path}: a classification needs the class of each scan; give a CSV file with --classes."
+            )
         listed, notes = list_cases(store, table)
         names = train_names(store, listed, labels, seed)
         return cls(store, [store.cases[name] for name in names], listed, str(table.resolve()), seed, notes)
