@@ -45,6 +45,7 @@ COMMANDS = {
         "--match-channels",
         "--quiet",
     ],
+    "view": ["PATH", "--port", "--no-browser"],
     "verify": ["STORE", "--workers", "--scheduler"],
     "split": ["STORE", "--splits", "--seed", "--fractions"],
     "pretrain": [*TRAINING, "--plan-only", "--set", "--init"],
