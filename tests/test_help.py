@@ -29,6 +29,7 @@ COMMANDS = {
         "--recipe",
         "--scheduler",
         "--accept-findings",
+        "--plan-only",
         "--set",
     ],
     "phantom": ["OUT", "--cases", "--seed", "--kind"],
