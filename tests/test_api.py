@@ -71,7 +71,7 @@ def test_labels_may_be_a_number_or_a_fraction(tiny: Tiny, tmp_path: Path, monkey
         api.finetune(str(tiny.store), str(tmp_path / "run"), labels=labels)
     store, out, recipe, init, fraction, resume = seen[0][:6]
     assert (store.path, out, init, fraction, resume) == (tiny.store, tmp_path / "run", None, str(labels), False)
-    assert recipe == load_recipe("tiny")
+    assert recipe == load_recipe("resenc-tiny")
 
 
 def test_settings_change_the_recipe(tiny: Tiny, tmp_path: Path) -> None:
@@ -91,7 +91,10 @@ def test_an_init_from_a_weights_file_takes_the_default_recipe(
     monkeypatch.setattr(
         finetune, "finetune", lambda *given: seen.append(given) or (_ for _ in ()).throw(RunError("stop"))
     )
-    for init, recipe in ((tiny_runs.pretrain, tiny_runs.recipe), (tiny_runs.pretrain / "encoder.safetensors", "tiny")):
+    for init, recipe in (
+        (tiny_runs.pretrain, tiny_runs.recipe),
+        (tiny_runs.pretrain / "encoder.safetensors", "resenc-tiny"),
+    ):
         with pytest.raises(RunError, match="stop"):
             api.finetune(tiny_runs.store, tmp_path / "run", init)
         own = load_recipe(tiny_runs.recipe)

@@ -73,5 +73,5 @@ def test_a_store_keeps_whether_channels_are_matched(tmp_path: Path) -> None:
     assert store.preparation.match_channels
     np.testing.assert_array_equal(store.image("a"), prepare_scan(files, store.preparation).image)
     assert prepare(tmp_path / "in", tmp_path / "out", workers=1, quiet=True).skipped_already == 1
-    with pytest.raises(StoreError, match="this store has match_channels True, but False is asked for"):
+    with pytest.raises(StoreError, match="this store has match_channels True, but False is requested"):
         prepare(tmp_path / "in", tmp_path / "out", workers=1, quiet=True, match_channels=False)

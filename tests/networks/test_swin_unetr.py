@@ -105,13 +105,12 @@ def test_every_level_has_its_resolution_and_channels(patch: int, stages: int) ->
     assert shapes == expected
 
 
-def test_the_feature_size_is_the_embeddings_width_unless_it_is_told() -> None:
-    assert make_segmentor(2, feature_size=None).out.conv.conv.in_channels == 6
+def test_the_feature_size_is_that_of_full_resolution() -> None:
     assert make_segmentor(2, feature_size=5).out.conv.conv.in_channels == 5
 
 
 def test_an_odd_map_is_joined_in_its_place() -> None:
-    up = _JoinUp(3, 1, 1, kernel_size=3, upsample_kernel_size=2, norm_name="instance", res_block=True)
+    up = _JoinUp(1, 1)
     up.conv_block = nn.Identity()  # what is joined comes out
     nn.init.ones_(up.transp_conv.conv.weight)
     coarse, finer = torch.randn(1, 1, 2, 3, 2), torch.randn(1, 1, 3, 5, 4)

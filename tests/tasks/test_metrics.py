@@ -61,6 +61,9 @@ def test_studies_compare_by_a_new_metric_too() -> None:
     class Arm:
         name = full_name = "an arm"
 
+        def pretrain(self, seed: int) -> None:
+            """From scratch."""
+
     found = difference_table(Compared(), [(Arm(), Arm())])  # type: ignore[arg-type, list-item]
     assert found.header[-1] == "Volume error (ml)"
     assert found.rows[0][-1].startswith("+2.5 (+2.5 to +2.5)")
