@@ -1,0 +1,57 @@
+"""`--labels`: how many of the labelled train cases a fine-tuning uses."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxmim.errors import StoreError
+from voxmim.store.format import Case, Index, Preparation, Store
+from voxmim.tasks.segmentation.task import labelled_cases
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of 30 labelled train cases, 3 without labels and 5 test cases, that are only listed."""
+    path = tmp_path_factory.mktemp("listed")
+    cases = [
+        Case(f"case_{i:02d}", "train" if i < 33 else "test", (8, 8, 8), ("i.nii.gz",), None if i % 11 == 5 else "l.nii")
+        for i in range(38)
+    ]
+    Index("listed", Preparation((1, 1, 1), "ct", ("CT",)), {1: "bone"}, cases).write(path)
+    return Store(path)
+
+
+# Which cases
+
+
+def test_all_labelled_train_cases_are_taken_unless_told_otherwise(listed: Store) -> None:
+    cases = labelled_cases(listed, None, seed=0)
+    assert [case.name for case in cases] == [f"case_{i:02d}" for i in range(33) if i % 11 != 5]
+    assert labelled_cases(listed, "1.0", seed=0) == labelled_cases(listed, "30", seed=0) == cases
+
+
+@pytest.mark.parametrize(("labels", "count"), [("0.1", 3), ("3", 3), ("1", 1), ("0.5", 15), ("0.001", 1), ("29", 29)])
+def test_labels_is_a_share_or_a_number(listed: Store, labels: str, count: int) -> None:
+    cases = labelled_cases(listed, labels, seed=0)
+    assert len({case.name for case in cases}) == len(cases) == count
+    assert all(case.split == "train" and case.label for case in cases)
+    assert cases == labelled_cases(listed, labels, seed=0)
+    if 1 < count < 29:
+        assert cases != labelled_cases(listed, labels, seed=1)
+
+
+@given(fewer=st.integers(1, 30), more=st.integers(1, 30), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_fewer_labels_are_a_part_of_more(listed: Store, fewer: int, more: int, seed: int) -> None:
+    fewer, more = sorted((fewer, more))
+    part, whole = ({case.name for case in labelled_cases(listed, str(n), seed)} for n in (fewer, more))
+    assert part <= whole
+    assert (len(part), len(whole)) == (fewer, more)
+
+
+@pytest.mark.parametrize("labels", ["0", "0.0", "-1", "-0.5", "31", "1.5", "many", "nan", "", "3 cases", "inf"])
+def test_wrong_labels_are_refused(listed: Store, labels: str) -> None:
+    with pytest.raises(StoreError, match=rf"--labels {labels}: give a fraction such as 0\.1 or a number from 1 to 30"):
+        labelled_cases(listed, labels, seed=0)
