@@ -52,7 +52,7 @@ COMMANDS = {
     "pretrain": [*TRAINING, "--plan-only", "--set", "--init"],
     "finetune": [*TRAINING, "--set", "--init", "--labels", "--task", "--classes"],
     "evaluate": ["RUN", "DATA", "--split", "--tolerance", "--json", "--csv", "--classes"],
-    "predict": ["RUN", "SCANS", "--out", "--probabilities"],
+    "predict": ["RUN", "SCANS", "--out", "--probabilities", "--format"],
     "embed": ["RUN", "SCANS", "--out", "--nearest"],
     "reconstruct": ["RUN", "SCANS", "--out", "--seed"],
     "import": ["FILE", "OUT", "--like", "--spacing", "--intensity", "--channels", "--licence", "--set"],

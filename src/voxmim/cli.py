@@ -34,6 +34,7 @@ OPTIONS = {  # of parameters whose option is not their own name
     "csv_file": ("--csv",),
     "html_file": ("--html",),
     "settings": ("--set", "-s"),
+    "label_format": ("--format",),
     "tolerance_mm": ("--tolerance",),
 }
 RENAMED = {"--shares": "--fractions"}  # options of before, which are still read

@@ -118,7 +118,7 @@ def evaluate(result: Mapping[str, Any], given: Given) -> None:
 
 def predict(result: list[Path], given: Given) -> None:
     """The folder of label maps, or the table of classes."""
-    if result[0].suffix == ".gz":
+    if result[0].suffix != ".csv":
         done(given["out"], f"{len(result)} label maps")
     else:
         done(result[0], "the classes")

@@ -66,6 +66,7 @@ def predict(
     out: Path | str,
     probabilities: bool = False,
     on_case: OnCase | None = None,
+    label_format: Literal["nifti", "dicom-seg"] = "nifti",
 ) -> list[Path]:
     """Predict the label maps of new scans, or their classes.
 
@@ -77,6 +78,7 @@ def predict(
         out: folder for the label maps (CASE.nii.gz), or for predictions.csv of a classifier.
         probabilities: write the probability of each label, or region, too.
         on_case: called with the number of scans done and their total.
+        label_format: write label maps as NIfTI, or as DICOM segmentations (CASE.dcm), which need scans in DICOM.
 
     Returns:
         The label maps written, or the table.
@@ -87,7 +89,7 @@ def predict(
     from voxmim.tasks.registry import task_of
 
     run = Path(run)
-    return task_of(run).predict(run, [Path(scan) for scan in scans], Path(out), probabilities, on_case)
+    return task_of(run).predict(run, [Path(scan) for scan in scans], Path(out), probabilities, on_case, label_format)
 
 
 def reconstruct(

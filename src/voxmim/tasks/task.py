@@ -129,7 +129,12 @@ class Task(ABC):
     @staticmethod
     @abstractmethod
     def predict(
-        run: Path, scans: Sequence[Path], out: Path, probabilities: bool, on_case: Progress | None
+        run: Path,
+        scans: Sequence[Path],
+        out: Path,
+        probabilities: bool,
+        on_case: Progress | None,
+        label_format: str = "nifti",
     ) -> list[Path]:
         """Predict new scans; the files written."""
 

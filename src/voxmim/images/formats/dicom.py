@@ -114,12 +114,12 @@ def open_dicom(path: Path) -> ImageFile:
     """
     if path.is_file() and is_segmentation(path):
         return open_segmentation(path)
-    series = _wanted(path)
+    series = wanted_series(path)
     return ImageFile(path, series.shape, LPS_TO_RAS @ series.affine, series.load)
 
 
-def _wanted(path: Path) -> Series:
-    """The series that a path means."""
+def wanted_series(path: Path) -> Series:
+    """The series that a path means; raises ScanError as `open_dicom` does."""
     if path.is_file():
         found = _as_series([read_planes(path)], 1)
         if found.fault == "it has one slice only":

@@ -146,7 +146,12 @@ class Classification(Task):
 
     @staticmethod
     def predict(
-        run: Path, scans: Sequence[Path], out: Path, probabilities: bool, on_case: Progress | None
+        run: Path,
+        scans: Sequence[Path],
+        out: Path,
+        probabilities: bool,
+        on_case: Progress | None,
+        label_format: str = "nifti",
     ) -> list[Path]:
         return predict(run, scans, out, on_case)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from voxmim.errors import SourceError
+from voxmim.errors import ScanError, SourceError
+from voxmim.images.formats.dicom import is_dicom
+from voxmim.images.formats.dicom_seg_write import write_segmentation
 from voxmim.images.geometry import resample_probabilities
 from voxmim.images.volume import Volume, write_volume
 from voxmim.sources import channel_files
@@ -61,10 +63,32 @@ class Segmentor(Predictor):
         return original_label_map(self.slabs(scan), scan.grid, scan.original, self.structures)
 
 
+def _write_nifti(file: Path, scan: Path, labels: Volume, structures: Structures) -> None:
+    write_volume(file, labels)
+
+
+def _write_dicom_seg(file: Path, scan: Path, labels: Volume, structures: Structures) -> None:
+    if not is_dicom(scan):
+        raise ScanError(f"{scan}: a DICOM segmentation must refer to a DICOM series, which this is not; write NIfTI.")
+    write_segmentation(file, scan, labels.array[0], structures.labels)
+
+
+FORMATS: dict[str, tuple[str, Callable[[Path, Path, Volume, Structures], None]]] = {
+    "nifti": (".nii.gz", _write_nifti),
+    "dicom-seg": (".dcm", _write_dicom_seg),
+}
+"""The ending of a label map's file, and how it is written."""
+
+
 def predict(
-    run: Path, scans: Sequence[Path], out: Path, probabilities: bool = False, on_case: Progress | None = None
+    run: Path,
+    scans: Sequence[Path],
+    out: Path,
+    probabilities: bool = False,
+    on_case: Progress | None = None,
+    label_format: str = "nifti",
 ) -> list[Path]:
-    """Label scans and write ``CASE.nii.gz`` for each, in the scan's own grid, affine and orientation.
+    """Label scans and write ``CASE.nii.gz`` (or ``CASE.dcm``) for each, in the scan's own grid, affine and orientation.
 
     A scan that cannot be used is named and left out.
 
@@ -76,6 +100,7 @@ def predict(
         probabilities: write ``CASE_probabilities.nii.gz`` too: 4D, one volume per label, background first; with
             regions one volume per region, in their order.
         on_case: called with the scans done and their number.
+        label_format: of the label maps, a key of `FORMATS`; ``dicom-seg`` needs scans in DICOM.
 
     Returns:
         the label maps written.
@@ -86,19 +111,20 @@ def predict(
         ScanError: no scan can be used.
         WeightsError: the run holds no segmentor.
     """
+    ending, write = FORMATS[label_format]
     segmentor = Segmentor.load(run)
     found = channel_files(scan_files(scans), len(segmentor.preparation.channels))
     for name, images in found.items():
-        if (out / f"{name}.nii.gz").resolve() in [path.resolve() for path in images]:
+        if (out / f"{name}{ending}").resolve() in [path.resolve() for path in images]:
             raise SourceError(f"{images[0]}: its label map would replace the scan; name another folder with --out.")
 
     def label(name: str, images: Sequence[Path]) -> Path:
-        scan, file = segmentor.prepare(images), out / f"{name}.nii.gz"
+        scan, file = segmentor.prepare(images), out / f"{name}{ending}"
         if probabilities:
             outside = None if segmentor.structures.regions else 0
             full = resample_probabilities(segmentor.probabilities(scan), scan.grid, scan.original, outside)
             write_volume(out / f"{name}_probabilities.nii.gz", Volume(full, scan.original.affine))
-        write_volume(file, Volume(segmentor.label_map(scan)[None], scan.original.affine))
+        write(file, images[0], Volume(segmentor.label_map(scan)[None], scan.original.affine), segmentor.structures)
         return file
 
     written, _ = for_each(found, label, on_case)

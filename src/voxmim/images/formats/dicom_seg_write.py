@@ -1,0 +1,109 @@
+"""Label maps as DICOM segmentations that refer to the series of their scan."""
+
+from __future__ import annotations
+
+import colorsys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+
+from voxmim import __version__
+from voxmim.errors import ScanError
+from voxmim.files import atomic_write
+from voxmim.images.formats.dicom import Series, wanted_series
+
+_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+_MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator",
+)  # fmt: skip
+_GOLDEN = 0.618  # of the circle of hues: neighbouring numbers get colours that differ
+
+
+def write_segmentation(file: Path, scan: Path, labels: np.ndarray, names: Mapping[int, str]) -> None:
+    """Write a label map as a binary DICOM segmentation, whose segments are numbered by the label values.
+
+    Args:
+        file: a ``.dcm`` file.
+        scan: the DICOM series that was labelled, as `open_dicom` takes it.
+        labels: (X, Y, Z) uint8 on the grid of the series.
+        names: of each label value, background left out.
+
+    Raises:
+        ScanError: the scan is one file of many frames, the series lacks what a segmentation must refer to, or the file cannot be written.
+    """
+    import highdicom  # takes half a second, and few need it
+
+    series = wanted_series(scan)
+    if series.planes[0][0].enhanced:
+        raise ScanError(f"{scan}: for a file of many frames no DICOM segmentation is written; write NIfTI instead.")
+    sources = _sources(series)
+    pixels = highdicom.Volume(
+        np.ascontiguousarray(labels.transpose(2, 1, 0)),  # slices, rows, columns
+        series.affine[:, [2, 1, 0, 3]],
+        coordinate_system="PATIENT",
+        frame_of_reference_uid=sources[0].FrameOfReferenceUID,
+    )
+    numbers = range(1, max(names) + 1)  # in DICOM they have no gaps
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = highdicom.seg.Segmentation(
+                sources,
+                pixels,
+                highdicom.seg.SegmentationTypeValues.BINARY,
+                [_segment(number, names.get(number, f"not used {number}")) for number in numbers],
+                series_instance_uid=highdicom.UID(),
+                series_number=1,
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer="voxmim",
+                manufacturer_model_name="voxmim",
+                software_versions=__version__,
+                device_serial_number="0",
+                series_description="Segmentation by voxmim",
+            )
+        with atomic_write(file) as temporary:
+            made.save_as(temporary)
+    except (AttributeError, ValueError, TypeError, OSError) as error:
+        kind = "the disk" if isinstance(error, OSError) else "the tags of the series"
+        raise ScanError(f"{file}: no DICOM segmentation of {scan} could be written; check {kind}.") from None
+
+
+def _sources(series: Series) -> list[pydicom.Dataset]:
+    """The headers of the series, one per file, upward."""
+    found = []
+    for path in dict.fromkeys(planes.path for planes, _ in series.planes):
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        missing = [tag for tag in _NEEDED if not header.get(tag)]
+        if missing:
+            raise ScanError(
+                f"{series.path}: it lacks {missing[0]}, to which a DICOM segmentation must refer; write NIfTI instead."
+            )
+        for tag in _MAY_BE_EMPTY:
+            if tag not in header:
+                setattr(header, tag, None)
+        found.append(header)
+    return found
+
+
+def _segment(number: int, name: str) -> Any:
+    """The description of a segment; what a label is called is known, and no code of it."""
+    import highdicom
+    from pydicom.sr.codedict import codes
+
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.75, 0.95))
+    algorithm = highdicom.AlgorithmIdentificationSequence("voxmim", codes.DCM.ArtificialIntelligence, __version__)
+    return highdicom.seg.SegmentDescription(
+        number,
+        name[:64],
+        codes.SCT.AnatomicalStructure,
+        codes.SCT.AnatomicalStructure,
+        highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm,
+        display_color=highdicom.color.CIELabColor.from_rgb(red, green, blue),
+    )
