@@ -34,7 +34,8 @@ def write_segmentation(file: Path, scan: Path, labels: np.ndarray, names: Mappin
         names: of each label value, background left out.
 
     Raises:
-        ScanError: the scan is one file of many frames, the series lacks what a segmentation must refer to, or the file cannot be written.
+        ScanError: the scan is one file of many frames, the series lacks what a segmentation must refer to, or the
+            file cannot be written.
     """
     import highdicom  # takes half a second, and few need it
 
