@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import locale
 from pathlib import Path
 
 import highdicom
@@ -47,9 +46,7 @@ def test_highdicom_and_simpleitk_read_the_label_map(tmp_path: Path, kind: str) -
         found[x, y, z] = volume.array[tuple(at)]
     np.testing.assert_array_equal(found, LABELS)
 
-    before = locale.setlocale(locale.LC_ALL)
     frames = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "a.dcm"))
-    locale.setlocale(locale.LC_ALL, before)  # which GDCM leaves changed
     found = np.zeros_like(LABELS)
     for frame, group in zip(frames, pydicom.dcmread(tmp_path / "a.dcm").PerFrameFunctionalGroupsSequence, strict=True):
         _, _, z = nifti.TransformPhysicalPointToIndex(group.PlanePositionSequence[0].ImagePositionPatient)

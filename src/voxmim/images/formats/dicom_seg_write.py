@@ -88,6 +88,7 @@ def _sources(series: Series) -> list[pydicom.Dataset]:
         for tag in _MAY_BE_EMPTY:
             if tag not in header:
                 setattr(header, tag, None)
+        header.SpacingBetweenSlices = round(series.spacing[2], 6)  # of which some files say something else
         found.append(header)
     return found
 
