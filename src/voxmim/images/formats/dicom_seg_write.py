@@ -5,13 +5,13 @@ from __future__ import annotations
 import colorsys
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 
-from voxmim import __version__
 from voxmim.errors import ScanError
 from voxmim.files import atomic_write
 from voxmim.images.formats.dicom import Series, wanted_series
@@ -64,7 +64,7 @@ def write_segmentation(file: Path, scan: Path, labels: np.ndarray, names: Mappin
                 instance_number=1,
                 manufacturer="voxmim",
                 manufacturer_model_name="voxmim",
-                software_versions=__version__,
+                software_versions=version("voxmim"),
                 device_serial_number="0",
                 series_description="Segmentation by voxmim",
             )
@@ -99,7 +99,7 @@ def _segment(number: int, name: str) -> Any:
     from pydicom.sr.codedict import codes
 
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.75, 0.95))
-    algorithm = highdicom.AlgorithmIdentificationSequence("voxmim", codes.DCM.ArtificialIntelligence, __version__)
+    algorithm = highdicom.AlgorithmIdentificationSequence("voxmim", codes.DCM.ArtificialIntelligence, version("voxmim"))
     return highdicom.seg.SegmentDescription(
         number,
         name[:64],
