@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class Embedder(Predictor):
         for kind, load in _FINE_TUNED.items():
             if holds(run, kind):
                 network, metadata = load(run)
-                return cls(network.encoder, metadata)
+                return cls(cast(Encoder, network.encoder), metadata)
         encoder = load_encoder(run)
         return cls(encoder, encoder.metadata)  # type: ignore[arg-type]
 

@@ -194,7 +194,7 @@ class InstanceNorm(nn.InstanceNorm3d):
     """
 
     def forward(self, volume: Tensor) -> Tensor:
-        if volume.device.type != "cpu" or torch.compiler.is_exporting():  # for any batch size
+        if volume.device.type != "cpu" or torch.compiler.is_compiling():  # exported for any batch size
             return super().forward(volume)
         scale, shift = self.weight, self.bias
         samples = [functional.batch_norm(one, None, None, scale, shift, True, eps=self.eps) for one in volume.split(1)]

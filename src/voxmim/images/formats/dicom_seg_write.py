@@ -77,7 +77,7 @@ def write_segmentation(file: Path, scan: Path, labels: np.ndarray, names: Mappin
 
 def _sources(series: Series) -> list[pydicom.Dataset]:
     """The headers of the series, one per file, upward."""
-    found = []
+    found: list[pydicom.Dataset] = []
     for path in dict.fromkeys(planes.path for planes, _ in series.planes):
         header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         missing = [tag for tag in _NEEDED if not header.get(tag)]
