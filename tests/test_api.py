@@ -98,7 +98,9 @@ def test_an_init_from_a_weights_file_takes_the_default_recipe(
         with pytest.raises(RunError, match="stop"):
             api.finetune(tiny_runs.store, tmp_path / "run", init)
         own = load_recipe(tiny_runs.recipe)
-        taken = {name: getattr(own, name) for name in ("encoder_settings", "pretext_settings", "mask", "window")}
+        taken = {
+            name: getattr(own, name) for name in ("encoder", "encoder_settings", "pretext_settings", "mask", "window")
+        }
         assert seen[-1][2] == replace(load_recipe(recipe), **taken)
         assert seen[-1][3] == init
 

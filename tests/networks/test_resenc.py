@@ -42,7 +42,7 @@ def test_the_layers_hold_every_parameter_once(settings: ResEncSettings) -> None:
 def test_a_residual_block_starts_as_its_shortcut() -> None:
     encoder = ResEnc(FLAT).eval()
     features = torch.rand(1, 8, 8, 8, 6)  # positive, so that the last activation changes nothing
-    block = encoder.stages[1]["blocks"][1]  # type: ignore[index]
+    block = encoder.get_submodule("stages.1.blocks.1")
     torch.testing.assert_close(block(features), features)
 
 

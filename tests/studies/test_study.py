@@ -354,4 +354,4 @@ def test_a_plan_counts_trials_hours_and_disk_and_trains_nothing(answered: Answer
     assert float(plan["disk"].split()[0]) >= 0
     assert not (tmp_path / "out" / "trials").exists()
     again = dict(answered.again(answered.out, labels=["0.5"], plan_only=True)["plan"])
-    assert (again["done before"], again["hours"].split(",")[0], again["disk"]) == ("31", "0.00", "0.00 GB")
+    assert (again["done before"], again["hours"].split(",")[0], again["disk"]) == ("31", "0", "0.00 GB")

@@ -62,7 +62,7 @@ def test_nnunets_network_takes_the_encoder_and_gives_the_same_features(
 ) -> None:
     encoder = saved(tmp_path, settings, intensity)
     said = api.export_weights(tmp_path, tmp_path / "ours.pth", to="nnunet")
-    assert "nnUNetv2_preprocess_like_nnssl -d DATASET -n ours -pc" in said
+    assert "nnUNetv2_preprocess_like_nnssl -d DATASET -n ours -pc" in said.usage
     checkpoint = torch.load(tmp_path / "ours.pth", weights_only=True)
     network, volume = nnunets_network(checkpoint), random(1, 1, *CROP)
     shifted = (volume - settings.pad_value).permute(0, 1, 4, 3, 2)

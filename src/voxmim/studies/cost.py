@@ -41,7 +41,7 @@ def cost_rows(comparison: Comparison, tested: Iterable[Arm], follow_up: bool = F
     return [
         ["trials", f"{len(trials)}: {names.format(*kinds)}"],
         ["done before", str(len(done))],
-        ["hours", f"{seconds / 3600:.2f}, one trial at a time on this machine"],
+        ["hours", f"{seconds / 3600:.2g}, one trial at a time on this machine"],
         ["disk", f"{disk / 1e9:.2f} GB"],
         *(
             [["not counted", "an arm from scratch that takes as long as pre-training and fine-tuning"]]
