@@ -19,6 +19,7 @@ from voxmim.networks.base import Encoder, Segmentor
 from voxmim.networks.patches import grid_of
 from voxmim.settings import Triple, UNETRSettings, check_range
 
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.7
 _NORM = ("instance", {"affine": True})
 _ACTIVATION = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
 
@@ -194,7 +195,7 @@ class InstanceNorm(nn.InstanceNorm3d):
     """
 
     def forward(self, volume: Tensor) -> Tensor:
-        if volume.device.type != "cpu" or torch.compiler.is_compiling():  # exported for any batch size
+        if volume.device.type != "cpu" or _is_exporting():  # for any batch size
             return super().forward(volume)
         scale, shift = self.weight, self.bias
         samples = [functional.batch_norm(one, None, None, scale, shift, True, eps=self.eps) for one in volume.split(1)]
