@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 
 from conftest import TinyRuns
@@ -42,3 +45,17 @@ def test_the_learning_curves_are_drawn(tiny_runs: TinyRuns) -> None:
     drawn = open_collection(tiny_runs.finetune).curves()
     assert drawn is not None
     assert drawn.startswith(b"\x89PNG")
+
+
+def test_a_study_shows_its_fine_tunings_side_by_side(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    for name, run in (
+        ("a-pretrain", tiny_runs.pretrain),
+        ("b-scratch", tiny_runs.finetune),
+        ("c-mae", tiny_runs.finetune),
+    ):
+        shutil.copytree(run, tmp_path / "trials" / name)
+    found = open_collection(tmp_path)
+    held = [case.name for case in Store(tiny_runs.store).in_split("val")]
+    assert [item.name.split()[0] for item in found.items] == [*held, *held]
+    assert [panel.title for panel in found.items[-1].panels] == ["b-scratch", "c-mae"]
+    assert found.items[-1].panels[1].layers[-1].name == "prediction"

@@ -14,8 +14,9 @@ from voxmim.images.intensity import window
 from voxmim.report.plots import Curve, Plot, png
 from voxmim.report.reconstruct import Reconstruction, Reconstructor
 from voxmim.store.format import Case, Store
+from voxmim.studies.trial import TRIALS
 from voxmim.tasks.segmentation.predict import Segmentor
-from voxmim.training.run import METRICS, Run
+from voxmim.training.run import ABOUT, METRICS, Run
 from voxmim.viewer.collection import Collection, Item, Layer, Panel
 from voxmim.viewer.scans import on_store_grid, prepared_case, store_layers
 
@@ -43,6 +44,33 @@ def run_collection(path: Path) -> Collection:
         curves=partial(learning_curves, run),
         live=partial(_is_live, run),
     )
+
+
+def study_collection(path: Path) -> Collection:
+    """A study: the fixed cases of each pre-training, and those of all fine-tunings on one store side by side.
+
+    Raises:
+        StoreError: a run's store is gone.
+    """
+    runs = [Run.open(file.parent) for file in sorted((path / TRIALS).glob(f"*/{ABOUT}"))]
+    stores = {run.path: Store(run.about["store"]) for run in runs}
+    items = []
+    for run in (run for run in runs if run.kind == "pretrain"):
+        store = stores[run.path]
+        held = store.in_split("val") or store.in_split("train", "unlabelled")
+        panels = [Panel("", reconstruction_layers(run, store, case)) for case in held]
+        items += [
+            Item(f"{case.name} {run.path.name}", (panel,), "val") for case, panel in zip(held, panels, strict=True)
+        ]
+    tuned = [run for run in runs if run.kind == "finetune" and (run.path / "segmentor.safetensors").is_file()]
+    for place in dict.fromkeys(stores[run.path].path for run in tuned):
+        arms = [run for run in tuned if stores[run.path].path == place]
+        store = stores[arms[0].path]
+        for case in store.labelled("val"):
+            panels = [Panel(run.path.name, segmentation_layers(run, store, case)) for run in arms]
+            items.append(Item(f"{case.name} {store.path.name}", tuple(panels), "val"))
+    pages = [*path.glob("report.html"), *sorted(path.glob("*/report.html"))]
+    return Collection("study", path.resolve().name, items, page=pages[0] if pages else None)
 
 
 def learning_curves(run: Run) -> bytes | None:
