@@ -32,9 +32,8 @@ def run_collection(path: Path) -> Collection:
     """
     run = Run.open(path)
     store = Store(run.about["store"])
-    held = store.in_split("val") or store.in_split("train", "unlabelled")
     layers = reconstruction_layers if run.kind == "pretrain" else segmentation_layers
-    items = [Item(case.name, (Panel("", layers(run, store, case)),), case.split) for case in held]
+    items = [Item(case.name, (Panel("", layers(run, store, case)),), case.split) for case in _fixed_cases(store)]
     report = run.path / "report.html"
     return Collection(
         "run",
@@ -57,11 +56,9 @@ def study_collection(path: Path) -> Collection:
     items = []
     for run in (run for run in runs if run.kind == "pretrain"):
         store = stores[run.path]
-        held = store.in_split("val") or store.in_split("train", "unlabelled")
-        panels = [Panel("", reconstruction_layers(run, store, case)) for case in held]
-        items += [
-            Item(f"{case.name} {run.path.name}", (panel,), "val") for case, panel in zip(held, panels, strict=True)
-        ]
+        for case in _fixed_cases(store):
+            panel = Panel("", reconstruction_layers(run, store, case))
+            items.append(Item(f"{case.name} {run.path.name}", (panel,), case.split))
     tuned = [run for run in runs if run.kind == "finetune" and (run.path / "segmentor.safetensors").is_file()]
     for place in dict.fromkeys(stores[run.path].path for run in tuned):
         arms = [run for run in tuned if stores[run.path].path == place]
@@ -71,6 +68,11 @@ def study_collection(path: Path) -> Collection:
             items.append(Item(f"{case.name} {store.path.name}", tuple(panels), "val"))
     pages = [*path.glob("report.html"), *sorted(path.glob("*/report.html"))]
     return Collection("study", path.resolve().name, items, page=pages[0] if pages else None)
+
+
+def _fixed_cases(store: Store) -> list[Case]:
+    """The validation cases, or where there are none those that are trained on."""
+    return store.in_split("val") or store.in_split("train", "unlabelled")
 
 
 def learning_curves(run: Run) -> bytes | None:
