@@ -62,7 +62,7 @@ def segmentation_pictures(runs: Mapping[str, Run], store: Store, split: str = "v
     for _, case, (stored, reference) in islice(Damage().readable(labelled, read), _SHOWN):
         columns: list[tuple[str, np.ndarray | None]] = [("scan", None), ("reference", reference)]
         for name, segmentor in segmentors.items():
-            columns.append((name, segmentor.prepared_label_map(_prepared(store, case, stored))))
+            columns.append((name, segmentor.prepared_label_map(prepared_case(store, case, stored))))
         seen = window(stored, store.preparation.intensity, bounds)
         at = middle_of(reference, case.shape)
         png = segmentation_picture(display_range(seen[0]), columns, store.preparation.spacing, at)
@@ -71,7 +71,7 @@ def segmentation_pictures(runs: Mapping[str, Run], store: Store, split: str = "v
     return pictures
 
 
-def _prepared(store: Store, case: Case, stored: np.ndarray) -> PreparedScan:
+def prepared_case(store: Store, case: Case, stored: np.ndarray) -> PreparedScan:
     """A case of the store as a prepared scan whose own grid is the store's."""
     grid = Grid(case.shape, np.diag([*store.preparation.spacing, 1.0]))
     return PreparedScan(stored, grid, grid, (), Path(case.image[0]))

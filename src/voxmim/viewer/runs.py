@@ -13,12 +13,13 @@ from voxmim.images.grid import Volume
 from voxmim.images.intensity import window
 from voxmim.report.plots import Curve, Plot, png
 from voxmim.report.reconstruct import Reconstruction, Reconstructor
+from voxmim.report.run_pictures import prepared_case
 from voxmim.store.format import Case, Store
 from voxmim.studies.trial import TRIALS
 from voxmim.tasks.segmentation.predict import Segmentor
 from voxmim.training.run import ABOUT, METRICS, Run
 from voxmim.viewer.collection import Collection, Item, Layer, Panel
-from voxmim.viewer.scans import on_store_grid, prepared_case, store_layers
+from voxmim.viewer.scans import on_store_grid, store_layers
 
 _QUIET = 120  # seconds without a new row after which a training no longer counts as running
 
@@ -142,7 +143,7 @@ def _reconstructor(run: Path, written: float) -> Reconstructor:
 
 @lru_cache(4)
 def _segmented(run: Path, written: float, store: Store, case: str) -> np.ndarray:
-    return _segmentor(run, written).prepared_label_map(prepared_case(store, case))
+    return _segmentor(run, written).prepared_label_map(prepared_case(store, store.cases[case], store.image(case)))
 
 
 @lru_cache(4)

@@ -10,11 +10,10 @@ import numpy as np
 
 from voxmim.doctor.inspect import inspect_source
 from voxmim.errors import VoxmimError
-from voxmim.images.grid import Grid, Volume
+from voxmim.images.grid import Volume
 from voxmim.images.volume import case_name, open_image
 from voxmim.sources import Source, SourceCase, open_source
 from voxmim.store.format import Case, Store
-from voxmim.store.prepare import PreparedScan
 from voxmim.viewer.collection import Collection, Item, Layer, Panel
 
 
@@ -134,10 +133,3 @@ def _files(case: Case) -> tuple[str, ...]:
 
 def _note(found: Collection, text: str) -> None:
     found.checking = text
-
-
-def prepared_case(store: Store, case: str) -> PreparedScan:
-    """A case of the store as a prepared scan whose own grid is the store's."""
-    entry = store.cases[case]
-    grid = Grid(entry.shape, np.diag([*store.preparation.spacing, 1.0]))
-    return PreparedScan(store.image(case), grid, grid, (), Path(entry.image[0]))
