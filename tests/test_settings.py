@@ -10,7 +10,7 @@ from voxmim.networks.build import described_encoder
 from voxmim.networks.vit import ViTSettings
 from voxmim.pretext.build import described_pretext
 from voxmim.pretext.mae import MAESettings
-from voxmim.settings import Augmentation, MaskSettings, check_range, with_current_names
+from voxmim.settings import Augmentation, MaskSettings, Training, check_range, with_current_names
 from voxmim.training.run import Run
 
 OLD = {
@@ -61,3 +61,8 @@ def test_the_ends_of_a_range_are_in_it_or_not(bounds: str, low_is_in: bool, high
         else:
             with pytest.raises(ValueError, match=f"flip is {flip}, but must lie"):
                 check_range(settings, "flip", 0, 1, bounds)  # type: ignore[arg-type]
+
+
+def test_the_weight_of_labelled_voxels_falls_to_1_over_70_percent_of_the_steps() -> None:
+    training = Training(steps=100, foreground_weight=8)
+    assert [training.foreground_weight_at(step) for step in (0, 35, 70, 99)] == pytest.approx([8, 4.5, 1, 1])

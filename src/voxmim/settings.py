@@ -223,6 +223,8 @@ class Training:
             cases, and all of them where a step looks best and at the end; 1 scores all cases each time.
         checkpoint_every: steps between two checkpoints (last.ckpt).
         foreground: fraction of crops centred on a labelled voxel (fine-tuning only).
+        foreground_weight: weight of labelled voxels in a segmentor's cross-entropy at the first step; it falls linearly
+            to 1 over the first 70 % of the steps. Above 1, small structures are learned sooner.
         augmentation: random changes of the crops.
     """
 
@@ -241,12 +243,19 @@ class Training:
     validation_fraction: float = 0.1
     checkpoint_every: int = 500
     foreground: float = 0.5
+    foreground_weight: float = 1.0
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
         check_range(self, "steps batch accumulate crops_per_scan validate_every checkpoint_every", 1)
         check_range(self, "lr layer_decay", 0, bounds="()")
         check_range(self, "weight_decay clip", 0)
+        check_range(self, "foreground_weight", 1)
         check_range(self, "warmup freeze foreground", 0, 1)
         check_range(self, "validation_fraction", 0)
         check_range(self, "ema", 0, 1, "[)")
+
+    def foreground_weight_at(self, step: int) -> float:
+        """The weight of labelled voxels at a step, counted from 0."""
+        left = max(0.0, 1 - step / (0.7 * self.steps))
+        return 1 + (self.foreground_weight - 1) * left

@@ -86,8 +86,11 @@ class Task(ABC):
         """A fresh network on an encoder."""
 
     @abstractmethod
-    def loss(self, output: Any, batch: Batch) -> Tensor:
-        """The loss of the network's output for a batch, in float32 whatever the output's precision."""
+    def loss(self, output: Any, batch: Batch, foreground_weight: float = 1.0) -> Tensor:
+        """The loss of the network's output for a batch, in float32 whatever the output's precision.
+
+        `foreground_weight` is that of labelled voxels, for a task that has them.
+        """
 
     @abstractmethod
     def windows(self, case: Case, recipe: Recipe) -> int:

@@ -97,7 +97,7 @@ def finetune(
 
     def loss(wrapped: nn.Module, batch: Batch, step: int) -> Tensor:
         batch = augmented(batch)
-        return chosen.loss(wrapped(batch.image), batch)
+        return chosen.loss(wrapped(batch.image), batch, training.foreground_weight_at(step))
 
     windows = [chosen.windows(case, recipe) for case in chosen.val]
     validation = Validation(chosen.val, windows, lambda case: chosen.score_case(network, case, recipe),

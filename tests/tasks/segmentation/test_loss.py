@@ -41,10 +41,39 @@ def test_regions_are_judged_each_by_its_own_mask(values: list[int]) -> None:
     assert float(loss) == pytest.approx(slow_loss(logits, label), rel=1e-4)
 
 
-def test_labels_are_judged_as_before() -> None:
-    logits, label = some_case([0, 1, 2], 3)
+@pytest.mark.parametrize("values", [[0, 1, 2], [0, 2], [0]])
+def test_labels_are_judged_as_in_monai(values: list[int]) -> None:
+    logits, label = some_case(values, 3)
     theirs = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
-    assert torch.equal(make_criterion(LABELS)(logits, label), theirs(logits, label))
+    torch.testing.assert_close(make_criterion(LABELS)(logits, label), theirs(logits, label))
+
+
+def test_foreground_weight_multiplies_the_cross_entropy_of_labelled_voxels() -> None:
+    logits, label = some_case([0, 1, 2], 3)
+    log = torch.log_softmax(logits, 1).gather(1, label)
+    extra = -(7 * log[label > 0]).sum() / label.numel()
+    criterion = make_criterion(LABELS)
+    torch.testing.assert_close(criterion(logits, label, 8.0) - criterion(logits, label), extra)
+
+
+@pytest.mark.parametrize(("structures", "values"), [(LABELS, [0, 1, 2]), (REGIONS, [0, 1, 2, 4])])
+def test_what_is_not_known_has_no_part_in_the_loss(structures: Structures, values: list[int]) -> None:
+    logits, label = some_case(values, 3)
+    known = torch.zeros_like(label, dtype=torch.bool)
+    known[:, :, :2] = True
+    logits.requires_grad_(True)
+    criterion = make_criterion(structures)
+    loss = criterion(logits, label, known=known)
+    loss.backward()
+    assert logits.grad is not None and not logits.grad[:, :, 2:].any() and logits.grad[:, :, :2].all()
+    torch.testing.assert_close(loss, criterion(logits[:, :, :2], label[:, :, :2]))
+
+
+def test_a_batch_of_which_nothing_is_known_gives_no_gradient() -> None:
+    logits, label = some_case([0, 1, 2], 3)
+    logits.requires_grad_(True)
+    make_criterion(LABELS)(logits, label, known=torch.zeros_like(label, dtype=torch.bool)).backward()
+    assert logits.grad is not None and not logits.grad.any()
 
 
 def test_regions_that_overlap_can_be_learned() -> None:

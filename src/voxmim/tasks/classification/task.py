@@ -82,7 +82,7 @@ class Classification(Task):
             assert isinstance(network, Classifier)
             network.eval().fit_scale(islice(crops, min(MAX_SCALED, len(self.train))))
 
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+    def loss(self, output: Tensor, batch: Batch, foreground_weight: float = 1.0) -> Tensor:
         truth = torch.tensor([self._index[case] for case in batch.names])
         weights = self._weights[truth].to(output.device)
         return (functional.cross_entropy(output.float(), truth.to(output.device), reduction="none") * weights).mean()

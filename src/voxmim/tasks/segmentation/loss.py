@@ -4,49 +4,94 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from voxmim.tasks.segmentation.structures import Structures
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
+Criterion = Callable[..., Tensor]
+_SMOOTH = 1e-5  # in both parts of the Dice's fraction, as in MONAI
 
 
 def make_criterion(structures: Structures) -> Criterion:
-    """The loss of logits (B, K, X, Y, Z) float32 against label values (B, 1, X, Y, Z).
+    """The loss of logits (B, K, X, Y, Z) float32 against label values (B, 1, X, Y, Z): Dice and cross-entropy.
 
-    For labels, Dice and cross-entropy after a softmax, without background in the Dice; for regions, Dice and binary
-    cross-entropy after a sigmoid, each region against its own mask. Dice counts over the batch (of one process, and of
-    one part of it under gradient accumulation), so that crops without a structure do not count as cases of their own.
+    For labels after a softmax, without background in the Dice; for regions binary and after a sigmoid, each region
+    against its own mask. Dice counts over the batch (of one process, and of one part of it under gradient
+    accumulation), so that crops without a structure do not count as cases of their own.
+
+    The criterion takes two more arguments. `foreground_weight` multiplies the cross-entropy of labelled voxels. `known`
+    is a bool (B, 1, X, Y, Z): where it is false, nothing is counted and the gradient is 0.
     """
-    from monai.losses import DiceCELoss, DiceLoss  # MONAI takes seconds to import
+    regions = bool(structures.regions)
 
-    if not structures.regions:
-        dice_ce = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
-        return lambda logits, label: dice_ce(logits, structures.targets(label))
-    dice = DiceLoss(sigmoid=True, batch=True)
+    def criterion(
+        logits: Tensor, label: Tensor, foreground_weight: float = 1.0, known: Tensor | None = None
+    ) -> Tensor:
+        if regions:
+            truth = structures.masks(label)
+            error = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+            labelled, scored = truth > 0, slice(None)
+        else:
+            target = structures.targets(label)
+            error = functional.cross_entropy(logits, target[:, 0], reduction="none")[:, None]
+            truth = functional.one_hot(target[:, 0], logits.shape[1]).movedim(-1, 1).float()
+            labelled, scored = target > 0, slice(1, None)
+        if foreground_weight != 1:
+            error = error * torch.where(labelled, foreground_weight, 1.0)
+        predicted = structures.activate(logits)[:, scored]
+        return _mean(error, known) + soft_dice_loss(predicted, truth[:, scored], known)
 
-    def of_regions(logits: Tensor, label: Tensor) -> Tensor:
-        masks = structures.masks(label)
-        return dice(logits, masks) + functional.binary_cross_entropy_with_logits(logits, masks)
-
-    return of_regions
+    return criterion
 
 
-def deep_loss(criterion: Criterion, levels: Sequence[Tensor], label: Tensor) -> Tensor:
+def soft_dice_loss(predicted: Tensor, truth: Tensor, known: Tensor | None = None) -> Tensor:
+    """1 - Dice of probabilities and masks (B, K, X, Y, Z), over the batch, averaged over K (arXiv 1606.04797).
+
+    Voxels that are not `known` (see `make_criterion`) are left out.
+    """
+    if known is not None:
+        predicted, truth = predicted * known, truth * known
+    axes = (0, 2, 3, 4)
+    overlap, total = (predicted * truth).sum(axes), predicted.sum(axes) + truth.sum(axes)
+    return (1 - (2 * overlap + _SMOOTH) / (total + _SMOOTH)).mean()
+
+
+def _mean(error: Tensor, known: Tensor | None) -> Tensor:
+    if known is None:
+        return error.mean()
+    known = known.expand_as(error)
+    return error.where(known, 0).sum() / known.sum().clamp(min=1)
+
+
+def deep_loss(
+    criterion: Criterion,
+    levels: Sequence[Tensor],
+    label: Tensor,
+    foreground_weight: float = 1.0,
+    known: Tensor | None = None,
+) -> Tensor:
     """The mean loss of logits of several levels, each weighing half of the next finer one (arXiv 1809.10486).
 
     Args:
         criterion: the loss of one level.
         levels: logits (B, K, X, Y, Z) of each level, the finest first.
         label: values (B, 1, X, Y, Z) of the finest level; coarser ones are its nearest voxels.
+        foreground_weight: see `make_criterion`.
+        known: see `make_criterion`; of the finest level, like `label`.
     """
     total, weights = levels[0].new_zeros(()), [0.5**level for level in range(len(levels))]
     for weight, logits in zip(weights, levels, strict=True):
-        same = logits.shape[2:] == label.shape[2:]
-        nearest = label if same else functional.interpolate(label.float(), logits.shape[2:], mode="nearest-exact")
-        total = total + weight * criterion(logits, nearest.to(label.dtype))
+        at, where = (None if x is None else _nearest(x, logits) for x in (label, known))
+        total = total + weight * criterion(logits, at, foreground_weight, where)
     return total / sum(weights)
+
+
+def _nearest(volume: Tensor, logits: Tensor) -> Tensor:
+    if volume.shape[2:] == logits.shape[2:]:
+        return volume
+    return functional.interpolate(volume.float(), logits.shape[2:], mode="nearest-exact").to(volume.dtype)
 
 
 def loss_name(structures: Structures) -> str:

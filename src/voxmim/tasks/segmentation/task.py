@@ -70,9 +70,9 @@ class Segmentation(Task):
     def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
         return build_segmentor(encoder, recipe.unetr, self.structures.outputs)
 
-    def loss(self, output: Tensor | tuple[Tensor, ...], batch: Batch) -> Tensor:
+    def loss(self, output: Tensor | tuple[Tensor, ...], batch: Batch, foreground_weight: float = 1.0) -> Tensor:
         levels = (output,) if isinstance(output, Tensor) else output
-        return deep_loss(self._criterion, [logits.float() for logits in levels], batch.label)
+        return deep_loss(self._criterion, [logits.float() for logits in levels], batch.label, foreground_weight)
 
     def windows(self, case: Case, recipe: Recipe) -> int:
         assert recipe.crop is not None
