@@ -26,9 +26,7 @@ def make_criterion(structures: Structures) -> Criterion:
     """
     regions = bool(structures.regions)
 
-    def criterion(
-        logits: Tensor, label: Tensor, foreground_weight: float = 1.0, known: Tensor | None = None
-    ) -> Tensor:
+    def criterion(logits: Tensor, label: Tensor, foreground_weight: float = 1.0, known: Tensor | None = None) -> Tensor:
         if regions:
             truth = structures.masks(label)
             error = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
