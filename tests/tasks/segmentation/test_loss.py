@@ -65,7 +65,9 @@ def test_what_is_not_known_has_no_part_in_the_loss(structures: Structures, value
     criterion = make_criterion(structures)
     loss = criterion(logits, label, known=known)
     loss.backward()
-    assert logits.grad is not None and not logits.grad[:, :, 2:].any() and logits.grad[:, :, :2].all()
+    assert logits.grad is not None
+    assert not logits.grad[:, :, 2:].any()
+    assert logits.grad[:, :, :2].all()
     torch.testing.assert_close(loss, criterion(logits[:, :, :2], label[:, :, :2]))
 
 
@@ -73,7 +75,8 @@ def test_a_batch_of_which_nothing_is_known_gives_no_gradient() -> None:
     logits, label = some_case([0, 1, 2], 3)
     logits.requires_grad_(True)
     make_criterion(LABELS)(logits, label, known=torch.zeros_like(label, dtype=torch.bool)).backward()
-    assert logits.grad is not None and not logits.grad.any()
+    assert logits.grad is not None
+    assert not logits.grad.any()
 
 
 def test_regions_that_overlap_can_be_learned() -> None:
