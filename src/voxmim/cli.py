@@ -1,7 +1,5 @@
 """The command line, generated from `voxmim.api`: a function's parameters are the options, its docstring is the help."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -1,7 +1,5 @@
 """What the commands print: tables, progress bars, where the result is, errors."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Errors that a user can fix: one sentence with the file, the fault and the remedy."""
 
-from __future__ import annotations
-
 import difflib
 import signal
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Atomic writes of files, and locks on folders."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

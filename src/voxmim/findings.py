@@ -1,7 +1,5 @@
 """Findings: what is odd about a file of a source, and what is done about it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -64,7 +62,7 @@ class Finding:
         return self.action == "used" and self.kind in DOUBTFUL
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Finding:
+    def from_dict(cls, values: Mapping[str, Any]) -> "Finding":
         """The inverse of ``dataclasses.asdict``, also from JSON."""
         return cls(values["file"], values["kind"], values["reason"], cast(Action, values["action"]))
 

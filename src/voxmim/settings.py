@@ -3,8 +3,6 @@
 An encoder's or a pretext's own settings stand in its file. This module imports no torch.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Sizes in words."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 

@@ -3,8 +3,6 @@
 Results come as they are ready, each once. Closing the generator (or an error) cancels the tasks still queued.
 """
 
-from __future__ import annotations
-
 import ctypes
 import multiprocessing
 import os

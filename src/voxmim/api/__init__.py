@@ -3,8 +3,6 @@
 Each function imports what it needs when it is called, so that importing this package costs nothing.
 """
 
-from __future__ import annotations
-
 from voxmim.api.datasets import data_sets, download
 from voxmim.api.embedding import embed
 from voxmim.api.inspection import inspect

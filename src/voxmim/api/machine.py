@@ -1,7 +1,5 @@
 """What this machine offers: versions, devices, precisions, optional parts, disk."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

@@ -1,7 +1,5 @@
 """Results of a training: scores, label maps, reconstructions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """The paper's questions as experiments."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

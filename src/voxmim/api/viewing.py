@@ -1,7 +1,5 @@
 """A page to look at scans and results."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

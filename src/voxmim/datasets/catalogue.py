@@ -1,7 +1,5 @@
 """The public data sets that can be downloaded: the ten tasks of the Medical Segmentation Decathlon."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from voxmim.errors import DownloadError, nearest

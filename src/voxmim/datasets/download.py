@@ -1,7 +1,5 @@
 """Downloading a data set: its terms, then its archive is fetched, checked and unpacked."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tarfile

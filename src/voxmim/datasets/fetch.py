@@ -1,7 +1,5 @@
 """Downloading one file: its size, resuming a partial file, and its checksum."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What shows only when cases are compared with each other. No file is read again."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 

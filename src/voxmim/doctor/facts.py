@@ -1,7 +1,5 @@
 """What is measured of a scan when it is read, so that it can be compared with others without being read again."""
 
-from __future__ import annotations
-
 import hashlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
@@ -56,7 +54,7 @@ class Facts:
         return np.frombuffer(b64decode(self.overview), np.uint8).reshape(COARSE).astype(float)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Facts:
+    def from_dict(cls, values: Mapping[str, Any]) -> "Facts":
         """The inverse of ``dataclasses.asdict``, also from JSON."""
         labels = {int(value): LabelFacts(volume, tuple(centre)) for value, (volume, centre) in values["labels"].items()}
         tuples = {key: tuple(values[key]) for key in ("shape", "spacing")}

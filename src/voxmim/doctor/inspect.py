@@ -1,7 +1,5 @@
 """Read every file of a source once: what is wrong, what `prepare` will do about it, and what the scans are like."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing

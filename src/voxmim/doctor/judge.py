@@ -3,8 +3,6 @@
 A case whose scan, or one channel of it, is left out is left out; one whose label map is left out stays without labels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import prod

@@ -6,8 +6,6 @@ well when mirrored, and the others fit each other. So nearly symmetric anatomy a
 reported, nor are mirror images when too many of the others are mirrored too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

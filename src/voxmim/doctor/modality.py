@@ -1,7 +1,5 @@
 """CT or MR: which of the two the scans of a source are, and which scan does not fit."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from voxmim.doctor.facts import PERCENTILES, Facts

@@ -1,7 +1,5 @@
 """One scan from the files of its channels, which must lie on one grid or are brought to it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

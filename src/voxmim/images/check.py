@@ -1,7 +1,5 @@
 """Is a case fit to be prepared? Errors refuse it, warnings let it pass."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from itertools import product
 from pathlib import Path

@@ -4,8 +4,6 @@ Every resampling runs in index space: with the affines A of the voxels at hand a
 the wanted grid lies at index inv(A) @ B @ j. Oblique, flipped and anisotropic scans thus need no case of their own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import permutations
 from typing import Literal

@@ -4,8 +4,6 @@ Arrays are indexed (C, X, Y, Z). Affines map a voxel index to world millimetres 
 superior (RAS+).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +25,7 @@ class Grid:
     affine: np.ndarray
 
     @classmethod
-    def of(cls, volume: Volume) -> Grid:
+    def of(cls, volume: "Volume") -> "Grid":
         """The grid of a volume."""
         return cls(volume.shape, volume.affine)
 
@@ -37,7 +35,7 @@ class Grid:
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
-    def crop(self, box: tuple[slice, slice, slice]) -> Grid:
+    def crop(self, box: tuple[slice, slice, slice]) -> "Grid":
         """The grid of a box of the voxels (starts and stops inside the grid)."""
         x, y, z = (part.stop - part.start for part in box)
         affine = self.affine.copy()

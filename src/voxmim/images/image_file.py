@@ -1,7 +1,5 @@
 """An image file that was opened: its header is parsed once, its voxels are read on demand."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ becomes a z-score over its foreground (arXiv 2204.11716, section 4: over non-zer
 0, the value that padding and missing channels have, so that a padded rim looks like background.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

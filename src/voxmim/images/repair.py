@@ -1,7 +1,5 @@
 """Repairs of a label map that need no guess: values and affines off by rounding, axes in another order."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 A file of any format becomes an `ImageFile` whose header is parsed once; its voxels are read on demand.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import nibabel as nib

@@ -1,7 +1,5 @@
 """The files below a folder, as every listing of scans sees them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ A shape is an array (X, Y, Z) of distances to its surface in mm: negative inside
 are combined by minimum and maximum and painted from the outside inwards; edges are as soft as a voxel is wide.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

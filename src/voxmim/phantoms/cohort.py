@@ -1,7 +1,5 @@
 """Writing a cohort of phantoms: scans, label maps, classes and a split, in the layout of the Decathlon."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

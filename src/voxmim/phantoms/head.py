@@ -5,8 +5,6 @@ stripped and the background exactly 0. Body coordinates are mm to the right, fro
 thalami.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

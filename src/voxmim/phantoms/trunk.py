@@ -5,8 +5,6 @@ and head; the origin lies in the middle of the trunk at the height of the diaphr
 those of adults.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

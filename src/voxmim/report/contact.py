@@ -1,7 +1,5 @@
 """A contact sheet: the middle slices of many scans, side by side, with the outlines of their labels."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Collection, Mapping
 

@@ -6,8 +6,6 @@ superior is up; a millimetre is equally long everywhere. Pictures are black, so 
 well as a dark one.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from functools import lru_cache

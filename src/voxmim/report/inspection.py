@@ -1,7 +1,5 @@
 """The page of an inspection: the findings first, then what the scans are like."""
 
-from __future__ import annotations
-
 import shlex
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The same page as Markdown with its pictures beside it, for a folder of documents."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The report: one HTML file that needs no other file, runs no script and fetches nothing."""
 
-from __future__ import annotations
-
 import base64
 import re
 import struct

@@ -4,8 +4,6 @@ They can be read without colours: each series has its own line and marker, heat 
 chart has a title, a caption, a size in inches, `words` for readers who cannot see it, and `draw` for an empty figure.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What a pre-trained network makes of the hidden parts of a scan: pictures, and volumes to lay over the scan."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +54,7 @@ class Reconstructor:
     metadata: dict[str, Any]
 
     @classmethod
-    def load(cls, path: Path | str) -> Reconstructor:
+    def load(cls, path: Path | str) -> "Reconstructor":
         """From a pre-training's run folder or its ``pretext.safetensors``, onto a GPU if there is one.
 
         Raises:

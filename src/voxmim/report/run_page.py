@@ -1,7 +1,5 @@
 """The page of one run, a pre-training or a fine-tuning for any task, and its status for scripts."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import time

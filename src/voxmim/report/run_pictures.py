@@ -1,7 +1,5 @@
 """Pictures of what trained networks make of cases that they were not trained on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path

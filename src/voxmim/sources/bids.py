@@ -9,8 +9,6 @@ The suffixes (T1w, FLAIR, ...) are the channels. A patient's session is a case; 
 its runs (acquisitions, ...) is one, of the images whose names differ only in the suffix.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

@@ -10,8 +10,6 @@ the patient. JSON is a list of such rows as objects, or an object with lists cal
 hold what a dataset.json does: "name", "channel_names", "labels", "regions", "licence".
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -9,8 +9,6 @@ SOURCE/splits_final.json   of nnU-Net: a list of folds, of which the first count
 ```
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

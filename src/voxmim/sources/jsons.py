@@ -1,7 +1,5 @@
 """JSON that people write: read with an error of one sentence for what is wrong in it."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

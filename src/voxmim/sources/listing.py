@@ -1,7 +1,5 @@
 """The scans in folders: files, and DICOM series; what is none of them is left out with a finding."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Sequence

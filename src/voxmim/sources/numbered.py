@@ -1,7 +1,5 @@
 """Channels in files of their own, distinguished by a number: ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz`` and so on."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path

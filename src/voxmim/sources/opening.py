@@ -1,7 +1,5 @@
 """Opening a source: which kind it is, which cases it has, and which split each of them is in."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path

@@ -10,8 +10,6 @@ SOURCE/extra_unlabelled    further scans
 ```
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a source is: its cases, where their files lie, and what is known of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which case trains, validates or tests: as a file says, or drawn by seed."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ Each crop's parameters follow from its own seed, so that a crop is augmented ali
 Only the crops that a change was drawn for are touched by it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Everything random about crop number n follows from (seed, n): which scan, where,
 resumed training thus continues with exactly the crops it would have had.
 """
 
-from __future__ import annotations
-
 import copy
 from collections import deque
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Changes of crops that mix voxels: rotation, scaling and elastic deformation in one resampling; blur; resolution."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

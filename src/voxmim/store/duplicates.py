@@ -4,8 +4,6 @@ Each process claims the content of its scan with a small file in the store. A sc
 ranks before it need not be prepared. The comparison of all cases at the end decides; claims only save work.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from contextlib import suppress

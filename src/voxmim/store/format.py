@@ -7,8 +7,6 @@ STORE/labels/CASE.b2nd    (X, Y, Z) uint8, with up to SAMPLES voxels of each lab
 ```
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """What index.json of a store says: how its scans were prepared, and one entry per case."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,7 +46,7 @@ class Preparation:
     zero_background: bool = True
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Preparation:
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preparation":
         """The inverse of ``dataclasses.asdict``, also from JSON."""
         x, y, z = values["spacing"]
         return cls(
@@ -93,7 +91,7 @@ class Case:
     findings: tuple[Finding, ...] = ()
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Case:
+    def from_dict(cls, values: Mapping[str, Any]) -> "Case":
         """The inverse of ``dataclasses.asdict``, also from JSON."""
         known = dict(values)
         known["shape"] = tuple(known["shape"])
@@ -134,7 +132,7 @@ class Index:
     findings: Sequence[Finding] = ()
 
     @classmethod
-    def read(cls, path: Path) -> Index | None:
+    def read(cls, path: Path) -> "Index | None":
         """The index of the store in a folder; None where there is none.
 
         Raises:

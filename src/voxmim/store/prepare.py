@@ -1,7 +1,5 @@
 """From scans on disk to the voxels a network is trained on: one scan in memory, or a source into a store."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace

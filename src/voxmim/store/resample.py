@@ -1,7 +1,5 @@
 """A store of the same scans at another spacing: read from their own files, with the same splits and labels."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

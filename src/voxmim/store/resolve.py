@@ -1,7 +1,5 @@
 """How the scans of a source are to be prepared: as requested, as the store has it, or as the scans suggest."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from statistics import median_low
 

@@ -4,8 +4,6 @@ A scan flipped along X shows the left kidney where a right one lies. Its label m
 learns that sides are a matter of chance.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

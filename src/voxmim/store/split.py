@@ -1,7 +1,5 @@
 """Splitting a store again: by a list, or drawn by seed; all scans of a patient go into one split."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace

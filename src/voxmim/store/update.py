@@ -1,7 +1,5 @@
 """What a source changes in a store: which of its cases are done, which are to be prepared, and what stays."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

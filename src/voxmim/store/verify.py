@@ -1,7 +1,5 @@
 """Compare a store with its index; every voxel is read again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial

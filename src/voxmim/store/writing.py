@@ -4,8 +4,6 @@ A case's entry is also written into its image file, and the image file is put in
 whatever interrupts `prepare`, and its index can be rebuilt from the files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping

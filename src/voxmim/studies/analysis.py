@@ -1,7 +1,5 @@
 """How much faster one arm reaches another arm's best validation Dice, with an interval over seeds and cases."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -6,8 +6,6 @@ augmentation and all weights that are initialised at random; arms of one seed ha
 are scored once, at the end, by the chosen runs.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -66,7 +64,7 @@ class Arm:
         start = [] if self.pretraining is None else [(self.pretraining.store, self.pretraining.recipe, True)]
         return [*start, (self.store, self.recipe, False)]
 
-    def changed(self, change: Callable[[Path, Recipe, bool], Recipe]) -> Arm:
+    def changed(self, change: Callable[[Path, Recipe, bool], Recipe]) -> "Arm":
         """The arm with other settings for each of its trainings, which `change` is called with."""
         *start, recipe = (change(*training) for training in self.trainings)
         pretraining = self.pretraining and replace(self.pretraining, recipe=start[0])

@@ -1,7 +1,5 @@
 """Does pre-training make fine-tuning converge sooner, and end higher, than SimCLR does and than no pre-training?"""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import combinations
 

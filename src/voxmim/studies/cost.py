@@ -1,7 +1,5 @@
 """What a study will take: trials, hours and disk, from a few timed steps of each kind of training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """How light may the decoder of a masked pre-training be?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from voxmim.errors import RecipeError

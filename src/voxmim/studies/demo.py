@@ -1,7 +1,5 @@
 """Every step in one command, on phantoms or own scans: prepare, compare pre-training with none, predict, report."""
 
-from __future__ import annotations
-
 import shlex
 import time
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """What a study is: a question, the arms that answer it, and what its page shows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter

@@ -1,7 +1,5 @@
 """What does pre-training gain with how many labels?"""
 
-from __future__ import annotations
-
 import numpy as np
 
 from voxmim.report.plots import Curve, Plot

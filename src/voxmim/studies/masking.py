@@ -1,7 +1,5 @@
 """How much should be hidden, and in how large pieces?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

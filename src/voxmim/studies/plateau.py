@@ -5,8 +5,6 @@ is that best Dice. Costs are core-minutes: of the fine-tuning's steps, and of th
 of fine-tunings that start from it.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Does pre-training help? Two arms: from scratch, and from the recipe's own pre-training."""
 
-from __future__ import annotations
-
 from voxmim.report.plots import Plot
 from voxmim.report.run_page import pretraining_curves
 from voxmim.report.run_pictures import reconstruction_pictures

@@ -1,7 +1,5 @@
 """Every raw result of a study as CSV, one number a row."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterator, Mapping

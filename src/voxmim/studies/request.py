@@ -1,7 +1,5 @@
 """The request of a study, and the recipes that follow from it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

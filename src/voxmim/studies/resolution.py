@@ -4,8 +4,6 @@ A coarser store is prepared from the scans of the given one. A crop has as many 
 the same and contains more of the body at the coarser one. All is scored in the scans' own geometry.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

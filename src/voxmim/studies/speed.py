@@ -1,7 +1,5 @@
 """Tables and sentences on how soon, and at what cost, one arm reaches another arm's best validation Dice."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

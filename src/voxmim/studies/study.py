@@ -1,7 +1,5 @@
 """Run a study by its name: train, choose on validation cases, test once, write the page."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tables and plots that the studies have in common; the position-only prior is in every table of results."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

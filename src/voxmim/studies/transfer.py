@@ -1,7 +1,5 @@
 """Does an encoder that was pre-trained on other scans help as much as one of the same scans?"""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 from voxmim.errors import StoreError

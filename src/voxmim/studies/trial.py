@@ -4,8 +4,6 @@ Two trials that would do the same are one trial, which several arms and several 
 is done is not run again, one that was stopped resumes from its last checkpoint, one that failed is run again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shlex
@@ -72,7 +70,7 @@ class Trial:
     store: Path
     recipe: Recipe
     labels: str | None = None
-    start: Trial | None = None
+    start: "Trial | None" = None
     source: str = field(default_factory=source_hash)
 
     @cached_property
@@ -107,7 +105,7 @@ class Trial:
             recipe = replace(recipe, pretext=fitting_pretexts(recipe.encoder)[0], pretext_settings=None)
         return replace(recipe, **{name: getattr(default, name) for name in idle})
 
-    def absolute(self) -> Trial:
+    def absolute(self) -> "Trial":
         """The same, for a process that may stand in another folder."""
         return replace(self, store=self.store.resolve(), start=self.start and self.start.absolute())
 

@@ -1,7 +1,5 @@
 """The files of a study: a page in HTML and Markdown, every raw result as CSV, and all of it as JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict

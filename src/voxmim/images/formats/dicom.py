@@ -6,8 +6,6 @@ file of many frames, or that folder and the series' name with an ending that no 
 ``FOLDER/MR-3fa2b1c0.series``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterable, Sequence

@@ -3,8 +3,6 @@
 Whatever a file claims, no more memory is taken than it can fill; what pydicom says, which may quote tags, is silenced.
 """
 
-from __future__ import annotations
-
 import logging
 import mmap
 import re

@@ -4,8 +4,6 @@ A slice of a classic series is one plane; an enhanced file holds many, each with
 Names and numbers of patients are compared and never leave this room.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +65,7 @@ class Planes:
     rescale: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     fault: str | None = None
 
-    def is_like(self, other: Planes) -> bool:
+    def is_like(self, other: "Planes") -> bool:
         """Whether both could be of one volume: same size, voxel size and orientation."""
         return (
             self.size == other.size

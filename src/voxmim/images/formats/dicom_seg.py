@@ -1,7 +1,5 @@
 """DICOM segmentations as label maps: the numbers of the segments are the label values."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

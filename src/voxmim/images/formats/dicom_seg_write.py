@@ -1,7 +1,5 @@
 """Label maps as DICOM segmentations that refer to the series of their scan."""
 
-from __future__ import annotations
-
 import colorsys
 import warnings
 from collections.abc import Mapping

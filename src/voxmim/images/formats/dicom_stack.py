@@ -1,7 +1,5 @@
 """Do slices make a volume? Their order, the step from one to the next, and what is wrong between them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

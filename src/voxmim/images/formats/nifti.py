@@ -4,8 +4,6 @@ nibabel parses the header; the voxels are read here, so that a file that is cut 
 hold, is refused without taking memory for them. The standard: https://nifti.nimh.nih.gov.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from math import prod

@@ -3,8 +3,6 @@
 ITK believes a header: it takes memory for what is claimed, and crashes on some numbers. It does not know units either.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from math import prod

@@ -1,7 +1,5 @@
 """A zipped file as a stream: twice as fast as Python's own, and content with what stands behind the zip."""
 
-from __future__ import annotations
-
 import io
 from typing import Any, BinaryIO
 
