@@ -20,6 +20,7 @@ from voxmim.settings import (
     EncoderSettings,
     MaskSettings,
     Precision,
+    SelfTrainingSettings,
     Training,
     Triple,
     UNETRSettings,
@@ -63,6 +64,7 @@ class Recipe:
         carry_decoder: let a fine-tuning of a U-Net start from the decoder of its MAE too.
         pretrain: the pre-training.
         finetune: the fine-tuning.
+        self_training: what a fine-tuning learns from unlabelled scans.
         scratch_lr: peak learning rate of a fine-tuning from scratch; null takes finetune.lr.
         lrs: peak learning rates that a study tries; each arm takes the one that does best on validation cases.
     """
@@ -88,6 +90,7 @@ class Recipe:
     carry_decoder: bool = False
     pretrain: Training = field(default_factory=Training)
     finetune: Training = field(default_factory=Training)
+    self_training: SelfTrainingSettings = field(default_factory=SelfTrainingSettings)
     scratch_lr: float | None = None
     lrs: tuple[float, ...] = (1e-3, 3e-4)
 
@@ -111,6 +114,10 @@ class Recipe:
                 raise ValueError(f"{name}.batch {training.batch} must be a multiple of {parts}")
         if self.pretrain.freeze:
             raise ValueError(f"pretrain.freeze is {self.pretrain.freeze}, but a pre-training trains the encoder; use 0")
+        if self.self_training.weight and not self.finetune.ema:
+            raise ValueError(
+                "self_training needs averaged weights, which label the scans; set finetune.ema, such as to 0.99"
+            )
         self.encoder_entry.segmentor.check(self.encoder_settings)
         self.pretext_class.check(self.pretext_settings, self.pretrain)
         if self.carry_decoder and not self.encoder_entry.segmentor.carries_decoder:

@@ -149,6 +149,41 @@ class UNETRSettings:
 
 
 @dataclass
+class SelfTrainingSettings:
+    """Learning from unlabelled scans while fine-tuning a segmentor (arXiv 1703.01780, 2001.07685).
+
+    The averaged weights label crops of unlabelled scans, and the network learns these labels from strongly augmented
+    versions of the same crops, where they are confident.
+
+    Attributes:
+        weight: of the loss on unlabelled crops; 0 turns self-training off.
+        batch: unlabelled crops per step.
+        threshold: minimum probability of a label that is learned.
+        start: fraction of the steps after which it begins; over as many steps again its weight rises linearly.
+        shift: maximum change of brightness of the crops to learn from, as in the augmentation.
+        contrast: maximum relative change of contrast.
+        gamma: maximum relative change of the exponent of a gamma correction.
+        noise: maximum standard deviation of added noise.
+        low_resolution: maximum relative growth of the voxels in a simulated low resolution.
+    """
+
+    weight: float = 0.0
+    batch: int = 2
+    threshold: float = 0.9
+    start: float = 0.1
+    shift: float = 0.15
+    contrast: float = 0.4
+    gamma: float = 0.4
+    noise: float = 0.1
+    low_resolution: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_range(self, "weight shift contrast gamma noise low_resolution", 0)
+        check_range(self, "batch", 1)
+        check_range(self, "threshold start", 0, 1, "[)")
+
+
+@dataclass
 class Augmentation:
     """Random changes of a crop; every probability is per crop.
 

@@ -92,6 +92,10 @@ class Task(ABC):
         `foreground_weight` is that of labelled voxels, for a task that has them.
         """
 
+    def self_training_loss(self, output: Any, teacher: Any, batch: Batch, threshold: float) -> Tensor:
+        """The loss of the network's output against what its averaged weights say of the same crops; only of labels."""
+        raise NotImplementedError
+
     @abstractmethod
     def windows(self, case: Case, recipe: Recipe) -> int:
         """How many windows the prediction of a case takes."""

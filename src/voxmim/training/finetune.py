@@ -20,6 +20,7 @@ from voxmim.training.damage import Damage
 from voxmim.training.loop import Job, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.run import CHECKPOINT, Run
+from voxmim.training.self_training import SelfTraining
 from voxmim.training.setup import Beginning, augmenter, begin, made_of, new_run, stream, weights_metadata
 from voxmim.training.validation import Validation
 from voxmim.weights.files import save_weights
@@ -86,6 +87,8 @@ def finetune(
                     foreground=training.foreground)  # fmt: skip
     damage = Damage(len(chosen.train) + len(chosen.val), recipe.max_damaged)
     augmented = augmenter(fabric, store, training, chosen.sides)
+    wants = recipe.self_training.weight > 0
+    unlabelled = SelfTraining(fabric, store, chosen, recipe, damage.found) if wants else None
     if not (run.path / CHECKPOINT).is_file():
         once = Crops(store, chosen.train, replace(plan, crops_per_scan=1), damage.found)
 
@@ -97,7 +100,10 @@ def finetune(
 
     def loss(wrapped: nn.Module, batch: Batch, step: int) -> Tensor:
         batch = augmented(batch)
-        return chosen.loss(wrapped(batch.image), batch, training.foreground_weight_at(step))
+        labelled = chosen.loss(wrapped(batch.image), batch, training.foreground_weight_at(step))
+        if unlabelled is None or job.average is None:
+            return labelled
+        return labelled + unlabelled.loss(wrapped, job.average.module, step)
 
     windows = [chosen.windows(case, recipe) for case in chosen.val]
     validation = Validation(chosen.val, windows, lambda case: chosen.score_case(network, case, recipe),

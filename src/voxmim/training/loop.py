@@ -62,6 +62,7 @@ class Job:
         compile: use torch.compile.
         on_validation: called by the first process after a validation is in metrics.csv.
         damage: the scans that could not be read.
+        average: the averaged weights, while it trains; None where the settings have none.
     """
 
     title: str
@@ -79,6 +80,7 @@ class Job:
     compile: bool = False
     on_validation: Callable[[Run], None] = lambda _: None
     damage: Damage = field(default_factory=Damage)
+    average: AveragedModel | None = None
 
 
 def train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
@@ -100,10 +102,10 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
     network = fabric.setup_module(torch.compile(job.network) if job.compile else job.network)  # type: ignore[arg-type]
     optimiser: Any = fabric.setup_optimizers(make_optimiser(job.network, training, job.betas))
     decay = get_ema_multi_avg_fn(training.ema)
-    average = AveragedModel(job.network, multi_avg_fn=decay) if training.ema else None
+    job.average = AveragedModel(job.network, multi_avg_fn=decay) if training.ema else None
     state = run.load_checkpoint()
     if state is not None:
-        _restore(run, job, optimiser, average, state)
+        _restore(run, job, optimiser, state)
         fabric.strategy.precision.load_state_dict(state.get("precision", {}))
     first = 0 if state is None else int(state["step"])
     speed = Speed(job.network, fabric, run.seconds())
@@ -123,16 +125,16 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
                 batch = all_ranks(fabric, read)
                 row = {"step": done, "lr": learning_rate(step, training)}
                 row["loss"] = _step(fabric, run, job, network, optimiser, batch, step, seed)
-                if average is not None:
-                    average.update_parameters(job.network)
+                if job.average is not None:
+                    job.average.update_parameters(job.network)
             validates = done % training.validate_every == 0 or done == training.steps
             keeps = done % training.checkpoint_every == 0 or done == training.steps
             if validates:
-                with speed.timed("validation"), _evaluating(network, job, average):
+                with speed.timed("validation"), _evaluating(network, job):
                     row |= job.validate(done)
                 bar.warn(job.watch(row))
             if leads and (keeps if job.best is None else validates and job.best.improved):
-                with _evaluating(network, job, average), _writing(run, done):
+                with _evaluating(network, job), _writing(run, done):
                     job.save(done)
             if metrics is not None:
                 with _writing(run, done):
@@ -142,7 +144,7 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
             stopped = stop.anywhere() if done < training.steps else 0
             if (keeps or stopped) and leads:
                 with speed.timed("checkpoint"), _writing(run, done):
-                    run.save_checkpoint(_state(fabric, job, optimiser, average) | {"step": done})
+                    run.save_checkpoint(_state(fabric, job, optimiser) | {"step": done})
             bar.update(row)
             if stopped:
                 raise StoppedError(run.path, done, stopped)
@@ -186,9 +188,10 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
 
 
 @contextmanager
-def _evaluating(network: nn.Module, job: Job, average: AveragedModel | None) -> Iterator[None]:
+def _evaluating(network: nn.Module, job: Job) -> Iterator[None]:
     """The job's network in evaluation mode, with the averaged weights if there are any."""
-    pairs = [] if average is None else list(zip(job.network.parameters(), average.module.parameters(), strict=True))
+    average = [] if job.average is None else job.average.module.parameters()
+    pairs = list(zip(job.network.parameters(), average, strict=job.average is not None))
     for own, averaged in pairs:
         own.data, averaged.data = averaged.data, own.data
     network.eval()
@@ -212,22 +215,22 @@ def _writing(run: Run, step: int) -> Iterator[None]:
         ) from error
 
 
-def _state(fabric: Fabric, job: Job, optimiser: Any, average: AveragedModel | None) -> dict[str, Any]:
+def _state(fabric: Fabric, job: Job, optimiser: Any) -> dict[str, Any]:
     return {
         "network": job.network.state_dict(),
         "optimiser": optimiser.state_dict(),
         "precision": fabric.strategy.precision.state_dict(),
-        "average": None if average is None else average.state_dict(),
+        "average": None if job.average is None else job.average.state_dict(),
         "best": None if job.best is None else job.best.state_dict(),
     }
 
 
-def _restore(run: Run, job: Job, optimiser: Any, average: AveragedModel | None, state: dict[str, Any]) -> None:
+def _restore(run: Run, job: Job, optimiser: Any, state: dict[str, Any]) -> None:
     try:
         job.network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
-        if average is not None:
-            average.load_state_dict(state["average"])
+        if job.average is not None:
+            job.average.load_state_dict(state["average"])
         if job.best is not None:
             job.best.load_state_dict(state["best"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -99,6 +99,20 @@ class Structures:
         regions = [torch.isin(label, torch.tensor(values, device=label.device)) for values in self.regions.values()]
         return torch.cat(regions, dim=1).float()
 
+    def confident(self, logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        """Label values (B, 1, X, Y, Z) int64 from logits (B, K, ...), and where (bool) they are as probable as this.
+
+        Of regions, all of them must be decided with this probability, inside or outside.
+        """
+        probabilities = self.activate(logits)
+        if self.regions:
+            decided = [self.decide(crop) for crop in probabilities.cpu().numpy()]
+            label = torch.from_numpy(np.stack(decided)[:, None].astype(np.int64)).to(logits.device)
+            sure = torch.maximum(probabilities, 1 - probabilities).amin(1, keepdim=True)
+            return label, sure >= threshold
+        sure, output = probabilities.max(dim=1, keepdim=True)
+        return torch.tensor(self.values, device=logits.device)[output], sure >= threshold
+
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """(X, Y, Z) uint8 label map from the probabilities (K, X, Y, Z) of the outputs.
 

@@ -74,6 +74,12 @@ class Segmentation(Task):
         levels = (output,) if isinstance(output, Tensor) else output
         return deep_loss(self._criterion, [logits.float() for logits in levels], batch.label, foreground_weight)
 
+    def self_training_loss(self, output: Any, teacher: Any, batch: Batch, threshold: float) -> Tensor:
+        first = teacher if isinstance(teacher, Tensor) else teacher[0]
+        label, known = self.structures.confident(first.float(), threshold)
+        levels = (output,) if isinstance(output, Tensor) else output
+        return deep_loss(self._criterion, [logits.float() for logits in levels], label, known=known)
+
     def windows(self, case: Case, recipe: Recipe) -> int:
         assert recipe.crop is not None
         return window_count(case.shape, recipe.crop, 0.0)

@@ -1,0 +1,84 @@
+"""Self-training: what a fine-tuning learns from unlabelled scans, labelled by its own averaged weights.
+
+The teacher (arXiv 1703.01780) sees a crop as it is, the network a version of it with other intensities and resolution
+(arXiv 2001.07685). Both see the same geometry, so that the teacher's labels fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from voxmim.errors import RecipeError
+from voxmim.recipe import Recipe
+from voxmim.settings import Augmentation
+from voxmim.store import augment
+from voxmim.store.crops import Batch, CropPlan, Crops
+from voxmim.store.format import Case, Store
+from voxmim.tasks.task import Task
+from voxmim.training.setup import augmenter, stream
+
+_CHANGES = ("shift", "contrast", "gamma", "noise", "low_resolution")
+
+
+def unlabelled_cases(store: Store, task: Task) -> list[Case]:
+    """The train and unlabelled cases that the task does not learn from, if they have all channels."""
+    used = {case.name for case in task.train}
+    return [case for case in store.in_split("train", "unlabelled") if case.name not in used and not case.missing]
+
+
+class SelfTraining:
+    """The loss on unlabelled crops.
+
+    Args:
+        fabric: that trains.
+        store: of the scans.
+        task: a segmentation.
+        recipe: with a crop.
+        damaged: what is wrong with each scan that cannot be read, by name.
+
+    Raises:
+        RecipeError: the task has no such loss, or there is no scan to learn from.
+    """
+
+    def __init__(self, fabric: Fabric, store: Store, task: Task, recipe: Recipe, damaged: dict[str, str]) -> None:
+        if not task.labelled:
+            raise RecipeError(f"self_training is for a segmentation, but the task is {task.name}; leave it out.")
+        cases = unlabelled_cases(store, task)
+        if not cases:
+            raise RecipeError(f"{store.path}: it has no scan without labels for self_training; leave it out.")
+        assert recipe.crop is not None
+        self._fabric, self._task, self._spacing = fabric, task, store.preparation.spacing
+        self._settings, self._training = recipe.self_training, recipe.finetune
+        plan = CropPlan(recipe.crop, recipe.window, recipe.seed + 1, 1)
+        steps = self._training.steps * self._training.accumulate
+        batch = self._settings.batch * fabric.world_size
+        self._stream = stream(fabric, Crops(store, cases, plan, damaged), batch, steps)
+        self._batches: Iterator[Batch] | None = None
+        geometry = replace(self._training.augmentation, **dict.fromkeys([*_CHANGES, "blur"], 0.0))
+        self._weakly = augmenter(fabric, store, replace(self._training, augmentation=geometry), task.sides)
+        changes = {name: value for name, value in asdict(self._settings).items() if name in _CHANGES}
+        self._strong = Augmentation(flip=0, rot90=0, **changes)
+
+    def weight(self, step: int) -> float:
+        """Of the loss at a step, counted from 0."""
+        start = self._settings.start * self._training.steps
+        return self._settings.weight * (min(1.0, max(0.0, (step - start) / start)) if start else 1.0)
+
+    def loss(self, network: nn.Module, teacher: nn.Module, step: int) -> Tensor | float:
+        """The weighted loss of the next unlabelled crops at a step, counted from 0; 0 before it begins."""
+        weight = self.weight(step)
+        if weight == 0:
+            return 0.0
+        if self._batches is None:
+            self._batches = self._stream(step * self._training.accumulate)
+        weak = self._weakly(next(self._batches))
+        strong = augment.apply(weak, augment.draw(self._strong, weak.seed // 7), self._spacing)
+        with torch.no_grad(), self._fabric.autocast():
+            labels = teacher.eval()(weak.image)
+        found = self._task.self_training_loss(network(strong.image), labels, strong, self._settings.threshold)
+        return weight * found

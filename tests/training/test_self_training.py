@@ -1,0 +1,146 @@
+"""Self-training: which scans, which labels, from when on, and that a run with it can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from conftest import Sorted, Tiny
+from voxmim.errors import RecipeError
+from voxmim.recipe import Recipe, load_recipe, make_recipe
+from voxmim.settings import SelfTrainingSettings
+from voxmim.store.format import Index, Store
+from voxmim.tasks.segmentation.structures import Structures
+from voxmim.tasks.segmentation.task import Segmentation
+from voxmim.training.finetune import finetune
+from voxmim.training.run import Run
+from voxmim.training.self_training import SelfTraining, unlabelled_cases
+
+CROP = (16, 16, 16)
+
+
+def recipe_of(tiny: Tiny, steps: int = 4, **settings: float) -> Recipe:
+    recipe = load_recipe(tiny.recipe, {"crop": list(CROP)})
+    training = replace(recipe.finetune, steps=steps, ema=0.9, validate_every=steps, checkpoint_every=2)
+    return replace(recipe, finetune=training, self_training=SelfTrainingSettings(**{"weight": 1.0, **settings}))  # type: ignore[arg-type]
+
+
+def self_training(tiny: Tiny, recipe: Recipe) -> SelfTraining:
+    store = Store(tiny.store)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    return SelfTraining(fabric, store, Segmentation.choose(store, "2", 0, None), recipe, {})
+
+
+class Recorder(nn.Module):
+    """Says that every voxel is of one output, and keeps what it was shown."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.seen: list[Tensor] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.seen.append(image)
+        return self.bias.reshape(1, -1, 1, 1, 1).expand(len(image), -1, *image.shape[2:])
+
+
+def test_it_learns_from_the_scans_whose_labels_are_not_used(tiny: Tiny) -> None:
+    store = Store(tiny.store)
+    task = Segmentation.choose(store, "2", 0, None)
+    found = {case.name for case in unlabelled_cases(store, task)}
+    assert found == {case.name for case in store.in_split("train", "unlabelled")} - {case.name for case in task.train}
+
+
+def test_its_weight_rises_linearly_after_the_start(tiny: Tiny) -> None:
+    training = self_training(tiny, recipe_of(tiny, steps=100, weight=2.0, start=0.1))
+    assert [training.weight(step) for step in (0, 10, 15, 20, 99)] == pytest.approx([0, 0, 1, 2, 2])
+    assert training.loss(nn.Identity(), nn.Identity(), 5) == 0
+
+
+def test_network_and_teacher_see_one_crop_in_other_intensities(tiny: Tiny) -> None:
+    network, teacher = Recorder(3), Recorder(3)
+    self_training(tiny, recipe_of(tiny, start=0, noise=0.0, low_resolution=0.0, gamma=0.0)).loss(network, teacher, 0)
+    (strong,), (weak,) = network.seen, teacher.seen
+    for changed, crop in zip(strong.flatten(1), weak.flatten(1), strict=True):
+        rank = torch.corrcoef(torch.stack([changed, crop]))[0, 1]
+        assert rank > 0.99  # contrast and brightness alone keep the geometry
+    assert not torch.equal(strong, weak)
+
+
+def test_only_the_network_gets_a_gradient(tiny: Tiny) -> None:
+    network, teacher = Recorder(3), Recorder(3)
+    teacher.bias.data[1] = 9.0
+    loss = self_training(tiny, recipe_of(tiny, start=0)).loss(network, teacher, 0)
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    assert teacher.bias.grad is None
+    assert network.bias.grad is not None
+    assert network.bias.grad[1] < 0  # towards the teacher's label
+
+
+def test_a_teacher_that_is_not_sure_teaches_nothing(tiny: Tiny) -> None:
+    network, teacher = Recorder(3), Recorder(3)
+    loss = self_training(tiny, recipe_of(tiny, start=0, threshold=0.9)).loss(network, teacher, 0)
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    assert network.bias.grad is not None
+    assert not network.bias.grad.any()
+
+
+def test_labels_are_sure_where_their_probability_is() -> None:
+    structures = Structures({2: "bone", 5: "fat"}, values=(0, 2, 5))
+    logits = torch.log(torch.tensor([[0.05, 0.05, 0.9], [0.4, 0.3, 0.3], [0.1, 0.89, 0.01]])).T[None, :, :, None, None]
+    label, known = structures.confident(logits, 0.9)
+    assert label.flatten().tolist() == [5, 0, 2]
+    assert known.flatten().tolist() == [True, False, False]
+
+
+def test_regions_are_sure_where_all_of_them_are() -> None:
+    structures = Structures({1: "core", 2: "oedema"}, {"core": (1,), "all": (1, 2)}, (0, 1, 2))
+    logits = torch.logit(torch.tensor([[0.95, 0.97], [0.02, 0.95], [0.6, 0.95]])).T[None, :, :, None, None]
+    label, known = structures.confident(logits, 0.9)
+    assert label.flatten().tolist() == [1, 2, 1]
+    assert known.flatten().tolist() == [True, True, False]
+
+
+def test_a_run_with_it_continues_exactly_where_it_stopped(
+    tiny: Tiny, tmp_path: Path, stop_before_step: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    recipe, store = recipe_of(tiny, start=0.1), Store(tiny.store)
+    finetune(store, tmp_path / "one", recipe, labels="2")
+    with stop_before_step(3):
+        finetune(store, tmp_path / "two", recipe, labels="2")
+    finetune(store, tmp_path / "two", recipe, resume=True)
+    one, two = (
+        [{key: value for key, value in row.items() if key != "seconds"} for row in Run.open(tmp_path / name).metrics()]
+        for name in ("one", "two")
+    )
+    assert one == two
+
+
+def test_it_is_refused_where_every_scan_is_used(tiny: Tiny, tmp_path: Path) -> None:
+    store = Store(tiny.store)
+    cases = [case for case in store.cases.values() if case.split != "unlabelled"]
+    Index("labelled", store.preparation, store.labels, cases).write(tmp_path)
+    opened = Store(tmp_path)
+    task = Segmentation.choose(opened, None, 0, None)
+    with pytest.raises(RecipeError, match="no scan without labels for self_training; leave it out"):
+        SelfTraining(Fabric(accelerator="cpu", devices=1), opened, task, recipe_of(tiny), {})
+
+
+def test_it_is_refused_for_another_task(tiny_sorted: Sorted, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny_sorted)
+    with pytest.raises(RecipeError, match="is for a segmentation, but the task is classification"):
+        finetune(Store(tiny_sorted.store), tmp_path / "run", recipe, task="classification", table=tiny_sorted.classes)
+
+
+def test_it_is_refused_without_averaged_weights() -> None:
+    with pytest.raises(RecipeError, match="self_training needs averaged weights"):
+        make_recipe({"self_training": {"weight": 1.0}})
