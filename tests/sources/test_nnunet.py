@@ -9,6 +9,7 @@ import pytest
 from source_folders import fill, splits_of
 from voxmim.errors import SourceError
 from voxmim.sources import open_source
+from voxmim.sources.source import ignored_value
 
 DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "tumour": 2}, "file_ending": ".nii.gz"}
 BRATS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
@@ -42,10 +43,31 @@ def test_labels_that_are_lists_make_regions(tmp_path: Path) -> None:
     assert list(source.regions.items()) == [("whole", (1, 2, 3)), ("core", (2, 3)), ("enhancing", (3,))]
 
 
+def test_ignore_is_no_region(tmp_path: Path) -> None:
+    source = open_source(fill(tmp_path, *scans(1), dataset={**DATASET, "labels": {**BRATS, "ignore": 4}}))
+    assert ignored_value(source.labels) == 4
+    assert list(source.regions) == ["whole", "core", "enhancing"]
+
+
+@pytest.mark.parametrize(
+    ("annotated", "message"),
+    [
+        ({"c0": ["livr"]}, "c0: 'livr' is none of the labels .* did you mean 'liver'"),
+        ({"c9": ["liver"]}, '"annotated" names c9, which is no case; did you mean'),
+        (["c0"], '"annotated" must map cases to lists of labels'),
+        ({"c0": "liver"}, '"annotated" must map cases to lists of labels'),
+    ],
+)
+def test_what_was_annotated_must_be_labels_of_cases(tmp_path: Path, annotated: object, message: str) -> None:
+    dataset = {**DATASET, "labels": {"background": 0, "liver": 1}, "annotated": annotated}
+    with pytest.raises(SourceError, match=rf"dataset\.json: .*{message}|{message}"):
+        open_source(fill(tmp_path, *scans(1), dataset=dataset))
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"background": 0, "ignore": 2}, "the label 'ignore' marks voxels that nobody annotated"),
+        ({"background": 0, "ignore": [2]}, "not numbered by whole numbers"),
         ({"whole": [1, "two"]}, "a label must be a whole number or a list of them"),
         ({"whole": [[1]]}, "a label must be a whole number or a list of them"),
         ({"whole": []  , "core": 1}, "region 'whole' must be a list of one label value or more"),

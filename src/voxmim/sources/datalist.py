@@ -2,6 +2,7 @@
 
 ```
 case,image,label,split,group         one file of all channels
+case,image,label,annotated           labels that were annotated, by name or value, parted by semicolons; empty means all
 case,image:T1,image:FLAIR,label      one file per channel, which are called so; an empty field is a channel that lacks
 ```
 Only an image must be there. Paths are relative to the list's folder. `split` is train, val, test or unlabelled, `group`
@@ -11,7 +12,7 @@ hold what a dataset.json does: "name", "channel_names", "labels", "regions", "li
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +22,10 @@ from voxmim.images.formats.dicom import is_dicom
 from voxmim.sources.dataset_json import Description, describe
 from voxmim.sources.jsons import read_json
 from voxmim.sources.listing import label_file, names_of
-from voxmim.sources.source import SPLITS, Source, SourceCase
+from voxmim.sources.source import SPLITS, Source, SourceCase, annotated_values
 
 LIST_ENDINGS = (".csv", ".json")
-_COLUMNS = ("case", "image", "label", "split", "group")
+_COLUMNS = ("case", "image", "label", "split", "group", "annotated")
 _SECTIONS = {"training": "", "validation": "val", "test": "test", "testing": "test"}
 _CHANNEL = "image:"
 
@@ -57,7 +58,7 @@ def datalist(file: Path) -> Source:
     for row in rows:
         _refuse_unknown(row)
     channels = _channels(file, rows, described.channels)
-    cases = [_case(file, row, channels) for row in rows]
+    cases = [_case(file, row, channels, described.labels) for row in rows]
     names = names_of([case.images[0] for case in cases if not case.name], file.parent)
     cases = [case if case.name else replace(case, name=names[case.images[0]]) for case in cases]
     return Source(
@@ -131,7 +132,7 @@ def _channels(file: Path, rows: Sequence[_Row], given: tuple[str, ...]) -> tuple
     return named or given or (("image",) if count == 1 else tuple(f"channel {index}" for index in range(count)))
 
 
-def _case(file: Path, row: _Row, channels: Sequence[str]) -> SourceCase:
+def _case(file: Path, row: _Row, channels: Sequence[str], labels: Mapping[int, str]) -> SourceCase:
     """The case of one row; without a name where it has none."""
     fields = {name: value for name, value in row.fields.items() if value not in ("", None)}
     images = fields.get("image", [fields.get(f"{_CHANNEL}{name}") for name in channels])
@@ -150,7 +151,11 @@ def _case(file: Path, row: _Row, channels: Sequence[str]) -> SourceCase:
     if row.split == "test" and label is None and "split" not in fields:
         split = "unlabelled"
     found = tuple(_file(file, row, image) for image in images if image is not None)
-    return SourceCase(name, found, label, split, missing, str(fields.get("group", "")))
+    annotated = fields.get("annotated")
+    if annotated is not None:
+        named = annotated if isinstance(annotated, list) else str(annotated).split(";")
+        annotated = annotated_values(named, labels, row.where)
+    return SourceCase(name, found, label, split, missing, str(fields.get("group", "")), annotated)
 
 
 def _file(file: Path, row: _Row, named: object) -> Path:

@@ -2,21 +2,24 @@
 
 ```
 SOURCE/dataset.json   name, channel_names (or modality), labels, regions (label values that count together), licence,
-                      unlabelled_folder; with the key file_ending it is nnU-Net's, in which a label may be a list of
-                      values, which makes all labels regions, and every file's name ends with the number of its channel
+                      unlabelled_folder, annotated (the labels that were annotated in a case, where not all were); the
+                      label "ignore" marks voxels that nobody annotated; with the key file_ending it is nnU-Net's, in
+                      which a label may be a list of values, which makes all labels regions, and every file's name ends
+                      with the number of its channel
 SOURCE/imagesTr, labelsTr, imagesTs, labelsTs, extra_unlabelled   see `pairs`
 SOURCE/splits_final.json   of nnU-Net: a list of folds, of which the first counts
 ```
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from voxmim.errors import SourceError
+from voxmim.errors import SourceError, nearest
 from voxmim.findings import Finding
 from voxmim.sources.pairs import paired_cases
-from voxmim.sources.source import Source
+from voxmim.sources.source import IGNORE, Source, SourceCase, annotated_values
 
 
 class Description(NamedTuple):
@@ -49,6 +52,7 @@ def described_folder(path: Path, values: Mapping[str, Any]) -> Source:
         for folder in further if not (path / folder).is_dir()
     ]  # fmt: skip
     cases, more = paired_cases(path, found.channels, further, numbered="file_ending" in values)
+    cases = _partly_annotated(file, values.get("annotated", {}), cases, found.labels)
     return Source(path, found.name, found.channels, found.labels, tuple(cases), regions=found.regions,
                   licence=found.licence, findings=(*findings, *more))  # fmt: skip
 
@@ -111,19 +115,30 @@ def _with_regions(file: Path, values: Mapping[str, Any]) -> Mapping[str, Any]:
     labels = values.get("labels")
     if not isinstance(labels, Mapping):
         return values
-    if "ignore" in labels:
-        raise SourceError(
-            f"{file}: the label 'ignore' marks voxels that nobody annotated, which cannot be left out of a training "
-            "here; annotate them and remove it."
-        )
     if not any(isinstance(value, list) for value in labels.values()):
         return values
     regions = {
-        name: value if isinstance(value, list) else [value] for name, value in labels.items() if name != "background"
+        name: value if isinstance(value, list) else [value]
+        for name, value in labels.items()
+        if name not in ("background", IGNORE)
     }
     parts = [value for region in regions.values() for value in region]
     if not all(type(value) is int for value in parts):
         raise SourceError(f"{file}: a label must be a whole number or a list of them; repair the file.")
     own = {region[0]: name for name, region in regions.items() if len(region) == 1}
     single = {own.get(value, f"label {value}"): value for value in sorted(set(parts))}
-    return {**values, "labels": {"background": 0, **single}, "regions": regions}
+    ignore = {IGNORE: labels[IGNORE]} if IGNORE in labels else {}
+    return {**values, "labels": {"background": 0, **single, **ignore}, "regions": regions}
+
+
+def _partly_annotated(
+    file: Path, given: object, cases: Sequence[SourceCase], labels: Mapping[int, str]
+) -> list[SourceCase]:
+    """The cases, with the labels that were annotated in those that `given` names."""
+    if not isinstance(given, Mapping) or not all(isinstance(named, list) for named in given.values()):
+        raise SourceError(f'{file}: "annotated" must map cases to lists of labels, such as {{"case_1": ["liver"]}}.')
+    names = [case.name for case in cases]
+    if gone := [name for name in given if name not in names]:
+        raise SourceError(f'{file}: "annotated" names {gone[0]}, which is no case{nearest(gone[0], names) or "."}')
+    values = {name: annotated_values(named, labels, f"{file}: {name}") for name, named in given.items()}
+    return [replace(case, annotated=values.get(case.name)) for case in cases]

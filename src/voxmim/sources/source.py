@@ -1,11 +1,14 @@
 """What a source is: its cases, where their files lie, and what is known of them."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from voxmim.errors import SourceError, nearest
 from voxmim.findings import Finding
 
 SPLITS = ("train", "val", "test", "unlabelled")
+IGNORE = "ignore"  # the name of the label of voxels that nobody annotated, as nnU-Net has it
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class SourceCase:
         missing: the index of each channel that the case lacks.
         group: the patient, or whatever else must not be torn apart by a split; where nothing says so, `open_source`
             makes it the case's own name.
+        annotated: the label values that were annotated; what the label map shows as background may be any of the
+            others. None where all were.
     """
 
     name: str
@@ -28,6 +33,7 @@ class SourceCase:
     split: str = ""
     missing: tuple[int, ...] = ()
     group: str = ""
+    annotated: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,3 +62,31 @@ class Source:
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     licence: str = ""
     findings: tuple[Finding, ...] = ()
+
+
+def ignored_value(labels: Mapping[int, str]) -> int | None:
+    """The label value of voxels that nobody annotated, if there is one."""
+    return next((value for value, name in labels.items() if name.casefold() == IGNORE), None)
+
+
+def annotated_values(named: Iterable[object], labels: Mapping[int, str], where: str) -> tuple[int, ...]:
+    """The values of labels given by name, or by value where they have no names.
+
+    Args:
+        named: the labels.
+        labels: name of each label value of the data set; empty where it does not say.
+        where: the file and the place in it, for the error.
+
+    Raises:
+        SourceError: there is no such label.
+    """
+    values = {name.casefold(): value for value, name in labels.items()} | {str(value): value for value in labels}
+    found = []
+    for each in map(str, named):
+        value = values.get(each.strip().casefold(), int(each) if each.strip().isdigit() and not labels else None)
+        if value is None or not 0 < value <= 255:
+            known = ", ".join(labels.values()) or "none is named, so give values from 1 to 255"
+            hint = nearest(each, labels.values()) or "."
+            raise SourceError(f"{where}: '{each}' is none of the labels ({known}){hint}")
+        found.append(value)
+    return tuple(sorted(set(found)))

@@ -19,6 +19,7 @@ import numpy as np
 
 from voxmim.errors import StoreError
 from voxmim.findings import Finding
+from voxmim.sources.source import ignored_value
 from voxmim.store.index import INDEX, Case, Index, Preparation
 
 __all__ = ["INDEX", "SAMPLES", "Case", "Index", "Preparation", "Store"]
@@ -89,9 +90,10 @@ class Store:
         return self._read("labels", name, lambda array: array[...])
 
     def samples(self, name: str) -> dict[int, np.ndarray]:
-        """For each label present, (n, 3) voxel indices that carry it, n at most SAMPLES."""
+        """For each label present but `ignore`, (n, 3) voxel indices that carry it, n at most SAMPLES."""
         packed = self._read("labels", name, lambda array: array.schunk.vlmeta["samples"])
-        return {int(value): np.asarray(rows).reshape(-1, 3) for value, rows in packed.items()}
+        ignored = ignored_value(self.labels)
+        return {int(value): np.asarray(rows).reshape(-1, 3) for value, rows in packed.items() if int(value) != ignored}
 
     def crop(self, name: str, start: Iterable[int], size: Iterable[int]) -> np.ndarray:
         """(C, *size) a box of the scan as stored; where the box leaves the scan, voxels are `outside`."""

@@ -75,6 +75,7 @@ class Case:
         stamps: size and modification time of each source file when it was read, images first; empty in older stores.
         facts: what was measured when it was read, to compare it with others; None in the index and in older stores.
         findings: what is odd about its own files; none in the index.
+        annotated: the label values that were annotated; None where all were (see `SourceCase`).
     """
 
     name: str
@@ -89,6 +90,7 @@ class Case:
     stamps: tuple[tuple[int, int], ...] = ()
     facts: Facts | None = None
     findings: tuple[Finding, ...] = ()
+    annotated: tuple[int, ...] | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Case":
@@ -102,6 +104,7 @@ class Case:
         known["counts"] = {int(label): int(count) for label, count in known["counts"].items()}
         known["facts"] = Facts.from_dict(known["facts"]) if known.get("facts") else None
         known["findings"] = tuple(map(Finding.from_dict, known.get("findings", ())))
+        known["annotated"] = None if known.get("annotated") is None else tuple(known["annotated"])
         return cls(**known)
 
 

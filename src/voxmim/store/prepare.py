@@ -240,6 +240,7 @@ def _prepare_case(
         stamps=read_stamps,
         facts=judged.facts,
         findings=judged.findings,
+        annotated=case.annotated,
     )
     rank = duplicate_rank(case.name, judged.label is not None, judged.facts)
     if is_duplicate(out, judged.facts.content, rank):

@@ -99,7 +99,7 @@ def plan_update(source: Source, out: Path, preparation: Preparation) -> Update:
         if now is None:
             others.append(replace(case, split=before.get(case.name, case).split))
         elif _is_made_of(case, now) and (case.label is None or (out / "labels" / f"{case.name}.b2nd").is_file()):
-            done.append(replace(case, split=now.split, group=now.group))
+            done.append(replace(case, split=now.split, group=now.group, annotated=now.annotated))
     finished = {case.name for case in done}
     return Update(
         source,

@@ -35,7 +35,7 @@ def source_of(data: Path, seed: int) -> Source:
     store = Store(data)
     cases = [
         SourceCase(case.name, tuple(map(Path, case.image)), Path(case.label) if case.label else None,
-                   case.split, case.missing, case.group)
+                   case.split, case.missing, case.group, case.annotated)
         for case in store.cases.values()
     ]  # fmt: skip
     return Source(data, store.name, store.preparation.channels, store.labels, tuple(cases), store.seed, store.regions)

@@ -175,6 +175,7 @@ def test_the_json_has_the_documented_form(tiny_runs: TinyRuns, tmp_path: Path) -
     assert written == result == json.loads((run / "evaluation-val.json").read_text())
     assert set(written) == {
         "run", "data", "split", "tolerance_mm", "convention", "left_out", "not_learned", "not_scored", "mean",
+        "ignored", "partly_annotated",
         "labels", "cases", "prior",
     }  # fmt: skip
     assert (written["split"], written["tolerance_mm"], written["convention"]) == ("val", 3.0, convention())

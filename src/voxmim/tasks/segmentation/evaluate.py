@@ -10,11 +10,12 @@ from voxmim.errors import VoxmimError
 from voxmim.images.geometry import resample_labels
 from voxmim.images.repair import fitting_label
 from voxmim.sources import SourceCase
+from voxmim.sources.source import ignored_value
 from voxmim.tasks.metrics import MAIN, METRICS, cells, convention, headings
 from voxmim.tasks.scans import Progress, channel_order, for_each, labelled_cases, source_of
 from voxmim.tasks.segmentation.predict import Segmentor
 from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
-from voxmim.tasks.segmentation.scores import Scores, score_case, summarise
+from voxmim.tasks.segmentation.scores import Scores, score_case, summarise, without
 from voxmim.tasks.task import ResultTable, write_table
 from voxmim.weights.files import find_weights
 
@@ -39,8 +40,9 @@ def evaluate(
     Returns:
         what `scores.summarise` gives, with ``run``, ``data``, ``split``, ``tolerance_mm``, ``convention``,
         ``left_out`` (cases that lack a channel or cannot be used), ``not_learned`` (labels of the data that the
-        segmentor does not know), ``not_scored`` (structures that the data do not label) and, where the run has one,
-        ``prior`` (the same figures for the position-only prior).
+        segmentor does not know), ``not_scored`` (structures that the data do not label), ``ignored`` (fraction of the
+        voxels that nobody annotated, by case), ``partly_annotated`` (the labels that were annotated, of cases that lack
+        others) and, where the run has one, ``prior`` (the same figures for the position-only prior).
 
     Raises:
         StoreError: no labelled case in this split, or no label that the segmentor knows.
@@ -56,16 +58,28 @@ def evaluate(
     cases, lacking = labelled_cases(source, split)
     order = channel_order(segmentor.preparation.channels, source.channels, data)
     values, parts, not_learned = segmentor.structures.match(source.labels, data)
+    ignore, ignored = ignored_value(source.labels), dict[str, float]()
+    partly = {case.name: case.annotated for case in cases if case.annotated is not None}
     prior_file = find_weights(run, "segmentor").parent / PRIOR
     prior = PositionPrior.load(prior_file) if prior_file.is_file() else None
 
     def score(name: str, case: SourceCase) -> tuple[dict[str, Scores], dict[str, Scores]]:
         assert case.label is not None
         scan = segmentor.prepare(case.images, order)
-        reference = values[fitting_label(case.label, scan.original, case.images[0])]
+        label = fitting_label(case.label, scan.original, case.images[0])
+        unknown = label == ignore
+        reference = without(values[label], unknown)
+        if unknown.any():
+            ignored[name] = float(unknown.mean())
+        annotated = None if case.annotated is None else [int(values[value]) for value in case.annotated]
+        known = segmentor.structures.parts_of(annotated)
+        scored_parts = {part: found for part, found in parts.items() if part in known}
         guess = None if prior is None else resample_labels(prior.predict(scan.grid.shape), scan.grid, scan.original)
         label_maps = [segmentor.label_map(scan), *([] if guess is None else [guess])]
-        scored = [score_case(each, reference, parts, scan.original.spacing, tolerance_mm) for each in label_maps]
+        scored = [
+            score_case(without(each, unknown), reference, scored_parts, scan.original.spacing, tolerance_mm)
+            for each in label_maps
+        ]
         return scored[0], scored[-1]
 
     found, unusable = for_each({case.name: case for case in cases}, score, on_case)
@@ -77,6 +91,11 @@ def evaluate(
         "convention": convention(),
         "left_out": lacking + unusable,
         "not_learned": not_learned,
+        "ignored": ignored,
+        "partly_annotated": {
+            name: [source.labels.get(value, f"label {value}") for value in annotated]
+            for name, annotated in partly.items()
+        },
         "not_scored": [name for name in segmentor.structures.parts if name not in parts],
         **summarise({name: own for name, (own, _) in found.items()}),
         **({"prior": summarise({name: other for name, (_, other) in found.items()})} if prior is not None else {}),
@@ -98,6 +117,12 @@ def result_tables(result: Mapping[str, Any]) -> list[ResultTable]:
     ]
     if result.get("not_scored"):
         note.append(f"Not scored, since the data do not label them: {', '.join(result['not_scored'])}.")
+    if ignored := result.get("ignored"):
+        voxels = f"{100 * sum(ignored.values()) / len(ignored):.2g} % of the voxels of {len(ignored)} cases"
+        note.append(f"Not scored, since nobody annotated them: {voxels}.")
+    if partly := result.get("partly_annotated"):
+        listed = "; ".join(f"{case} ({', '.join(labels) or 'none'})" for case, labels in partly.items())
+        note.append(f"Only these labels are scored in cases that lack the annotation of others: {listed}.")
     if result.get("left_out"):
         note.append(f"Left out, since they lack a channel or cannot be used: {', '.join(result['left_out'])}.")
     title = f"Results on {len(result['cases'])} cases of the split '{result['split']}'"

@@ -69,6 +69,11 @@ def score_case(
     return scores
 
 
+def without(label_map: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """A label map (X, Y, Z) with background where nothing is known, so that it is not scored there."""
+    return np.where(unknown, 0, label_map) if unknown.any() else label_map
+
+
 def summarise(cases: Mapping[str, Mapping[str, Scores]], seed: int = 0) -> dict[str, Any]:
     """Means over cases with the 95 % bootstrap interval of the main metric, as plain lists and numbers for JSON.
 

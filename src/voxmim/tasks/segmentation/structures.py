@@ -2,6 +2,9 @@
 
 The outputs of the network are consecutive, whatever the label values are: background and one per label, or one per
 region. Label maps hold the values of the data set again. Only labels that the training cases hold are learned.
+
+Some voxels were annotated by nobody (`ignore`), and in some cases only some of the labels were: what looks like
+background there may be any of the others. Losses and metrics leave out what is not known.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import torch
 from torch import Tensor
 
 from voxmim.errors import StoreError
+from voxmim.sources.source import ignored_value
 from voxmim.store.format import Case, Store
 
 
@@ -29,12 +33,14 @@ class Structures:
         regions: name of each region to its label values; empty where labels are distinguished.
         values: the label value of each output of the network, background first; unused with regions.
         unseen: labels that the data set lists and no training case holds.
+        ignore: label value of the voxels that nobody annotated, if there is one.
     """
 
     labels: dict[int, str]
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     values: tuple[int, ...] = ()
     unseen: dict[int, str] = field(default_factory=dict)
+    ignore: int | None = None
 
     @classmethod
     def of_store(cls, store: Store, cases: Sequence[Case]) -> Structures:
@@ -43,7 +49,8 @@ class Structures:
         Raises:
             StoreError: none of the cases holds a label.
         """
-        held = {value for case in cases for value, count in case.counts.items() if count > 0}
+        ignore = ignored_value(store.labels)
+        held = {value for case in cases for value, count in case.counts.items() if count > 0} - {ignore}
         labels = {value: name for value, name in store.labels.items() if value in held}
         if not labels:
             raise StoreError(
@@ -51,9 +58,9 @@ class Structures:
                 "'voxmim inspect' says of the label files."
             )
         learned = {name: tuple(v for v in values if v in labels) for name, values in store.regions.items()}
-        unseen = {value: name for value, name in store.labels.items() if value not in held}
+        unseen = {value: name for value, name in store.labels.items() if value not in {*held, ignore}}
         regions = {name: values for name, values in learned.items() if values}
-        return cls(labels, regions, (0, *sorted(labels)), unseen)
+        return cls(labels, regions, (0, *sorted(labels)), unseen, ignore)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Structures:
@@ -113,6 +120,17 @@ class Structures:
         sure, output = probabilities.max(dim=1, keepdim=True)
         return torch.tensor(self.values, device=logits.device)[output], sure >= threshold
 
+    def parts_of(self, annotated: Sequence[int] | None) -> dict[str, tuple[int, ...]]:
+        """The structures that are known in a case of which only these label values were annotated (None: all)."""
+        return {name: values for name, values in self.parts.items() if annotated is None or {*annotated} >= {*values}}
+
+    def unknown(self, annotated: Sequence[int] | None) -> list[bool]:
+        """Of each output, whether nothing is known of it in such a case."""
+        known = self.parts_of(annotated)
+        if self.regions:
+            return [name not in known for name in self.regions]
+        return [False, *(self.labels[value] not in known for value in self.values[1:])]
+
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """(X, Y, Z) uint8 label map from the probabilities (K, X, Y, Z) of the outputs.
 
@@ -152,6 +170,7 @@ class Structures:
         Raises:
             StoreError: no label has a name that the segmentor knows.
         """
+        labels = {value: name for value, name in labels.items() if value != ignored_value(labels)}
         own = {name.casefold(): value for value, name in self.labels.items()}
         if not labels or _unnamed(labels) or _unnamed(self.labels):
             same = {value: value for value in labels or self.labels if value in self.labels}

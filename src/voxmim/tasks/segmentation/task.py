@@ -22,9 +22,10 @@ from voxmim.tasks.scans import Progress
 from voxmim.tasks.segmentation import evaluate as evaluation
 from voxmim.tasks.segmentation.inference import predict_slabs, prepared_label_map, window_count
 from voxmim.tasks.segmentation.loss import deep_loss, loss_name, make_criterion
+from voxmim.tasks.segmentation.partial import compare_known
 from voxmim.tasks.segmentation.predict import predict
 from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
-from voxmim.tasks.segmentation.scores import score_case
+from voxmim.tasks.segmentation.scores import score_case, without
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.tasks.task import Task
 
@@ -48,6 +49,12 @@ class Segmentation(Task):
         super().__init__(store, train, store.labelled("val")[:MAX_VALIDATION], notes)
         self.sides = find_sides(self.structures.labels, self.structures.regions)
         self._criterion = make_criterion(self.structures)
+        self._partly = {case.name: case.annotated for case in store.cases.values() if case.annotated is not None}
+        if self.structures.ignore is not None:
+            self.notes.append("Voxels of the label 'ignore' are neither learned nor scored.")
+        if named := [case.name for case in [*self.train, *self.val] if case.name in self._partly]:
+            self.notes.append(f"Only some labels were annotated in these cases, the others are not counted there: "
+                              f"{', '.join(named)}.")  # fmt: skip
 
     @classmethod
     def choose(cls, store: Store, labels: str | None, seed: int, table: Path | None) -> Segmentation:
@@ -71,8 +78,10 @@ class Segmentation(Task):
         return build_segmentor(encoder, recipe.unetr, self.structures.outputs)
 
     def loss(self, output: Tensor | tuple[Tensor, ...], batch: Batch, foreground_weight: float = 1.0) -> Tensor:
-        levels = (output,) if isinstance(output, Tensor) else output
-        return deep_loss(self._criterion, [logits.float() for logits in levels], batch.label, foreground_weight)
+        levels = [logits.float() for logits in ((output,) if isinstance(output, Tensor) else output)]
+        annotated = [self._partly.get(name) for name in batch.names]
+        levels, label, known = compare_known(self.structures, levels, batch.label, annotated)
+        return deep_loss(self._criterion, levels, label, foreground_weight, known)
 
     def self_training_loss(self, output: Any, teacher: Any, batch: Batch, threshold: float) -> Tensor:
         first = teacher if isinstance(teacher, Tensor) else teacher[0]
@@ -90,11 +99,12 @@ class Segmentation(Task):
         assert recipe.crop is not None
         image, reference = self.image(case, recipe), self.store.label_map(case.name)
         slabs = predict_slabs(network, image, recipe.crop, 0.0, recipe.precision, self.structures.activate)
-        return self.counted(prepared_label_map(slabs, case.shape, self.structures), reference)
+        return self.counted(prepared_label_map(slabs, case.shape, self.structures), reference, case)
 
-    def counted(self, predicted: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-        """Dice of each structure that one of two label maps (X, Y, Z) holds."""
-        found = score_case(predicted, reference, self.structures.parts, (1, 1, 1), metrics=[MAIN])
+    def counted(self, predicted: np.ndarray, reference: np.ndarray, case: Case) -> dict[str, float]:
+        """Dice of each structure that was annotated and that one of two label maps (X, Y, Z) holds."""
+        pair = (without(label_map, reference == self.structures.ignore) for label_map in (predicted, reference))
+        found = score_case(*pair, self.structures.parts_of(case.annotated), (1, 1, 1), metrics=[MAIN])
         return {name: score for name, scores in found.items() if (score := scores[MAIN]) is not None}
 
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
@@ -113,7 +123,8 @@ class Segmentation(Task):
             PositionPrior.fit(self._label_maps(), self.structures.labels).save(folder / PRIOR)
 
     def _label_maps(self) -> Iterable[np.ndarray]:
-        for case in self.train:
+        whole = [case for case in self.train if case.name not in self._partly]
+        for case in whole or self.train:
             try:
                 yield self.store.label_map(case.name)
             except StoreError:
@@ -178,7 +189,7 @@ def refuse_table(table: Path | None) -> None:
 def prior_dice(folder: Path, about: Mapping[str, Any], store: Store) -> list[float]:
     """Mean Dice of a run's position-only prior on each validation case that counts, as the validation has it."""
     task, prior = Segmentation.resume(store, about, 0), PositionPrior.load(folder / PRIOR)
-    found = [task.counted(prior.predict(case.shape), store.label_map(case.name)) for case in task.val]
+    found = [task.counted(prior.predict(case.shape), store.label_map(case.name), case) for case in task.val]
     return [float(np.mean(list(scores.values()))) for scores in found if scores]
 
 
