@@ -44,9 +44,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         found: dict[str, dict[str, Any]] = {"where": {"out": folder / "out", "ct": folder / "ct"}}
         for name in STUDIES:
             stores = [folder / "ct", folder / "mr"] if name == "transfer" else folder / "ct"
-            labels = ["1", "all"] if name == "labels" else "all"
+            labels = {"labels": ["1", "all"], "unlabelled": ["1"]}.get(name, "all")
+            settings = {"finetune.ema": 0.9} if name == "unlabelled" else {}
             found[name] = api.study(
-                name, stores, folder / "out", 1, recipe=folder / "recipe.yaml", labels=labels,
+                name, stores, folder / "out", 1, recipe=folder / "recipe.yaml", settings=settings, labels=labels,
                 accept_findings=name == "transfer",  # which finds that these MRs were CTs
             )  # fmt: skip
     return found
@@ -70,7 +71,7 @@ def test_what_can_be_shared_is_trained_once(answers: dict[str, dict[str, Any]]) 
     own = {name: {t["trial"] for t in answers[name]["trials"]} for name in STUDIES}
     plain = {trial for trial in own["convergence"] if trial.startswith("pretrain-mae")}
     assert len(plain) == 1
-    for name in ("labels", "decoder", "resolution", "transfer", "pretraining"):  # all hold MAE as the recipe has it
+    for name in ("labels", "decoder", "resolution", "transfer", "pretraining", "unlabelled"):  # all hold MAE as the recipe has it
         assert plain <= own[name]
     folders = [path for path in (answers["where"]["out"] / "trials").iterdir() if path.is_dir()]
     trainings = set().union(*own.values()) - {t for names in own.values() for t in names if t.startswith("evaluate")}
@@ -119,6 +120,15 @@ def test_the_decoder_is_weighed_by_what_a_step_costs(answers: dict[str, dict[str
     assert [row[0].rstrip("*") for row in costs["rows"]] == names[1:]
     assert all(float(row[1]) >= 0 for row in costs["rows"])
     assert {arm["name"] for arm in result["arms"] if arm["test"]} >= {"from scratch", "MAE, depth 1, width 8"}
+
+
+def test_unlabelled_scans_are_used_before_the_fine_tuning_during_it_and_both(
+    answers: dict[str, dict[str, Any]],
+) -> None:
+    names = [name for _, name in arms_of(answers["unlabelled"])]
+    assert names == ["from scratch", "from scratch, twice the steps", "self-training", "MAE", "MAE and self-training"]
+    plateaus = next(t for t in answers["unlabelled"]["tables"] if t["title"] == "Plateaus on validation cases")
+    assert [row[0].rstrip("*").split(",")[0] for row in plateaus["rows"]] == [name.split(",")[0] for name in names]
 
 
 def test_labels_are_counted(answers: dict[str, dict[str, Any]]) -> None:

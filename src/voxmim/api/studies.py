@@ -55,7 +55,8 @@ def study(
     are missing.
 
     Args:
-        name: convergence, masking, decoder, labels, resolution, transfer or pretraining.
+        name: convergence, masking, decoder, labels, resolution, transfer, pretraining or
+            unlabelled.
         data: stores with labels in the splits train, val and test: one, or two and more for transfer.
         out: folder for everything; studies in the same folder reuse each other's trainings.
         seeds: number of seeds.

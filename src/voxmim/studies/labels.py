@@ -21,10 +21,15 @@ def arms(request: Request) -> list[Arm]:
         numbers = tuple(number for number in NUMBERS if number == "all" or int(number) < cases)
     found = []
     for number in numbers:
-        what = "of all labelled cases" if "." in number else "labelled case" + "s" * (number != "1")
-        group = {"labels": number, "group": f"{number} {what}"}
+        group = label_group(number)
         found += [request.scratch(**group), *(request.pretrained(pretext, **group) for pretext in request.pretexts)]
     return found
+
+
+def label_group(number: str) -> dict[str, str]:
+    """What the arms with this number of labels have in common, as `Request.scratch` takes it."""
+    what = "of all labelled cases" if "." in number else "labelled case" + "s" * (number != "1")
+    return {"labels": number, "group": f"{number} {what}"}
 
 
 def findings(comparison: Comparison) -> Findings:

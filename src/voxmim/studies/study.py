@@ -10,7 +10,7 @@ import yaml
 from voxmim.errors import RunError, StoreError, nearest
 from voxmim.files import lock_folder
 from voxmim.store.format import Store
-from voxmim.studies import convergence, decoder, labels, masking, pretraining, resolution, transfer
+from voxmim.studies import convergence, decoder, labels, masking, pretraining, resolution, transfer, unlabelled
 from voxmim.studies.arm import Comparison
 from voxmim.studies.cost import cost_rows
 from voxmim.studies.design import Study
@@ -28,6 +28,7 @@ STUDIES: dict[str, Study] = {
     "resolution": resolution.STUDY,
     "transfer": transfer.STUDY,
     "pretraining": pretraining.STUDY,
+    "unlabelled": unlabelled.STUDY,
 }
 
 
@@ -46,14 +47,15 @@ def study(
     """Answer one of the paper's questions on your own scans; run it again to continue where it stopped.
 
     Args:
-        name: ``convergence``, ``masking``, ``decoder``, ``labels``, ``resolution``, ``transfer`` or ``pretraining``.
+        name: ``convergence``, ``masking``, ``decoder``, ``labels``, ``resolution``, ``transfer``, ``pretraining`` or
+            ``unlabelled``.
         data: a store with labels in the splits train, val and test; for ``transfer`` two or more.
         out: folder for the trials, which all studies in it use, and for the study's own folder.
         seeds: how often everything is trained, from the recipe's seed on.
         recipe: packaged recipe or YAML file that all arms follow; None takes ``tiny``.
         settings: what differs from it; ``{"simclr:pretrain.steps": 800}`` is for one pretext only.
-        labels: labelled cases to use: a fraction, a number or ``all``, of which ``labels`` takes several; None takes a
-            tenth, and for ``labels`` 3, 6, 12 and all.
+        labels: labelled cases to use: a fraction, a number or ``all``, of which ``labels`` and ``unlabelled`` take several; None takes a
+            tenth, for ``labels`` 3, 6, 12 and all, and for ``unlabelled`` 3 and 6.
         scheduler: address of a Dask scheduler whose workers run one trial each.
         accept_findings: train although findings of a store are unresolved (`Store.unresolved`).
         plan_only: train nothing; return only what the study will take.

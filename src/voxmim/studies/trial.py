@@ -97,7 +97,7 @@ class Trial:
         recipe, default = self.recipe, Recipe()
         idle = {"about", "crop_voxels", "scratch_lr", "lrs"}
         if self.kind == "pretrain":
-            idle |= {"finetune", "unetr", "overlap", "carry_decoder"} | (
+            idle |= {"finetune", "self_training", "unetr", "overlap", "carry_decoder"} | (
                 set() if recipe.pretext_class.masked else {"mask"}
             )
         else:

@@ -1,0 +1,47 @@
+"""What do unlabelled scans give: before the fine-tuning (pre-training), during it (self-training), or both?"""
+
+from __future__ import annotations
+
+from voxmim.studies.arm import Arm, Comparison, grouped
+from voxmim.studies.design import Findings, Study
+from voxmim.studies.labels import label_group
+from voxmim.studies.request import Request
+from voxmim.studies.speed import plateau_table, saving_table
+from voxmim.studies.tables import grouped_findings
+
+
+def arms(request: Request) -> list[Arm]:
+    """With each number of labels: from scratch, the same for twice the steps, and with each use of unlabelled scans.
+
+    A step of self-training costs about twice as much, which the longer run from scratch makes up for.
+    """
+    pretext, found = request.base.pretext, []
+    title = request.base.pretext_class.title
+    longer = {"finetune.steps": 2 * request.base.finetune.steps}
+    taught = {"self_training.weight": request.base.self_training.weight or 1.0}
+    untaught = {"self_training.weight": 0.0}
+    for number in request.labels:
+        group = label_group(number)
+        found += [
+            request.scratch(untaught, **group),
+            request.scratch(untaught | longer, name="from scratch, twice the steps", **group),
+            request.scratch(taught, name="self-training", **group),
+            request.pretrained(pretext, untaught, **group),
+            request.pretrained(pretext, taught, name=f"{title} and self-training", **group),
+        ]
+    return found
+
+
+def findings(comparison: Comparison) -> Findings:
+    """Scores and differences from scratch, plateaus, what it takes to reach them, curves, segmentations."""
+    groups = grouped(comparison.arms).values()
+    pairs = [(own[0], arm) for own in groups for arm in own[1:]]
+    pairs += [(own[1], arm) for own in groups for arm in own[2:]]
+    found = grouped_findings(comparison, pairs)
+    every = list(comparison.arms)
+    savings = [(arm, own[0]) for own in groups for arm in own[2:]]
+    found.tables += [plateau_table(comparison, every), saving_table(comparison, savings)]
+    return found
+
+
+STUDY = Study("What do unlabelled scans give: before the fine-tuning, during it, or both?", arms, findings, labels=("3", "6"))
