@@ -71,7 +71,14 @@ def test_what_can_be_shared_is_trained_once(answers: dict[str, dict[str, Any]]) 
     own = {name: {t["trial"] for t in answers[name]["trials"]} for name in STUDIES}
     plain = {trial for trial in own["convergence"] if trial.startswith("pretrain-mae")}
     assert len(plain) == 1
-    for name in ("labels", "decoder", "resolution", "transfer", "pretraining", "unlabelled"):  # all hold MAE as the recipe has it
+    for name in (
+        "labels",
+        "decoder",
+        "resolution",
+        "transfer",
+        "pretraining",
+        "unlabelled",
+    ):  # all hold MAE as the recipe has it
         assert plain <= own[name]
     folders = [path for path in (answers["where"]["out"] / "trials").iterdir() if path.is_dir()]
     trainings = set().union(*own.values()) - {t for names in own.values() for t in names if t.startswith("evaluate")}

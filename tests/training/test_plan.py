@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conftest import Tiny, TinyRuns
 from voxmim import api
 from voxmim.cli import main
+from voxmim.errors import RecipeError, RunError
+from voxmim.recipe import load_recipe
+from voxmim.store.format import Store
+from voxmim.training.plan import for_hours
 from voxmim.weights.files import read_weights
 from voxmim.weights.load import load_encoder
 
@@ -49,3 +54,26 @@ def test_the_command_tells_a_table_and_writes_nothing(
         main([*command, "--resume"])
     assert left.value.code == 2
     assert "leave out --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_hours_become_the_steps_that_fit_into_them(tiny: Tiny, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe(tiny.recipe, {f"{kind}.steps": 100, f"{kind}.validate_every": 10})
+    monkeypatch.setattr("voxmim.training.plan.plan", lambda *_: SimpleNamespace(seconds=1800.0))
+    training = getattr(for_hours(Store(tiny.store), recipe, 2.0, kind), kind)
+    assert (training.steps, training.validate_every) == (400, 40)
+
+
+def test_a_training_for_hours_measures_its_speed_first(tiny: Tiny, tmp_path: Path) -> None:
+    run = api.finetune(tiny.store, tmp_path / "run", recipe=tiny.recipe, labels=1, hours=1e-9)
+    assert load_recipe(run / "recipe.yaml").finetune.steps == 1
+
+
+def test_no_time_at_all_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(RecipeError, match="--hours 0: give a time above 0"):
+        for_hours(Store(tiny.store), load_recipe(tiny.recipe), 0)
+
+
+def test_hours_are_refused_for_a_classification(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="only for a segmentation; give --steps"):
+        api.finetune(tiny.store, tmp_path / "run", recipe=tiny.recipe, task="classification", hours=1.0)

@@ -60,10 +60,10 @@ def study(
         data: stores with labels in the splits train, val and test: one, or two and more for transfer.
         out: folder for everything; studies in the same folder reuse each other's trainings.
         seeds: number of seeds.
-        recipe: packaged recipe or YAML file for all arms. Default: tiny.
+        recipe: packaged recipe or YAML file for all arms. Default: tiny, and resenc-tiny for unlabelled.
         settings: settings that differ from the recipe, also of one pretext only, such as simclr:pretrain.batch=32.
-        labels: labelled cases to use: a fraction (0.1), a number, or all; several for the study labels. Default: a
-            tenth.
+        labels: labelled cases to use: a fraction (0.1), a number, or all; several for the studies labels and
+            unlabelled. Default: a tenth.
         scheduler: address of a Dask scheduler whose workers run one trial each.
         accept_findings: train although findings of a store are in doubt.
         plan_only: train nothing; print the trials, hours and disk that the study will take.

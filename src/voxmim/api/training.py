@@ -21,6 +21,7 @@ def pretrain(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     init: Path | str | None = None,
+    hours: float | None = None,
     accept_findings: bool = False,
     quiet: bool = False,
     log_every: int = 0,
@@ -37,6 +38,8 @@ def pretrain(
         resume: continue exactly where the run stopped, with its own settings.
         init: run folder or weights file of a pre-training whose encoder to start from; it replaces the encoder of the
             recipe, and its weights are adapted to a patch given in the settings. Default: random weights.
+        hours: train about this long; the number of steps follows from the speed of a few. Default: the steps of the
+            recipe.
         accept_findings: train although findings of the store are in doubt.
         quiet: print no progress.
         log_every: print a line every so many steps. Default: a bar on a terminal, elsewhere a line every 30 s or 1 %.
@@ -48,17 +51,21 @@ def pretrain(
         VoxmimError: the store, the recipe, the weights or the run folder cannot be used.
     """
     from voxmim.report.run_page import live_page, write_run_page
+    from voxmim.training.plan import for_hours
     from voxmim.training.pretrain import pretrain
     from voxmim.training.processes import first_process
     from voxmim.training.progress import progress_options
 
     start = None if init is None else Path(init)
     if resume:
-        chosen = _resumed(out, recipe=recipe, init=init, **(settings or {}))
+        chosen = _resumed(out, recipe=recipe, init=init, hours=hours, **(settings or {}))
     else:
         chosen = _started(recipe, start, settings, pretext=recipe is None)
+    opened = _opened(store, resume or accept_findings)
+    if hours is not None:
+        chosen = for_hours(opened, chosen, hours)
     with progress_options(quiet, log_every):
-        run = pretrain(_opened(store, resume or accept_findings), Path(out), chosen, resume, start, live_page())
+        run = pretrain(opened, Path(out), chosen, resume, start, live_page())
     if first_process():
         write_run_page(run)
     return run.path
@@ -95,6 +102,7 @@ def finetune(
     resume: bool = False,
     task: Literal["segmentation", "classification"] | None = None,
     classes: Path | str | None = None,
+    hours: float | None = None,
     accept_findings: bool = False,
     quiet: bool = False,
     log_every: int = 0,
@@ -112,6 +120,8 @@ def finetune(
         resume: continue exactly where the run stopped, with its own settings.
         task: what to learn. Default: segmentation.
         classes: for a classification, CSV file with the columns case and class.
+        hours: train about this long; the number of steps follows from the speed of a few (only for a
+            segmentation). Default: the steps of the recipe.
         accept_findings: train although findings of the store are in doubt.
         quiet: print no progress.
         log_every: print a line every so many steps. Default: a bar on a terminal, elsewhere a line every 30 s or 1 %.
@@ -126,12 +136,13 @@ def finetune(
     from voxmim.report.run_page import live_page, write_run_page
     from voxmim.tasks.registry import TASKS
     from voxmim.training.finetune import finetune
+    from voxmim.training.plan import for_hours
     from voxmim.training.processes import first_process
     from voxmim.training.progress import progress_options
 
     start = None if init is None else Path(init)
     if resume:
-        given = {"init": init, "labels": labels, "task": task, "classes": classes}
+        given = {"init": init, "labels": labels, "task": task, "classes": classes, "hours": hours}
         chosen = _resumed(out, recipe=recipe, **given, **(settings or {}))
     else:
         chosen = _started(recipe, start, settings)
@@ -139,6 +150,10 @@ def finetune(
         raise RunError(f"'{task}' is no task of a fine-tuning ({', '.join(TASKS)}){nearest(str(task), TASKS) or '.'}")
     used, table = None if labels is None else str(labels), None if classes is None else Path(classes)
     opened = _opened(store, resume or accept_findings)
+    if hours is not None:
+        if task not in (None, "segmentation"):
+            raise RunError(f"--hours {hours:g}: it is only for a segmentation; give --steps instead.")
+        chosen = for_hours(opened, chosen, hours, "finetune", used)
     with progress_options(quiet, log_every):
         run, _ = finetune(opened, Path(out), chosen, start, used, resume, task or "segmentation", table, live_page())
     if first_process():

@@ -33,6 +33,7 @@ class Study:
         tested: the arms that are scored on test cases; where that is not all of them, those chosen on validation cases.
         stores: the least and the largest number of stores.
         labels: the default number of labelled cases; several if the study varies it.
+        recipe: that its arms follow by default.
         follow_up: arms that depend on what the others took, trained after them.
     """
 
@@ -42,4 +43,5 @@ class Study:
     tested: Callable[[Comparison], Sequence[Arm]] = attrgetter("arms")
     stores: tuple[int, int] = (1, 1)
     labels: tuple[str, ...] = (LABELS,)
+    recipe: str = "tiny"
     follow_up: Callable[[Comparison], list[Arm]] | None = None

@@ -52,10 +52,10 @@ def study(
         data: a store with labels in the splits train, val and test; for ``transfer`` two or more.
         out: folder for the trials, which all studies in it use, and for the study's own folder.
         seeds: how often everything is trained, from the recipe's seed on.
-        recipe: packaged recipe or YAML file that all arms follow; None takes ``tiny``.
+        recipe: packaged recipe or YAML file that all arms follow; None takes the study's own.
         settings: what differs from it; ``{"simclr:pretrain.steps": 800}`` is for one pretext only.
-        labels: labelled cases to use: a fraction, a number or ``all``, of which ``labels`` and ``unlabelled`` take several; None takes a
-            tenth, for ``labels`` 3, 6, 12 and all, and for ``unlabelled`` 3 and 6.
+        labels: labelled cases to use: a fraction, a number or ``all``; ``labels`` and ``unlabelled`` take several. None
+            takes a tenth; for ``labels`` 3, 6, 12 and all, for ``unlabelled`` 3 and 6.
         scheduler: address of a Dask scheduler whose workers run one trial each.
         accept_findings: train although findings of a store are unresolved (`Store.unresolved`).
         plan_only: train nothing; return only what the study will take.
@@ -78,7 +78,7 @@ def study(
         raise StoreError(f"--labels {' '.join(given)}: the study {name} uses one number of labelled cases; give one.")
     if seeds < 1:
         raise RunError(f"--seeds {seeds}: give 1 or more.")
-    request = Request(stores, out, recipe or "tiny", settings or {}, given or chosen.labels)
+    request = Request(stores, out, recipe or chosen.recipe, settings or {}, given or chosen.labels)
     for store in stores:
         refuse_unresolved(Store(store), accept_findings)
     options = {"seeds": seeds, "recipe": recipe, "scheduler": scheduler}

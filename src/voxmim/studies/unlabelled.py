@@ -44,4 +44,6 @@ def findings(comparison: Comparison) -> Findings:
     return found
 
 
-STUDY = Study("What do unlabelled scans give: before the fine-tuning, during it, or both?", arms, findings, labels=("3", "6"))
+STUDY = Study(
+    "What do unlabelled scans give: before the fine-tuning, during it, or both?", arms, findings, labels=("3", "6")
+)

@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from voxmim.errors import RecipeError
 from voxmim.recipe import Recipe
 from voxmim.store.format import Store
 from voxmim.training.finetune import finetune
@@ -100,3 +101,24 @@ def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | Non
         store_bytes=sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
         run_bytes=run_bytes,
     )
+
+
+def for_hours(store: Store, recipe: Recipe, hours: float, kind: str = "pretrain", labels: str | None = None) -> Recipe:
+    """The recipe with as many steps as fit into this time, by the speed of a few of them; arguments as of `plan`.
+
+    Validations and checkpoints stay as many.
+
+    Raises:
+        VoxmimError: as `plan`, or `hours` is not positive.
+    """
+    if not hours > 0:
+        raise RecipeError(f"--hours {hours:g}: give a time above 0.")
+    found = plan(store, recipe, kind, labels)
+    training = recipe.pretrain if kind == "pretrain" else recipe.finetune
+    factor = 3600 * hours / found.seconds
+    numbers = {
+        name: max(1, round(factor * getattr(training, name)))
+        for name in ("steps", "validate_every", "checkpoint_every")
+    }
+    changed = replace(training, **numbers)
+    return replace(recipe, pretrain=changed) if kind == "pretrain" else replace(recipe, finetune=changed)
