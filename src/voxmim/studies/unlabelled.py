@@ -45,5 +45,9 @@ def findings(comparison: Comparison) -> Findings:
 
 
 STUDY = Study(
-    "What do unlabelled scans give: before the fine-tuning, during it, or both?", arms, findings, labels=("3", "6")
+    "What do unlabelled scans give: before the fine-tuning, during it, or both?",
+    arms,
+    findings,
+    labels=("3", "6"),
+    recipe="resenc-tiny",
 )
