@@ -159,7 +159,8 @@ class SelfTrainingSettings:
         weight: of the loss on unlabelled crops; 0 turns self-training off.
         batch: unlabelled crops per step.
         threshold: minimum probability of a label that is learned.
-        start: fraction of the steps after which it begins; over as many steps again its weight rises linearly.
+        start: fraction of the steps after which it begins, once the labels are worth learning; over the next tenth of
+            the steps its weight rises linearly.
         shift: maximum change of brightness of the crops to learn from, as in the augmentation.
         contrast: maximum relative change of contrast.
         gamma: maximum relative change of the exponent of a gamma correction.
@@ -170,7 +171,7 @@ class SelfTrainingSettings:
     weight: float = 0.0
     batch: int = 2
     threshold: float = 0.9
-    start: float = 0.1
+    start: float = 0.4
     shift: float = 0.15
     contrast: float = 0.4
     gamma: float = 0.4

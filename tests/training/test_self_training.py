@@ -66,7 +66,7 @@ def test_its_weight_rises_linearly_after_the_start(tiny: Tiny) -> None:
 
 def test_network_and_teacher_see_one_crop_in_other_intensities(tiny: Tiny) -> None:
     network, teacher = Recorder(3), Recorder(3)
-    self_training(tiny, recipe_of(tiny, start=0, noise=0.0, low_resolution=0.0, gamma=0.0)).loss(network, teacher, 0)
+    self_training(tiny, recipe_of(tiny, start=0, noise=0.0, low_resolution=0.0, gamma=0.0)).loss(network, teacher, 3)
     (strong,), (weak,) = network.seen, teacher.seen
     for changed, crop in zip(strong.flatten(1), weak.flatten(1), strict=True):
         rank = torch.corrcoef(torch.stack([changed, crop]))[0, 1]
@@ -77,7 +77,7 @@ def test_network_and_teacher_see_one_crop_in_other_intensities(tiny: Tiny) -> No
 def test_only_the_network_gets_a_gradient(tiny: Tiny) -> None:
     network, teacher = Recorder(3), Recorder(3)
     teacher.bias.data[1] = 9.0
-    loss = self_training(tiny, recipe_of(tiny, start=0)).loss(network, teacher, 0)
+    loss = self_training(tiny, recipe_of(tiny, start=0)).loss(network, teacher, 3)
     assert isinstance(loss, Tensor)
     loss.backward()
     assert teacher.bias.grad is None
@@ -87,7 +87,7 @@ def test_only_the_network_gets_a_gradient(tiny: Tiny) -> None:
 
 def test_a_teacher_that_is_not_sure_teaches_nothing(tiny: Tiny) -> None:
     network, teacher = Recorder(3), Recorder(3)
-    loss = self_training(tiny, recipe_of(tiny, start=0, threshold=0.9)).loss(network, teacher, 0)
+    loss = self_training(tiny, recipe_of(tiny, start=0, threshold=0.9)).loss(network, teacher, 3)
     assert isinstance(loss, Tensor)
     loss.backward()
     assert network.bias.grad is not None

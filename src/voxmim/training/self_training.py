@@ -22,6 +22,7 @@ from voxmim.store.format import Case, Store
 from voxmim.tasks.task import Task
 from voxmim.training.setup import augmenter, stream
 
+RAMP = 0.1  # of the steps, over which the weight rises
 _CHANGES = ("shift", "contrast", "gamma", "noise", "low_resolution")
 
 
@@ -66,8 +67,8 @@ class SelfTraining:
 
     def weight(self, step: int) -> float:
         """Of the loss at a step, counted from 0."""
-        start = self._settings.start * self._training.steps
-        return self._settings.weight * (min(1.0, max(0.0, (step - start) / start)) if start else 1.0)
+        begun = step / self._training.steps - self._settings.start
+        return self._settings.weight * min(1.0, max(0.0, begun / RAMP))
 
     def loss(self, network: nn.Module, teacher: nn.Module, step: int) -> Tensor | float:
         """The weighted loss of the next unlabelled crops at a step, counted from 0; 0 before it begins."""
