@@ -62,7 +62,7 @@ from voxmim.networks.precision import chosen_precision
 from voxmim.report.machine import machine
 from voxmim.store.format import Store
 from voxmim.store.prepare import PreparedScan, prepare_scan
-from voxmim.studies.arm import case_scores, tables
+from voxmim.studies.arm import case_scores, common_scores
 from voxmim.studies.tables import PRIOR, difference_cell
 from voxmim.tasks.intervals import mean_interval
 from voxmim.tasks.metrics import METRICS, convention
@@ -334,7 +334,7 @@ def _cells(peer: Scores, other: Scores) -> str:
     cells = []
     for metric in METRICS:
         common = [seed for seed in peer if seed in other]
-        pair = tables([[scores[seed][metric] for seed in common] for scores in (peer, other)])
+        pair = common_scores([[scores[seed][metric] for seed in common] for scores in (peer, other)])
         if not pair:
             cells += ["not there"] * 2
             continue

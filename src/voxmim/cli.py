@@ -52,27 +52,18 @@ SHORT: dict[str, tuple[str, Any, str]] = {  # options of a training: setting, ty
 
 @dataclass(frozen=True)
 class Command:
-    """How a function of the api becomes a command.
+    """How a function of the api becomes a command."""
 
-    Attributes:
-        arguments: parameters that are positional on the command line; all others are options.
-        optional: those of them that may be left out.
-        function: name of the function in `voxmim.api` and in `voxmim.commands`. Default: the command's own name.
-        phase: of the recipe, whose settings have short options (`SHORT`).
-        flags: further flags and their help, for `call`.
-        call: calls the function with its arguments and the flags. Default: without flags, as it is.
-        title: of the progress bar, if the function reports its cases.
-        examples: shown below the help.
-    """
-
-    arguments: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()  # parameters that are positional on the command line; all others are options
+    # name of the function in `voxmim.api` and in `voxmim.commands`. Default: the command's own name.
     function: str = ""
-    optional: tuple[str, ...] = ()
-    phase: str = ""
-    flags: Mapping[str, str] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()  # those of them that may be left out
+    phase: str = ""  # of the recipe, whose settings have short options (`SHORT`)
+    flags: Mapping[str, str] = field(default_factory=dict)  # further flags and their help, for `call`
+    # calls the function with its arguments and the flags. Default: without flags, as it is.
     call: Callable[..., Any] | None = None
-    title: str = ""
-    examples: tuple[str, ...] = ()
+    title: str = ""  # of the progress bar, if the function reports its cases
+    examples: tuple[str, ...] = ()  # shown below the help
 
 
 def _pretrain(given: dict[str, Any], plan_only: bool) -> Any:

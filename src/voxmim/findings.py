@@ -42,19 +42,12 @@ DOUBTFUL = frozenset({"wrong orientation", "intensity rule", "label map", "flipp
 
 @dataclass(frozen=True)
 class Finding:
-    """One odd thing about one file.
+    """One odd thing about one file."""
 
-    Attributes:
-        file: path of the scan or label map.
-        kind: one word or two, such as ``unreadable`` or ``flipped label``.
-        reason: one sentence that names the file.
-        action: what is done about it: used as it is, repaired, or left out.
-    """
-
-    file: str
-    kind: str
-    reason: str
-    action: Action
+    file: str  # path of the scan or label map
+    kind: str  # one word or two, such as ``unreadable`` or ``flipped label``
+    reason: str  # one sentence that names the file
+    action: Action  # what is done about it: used as it is, repaired, or left out
 
     @property
     def unresolved(self) -> bool:

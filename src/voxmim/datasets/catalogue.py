@@ -11,23 +11,14 @@ CITATION = "M. Antonelli et al., The Medical Segmentation Decathlon. Nature Comm
 
 @dataclass(frozen=True)
 class Archive:
-    """One data set as it is published.
+    """One data set as it is published."""
 
-    Attributes:
-        folder: the folder it unpacks to; the archive is this folder's name with ``.tar``.
-        md5: of the archive, as published.
-        about: what it shows.
-        licence: the name of its terms.
-        licence_text: where they can be read.
-        citation: whom to cite.
-    """
-
-    folder: str
-    md5: str
-    about: str
-    licence: str = LICENCE
-    licence_text: str = LICENCE_TEXT
-    citation: str = CITATION
+    folder: str  # the folder it unpacks to; the archive is this folder's name with ``.tar``
+    md5: str  # of the archive, as published
+    about: str  # what it shows
+    licence: str = LICENCE  # the name of its terms
+    licence_text: str = LICENCE_TEXT  # where they can be read
+    citation: str = CITATION  # whom to cite
 
     @property
     def file(self) -> str:

@@ -27,26 +27,17 @@ class LabelFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """A scan in a few hundred bytes. Axes run right, anterior, superior.
+    """A scan in a few hundred bytes. Axes run right, anterior, superior."""
 
-    Attributes:
-        shape: voxels.
-        spacing: voxel size in mm.
-        orientation: of the file's own axes, such as ``LPS``.
-        whole: whether all values are whole numbers.
-        percentiles: of each channel, at `PERCENTILES`; the first and the last are its minimum and maximum.
-        overview: the first channel on a grid of 6 x 6 x 6, as 0..255 in base 64; see `coarse`.
-        content: hash of all voxels, whatever their file's format, type and axes.
-        labels: by value, background left out; empty without a label map.
-    """
-
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    orientation: str
-    whole: bool
+    shape: tuple[int, int, int]  # voxels
+    spacing: tuple[float, float, float]  # voxel size in mm
+    orientation: str  # of the file's own axes, such as ``LPS``
+    whole: bool  # whether all values are whole numbers
+    # of each channel, at `PERCENTILES`; the first and the last are its minimum and maximum
     percentiles: tuple[tuple[float, ...], ...]
-    overview: str
-    content: str
+    overview: str  # the first channel on a grid of 6 x 6 x 6, as 0..255 in base 64; see `coarse`
+    content: str  # hash of all voxels, whatever their file's format, type and axes
+    # by value, background left out; empty without a label map
     labels: dict[int, LabelFacts] = field(default_factory=dict)
 
     def coarse(self) -> np.ndarray:

@@ -35,23 +35,14 @@ class Slice:
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What was found in a source.
+    """What was found in a source."""
 
-    Attributes:
-        source: the source.
-        files: every file of every case, and every other file with a finding.
-        findings: by file.
-        facts: of each case that is not left out, by name.
-        intensity: ``ct`` or ``mr``, as guessed.
-        slices: of some of these cases, evenly spaced.
-    """
-
-    source: Source
-    files: list[str]
-    findings: list[Finding]
-    facts: dict[str, Facts]
-    intensity: str
-    slices: dict[str, Slice] = field(default_factory=dict)
+    source: Source  # the source
+    files: list[str]  # every file of every case, and every other file with a finding
+    findings: list[Finding]  # by file
+    facts: dict[str, Facts]  # of each case that is not left out, by name
+    intensity: str  # ``ct`` or ``mr``, as guessed
+    slices: dict[str, Slice] = field(default_factory=dict)  # of some of these cases, evenly spaced
 
     @property
     def sound(self) -> bool:

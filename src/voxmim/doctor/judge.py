@@ -29,19 +29,12 @@ _WHOLE = 1e-3  # largest distance to a whole number: masks in scaled files lose 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A case that was read and judged.
+    """A case that was read and judged."""
 
-    Attributes:
-        findings: what is odd.
-        image: all channels that the case has, on one grid; None where the case is left out.
-        label: (X, Y, Z) uint8 on the same grid; None where there is none, or it is left out.
-        facts: what was measured; None where the case is left out.
-    """
-
-    findings: tuple[Finding, ...]
-    image: Volume | None = None
-    label: np.ndarray | None = None
-    facts: Facts | None = None
+    findings: tuple[Finding, ...]  # what is odd
+    image: Volume | None = None  # all channels that the case has, on one grid; None where the case is left out
+    label: np.ndarray | None = None  # (X, Y, Z) uint8 on the same grid; None where there is none, or it is left out
+    facts: Facts | None = None  # what was measured; None where the case is left out
 
 
 def judge_case(case: SourceCase, channels: Sequence[str], known: Collection[int] = (), match: bool = False) -> Judged:

@@ -14,15 +14,10 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where voxels lie, without the voxels.
+    """Where voxels lie, without the voxels."""
 
-    Attributes:
-        shape: voxels along X, Y, Z.
-        affine: (4, 4), voxel index to RAS+ world mm.
-    """
-
-    shape: tuple[int, int, int]
-    affine: np.ndarray
+    shape: tuple[int, int, int]  # voxels along X, Y, Z
+    affine: np.ndarray  # (4, 4), voxel index to RAS+ world mm
 
     @classmethod
     def of(cls, volume: "Volume") -> "Grid":
@@ -45,15 +40,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxels and where they lie.
+    """Voxels and where they lie."""
 
-    Attributes:
-        array: (C, X, Y, Z).
-        affine: (4, 4), voxel index (x, y, z, 1) to RAS+ world mm.
-    """
-
-    array: np.ndarray
-    affine: np.ndarray
+    array: np.ndarray  # (C, X, Y, Z)
+    affine: np.ndarray  # (4, 4), voxel index (x, y, z, 1) to RAS+ world mm
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -15,23 +15,15 @@ _PART = 1 << 24  # voxels that are tested at once
 
 @dataclass(frozen=True, eq=False)
 class ImageFile:
-    """A file of any format, without its voxels.
+    """A file of any format, without its voxels."""
 
-    Attributes:
-        path: the file, folder or DICOM series.
-        sizes: voxels along X, Y, Z and every further axis that the header has.
-        affine: (4, 4), voxel index to RAS+ world mm.
-        load: reads the voxels, rescaled, in the shape of `sizes`.
-        doubts: the kind of finding and one sentence for each thing that is odd in the header but can be read.
-        partial: a label map that covers only the labelled part of its scan.
-    """
-
-    path: Path
-    sizes: tuple[int, ...]
-    affine: np.ndarray
-    load: Callable[[], np.ndarray]
+    path: Path  # the file, folder or DICOM series
+    sizes: tuple[int, ...]  # voxels along X, Y, Z and every further axis that the header has
+    affine: np.ndarray  # (4, 4), voxel index to RAS+ world mm
+    load: Callable[[], np.ndarray]  # reads the voxels, rescaled, in the shape of `sizes`
+    # the kind of finding and one sentence for each thing that is odd in the header but can be read
     doubts: tuple[tuple[str, str], ...] = ()
-    partial: bool = False
+    partial: bool = False  # a label map that covers only the labelled part of its scan
 
     def __post_init__(self) -> None:
         if len(self.sizes) < 3:

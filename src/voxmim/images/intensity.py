@@ -21,18 +21,12 @@ _FLAT = 1e-3  # of the intensity range: what differs by less is the same backgro
 
 @dataclass(frozen=True)
 class Intensity:
-    """The rule for one channel of one scan, and its inverse.
+    """The rule for one channel of one scan, and its inverse."""
 
-    Attributes:
-        kind: ``ct`` or ``mr``.
-        centre: the scan's value that becomes 0 (MR).
-        scale: the scan's units that become 1 (MR).
-        background: bounds of the values that become 0 (MR); None where there is no constant background.
-    """
-
-    kind: str
-    centre: float = 0.0
-    scale: float = 1.0
+    kind: str  # ``ct`` or ``mr``
+    centre: float = 0.0  # the scan's value that becomes 0 (MR)
+    scale: float = 1.0  # the scan's units that become 1 (MR)
+    # bounds of the values that become 0 (MR); None where there is no constant background
     background: tuple[float, float] | None = None
 
     def apply(self, array: np.ndarray) -> np.ndarray:

@@ -19,21 +19,13 @@ from voxmim.phantoms.canvas import generator
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of phantom.
+    """A kind of phantom."""
 
-    Attributes:
-        draw: from a seed to a scan and its label map.
-        class_of: from a seed and the label map to the class of the scan as a whole.
-        channels: their names.
-        labels: name of each label value, background left out.
-        regions: label values of each region; regions may overlap.
-    """
-
-    draw: Callable[[int], tuple[Volume, Volume]]
-    class_of: Callable[[int, Volume], str]
-    channels: tuple[str, ...]
-    labels: dict[int, str]
-    regions: dict[str, list[int]] = field(default_factory=dict)
+    draw: Callable[[int], tuple[Volume, Volume]]  # from a seed to a scan and its label map
+    class_of: Callable[[int, Volume], str]  # from a seed and the label map to the class of the scan as a whole
+    channels: tuple[str, ...]  # their names
+    labels: dict[int, str]  # name of each label value, background left out
+    regions: dict[str, list[int]] = field(default_factory=dict)  # label values of each region; regions may overlap
 
 
 KINDS = {

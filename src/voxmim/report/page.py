@@ -69,29 +69,18 @@ class Table:
 
 @dataclass
 class Page:
-    """What a report says, in the order of the page. An empty part is left out.
+    """What a report says, in the order of the page. An empty part is left out."""
 
-    Attributes:
-        title: the heading.
-        lead: the findings in plain words, a paragraph each.
-        tables, plots, pictures: the results.
-        facts: data, settings and machine, as (name, value).
-        settings: YAML text, folded away.
-        commands: how to repeat it, one line each.
-        headings: other headings of the parts than the default ones.
-        refresh: seconds after which a browser loads the page again; 0 is never.
-    """
-
-    title: str
-    lead: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
+    title: str  # the heading
+    lead: list[str] = field(default_factory=list)  # the findings in plain words, a paragraph each
+    tables: list[Table] = field(default_factory=list)  # tables, plots, pictures: the results
     plots: Sequence[Chart] = ()
     pictures: list[Picture] = field(default_factory=list)
-    facts: list[tuple[str, str]] = field(default_factory=list)
-    settings: str = ""
-    commands: list[str] = field(default_factory=list)
-    headings: dict[str, str] = field(default_factory=dict)
-    refresh: int = 0
+    facts: list[tuple[str, str]] = field(default_factory=list)  # data, settings and machine, as (name, value)
+    settings: str = ""  # YAML text, folded away
+    commands: list[str] = field(default_factory=list)  # how to repeat it, one line each
+    headings: dict[str, str] = field(default_factory=dict)  # other headings of the parts than the default ones
+    refresh: int = 0  # seconds after which a browser loads the page again; 0 is never
 
 
 def write_page(path: Path, page: Page) -> None:

@@ -33,18 +33,12 @@ _MAX_MARKED, _MAX_BARS = 40, 24
 
 @dataclass
 class Curve:
-    """One line of a plot; a value that is not finite leaves a gap.
+    """One line of a plot; a value that is not finite leaves a gap."""
 
-    Attributes:
-        name: for the legend.
-        steps, values: x and y.
-        band: lower and upper bounds of a shaded band, as long as `values`.
-    """
-
-    name: str
-    steps: list[int]
+    name: str  # for the legend
+    steps: list[int]  # steps, values: x and y
     values: list[float]
-    band: tuple[list[float], list[float]] | None = None
+    band: tuple[list[float], list[float]] | None = None  # lower and upper bounds of a shaded band, as long as `values`
 
     def __post_init__(self) -> None:
         if any(len(column) != len(self.steps) for column in (self.values, *(self.band or ()))):

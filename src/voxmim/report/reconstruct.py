@@ -28,30 +28,20 @@ from voxmim.weights.load import encoder_from, load_into
 
 @dataclass
 class Reconstruction:
-    """One scan, its mask, and what was predicted, all on the prepared grid.
+    """One scan, its mask, and what was predicted, all on the prepared grid."""
 
-    Attributes:
-        original: (C, X, Y, Z) float32 as the network sees it.
-        hidden: (X, Y, Z) bool, True where the network saw nothing.
-        reconstructed: (C, X, Y, Z) float32, predicted where hidden, the scan itself elsewhere.
-    """
-
-    original: np.ndarray
-    hidden: np.ndarray
-    reconstructed: np.ndarray
+    original: np.ndarray  # (C, X, Y, Z) float32 as the network sees it
+    hidden: np.ndarray  # (X, Y, Z) bool, True where the network saw nothing
+    reconstructed: np.ndarray  # (C, X, Y, Z) float32, predicted where hidden, the scan itself elsewhere
 
 
 @dataclass
 class Reconstructor:
-    """A pre-trained network that predicts hidden voxels, with all that it needs to hide them.
+    """A pre-trained network that predicts hidden voxels, with all that it needs to hide them."""
 
-    Attributes:
-        network: the weights, set to evaluation.
-        metadata: metadata of the weights file.
-    """
-
+    # the weights, set to evaluation
     network: Any  # a Pretext that reconstructs
-    metadata: dict[str, Any]
+    metadata: dict[str, Any]  # metadata of the weights file
 
     @classmethod
     def load(cls, path: Path | str) -> "Reconstructor":

@@ -13,55 +13,36 @@ IGNORE = "ignore"  # the name of the label of voxels that nobody annotated, as n
 
 @dataclass(frozen=True)
 class SourceCase:
-    """One case on disk.
+    """One case on disk."""
 
-    Attributes:
-        name: unique in the source.
-        images: one file per channel that is there, or one file of all channels.
-        label: the label map, if there is one.
-        split: ``train``, ``val``, ``test`` or ``unlabelled``; empty until it is known.
-        missing: the index of each channel that the case lacks.
-        group: the patient, or whatever else must not be torn apart by a split; where nothing says so, `open_source`
-            makes it the case's own name.
-        annotated: the label values that were annotated; what the label map shows as background may be any of the
-            others. None where all were.
-    """
-
-    name: str
-    images: tuple[Path, ...]
-    label: Path | None
-    split: str = ""
-    missing: tuple[int, ...] = ()
+    name: str  # unique in the source
+    images: tuple[Path, ...]  # one file per channel that is there, or one file of all channels
+    label: Path | None  # the label map, if there is one
+    split: str = ""  # ``train``, ``val``, ``test`` or ``unlabelled``; empty until it is known
+    missing: tuple[int, ...] = ()  # the index of each channel that the case lacks
+    # the patient, or whatever else must not be torn apart by a split; where nothing says so, `open_source` makes it the
+    # case's own name
     group: str = ""
+    # the label values that were annotated; what the label map shows as background may be any of the others. None where
+    # all were
     annotated: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Source:
-    """Scans on disk.
+    """Scans on disk."""
 
-    Attributes:
-        path: the folder or list.
-        name: of the data set.
-        channels: the name of each channel.
-        labels: name of each label value, background left out; empty where the source does not say.
-        cases: sorted by name.
-        seed: of the split, where one was drawn.
-        regions: name of each region to the label values it is the union of, in the source's order; regions may
-            overlap. Empty where there are none.
-        licence: what the data set says of its licence; empty where it says nothing.
-        findings: what was repaired or left out while looking for scans.
-    """
-
-    path: Path
-    name: str
-    channels: tuple[str, ...]
-    labels: dict[int, str]
-    cases: tuple[SourceCase, ...]
-    seed: int = 0
+    path: Path  # the folder or list
+    name: str  # of the data set
+    channels: tuple[str, ...]  # the name of each channel
+    labels: dict[int, str]  # name of each label value, background left out; empty where the source does not say
+    cases: tuple[SourceCase, ...]  # sorted by name
+    seed: int = 0  # of the split, where one was drawn
+    # name of each region to the label values it is the union of, in the source's order; regions may overlap. Empty
+    # where there are none.
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    licence: str = ""
-    findings: tuple[Finding, ...] = ()
+    licence: str = ""  # what the data set says of its licence; empty where it says nothing
+    findings: tuple[Finding, ...] = ()  # what was repaired or left out while looking for scans
 
 
 def ignored_value(labels: Mapping[int, str]) -> int | None:

@@ -18,36 +18,21 @@ from voxmim.store.deform import Spacing, deform, portions, smooth
 
 @dataclass
 class Parameters:
-    """What is done to each crop of a batch.
+    """What is done to each crop of a batch."""
 
-    Attributes:
-        flip: (B, 3) bool, along X, Y, Z.
-        turns: (B,) quarter turns in the X-Y plane.
-        matrix: (B, 3, 3) rotation and scaling in mm, the identity where there is none.
-        shift: (B,) added to the intensity.
-        contrast: (B,) factor about the crop's mean.
-        noise: (B,) standard deviation of added noise.
-        seed: (B,) of the noise itself, and of the elastic deformation's control points.
-        elastic: (B,) largest displacement along each axis in mm, 0 where there is none.
-        control: distance of the elastic deformation's control points in mm, the same for all crops.
-        blur: (B,) sigma in mm.
-        low_resolution: (B,) size of the voxels that the crop is averaged to, in voxels; 1 changes nothing.
-        gamma: (B,) exponent on the intensities within each channel's range.
-        partner: label value to the one that takes its place in a crop that is flipped along X (see `sides`).
-    """
-
-    flip: Tensor
-    turns: Tensor
-    matrix: Tensor
-    shift: Tensor
-    contrast: Tensor
-    noise: Tensor
-    seed: Tensor
-    elastic: Tensor
-    control: float
-    blur: Tensor
-    low_resolution: Tensor
-    gamma: Tensor
+    flip: Tensor  # (B, 3) bool, along X, Y, Z
+    turns: Tensor  # (B,) quarter turns in the X-Y plane
+    matrix: Tensor  # (B, 3, 3) rotation and scaling in mm, the identity where there is none
+    shift: Tensor  # (B,) added to the intensity
+    contrast: Tensor  # (B,) factor about the crop's mean
+    noise: Tensor  # (B,) standard deviation of added noise
+    seed: Tensor  # (B,) of the noise itself, and of the elastic deformation's control points
+    elastic: Tensor  # (B,) largest displacement along each axis in mm, 0 where there is none
+    control: float  # distance of the elastic deformation's control points in mm, the same for all crops
+    blur: Tensor  # (B,) sigma in mm
+    low_resolution: Tensor  # (B,) size of the voxels that the crop is averaged to, in voxels; 1 changes nothing
+    gamma: Tensor  # (B,) exponent on the intensities within each channel's range
+    # label value to the one that takes its place in a crop that is flipped along X (see `sides`)
     partner: Mapping[int, int]
 
 

@@ -26,49 +26,31 @@ _AHEAD = 2  # batches read before they are needed
 
 
 class Batch(NamedTuple):
-    """Crops of one training step.
+    """Crops of one training step."""
 
-    Attributes:
-        image: (B, C, X, Y, Z) float32, intensities as the network sees them.
-        label: (B, 1, X, Y, Z) int64, or (B, 1, 0, 0, 0) where none are read.
-        seed: (B,) int64, the seed of each crop's augmentation.
-        names: the case of each crop.
-        present: (B, C) bool, the channels that each crop shows; the others are 0.
-        numbers: the number of each crop in the stream.
-    """
-
-    image: Tensor
-    label: Tensor
-    seed: Tensor
-    names: list[str]
-    present: Tensor
-    numbers: Sequence[int] = ()
+    image: Tensor  # (B, C, X, Y, Z) float32, intensities as the network sees them
+    label: Tensor  # (B, 1, X, Y, Z) int64, or (B, 1, 0, 0, 0) where none are read
+    seed: Tensor  # (B,) int64, the seed of each crop's augmentation
+    names: list[str]  # the case of each crop
+    present: Tensor  # (B, C) bool, the channels that each crop shows; the others are 0
+    numbers: Sequence[int] = ()  # the number of each crop in the stream
 
 
 @dataclass(frozen=True)
 class CropPlan:
-    """How crops are cut.
+    """How crops are cut."""
 
-    Attributes:
-        size: voxels along X, Y, Z.
-        window: HU range that becomes 0..1 (CT only).
-        seed: of everything random.
-        crops_per_scan: consecutive crops from one scan.
-        labelled: read labels too.
-        foreground: fraction of crops centred on a labelled voxel, each label equally likely.
-        views: where set, crops 2n and 2n + 1 are two views of one place (`crops_per_scan` counts such pairs), which
-            overlap by at least this fraction along each axis.
-        channels: which of its scan's channels a crop shows: all, a random subset (first how many, then which), or one
-            at random, which is then the only channel.
-    """
-
-    size: Triple
-    window: tuple[float, float]
-    seed: int
-    crops_per_scan: int = 1
-    labelled: bool = False
-    foreground: float = 0.0
+    size: Triple  # voxels along X, Y, Z
+    window: tuple[float, float]  # HU range that becomes 0..1 (CT only)
+    seed: int  # of everything random
+    crops_per_scan: int = 1  # consecutive crops from one scan
+    labelled: bool = False  # read labels too
+    foreground: float = 0.0  # fraction of crops centred on a labelled voxel, each label equally likely
+    # where set, crops 2n and 2n + 1 are two views of one place (`crops_per_scan` counts such pairs), which overlap by
+    # at least this fraction along each axis
     views: float | None = None
+    # which of its scan's channels a crop shows: all, a random subset (first how many, then which), or one at random,
+    # which is then the only channel
     channels: Literal["all", "drawn", "one"] = "all"
 
 

@@ -28,21 +28,14 @@ def write_errors(file: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to a scan before a network sees it, kept with store and weights.
+    """What is done to a scan before a network sees it, kept with store and weights."""
 
-    Attributes:
-        spacing: voxel size in mm along X, Y, Z after resampling, in RAS+ orientation.
-        intensity: ``ct`` (HU are kept, a window is applied at reading) or ``mr`` (z-score per scan).
-        channels: the name of each channel.
-        match_channels: whether channels of another grid are interpolated on that of the first.
-        zero_background: whether a constant background of MR becomes 0, the value of padding and missing channels; what
-            was written before this rule scaled it like tissue, and is read so.
-    """
-
-    spacing: tuple[float, float, float]
-    intensity: str
-    channels: tuple[str, ...]
-    match_channels: bool = False
+    spacing: tuple[float, float, float]  # voxel size in mm along X, Y, Z after resampling, in RAS+ orientation
+    intensity: str  # ``ct`` (HU are kept, a window is applied at reading) or ``mr`` (z-score per scan)
+    channels: tuple[str, ...]  # the name of each channel
+    match_channels: bool = False  # whether channels of another grid are interpolated on that of the first
+    # whether a constant background of MR becomes 0, the value of padding and missing channels; what was written before
+    # this rule scaled it like tissue, and is read so
     zero_background: bool = True
 
     @classmethod
@@ -60,37 +53,23 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Case:
-    """One prepared scan.
+    """One prepared scan."""
 
-    Attributes:
-        name: the case's name, unique in the store.
-        split: ``train``, ``val``, ``test`` or ``unlabelled``.
-        shape: prepared voxels along X, Y, Z.
-        image: path of each source file, one per channel that is there (or one for all).
-        label: path of the source label map, if there is one.
-        counts: prepared voxels per label value.
-        digest: of the prepared voxels and labels (see `digest_of`).
-        missing: the index of each channel that the scan lacks; it is stored as `Store.outside`.
-        group: the patient, whose cases all go into one split; the case's own name where the source does not say.
-        stamps: size and modification time of each source file when it was read, images first; empty in older stores.
-        facts: what was measured when it was read, to compare it with others; None in the index and in older stores.
-        findings: what is odd about its own files; none in the index.
-        annotated: the label values that were annotated; None where all were (see `SourceCase`).
-    """
-
-    name: str
-    split: str
-    shape: tuple[int, int, int]
-    image: tuple[str, ...]
-    label: str | None = None
-    counts: dict[int, int] = field(default_factory=dict)
-    digest: str = ""
-    missing: tuple[int, ...] = ()
-    group: str = ""
+    name: str  # the case's name, unique in the store
+    split: str  # ``train``, ``val``, ``test`` or ``unlabelled``
+    shape: tuple[int, int, int]  # prepared voxels along X, Y, Z
+    image: tuple[str, ...]  # path of each source file, one per channel that is there (or one for all)
+    label: str | None = None  # path of the source label map, if there is one
+    counts: dict[int, int] = field(default_factory=dict)  # prepared voxels per label value
+    digest: str = ""  # of the prepared voxels and labels (see `digest_of`)
+    missing: tuple[int, ...] = ()  # the index of each channel that the scan lacks; it is stored as `Store.outside`
+    group: str = ""  # the patient, whose cases all go into one split; the case's own name where the source does not say
+    # size and modification time of each source file when it was read, images first; empty in older stores
     stamps: tuple[tuple[int, int], ...] = ()
+    # what was measured when it was read, to compare it with others; None in the index and in older stores
     facts: Facts | None = None
-    findings: tuple[Finding, ...] = ()
-    annotated: tuple[int, ...] | None = None
+    findings: tuple[Finding, ...] = ()  # what is odd about its own files; none in the index
+    annotated: tuple[int, ...] | None = None  # the label values that were annotated; None where all were (`SourceCase`)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Case":
@@ -110,29 +89,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Index:
-    """What index.json holds.
+    """What index.json holds."""
 
-    Attributes:
-        name: the name of the data set.
-        preparation: what was done to every scan.
-        labels: name of each label value, background left out.
-        cases: one entry each.
-        seed: of the split, where one was drawn.
-        regions: name of each region to the label values it is the union of; empty where labels exclude each other.
-        licence: the data set's own note on its licence; empty where it has none.
-        resplit: whether the splits are the store's own, whatever those of its sources are.
-        findings: what is odd about the files that it was made of, left out or not.
-    """
-
-    name: str
-    preparation: Preparation
-    labels: Mapping[int, str]
-    cases: Sequence[Case]
-    seed: int = 0
+    name: str  # the name of the data set
+    preparation: Preparation  # what was done to every scan
+    labels: Mapping[int, str]  # name of each label value, background left out
+    cases: Sequence[Case]  # one entry each
+    seed: int = 0  # of the split, where one was drawn
+    # name of each region to the label values it is the union of; empty where labels exclude each other
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    licence: str = ""
-    resplit: bool = False
-    findings: Sequence[Finding] = ()
+    licence: str = ""  # the data set's own note on its licence; empty where it has none
+    resplit: bool = False  # whether the splits are the store's own, whatever those of its sources are
+    findings: Sequence[Finding] = ()  # what is odd about the files that it was made of, left out or not
 
     @classmethod
     def read(cls, path: Path) -> "Index | None":

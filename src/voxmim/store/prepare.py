@@ -33,39 +33,24 @@ _COLOURS = {"left out": "red", "repaired": "cyan", "used": "yellow", "in doubt":
 
 @dataclass(frozen=True)
 class PreparedScan:
-    """A scan as a network is trained on it, and how to map results back to its file.
+    """A scan as a network is trained on it, and how to map results back to its file."""
 
-    Attributes:
-        image: (C, X, Y, Z) stored values: int16 HU for CT, float16 z-scores for MR.
-        grid: where these voxels lie: RAS+, resampled, cropped to the foreground.
-        original: the grid of the scan's own file.
-        intensities: the rule of each channel.
-        path: the scan's (first) file.
-    """
-
-    image: np.ndarray
-    grid: Grid
-    original: Grid
-    intensities: tuple[Intensity, ...]
-    path: Path
+    image: np.ndarray  # (C, X, Y, Z) stored values: int16 HU for CT, float16 z-scores for MR
+    grid: Grid  # where these voxels lie: RAS+, resampled, cropped to the foreground
+    original: Grid  # the grid of the scan's own file
+    intensities: tuple[Intensity, ...]  # the rule of each channel
+    path: Path  # the scan's (first) file
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What `prepare` did.
+    """What `prepare` did."""
 
-    Attributes:
-        store: the folder.
-        prepared: how many cases were prepared.
-        skipped_already: how many the store held before.
-        failed: (case, message) of those left out.
-        findings: on the files of all cases of the store, and on those left out.
-    """
-
-    store: Path
-    prepared: int
-    skipped_already: int
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    store: Path  # the folder
+    prepared: int  # how many cases were prepared
+    skipped_already: int  # how many the store held before
+    failed: list[tuple[str, str]] = field(default_factory=list)  # (case, message) of those left out
+    # on the files of all cases of the store, and on those left out
     findings: list[Finding] = field(default_factory=list)
 
     @property

@@ -22,14 +22,11 @@ _MAX_ROTATION = 45.0  # degrees; beyond it, right becomes front or back
 
 @dataclass(frozen=True)
 class Sides:
-    """The labels of a data set that have a side.
+    """The labels of a data set that have a side."""
 
-    Attributes:
-        partner: the label value of the other side, by label value; both directions.
-        unpaired: names of labels (or regions) that have a side, but no partner that a mirror image makes of them.
-    """
-
+    # the label value of the other side, by label value; both directions
     partner: Mapping[int, int] = field(default_factory=dict)
+    # names of labels (or regions) that have a side, but no partner that a mirror image makes of them
     unpaired: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:

@@ -20,23 +20,14 @@ _PARTNERS = (".hdr", ".img", ".raw", ".zraw", ".raw.gz")
 
 @dataclass(frozen=True)
 class Update:
-    """What a source changes in a store.
+    """What a source changes in a store."""
 
-    Attributes:
-        source: the source.
-        done: cases of the source that the store holds, made of the files as they are now.
-        others: cases of other sources; they stay.
-        todo: cases of the source that are new or whose files have changed.
-        index: what the store's index says besides its cases.
-        dropped: findings on files of other sources that were left out.
-    """
-
-    source: Source
-    done: list[Case]
-    others: list[Case]
-    todo: list[SourceCase]
-    index: Index
-    dropped: list[Finding]
+    source: Source  # the source
+    done: list[Case]  # cases of the source that the store holds, made of the files as they are now
+    others: list[Case]  # cases of other sources; they stay
+    todo: list[SourceCase]  # cases of the source that are new or whose files have changed
+    index: Index  # what the store's index says besides its cases
+    dropped: list[Finding]  # findings on files of other sources that were left out
 
     def make_index(
         self, prepared: Sequence[Case] = (), failures: Sequence[Finding] = ()

@@ -11,22 +11,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
 from voxmim import workers
 from voxmim.recipe import Recipe
-from voxmim.studies.plateau import Cost
+from voxmim.studies.curves import Cost
 from voxmim.studies.trial import Note, Trial, carry_out
 from voxmim.tasks.metrics import MAIN
 from voxmim.tasks.segmentation.task import case_column
 from voxmim.training.run import Run
 
 
-@dataclass(frozen=True)
-class Pretraining:
+class Pretraining(NamedTuple):
     """A pre-training: its store and its settings."""
 
     store: Path
@@ -35,23 +34,14 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train a segmentor.
+    """One way to train a segmentor."""
 
-    Attributes:
-        name: what tables call it.
-        store: of the fine-tuning.
-        recipe: of the fine-tuning; its `lrs` are the grid of learning rates.
-        labels: labelled cases to use, as `finetune` takes them.
-        pretraining: what it starts from; None is from scratch.
-        group: the arms of one group are compared with each other.
-    """
-
-    name: str
-    store: Path
-    recipe: Recipe
-    labels: str | None = None
-    pretraining: Pretraining | None = None
-    group: str = ""
+    name: str  # what tables call it
+    store: Path  # of the fine-tuning
+    recipe: Recipe  # of the fine-tuning; its `lrs` are the grid of learning rates
+    labels: str | None = None  # labelled cases to use, as `finetune` takes them
+    pretraining: Pretraining | None = None  # what it starts from; None is from scratch
+    group: str = ""  # the arms of one group are compared with each other
 
     @property
     def full_name(self) -> str:
@@ -67,7 +57,7 @@ class Arm:
     def changed(self, change: Callable[[Path, Recipe, bool], Recipe]) -> "Arm":
         """The arm with other settings for each of its trainings, which `change` is called with."""
         *start, recipe = (change(*training) for training in self.trainings)
-        pretraining = self.pretraining and replace(self.pretraining, recipe=start[0])
+        pretraining = self.pretraining and self.pretraining._replace(recipe=start[0])
         return replace(self, recipe=recipe, pretraining=pretraining)
 
     def pretrain(self, seed: int) -> Trial | None:
@@ -92,25 +82,15 @@ def grouped(arms: Iterable[Arm]) -> dict[str, list[Arm]]:
 
 @dataclass
 class Comparison:
-    """Arms that are trained with the same seeds, and their results.
+    """Arms that are trained with the same seeds, and their results."""
 
-    Attributes:
-        arms: in the order of the tables; the first of each group is what the others are compared with.
-        seeds: the first of them chooses the learning rates.
-        out: the folder of all studies.
-        scheduler: address of a Dask scheduler; None runs one trial after another here.
-        trials: all that were needed, by name.
-        notes: how they ended, by name.
-        console: for the lines between the trials.
-    """
-
-    arms: Sequence[Arm]
-    seeds: Sequence[int]
-    out: Path
-    scheduler: str | None = None
-    trials: dict[str, Trial] = field(default_factory=dict)
-    notes: dict[str, Note] = field(default_factory=dict)
-    console: Console = field(default_factory=lambda: Console(highlight=False))
+    arms: Sequence[Arm]  # in the order of the tables; the first of each group is what the others are compared with
+    seeds: Sequence[int]  # the first of them chooses the learning rates
+    out: Path  # the folder of all studies
+    scheduler: str | None = None  # address of a Dask scheduler; None runs one trial after another here
+    trials: dict[str, Trial] = field(default_factory=dict)  # all that were needed, by name
+    notes: dict[str, Note] = field(default_factory=dict)  # how they ended, by name
+    console: Console = field(default_factory=lambda: Console(highlight=False))  # for the lines between the trials
     _rows: dict[str, list[dict[str, float]]] = field(default_factory=dict, init=False)
     _results: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
 
@@ -236,7 +216,7 @@ class Comparison:
         """Of each arm the test scores (S, C), a case's mean over its labels, of the seeds and cases that all have."""
         scores = [{seed: case_scores(result, metric) for seed, result in self.results(arm).items()} for arm in arms]
         seeds = [seed for seed in self.seeds if all(seed in found for found in scores)]
-        return tables([[found[seed] for seed in seeds] for found in scores])
+        return common_scores([[found[seed] for seed in seeds] for found in scores])
 
     def evaluation(self, arm: Arm, seed: int, lr: float | None) -> Trial | None:
         """The evaluation of an arm's run; None without a learning rate."""
@@ -266,7 +246,7 @@ def _announced(trial: Trial, out: Path) -> Note:
     return carry_out(trial, out)
 
 
-def tables(scores: Sequence[Sequence[Mapping[str, float]]]) -> list[np.ndarray]:
+def common_scores(scores: Sequence[Sequence[Mapping[str, float]]]) -> list[np.ndarray]:
     """Of each arm, given its scores by case for each seed, the table (S, C) of the cases that all of them have.
 
     An empty list if there is none.

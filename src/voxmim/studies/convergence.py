@@ -3,19 +3,12 @@
 from dataclasses import replace
 from itertools import combinations
 
+from voxmim.studies import tables
 from voxmim.studies.arm import Arm, Comparison
+from voxmim.studies.curves import equal_time_steps
 from voxmim.studies.design import Findings, Study
-from voxmim.studies.plateau import equal_time_steps
 from voxmim.studies.request import Request
 from voxmim.studies.speed import plateau_table, saving_table, speed_in_words, speed_table
-from voxmim.studies.tables import (
-    difference_table,
-    pretraining_table,
-    score_table,
-    segmentations,
-    tested_in_words,
-    validation_plot,
-)
 
 EQUAL_TIME = "from scratch, equal time"
 
@@ -49,20 +42,20 @@ def findings(comparison: Comparison) -> Findings:
     every = list(comparison.arms)
     scratch, pretrained = every[0], [arm for arm in every if arm.pretraining is not None]
     pairs = [*((scratch, arm) for arm in every[1:]), *combinations(pretrained, 2)]
-    lead = [tested_in_words(comparison, scratch, arm) for arm in pretrained]
+    lead = [tables.tested_in_words(comparison, scratch, arm) for arm in pretrained]
     lead += [speed_in_words(comparison, arm, scratch) for arm in pretrained]
     return Findings(
         lead=lead,
         tables=[
-            score_table(comparison, every),
-            difference_table(comparison, pairs),
+            tables.score_table(comparison, every),
+            tables.difference_table(comparison, pairs),
             speed_table(comparison, [(second, first) for first, second in pairs]),
             plateau_table(comparison, every),
             saving_table(comparison, [(arm, scratch) for arm in pretrained]),
-            pretraining_table(comparison),
+            tables.pretraining_table(comparison),
         ],
-        plots=[validation_plot(comparison, every)],
-        pictures=segmentations(comparison, [scratch, *pretrained]),
+        plots=[tables.validation_plot(comparison, every)],
+        pictures=tables.segmentations(comparison, [scratch, *pretrained]),
     )
 
 

@@ -16,10 +16,7 @@ EVALUATION = 3.0  # a test case takes as long as this many validation cases: it 
 def cost_rows(comparison: Comparison, tested: Iterable[Arm], follow_up: bool = False) -> list[list[str]]:
     """The rows of a table: the trials by kind, those done before, and hours and disk of the others.
 
-    Args:
-        comparison: arms with their crops, and seeds.
-        tested: the arms that are scored on test cases.
-        follow_up: the study adds an arm later, whose size depends on what the others take.
+    `tested` are the arms that are scored on test cases; with `follow_up` the study adds an arm later.
     """
     trials = {trial.name: trial for trial in comparison.possible(tested)}
     done = {name for name, trial in trials.items() if trial.is_done(comparison.out)}
@@ -31,21 +28,19 @@ def cost_rows(comparison: Comparison, tested: Iterable[Arm], follow_up: bool = F
         training = trial.start if trial.kind == "evaluate" and trial.start is not None else trial
         key = _kind(training).name
         if key not in measured:
-            measured[key] = _measure(training)
+            labels = training.labels if training.kind == "finetune" else None
+            measured[key] = plan(Store(training.store), training.recipe, training.kind, labels)
         seconds += _seconds(trial, measured[key])
         disk += 0 if trial.kind == "evaluate" else measured[key].run_bytes
     kinds = [sum(trial.kind == kind for trial in trials.values()) for kind in ("pretrain", "finetune", "evaluate")]
     names = "{} pre-trainings, {} fine-tunings, {} evaluations"
+    later = ["not counted", "an arm from scratch that takes as long as pre-training and fine-tuning"]
     return [
         ["trials", f"{len(trials)}: {names.format(*kinds)}"],
         ["done before", str(len(done))],
         ["hours", f"{seconds / 3600:.2g}, one trial at a time on this machine"],
         ["disk", f"{disk / 1e9:.2f} GB"],
-        *(
-            [["not counted", "an arm from scratch that takes as long as pre-training and fine-tuning"]]
-            if follow_up
-            else []
-        ),
+        *([later] if follow_up else []),
     ]
 
 
@@ -61,10 +56,6 @@ def _training(trial: Trial) -> Training:
     return training
 
 
-def _measure(trial: Trial) -> Plan:
-    return plan(Store(trial.store), trial.recipe, trial.kind, trial.labels if trial.kind == "finetune" else None)
-
-
 def _seconds(trial: Trial, found: Plan) -> float:
     if trial.kind == "evaluate":
         cases = {split: len(Store(trial.store).labelled(split)) for split in ("val", "test")}
@@ -73,5 +64,5 @@ def _seconds(trial: Trial, found: Plan) -> float:
     validations, checkpoints = (
         -(-training.steps // every) for every in (training.validate_every, training.checkpoint_every)
     )
-    parts = (training.steps, found.step_seconds), (validations, found.validation_seconds)
-    return sum(count * seconds for count, seconds in (*parts, (checkpoints, found.checkpoint_seconds)))
+    pauses = validations * found.validation_seconds + checkpoints * found.checkpoint_seconds
+    return training.steps * found.step_seconds + pauses

@@ -3,22 +3,13 @@
 from collections.abc import Sequence
 
 from voxmim.errors import RecipeError
+from voxmim.networks.build import ENCODERS
 from voxmim.report.page import Table
 from voxmim.report.plots import Point, Scatter
+from voxmim.studies import tables
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.request import Request
-from voxmim.studies.tables import (
-    MISSING,
-    best_of,
-    best_scores,
-    difference_table,
-    marked,
-    score_table,
-    tested_in_words,
-    validation_plot,
-    validation_table,
-)
 from voxmim.tasks.intervals import mean_interval
 
 DEPTHS = (1, 2, 4)
@@ -31,10 +22,12 @@ def arms(request: Request) -> list[Arm]:
     A decoder needs at least one block: without attention, a masked position would know nothing but where it is.
 
     Raises:
-        RecipeError: MAE has no decoder to choose with this encoder.
+        RecipeError: MAE has no decoder of blocks with this encoder.
     """
-    if request.base.encoder != "vit":
-        raise RecipeError(f"the study decoder needs the encoder vit, not {request.base.encoder}; take another recipe.")
+    encoder = request.base.encoder
+    if not {"mae", "simmim"} <= set(request.pretexts) or not ENCODERS[encoder].encoder.encodes_visible:
+        fitting = " or ".join(name for name, entry in ENCODERS.items() if entry.encoder.encodes_visible)
+        raise RecipeError(f"the study decoder needs the encoder {fitting}, not {encoder}; take another recipe.")
     mae = request.recipe_of("mae").pretext_settings
     width, heads = mae.decoder_width, mae.decoder_heads
     widths = [width // 2, width] if width % (2 * heads) == 0 else [width]
@@ -49,7 +42,7 @@ def arms(request: Request) -> list[Arm]:
 def tested(comparison: Comparison) -> Sequence[Arm]:
     """From scratch, the lightest decoder, and the one that does best on validation cases."""
     scratch, lightest, *others = comparison.arms
-    best = best_of(comparison, [lightest, *others])
+    best = tables.best_of(comparison, [lightest, *others])
     return [scratch, lightest, *([best] if best not in (None, lightest) else [])]
 
 
@@ -59,14 +52,14 @@ def findings(comparison: Comparison) -> Findings:
     pairs = [(arms[0], arm) for arm in arms[1:]] + ([(arms[1], arms[2])] if len(arms) == 3 else [])
     costs, points = _costs(comparison)
     return Findings(
-        lead=[tested_in_words(comparison, *pair) for pair in pairs],
+        lead=[tables.tested_in_words(comparison, *pair) for pair in pairs],
         tables=[
-            score_table(comparison, arms),
-            difference_table(comparison, pairs),
-            validation_table(comparison, comparison.arms),
+            tables.score_table(comparison, arms),
+            tables.difference_table(comparison, pairs),
+            tables.validation_table(comparison, comparison.arms),
             costs,
         ],
-        plots=[*points, validation_plot(comparison, arms)],
+        plots=[*points, tables.validation_plot(comparison, arms)],
     )
 
 
@@ -74,12 +67,12 @@ def _costs(comparison: Comparison) -> tuple[Table, list[Scatter]]:
     """Milliseconds of a pre-training step with the first seed, and the validation Dice, as a table and as points."""
     rows, points = [], []
     for arm in comparison.arms[1:]:
-        run, scores = comparison.finished(arm.pretrain(comparison.seeds[0])), best_scores(comparison, arm)
+        run, scores = comparison.finished(arm.pretrain(comparison.seeds[0])), tables.best_scores(comparison, arm)
         if run is None or scores is None:
-            rows.append([marked(comparison, arm), MISSING, MISSING])
+            rows.append([tables.marked(comparison, arm), tables.MISSING, tables.MISSING])
             continue
         milliseconds, dice = 1000 * run.about["speed"]["step_seconds"], float(scores.mean())
-        rows.append([marked(comparison, arm), f"{milliseconds:.1f}", f"{dice:.3f}"])
+        rows.append([tables.marked(comparison, arm), f"{milliseconds:.1f}", f"{dice:.3f}"])
         series = "SimMIM" if arm.name == LINEAR else "MAE"
         points.append(Point(arm.name, series, milliseconds, dice, mean_interval(scores)))
     note = "Median time of an optimiser step of the pre-training, reading of its crops included, with the first seed."

@@ -32,15 +32,10 @@ STORE = "store"
 
 @dataclass
 class Steps:
-    """Runs steps, each after printing its command.
+    """Runs steps, each after printing its command."""
 
-    Attributes:
-        seconds: how long each took.
-        commands: the commands.
-    """
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    commands: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # how long each took
+    commands: list[str] = field(default_factory=list)  # the commands
 
     def run(self, command: list[str | Path], step: Callable[[], Any]) -> Any:
         """Print the command of a step, run the step and note its time."""
@@ -61,22 +56,7 @@ def demo(
     settings: Mapping[str, Any] | None = None,
     spacing: Spacing | None = None,
 ) -> dict[str, Any]:
-    """Run every step and write ``report.html``; run it again to continue where it stopped.
-
-    Args:
-        data: folder or list of labelled scans; None makes phantoms.
-        out: folder for everything: new, empty, or that of an earlier demo.
-        seed: of everything random.
-        recipe: packaged recipe or YAML file; None takes ``demo`` for phantoms and ``tiny`` for data.
-        settings: what differs from the recipe.
-        spacing: voxel size in mm of the prepared scans; None takes the median of the data.
-
-    Returns:
-        the content of ``study.json``, and ``seconds`` of each step.
-
-    Raises:
-        VoxmimError: one sentence on what is wrong.
-    """
+    """Run every step and write ``report.html``; arguments, result and errors as of `voxmim.demo`."""
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").is_file()):
         raise RunError(f"{out}: there is something else here already; name another folder with --out, or delete it.")

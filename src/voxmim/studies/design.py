@@ -24,24 +24,15 @@ class Findings:
 
 @dataclass(frozen=True)
 class Study:
-    """One study.
+    """One study."""
 
-    Attributes:
-        title: its question.
-        arms: what is compared.
-        findings: what the page shows.
-        tested: the arms that are scored on test cases; where that is not all of them, those chosen on validation cases.
-        stores: the least and the largest number of stores.
-        labels: the default number of labelled cases; several if the study varies it.
-        recipe: that its arms follow by default.
-        follow_up: arms that depend on what the others took, trained after them.
-    """
-
-    title: str
-    arms: Callable[[Request], list[Arm]]
-    findings: Callable[[Comparison], Findings]
+    title: str  # its question
+    arms: Callable[[Request], list[Arm]]  # what is compared
+    findings: Callable[[Comparison], Findings]  # what the page shows
+    # the arms that are scored on test cases; where that is not all of them, those chosen on validation cases
     tested: Callable[[Comparison], Sequence[Arm]] = attrgetter("arms")
-    stores: tuple[int, int] = (1, 1)
-    labels: tuple[str, ...] = (LABELS,)
-    recipe: str = "tiny"
+    stores: tuple[int, int] = (1, 1)  # the least and the largest number of stores
+    labels: tuple[str, ...] = (LABELS,)  # the default number of labelled cases; several if the study varies it
+    recipe: str = "tiny"  # that its arms follow by default
+    # arms that depend on what the others took, trained after them
     follow_up: Callable[[Comparison], list[Arm]] | None = None

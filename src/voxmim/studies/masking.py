@@ -1,62 +1,39 @@
 """How much should be hidden, and in how large pieces?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from voxmim.errors import RecipeError
+from voxmim.networks.build import has_patch_setting
 from voxmim.pretext.build import PRETEXTS
 from voxmim.report.page import Picture, Table
 from voxmim.report.plots import HeatMap
 from voxmim.report.run_pictures import reconstruction_pictures
 from voxmim.settings import Triple
 from voxmim.store.format import Store
+from voxmim.studies import tables
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.request import Request
-from voxmim.studies.tables import (
-    MISSING,
-    best_of,
-    best_scores,
-    difference_table,
-    marked,
-    score_table,
-    tested_in_words,
-    unlearned_note,
-    validation_table,
-)
 from voxmim.text import sizes_in_words
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a crop is cut: into patches, and into mask units of one or several of them."""
-
-    patch: Triple
-    unit: Triple
-
-    @property
-    def name(self) -> str:
-        """Such as ``patch 4, unit 8``."""
-        return f"patch {_size(self.patch)}, unit {_size(self.unit)}"
+MAX_PATCH = 32  # voxels
+Cut = tuple[Triple, Triple]  # patch, mask unit
 
 
 def cuts(request: Request) -> list[Cut]:
-    """Patch and unit of the recipe's patch, units of twice that, and for a ViT patches of twice that too.
+    """The recipe's patch with units of that and of twice that; and patches of twice that where the encoder takes them.
 
     Units that do not fit the recipe's crop are left out.
     """
-    patch = request.base.encoder_settings.patch
+    patch, crop = request.base.encoder_settings.patch, request.base.crop
     double = patch[0] * 2, patch[1] * 2, patch[2] * 2
-    found = [Cut(patch, patch), Cut(patch, double)]
-    if request.base.encoder == "vit" and max(double) <= 32:
-        found.append(Cut(double, double))
-    crop = request.base.crop
+    found = [(patch, patch), (patch, double), *([(double, double)] if _takes(request, double) else [])]
     if crop is None:
         return found
-    return [cut for cut in found if crop != cut.unit and not any(c % u for c, u in zip(crop, cut.unit, strict=True))]
+    return [cut for cut in found if crop != cut[1] and not any(c % u for c, u in zip(crop, cut[1], strict=True))]
 
 
 def arms(request: Request) -> list[Arm]:
@@ -66,17 +43,15 @@ def arms(request: Request) -> list[Arm]:
         RecipeError: no way to cut the crop fits.
     """
     found: list[Arm] = []
-    for cut in (known := cuts(request)):
-        group: dict[str, Any] = {"group": f"patch {_size(cut.patch)}"}
-        settings: dict[str, Any] = {}
-        if request.base.encoder == "vit":
-            settings["vit.patch"] = list(cut.patch)
+    for patch, unit in (known := cuts(request)):
+        group, settings = {"group": f"patch {_size(patch)}"}, _patched(request, patch)
         if group["group"] not in {arm.group for arm in found}:
             found.append(request.scratch(settings, name=f"from scratch, {group['group']}", **group))
         for pretext in (pretext for pretext in request.pretexts if PRETEXTS[pretext].masked):
             for ratio in RATIOS:
-                own = {**settings, "mask.ratio": ratio, "mask.unit": list(cut.unit)}
-                found.append(request.pretrained(pretext, own, name=_name(pretext, cut, ratio), **group))
+                own = {**settings, "mask.ratio": ratio, "mask.unit": list(unit)}
+                name = f"{PRETEXTS[pretext].title}, {_name((patch, unit))}, {ratio:.0%}"
+                found.append(request.pretrained(pretext, own, name=name, **group))
     if not known:
         raise RecipeError(f"the crop {request.base.crop} is not a whole number of mask units, or one; change it.")
     return found
@@ -84,7 +59,7 @@ def arms(request: Request) -> list[Arm]:
 
 def tested(comparison: Comparison) -> Sequence[Arm]:
     """Of each pretext the arm that does best on validation cases, and the arms from scratch of the same patch."""
-    best = _best(comparison)
+    best = [arm for own in _by_pretext(comparison).values() if (arm := tables.best_of(comparison, own)) is not None]
     groups = {arm.group for arm in best}
     return [own[0] for name, own in grouped(comparison.arms).items() if name in groups or not groups] + best
 
@@ -95,11 +70,11 @@ def findings(comparison: Comparison) -> Findings:
     scratch = {arm.group: arm for arm in arms if arm.pretraining is None}
     pairs = [(scratch[arm.group], arm) for arm in arms if arm.pretraining is not None]
     return Findings(
-        lead=[tested_in_words(comparison, *pair) for pair in pairs],
+        lead=[tables.tested_in_words(comparison, *pair) for pair in pairs],
         tables=[
-            score_table(comparison, arms),
-            difference_table(comparison, pairs),
-            validation_table(comparison, comparison.arms),
+            tables.score_table(comparison, arms),
+            tables.difference_table(comparison, pairs),
+            tables.validation_table(comparison, comparison.arms),
             _losses(comparison),
         ],
         plots=_heat_maps(comparison),
@@ -107,9 +82,20 @@ def findings(comparison: Comparison) -> Findings:
     )
 
 
-def _best(comparison: Comparison) -> list[Arm]:
-    found = [best_of(comparison, own) for own in _by_pretext(comparison).values()]
-    return [arm for arm in found if arm is not None]
+def _takes(request: Request, patch: Triple) -> bool:
+    if not has_patch_setting(request.base.encoder_settings) or max(patch) > MAX_PATCH:
+        return False
+    try:
+        request.recipe_of(None, _patched(request, patch))
+    except RecipeError:
+        return False
+    return True
+
+
+def _patched(request: Request, patch: Triple) -> dict[str, Any]:
+    """The setting of a patch, where the encoder has one."""
+    own = has_patch_setting(request.base.encoder_settings)
+    return {f"{request.base.encoder}.patch": list(patch)} if own else {}
 
 
 def _by_pretext(comparison: Comparison) -> dict[str, list[Arm]]:
@@ -130,33 +116,35 @@ def _loss(comparison: Comparison, arm: Arm) -> tuple[float, float] | None:
 def _losses(comparison: Comparison) -> Table:
     rows = []
     for arm in (arm for own in _by_pretext(comparison).values() for arm in own):
-        found = _loss(comparison, arm)
-        cells = [MISSING] * 3 if found is None else [*(f"{value:.3f}" for value in found), f"{found[0] / found[1]:.2f}"]
-        rows.append([marked(comparison, arm), *cells])
+        loss, guess = _loss(comparison, arm) or (0.0, 0.0)
+        cells = [f"{loss:.3f}", f"{guess:.3f}", f"{loss / guess:.2f}"] if guess else [tables.MISSING] * 3
+        rows.append([tables.marked(comparison, arm), *cells])
     note = "On validation crops at the end, with the first seed. Only the ratio can be compared across rows."
-    notes = [note, unlearned_note(comparison, comparison.arms)]
-    return Table("Losses of the pretexts", ["arm", "loss", "guessing", "ratio"], rows, " ".join(notes).strip())
+    return tables.table(comparison, "Losses of the pretexts", ["arm", "loss", "guessing", "ratio"], rows, note)
 
 
 def _heat_maps(comparison: Comparison) -> list[HeatMap]:
+    """Dice after fine-tuning and the loss relative to guessing, by mask unit and ratio, for each pretext."""
+
+    def dice(arm: Arm) -> float | None:
+        scores = tables.best_scores(comparison, arm)
+        return None if scores is None else float(scores.mean())
+
+    def relative_loss(arm: Arm) -> float | None:
+        loss = _loss(comparison, arm)
+        return loss[0] / loss[1] if loss and loss[1] else None
+
     maps = []
     for pretext, own in _by_pretext(comparison).items():
         cells = {_cell(arm): arm for arm in own}
         names = list(dict.fromkeys(name for name, _ in cells))
-        columns = [f"{ratio:g}" for ratio in RATIOS]
-        dice: list[list[float | None]] = []
-        ratios: list[list[float | None]] = []
-        for name in names:
-            tables = [best_scores(comparison, cells[name, ratio]) for ratio in RATIOS]
-            losses = [_loss(comparison, cells[name, ratio]) for ratio in RATIOS]
-            dice.append([None if table is None else float(table.mean()) for table in tables])
-            ratios.append([loss[0] / loss[1] if loss and loss[1] else None for loss in losses])
-        axes = ("mask unit", "mask ratio")
-        for title, values, bar in (
-            (f"{PRETEXTS[pretext].title}: Dice after fine-tuning", dice, "best Dice on validation cases"),
-            (f"{PRETEXTS[pretext].title}: loss relative to guessing", ratios, "loss / loss of guessing"),
+        for value, title, bar, caption in (
+            (dice, "Dice after fine-tuning", "best Dice on validation cases", "Mean over seeds and validation cases."),
+            (relative_loss, "loss relative to guessing", "loss / loss of guessing", "With the first seed."),
         ):
-            caption = "Mean over seeds and validation cases." if values is dice else "With the first seed."
+            values = [[value(cells[name, ratio]) for ratio in RATIOS] for name in names]
+            columns, axes = [f"{ratio:g}" for ratio in RATIOS], ("mask unit", "mask ratio")
+            title = f"{PRETEXTS[pretext].title}: {title}"
             maps.append(HeatMap(title, names, columns, values, *axes, bar, caption))
     return maps
 
@@ -165,8 +153,7 @@ def _reconstructions(comparison: Comparison) -> list[Picture]:
     """One case as each pretext with the recipe's patch reconstructs it, at each ratio."""
     pictures = []
     for own in _by_pretext(comparison).values():
-        first = [arm for arm in own if _cell(arm)[0] == _cell(own[0])[0]]
-        for arm in first:
+        for arm in (arm for arm in own if _cell(arm)[0] == _cell(own[0])[0]):
             run = comparison.finished(arm.pretrain(comparison.seeds[0]))
             if run is not None and arm.pretraining is not None:
                 picture = reconstruction_pictures(run, Store(arm.pretraining.store))[0]
@@ -177,11 +164,13 @@ def _reconstructions(comparison: Comparison) -> list[Picture]:
 def _cell(arm: Arm) -> tuple[str, float]:
     assert arm.pretraining is not None
     recipe = arm.pretraining.recipe
-    return Cut(recipe.encoder_settings.patch, recipe.mask.unit or recipe.encoder_settings.patch).name, recipe.mask.ratio
+    patch = recipe.encoder_settings.patch
+    return _name((patch, recipe.mask.unit or patch)), recipe.mask.ratio
 
 
-def _name(pretext: str, cut: Cut, ratio: float) -> str:
-    return f"{PRETEXTS[pretext].title}, {cut.name}, {ratio:.0%}"
+def _name(cut: Cut) -> str:
+    """Such as ``patch 4, unit 8``."""
+    return f"patch {_size(cut[0])}, unit {_size(cut[1])}"
 
 
 def _size(box: Triple) -> str:

@@ -4,19 +4,11 @@ from voxmim.report.plots import Plot
 from voxmim.report.run_page import pretraining_curves
 from voxmim.report.run_pictures import reconstruction_pictures
 from voxmim.store.format import Store
+from voxmim.studies import tables
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.request import Request
 from voxmim.studies.speed import speed_in_words
-from voxmim.studies.tables import (
-    difference_table,
-    label_table,
-    pretraining_table,
-    score_table,
-    segmentations,
-    tested_in_words,
-    validation_plot,
-)
 
 
 def arms(request: Request) -> list[Arm]:
@@ -38,22 +30,22 @@ def findings(comparison: Comparison) -> Findings:
             f"A {recipe.encoder_settings.summary()} {pretext.summary(recipe.pretext_settings, recipe.mask)}, without "
             "labels. Then a segmentor was trained from scratch and from that encoder, on the same labelled cases for "
             "the same number of steps, each at the learning rate that did best on validation cases.",
-            tested_in_words(comparison, scratch, pretrained),
+            tables.tested_in_words(comparison, scratch, pretrained),
             speed_in_words(comparison, pretrained, scratch),
         ],
         tables=[
-            score_table(comparison, arms),
-            label_table(comparison, arms),
-            difference_table(comparison, [(scratch, pretrained)]),
-            pretraining_table(comparison),
+            tables.score_table(comparison, arms),
+            tables.label_table(comparison, arms),
+            tables.difference_table(comparison, [(scratch, pretrained)]),
+            tables.pretraining_table(comparison),
         ],
         plots=[
-            validation_plot(comparison, arms),
+            tables.validation_plot(comparison, arms),
             Plot(f"Pre-training: {title}", "optimiser step", axis, curves),
         ],
         pictures=[
             *([] if encoder is None else reconstruction_pictures(encoder, Store(start.store))),
-            *segmentations(comparison, arms, "test"),
+            *tables.segmentations(comparison, arms, "test"),
         ],
     )
 

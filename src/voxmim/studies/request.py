@@ -18,22 +18,15 @@ from voxmim.tasks.segmentation.task import labelled_cases
 
 @dataclass(frozen=True)
 class Request:
-    """Stores and settings of a study.
+    """Stores and settings of a study."""
 
-    Attributes:
-        stores: of prepared scans.
-        out: the folder of all studies.
-        recipe: packaged recipe or YAML file that all arms follow.
-        settings: what differs from it, such as ``{"pretrain.steps": 500, "simclr:pretrain.batch": 32}``, where a
-            pretext and a colon restrict it to the pre-training by that pretext.
-        labels: labelled cases to use, as `finetune` takes them; ``all`` for all.
-    """
-
-    stores: tuple[Path, ...]
-    out: Path
-    recipe: str | Path
+    stores: tuple[Path, ...]  # of prepared scans
+    out: Path  # the folder of all studies
+    recipe: str | Path  # packaged recipe or YAML file that all arms follow
+    # what differs from it, such as ``{"pretrain.steps": 500, "simclr:pretrain.batch": 32}``, where a pretext and a
+    # colon restrict it to the pre-training by that pretext
     settings: Mapping[str, Any]
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # labelled cases to use, as `finetune` takes them; ``all`` for all
 
     def __post_init__(self) -> None:
         if self.base.nodes * self.base.devices > 1:
@@ -71,12 +64,9 @@ class Request:
         return fitting_pretexts(self.base.encoder)[::-1]
 
     def pretrained(self, pretext: str, settings: Mapping[str, Any] | None = None, /, **arm: Any) -> Arm:
-        """The arm that is fine-tuned from a pre-training on the first store.
+        """The arm that is fine-tuned from a pre-training on the first store, or on that of ``pretrained_on``.
 
-        Args:
-            pretext: its task.
-            settings: what differs from the recipe, in both trainings.
-            arm: attributes of the `Arm`, and ``pretrained_on``, another store.
+        `settings` is what differs from the recipe, in both trainings; `arm` are attributes of the `Arm`.
         """
         store = arm.pop("pretrained_on", self.stores[0])
         pretraining = Pretraining(store, self.recipe_of(pretext, settings))

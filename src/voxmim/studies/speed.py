@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 
 from voxmim.report.page import Table
-from voxmim.studies.analysis import FRACTIONS, SpeedUp, speed_up
 from voxmim.studies.arm import Arm, Comparison
-from voxmim.studies.plateau import TOLERANCE, plateau, savings
-from voxmim.studies.tables import MISSING, marked, unlearned_note
+from voxmim.studies.curves import FRACTIONS, TOLERANCE, SpeedUp, plateau, savings, speed_up
+from voxmim.studies.tables import MISSING, marked, table
 
 
 def speed_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]]) -> Table:
@@ -26,9 +25,8 @@ def speed_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]]) -> Tab
         "arm stays below until its last step. Learning rates fall to zero at the last step, so a training with fewer "
         "planned steps would be further at the same step."
     )
-    title = "Steps to another arm's best validation Dice"
     arms = [arm for pair in pairs for arm in pair]
-    return Table(title, header, rows, " ".join([note, unlearned_note(comparison, arms)]).strip())
+    return table(comparison, "Steps to another arm's best validation Dice", header, rows, note, arms)
 
 
 def speed_cell(found: SpeedUp) -> str:
@@ -68,18 +66,15 @@ def plateau_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
         end = plateau(steps, curves.mean(axis=(0, 2)))
         last = float(steps[-1])
         minutes = f"{cost.of(last):.1f}, of which pre-training {cost.pretraining:.1f}"
-        rows.append(
-            [marked(comparison, arm), f"{end.dice:.3f}", f"{end.step:.0f} of {last:.0f}", _yes(end.done), minutes]
-        )
+        reached = f"{end.step:.0f} of {last:.0f}"
+        rows.append([marked(comparison, arm), f"{end.dice:.3f}", reached, "yes" if end.done else "no", minutes])
     note = (
         f"Plateau: the best Dice of the mean validation curve, at the first step within {TOLERANCE} of it. Done: the "
         "last quarter of the steps gained less than that. An arm that is not done would end higher with more steps. "
         "Core-minutes include validations."
     )
     header = ["arm", "plateau", "step", "done", "core-minutes"]
-    return Table(
-        "Plateaus on validation cases", header, rows, " ".join([note, unlearned_note(comparison, arms)]).strip()
-    )
+    return table(comparison, "Plateaus on validation cases", header, rows, note, arms)
 
 
 def saving_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]]) -> Table:
@@ -93,24 +88,17 @@ def saving_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]]) -> Ta
         means = curves.mean(axis=(0, 2)), other_curves.mean(axis=(0, 2))
         for one in savings(steps, means[0], own, other_steps, means[1], others):
             pair = f"{marked(comparison, arm)} to {one.fraction:.0%} of {other.name}"
-            numbers = (one.steps, one.other_steps, one.minutes, one.other_minutes, one.break_even)
-            rows.append(
-                [pair, *(_number(value, digits) for value, digits in zip(numbers, (0, 0, 1, 1, 1), strict=True))]
-            )
+            steps_needed = [_number(value, 0) for value in (one.steps, one.other_steps)]
+            minutes = [_number(value, 1) for value in (one.minutes, one.other_minutes, one.break_even)]
+            rows.append([pair, *steps_needed, *minutes])
     note = (
         "By the mean validation curves. Core-minutes include the whole pre-training. Break-even: the number of "
         "fine-tunings from one pre-training at which both arms cost the same; never if the arm is not cheaper."
     )
     header = ["arm", "steps", "steps of the other", "core-minutes", "of the other", "break-even"]
     arms = [arm for pair in pairs for arm in pair]
-    return Table(
-        "Cost to reach another arm's plateau", header, rows, " ".join([note, unlearned_note(comparison, arms)]).strip()
-    )
+    return table(comparison, "Cost to reach another arm's plateau", header, rows, note, arms)
 
 
 def _number(value: float, digits: int) -> str:
     return "never" if math.isinf(value) else f"{value:.{digits}f}"
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"

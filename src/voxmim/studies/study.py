@@ -44,27 +44,10 @@ def study(
     accept_findings: bool = False,
     plan_only: bool = False,
 ) -> dict[str, Any]:
-    """Answer one of the paper's questions on your own scans; run it again to continue where it stopped.
-
-    Args:
-        name: ``convergence``, ``masking``, ``decoder``, ``labels``, ``resolution``, ``transfer``, ``pretraining`` or
-            ``unlabelled``.
-        data: a store with labels in the splits train, val and test; for ``transfer`` two or more.
-        out: folder for the trials, which all studies in it use, and for the study's own folder.
-        seeds: how often everything is trained, from the recipe's seed on.
-        recipe: packaged recipe or YAML file that all arms follow; None takes the study's own.
-        settings: what differs from it; ``{"simclr:pretrain.steps": 800}`` is for one pretext only.
-        labels: labelled cases to use: a fraction, a number or ``all``; ``labels`` and ``unlabelled`` take several. None
-            takes a tenth; for ``labels`` 3, 6, 12 and all, for ``unlabelled`` 3 and 6.
-        scheduler: address of a Dask scheduler whose workers run one trial each.
-        accept_findings: train although findings of a store are unresolved (`Store.unresolved`).
-        plan_only: train nothing; return only what the study will take.
+    """Answer one of the paper's questions; arguments and errors as of `voxmim.study`.
 
     Returns:
         the content of ``study.json``; with `plan_only` ``{"plan": rows of (what, how much)}``.
-
-    Raises:
-        VoxmimError: one sentence on what is wrong.
     """
     if name not in STUDIES:
         raise RunError(f"'{name}' is no study ({', '.join(STUDIES)}){nearest(name, STUDIES) or '.'}")
@@ -101,15 +84,9 @@ def answer(
     scheduler: str | None = None,
     plan_only: bool = False,
 ) -> dict[str, Any]:
-    """Train the arms of a study, test them and write its page.
+    """Train the arms of a study, test them and write its page into `folder`; the rest is as of `study`.
 
-    Args:
-        chosen: the study.
-        request: its stores and recipes.
-        seeds: how many.
-        folder: of the page.
-        commands: command lines that repeat it, the study's own last.
-        scheduler, plan_only: as of `study`, and so is the result.
+    `commands` are the command lines that repeat it, the study's own last.
     """
     busy = RunError(f"{request.out}: another study is running here; wait for it, or name another folder.")
     with lock_folder(request.out, busy):

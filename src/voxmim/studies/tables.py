@@ -10,10 +10,9 @@ from voxmim.report.plots import Curve, Plot
 from voxmim.report.run_pictures import segmentation_pictures
 from voxmim.settings import Triple
 from voxmim.store.format import Store
-from voxmim.studies.arm import Arm, Comparison, case_scores, grouped, tables
+from voxmim.studies.arm import Arm, Comparison, case_scores, common_scores, grouped
 from voxmim.studies.design import Findings
 from voxmim.studies.raw import PRIOR
-from voxmim.studies.trial import Trial
 from voxmim.tasks.intervals import mean_interval, seed_interval, verdict
 from voxmim.tasks.metrics import MAIN, METRICS, cells, convention, headings
 from voxmim.tasks.segmentation.task import case_column, prior_dice
@@ -33,6 +32,18 @@ def interval_note(comparison: Comparison) -> str:
     )
 
 
+def table(
+    comparison: Comparison,
+    title: str,
+    header: list[str],
+    rows: list[list[str]],
+    note: str,
+    arms: Sequence[Arm] | None = None,
+) -> Table:
+    """A table whose note ends with what the asterisks of its arms mean."""
+    return Table(title, header, rows, f"{note} {unlearned_note(comparison, arms or comparison.arms)}".strip())
+
+
 def score_table(comparison: Comparison, arms: Sequence[Arm], title: str = "") -> Table:
     """The scores of each arm's chosen runs on the test cases, the prior first."""
     rows: list[list[str]] = []
@@ -48,8 +59,8 @@ def score_table(comparison: Comparison, arms: Sequence[Arm], title: str = "") ->
         rows.append([marked(comparison, arm), *_scores(results), "–" if lr is None else f"{lr:g}", by_seed])
     header = ["arm", *headings(), "lr", f"{MAIN_METRIC.title} of each seed"]
     prior = "The prior is the mean training label map; it never sees the image."
-    note = " ".join([interval_note(comparison), convention(), prior, unlearned_note(comparison, arms)])
-    return Table(title or f"Results on {cases} test cases", header, rows, note.strip())
+    note = " ".join([interval_note(comparison), convention(), prior])
+    return table(comparison, title or f"Results on {cases} test cases", header, rows, note, arms)
 
 
 def label_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
@@ -62,10 +73,10 @@ def label_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
         counted = [[score for score in own if score is not None] for own in scores]
         rows.append([name, *(MAIN_METRIC.text(float(np.mean(own)) if own else None) for own in counted)])
     header = ["label", *(marked(comparison, arm) for arm in arms)]
-    return Table(f"{MAIN_METRIC.title} by label on test cases", header, rows, unlearned_note(comparison, arms))
+    return table(comparison, f"{MAIN_METRIC.title} by label on test cases", header, rows, "", arms)
 
 
-def difference_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]], title: str = "") -> Table:
+def difference_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]]) -> Table:
     """The second arm of each pair minus the first, on the same test cases with the same seeds."""
     rows = []
     for first, second in pairs:
@@ -77,8 +88,8 @@ def difference_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]], t
         rows.append([f"{marked(comparison, second)} minus {first.full_name}", *texts])
     header = ["arms", *(metric.heading() for metric in METRICS.values())]
     arms = [arm for pair in pairs for arm in pair]
-    note = f"Paired by test case and seed. {interval_note(comparison)} {unlearned_note(comparison, arms)}"
-    return Table(title or "Differences on test cases", header, rows, note.strip())
+    note = f"Paired by test case and seed. {interval_note(comparison)}"
+    return table(comparison, "Differences on test cases", header, rows, note, arms)
 
 
 def difference_cell(differences: np.ndarray, digits: int = 3) -> str:
@@ -103,14 +114,9 @@ def unlearned(comparison: Comparison, arm: Arm) -> str:
     for seed in comparison.seeds:
         start = arm.pretrain(seed)
         rows = [] if start is None else comparison.rows(start)
-        if start is not None and rows and rows[-1]["val_loss"] >= (guess := guessing(start, rows[-1])):
+        if rows and rows[-1]["val_loss"] >= (guess := rows[-1]["val_guess"]):
             found.append(f"{rows[-1]['val_loss']:.3f} against {guess:.3f} (seed {seed})")
     return ", ".join(found)
-
-
-def guessing(trial: Trial, row: Mapping[str, float]) -> float:
-    """The validation loss of a network that has learned nothing."""
-    return row["val_guess"]
 
 
 def marked(comparison: Comparison, arm: Arm) -> str:
@@ -130,39 +136,35 @@ def unlearned_note(comparison: Comparison, arms: Sequence[Arm]) -> str:
 def best_scores(comparison: Comparison, arm: Arm) -> np.ndarray | None:
     """The validation Dice (S, C) of each seed at the step whose weights were kept; None if nothing is there."""
     rows = [max(found, key=lambda row: row["val_dice"]) for found in comparison.curves(arm).values()]
-    own = [{key: value for key, value in row.items() if key.startswith(case_column(""))} for row in rows]
-    found = tables([own])
+    found = common_scores([[{key: row[key] for key in row if key.startswith(case_column(""))} for row in rows]])
     return found[0] if found else None
 
 
 def best_of(comparison: Comparison, arms: Sequence[Arm]) -> Arm | None:
     """The arm with the highest mean of its best validation Dice; None if nothing is there."""
-    scores = [(arm, table.mean()) for arm in arms if (table := best_scores(comparison, arm)) is not None]
-    return max(scores, key=lambda pair: pair[1])[0] if scores else None
+    means = [(arm, scores.mean()) for arm in arms if (scores := best_scores(comparison, arm)) is not None]
+    return max(means, key=lambda pair: pair[1])[0] if means else None
 
 
 def validation_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
     """The best validation Dice of each arm, by which one of many is chosen; the prior first."""
-    rows: list[list[str]] = []
+    rows = [[PRIOR, MAIN_METRIC.text(_prior(comparison, arms)), "–", "–", "–"]]
     for arm in arms:
-        table, run = best_scores(comparison, arm), comparison.run(arm, comparison.seeds[0])
-        if run is not None and not rows:
-            prior = prior_dice(run.path, run.about, Store(arm.store))
-            rows.append([PRIOR, MAIN_METRIC.text(float(np.mean(prior)) if prior else None), "–", "–", "–"])
-        if table is None:
+        scores = best_scores(comparison, arm)
+        if scores is None:
             rows.append([marked(comparison, arm), MISSING, "–", "–", "–"])
             continue
-        low, high = mean_interval(table)
-        by_seed = ", ".join(f"{mean:.3f}" for mean in table.mean(axis=1))
-        interval = f"{low:.3f} to {high:.3f}"
-        rows.append([marked(comparison, arm), f"{table.mean():.3f}", interval, f"{comparison.lr(arm):g}", by_seed])
+        low, high = mean_interval(scores)
+        by_seed = ", ".join(f"{mean:.3f}" for mean in scores.mean(axis=1))
+        cells = [f"{scores.mean():.3f}", f"{low:.3f} to {high:.3f}", f"{comparison.lr(arm):g}", by_seed]
+        rows.append([marked(comparison, arm), *cells])
     note = (
         "At the step whose weights were kept. Choices are made by these figures, which therefore flatter the best of "
-        "many; only test cases show what it is worth."
+        "many; only test cases show what it is worth. "
     )
     header = ["arm", "Dice", "95 % interval", "lr", "Dice of each seed"]
-    notes = [note, interval_note(comparison), unlearned_note(comparison, arms)]
-    return Table("Best Dice on validation cases", header, rows, " ".join(notes).strip())
+    note += interval_note(comparison)
+    return table(comparison, "Best Dice on validation cases", header, rows, note, arms)
 
 
 def validation_plot(comparison: Comparison, arms: Sequence[Arm], title: str = "") -> Plot:
@@ -177,13 +179,20 @@ def validation_plot(comparison: Comparison, arms: Sequence[Arm], title: str = ""
         low, high = seed_interval(dice)
         band = (low.tolist(), high.tolist()) if len(found) > 2 else None  # two seeds have a band as wide as the plot
         curves.append(Curve(marked(comparison, arm), steps, dice.mean(axis=0).tolist(), band))
-    run = next((run for arm in arms if (run := comparison.run(arm, comparison.seeds[0]))), None)
-    prior = [] if run is None else prior_dice(run.path, run.about, Store(arms[0].store))
-    if prior:
+    if (prior := _prior(comparison, arms)) is not None:
         ends = [min(curve.steps[0] for curve in curves), max(curve.steps[-1] for curve in curves)]
-        curves.append(Curve(PRIOR, ends, [float(np.mean(prior))] * 2))
+        curves.append(Curve(PRIOR, ends, [prior] * 2))
     title = title or "Dice on validation cases"
     return Plot(title, "optimiser step of the fine-tuning", "mean Dice", curves, seeds_caption(comparison))
+
+
+def _prior(comparison: Comparison, arms: Sequence[Arm]) -> float | None:
+    """The mean Dice of the position-only prior on the validation cases of the first arm that was trained."""
+    for arm in arms:
+        if run := comparison.run(arm, comparison.seeds[0]):
+            dice = prior_dice(run.path, run.about, Store(arm.store))
+            return float(np.mean(dice)) if dice else None
+    return None
 
 
 def seeds_caption(comparison: Comparison) -> str:
@@ -228,7 +237,7 @@ def pretraining_table(comparison: Comparison) -> Table:
         row = [trial.recipe.pretext_class.title, where, f"{training.steps}", f"{training.batch}", f"{training.lr:g}"]
         row.append(f"{run.metrics()[-1]['seconds'] / 60:.1f}" if run is not None else MISSING)
         losses = f"{validated[0]['val_loss']:.3f} to {validated[-1]['val_loss']:.3f}" if validated else "–"
-        guess = f"{guessing(trial, validated[-1]):.3f}" if validated else "–"
+        guess = f"{validated[-1]['val_guess']:.3f}" if validated else "–"
         learned = ("no" if unlearned(comparison, arm) else "yes") if validated else "–"
         rows.append([*row, losses, guess, learned])
     header = ["pre-training", "on", "steps", "batch", "lr", "minutes", "validation loss", "guessing", "learned"]
@@ -237,7 +246,7 @@ def pretraining_table(comparison: Comparison) -> Table:
         "or a view's partner drawn at random among all other views. Losses of different pretexts, or of different "
         "masks, cannot be compared."
     )
-    return Table("Pre-trainings", header, rows, " ".join([note, unlearned_note(comparison, comparison.arms)]).strip())
+    return table(comparison, "Pre-trainings", header, rows, note)
 
 
 def setting_in_words(store: Store, crop: Triple | None) -> str:
@@ -247,7 +256,7 @@ def setting_in_words(store: Store, crop: Triple | None) -> str:
 
 def _scores(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """The cells of `headings`: means over seeds and cases, and the main metric's interval."""
-    found = {metric: tables([[case_scores(result, metric) for result in results]]) for metric in METRICS}
+    found = {metric: common_scores([[case_scores(result, metric) for result in results]]) for metric in METRICS}
     if not found[MAIN]:
         return ["–"] * len(headings())
     means = {metric: float(table[0].mean()) if table else None for metric, table in found.items()}

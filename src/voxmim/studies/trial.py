@@ -55,23 +55,15 @@ def source_hash() -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """One training or evaluation, and all that its result depends on.
+    """One training or evaluation, and all that its result depends on."""
 
-    Attributes:
-        kind: ``pretrain``, ``finetune``, or ``evaluate``, which scores a fine-tuning on the test cases.
-        store: of the scans.
-        recipe: the settings, with a crop and a seed.
-        labels: labelled cases to use, as `finetune` takes them.
-        start: the pre-training to start from, or the fine-tuning to evaluate.
-        source: of the code that runs it.
-    """
-
+    # ``pretrain``, ``finetune``, or ``evaluate``, which scores a fine-tuning on the test cases
     kind: Literal["pretrain", "finetune", "evaluate"]
-    store: Path
-    recipe: Recipe
-    labels: str | None = None
-    start: "Trial | None" = None
-    source: str = field(default_factory=source_hash)
+    store: Path  # of the scans
+    recipe: Recipe  # the settings, with a crop and a seed
+    labels: str | None = None  # labelled cases to use, as `finetune` takes them
+    start: "Trial | None" = None  # the pre-training to start from, or the fine-tuning to evaluate
+    source: str = field(default_factory=source_hash)  # of the code that runs it
 
     @cached_property
     def name(self) -> str:
@@ -157,25 +149,16 @@ def _label_count(store: Path, _: int, labels: str | None) -> int:
 
 @dataclass(frozen=True)
 class Note:
-    """How a trial ended, kept as ``NAME.json`` beside its folder, where ``NAME.yaml`` is its recipe.
+    """How a trial ended, kept as ``NAME.json`` beside its folder, where ``NAME.yaml`` is its recipe."""
 
-    Attributes:
-        trial: its name.
-        state: ``done``, ``failed``, or ``skipped`` since what it starts from is not there.
-        seconds: how long it took, in this attempt.
-        error: why it failed or was skipped.
-        machine: where it was carried out.
-        source: of the code that carried it out.
-        threads: of torch, while it ran.
-    """
-
-    trial: str
+    trial: str  # its name
+    # ``done``, ``failed``, or ``skipped`` since what it starts from is not there
     state: Literal["done", "failed", "skipped"]
-    seconds: float = 0.0
-    error: str = ""
-    machine: str = ""
-    source: str = ""
-    threads: int = 1
+    seconds: float = 0.0  # how long it took, in this attempt
+    error: str = ""  # why it failed or was skipped
+    machine: str = ""  # where it was carried out
+    source: str = ""  # of the code that carried it out
+    threads: int = 1  # of torch, while it ran
 
 
 def refuse_other_code(out: Path) -> None:

@@ -24,17 +24,9 @@ from voxmim.text import sizes_in_words
 def write_study(
     folder: Path, title: str, comparison: Comparison, findings: Findings, commands: Sequence[str]
 ) -> dict[str, Any]:
-    """Write ``report.html``, ``page.md`` with its pictures, ``results.csv`` and ``study.json``.
+    """Write ``report.html``, ``page.md``, ``results.csv`` and ``study.json``, and return the content of the last.
 
-    Args:
-        folder: the study's own.
-        title: of the page.
-        comparison: the trials and their results.
-        findings: of this study.
-        commands: command lines that repeat it, the study's own last.
-
-    Returns:
-        the content of ``study.json``.
+    `commands` are the command lines that repeat the study, its own last.
     """
     holes = _holes(comparison)
     tables = [*findings.tables, _lr_table(comparison), *([holes] if holes else [])]
@@ -78,12 +70,9 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         splits = ", ".join(f"{len(store.in_split(split))} {split}" for split in ("train", "unlabelled", "val", "test"))
         what = f"{store.preparation.intensity.upper()} at {spacing} mm: {splits}; data hash {store.digest()}"
         facts.append((f"store {path}", f"{store.name}, {what}"))
-    training, run = arm.recipe.finetune, comparison.run(arm, comparison.seeds[0])
+    training, run, encoder = arm.recipe.finetune, comparison.run(arm, comparison.seeds[0]), arm.recipe.encoder_settings
     facts += [
-        (
-            "encoder",
-            f"{arm.recipe.encoder_settings.summary()}, patch " + sizes_in_words(arm.recipe.encoder_settings.patch),
-        ),
+        ("encoder", f"{encoder.summary()}, patch {sizes_in_words(encoder.patch)}"),
         ("crop", sizes_in_words(arm.recipe.crop or ())),
         ("fine-tuning", f"{training.steps} steps of {training.batch} crops"),
         ("labelled cases", ", ".join(dict.fromkeys(_labels(arm) for arm in comparison.arms))),
@@ -104,7 +93,6 @@ def _labels(arm: Arm) -> str:
 
 
 def _arm(comparison: Comparison, arm: Arm) -> dict[str, Any]:
-    """An arm, its learning rates, its runs, and its mean scores on validation and test cases by seed."""
     runs = {seed: run for seed in comparison.seeds if (run := comparison.run(arm, seed))}
     starts = {seed: start for seed in comparison.seeds if (start := comparison.finished(arm.pretrain(seed)))}
     return {
@@ -121,7 +109,6 @@ def _arm(comparison: Comparison, arm: Arm) -> dict[str, Any]:
 
 
 def _lr_table(comparison: Comparison) -> Table:
-    """The best validation Dice of each arm at each learning rate."""
     lrs = list(dict.fromkeys(lr for arm in comparison.arms for lr in arm.recipe.lrs))
     rows = []
     for arm in comparison.arms:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from voxmim.errors import WeightsError
 from voxmim.networks.build import ANY, ENCODERS, Encoder, described_encoder, described_inputs
-from voxmim.networks.unet import UNet
 from voxmim.pretext.build import PRETEXTS, described_pretext, fitting_pretexts
 from voxmim.recipe import Recipe
 from voxmim.settings import Triple
@@ -145,7 +144,7 @@ def carry_decoder(network: nn.Module, init: Path) -> LoadReport:
     """
     tensors, metadata = read_weights(init.parent, "pretext")
     pretext = PRETEXTS[metadata["pretext"]].for_encoder(ENCODERS[described_encoder(metadata)[0]].encoder)
-    if not isinstance(network, UNet) or pretext is None or pretext.decoder_prefix is None:
+    if not network.carries_decoder or pretext is None or pretext.decoder_prefix is None:
         raise WeightsError(
             f"{init}: these weights have no decoder to carry over, as only a U-Net's MAE has; leave out carry_decoder."
         )

@@ -31,29 +31,18 @@ Plane = tuple[Planes, int]  # a file, and which of its planes
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """The slices of one scan, or what is no scan.
+    """The slices of one scan, or what is no scan."""
 
-    Attributes:
-        path: what `read_volume` takes.
-        name: modality and a hash, unique in its folder.
-        modality: ``CT``, ``MR`` and so on.
-        files: those of its slices, or one of many frames.
-        planes: upward along their normal; empty where they make no volume.
-        affine: (4, 4) voxel index to LPS world mm.
-        notes: what was odd and is repaired, one sentence each.
-        fault: why it is left out, one sentence, or None.
-        kind: of the findings that notes and fault make.
-    """
-
-    path: Path
-    name: str
-    modality: str
-    files: tuple[Path, ...]
+    path: Path  # what `read_volume` takes
+    name: str  # modality and a hash, unique in its folder
+    modality: str  # ``CT``, ``MR`` and so on
+    files: tuple[Path, ...]  # those of its slices, or one of many frames
+    # upward along their normal; empty where they make no volume
     planes: tuple[Plane, ...] = field(default=(), repr=False)
-    affine: np.ndarray = field(default_factory=lambda: np.eye(4))
-    notes: tuple[str, ...] = ()
-    fault: str | None = None
-    kind: str = "dicom series"
+    affine: np.ndarray = field(default_factory=lambda: np.eye(4))  # (4, 4) voxel index to LPS world mm
+    notes: tuple[str, ...] = ()  # what was odd and is repaired, one sentence each
+    fault: str | None = None  # why it is left out, one sentence, or None
+    kind: str = "dicom series"  # of the findings that notes and fault make
 
     @property
     def shape(self) -> tuple[int, int, int]:

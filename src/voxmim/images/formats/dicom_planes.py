@@ -34,36 +34,24 @@ _TAGS = [Tag(name) for name in (
 
 @dataclass(frozen=True, eq=False)
 class Planes:
-    """The planes of one DICOM file, without their voxels.
+    """The planes of one DICOM file, without their voxels."""
 
-    Attributes:
-        path: the file.
-        series: the series' own number (UID), or the folder where the file has none.
-        modality: ``CT``, ``MR`` and so on.
-        identity: what all files of the series have in common; never to be shown.
-        number: of the instance in its series, None where the file has none.
-        enhanced: the file holds many planes.
-        size: columns and rows.
-        spacing: mm between columns and between rows.
-        across, down: (3,) directions of a row and of a column, LPS.
-        positions: (N, 3) centre of each plane's first voxel, LPS mm.
-        rescale: (N, 2) slope and intercept of each plane.
-        fault: why they are not part of a scan, or None.
-    """
-
-    path: Path
-    series: str
-    modality: str
+    path: Path  # the file
+    series: str  # the series' own number (UID), or the folder where the file has none
+    modality: str  # ``CT``, ``MR`` and so on
+    # what all files of the series have in common; never to be shown
     identity: tuple[str, ...] = field(default=(), repr=False)
-    number: int | None = None
-    enhanced: bool = False
-    size: tuple[int, int] = (0, 0)
-    spacing: tuple[float, float] = (1.0, 1.0)
+    number: int | None = None  # of the instance in its series, None where the file has none
+    enhanced: bool = False  # the file holds many planes
+    size: tuple[int, int] = (0, 0)  # columns and rows
+    spacing: tuple[float, float] = (1.0, 1.0)  # mm between columns and between rows
+    # across, down: (3,) directions of a row and of a column, LPS
     across: np.ndarray = field(default_factory=lambda: np.zeros(3))
     down: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    # (N, 3) centre of each plane's first voxel, LPS mm
     positions: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
-    rescale: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
-    fault: str | None = None
+    rescale: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))  # (N, 2) slope and intercept of each plane
+    fault: str | None = None  # why they are not part of a scan, or None
 
     def is_like(self, other: "Planes") -> bool:
         """Whether both could be of one volume: same size, voxel size and orientation."""

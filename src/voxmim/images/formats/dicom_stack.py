@@ -11,21 +11,14 @@ _ROUNDED = 0.1  # of the spacing: how far a position may be off that was rounded
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """The order of slices along their normal.
+    """The order of slices along their normal."""
 
-    Attributes:
-        order: index of each slice that stays, upward.
-        duplicates: (the index that stays, the index that goes) of slices at the same place.
-        spacing: mm between slices.
-        fault: why they make no volume, or None; ``{0}`` and ``{1}`` stand for the names of `where`.
-        where: the two slices between which the fault is.
-    """
-
-    order: tuple[int, ...]
+    order: tuple[int, ...]  # index of each slice that stays, upward
+    # (the index that stays, the index that goes) of slices at the same place
     duplicates: tuple[tuple[int, int], ...] = ()
-    spacing: float = 1.0
-    fault: str | None = None
-    where: tuple[int, int] = (0, 0)
+    spacing: float = 1.0  # mm between slices
+    fault: str | None = None  # why they make no volume, or None; ``{0}`` and ``{1}`` stand for the names of `where`
+    where: tuple[int, int] = (0, 0)  # the two slices between which the fault is
 
 
 def stack(positions: np.ndarray, normal: np.ndarray, pixel: float) -> Stack:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from voxmim.studies.plateau import Cost, Plateau, break_even, equal_time_steps, plateau, savings
+from voxmim.studies.curves import Cost, Plateau, break_even, equal_time_steps, plateau, savings
 
 STEPS = np.array([100, 200, 300, 400])
 SCRATCH = Cost(pretraining=0.0, step=0.01)  # 1 core-minute per 100 steps

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxmim.studies.analysis import speed_up, steps_to
+from voxmim.studies.curves import speed_up, steps_to
 
 
 def slow_steps_to(steps: list[float], curve: list[float], target: float) -> float:
