@@ -37,10 +37,12 @@ def escape_unencodable() -> None:
 class bar:
     """A progress bar with the time left; its function takes the cases (or bytes) done and their total."""
 
-    def __init__(self, title: str, of_bytes: bool = False) -> None:
+    def __init__(self, title: str, of_bytes: bool = False, console: Console = CONSOLE) -> None:
         count = DownloadColumn() if of_bytes else MofNCompleteColumn()
         columns = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn())
-        self._progress = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=CONSOLE)
+        self._progress = Progress(
+            *columns, TextColumn("left"), TimeRemainingColumn(), console=console, disable=console.quiet
+        )
         self._task = self._progress.add_task(title, total=None)
 
     def __enter__(self) -> Callable[[int, int | None], None]:

@@ -26,23 +26,7 @@ def download(
     agree: Callable[[str], bool] = lambda _: True,
     watch: Watch = unwatched,
 ) -> Path:
-    """Download a public data set; its folder appears only when it is complete.
-
-    The next call continues a broken download.
-
-    Args:
-        name: such as ``msd-hippocampus``; `data_sets` lists them.
-        out: folder to create the data set's own folder in.
-        mirror: URL of a folder that holds the archive. Default: the public one.
-        agree: called with licence, size and citation; nothing is downloaded if it returns False.
-        watch: called with the name of a stage; returns a context manager that gives a function of bytes done and total.
-
-    Returns:
-        The data set's folder, which `prepare` reads. An existing one is left as it is.
-
-    Raises:
-        DownloadError: unknown name, no connection, a damaged archive, no space, or the terms were not accepted.
-    """
+    """Download a public data set; arguments, result and errors as of `voxmim.download`."""
     archive, out = archive_of(name), Path(out)
     folder, file = out / archive.folder, out / f".{archive.file}.part"
     if folder.exists():
@@ -78,13 +62,9 @@ def terms(name: str, archive: Archive, url: str, size: int | None) -> str:
 
 
 def unpack(file: Path, folder: Path, on_bytes: OnBytes = lambda done, total: None) -> None:
-    """Unpack an archive of one folder, which must have the name of `folder`; nothing is written elsewhere.
+    """Unpack an archive of one folder, which must have the name of `folder`, but for macOS' own files.
 
-    Files of macOS (``._NAME``, ``.DS_Store``) are skipped.
-
-    Raises:
-        DownloadError: the archive is damaged, would write outside its folder, or holds something else; or the disk is
-            full.
+    Raises DownloadError where it is damaged, would write elsewhere, or holds something else; or the disk is full.
     """
     beside = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed

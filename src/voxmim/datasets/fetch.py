@@ -28,16 +28,10 @@ def size_of(url: str) -> int | None:
 
 
 def fetch(url: str, file: Path, size: int | None, on_bytes: OnBytes) -> None:
-    """Download `url` to `file`, continuing a partial file if the server supports it.
+    """Download `url` to `file`, continuing a partial file if the server supports it; it is kept where the connection
+    breaks.
 
-    Args:
-        url: the address of the file.
-        file: the partial file, which is kept if the connection breaks or the disk is full.
-        size: size of the complete file in bytes, from `size_of`.
-        on_bytes: called with the bytes done and their total.
-
-    Raises:
-        DownloadError: the server cannot be reached, the connection broke, or `file` cannot be written.
+    Raises DownloadError where the server cannot be reached, the connection broke, or `file` cannot be written.
     """
     there = file.stat().st_size if file.exists() else 0
     if size is not None and there == size:

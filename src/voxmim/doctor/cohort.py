@@ -21,14 +21,10 @@ def judge_cohort(
     cases: Sequence[SourceCase], facts: Mapping[str, Facts], channels: Sequence[str], labels: Mapping[int, str],
     intensity: str = "auto",
 ) -> list[Finding]:  # fmt: skip
-    """Compare the cases that were not left out.
+    """Compare the cases that were not left out: those with facts, by the case's name.
 
-    Args:
-        cases: of the source; those without facts are skipped.
-        facts: by the case's name.
-        channels: the name of each channel of the source.
-        labels: the labels that the source lists; empty if it lists none.
-        intensity: the rule that the scans are prepared by; ``auto`` guesses it from the facts, as `prepare` does.
+    `labels` are those that the source lists, empty if it lists none; an `intensity` of ``auto`` is guessed from the
+    facts.
     """
     cases = [case for case in cases if case.name in facts]
     kind = guess_intensity([facts[case.name] for case in cases], channels) if intensity == "auto" else intensity

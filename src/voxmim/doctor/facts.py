@@ -10,6 +10,7 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from voxmim.images.geometry import ras_axes, to_ras
+from voxmim.images.intensity import thinned
 from voxmim.images.volume import Volume
 
 PERCENTILES = (0.0, 0.5, 25.0, 50.0, 75.0, 99.5, 100.0)
@@ -79,20 +80,14 @@ def measure(image: Volume, label: np.ndarray | None = None) -> Facts:
     )
 
 
-def _thinned(channel: np.ndarray) -> np.ndarray:
-    """Every n-th voxel along each axis."""
-    step = max(1, int(np.ceil((channel.size / _SUBSAMPLE) ** (1 / 3))))
-    return channel[::step, ::step, ::step]
-
-
 def _percentiles(channel: np.ndarray) -> tuple[float, ...]:
-    inner = np.percentile(_thinned(channel), PERCENTILES[1:-1])
+    inner = np.percentile(thinned(channel, _SUBSAMPLE), PERCENTILES[1:-1])
     return tuple(float(f"{value:.6g}") for value in (channel.min(), *inner, channel.max()))
 
 
 def _overview(channel: np.ndarray, low: float, high: float) -> str:
     """The means of 6 x 6 x 6 boxes, scaled from low..high to 0..255; the boxes of a thin scan overlap."""
-    seen = np.clip((_thinned(channel).astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
+    seen = np.clip((thinned(channel, _SUBSAMPLE).astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
     for axis, count in enumerate(COARSE):
         length = seen.shape[axis]
         bounds = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]

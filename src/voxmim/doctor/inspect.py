@@ -92,19 +92,7 @@ def inspect_source(
     on_case: Callable[[int, int], None] | None = None,
     scheduler: str | None = None,
 ) -> Inspection:
-    """Read every file of a source once.
-
-    Args:
-        path: see `open_source`.
-        workers: processes; None takes one per CPU core, 1 stays in this process.
-        match_channels: interpolate channels of another grid onto that of the first.
-        on_case: called with the number of finished cases and of all.
-        scheduler: address of a Dask scheduler, whose workers read the files instead.
-
-    Raises:
-        SourceError: the source cannot be used.
-        WorkerError: the worker processes cannot run, or the cluster doesn't answer.
-    """
+    """Read every file of a source once; arguments and errors as of `voxmim.inspect`."""
     source = open_source(path)
     with_slice = {case.name for case in source.cases[:: max(1, -(-len(source.cases) // MAX_SLICES))]}
     tasks = [(case, case.name in with_slice) for case in source.cases]

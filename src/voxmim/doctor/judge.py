@@ -40,11 +40,9 @@ class Judged:
 def judge_case(case: SourceCase, channels: Sequence[str], known: Collection[int] = (), match: bool = False) -> Judged:
     """Read and judge a case; whatever is wrong with it is a finding, never an error.
 
-    Args:
-        case: the case.
-        channels: the name of each channel of the source.
-        known: the label values that the source lists; empty if it lists none.
-        match: interpolate channels of another grid onto that of the first, rather than leave the case out.
+    `known` are the label values that the source lists, empty if it lists none. With `match`, channels of another
+    grid are
+    interpolated onto that of the first, rather than the case left out.
     """
     try:
         return _judge(case, channels, known, match)

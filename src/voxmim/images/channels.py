@@ -15,14 +15,9 @@ from voxmim.images.volume import read_volume
 def read_channels(images: Sequence[Path], channels: int, match: bool = False) -> tuple[Volume, list[str]]:
     """One scan, from one file of all its channels or one per channel; and warnings.
 
-    Args:
-        images: the files.
-        channels: the expected number of channels.
-        match: interpolate a channel of another grid than the first one's linearly on that; otherwise refuse it, and
-            leave all voxels as they are.
-
-    Raises:
-        ScanError: a file cannot be used, or the channels do not lie on one grid, or not in one place.
+    With `match` a channel of another grid than the first one's is interpolated linearly on that; otherwise it is
+    refused.
+    Raises ScanError where a file cannot be used, or the channels do not lie on one grid, or not in one place.
     """
     if len(images) not in (1, channels):
         raise ScanError(
@@ -44,11 +39,7 @@ def read_channels(images: Sequence[Path], channels: int, match: bool = False) ->
 def on_grid(
     volume: Volume, grid: Grid, path: Path, reference: Path, match: bool = False
 ) -> tuple[np.ndarray, str | None]:
-    """The voxels of a channel on the grid of the first one, and what was done to them, if anything; see above.
-
-    Raises:
-        ScanError: as above.
-    """
+    """The voxels of a channel on the grid of the first one, and what was done to them, if anything; see above."""
     try:
         check_same_grid(Grid.of(volume), grid, path, reference)
     except ScanError as error:

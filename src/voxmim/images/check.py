@@ -15,14 +15,7 @@ SAME = 1e-2  # of a voxel: how far apart two corners may lie that should be the 
 
 
 def check_image(volume: Volume, path: Path) -> list[str]:
-    """Judge a scan.
-
-    Returns:
-        warnings, one sentence each.
-
-    Raises:
-        ScanError: under 2 voxels along an axis, or a constant channel.
-    """
+    """Warnings on a scan; raises ScanError where it has under 2 voxels along an axis, or a constant channel."""
     if min(volume.shape) < _FEWEST:
         shape = " x ".join(map(str, volume.shape))
         raise ScanError(f"{path}: {shape} voxels make a slice, not a volume; give a 3D scan.", "tiny")
@@ -43,11 +36,7 @@ def grid_offset(grid: Grid, reference: Grid) -> float:
 
 
 def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Path) -> None:
-    """Refuse a file whose voxels do not lie where those of another do.
-
-    Raises:
-        ScanError: the shapes differ, or a corner lies over a hundredth of a voxel apart.
-    """
+    """Raise ScanError unless a file has the shape of another, and its corners within a hundredth of a voxel."""
     if grid.shape != reference.shape:
         mine, other = (" x ".join(map(str, shape)) for shape in (grid.shape, reference.shape))
         raise ScanError(
@@ -64,20 +53,11 @@ def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Pat
 
 
 def check_label(label: Volume, image: Grid, path: Path, image_path: Path, known: Collection[int] = ()) -> list[str]:
-    """Judge a label map.
+    """Warnings on a label map of one channel for a scan on the grid `image`.
 
-    Args:
-        label: one channel.
-        image: the grid of the scan that it belongs to.
-        path: the label map's file.
-        image_path: the scan's file.
-        known: the label values that the source lists (0 is always allowed); empty if it lists none.
-
-    Returns:
-        warnings, one sentence each.
-
-    Raises:
-        ScanError: another grid than the scan's, values that are no whole numbers from 0 to 255, or unknown values.
+    Raises ScanError for another grid, values that are no whole numbers from 0 to 255, or values that are not among
+    those
+    that the source lists (`known`, without 0; empty if it lists none).
     """
     check_same_grid(Grid.of(label), image, path, image_path)
     return check_label_values(label, path, known)

@@ -95,17 +95,12 @@ def resample(
 
 
 def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
-    """Bring a label map to another grid: each label is interpolated as a mask, and the largest value wins.
+    """Bring a label map (X, Y, Z) uint8 to another grid: each label is interpolated as a mask, and the largest value
+    wins.
 
-    Better than the nearest neighbour, which frays surfaces and drops thin structures when voxels grow.
-
-    Args:
-        labels: (X, Y, Z) uint8 on the grid `old`.
-        old: the grid of `labels`.
-        new: the grid wanted.
-
-    Returns:
-        (X', Y', Z') uint8 on the grid `new`, background outside the field of view.
+    Better than the nearest neighbour, which frays surfaces and drops thin structures when voxels grow. Outside the
+    field of
+    view is background.
     """
     to_old = np.linalg.inv(old.affine) @ new.affine
     if old.shape == new.shape and np.allclose(to_old, np.eye(4), atol=1e-4):
@@ -143,16 +138,9 @@ def resample_probabilities(probabilities: np.ndarray, old: Grid, new: Grid, outs
 
 
 def resample_to_label_map(probabilities: np.ndarray, old: Grid, new: Grid, outside: int = 0) -> np.ndarray:
-    """The most probable class on another grid, without holding all classes there at once.
+    """The most probable of K classes (K, X, Y, Z) on another grid as uint8, without holding all classes there at once.
 
-    Args:
-        probabilities: (K, X, Y, Z) float32 on the grid `old`; logits do as well.
-        old: the grid of the probabilities.
-        new: the grid wanted.
-        outside: the class of voxels outside the grid `old`.
-
-    Returns:
-        (X', Y', Z') uint8 on the grid `new`.
+    Logits do as well as probabilities; voxels outside the grid `old` are of the class `outside`.
     """
     result = np.full(new.shape, outside, dtype=np.uint8)
     best = np.full(new.shape, -np.inf, dtype=np.float32)

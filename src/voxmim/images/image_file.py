@@ -43,8 +43,7 @@ class ImageFile:
     def read(self, channels: int = 1) -> Volume:
         """Read the voxels (C, X, Y, Z); a 4D file is a scan of several channels, further axes of one voxel are dropped.
 
-        Raises:
-            ScanError: the file holds another number of channels, is cut off, or a voxel is not a real, finite number.
+        Raises ScanError for another number of channels, a file cut off, or a voxel that is not a real, finite number.
         """
         shape = self.sizes[:3] + tuple(size for size in self.sizes[3:] if size > 1)
         if len(shape) > 4 or (shape[3] if len(shape) == 4 else 1) != channels:
@@ -64,8 +63,7 @@ class ImageFile:
     def read_label(self, grid: Grid) -> Volume:
         """Read a label map for a scan on this grid; one that covers only the labelled part is padded to the grid.
 
-        Raises:
-            ScanError: as `read`, or the voxels of such a part do not lie on those of the scan.
+        Raises ScanError as `read` does, and where the voxels of such a part do not lie on those of the scan.
         """
         volume = self.read()
         if not self.partial:

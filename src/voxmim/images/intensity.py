@@ -15,7 +15,6 @@ _Z_LIMIT = 10.0  # standard deviations; float16 holds them to 1/128
 _NEARLY_ZERO = np.float16(2**-14)  # what a foreground voxel of exactly the mean becomes, so that 0 is background only
 BODY_HU = -500
 Box = tuple[tuple[int, int], ...]  # first voxel and end along X, Y, Z
-_ENOUGH = 2**24  # voxels
 _FLAT = 1e-3  # of the intensity range: what differs by less is the same background
 
 
@@ -60,7 +59,7 @@ def fit_intensity(kind: str, array: np.ndarray, zero_background: bool = True) ->
     if kind == "ct":
         return Intensity("ct")
     background = _constant_background(array)
-    array = _thinned(array)
+    array = thinned(array)
     low, high = np.percentile(array, (0.5, 99.5))
     inside = array[array > low + 0.1 * (high - low)] if background is None else array[~_within(array, *background)]
     if not inside.size:
@@ -106,7 +105,7 @@ def unwindow(array: np.ndarray, kind: str, bounds: tuple[float, float]) -> np.nd
 def _constant_background(array: np.ndarray) -> tuple[float, float] | None:
     """Bounds of a channel's constant background: the one value of most voxels on the volume's six faces."""
     faces = np.concatenate([array[s].ravel() for axis in range(3) for s in _faces(axis)])
-    low, high = np.percentile(_thinned(array), (0.5, 99.5))
+    low, high = np.percentile(thinned(array), (0.5, 99.5))
     reach = _FLAT * (high - low)
     value = np.median(faces)
     if np.mean(np.abs(faces - value) <= reach) < 0.5:
@@ -118,9 +117,9 @@ def _within(array: np.ndarray, low: float, high: float) -> np.ndarray:
     return (array >= low) & (array <= high)
 
 
-def _thinned(array: np.ndarray) -> np.ndarray:
-    """Every voxel (X, Y, Z), or every n-th along each axis where there are more than statistics need."""
-    step = int(np.ceil((array.size / _ENOUGH) ** (1 / 3)))
+def thinned(array: np.ndarray, enough: int = 1 << 24) -> np.ndarray:
+    """Every voxel (X, Y, Z), or every n-th along each axis where there are more than enough."""
+    step = max(1, int(np.ceil((array.size / enough) ** (1 / 3))))
     return array[::step, ::step, ::step]
 
 

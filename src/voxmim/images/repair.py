@@ -16,11 +16,7 @@ _WHOLE = 1e-3  # how far a value may lie off a whole number
 
 
 def fitting_label(path: Path, grid: Grid, image_path: Path, known: Collection[int] = ()) -> np.ndarray:
-    """Read a label map, repaired where it can be, on the grid of its scan: (X, Y, Z) uint8.
-
-    Raises:
-        ScanError: see `check_label`.
-    """
+    """Read a label map, repaired where it can be, on the grid of its scan: (X, Y, Z) uint8; raises as `check_label`."""
     label, _ = repair_label(open_image(path).read_label(grid), grid, path)
     check_label(label, grid, path, image_path, known)
     return label.array[0].astype(np.uint8)

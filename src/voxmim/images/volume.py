@@ -48,14 +48,11 @@ def case_name(path: Path) -> str:
 
 
 def open_image(path: Path | str) -> ImageFile:
-    """Parse the header of a scan or label map.
+    """Parse the header of a scan or label map of any format.
 
-    Args:
-        path: a file of any format; a folder that holds one DICOM series; or the path of one series among several,
-            as `find_series` gives it.
-
-    Raises:
-        ScanError: the file is missing, of no known format, or damaged.
+    `path` is a file, a folder that holds one DICOM series, or one series among several, as `find_series` gives it.
+    Raises
+    ScanError where the file is missing, of no known format, or damaged.
     """
     path = Path(path)
     if is_dicom(path):
@@ -71,27 +68,14 @@ def open_image(path: Path | str) -> ImageFile:
 
 
 def read_volume(path: Path | str, channels: int = 1) -> Volume:
-    """Read one scan or label map with its values unchanged (rescale slope and intercept applied).
-
-    Args:
-        path: as `open_image` takes it.
-        channels: how many channels are expected; a 4D file is taken for a scan of that many channels,
-            and refused where one channel is expected.
-
-    Returns:
-        voxels (C, X, Y, Z), and the affine (4, 4) from voxel index to world mm (RAS+).
-
-    Raises:
-        ScanError: the file is missing, unreadable, cut off, of another dimension, or holds NaN.
-    """
+    """Read one scan or label map, rescaled, as voxels (C, X, Y, Z) and affine; see `voxmim.read_volume`."""
     return open_image(path).read(channels)
 
 
 def write_volume(path: Path | str, volume: Volume) -> None:
     """Write a volume of one channel (or, as 4D, of several) as NIfTI-1, whose voxels lie exactly where they did.
 
-    Raises:
-        ScanError: the file cannot be written.
+    Raises ScanError where the file cannot be written.
     """
     path = Path(path)
     array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array

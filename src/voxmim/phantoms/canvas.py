@@ -45,12 +45,8 @@ class Canvas:
         self.x, self.y, self.z = (body[..., axis].astype(np.float32) + 4 * self.noise(110) for axis in range(3))
 
     def paint(self, shape: Shape, value: float | np.ndarray, label: int = 0) -> None:
-        """Cover the inside of a shape: voxels on its edge mix both tissues, and those half inside get the label.
-
-        Args:
-            shape: what to paint.
-            value: anything that broadcasts to (C, X, Y, Z).
-            label: of the tissue.
+        """Cover the inside of a shape with what broadcasts to (C, X, Y, Z): voxels on its edge mix, half inside get the
+        label.
         """
         inside = np.clip(0.5 - shape / self.spacing.mean(), 0, 1).astype(np.float32)
         self.values += inside * (value - self.values)
@@ -102,14 +98,7 @@ def union(*shapes: Shape, blend: float = 0.0) -> Shape:
 
 
 def volume(array: np.ndarray, spacing: Triple, middle: Triple, signs: tuple[int, int, int]) -> Volume:
-    """An array (C, X, Y, Z) in RAS order as a scanner stores it: axes along `signs`, world coordinates kept.
-
-    Args:
-        array: voxels.
-        spacing: mm.
-        middle: (3,) world mm of the grid's middle.
-        signs: direction of each array axis: 1 for right, anterior, superior, -1 for left, posterior, inferior.
-    """
+    """An array (C, X, Y, Z) in RAS order as a scanner stores it: axes along `signs` (1 or -1), `middle` in world mm."""
     flipped = tuple(1 + axis for axis in range(3) if signs[axis] < 0)
     affine = np.diag([*(np.array(signs) * spacing), 1.0])
     affine[:3, 3] = np.asarray(middle) - affine[:3, :3] @ ((np.array(array.shape[1:]) - 1) / 2)

@@ -43,21 +43,10 @@ KINDS = {
 def write_cohort(
     out: Path, cases: int, seed: int, on_case: Callable[[int, int], None] | None = None, kind: str = "trunk"
 ) -> None:
-    """Write phantoms to the folder `out`, which appears only when it is complete.
+    """Write phantoms to the folder `out`, which appears only when it is complete; arguments as of `voxmim.phantom`.
 
     About 60 % of the cases are for training, 15 % for validation and 25 % for testing (splits.json); classes.csv has
     the class of each scan: the phase of the contrast agent (trunk), or whether there is a tumour (head).
-
-    Args:
-        out: a folder that does not exist or is empty.
-        cases: number of phantoms, at least 4.
-        seed: 0 or more.
-        on_case: called after each case with the number of cases done and their total.
-        kind: ``trunk`` or ``head``.
-
-    Raises:
-        VoxmimError: there are too few cases, the seed is negative, or there is no such kind.
-        SourceError: `out` is a file, or a folder that is not empty.
     """
     rng = generator(seed)
     if kind not in KINDS:

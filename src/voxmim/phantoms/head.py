@@ -35,17 +35,9 @@ Shade = Callable[[str], np.ndarray]
 
 
 def draw_head(seed: int) -> tuple[Volume, Volume]:
-    """Draw one case; the same seed gives the same case.
-
-    Args:
-        seed: 0 or more.
-
-    Returns:
-        The scan, (4, 48, 56, 48) int16 in the order of `SEQUENCES`, 3.8 mm voxels oriented LPS, and its label map,
-        uint8 with the values of `LABELS` and 0 for the rest, on the same grid.
-
-    Raises:
-        VoxmimError: the seed is negative.
+    """The scan, (4, 48, 56, 48) int16 in the order of `SEQUENCES`, 3.8 mm voxels oriented LPS, and its label map, uint8
+    with the
+    values of `LABELS`; the same seed gives the same case.
     """
     rng = generator(seed)
     shades = {tissue: np.array(values) * np.exp(rng.normal(0, 0.04, 4)) for tissue, values in _SHADES.items()}

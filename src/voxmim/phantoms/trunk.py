@@ -33,17 +33,10 @@ def _phase(rng: np.random.Generator) -> int:
 
 
 def draw_trunk(seed: int) -> tuple[Volume, Volume]:
-    """Draw one case. The same seed gives the same case; consecutive seeds differ in orientation.
+    """The scan, (1, X, Y, Z) int16 HU, about 72 x 60 x 64 voxels of 5 mm, and its label map, uint8 with the values of
+    `LABELS`.
 
-    Args:
-        seed: 0 or more.
-
-    Returns:
-        The scan, (1, X, Y, Z) int16 HU, about 72 x 60 x 64 voxels of 5 mm, and its label map, uint8 with the values of
-        `LABELS` and 0 for the rest, on the same grid.
-
-    Raises:
-        VoxmimError: the seed is negative.
+    The same seed gives the same case; consecutive seeds differ in orientation.
     """
     rng = generator(seed)
     phase = _phase(rng)

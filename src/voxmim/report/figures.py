@@ -43,11 +43,9 @@ def display_range(
 ) -> np.ndarray:
     """Scale an image of any shape and unit to 0..1 for display, as float32.
 
-    Args:
-        low, high: percentiles of the finite values that become 0 and 1.
-        limits: the values that become 0 and 1 instead, in the image's unit.
-
-    Values outside are clipped, values that are not finite become 0; a constant image becomes 0.
+    `low` and `high` are percentiles of the finite values; `limits` are values in the image's unit instead. Values
+    outside
+    are clipped; values that are not finite, and a constant image, become 0.
     """
     start, stop = limits or _limits(image, low, high)
     scaled = (np.nan_to_num(image, nan=start, posinf=stop, neginf=start) - start) / max(stop - start, 1e-12)
@@ -79,16 +77,9 @@ def segmentation_picture(
     spacing: Sequence[float] | np.ndarray,
     at: tuple[int, int, int],
 ) -> bytes:
-    """Paint segmentations side by side over one scan.
+    """Paint label maps (X, Y, Z) of integers side by side over a scan of 0..1; None is the scan alone.
 
-    Args:
-        image: (X, Y, Z) of 0..1, see `display_range`.
-        columns: heading and label map (X, Y, Z) of integers, or None for the scan alone.
-        spacing: voxel size in mm along X, Y, Z.
-        at: the voxel through which the planes go, see `middle_of`.
-
-    Raises:
-        ValueError: a label map has another shape than the image.
+    The planes go through the voxel `at`, see `middle_of`. Raises ValueError where a label map has another shape.
     """
     for heading, labels in columns:
         if labels is not None and labels.shape != image.shape:
@@ -109,17 +100,11 @@ def reconstruction_picture(
     spacing: Sequence[float] | np.ndarray,
     at: tuple[int, int, int] | None = None,
 ) -> bytes:
-    """Paint a scan, what the network saw of it, and what it made of that; hidden voxels are of `HIDDEN_COLOUR`.
+    """Paint a scan, what the network saw of it, and what it made of that, all (X, Y, Z) in one unit.
 
-    Args:
-        original: (X, Y, Z) in any unit; its own display range serves all columns.
-        hidden: (X, Y, Z) bool, True where the network did not see the scan.
-        reconstructed: (X, Y, Z) in the unit of `original`; visible voxels are taken from `original`.
-        spacing: voxel size in mm along X, Y, Z.
-        at: the voxel through which the planes go; the middle if not given.
-
-    Raises:
-        ValueError: the arrays differ in shape.
+    `hidden` is True where the network did not see the scan, in `HIDDEN_COLOUR`; visible voxels are taken from
+    `original`.
+    Raises ValueError where the arrays differ in shape.
     """
     if not original.shape == hidden.shape == reconstructed.shape:
         raise ValueError(f"The shapes differ: {original.shape}, {hidden.shape}, {reconstructed.shape}.")

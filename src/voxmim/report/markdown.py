@@ -11,13 +11,7 @@ PICTURES = "pictures"
 
 
 def write_markdown(file: Path, page: Page, links: Sequence[tuple[str, str]] = ()) -> None:
-    """Write the page, and the PNG of each plot and picture into ``pictures/`` beside it.
-
-    Args:
-        file: the page.
-        page: what it says.
-        links: (file beside the page, what it holds).
-    """
+    """Write the page, and the PNG of each plot and picture into ``pictures/``; `links` are (file, content)."""
     parts = [f"# {_plain(page.title)}", *(_plain(paragraph) for paragraph in page.lead if paragraph.strip())]
     if links:
         parts.append("\n".join(f"- [{name}]({name}): {what}" for name, what in links))

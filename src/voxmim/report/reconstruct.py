@@ -47,8 +47,7 @@ class Reconstructor:
     def load(cls, path: Path | str) -> "Reconstructor":
         """From a pre-training's run folder or its ``pretext.safetensors``, onto a GPU if there is one.
 
-        Raises:
-            WeightsError: there are no such weights, they are no pretext's, or those of one that predicts no voxels.
+        Raises WeightsError where there are no such weights, or those of a pretext that predicts no voxels.
         """
         tensors, metadata = read_weights(Path(path), "pretext")
         name, settings, mask = described_pretext(metadata)
@@ -62,11 +61,8 @@ class Reconstructor:
 
     @torch.no_grad()
     def reconstruct(self, image: np.ndarray, seed: int) -> Reconstruction:
-        """Hide and reconstruct a whole prepared scan, crop beside crop.
-
-        Args:
-            image: (C, X, Y, Z) float32 as the network sees it; padded with zeros to a whole number of crops.
-            seed: of the masks.
+        """Hide and reconstruct a prepared scan (C, X, Y, Z) as the network sees it, crop beside crop, padded with
+        zeros.
         """
         shape, crop = image.shape[1:], self.metadata["crop"]
         padded_shape = [-(-n // c) * c for n, c in zip(shape, crop, strict=True)]
@@ -98,26 +94,14 @@ class Reconstructor:
 def reconstruct(
     run: Path, scans: Sequence[Path], out: Path, seed: int = 0, on_case: Callable[[int, int], None] | None = None
 ) -> list[Path]:
-    """Write for each scan a picture and three volumes in the scan's own grid and units.
+    """Write for each scan a picture and three volumes in the scan's own grid and units; arguments as of
+    `voxmim.reconstruct`.
 
     ``CASE.png`` shows original, masked and reconstructed in three planes. ``CASE_reconstructed.nii.gz`` has the
     predicted patches with the visible ones pasted in, ``CASE_masked.nii.gz`` what the network saw (hidden voxels at
     the scan's minimum), ``CASE_mask.nii.gz`` 1 where hidden. Outside the foreground box the scan stays as it is.
 
-    Args:
-        run: a pre-training's run folder or its ``pretext.safetensors``.
-        scans: files of scans, of all channels or, numbered as in a source, of one each.
-        out: folder for the results.
-        seed: of the masks.
-        on_case: called with the scans done and their number.
-
-    Returns:
-        the pictures written.
-
-    Raises:
-        SourceError: a scan lacks a channel.
-        ScanError: a scan cannot be used.
-        WeightsError: the run holds no pretext network, or one that predicts no voxels.
+    Raises SourceError or ScanError for a scan that cannot be used, WeightsError where the run predicts no voxels.
     """
     reconstructor = Reconstructor.load(run)
     preparation = Preparation.from_dict(reconstructor.metadata["preparation"])

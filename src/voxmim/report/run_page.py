@@ -29,12 +29,7 @@ _SMOOTH = 25  # steps that a loss curve averages
 
 
 def write_run_page(run: Run, running: bool = False) -> None:
-    """Write ``report.html``, ``figures/`` and ``status.json``, each file atomically.
-
-    Args:
-        run: with the results of its evaluations, if there are any.
-        running: the run goes on; the page then has no pictures, and reloads itself.
-    """
+    """Write ``report.html``, ``figures/`` and ``status.json`` atomically; that of a `running` run reloads itself."""
     recipe, rows = run.recipe(), run.metrics()
     training: Training = getattr(recipe, run.kind)
     store = store_of(run)
@@ -175,12 +170,17 @@ def repeat_command(run: Run) -> str:
         command += ["--labels", str(len(run.about["cases"]))]
         if "classes" in run.about:
             command += ["--task", run.about["task"], "--classes", run.about["classes"]]
-    if run.about.get("init"):  # whose patch and window would otherwise replace those of the recipe
-        recipe = run.recipe()
-        command += ["--init", run.about["init"], "--set", f"window={list(recipe.window)}"]
-        if has_patch_setting(recipe.encoder_settings):
-            command += ["--set", f"{recipe.encoder}.patch={list(recipe.encoder_settings.patch)}"]
+    if run.about.get("init"):
+        command += init_options(run.about["init"], run.recipe())
     return shlex.join(command)
+
+
+def init_options(init: str, recipe: Recipe) -> list[str]:
+    """Options that start from weights, whose patch and window would otherwise replace the recipe's."""
+    options = ["--init", init, "--set", f"window={list(recipe.window)}"]
+    if has_patch_setting(recipe.encoder_settings):
+        options += ["--set", f"{recipe.encoder}.patch={list(recipe.encoder_settings.patch)}"]
+    return options
 
 
 def _evaluate_command(result: Mapping[str, Any]) -> str:

@@ -37,10 +37,8 @@ class _Row(NamedTuple):
 
 
 def datalist(file: Path) -> Source:
-    """The cases of such a file.
-
-    Raises:
-        SourceError: a column is unknown, a file is missing, or the rows contradict each other.
+    """The cases of such a file; raises SourceError for unknown columns, missing files, and rows that contradict each
+    other.
     """
     described = Description(file.stem, (), {}, {}, "")
     if file.suffix.lower() == ".csv":

@@ -33,10 +33,8 @@ class Description(NamedTuple):
 
 
 def described_folder(path: Path, values: Mapping[str, Any]) -> Source:
-    """The cases of such a folder; `values` are those of its dataset.json.
-
-    Raises:
-        SourceError: dataset.json contradicts itself, or there is no folder imagesTr.
+    """The cases of such a folder, of whose dataset.json these are the values; raises SourceError where it has no
+    imagesTr.
     """
     file = path / "dataset.json"
     found = describe(file, values)
@@ -58,11 +56,7 @@ def described_folder(path: Path, values: Mapping[str, Any]) -> Source:
 
 
 def describe(file: Path, values: Mapping[str, Any]) -> Description:
-    """Parse the object that a dataset.json holds.
-
-    Raises:
-        SourceError: it has no channels or labels, or contradicts itself.
-    """
+    """Parse a dataset.json; raises SourceError where it has no channels or labels, or contradicts itself."""
     values = _with_regions(file, values) if "file_ending" in values else values
     channels = values.get("channel_names", values.get("modality"))
     if not isinstance(channels, Mapping) or not channels:
@@ -107,10 +101,9 @@ def _regions(file: Path, given: object, labels: Mapping[int, str]) -> dict[str, 
 
 
 def _with_regions(file: Path, values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """nnU-Net's description in the words of the Decathlon's: labels that are lists of values make all labels regions.
+    """nnU-Net's description as the Decathlon's: labels that are lists of values make all labels regions.
 
-    A label value that is no region of its own is called by its number. The order that nnU-Net writes regions in
-    (``regions_class_order``) is not needed here, where a label map is made of the probabilities of all regions.
+    A value that is no region of its own is called by its number. ``regions_class_order`` is not needed here.
     """
     labels = values.get("labels")
     if not isinstance(labels, Mapping):

@@ -9,11 +9,7 @@ from voxmim.errors import SourceError
 
 
 def read_json(file: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        SourceError: it is no valid JSON, or says something twice.
-    """
+    """Read a JSON file; raises SourceError where it is not valid, or has a key twice."""
     try:
         return json.loads(file.read_text("utf-8"), object_pairs_hook=_with_unique_keys)
     except (ValueError, OSError, RecursionError) as error:
@@ -21,11 +17,7 @@ def read_json(file: Path) -> Any:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        SourceError: as `read_json`, or it holds something else.
-    """
+    """Read a JSON object; raises SourceError as `read_json`, or where the file holds something else."""
     values = read_json(file)
     if not isinstance(values, dict):
         raise SourceError(

@@ -13,8 +13,7 @@ _CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
 def channel_files(files: Sequence[Path], channels: int) -> dict[str, tuple[Path, ...]]:
     """The files of each scan by the scan's name: one of all channels, or one per channel, numbered as in a source.
 
-    Raises:
-        SourceError: of a scan in several files, some channels are missing.
+    Raises SourceError where some channels of a scan in several files are missing.
     """
     grouped = by_case(files, channels)
     for name, images in grouped.items():
@@ -30,13 +29,11 @@ def channel_files(files: Sequence[Path], channels: int) -> dict[str, tuple[Path,
 def by_case(
     files: Sequence[Path], channels: int, labelled: Collection[str] = (), always: bool = False
 ) -> dict[str, list[Path]]:
-    """The files of each case, by the case's name.
+    """The files of each case, by the case's name; no number of `channels` or more is taken for that of a channel.
 
-    Args:
-        files: the scans.
-        channels: how many there are; no higher number is taken for that of a channel.
-        labelled: the names of label maps, which are never taken apart.
-        always: four digits at the end are a channel even if it is the only one and there is no label map.
+    Names in `labelled`, those of label maps, are never taken apart. With `always`, four digits at the end are a
+    channel even
+    if it is the only one and there is no label map.
     """
     grouped: dict[str, list[Path]] = {}
     for file in files:

@@ -18,14 +18,10 @@ from voxmim.sources.splits import SPLITS_FILES, draw_split, follow_splits
 
 
 def open_source(path: Path | str, seed: int = 0) -> Source:
-    """Find the cases of a folder of scans, or of a list of them; no scan is read.
+    """Find the cases of a folder of scans, or of a list of them; no scan is read. A split that is not given is drawn by
+    seed.
 
-    Args:
-        path: the folder or list.
-        seed: of the split that is drawn where none is given.
-
-    Raises:
-        SourceError: the source is missing or empty, it contradicts itself, or the seed is negative.
+    Raises SourceError where the source is missing or empty, or contradicts itself.
     """
     path = Path(path).absolute()
     if seed < 0:

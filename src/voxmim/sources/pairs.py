@@ -31,16 +31,11 @@ def has_pairs(path: Path) -> bool:
 def paired_cases(
     path: Path, channels: Sequence[str], further: Sequence[str] = (), numbered: bool = False
 ) -> tuple[list[SourceCase], list[Finding]]:
-    """The cases of all these folders, and of `further` ones without labels; and what is left out.
+    """The cases of all these folders below `path`, and of `further` ones without labels; and what is left out.
 
-    Args:
-        path: the folder of them all.
-        channels: their names.
-        further: names of folders.
-        numbered: every file's name ends with the number of its channel, even of a single one.
-
-    Raises:
-        SourceError: DICOM slices lie loose in one of the folders.
+    With `numbered`, every file's name ends with the number of its channel, even of a single one. Raises SourceError
+    where
+    DICOM slices lie loose in one of the folders.
     """
     pair = next(pair for pair in _PAIRS if (path / pair[0]).is_dir())
     folders = [(*pair, "", ""), ("imagesTs", "labelsTs", "test", "unlabelled")]

@@ -38,8 +38,7 @@ def follow_splits(file: Path, cases: Sequence[SourceCase]) -> list[SourceCase]:
 def split_of_each(file: Path, splits: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
     """The split of each case that a file lists under its split.
 
-    Raises:
-        SourceError: it names a case that is not among `names`, a case twice, or a split that is none.
+    Raises SourceError for a case that is not among `names`, a case listed twice, or a split that is none.
     """
     split_of: dict[str, str] = {}
     for split, listed in splits.items():

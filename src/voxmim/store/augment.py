@@ -77,14 +77,10 @@ def _draw_numbers(seed: int) -> tuple[Tensor, ...]:
 
 
 def apply(batch: Batch, parameters: Parameters, spacing: Spacing) -> Batch:
-    """Change the crops; labels follow the geometry by nearest neighbour.
+    """Change the crops, one row of parameters each; labels follow the geometry by nearest neighbour.
 
     The order is that in which a scan is made: geometry, blur and low resolution, contrast, brightness and gamma, noise.
-
-    Args:
-        batch: image (B, C, X, Y, Z) and label (B, 1, X, Y, Z); channels that are not present stay 0.
-        parameters: one row per crop.
-        spacing: of the crops in mm, so that rotations do not shear.
+    Channels that are not present stay 0. `spacing` is in mm, so that rotations do not shear.
     """
     image, label = batch.image.clone(), batch.label.clone()  # changed in place from here on
     deform(image, label, parameters.matrix, parameters.elastic, parameters.seed, parameters.control, spacing)

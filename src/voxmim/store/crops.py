@@ -60,14 +60,9 @@ Row = tuple[Tensor, Tensor, int, str, Tensor]
 class Crops:
     """An endless numbered stream of crops.
 
-    Every scan is visited once, in a new random order, before any is visited again. A scan that cannot be read is noted
-    in `damaged`, and its turns go to other scans.
-
-    Args:
-        store: of the scans.
-        cases: the scans to cut from.
-        plan: how crops are cut.
-        damaged: what is wrong with each scan that cannot be read, by name; it is not tried again.
+    Every scan is visited once, in a new random order, before any is visited again. A scan that cannot be read is
+    noted by
+    name in `damaged` and not tried again; its turns go to other scans.
     """
 
     def __init__(

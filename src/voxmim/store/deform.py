@@ -70,13 +70,10 @@ def _spline(voxels: int, spacing: float, control: float) -> Tensor:
 
 
 def smooth(image: Tensor, blur: Tensor, low_resolution: Tensor, spacing: Spacing) -> None:
-    """Blur and reduce the resolution in place; both mix voxels along one axis at a time, by one matrix per axis.
+    """Blur (B, C, X, Y, Z) by a sigma (B,) in mm, and simulate voxels of a size (B,) in voxels (1 changes nothing), in
+    place.
 
-    Args:
-        image: (B, C, X, Y, Z).
-        blur: (B,) sigma in mm.
-        low_resolution: (B,) size of the simulated voxels in voxels; 1 changes nothing.
-        spacing: voxel size in mm.
+    Both mix voxels along one axis at a time, by one matrix per axis. `spacing` is in mm.
     """
     for rows in portions((blur > 0) | (low_resolution > 1), image):
         pairs = list(zip(low_resolution[rows].tolist(), blur[rows].tolist(), strict=True))

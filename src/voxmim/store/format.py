@@ -30,20 +30,12 @@ blosc2.set_nthreads(1)  # crops are read beside the training, in one thread
 
 
 class Store:
-    """Read access to a store; cheap to open and to send to worker processes.
-
-    Attributes:
-        path: the folder.
-        index: all that index.json holds; its parts are attributes, too.
-        cases: the cases by name.
+    """Read access to a store by its `path`, `index` and `cases` (by name); cheap to open and to send to other
+    processes.
     """
 
     def __init__(self, path: Path | str) -> None:
-        """Open a store.
-
-        Raises:
-            StoreError: the folder is missing, no store, or holds no case.
-        """
+        """Open a store; raises StoreError where the folder is missing, no store, or holds no case."""
         self.path = Path(path)
         index = Index.read(self.path)
         if index is None:
@@ -123,11 +115,7 @@ class Store:
         return box
 
     def _read(self, kind: str, name: str, take: Callable[[blosc2.NDArray], Any]) -> Any:
-        """Apply `take` to an array of the store.
-
-        Raises:
-            StoreError: its file is missing, damaged, or holds another array than the index says.
-        """
+        """Apply `take` to an array of the store; raises StoreError where its file is missing or damaged."""
         file, key = self.path / kind / f"{name}.b2nd", (kind, name)
         try:
             return take(self._array(file, key))

@@ -104,11 +104,7 @@ class Index:
 
     @classmethod
     def read(cls, path: Path) -> "Index | None":
-        """The index of the store in a folder; None where there is none.
-
-        Raises:
-            StoreError: it is damaged.
-        """
+        """The index of the store in a folder; None where there is none; raises StoreError where it is damaged."""
         file = path / INDEX
         try:
             values = json.loads(file.read_text())
@@ -133,8 +129,7 @@ class Index:
     def write(self, path: Path) -> None:
         """Write the index of the store at `path`; the facts and findings of single cases stay in their image files.
 
-        Raises:
-            StoreError: there is no space, or no permission to write.
+        Raises StoreError where it cannot be written.
         """
         cases = [replace(case, facts=None, findings=()) for case in sorted(self.cases, key=lambda case: case.name)]
         values = {"format": 1, **asdict(replace(self, cases=cases))}

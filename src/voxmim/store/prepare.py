@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from voxmim.console import bar, plain
 from voxmim.doctor.cohort import duplicate_rank
 from voxmim.doctor.judge import MAX_VOXELS, judge_case, process_died
 from voxmim.errors import ScanError, StoreError
@@ -65,15 +64,11 @@ class PrepareResult:
 
 
 def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing: Collection[int] = ()) -> PreparedScan:
-    """Read and prepare one scan.
+    """Read and prepare one scan: one file per channel that is there, or one file of all channels.
 
-    Args:
-        images: one file per channel that is there, or one file of all channels.
-        preparation: what is to be done.
-        missing: the index of each channel that the scan lacks; it becomes air in CT, 0 in MR.
-
-    Raises:
-        ScanError: a file cannot be used, the channels do not lie on one grid, or the scan would be huge.
+    A channel that is `missing`, by its index, becomes air in CT, 0 in MR. Raises ScanError where a file cannot be
+    used, the
+    channels do not lie on one grid, or the scan would be huge.
     """
     files, there = [Path(image) for image in images], len(preparation.channels) - len(missing)
     volume, _ = read_channels(files, there, preparation.match_channels)
@@ -112,23 +107,11 @@ def prepare(
 ) -> PrepareResult:
     """Prepare every scan of a source into a store; cases that it holds already stay, those of other sources too.
 
-    Args:
-        source: a folder of scans (see `open_source`).
-        out: the store's folder, new or not.
-        spacing: voxel size in mm along X, Y, Z; None takes the store's, or else the median of the scans.
-        intensity: ``ct``, ``mr``, or ``auto``: the store's, or else guessed from the scans.
-        workers: processes; None takes one per CPU core, 1 stays in this process.
-        seed: of the split, where the source has none.
-        quiet: no progress bar and no messages.
-        match_channels: interpolate channels of another grid onto that of the first; None takes the store's setting, and
-            a new store refuses such scans.
-        scheduler: address of a Dask scheduler, whose workers prepare the scans; they must see the same files.
-
-    Raises:
-        SourceError: the source cannot be used.
-        WorkerError: the worker processes cannot run, or the cluster doesn't answer.
-        StoreError: `out` is a store of another kind, is being changed by another process, cannot be written to, or has
-            a case of the same name from elsewhere; or nothing could be prepared.
+    Arguments as of `voxmim.prepare`. Raises SourceError, WorkerError, or StoreError: `out` is a store of another
+    kind, is
+    being changed by another process, cannot be written to, or has a case of the same name from elsewhere; or nothing
+    could
+    be prepared.
     """
     opened, out = open_source(source, seed), Path(out).absolute()
     preparation, read = resolve_preparation(opened, out, spacing, intensity, match_channels)
@@ -153,9 +136,8 @@ def prepare(
         claim_known(out, [*update.done, *update.others])
         done: set[str] = set()
         try:
-            with _progress(console) as progress, closing(outcomes()) as results:  # type: ignore[type-var]
-                bar = progress.add_task("preparing", total=len(update.todo))
-                for name, case, findings in results:
+            with bar("preparing", console=console) as advance, closing(outcomes()) as results:  # type: ignore[type-var]
+                for number, (name, case, findings) in enumerate(results, start=1):
                     done.add(name)
                     if case is None:
                         failures += findings
@@ -163,7 +145,7 @@ def prepare(
                         _print(console, findings)
                     else:
                         prepared.append(case)
-                    progress.advance(bar)
+                    advance(number, len(update.todo))
         finally:
             release_claims(out)
             index, left_out = update.make_index(prepared, failures)
@@ -188,12 +170,7 @@ def prepare(
 def _print(console: Console, findings: Iterable[Finding]) -> None:
     for finding in findings:
         word = "in doubt" if finding.unresolved else finding.action
-        console.print(f"[{_COLOURS[word]}]{word}[/] {escape(finding.reason)}", soft_wrap=True)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, disable=console.quiet)
+        console.print(f"[{_COLOURS[word]}]{word}[/] {plain(finding.reason)}", soft_wrap=True)
 
 
 Outcome = tuple[str, Case | None, tuple[Finding, ...]]
@@ -202,11 +179,7 @@ Outcome = tuple[str, Case | None, tuple[Finding, ...]]
 def _prepare_case(
     case: SourceCase, preparation: Preparation, known: Collection[int], out: Path, read: Read | None = None
 ) -> Outcome:
-    """Prepare one case into the store: its entry, or None, and its findings; a duplicate's entry is not written.
-
-    Raises:
-        StoreError: the store cannot be written to, which concerns all cases.
-    """
+    """Prepare one case into the store: its entry, or None, and its findings; a duplicate's entry is not written."""
     read_stamps, judged = read or (
         stamps(case),  # before the files are read, so that a change in between shows next time
         judge_case(case, preparation.channels, known, preparation.match_channels),

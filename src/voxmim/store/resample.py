@@ -14,16 +14,10 @@ from voxmim.workers import run
 
 
 def respace(store: Store, out: Path, spacing: Spacing) -> Store:
-    """Prepare a store's scans at another spacing; cases that `out` holds already, made of the same files, are kept.
+    """Prepare a store's scans at another spacing (mm); cases that `out` holds already, made of the same files, are
+    kept.
 
-    Args:
-        store: whose source files must still be there.
-        out: the new store's folder.
-        spacing: voxel size in mm along X, Y, Z.
-
-    Raises:
-        ScanError: a source file is missing or cannot be used.
-        StoreError: `out` cannot be written to, or another process is at it.
+    Raises ScanError where a source file is missing or cannot be used, StoreError where `out` cannot be written to.
     """
     preparation = replace(store.preparation, spacing=spacing)
     with writing(out):

@@ -21,21 +21,12 @@ Read = tuple[tuple[tuple[int, int], ...], Judged]  # the stamps of a case's file
 def resolve_preparation(
     source: Source, out: Path, spacing: Spacing | None, intensity: str, match: bool | None
 ) -> tuple[Preparation, dict[str, Read]]:
-    """What is to be done to the scans of a source on their way into the store at `out`.
+    """What is to be done to the scans of a source on their way into the store at `out`, which may be missing.
 
-    Args:
-        source: the scans.
-        out: the store's folder, which may be missing.
-        spacing: voxel size in mm along X, Y, Z; None takes the store's, or else the median of the scans.
-        intensity: ``ct``, ``mr``, or ``auto``: the store's, or else guessed from the scans.
-        match: interpolate channels of another grid onto that of the first; None takes the store's setting, or False.
+    Where `spacing`, `intensity` (auto) or `match` are not given, they are the store's, or follow from the scans. Also
+    returns by name the cases that were read to guess the intensity, so that none is read twice.
 
-    Returns:
-        the preparation, and by name the cases that were read to guess the intensity, so that none is read twice.
-
-    Raises:
-        StoreError: the arguments make no sense, or the store was prepared otherwise.
-        SourceError: no scan can be read.
+    Raises StoreError where the arguments make no sense, the store was prepared otherwise, or no scan can be read.
     """
     if intensity not in ("auto", "ct", "mr"):
         raise StoreError(f"intensity '{intensity}' is not known; choose ct, mr or auto.")

@@ -20,21 +20,13 @@ def split(
     seed: int = 0,
     fractions: tuple[float, float] = (FRACTIONS["val"], FRACTIONS["test"]),
 ) -> dict[str, int]:
-    """Give the cases of a store other splits, which it keeps when cases are added; no voxel changes.
+    """Give the cases of a store other splits, which it keeps when cases are added; no voxel changes. See
+    `voxmim.split`.
 
-    Args:
-        path: the store's folder.
-        splits: a file such as a source's splits.json; cases that it does not list keep their split. None draws.
-        seed: of the drawing.
-        fractions: of the labelled cases for validation and test; the rest is for training.
-
-    Returns:
-        the number of cases of each split.
-
-    Raises:
-        StoreError: there is no store, another process is changing it, the fractions make no sense, or the file
-            puts scans of one patient into two splits.
-        SourceError: the file names a case that is not there, a case twice, or a split that is none.
+    Raises StoreError where there is no store, another process is changing it, the fractions make no sense, or the
+    file puts
+    scans of one patient into two splits; SourceError where it names a case that is not there, a case twice, or no
+    split.
     """
     path = Path(path)
     if not (min(fractions) >= 0 and sum(fractions) < 1):

@@ -32,14 +32,11 @@ class Update:
     def make_index(
         self, prepared: Sequence[Case] = (), failures: Sequence[Finding] = ()
     ) -> tuple[Index, dict[str, str]]:
-        """The index of all cases of the store, compared with each other.
+        """The index of all cases of the store, compared with each other, and why each is left out because of the
+        others.
 
-        Args:
-            prepared: cases that were prepared since; duplicates have no digest.
-            failures: findings on cases that could not be.
-
-        Returns:
-            the index, and the reason for each case that is left out because of the others.
+        `prepared` are cases that were prepared since (duplicates have no digest), `failures` findings on those that
+        could not be.
         """
         cases = sorted([*self.done, *self.others, *prepared], key=lambda case: case.name)
         as_source = [_as_source(case) for case in cases]
@@ -129,11 +126,7 @@ def _dropped_elsewhere(findings: Iterable[Finding], source: Source) -> list[Find
 
 
 def _is_made_of(entry: Case, case: SourceCase) -> bool:
-    """Whether an entry was made of the case's files as they are now.
-
-    Raises:
-        StoreError: the store has another case of the same name.
-    """
+    """Whether an entry was made of the case's files as they are now; raises StoreError for another case of its name."""
     images, label = paths(case)
     if entry.image == images and entry.stamps:
         return entry.label in (None, label) and entry.stamps == stamps(case)  # the label map may have been left out

@@ -13,19 +13,10 @@ from voxmim.workers import run
 
 
 def verify(path: Path | str, workers: int | None = None, scheduler: str | None = None) -> list[str]:
-    """Compare a store's index with its files, and the checksums and label counts in it with the voxels.
+    """A sentence for each fault of a store: of its files against its index, and of voxels against checksums and label
+    counts.
 
-    Args:
-        path: the store's folder.
-        workers: processes; None takes one per CPU core.
-        scheduler: address of a Dask scheduler, whose workers read the files instead.
-
-    Returns:
-        a sentence for each fault.
-
-    Raises:
-        StoreError: there is no store, its index is damaged, or it holds no case.
-        WorkerError: a worker process died, or the cluster doesn't answer.
+    Raises StoreError where there is no store, its index is damaged, or it holds no case.
     """
     store = Store(Path(path).absolute())
     with closing(run(partial(_faults_of, store), list(store.cases.values()), workers, scheduler)) as found:

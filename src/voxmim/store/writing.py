@@ -27,8 +27,7 @@ _CHUNK, _BLOCK = (128, 128, 128), (16, 16, 32)  # voxels; larger blocks decompre
 def writing(path: Path) -> Iterator[None]:
     """Lock the store at `path`, which is made where it is missing, and remove what dead processes left unfinished.
 
-    Raises:
-        StoreError: another process is changing it, or the folder cannot be written to.
+    Raises StoreError where another process is changing it, or the folder cannot be written to.
     """
     busy = StoreError(f"{path}: another process is changing this store; wait for its end, or stop it.")
     with ExitStack() as stack:
@@ -53,19 +52,10 @@ def digest_of(image: np.ndarray, label_map: np.ndarray | None) -> str:
 
 
 def write_case(path: Path, case: Case, image: np.ndarray, label_map: np.ndarray | None) -> Case:
-    """Put one prepared case into the store at `path`, completely or not at all.
+    """Put a case, (C, X, Y, Z) int16 or float16 and (X, Y, Z) uint8, into the store at `path`, completely or not at
+    all.
 
-    Args:
-        path: the store's folder.
-        case: its entry; counts and digest are filled in here.
-        image: (C, X, Y, Z) int16 or float16.
-        label_map: (X, Y, Z) uint8 or None.
-
-    Returns:
-        the entry as written.
-
-    Raises:
-        StoreError: there is no space, or no permission to write.
+    Returns its entry with counts and digest. Raises StoreError where it cannot be written.
     """
     counts: dict[int, int] = {}
     if label_map is not None:
@@ -84,20 +74,12 @@ def remove_case(path: Path, name: str) -> None:
 
 
 def written_cases(path: Path) -> Iterator[Case]:
-    """Yield the entry of every case in the store's folder.
-
-    Raises:
-        StoreError: a file is damaged.
-    """
+    """Yield the entry of every case in the store's folder; raises StoreError where a file is damaged."""
     yield from map(written_case, sorted((path / "images").glob("[!.]*.b2nd")))
 
 
 def written_case(file: Path) -> Case:
-    """The entry that an image file of a store holds.
-
-    Raises:
-        StoreError: the file is missing or damaged.
-    """
+    """The entry that an image file of a store holds; raises StoreError where the file is missing or damaged."""
     try:
         array = blosc2.open(str(file), mode="r")  # keeps vlmeta alive
         return Case.from_dict(json.loads(array.schunk.vlmeta["case"]))

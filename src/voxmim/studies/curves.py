@@ -63,17 +63,10 @@ class Saving:
 
 
 def steps_to(steps: np.ndarray, curves: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The step at which each curve first reaches its target, linear between two validations.
+    """The step (R,) at which each curve (R, T) first reaches its target (R,), linear between two validations at `steps`
+    (T,).
 
-    Nothing is known of a curve before its first validation, so no target is reached sooner than that.
-
-    Args:
-        steps: (T,) rising.
-        curves: (R, T).
-        targets: (R,).
-
-    Returns:
-        (R,) float64, infinite where a curve stays below its target.
+    Nothing is known of a curve before its first validation; where it stays below its target, the step is infinite.
     """
     reached = curves >= targets[:, None]
     after = reached.argmax(axis=1)
@@ -90,14 +83,10 @@ def speed_up(
 ) -> SpeedUp:
     """How much sooner one arm reaches `fraction` of another arm's best, by the mean curves over seeds and cases.
 
-    Every draw of the interval has its own target and its own two curves. A draw in which the arm never reaches the
-    target counts as ratio 0, the slowest.
-
-    Args:
-        own_steps, other_steps: (T,) at which each was validated.
-        own, other: (S, T, C) validation Dice of the same S seeds and C cases.
-        fraction: of the other's best mean.
-        seed: of the draws.
+    `own` and `other` are the validation Dice (S, T, C) of the same S seeds and C cases, at steps (T,). Every draw of
+    the
+    interval has its own target and curves; one in which the arm never reaches the target counts as ratio 0, the
+    slowest.
     """
 
     def ratios(mine: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -19,10 +19,10 @@ import torch
 
 from voxmim.errors import RunError, VoxmimError
 from voxmim.files import write_text
-from voxmim.networks.build import has_patch_setting
 from voxmim.pretext.build import fitting_pretexts
 from voxmim.recipe import Recipe, write_recipe
 from voxmim.report.machine import machine
+from voxmim.report.run_page import init_options
 from voxmim.store.format import INDEX, Store
 from voxmim.tasks.segmentation.evaluate import evaluate
 from voxmim.tasks.segmentation.task import labelled_cases
@@ -127,10 +127,7 @@ class Trial:
         if Store(self.store).unresolved:
             command.append("--accept-findings")
         if self.start is not None:
-            recipe = self.recipe  # whose patch and window the weights' own would otherwise take the place of
-            command += ["--init", str(self.start.path(out)), "--set", f"window={list(recipe.window)}"]
-            if has_patch_setting(recipe.encoder_settings):
-                command += ["--set", f"{recipe.encoder}.patch={list(recipe.encoder_settings.patch)}"]
+            command += init_options(str(self.start.path(out)), self.recipe)
         return shlex.join(command)
 
 

@@ -57,11 +57,7 @@ class Series:
         return float(x), float(y), float(z)
 
     def load(self) -> np.ndarray:
-        """(X, Y, Z) rescaled values.
-
-        Raises:
-            ScanError: a file cannot be read.
-        """
+        """(X, Y, Z) rescaled values; raises ScanError where a file cannot be read."""
         rescale = np.array([planes.rescale[at] for planes, at in self.planes])
         integer = bool(np.all(rescale == np.rint(rescale)))
         result = np.empty(self.shape, np.int32 if integer else np.float32, order="F")
@@ -96,8 +92,7 @@ def is_dicom(path: Path) -> bool:
 def open_dicom(path: Path) -> ImageFile:
     """Parse the one series of a folder, a series of several, an enhanced file, or a DICOM segmentation.
 
-    Raises:
-        ScanError: there is no series here, there are several, it is left out, or it cannot be read.
+    Raises ScanError where there is no series here, there are several, it is left out, or it cannot be read.
     """
     if path.is_file() and is_segmentation(path):
         return open_segmentation(path)
@@ -230,10 +225,9 @@ def _are_copies(a: Plane, b: Plane) -> bool:
 
 
 def _mixed(order: Sequence[Plane], stacked: Stack, heights: np.ndarray) -> str | None:
-    """Why slices of one identity may still be of two patients: an anonymiser gave both the same numbers and names.
+    """Why slices of one identity may be of two patients, whose numbers and names an anonymiser made the same.
 
-    The sign is a number of an instance that stands twice; or, where they have no numbers, two folders whose slices
-    lie between each other's, each an even stack by itself.
+    The sign is an instance number that occurs twice; or, without numbers, two folders of interleaved, even stacks.
     """
     text = "cannot be distinguished from those of another scan of the same numbers and names"
     seen: dict[int, Plane] = {}

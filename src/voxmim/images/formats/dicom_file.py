@@ -38,11 +38,7 @@ _BARE = re.compile(rb"[\x02\x08]\x00.\x00([A-Z]{2}|.\x00\x00\x00)|\x00\x08\x00.[
 
 @contextmanager
 def quietly(path: Path, what: str) -> Iterator[None]:
-    """Run pydicom or highdicom: their messages, which may quote tags, are silenced, their errors made ours.
-
-    Raises:
-        ScanError: they fail.
-    """
+    """Silence pydicom and highdicom, whose messages may quote tags, and turn their errors into ScanError."""
     disabled = logging.root.manager.disable
     try:
         logging.disable()
@@ -79,11 +75,7 @@ def is_segmentation(path: Path) -> bool:
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """(N, rows, columns) stored values of a file's planes, not rescaled.
-
-    Raises:
-        ScanError: they cannot be read.
-    """
+    """(N, rows, columns) stored values of a file's planes, not rescaled; raises ScanError where they cannot be read."""
     with quietly(path, "its voxels"):
         data, is_complete = parsed(path)
         if not is_complete:

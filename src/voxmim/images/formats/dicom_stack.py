@@ -22,12 +22,9 @@ class Stack:
 
 
 def stack(positions: np.ndarray, normal: np.ndarray, pixel: float) -> Stack:
-    """Order slices and judge their steps.
+    """Order slices by their first voxels' positions (N, 3) in mm along the unit vector `normal`, and judge their steps.
 
-    Args:
-        positions: (N, 3) mm, of each slice's first voxel.
-        normal: (3,) unit vector.
-        pixel: the smaller side of a voxel within a slice, mm.
+    `pixel` is the smaller side of a voxel within a slice, mm.
     """
     heights = positions @ normal
     order: list[int] = []

@@ -30,11 +30,10 @@ _ZIP_ERRORS = (EOFError, OSError, OverflowError, ValueError, ZipError, MemoryErr
 def open_nifti(path: Path) -> ImageFile:
     """Parse the header of a NIfTI file.
 
-    The affine is the sform's where that is set and invertible, else the qform's, else nibabel's base affine (LAS, with
-    the origin in the middle of the volume).
-
-    Raises:
-        ScanError: it is no NIfTI file, its header is damaged, or it is Analyze, which does not say which side is left.
+    The affine is the sform's where that is set and invertible, else the qform's, else nibabel's base affine (LAS,
+    with the
+    origin in the middle). Raises ScanError for a damaged header, and for Analyze, which does not say which side is
+    left.
     """
     data = path
     if path.suffix.lower() in (".hdr", ".img"):
