@@ -51,7 +51,7 @@ def write_series(
     for index, position in enumerate(positions):
         image = sitk.GetImageFromArray(array[:, :, index].T[None].astype(np.float64 if slope != 1 else array.dtype))
         image.SetSpacing((*SPACING, 1.0))
-        told = {
+        given = {
             "0008|0008": "ORIGINAL\\PRIMARY\\AXIAL", "0008|0016": CT, "0008|0018": f"{uid}.{index + 1}",
             "0008|0060": "CT", "0008|103e": f"series of {PATIENT}", "0010|0010": PATIENT, "0010|0020": PATIENT,
             "0020|000d": "1.2.3", "0020|000e": uid, "0020|0052": "1.2.9", "0018|0050": "2.5",
@@ -61,7 +61,7 @@ def write_series(
             **({"0028|0100": "16", "0028|0101": "16", "0028|0102": "15", "0028|0103": "1"} if slope != 1 else {}),
             **{key[1:].replace("_", "|"): value for key, value in tags.items()},
         }  # fmt: skip
-        for key, value in told.items():
+        for key, value in given.items():
             image.SetMetaData(key, value)
         writer = sitk.ImageFileWriter()
         writer.KeepOriginalImageUIDOn()

@@ -15,7 +15,7 @@ class ByIntensity(nn.Module):
     def __init__(self, bands: Mapping[int, tuple[float, float]]) -> None:
         super().__init__()
         self.bands = bands
-        self.device = nn.Parameter(torch.zeros(1))  # where a network is, is asked of its parameters
+        self.device = nn.Parameter(torch.zeros(1))  # where a network is, its parameters say
 
     def forward(self, volume: Tensor) -> Tensor:
         logits = [torch.zeros_like(volume[:, :1])]

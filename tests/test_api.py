@@ -105,7 +105,7 @@ def test_an_init_from_a_weights_file_takes_the_default_recipe(
         assert seen[-1][3] == init
 
 
-def test_phantoms_tell_how_far_they_are(tmp_path: Path, monkeypatch: Any) -> None:
+def test_phantoms_report_their_progress(tmp_path: Path, monkeypatch: Any) -> None:
     seen = []
     monkeypatch.setattr(cohort, "write_cohort", lambda *given: seen.append(given))
     assert api.phantom(str(tmp_path / "out"), 5, 2, print, "head") == tmp_path / "out"

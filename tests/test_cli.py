@@ -32,8 +32,8 @@ def cases_of_error(runs: TinyRuns, empty: Path) -> Iterator[tuple[list[object], 
     yield ["pretrain", runs.store, runs.finetune, "--resume"], "this run is a finetune, but a pretrain is needed here"
     yield ["pretrain", runs.store, runs.pretrain, "--resume", "--lr", 1], r"leave out pretrain\.lr"
     yield ["pretrain", runs.store, runs.pretrain, "--resume", "--recipe", "tiny"], "leave out recipe"
-    told = ["--init", runs.pretrain, "--labels", 2]
-    yield ["finetune", runs.store, runs.finetune, "--resume", *told], "leave out init, labels"
+    options = ["--init", runs.pretrain, "--labels", 2]
+    yield ["finetune", runs.store, runs.finetune, "--resume", *options], "leave out init, labels"
     yield (
         ["pretrain", runs.store, empty / "out", "--recipe", "tinny"],
         "recipe 'tinny' is not known; did you mean 'tiny'",
@@ -135,12 +135,12 @@ def test_inspect_shows_a_table_and_ends_with_a_status(tiny_source: Maker, tmp_pa
     assert said.endswith("Nothing is wrong with these 4 files.\n")
     assert "Findings" not in said
     (source / "imagesTr" / "case_1.nii.gz").write_bytes(b"junk")
-    told = tmp_path / "told.json"
-    status, said, _ = voxmim_says("inspect", source, "--workers", 1, "--json", told, "--html", tmp_path / "page.html")
+    report = tmp_path / "report.json"
+    status, said, _ = voxmim_says("inspect", source, "--workers", 1, "--json", report, "--html", tmp_path / "page.html")
     assert status == 1
     assert "unreadable" in said
     assert "1 finding in 4 files: 1 left out." in flat(said)
-    files = {Path(scan["file"]).name: scan["findings"] for scan in json.loads(told.read_text())["scans"][:2]}
+    files = {Path(scan["file"]).name: scan["findings"] for scan in json.loads(report.read_text())["scans"][:2]}
     assert files["case_0.nii.gz"] == []
     assert [(one["kind"], one["action"]) for one in files["case_1.nii.gz"]] == [("unreadable", "left out")]
     assert (tmp_path / "page.html").is_file()
@@ -223,7 +223,9 @@ def test_a_table_and_where_the_result_is_end_an_evaluation(
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 5
 
 
-def test_predict_and_reconstruct_write_where_told(tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says) -> None:
+def test_predict_and_reconstruct_write_to_the_given_folder(
+    tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says
+) -> None:
     scan = tiny_runs.source / "imagesTr" / "case_7.nii.gz"
     status, said, _ = voxmim_says("predict", tiny_runs.finetune, scan, "--out", tmp_path / "a", "--probabilities")
     assert status == 0

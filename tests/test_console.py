@@ -1,4 +1,4 @@
-"""Of many processes, the first alone speaks; an error is told by whoever has it."""
+"""Of many processes only the first prints; any prints its errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_lone_process_or_the_first_of_many_says_everything(rank: dict[str, str
 @pytest.mark.parametrize(
     "rank", [{"RANK": "2", "LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"}, {"NODE_RANK": "1"}, {"SLURM_PROCID": "3"}]
 )
-def test_any_other_process_tells_only_its_errors(rank: dict[str, str]) -> None:
+def test_any_other_process_prints_only_its_errors(rank: dict[str, str]) -> None:
     done = run(rank)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: [z] is wrong.\n")
 

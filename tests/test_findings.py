@@ -11,12 +11,12 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "data.md"
 
 
-def test_the_docs_tell_every_kind_and_which_are_in_doubt() -> None:
+def test_the_docs_list_every_kind_and_which_are_in_doubt() -> None:
     section = PAGE.read_text().split("## The data doctor")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| `")]
-    told = {kind: row for row in rows for kind in re.findall("`([^`]+)`", row.split("|")[1])}
-    assert told.keys() == KINDS.keys()
-    assert {kind for kind, row in told.items() if "**in doubt**" in row} == DOUBTFUL
+    documented = {kind: row for row in rows for kind in re.findall("`([^`]+)`", row.split("|")[1])}
+    assert documented.keys() == KINDS.keys()
+    assert {kind for kind, row in documented.items() if "**in doubt**" in row} == DOUBTFUL
 
 
 def test_every_kind_has_a_test_of_a_faulty_file() -> None:

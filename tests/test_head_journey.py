@@ -58,7 +58,7 @@ def test_store_and_weights_know_channels_and_regions(journey: Path) -> None:
     assert set(metadata["labels"]) == {"1", "2", "3"}
 
 
-def test_the_fine_tuning_moves_the_whole_encoder_and_reports_each_region(journey: Path) -> None:
+def test_the_fine_tuning_loads_the_complete_encoder_and_reports_each_region(journey: Path) -> None:
     run = Run.open(journey / "finetune")
     assert "100.0% of the encoder" in run.about["transfer"]
     header = (run.path / "metrics.csv").read_text().splitlines()[0].split(",")

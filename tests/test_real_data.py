@@ -141,8 +141,8 @@ def test_archives_go_through_inspect_prepare_and_predict(
     inspection = voxmim.inspect(tmp_path / "list.csv", tmp_path / "i.json", tmp_path / "i.html", workers=1)
     assert {finding.kind for finding in inspection.findings} == found
     assert (len(inspection.facts), inspection.intensity, inspection.sound) == (cases, kind, True)
-    told = json.loads((tmp_path / "i.json").read_text())
-    assert told["fingerprint"]["cases"] == cases
+    report = json.loads((tmp_path / "i.json").read_text())
+    assert report["fingerprint"]["cases"] == cases
     assert "<svg" in (tmp_path / "i.html").read_text()
 
     result = prepare(tmp_path / "list.csv", tmp_path / "store", spacing, workers=1, quiet=True)

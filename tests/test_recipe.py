@@ -120,7 +120,7 @@ def test_an_unquoted_precision_is_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         # unknown names, with the nearest known one
         ({"ratoi": 1}, "'ratoi' is not a setting"),
@@ -194,14 +194,14 @@ def test_an_unquoted_precision_is_understood() -> None:
         ({"pretrain": {"augmentation": {"control": 0}}}, "would fold .* control, 0.0"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_sentence(wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises(RecipeError, match=f"^my.yaml: .*{told}") as caught:
+def test_what_is_wrong_is_one_sentence(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=f"^my.yaml: .*{message}") as caught:
         make_recipe(wrong, "my.yaml")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"mask": {"unit": [16, 16, 24]}}, r"mask.unit \(16, 16, 24\) is not a multiple of the vit's patch"),
         ({"mask": {"unit": [64, 64, 64]}}, r"\(96, 96, 96\) is not a multiple of the mask unit \(64, 64, 64\)"),
@@ -209,9 +209,9 @@ def test_what_is_wrong_is_told_in_one_sentence(wrong: dict[str, Any], told: str)
         ({"crop": [16, 16, 16]}, "is a single mask unit, so that nothing could be masked"),
     ],
 )
-def test_masks_that_do_not_fit_are_refused_only_where_something_is_masked(wrong: dict[str, Any], told: str) -> None:
+def test_masks_that_do_not_fit_are_refused_only_where_something_is_masked(wrong: dict[str, Any], message: str) -> None:
     recipe = make_recipe(wrong)
-    with pytest.raises(RecipeError, match=f"^store: .*{told}"):
+    with pytest.raises(RecipeError, match=f"^store: .*{message}"):
         with_crop(recipe, [(96, 96, 96)], "store")
     assert with_crop(recipe, [(96, 96, 96)], "store", masked=False) == recipe
 
@@ -225,10 +225,10 @@ def test_a_recipe_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) ->
         load_recipe(tmp_path / "gone.yaml")
 
 
-@pytest.mark.parametrize(("text", "told"), [("a: [1", "not valid YAML"), ("- a\n- b", "is a mapping")])
-def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "message"), [("a: [1", "not valid YAML"), ("- a\n- b", "is a mapping")])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(RecipeError, match=rf"bad\.yaml: .*{told}"):
+    with pytest.raises(RecipeError, match=rf"bad\.yaml: .*{message}"):
         load_recipe(tmp_path / "bad.yaml")
 
 
@@ -237,7 +237,7 @@ def test_an_override_under_a_single_value_is_refused() -> None:
         load_recipe("tiny", {"seed": 1, "seed.more": 2})
 
 
-def test_a_default_group_is_not_shared_between_recipes() -> None:
+def test_recipes_have_default_groups_of_their_own() -> None:
     one, two = Recipe(), Recipe()
     one.pretrain.augmentation.flip = 0.9
     assert two.pretrain.augmentation.flip == Training().augmentation.flip == one.finetune.augmentation.flip
@@ -245,7 +245,7 @@ def test_a_default_group_is_not_shared_between_recipes() -> None:
 
 @given(shapes=st.lists(triples, min_size=1, max_size=5), size=st.sampled_from([4, 8, 16]), most=st.integers(512, 96**3))
 @settings(max_examples=100, deadline=None)
-def test_a_fitted_crop_is_whole_patches_no_larger_than_needed(shapes: Any, size: int, most: int) -> None:
+def test_a_fitted_crop_is_a_multiple_of_the_patch_and_no_larger_than_needed(shapes: Any, size: int, most: int) -> None:
     patch = (size, size, size)
     crop = fit_crop(shapes, patch, most)
     assert all(c % size == 0 and c > 0 for c in crop)
@@ -316,7 +316,7 @@ def test_settings_of_other_encoders_and_pretexts_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(("size", "width", "depth", "heads"), [("tiny", 192, 12, 3), ("large", 1024, 24, 16)])
-def test_a_vit_can_be_told_by_the_name_of_its_size(
+def test_a_vit_can_be_given_by_the_name_of_its_size(
     tmp_path: Path, size: str, width: int, depth: int, heads: int
 ) -> None:
     file = tmp_path / "mine.yaml"
@@ -327,15 +327,15 @@ def test_a_vit_can_be_told_by_the_name_of_its_size(
     assert make_recipe({"vit": {"size": size, "depth": 2}}).encoder_settings.depth == 2
 
 
-def test_a_swin_can_be_told_by_the_name_of_its_size() -> None:
+def test_a_swin_can_be_given_by_the_name_of_its_size() -> None:
     swin = make_recipe({"encoder": "swin", "pretext": "simmim", "swin": {"size": "base"}}).encoder_settings
     assert (swin.width, swin.depths, swin.heads) == (128, (2, 2, 18, 2), (4, 8, 16, 32))
 
 
-@pytest.mark.parametrize("told", [{"vit": {"size": "huge"}}, {"swin": {"size": "large"}}])
-def test_an_unknown_size_is_refused_with_those_there_are(told: dict[str, Any]) -> None:
+@pytest.mark.parametrize("settings", [{"vit": {"size": "huge"}}, {"swin": {"size": "large"}}])
+def test_an_unknown_size_is_refused_with_those_there_are(settings: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=r"size is \w+, but must be tiny, small, base"):
-        make_recipe(told)
-    group, size = next(iter(told)), next(iter(told.values()))["size"]
+        make_recipe(settings)
+    group, size = next(iter(settings)), next(iter(settings.values()))["size"]
     with pytest.raises(RecipeError, match="must be tiny, small, base"):
         load_recipe("tiny", {f"{group}.size": size})

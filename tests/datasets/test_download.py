@@ -51,21 +51,21 @@ TAR = tar_of(FILES)
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one archive, as told.
+    """Serves one archive.
 
     Attributes:
         content: of the archive.
         ranges: whether it knows Range.
         shifted: whether it answers a range with another one.
         cut: bytes after which it breaks the connection, or None.
-        asked: method and range of each request.
+        requests: method and range of each request.
     """
 
     content, ranges, shifted, cut = TAR, True, False, None
     daemon_threads = True
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -83,14 +83,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(self.answer()[: self.server.cut])
 
     def answer(self) -> bytes:
-        server, told = self.server, self.headers["Range"]
-        server.asked.append((self.command, told))
+        server, byte_range = self.server, self.headers["Range"]
+        server.requests.append((self.command, byte_range))
         if not self.path.endswith(f"/{FOLDER}.tar"):
             self.send_error(404)
             return b""
         body = server.content
-        if told and server.ranges:
-            first = int(re.fullmatch(r"bytes=(\d+)-", told)[1]) - server.shifted  # type: ignore[index]
+        if byte_range and server.ranges:
+            first = int(re.fullmatch(r"bytes=(\d+)-", byte_range)[1]) - server.shifted  # type: ignore[index]
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
             body = body[first:]
@@ -134,7 +134,7 @@ def holds_all(folder: Path) -> bool:
     return found == {name: content for name, content in FILES.items() if not Path(name).name.startswith(".")}
 
 
-def test_a_data_set_comes_whole_without_what_a_mac_left(server: Server, tmp_path: Path) -> None:
+def test_a_data_set_is_complete_without_the_files_of_a_mac(server: Server, tmp_path: Path) -> None:
     stages: dict[str, list[tuple[int, int | None]]] = {}
 
     @contextmanager
@@ -142,22 +142,22 @@ def test_a_data_set_comes_whole_without_what_a_mac_left(server: Server, tmp_path
         stages[stage] = []
         yield lambda done, total: stages[stage].append((done, total))
 
-    told: list[str] = []
-    folder = get(server, tmp_path / "new", watch=watch, agree=lambda terms: bool(told.append(terms)) or True)
+    terms_seen: list[str] = []
+    folder = get(server, tmp_path / "new", watch=watch, agree=lambda terms: bool(terms_seen.append(terms)) or True)
     assert folder == tmp_path / "new" / FOLDER
     assert holds_all(folder)
     assert list(stages) == ["downloading", "checking", "unpacking"]
     assert stages["downloading"][-1] == stages["checking"][-1] == (len(TAR), len(TAR))
     assert [done for done, _ in stages["downloading"]] == sorted(done for done, _ in stages["downloading"])
     for word in ("CC BY-SA 4.0", f"{len(TAR) / 1e6:.1f} MB", "Nature Communications", server.url):
-        assert word in told[0]
+        assert word in terms_seen[0]
 
 
-def test_a_second_call_asks_nobody(server: Server, tmp_path: Path) -> None:
+def test_a_second_call_downloads_nothing(server: Server, tmp_path: Path) -> None:
     folder = get(server, tmp_path)
-    asked = len(server.asked)
+    before = len(server.requests)
     assert get(server, tmp_path, agree=lambda _: False) == folder
-    assert len(server.asked) == asked
+    assert len(server.requests) == before
 
 
 def test_a_cut_connection_is_gone_on_with(server: Server, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_cut_connection_is_gone_on_with(server: Server, tmp_path: Path) -> Non
     assert part(tmp_path).read_bytes() == TAR[:2_000_000]
     server.cut = None
     assert holds_all(get(server, tmp_path))
-    gets = [told for method, told in server.asked if method == "GET"]
+    gets = [byte_range for method, byte_range in server.requests if method == "GET"]
     assert gets == [None, "bytes=1000000-", "bytes=2000000-"]
 
 
@@ -180,19 +180,19 @@ def test_a_server_that_cannot_go_on_starts_afresh(server: Server, tmp_path: Path
     server.ranges, server.shifted = ranges, shifted
     part(tmp_path).write_bytes(TAR[:5000])
     assert holds_all(get(server, tmp_path))
-    assert ("GET", "bytes=5000-") in server.asked
+    assert ("GET", "bytes=5000-") in server.requests
 
 
 def test_a_partial_file_that_is_too_long_is_not_gone_on_with(server: Server, tmp_path: Path) -> None:
     part(tmp_path).write_bytes(TAR + b"more")
     assert holds_all(get(server, tmp_path))
-    assert server.asked[-1] == ("GET", None)
+    assert server.requests[-1] == ("GET", None)
 
 
-def test_an_archive_that_was_whole_already_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+def test_a_complete_archive_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:
     part(tmp_path).write_bytes(TAR)
     assert holds_all(get(server, tmp_path))
-    assert [method for method, _ in server.asked] == ["HEAD"]
+    assert [method for method, _ in server.requests] == ["HEAD"]
 
 
 def test_a_wrong_checksum_removes_what_came(server: Server, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_wrong_checksum_removes_what_came(server: Server, tmp_path: Path) -> N
     assert holds_all(get(server, tmp_path))
 
 
-def test_what_cannot_be_reached_is_told(server: Server, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_one_sentence(server: Server, tmp_path: Path) -> None:
     with pytest.raises(
         DownloadError, match=r"the server answers 404 \(Not Found\); check the address, or name another"
     ):
@@ -220,7 +220,7 @@ def test_what_cannot_be_reached_is_told(server: Server, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_little_room_is_told_before_anything_comes(
+def test_too_little_space_is_reported_before_the_download(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 2 * len(TAR) - 1})

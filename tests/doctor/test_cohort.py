@@ -37,7 +37,7 @@ def test_cases_that_are_alike_have_no_finding() -> None:
 
 
 @pytest.mark.parametrize(("labelled", "kept"), [("", "case_1"), ("4", "case_4"), ("14", "case_1")])
-def test_of_doubles_a_labelled_one_is_kept_or_the_first(labelled: str, kept: str) -> None:
+def test_of_duplicates_a_labelled_one_is_kept_or_the_first(labelled: str, kept: str) -> None:
     cases, facts = cohort(6)
     for name in ("case_3", "case_4"):
         facts[name] = facts["case_1"]
@@ -53,7 +53,7 @@ def test_of_doubles_a_labelled_one_is_kept_or_the_first(labelled: str, kept: str
 @pytest.mark.parametrize(
     ("factor", "count", "found"), [(3.5, 12, True), (0.2, 12, True), (2.5, 12, False), (9, 4, False)]
 )
-def test_a_rare_voxel_size_is_told_among_enough_scans(factor: float, count: int, found: bool) -> None:
+def test_a_rare_voxel_size_is_reported_among_enough_scans(factor: float, count: int, found: bool) -> None:
     cases, facts = cohort(count)
     facts["case_2"] = replace(facts["case_2"], spacing=(1.0, 1.0, factor))
     assert judge(cases, facts) == ([("case_2.nii", "spacing outlier")] if found else [])
@@ -66,14 +66,14 @@ def test_voxel_sizes_that_vary_are_nothing_odd() -> None:
     assert judge(cases, facts) == []
 
 
-def test_patients_on_two_sides_are_told_and_unlabelled_scans_count_as_train() -> None:
+def test_patients_in_two_splits_are_reported_and_unlabelled_scans_count_as_train() -> None:
     cases, facts = cohort(6)
     sides = [("p", "train"), ("p", "unlabelled"), ("q", "unlabelled"), ("q", "test"), ("r", "val"), ("r", "val")]
     cases = [replace(case, group=group, split=split) for case, (group, split) in zip(cases, sides, strict=True)]
     assert judge(cases, facts) == [(f"case_{i}.nii", "patient in two splits") for i in (2, 3)]
 
 
-def test_a_patient_of_whose_scans_one_is_a_double_stands_on_one_side() -> None:
+def test_a_duplicate_scan_does_not_put_its_patient_into_two_splits() -> None:
     cases, facts = cohort(4)
     cases[0] = replace(cases[0], group="p")
     cases[1] = replace(cases[1], group="p", split="test")

@@ -24,7 +24,7 @@ from voxmim.store.prepare import prepare
 from voxmim.store.verify import verify
 
 SLOW = 2.0  # seconds of work for a scan of some hundred voxels
-MEMORY = 4 << 30  # bytes: more is asked for only on a header's empty word
+MEMORY = 4 << 30  # bytes: more is requested only on a header's empty word
 
 ARRAY = np.random.default_rng(0).integers(0, 500, (4, 5, 6)).astype(np.int16)
 

@@ -68,7 +68,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 
 def findings_of(source: Path, file: Path) -> list[tuple[str, str]]:
-    """Kind and action of each finding on a scan; its own label map, which no longer fits, is not asked about."""
+    """Kind and action of each finding on a scan; its own label map, which no longer fits, is left aside."""
     found = [finding for finding in inspect_source(source, workers=1).findings if "labelsTr" not in finding.file]
     assert {finding.file for finding in found} == {str(file)}
     for finding in found:

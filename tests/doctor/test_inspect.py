@@ -59,11 +59,11 @@ def test_each_file_is_read_once(tiny_source: Maker, monkeypatch: pytest.MonkeyPa
 def test_several_processes_find_the_same(tiny_source: Maker) -> None:
     source = tiny_source(cases=4)
     (source / "imagesTr" / "case_2.nii.gz").write_bytes(b"junk")
-    told: list[tuple[int, int]] = []
-    alone = inspect_source(source, workers=1, on_case=lambda *done: told.append(done))
+    progress: list[tuple[int, int]] = []
+    alone = inspect_source(source, workers=1, on_case=lambda *done: progress.append(done))
     together = inspect_source(source, workers=2)
     assert together.as_dict() == alone.as_dict()
-    assert told == [(n, 4) for n in range(1, 5)]
+    assert progress == [(n, 4) for n in range(1, 5)]
     assert not alone.sound
     assert list(alone.facts) == ["case_0", "case_1", "case_3"]
 
@@ -82,7 +82,7 @@ def test_slices_lie_in_the_middle_of_the_labels_and_few_are_kept(
     assert slices["case_2"].spacing == (1.0, 1.0)
 
 
-def test_nobodys_name_is_told(tmp_path: Path) -> None:
+def test_no_patients_name_is_reported(tmp_path: Path) -> None:
     from voxmim.report.inspection import inspection_page
 
     write_series(tmp_path / "source" / "a", voxels(12))
@@ -91,5 +91,5 @@ def test_nobodys_name_is_told(tmp_path: Path) -> None:
     assert [finding.kind for finding in inspection.findings] == ["tiny", "no scan"]
     assert inspection.sound
     inspection_page(tmp_path / "page.html", inspection)
-    for told in (json.dumps(inspection.as_dict()), (tmp_path / "page.html").read_text()):
-        assert not any(part in told for part in PATIENT.split("^"))
+    for text in (json.dumps(inspection.as_dict()), (tmp_path / "page.html").read_text()):
+        assert not any(part in text for part in PATIENT.split("^"))

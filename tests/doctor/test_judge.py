@@ -1,4 +1,4 @@
-"""One case at a time: all that is wrong with it is told at once, and what is good of it is kept."""
+"""One case at a time: all that is wrong with it is reported at once, and what is good of it is kept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_good_case_has_no_finding_and_keeps_its_voxels(tmp_path: Path) -> None
     assert set(found.facts.labels) == {1, 2}
 
 
-def test_both_faults_of_a_label_map_are_told_and_the_scan_is_kept(tmp_path: Path) -> None:
+def test_both_faults_of_a_label_map_are_reported_and_the_scan_is_kept(tmp_path: Path) -> None:
     found = judged(tmp_path, IMAGE, np.where(LABEL == 2, 9, LABEL)[:, 1:].astype(np.uint8))
     assert kinds(found) == [("label.nii.gz", kind, "left out") for kind in ("unknown label", "other grid")]
     assert found.image is not None
@@ -77,7 +77,7 @@ def test_a_huge_scan_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError("gone"), ValueError("odd bytes")])
-def test_what_fails_while_reading_is_told_with_the_file(
+def test_a_read_failure_is_reported_with_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: object) -> None:

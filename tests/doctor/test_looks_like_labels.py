@@ -1,4 +1,4 @@
-"""Label maps among the scans are told, and no scan is taken for one."""
+"""Label maps among the scans are recognised, and no scan is taken for one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from voxmim.doctor.judge import looks_like_labels
 from voxmim.phantoms.trunk import draw_trunk
 
 
-def test_label_maps_in_any_type_are_told() -> None:
+def test_label_maps_of_any_type_are_recognised() -> None:
     _, label = tiny_case(0, (20, 18, 16))
     assert looks_like_labels(label)
     assert looks_like_labels(label.astype(np.float64) * 0.99999997)  # as some brain masks have it

@@ -1,4 +1,4 @@
-"""Mirrored scans and label maps among others that vary: found where they can be told, and nobody else is blamed."""
+"""Mirrored scans and label maps among others that vary are found, and no others are reported."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def test_nearly_symmetric_labels_are_never_blamed(seed: int) -> None:
     assert mirrored_labels(facts) == {}
 
 
-def test_one_label_among_crops_that_vary_tells_nothing() -> None:
+def test_one_label_in_varying_crops_gives_no_finding() -> None:
     facts = cohort(40, {1: (0.42, 0.5, 0.5)}, shift=0.05)
     assert mirrored_labels(facts) == {}
     facts["case_3"] = flipped(facts["case_3"], 0)
     assert mirrored_labels(facts) == {}
 
 
-def test_a_label_that_lies_anywhere_tells_nothing() -> None:
+def test_a_label_at_random_places_gives_no_finding() -> None:
     rng = np.random.default_rng(0)
     facts = cohort(40, {1: (0.5, 0.5, 0.5)}, shift=0.25)
     assert mirrored_labels(facts) == {}
@@ -89,7 +89,7 @@ def test_a_label_that_lies_anywhere_tells_nothing() -> None:
     assert mirrored_labels(mixed) == {}
 
 
-def test_too_few_neighbours_tell_nothing() -> None:
+def test_too_few_cases_give_no_finding() -> None:
     facts = cohort(MIN_CASES - 1, PAIR)
     facts["case_1"] = flipped(facts["case_1"], 0)
     assert mirrored_labels(facts) == {}
@@ -123,5 +123,5 @@ def test_labels_that_have_nearly_changed_places_are_no_mirror_image() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_labels_whose_places_to_each_other_vary_tell_nothing(seed: int) -> None:
+def test_labels_with_varying_relative_places_give_no_finding(seed: int) -> None:
     assert mirrored_labels(cohort(60, {1: (0.55, 0.5, 0.5), 2: (0.45, 0.5, 0.5)}, seed=seed, noise=0.05)) == {}

@@ -16,7 +16,7 @@ def facts(low: float, high: float, dtype: type = np.int16, channels: int = 1) ->
 CT, MR, SCORED = facts(-1000, 1000), facts(0, 900), facts(-600.5, 1, np.float32)
 
 
-def test_ct_is_told_from_mr() -> None:
+def test_ct_and_mr_are_distinguished() -> None:
     assert guess_intensity([CT]) == guess_intensity([CT, CT, MR]) == "ct"
     assert guess_intensity([CT, MR]) == guess_intensity([MR]) == guess_intensity([SCORED]) == "mr"
     assert guess_intensity([]) == "mr"

@@ -30,7 +30,7 @@ def two(folder: Path) -> list[Path]:
     return [folder / "a_0000.nii.gz", folder / "a_0001.nii.gz"]
 
 
-def test_channels_on_one_grid_are_put_together_unchanged(tmp_path: Path) -> None:
+def test_channels_on_one_grid_are_stacked_unchanged(tmp_path: Path) -> None:
     files = two(tmp_path)
     write_volume(files[1], Volume(-ramp((16, 14, 10), FIRST).array, FIRST))
     for match in (False, True):

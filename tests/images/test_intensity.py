@@ -116,7 +116,7 @@ def test_a_ct_is_cropped_to_the_body_without_table_or_specks() -> None:
     assert foreground_box("ct", scan[None].astype(np.float32)) == box_of(body, 2)
 
 
-def test_lungs_belong_to_the_body_and_an_empty_ct_is_kept_whole() -> None:
+def test_lungs_belong_to_the_body_and_an_empty_ct_is_not_cropped() -> None:
     scan = np.full((1, 20, 20, 20), -1000.0)
     assert foreground_box("ct", scan) == (slice(0, 20),) * 3
     scan[0, 4:16, 4:16, 4:16] = 30
@@ -133,7 +133,7 @@ def test_an_mr_is_cropped_where_its_background_is_constant(background: float) ->
     assert foreground_box("mr", np.stack([array, other])) == box_of(ball | (other != background), 2)
 
 
-def test_an_mr_crop_of_tissue_is_kept_whole() -> None:
+def test_an_mr_of_tissue_only_is_not_cropped() -> None:
     tissue = np.random.default_rng(0).integers(0, 255, (1, 12, 14, 10)).astype(np.float32)
     assert foreground_box("mr", tissue) == (slice(0, 12), slice(0, 14), slice(0, 10))
 

@@ -16,7 +16,7 @@ LABEL = np.random.default_rng(0).integers(0, 3, (1, 4, 5, 6)).astype(np.uint8)
 GRID = Grid((4, 5, 6), AFFINE)
 
 
-def told(label: Volume, grid: Grid | None = GRID) -> list[str]:
+def kinds_of(label: Volume, grid: Grid | None = GRID) -> list[str]:
     _, findings = repair_label(label, grid, FILE)
     assert all(finding.action == "repaired" and finding.file == str(FILE) for finding in findings)
     return [finding.kind for finding in findings]
@@ -54,17 +54,17 @@ def test_a_rounded_affine_is_replaced_and_another_place_is_left_to_the_check(off
     affine = AFFINE.copy()
     affine[:3, 3] += AFFINE[:3, 0] * off
     mended, _ = repair_label(Volume(LABEL, affine), GRID, FILE)
-    assert told(Volume(LABEL, affine)) == kinds
+    assert kinds_of(Volume(LABEL, affine)) == kinds
     assert np.array_equal(mended.affine, AFFINE if kinds else affine)
 
 
 def test_a_mirrored_header_that_leads_elsewhere_is_not_turned() -> None:
-    assert told(Volume(LABEL, AFFINE @ np.diag([-1, 1, 1, 1]))) == []
+    assert kinds_of(Volume(LABEL, AFFINE @ np.diag([-1, 1, 1, 1]))) == []
 
 
 @pytest.mark.parametrize(("factor", "kinds"), [(1, []), (1.0004, ["not integers"]), (1.01, [])])
-def test_values_next_to_whole_numbers_are_rounded(factor: float, kinds: list[str]) -> None:
+def test_values_close_to_integers_are_rounded(factor: float, kinds: list[str]) -> None:
     label = Volume(LABEL * np.float32(factor), AFFINE)
     mended, _ = repair_label(label, None, FILE)
-    assert told(label, None) == kinds
+    assert kinds_of(label, None) == kinds
     assert np.array_equal(mended.array, LABEL if factor < 1.01 else label.array)

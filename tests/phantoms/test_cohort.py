@@ -44,7 +44,7 @@ def test_a_cohort_reads_back_as_it_was_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("cases", "shares"), [(4, (2, 1, 1)), (20, (12, 3, 5)), (40, (24, 6, 10))])
-def test_shares_of_the_split(
+def test_fractions_of_the_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: int, shares: tuple[int, int, int]
 ) -> None:
     tiny = Volume(np.zeros((1, 2, 2, 2), np.uint8), np.eye(4))
@@ -83,7 +83,7 @@ def test_an_empty_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "cohort" / "splits.json").is_file()
 
 
-def test_an_occupied_folder_is_left_alone(tmp_path: Path) -> None:
+def test_an_occupied_folder_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(SourceError, match="not an empty folder"):
         write_cohort(tmp_path, 4, seed=0)

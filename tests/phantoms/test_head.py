@@ -165,7 +165,7 @@ def test_tumours_lie_anywhere_in_the_cerebrum() -> None:
     assert 0.25 < np.mean(centres[:, 0] < 3.8 * 23.5) < 0.75  # on either side
 
 
-def test_position_alone_does_not_find_the_tumours() -> None:
+def test_position_does_not_suffice_to_find_the_tumours() -> None:
     """Even where every case is known to have one (the prior is free to say nothing, which is right where none is)."""
     boxes = {seed: ndimage.find_objects(brain(seed).astype(int))[0] for seed in with_tumour()}
     for values in REGIONS.values():
@@ -177,7 +177,7 @@ def test_position_alone_does_not_find_the_tumours() -> None:
         assert np.mean(dice) < 0.3
 
 
-def test_the_surroundings_tell_what_is_hidden() -> None:
+def test_hidden_voxels_can_be_predicted_from_their_surroundings() -> None:
     """A straight line through what lies two voxels away explains a part of each sequence, and noise does not."""
     away = [step for step in itertools.product((-2, 0, 2), repeat=3) if any(step)]
     for seed in FEW:
@@ -188,7 +188,7 @@ def test_the_surroundings_tell_what_is_hidden() -> None:
             assert 1 - np.var(channel[deep] - fit) / np.var(channel[deep]) > 0.2
 
 
-def test_sequences_tell_of_each_other() -> None:
+def test_sequences_can_be_predicted_from_each_other() -> None:
     for seed in FEW:
         t1, t1ce, t2, _ = (channel[ndimage.binary_erosion(brain(seed))] for channel in image(seed))
         assert np.corrcoef(t1, t1ce)[0, 1] > 0.7
@@ -209,8 +209,8 @@ def test_a_cohort_of_heads_reads_as_a_source_of_four_channels(tmp_path: Path) ->
     assert source.labels == LABELS
     assert list(source.regions.items()) == [("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,))]
     assert sorted(each.split for each in source.cases) == ["test", "train", "train", "val"]
-    told = dict(line.split(",") for line in (tmp_path / "heads" / "classes.csv").read_text().splitlines()[1:])
-    assert told == {f"phantom_{i:03d}": "tumour" if labels(i).any() else "healthy" for i in range(4)}
+    classes = dict(line.split(",") for line in (tmp_path / "heads" / "classes.csv").read_text().splitlines()[1:])
+    assert classes == {f"phantom_{i:03d}": "tumour" if labels(i).any() else "healthy" for i in range(4)}
     for index, each in enumerate(source.cases):
         read = read_volume(each.images[0], len(source.channels))
         assert np.array_equal(read.array, image(index))

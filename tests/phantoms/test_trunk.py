@@ -145,7 +145,7 @@ def position_only_dice(train: list[int], test: list[int]) -> float:
     return float(np.mean([dice(mean > best[:, None, None, None], boxed(seed)) for seed in test]))
 
 
-def test_position_alone_does_not_find_the_organs() -> None:
+def test_position_does_not_suffice_to_find_the_organs() -> None:
     assert 0.3 < position_only_dice(train=list(SEEDS)[:9], test=list(SEEDS)[9:]) < 0.6
 
 

@@ -191,7 +191,7 @@ _DEUTAN = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.
 
 
 @pytest.mark.parametrize("sight", [np.eye(3), _PROTAN, _DEUTAN], ids=["full", "no red", "no green"])
-def test_colours_can_be_told_apart_by_colour_blind_eyes(sight: np.ndarray) -> None:
+def test_colours_can_be_distinguished_by_colour_blind_eyes(sight: np.ndarray) -> None:
     rgb = np.array([ImageColor.getrgb(colour) for colour in LABEL_COLOURS]) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     xyz = np.clip(linear @ np.asarray(sight).T, 0, 1) @ np.array(

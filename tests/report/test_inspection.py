@@ -42,7 +42,7 @@ def test_the_gravest_findings_come_first(inspection: Inspection) -> None:
     )
 
 
-def test_the_page_tells_all_of_it(inspection: Inspection, tmp_path: Path) -> None:
+def test_the_page_shows_all_of_it(inspection: Inspection, tmp_path: Path) -> None:
     inspection_page(tmp_path / "page.html", inspection)
     page = Reader((tmp_path / "page.html").read_text())
     assert page.headings == [

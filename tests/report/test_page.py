@@ -78,7 +78,7 @@ def written(folder: Path, page: Page) -> Reader:
 
 
 @pytest.mark.parametrize("text", ["plain", HOSTILE])
-def test_the_page_stands_alone(tmp_path: Path, text: str) -> None:
+def test_the_page_needs_no_other_file(tmp_path: Path, text: str) -> None:
     reader = written(tmp_path, full(text))
     names = {name for name, _ in reader.tags}
     assert not names & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"}
@@ -148,7 +148,7 @@ def test_columns_of_numbers_are_set_flush_right() -> None:
     assert Table("t", ["step", "Dice"], [["60", "0.5"]]).numeric == [False, True]  # a row's name may be a number
 
 
-def test_a_page_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "report.html"
     write_page(path, Page("first"))
     before = path.read_bytes()

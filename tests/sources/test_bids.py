@@ -67,7 +67,7 @@ def test_label_maps_find_their_session_and_run(tmp_path: Path) -> None:
     source = opened(tmp_path, *images, *labels.values(), "derivatives/sub-04_space-MNI152_dseg.nii")
     found = {case.name: case.label for case in source.cases if case.label is not None}
     assert found == {name: tmp_path / label for name, label in labels.items()}
-    assert [(Path(told.file).name, told.action) for told in source.findings] == [
+    assert [(Path(finding.file).name, finding.action) for finding in source.findings] == [
         ("sub-04_space-MNI152_dseg.nii", "left out")]  # fmt: skip
 
 
@@ -78,19 +78,19 @@ def test_of_several_label_maps_the_better_one_or_none_is_taken(tmp_path: Path) -
     ]
     source = opened(tmp_path, "sub-01/anat/sub-01_T1w.nii", "sub-02/anat/sub-02_T1w.nii", *labels)
     assert [case.label for case in source.cases] == [tmp_path / labels[1], None]
-    assert {told.file for told in source.findings} == {str(tmp_path / label) for label in labels} - {
+    assert {finding.file for finding in source.findings} == {str(tmp_path / label) for label in labels} - {
         str(tmp_path / labels[1])
     }
-    assert all(told.action == "left out" and told.file in told.reason for told in source.findings)
+    assert all(finding.action == "left out" and finding.file in finding.reason for finding in source.findings)
 
 
 @pytest.mark.parametrize(("label", "why"), [("sub-09_dseg.nii", "has no scan"), ("sub-01_dseg.nii", "fits several")])
-def test_a_label_map_that_fits_no_scan_or_several_is_told(tmp_path: Path, label: str, why: str) -> None:
+def test_a_label_map_that_fits_no_scan_or_several_is_reported(tmp_path: Path, label: str, why: str) -> None:
     runs = [f"sub-01/anat/sub-01_run-{run}_T1w.nii" for run in (1, 2)]
     source = opened(tmp_path, *runs, f"derivatives/{label}")
     assert [case.label for case in source.cases] == [None, None]
-    (told,) = source.findings
-    assert why in told.reason
+    (finding,) = source.findings
+    assert why in finding.reason
 
 
 def test_sessions_of_one_patient_are_in_one_split(tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_sessions_of_one_patient_are_in_one_split(tmp_path: Path) -> None:
     assert {split for _, split in splits} == {"train", "val", "test"}
 
 
-def test_a_scan_that_is_not_named_by_its_patient_is_told(tmp_path: Path) -> None:
+def test_a_scan_that_is_not_named_by_its_patient_is_reported(tmp_path: Path) -> None:
     source = opened(tmp_path, "sub-01/anat/sub-01_T1w.nii", "sub-01/anat/sub-010_T1w.nii", "sub-01/anat/T1w.nii")
     assert [case.name for case in source.cases] == ["sub-01"]
-    assert {Path(told.file).name: told.action for told in source.findings} == {
+    assert {Path(finding.file).name: finding.action for finding in source.findings} == {
         "sub-010_T1w.nii": "left out", "T1w.nii": "left out"}  # fmt: skip
 
 

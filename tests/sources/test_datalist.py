@@ -42,7 +42,7 @@ def test_every_column(scans: Path) -> None:
     assert (three.split, three.group) == ("train", "three")
 
 
-def test_images_alone_are_called_as_their_files(scans: Path) -> None:
+def test_images_without_names_are_called_as_their_files(scans: Path) -> None:
     source = listed(scans, "image", "t1/a.nii.gz", "t2/a.nii.gz", "", str(scans / "seg/b.nii.gz"))
     assert [case.name for case in source.cases] == ["b", "t1-a", "t2-a"]
     assert (source.channels, source.labels) == (("image",), {})
@@ -53,14 +53,14 @@ def test_a_table_as_spreadsheets_write_it(scans: Path) -> None:
     assert open_source(scans / "cases.csv").cases[0].group == "Smith, 2"
 
 
-def test_drawn_splits_keep_patients_together(scans: Path) -> None:
+def test_drawn_splits_keep_each_patient_in_one_split(scans: Path) -> None:
     rows = [f"{name}-{visit},t1/{name}.nii.gz,seg/{name}.nii.gz,{name}" for name in "abcd" for visit in (1, 2, 3)]
     splits = {(case.group, case.split) for case in listed(scans, "case,image,label,group", *rows).cases}
     assert len(splits) == 4
     assert {split for _, split in splits} == {"train", "val", "test"}
 
 
-def test_a_patient_in_two_told_splits_is_taken_as_told(scans: Path) -> None:
+def test_a_patient_in_two_given_splits_stays_there(scans: Path) -> None:
     source = listed(scans, "image,split,group", "t1/a.nii.gz,train,p", "t1/b.nii.gz,test,p")
     assert splits_of(source) == {"a": "train", "b": "test"}
 
@@ -121,10 +121,10 @@ def test_folds_of_monai(scans: Path) -> None:
 
 
 def test_the_description_of_a_decathlon_folder_is_a_list_too(scans: Path) -> None:
-    told = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "rim"},
+    described = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "rim"},
             "training": [{"image": f"./t1/{n}.nii.gz", "label": f"./seg/{n}.nii.gz"} for n in "ab"],
             "test": ["./t1/c.nii.gz"]}  # fmt: skip
-    source = open_source(fill(scans, dataset=told) / "dataset.json")
+    source = open_source(fill(scans, dataset=described) / "dataset.json")
     assert splits_of(source) == {"a": "train", "b": "train", "c": "unlabelled"}
     assert source.channels == ("MRI",)
 

@@ -34,7 +34,7 @@ def test_a_description_is_understood_or_refused(values: dict[str, object]) -> No
 
 
 @pytest.mark.parametrize("value", [1.5, True, None, float("inf"), [1]])
-def test_a_label_value_is_a_whole_number(value: object) -> None:
+def test_a_label_value_is_an_integer(value: object) -> None:
     with pytest.raises(SourceError, match="not numbered by whole numbers"):
         describe(FILE, {"channel_names": {"0": "T1"}, "labels": {"rim": value}})
     assert describe(FILE, {"channel_names": {"0": "T1"}, "labels": {"rim": "2"}}).labels == {2: "rim"}

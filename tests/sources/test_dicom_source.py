@@ -1,4 +1,4 @@
-"""DICOM series as a source: each becomes a case, and what is wrong with the others is told."""
+"""DICOM series as a source: each becomes a case, and what is wrong with the others is reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mixed(tmp_path: Path) -> Path:
     return folder
 
 
-def test_each_sound_series_is_a_case_and_the_others_are_told(mixed: Path, tmp_path: Path) -> None:
+def test_each_sound_series_is_a_case_and_the_others_are_reported(mixed: Path, tmp_path: Path) -> None:
     source = open_source(mixed)
     names = [case.name for case in source.cases]
     assert len(names) == 3

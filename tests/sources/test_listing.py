@@ -63,18 +63,18 @@ def test_of_channels_in_folders_one_may_lack(tmp_path: Path) -> None:
     assert (case.name, case.images, case.missing) == ("a", (source / "imagesTr/a/T2",), (0,))
 
 
-def test_what_is_left_out_beside_a_scan_is_told_and_a_case_without_any_fails_alone(tmp_path: Path) -> None:
+def test_what_is_left_out_beside_a_scan_is_reported_and_only_a_case_without_any_fails(tmp_path: Path) -> None:
     source = fill(tmp_path / "in", dataset=DATASET)
     write_series(source / "imagesTr" / "a", voxels(9), uid="1.2.1")
     write_series(source / "imagesTr" / "a", voxels(1), uid="1.2.2", names=["scout"])
     write_series(source / "imagesTr" / "b", voxels(8), np.delete(places(9), 4, axis=0), uid="1.2.3")
     found = open_source(source)
     assert [case.name for case in found.cases] == ["a", "b"]
-    (told,) = found.findings
-    assert (told.kind, told.action) == ("dicom series", "left out")
-    assert "it has one slice only" in told.reason
+    (finding,) = found.findings
+    assert (finding.kind, finding.action) == ("dicom series", "left out")
+    assert "it has one slice only" in finding.reason
     result = prepare(source, tmp_path / "store", intensity="ct", workers=1, quiet=True)
-    assert told in result.findings
+    assert finding in result.findings
     assert [name for name, _ in result.failed] == ["b"]
 
 

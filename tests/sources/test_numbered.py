@@ -1,4 +1,4 @@
-"""Channels told apart by numbers."""
+"""Channels distinguished by numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from voxmim.errors import SourceError
 from voxmim.sources import channel_files
 
 
-def test_files_of_new_scans_are_put_together_by_their_numbers() -> None:
+def test_files_of_new_scans_are_grouped_by_their_numbers() -> None:
     names = ["b_0000.nii", "b_0001.nii", "a.nii.gz", "c_0001.nii", "d_7777.nii"]
     files = [Path("in", name) for name in names]
     found = channel_files(files, 2)

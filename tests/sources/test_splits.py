@@ -49,15 +49,15 @@ def test_cases_that_are_their_own_patients_are_drawn_as_ever(count: int, seed: i
 
 
 @given(groups=groups_of, labelled=st.lists(st.booleans(), min_size=80, max_size=80), seed=st.integers(0, 99),
-       told=st.dictionaries(st.integers(0, 25), st.sampled_from(["train", "val", "test"])))  # fmt: skip
+       fixed=st.dictionaries(st.integers(0, 25), st.sampled_from(["train", "val", "test"])))  # fmt: skip
 def test_no_patient_stands_on_two_sides(
-    groups: list[int], labelled: list[bool], seed: int, told: dict[int, str]
+    groups: list[int], labelled: list[bool], seed: int, fixed: dict[int, str]
 ) -> None:
-    """Whatever the first scan of a patient is told to be, the others go along."""
+    """Whatever the first scan of a patient is given, the others go along."""
     cases = []
     for index, group in enumerate(groups):
         first = group not in groups[:index]
-        cases.append(case(f"c{index}", f"p{group}", labelled[index], told.get(group, "") if first else ""))
+        cases.append(case(f"c{index}", f"p{group}", labelled[index], fixed.get(group, "") if first else ""))
     drawn = draw_split(cases, seed)
     sides: dict[str, set[str]] = {}
     for each in drawn:
@@ -97,16 +97,16 @@ def test_few_patients_of_many_scans_all_train() -> None:
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_what_is_told_stays_and_nothing_is_drawn_beside_it(split: str) -> None:
+def test_given_splits_stay_and_nothing_is_drawn_beside_them(split: str) -> None:
     cases = [case(f"c{index:02}", f"p{index:02}") for index in range(20)]
-    drawn = splits_of([*cases, case("told", "told", split=split), case("more", "told", labelled=False)])
-    assert drawn.pop("told") == drawn.pop("more") == split
+    drawn = splits_of([*cases, case("given", "given", split=split), case("more", "given", labelled=False)])
+    assert drawn.pop("given") == drawn.pop("more") == split
     assert set(drawn.values()) == {"train", "val", "test"} - {split}
 
 
 def test_of_two_splits_of_one_patient_the_one_kept_from_training_holds_for_the_rest() -> None:
-    told = [case("a", "p", split="test"), case("b", "p", split="val"), case("c", "p", split="train")]
-    for order in (told, told[::-1]):
+    cases = [case("a", "p", split="test"), case("b", "p", split="val"), case("c", "p", split="train")]
+    for order in (cases, cases[::-1]):
         assert splits_of([*order, case("d", "p", labelled=False)])["d"] == "test"
 
 

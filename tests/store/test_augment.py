@@ -128,7 +128,7 @@ def test_scaling_changes_the_size_and_not_the_middle() -> None:
     np.testing.assert_allclose(place, 0, atol=1e-3)
 
 
-def test_intensities_change_as_told_and_labels_do_not() -> None:
+def test_intensities_change_as_set_and_labels_do_not() -> None:
     batch = some_batch(crops=3)
     parameters = replace(
         still(3),
@@ -222,7 +222,7 @@ def test_the_first_changes_are_still_what_they_were() -> None:
 
 @given(seed=st.integers(0, 2**62), size=st.tuples(*[st.integers(5, 12)] * 3))
 @settings(max_examples=20)
-def test_nothing_new_in_the_labels_and_the_same_alone_as_in_a_batch(seed: int, size: tuple[int, int, int]) -> None:
+def test_no_new_label_values_and_the_same_result_in_any_batch(seed: int, size: tuple[int, int, int]) -> None:
     batch = some_batch(size, first_seed=seed)
     batch.label[:] *= 7
     together = apply(batch, draw(EVERYTHING, batch.seed), SPACING)
@@ -280,7 +280,7 @@ def test_rotation_and_scaling_are_what_scipy_makes_of_them(seed: int) -> None:
 
 @given(seed=st.integers(0, 2**62), reach=st.floats(0.5, 6.0), control=st.floats(15.0, 40.0))
 @settings(max_examples=20)
-def test_no_voxel_is_displaced_further_than_told_and_neighbours_go_alike(
+def test_no_voxel_is_displaced_further_than_set_and_neighbours_move_alike(
     seed: int, reach: float, control: float
 ) -> None:
     """An image that shows at each voxel where it lies tells where each voxel was taken from."""

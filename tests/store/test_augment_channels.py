@@ -10,7 +10,7 @@ from augmentations import EVERYTHING, SPACING, some_batch
 from voxmim.store.augment import apply, draw
 
 
-def test_channels_that_are_not_present_stay_zero_and_leave_the_others_alone() -> None:
+def test_channels_that_are_not_present_stay_zero_and_do_not_change_the_others() -> None:
     """Also in the mean that contrast turns about: two channels of which one is absent change as the one alone does."""
     batch = some_batch()
     batch.image[1, 0], batch.image[3, 1] = 0, 0

@@ -37,7 +37,7 @@ def join(parts: list[Batch]) -> list[tuple]:
     ]
 
 
-def test_a_crop_is_the_same_whenever_it_is_asked_for(store: Store) -> None:
+def test_a_crop_is_the_same_whenever_it_is_read(store: Store) -> None:
     forward = [stream(store)[n] for n in range(14)]
     crops = stream(store)
     backward = [crops[n] for n in reversed(range(14))]
@@ -66,7 +66,7 @@ def test_a_later_first_step_goes_on_exactly(store: Store) -> None:
     assert all(same(a, b) for a, b in zip(join(whole[4:]), join(rest), strict=True))
 
 
-def test_processes_share_the_crops_of_each_step(store: Store) -> None:
+def test_processes_divide_the_crops_of_each_step(store: Store) -> None:
     alone = list(batches(stream(store), 4, 1, 4))
     shares = [list(batches(stream(store), 4, 1, 4, rank, world=2)) for rank in range(2)]
     for step, together in enumerate(alone):
@@ -170,7 +170,7 @@ def test_foreground_crops_hold_each_label_equally_often(tmp_path: Path) -> None:
     assert 70 < small < 130
 
 
-def test_the_share_of_foreground_crops_is_as_told(tmp_path: Path) -> None:
+def test_the_fraction_of_foreground_crops_is_as_set(tmp_path: Path) -> None:
     store = rare_label_store(tmp_path)
     small = {}
     for share in (0.0, 0.5):
@@ -220,7 +220,7 @@ def test_no_case_is_refused(store: Store) -> None:
 
 @given(shape=triples, size=triples, overlap=st.floats(0, 1), seed=st.integers(0, 999))
 @settings(max_examples=80, deadline=None)
-def test_a_near_crop_shares_its_part_and_leaves_the_scan_no_more_than_any(
+def test_a_near_crop_overlaps_enough_and_leaves_the_scan_no_more_than_any(
     shape: Triple, size: Triple, overlap: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -335,7 +335,7 @@ def test_drawn_channels_follow_from_the_number_of_the_crop_and_change_nothing_el
     assert not all(torch.equal(one[n][0], other[n][0]) for n in range(20))
 
 
-def test_no_scan_is_read_whole_for_a_crop(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_scan_is_read_completely_for_a_crop(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Store, name: str) -> np.ndarray:
         raise AssertionError(f"{name} was read whole")
 
@@ -345,7 +345,7 @@ def test_no_scan_is_read_whole_for_a_crop(store: Store, monkeypatch: pytest.Monk
     assert all((crops[number][1] > 0).any() for number in range(20) if crops[number][3] != "case_4")
 
 
-def test_reading_ahead_shares_no_open_file_with_other_threads(store: Store) -> None:
+def test_reading_ahead_has_open_files_of_its_own(store: Store) -> None:
     crops, expected = stream(store), [stream(store)[n] for n in range(60)]
     found = []
     for batch in batches(crops, 2, 0, 30):

@@ -1,4 +1,4 @@
-"""Files of a store that were damaged while it is open: what is noticed, and how it is told."""
+"""Files of a store that were damaged while it is open: what is noticed, and the error."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def test_a_scan_that_was_prepared_anew_is_read_anew(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.crop("a", (0, 0, 0), (8, 8, 8)), before + 1)
 
 
-def test_a_flipped_bit_is_told_or_gives_voxels_of_the_same_shape_but_never_anything_worse(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_an_error_or_gives_voxels_of_the_same_shape(tmp_path: Path) -> None:
     """Most flips in what is packed go unnoticed here, since Blosc2 keeps no checksums."""
     make(tmp_path)
-    file, rng, told = tmp_path / "images" / "a.b2nd", np.random.default_rng(0), []
+    file, rng, messages = tmp_path / "images" / "a.b2nd", np.random.default_rng(0), []
     whole = file.read_bytes()
     for trial in range(60):
         flipped = bytearray(whole)
@@ -67,8 +67,8 @@ def test_a_flipped_bit_is_told_or_gives_voxels_of_the_same_shape_but_never_anyth
         try:
             image = Store(tmp_path).image("a")
         except StoreError as error:
-            told.append(str(error))
+            messages.append(str(error))
         else:
             assert (image.shape, image.dtype) == ((1, *SHAPE), np.int16)
-    assert 10 < len(told) < 60
-    assert all(text.startswith(f"{file}: this file of the store is damaged (") for text in told)
+    assert 10 < len(messages) < 60
+    assert all(text.startswith(f"{file}: this file of the store is damaged (") for text in messages)

@@ -28,7 +28,7 @@ def test_it_is_the_median_of_the_scans_in_ras(tmp_path: Path, write_scan: Maker)
 
 
 @pytest.mark.parametrize("size", [0.005, 0.488, 0.48828125, 0.9765625, 1 / 3])
-def test_scans_that_share_a_size_keep_it_and_every_voxel(tmp_path: Path, write_scan: Maker, size: float) -> None:
+def test_scans_of_one_voxel_size_keep_it_and_every_voxel(tmp_path: Path, write_scan: Maker, size: float) -> None:
     store = store_of(tmp_path, write_scan, *[np.diag([-size, size, 2 * size, 1])] * 3)
     assert store.preparation.spacing == pytest.approx((size, size, 2 * size), rel=3e-7)
     assert len({f"{size:.7g}" for size in store.preparation.spacing[:2]}) == 1

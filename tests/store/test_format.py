@@ -55,7 +55,7 @@ def test_a_crop_is_numpy_slicing_of_a_padded_scan(store: Store, box: tuple[tuple
         assert crop.dtype == whole.dtype
 
 
-def test_samples_lie_on_their_labels_and_are_spread(store: Store) -> None:
+def test_samples_lie_on_their_labels_and_are_evenly_spaced(store: Store) -> None:
     samples = store.samples("a")
     array = labels()
     assert set(samples) == {1, 7, 255}
@@ -87,14 +87,14 @@ def test_the_digest_follows_voxels_labels_and_splits(tmp_path: Path) -> None:
     assert len(digests) == 4
 
 
-def test_entries_are_read_back_from_the_files_alone(tmp_path: Path) -> None:
+def test_entries_are_read_back_from_the_files(tmp_path: Path) -> None:
     store = make(tmp_path)
     (tmp_path / "images" / ".77-c.b2nd").write_bytes(b"left by a killed writer")
     assert list(written_cases(tmp_path)) == list(store.cases.values())
     assert list(written_cases(tmp_path / "nowhere")) == []
 
 
-def test_a_case_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path)
     before = sorted(file for file in tmp_path.rglob("*") if "labels" not in file.parts)
 

@@ -81,7 +81,7 @@ def test_a_process_that_dies_takes_one_case_with_it(tiny_source: Maker, tmp_path
     assert list(Store(result.store).cases) == list(inspection.facts) == ["case_0", "case_2", "case_3"]
 
 
-def test_a_voxel_size_that_asks_for_absurdly_many_voxels_is_left_out(tiny_source: Maker, tmp_path: Path) -> None:
+def test_a_voxel_size_that_would_make_too_many_voxels_is_left_out(tiny_source: Maker, tmp_path: Path) -> None:
     source = tiny_source(cases=3)
     bad = source / "imagesTr" / "metres.nii.gz"
     scan = np.random.default_rng(0).integers(-900, 900, (20, 18, 16)).astype(np.int16)

@@ -177,7 +177,7 @@ def test_what_changed_in_the_source_is_followed(tiny_source: Maker, tmp_path: Pa
         ({"spacing": (0, 1, 1)}, "must be three sizes above 0"),
     ],
 )
-def test_a_store_of_another_kind_is_left_alone(
+def test_a_store_of_another_kind_is_left_as_it_is(
     tiny_source: Maker, tmp_path: Path, options: dict[str, object], message: str
 ) -> None:
     source, out = tiny_source(cases=2), tmp_path / "store"
@@ -225,9 +225,9 @@ def test_a_bad_case_is_reported_and_left_out(
     assert list(Store(result.store).cases) == ["case_0", "case_2"]
     assert [name for name, _ in result.failed] == ["case_1"]
     assert re.search(message, result.failed[0][1])
-    told = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert len(told) == 1
-    assert re.search(message, told[0])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(lines) == 1
+    assert re.search(message, lines[0])
     assert run(source, tmp_path / "store").skipped_already == 2
 
 
@@ -355,7 +355,7 @@ def write_sequences(source: Path, intensity: str = "MR") -> Path:
 
 
 @pytest.mark.parametrize(("intensity", "empty"), [("MR", 0), ("CT", -1024)])
-def test_a_channel_that_is_missing_is_empty_and_told_once(tmp_path: Path, intensity: str, empty: int) -> None:
+def test_a_missing_channel_is_empty_and_reported_once(tmp_path: Path, intensity: str, empty: int) -> None:
     source = write_sequences(tmp_path / "source", intensity)
     result = run(source, tmp_path / "store", spacing=(1.0, 1.0, 1.0))
     store = Store(tmp_path / "store")
@@ -365,9 +365,9 @@ def test_a_channel_that_is_missing_is_empty_and_told_once(tmp_path: Path, intens
     assert (image[0] == empty).all()
     alone = prepare_scan([source / "imagesTr" / "case_1_0001.nii.gz"], replace(store.preparation, channels=("b",)))
     np.testing.assert_array_equal(image[1], alone.image[0])
-    told = [finding.reason for finding in result.findings if "lacks" in finding.reason]
-    assert len(told) == 1
-    assert told[0].endswith(f"case case_1 lacks {intensity} a, and serves pre-training only.")
+    reasons = [finding.reason for finding in result.findings if "lacks" in finding.reason]
+    assert len(reasons) == 1
+    assert reasons[0].endswith(f"case case_1 lacks {intensity} a, and serves pre-training only.")
 
 
 def test_a_channel_that_is_added_later_is_prepared(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_on_a_cluster_every_scan_is_prepared_once_though_a_worker_is_killed(tiny
 # Two at once
 
 
-def test_the_second_of_two_on_one_store_is_told_so(tiny_source: Maker, tmp_path: Path) -> None:
+def test_the_second_of_two_on_one_store_is_refused(tiny_source: Maker, tmp_path: Path) -> None:
     source, out = tiny_source(cases=2), tmp_path / "store"
     first = CONTEXT.Process(target=hold, args=(out, tmp_path / "ready"))
     first.start()

@@ -38,7 +38,7 @@ def test_what_lies_there_already_is_kept(tiny: Tiny, tmp_path: Path, monkeypatch
     (tmp_path / "out" / "images" / "case_1.b2nd").unlink()
     done: list[str] = []
     real: Callable[..., object] = module._prepared
-    monkeypatch.setattr(module, "_prepared", lambda case, **told: done.append(case.name) or real(case, **told))
+    monkeypatch.setattr(module, "_prepared", lambda case, **options: done.append(case.name) or real(case, **options))
     again = respace(Store(tiny.store), tmp_path / "out", (2.0, 2.0, 2.0))
     assert done == ["case_1"]
     assert again.digest() == first.digest()
@@ -61,7 +61,7 @@ def test_what_changed_in_the_store_changes_there_too(tiny: Tiny, tmp_path: Path)
     assert again.cases["case_1"].stamps == Store(store.path).cases["case_1"].stamps != store.cases["case_1"].stamps
 
 
-def test_a_source_file_that_is_gone_is_told(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_missing_source_file_is_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
     source = shutil.copytree(tiny.source, tmp_path / "source")
     store = Store(prepare(source, tmp_path / "store", workers=1, quiet=True).store)
     (source / "imagesTr" / "case_2.nii.gz").unlink()

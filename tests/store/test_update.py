@@ -26,10 +26,10 @@ def run(source: Path, out: Path) -> PrepareResult:
     return prepare(source, out, workers=1, quiet=True)
 
 
-def change(source: Path, **told: object) -> None:
+def change(source: Path, **changes: object) -> None:
     """Change dataset.json."""
     file = source / "dataset.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **told}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def renamed(source: Path, prefix: str) -> Path:
@@ -88,18 +88,18 @@ def test_a_case_of_the_same_name_from_elsewhere_is_refused(tiny_source: Maker, t
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("changes", "message"),
     [
         ({"labels": {"background": 0, "bone": 2, "fat": 1}}, r"second: label value 1 is fat, but bone in the store"),
         ({"regions": {"all": [1]}}, r"second: region all is \(1,\), but \(1, 2\) in the store"),
     ],
 )
 def test_labels_that_mean_something_else_are_refused(
-    tiny_source: Maker, tmp_path: Path, told: dict[str, object], message: str
+    tiny_source: Maker, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     first, second = tiny_source("first", cases=1), renamed(tiny_source("second", cases=1), "new_")
     change(first, regions={"all": [1, 2]})
-    change(second, **told)
+    change(second, **changes)
     run(first, tmp_path / "store")
     with pytest.raises(StoreError, match=message):
         run(second, tmp_path / "store")

@@ -1,8 +1,12 @@
-"""Every study once, on phantoms, at its smallest: what each trains, shares and shows."""
+"""Every study once, on phantoms: which trials it has, which of them other studies use too, and what it shows.
+
+One trial of each kind is run; all others of that kind get a copy of its files.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,12 @@ from voxmim.phantoms.cohort import write_cohort
 from voxmim.recipe import make_recipe, write_recipe
 from voxmim.store.format import Store
 from voxmim.studies import decoder, masking, resolution
+from voxmim.studies import trial as trial_module
 from voxmim.studies.study import STUDIES
+from voxmim.studies.trial import Trial
+from voxmim.training.run import RECIPE as RECIPE_FILE
 
-pytestmark = pytest.mark.timeout(900)  # all trainings belong to the first test
+pytestmark = pytest.mark.timeout(900)  # all studies belong to the first test
 
 SHORT = {"steps": 2, "validate_every": 1, "checkpoint_every": 2, "batch": 1, "crops_per_scan": 1, "lr": 1e-3}
 RECIPE = {
@@ -37,7 +44,21 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     for kind in ("ct", "mr"):
         api.prepare(folder / "phantoms", folder / kind, SPACING, intensity=kind, workers=1, quiet=True)
     write_recipe(folder / "recipe.yaml", make_recipe(RECIPE))
+    run_trial, done = trial_module._do, {}
+
+    def copy(trial: Trial, out: Path) -> None:
+        kind = trial.kind, trial.recipe.pretext if trial.kind == "pretrain" else ""
+        if kind not in done:
+            run_trial(trial, out)
+            done[kind] = trial.result(out) if trial.kind == "evaluate" else trial.path(out)
+        elif trial.kind == "evaluate":
+            shutil.copy(done[kind], trial.result(out))
+        else:
+            write_recipe(shutil.copytree(done[kind], trial.path(out)) / RECIPE_FILE, trial.own_recipe)
+
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trial_module, "_do", copy)
+        patched.setattr("voxmim.report.run_pictures._SHOWN", 1)
         patched.setattr(masking, "RATIOS", (0.75,))
         patched.setattr(decoder, "DEPTHS", (1, 2))
         patched.setattr("voxmim.workers.cores", lambda: 1)
@@ -67,7 +88,7 @@ def test_every_study_ends_without_holes_and_shows_what_it_found(answers: dict[st
             assert f"(pictures/{picture.name})" in markdown
 
 
-def test_what_can_be_shared_is_trained_once(answers: dict[str, dict[str, Any]]) -> None:
+def test_trials_of_several_studies_are_trained_once(answers: dict[str, dict[str, Any]]) -> None:
     own = {name: {t["trial"] for t in answers[name]["trials"]} for name in STUDIES}
     plain = {trial for trial in own["convergence"] if trial.startswith("pretrain-mae")}
     assert len(plain) == 1

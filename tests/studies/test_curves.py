@@ -29,10 +29,9 @@ def test_a_curve_is_done_if_the_last_quarter_gains_less_than_the_tolerance(curve
     assert plateau(STEPS, np.array(curve)) == found
 
 
-def test_the_cost_of_a_pre_training_is_divided_by_the_fine_tunings_it_serves() -> None:
+def test_the_cost_of_an_arm_includes_its_pre_training() -> None:
     assert PRETRAINED.of(300) == pytest.approx(3 + 5)
-    assert PRETRAINED.of(300, finetunings=10) == pytest.approx(3 + 0.5)
-    assert SCRATCH.of(300, finetunings=10) == pytest.approx(3)
+    assert SCRATCH.of(300) == pytest.approx(3)
 
 
 def test_pre_training_breaks_even_when_what_each_fine_tuning_saves_has_paid_for_it() -> None:

@@ -1,4 +1,4 @@
-"""One study on tiny scans, with two seeds and two rates, once; and what it leaves."""
+"""One study on tiny scans, with two seeds and two learning rates, once; and what it leaves."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from voxmim.cli import main
 from voxmim.errors import RecipeError, RunError, StoreError
 from voxmim.files import lock_folder
 from voxmim.recipe import make_recipe, write_recipe
-from voxmim.studies import convergence, tables
+from voxmim.studies import convergence
 from voxmim.studies import trial as trial_module
+from voxmim.studies.arm import Comparison
 from voxmim.studies.request import Request, ready
+from voxmim.studies.trial import Trial
 from voxmim.training.run import Run
 
 SHORT = {"steps": 4, "validate_every": 2, "checkpoint_every": 2, "batch": 2, "crops_per_scan": 1, "lr": 1e-3}
@@ -53,7 +55,7 @@ class Answered:
 
 @pytest.fixture(scope="module", autouse=True)
 def the_equal_time_arm_has_six_steps() -> Iterator[None]:
-    """Whatever the trainings take here; a test of test_plateau.py has the rule."""
+    """Whatever the trainings take here; a test of test_curves.py has the rule."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(convergence, "equal_time_steps", lambda *_: 6)
         yield
@@ -77,7 +79,7 @@ def runs(answered: Answered, kind: str) -> list[Run]:
 
 def test_everything_is_done_once(answered: Answered) -> None:
     states = [trial["state"] for trial in answered.result["trials"]]
-    # three pre-trainings and six arms with two seeds, the first seed at two rates; each arm tested with each seed
+    # three pre-trainings and six arms with two seeds, the first at two learning rates; each arm tested with each seed
     assert states == ["done"] * (3 * 2 + 6 * 3 + 6 * 2)
     assert len(runs(answered, "pretrain")) == 6
     assert len(runs(answered, "finetune")) == 18
@@ -96,11 +98,17 @@ def test_pre_trainings_are_compared_with_guessing(answered: Answered) -> None:
 
 
 def test_every_table_marks_an_arm_whose_pre_training_learned_nothing(
-    answered: Answered, monkeypatch: pytest.MonkeyPatch
+    answered: Answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(tables, "guessing", lambda trial, row: 1e9 if trial.recipe.pretext != "simclr" else -1.0)
-        again = answered.again(answered.out, labels=["0.5"])
+    rows = Comparison.rows
+
+    def rows_of_guessers(comparison: Comparison, trial: Trial) -> list[dict[str, float]]:
+        guess = -1.0 if trial.recipe.pretext == "simclr" else 1e9
+        return [{**row, "val_guess": guess} if "val_guess" in row else row for row in rows(comparison, trial)]
+
+    out = shutil.copytree(answered.out, tmp_path / "out")
+    monkeypatch.setattr(Comparison, "rows", rows_of_guessers)
+    again = answered.again(out, labels=["0.5"])
     found = {table["title"]: table for table in again["tables"]}
     assert len(found) >= 5
     for title in (
@@ -115,10 +123,9 @@ def test_every_table_marks_an_arm_whose_pre_training_learned_nothing(
     assert [row[-1] for row in found["Pre-trainings"]["rows"]] == ["no", "yes", "yes"]
     assert any(line.startswith("SimCLR* minus from scratch") for line in again["found"])
     assert any("no better than guessing" in line for line in again["found"])
-    answered.again(answered.out, labels=["0.5"])
 
 
-def test_arms_differ_in_their_start_alone(answered: Answered) -> None:
+def test_arms_differ_only_in_their_start(answered: Answered) -> None:
     for seed in (3, 4):
         own = [run for run in runs(answered, "finetune") if run.recipe().seed == seed]
         assert len({tuple(run.about["cases"]) for run in own}) == 1
@@ -137,7 +144,9 @@ def test_arms_differ_in_their_start_alone(answered: Answered) -> None:
     assert kept["simclr"].pretext_settings.projection_width == 8
 
 
-def test_an_arm_has_the_rate_that_does_best_with_the_first_seed_on_validation_cases(answered: Answered) -> None:
+def test_an_arm_has_the_learning_rate_that_does_best_with_the_first_seed_on_validation_cases(
+    answered: Answered,
+) -> None:
     for arm in answered.result["arms"]:
         assert set(arm["tried"]) == {"0.001", "1e-05"}
         assert f"{arm['lr']:g}" == max(arm["tried"], key=arm["tried"].get)
@@ -147,7 +156,7 @@ def test_an_arm_has_the_rate_that_does_best_with_the_first_seed_on_validation_ca
             assert run.recipe().finetune.lr in {arm["lr"] for arm in answered.result["arms"]}
 
 
-def test_test_cases_are_seen_by_the_chosen_runs_alone(answered: Answered) -> None:
+def test_test_cases_are_scored_by_the_chosen_runs_only(answered: Answered) -> None:
     seen = [run for run in runs(answered, "finetune") if (run.path / "evaluation-test.json").is_file()]
     rates = {arm["name"]: arm["lr"] for arm in answered.result["arms"]}
     assert len(seen) == 12
@@ -199,7 +208,7 @@ def test_the_pages_show_the_same_tables(answered: Answered) -> None:
     assert json.loads((answered.folder / "study.json").read_text())["found"] == answered.result["found"]
 
 
-def test_its_command_asks_for_the_same(answered: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_command_repeats_it(answered: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
     program, *arguments = shlex.split(answered.result["command"])
     result = vars(parsed(arguments))
     assert (program, result.pop("command"), result.pop("name")) == ("voxmim", "study", "convergence")
@@ -259,8 +268,8 @@ def test_a_study_that_was_killed_goes_on_where_it_stopped(
     longer = {**SETTINGS, "mae:pretrain.steps": 200, "finetune.steps": 2, "finetune.validate_every": 2, "lrs": [1e-3]}
     options = [text for key, value in longer.items() for text in ("--set", f"{key}={json.dumps(value)}")]
     arguments = [*shlex.split(command.replace("--seeds 2", "--seeds 1"))[1:], *options]
-    asked = Request((answered.store,), tmp_path / "out", answered.recipe, longer, ("0.5",))
-    first = ready(convergence.arms(asked), [3])[4].pretrain(3)
+    request = Request((answered.store,), tmp_path / "out", answered.recipe, longer, ("0.5",))
+    first = ready(convergence.arms(request), [3])[4].pretrain(3)
     assert first is not None
     start_and_kill(arguments, first.path(tmp_path / "out"), rows=30)
     killed = Run.open(first.path(tmp_path / "out"))

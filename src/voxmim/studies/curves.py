@@ -1,8 +1,7 @@
 """What validation curves say: how soon an arm reaches another's best Dice, where it ends, and what that costs.
 
 A curve is done if the last quarter of its steps raised its best Dice by less than 0.005. Its plateau is that best Dice.
-Costs are core-minutes: of the fine-tuning's steps, and of the pre-training, divided by the number of fine-tunings that
-start from it.
+Costs are core-minutes of pre-training and fine-tuning.
 """
 
 import math

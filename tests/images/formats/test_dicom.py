@@ -54,7 +54,7 @@ def test_slices_in_any_order_of_names_become_a_volume_in_its_place(
     np.testing.assert_allclose(series.spacing, (*SPACING, 2.5))
 
 
-def test_reading_leaves_the_locale_alone(tmp_path: Path) -> None:
+def test_reading_does_not_change_the_locale(tmp_path: Path) -> None:
     write_series(tmp_path, voxels(3), intercept=-1024)
     before = locale.setlocale(locale.LC_ALL)
     read_volume(tmp_path)
@@ -124,7 +124,7 @@ def test_a_folder_is_looked_at_anew_when_it_changes(tmp_path: Path) -> None:
         ([5], "it has one slice only"),
     ],
 )
-def test_gaps_are_told_with_their_place(tmp_path: Path, heights: list[float], fault: str) -> None:
+def test_gaps_are_reported_with_their_place(tmp_path: Path, heights: list[float], fault: str) -> None:
     write_series(tmp_path, voxels(len(heights)), np.array([[0, 0, height] for height in heights]))
     assert fault in str(only(tmp_path).fault)
     with pytest.raises(ScanError, match=fault):
@@ -140,7 +140,7 @@ def test_rounded_positions_are_even(tmp_path: Path) -> None:
     assert only(tmp_path).spacing[2] == pytest.approx(1 / 3)
 
 
-def test_doubled_slices_are_taken_once(tmp_path: Path) -> None:
+def test_duplicate_slices_are_taken_once(tmp_path: Path) -> None:
     array = voxels(5)
     write_series(tmp_path / "one", array)
     write_series(tmp_path / "copy", array[:, :, 1:3], places(5)[1:3])
@@ -155,7 +155,7 @@ def test_other_voxels_at_the_same_place_are_refused(tmp_path: Path) -> None:
     assert "000.dcm and late0 lie at the same place with different voxels" in str(only(tmp_path).fault)
 
 
-def test_a_tilted_gantry_is_told_with_its_angle(tmp_path: Path) -> None:
+def test_a_tilted_gantry_is_reported_with_its_angle(tmp_path: Path) -> None:
     positions = places(6) + np.arange(6)[:, None] * [0, 2.5 * np.tan(np.radians(12)), 0]
     write_series(tmp_path, voxels(6), positions)
     assert only(tmp_path).fault == "the gantry was tilted by 12.0 degrees, which shears the volume"
@@ -266,14 +266,14 @@ def test_enhanced_frames_of_two_orientations_are_refused(tmp_path: Path) -> None
     assert "1 file holds frames of several orientations" in str(only(tmp_path).fault)
 
 
-def test_one_slice_alone_is_no_scan(tmp_path: Path) -> None:
+def test_a_single_slice_is_no_scan(tmp_path: Path) -> None:
     file, *_ = write_series(tmp_path, voxels(3))
     with pytest.raises(ScanError, match=r"000\.dcm: this is one slice of a series; give its folder"):
         read_volume(file)
     assert not is_scan(file)
 
 
-def test_a_folder_without_dicom_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_dicom_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="there is no DICOM file in this folder"):
         read_volume(tmp_path)
 

@@ -40,7 +40,7 @@ def write(
 @pytest.mark.parametrize(
     "tag", ["PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID", "FrameOfReferenceUID"]
 )
-def test_each_of_these_tells_two_scans_of_one_series_number_apart(tmp_path: Path, tag: str) -> None:
+def test_each_of_these_separates_two_scans_of_one_series_number(tmp_path: Path, tag: str) -> None:
     values = ("19500101", "19600101") if tag == "PatientBirthDate" else ("1.2.77", "1.2.88")
     write(tmp_path, A, 0.0, "a", **{tag: values[0]})
     write(tmp_path, B, 1.25, "b", **{tag: values[1]})
@@ -61,7 +61,7 @@ def test_two_patients_of_one_series_number_are_two_scans(tmp_path: Path, layout:
 
 @SHIFTS
 @LAYOUTS
-def test_what_cannot_be_told_apart_is_left_out(tmp_path: Path, layout: tuple[str, str], shift: float) -> None:
+def test_scans_that_cannot_be_separated_are_left_out(tmp_path: Path, layout: tuple[str, str], shift: float) -> None:
     write(tmp_path / layout[0], A, 0.0, "a", range(1, 7))
     write(tmp_path / layout[1], B, shift, "b", range(1, 7))
     (series,) = find_series(tmp_path)
@@ -77,7 +77,7 @@ def test_without_numbers_of_instances_two_even_stacks_between_each_other_are_lef
     assert "they lie in several folders, and between each other's" in str(series.fault)
 
 
-def test_one_series_spread_over_folders_is_one_scan(tmp_path: Path) -> None:
+def test_one_series_in_several_folders_is_one_scan(tmp_path: Path) -> None:
     array = voxels(12)
     write(tmp_path / "DIR0", array[..., :6], 0.0, "a", range(1, 7))
     write(tmp_path / "DIR1", array[..., 6:], 15.0, "b", range(7, 13))
@@ -96,7 +96,7 @@ def test_a_copy_with_the_same_numbers_is_used_once(tmp_path: Path) -> None:
     assert (series.fault, series.notes) == (None, ("6 duplicate slices are used once",))
 
 
-def test_what_tells_patients_apart_is_in_no_text(tmp_path: Path) -> None:
+def test_what_identifies_patients_is_in_no_text(tmp_path: Path) -> None:
     write(tmp_path / "p0", A, 0.0, "a", PatientID="secret-0", PatientBirthDate="19500101")
     write(tmp_path / "p1", B, 1.25, "b", PatientID="secret-1", PatientBirthDate="19600101")
     said = "".join(f"{series!r} {series.planes!r} {series.planes[0][0]!r}" for series in find_series(tmp_path))

@@ -112,14 +112,14 @@ def test_analyze_is_refused_for_its_sides(tmp_path: Path) -> None:
         ((TURNED @ [[1, 0, 1.875, 0], [0, 1, 0, 0], [0, 0, 0.8, 0], [0, 0, 0, 1]], None), (1, 0), ["right angles"]),
     ],
 )
-def test_what_is_odd_in_the_orientation_is_told(
+def test_an_odd_orientation_is_reported(
     tmp_path: Path, kind: type, affines: tuple, codes: tuple[int, int], faults: list[str]
 ) -> None:
     made = image(kind, affines, codes)
     nib.save(made, tmp_path / "a.nii")
-    told = [sentence for _, sentence in open_image(tmp_path / "a.nii").doubts]
-    assert len(told) == len(faults), told
-    assert all(fault in sentence for fault, sentence in zip(faults, told, strict=True)), told
+    doubts = [sentence for _, sentence in open_image(tmp_path / "a.nii").doubts]
+    assert len(doubts) == len(faults), doubts
+    assert all(fault in sentence for fault, sentence in zip(faults, doubts, strict=True)), doubts
 
 
 def test_an_affine_that_is_not_invertible_is_refused(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_units_become_mm(tmp_path: Path, ending: str, unit: str, mm: float) -> N
     np.testing.assert_allclose(read_volume(path).affine, np.diag([mm, mm, mm, 1]) @ AFFINE, rtol=1e-5)
 
 
-def test_a_header_without_orientation_is_told_as_that_of_a_nifti(tmp_path: Path) -> None:
+def test_a_header_without_orientation_is_reported_like_that_of_a_nifti(tmp_path: Path) -> None:
     nrrd, meta = nrrd_by_hand(tmp_path / "a.nrrd", "left-posterior-superior"), by_itk(tmp_path / "a.mha")
     assert (open_image(nrrd).doubts, open_image(meta).doubts) == ((), ())
     for path, fields in ((nrrd, ("space",)), (meta, ("TransformMatrix", "Offset"))):
