@@ -13,7 +13,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+from scipy import ndimage
 
 # The first seven are those of Okabe and Ito (2008); the others are as far from them, and from each other, as can
 # be found for eyes that lack the red or the green receptor.
@@ -175,16 +176,17 @@ def _painted(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[:2]
     size = (width // _FINER, height // _FINER)
     present = np.unique(labels)
-    most, best = np.full((height, width), -1.0), np.zeros((height, width), dtype=np.uint8)
+    most, best = np.full((height, width), -1, np.float32), np.zeros((height, width), np.uint8)
     for rank, index in enumerate(present):
         fraction = _resized(labels == index, size, Image.Resampling.BILINEAR)
         best[fraction > most] = rank
         most = np.maximum(fraction, most)
-    regions = Image.fromarray(best)
-    edge = np.asarray(regions.filter(ImageFilter.MaxFilter(5))) != np.asarray(regions.filter(ImageFilter.MinFilter(5)))
-    colours = [ImageColor.getrgb(label_colour(int(index))) if index != 0 else (0, 0, 0) for index in present]
-    weight = (np.where(edge, 1.0, _FILL) * (present != 0)[best])[..., None]
-    return (pixels * (1 - weight) + weight * np.array(colours)[best]).astype(np.uint8)
+    edge = ndimage.maximum_filter(best, 5) != ndimage.minimum_filter(best, 5)
+    colours = np.array([ImageColor.getrgb(label_colour(int(index))) for index in present], np.float32)
+    inside = (present != 0)[best]
+    weight = np.where(edge[inside], np.float32(1), np.float32(_FILL))[:, None]
+    pixels[inside] = pixels[inside] * (1 - weight) + weight * colours[best[inside]]
+    return pixels
 
 
 def _shown(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
