@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["voxmim.api.training"])
+CONTEXT.set_forkserver_preload(  # the api imports them late
+    ["voxmim.cli", "voxmim.training.pretrain", "voxmim.training.finetune", "voxmim.report.run_page"]
+)
 
 
 def in_two_processes(act: Callable[..., None], *arguments: Any, kill: Callable[[], bool] | None = None) -> list[int]:

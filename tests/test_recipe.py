@@ -244,7 +244,7 @@ def test_recipes_have_default_groups_of_their_own() -> None:
 
 
 @given(shapes=st.lists(triples, min_size=1, max_size=5), size=st.sampled_from([4, 8, 16]), most=st.integers(512, 96**3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_fitted_crop_is_a_multiple_of_the_patch_and_no_larger_than_needed(shapes: Any, size: int, most: int) -> None:
     patch = (size, size, size)
     crop = fit_crop(shapes, patch, most)
@@ -258,7 +258,7 @@ def test_a_fitted_crop_is_a_multiple_of_the_patch_and_no_larger_than_needed(shap
 
 
 @given(shape=triples, most=st.integers(4096, 200_000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_longest_axes_are_cut_first(shape: Any, most: int) -> None:
     crop = fit_crop([shape], (8, 8, 8), most)
     whole = [-(-n // 8) * 8 for n in shape]

@@ -143,7 +143,8 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
-@pytest.mark.parametrize("name", packaged_recipes())
+# Those for TCIA-COVID19 differ from those for BTCV in numbers only.
+@pytest.mark.parametrize("name", [name for name in packaged_recipes() if not name.endswith("tcia-covid19")])
 def test_every_recipe_takes_a_step_when_it_is_scaled_down(tiny: Tiny, heads: Path, tmp_path: Path, name: str) -> None:
     store, recipe = Store(heads if name.endswith("brats21") else tiny.store), load_recipe(name, SMALL)
     run = pretrain(store, tmp_path / "run", recipe)

@@ -104,7 +104,7 @@ def test_the_nearest_axes_are_those_of_nibabel(tilt: tuple[float, ...], axes: tu
     st.tuples(*[st.floats(0.5, 6)] * 3),
     st.tuples(*[st.floats(0.5, 6)] * 3),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_resampled_grid_covers_the_same_field_of_view(
     shape: tuple[int, int, int], old: tuple[float, float, float], new: tuple[float, float, float]
 ) -> None:

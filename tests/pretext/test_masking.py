@@ -28,7 +28,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 @given(batch=st.integers(1, 4), patches=st.integers(2, 80), ratio=st.floats(0.01, 0.99), seed=st.integers(0, 2**40))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_each_sample_has_exactly_its_share_hidden(batch: int, patches: int, ratio: float, seed: int) -> None:
     mask = random_mask(batch, patches, ratio, seeded(seed))
     assert mask.shape == (batch, patches)
@@ -131,7 +131,7 @@ def test_blocks_differ_from_sample_to_sample_and_seed_to_seed() -> None:
     share=st.floats(0, 1),
     seed=seeds,
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_stated_share_of_the_hidden_patches_lies_on_the_body(
     body: list[list[bool]], ratio: float, share: float, seed: int
 ) -> None:

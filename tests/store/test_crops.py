@@ -85,7 +85,7 @@ def test_every_scan_is_visited_once_a_round_in_a_new_order(store: Store, crops_p
 
 
 @given(shape=triples, size=triples, seed=st.integers(0, 10**6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_crop_never_leaves_the_scan_needlessly(shape: Triple, size: Triple, seed: int) -> None:
     for start in (draw_start(shape, size, np.random.default_rng(seed)), middle_start(shape, size)):
         for first, n, width in zip(start, shape, size, strict=True):
@@ -97,7 +97,7 @@ def test_a_crop_never_leaves_the_scan_needlessly(shape: Triple, size: Triple, se
 
 
 @given(shape=triples, size=triples, share=st.tuples(*[st.floats(0, 0.999)] * 3), seed=st.integers(0, 10**6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_crop_about_a_voxel_holds_it(shape: Triple, size: Triple, share: tuple[float, ...], seed: int) -> None:
     centre = np.array([int(s * n) for s, n in zip(share, shape, strict=True)])
     start = draw_start(shape, size, np.random.default_rng(seed), centre)
@@ -219,7 +219,7 @@ def test_no_case_is_refused(store: Store) -> None:
 
 
 @given(shape=triples, size=triples, overlap=st.floats(0, 1), seed=st.integers(0, 999))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_near_crop_overlaps_enough_and_leaves_the_scan_no_more_than_any(
     shape: Triple, size: Triple, overlap: float, seed: int
 ) -> None:

@@ -32,7 +32,7 @@ SPLITS = {
     "unlabelled": ["phantom_005"],
 }
 SETTINGS = {
-    "crop": None, "crop_voxels": 24**3, "precision": "bf16", "overlap": 0.0, "lrs": [1e-3, 1e-5],
+    "crop": None, "crop_voxels": 24**3, "precision": "32", "overlap": 0.0, "lrs": [1e-3, 1e-5],
     "pretrain.steps": 4, "pretrain.validate_every": 2, "finetune.steps": 4, "finetune.validate_every": 2,
 }  # fmt: skip
 

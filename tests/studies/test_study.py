@@ -54,10 +54,11 @@ class Answered:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def the_equal_time_arm_has_six_steps() -> Iterator[None]:
+def the_equal_time_arm_has_six_steps_and_a_page_one_case() -> Iterator[None]:
     """Whatever the trainings take here; a test of test_curves.py has the rule."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(convergence, "equal_time_steps", lambda *_: 6)
+        patched.setattr("voxmim.report.run_pictures._SHOWN", 1)
         yield
 
 

@@ -65,9 +65,8 @@ def pretrain(*arguments: Any) -> None:
 @pytest.mark.parametrize(
     "chosen",
     [
-        {"mask.kind": "body"},
+        {"mask.kind": "body", "pretrain.accumulate": 2},
         {"pretext": "simclr", "simclr.projection_width": 8},
-        {"pretrain.accumulate": 2},
     ],
 )
 def test_two_processes_go_the_way_of_one_with_the_same_batch(

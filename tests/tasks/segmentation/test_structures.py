@@ -26,7 +26,7 @@ def at_one_voxel(structures: Structures, probabilities: list[float]) -> int:
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3, unique=True))
-@settings(max_examples=200)
+@settings(max_examples=60)
 def test_nested_regions_are_each_decided_at_one_half(drawn: list[float]) -> None:
     """Probabilities that fall from the outer region to the inner: the union of labels is the thresholded region."""
     outer, core, enhancing = sorted(np.float32(drawn), reverse=True)
