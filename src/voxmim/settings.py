@@ -203,7 +203,7 @@ class Augmentation:
         noise: maximum standard deviation of added noise.
         gamma: maximum relative change of the exponent of a gamma correction within a channel's range.
         blur: maximum sigma of a Gaussian blur, mm.
-        low_resolution: maximum relative growth of the voxels in a simulated low resolution (1 doubles their size).
+        low_resolution: maximum relative increase of the voxel size in a simulated low resolution (1 doubles it).
         intensity: probability of each intensity change, from shift to low_resolution; an amount of 0 turns it off.
     """
 

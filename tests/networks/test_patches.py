@@ -58,6 +58,6 @@ def test_grid_of_counts_patches(grid: Triple, patch: Triple) -> None:
 
 
 @pytest.mark.parametrize("shape", [(9, 8, 8), (8, 9, 8), (8, 8, 9)])
-def test_a_volume_that_is_no_whole_number_of_patches_is_refused(shape: Triple) -> None:
+def test_a_volume_that_is_no_multiple_of_the_patch_is_refused(shape: Triple) -> None:
     with pytest.raises(ValueError, match="not a whole number of patches"):
         patchify(torch.zeros(1, 1, *shape), (4, 4, 4))

@@ -44,7 +44,7 @@ def test_sines_and_cosines_are_where_the_formula_puts_them() -> None:
         torch.testing.assert_close(code[index], torch.tensor([*expected, 0.0, 0.0, 0.0]))
 
 
-def test_learned_positions_on_their_own_grid_are_left_alone() -> None:
+def test_learned_positions_on_their_own_grid_are_unchanged() -> None:
     table = torch.rand(24, 5)
     assert torch.equal(resize_positions(table, (2, 3, 4), (2, 3, 4)), table)
 
@@ -65,7 +65,7 @@ def test_a_linear_ramp_of_learned_positions_stays_one(old: Triple, new: Triple) 
 
 @given(grid=grids, width=st.sampled_from([6, 12, 16, 64]), seed=st.integers(0, 100))
 @settings(max_examples=40, deadline=None)
-def test_turned_values_keep_their_length_and_meet_by_the_difference_of_their_places(
+def test_rotated_values_keep_their_norm_and_their_product_depends_on_the_relative_position(
     grid: Triple, width: int, seed: int
 ) -> None:
     angles = rope_angles(grid, width)[None]

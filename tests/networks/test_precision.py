@@ -62,9 +62,7 @@ def test_a_cpu_that_is_said_to_be_fast_is() -> None:
 @pytest.mark.parametrize(
     ("found", "fast"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)]
 )
-def test_a_cpu_is_asked_for_its_instructions(
-    monkeypatch: pytest.MonkeyPatch, found: dict[str, bool], fast: bool
-) -> None:
+def test_the_instructions_of_a_cpu_decide(monkeypatch: pytest.MonkeyPatch, found: dict[str, bool], fast: bool) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert fast_bfloat16(CPU) is fast
@@ -73,7 +71,7 @@ def test_a_cpu_is_asked_for_its_instructions(
 
 
 @pytest.mark.parametrize("name", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
-def test_an_older_torch_is_asked_otherwise(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_older_torch_has_another_query(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for other in ("get_capabilities", "_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, other, raising=False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)

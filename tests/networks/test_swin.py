@@ -77,7 +77,7 @@ def test_the_maps_are_those_of_monais_network(patch: Triple, training: bool) -> 
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_by_merging_alone_every_patch_reaches_the_cell_that_it_lies_in_and_no_other() -> None:
+def test_merging_without_attention_keeps_every_patch_in_its_own_cell() -> None:
     swin, grid = make_swin(), (3, 6, 5)
     for block in swin.modules():  # nothing but merging is left
         if hasattr(block, "attn") and hasattr(block, "mlp"):
@@ -190,14 +190,14 @@ def test_drop_path_skips_blocks_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("shape", [(12, 20, 7), (13, 20, 8)])
-def test_a_volume_that_is_no_whole_number_of_patches_is_refused(shape: Triple) -> None:
+def test_a_volume_that_is_no_multiple_of_the_patch_is_refused(shape: Triple) -> None:
     swin, volume = make_swin(), torch.randn(1, 2, *shape)
     for encode in (swin, swin.maps):
         with pytest.raises(ValueError, match="not a whole number of patches"):
             encode(volume)
 
 
-def test_hidden_and_token_come_together() -> None:
+def test_hidden_needs_a_token_and_a_token_needs_hidden() -> None:
     swin, volume = make_swin(), some_volume()
     with pytest.raises(ValueError, match="both hidden and token"):
         swin.encode(volume, hidden=some_hidden())

@@ -137,7 +137,7 @@ def test_a_volume_of_a_single_deepest_cell_is_refused_with_the_size_that_is_need
     assert network(torch.randn(1, 2, 16, 14, 18)).shape == (1, 3, 16, 14, 18)
 
 
-def test_a_volume_that_is_no_whole_number_of_patches_is_refused() -> None:
+def test_a_volume_that_is_no_multiple_of_the_patch_is_refused() -> None:
     with pytest.raises(ValueError, match="not a whole number of patches"):
         make_segmentor(4)(torch.randn(1, 2, 32, 34, 32))
 

@@ -34,7 +34,7 @@ def test_with_deep_supervision_coarser_levels_predict_while_it_trains() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("levels", [2, 3, 4])
-def test_each_level_halves_the_grid_and_doubles_the_channels_up_to_the_most(channels: int, levels: int) -> None:
+def test_each_level_halves_the_grid_and_doubles_the_channels_up_to_the_maximum(channels: int, levels: int) -> None:
     encoder = make_encoder(channels, levels, max_width=12)
     side = 2 ** (levels - 1)
     volume = torch.randn(2, channels, side, 2 * side, 3 * side)

@@ -151,7 +151,7 @@ def test_drop_path_rises_linearly_over_the_blocks() -> None:
     assert make_vit(depth=1, drop_path=0.4).blocks[0].drop_path == 0.0
 
 
-def test_rope_attention_sees_places_through_their_difference_alone() -> None:
+def test_rope_attention_depends_on_relative_positions_only() -> None:
     rope, plain = (make_vit(rope=rope, width=36, grid=(4, 1, 1)) for rope in (True, False))
     for network in (rope, plain):
         network.positions.zero_()  # what is left of the places is the rope code
@@ -209,7 +209,7 @@ def test_the_token_gets_a_gradient_only_if_something_is_hidden() -> None:
         assert bool(token.grad.all()) == bool(token.grad.any()) == bool(hidden.any())
 
 
-def test_hidden_and_token_come_together() -> None:
+def test_hidden_needs_a_token_and_a_token_needs_hidden() -> None:
     vit = make_vit()
     with pytest.raises(ValueError, match="give both hidden and token, or neither"):
         vit.encode(some_volume(), hidden=some_hidden())
@@ -238,7 +238,7 @@ def test_registers_are_learned_and_without_any_there_is_no_such_weight() -> None
     assert set(vit.state_dict()) - set(make_vit().state_dict()) == {"registers"}
 
 
-def test_checkpointed_blocks_run_twice_in_training_alone_and_change_nothing() -> None:
+def test_checkpointed_blocks_run_twice_in_training_only_and_change_nothing() -> None:
     gradients = []
     for checkpoint in (False, True):
         vit, runs = make_vit(grad_checkpointing=checkpoint, rope=True, registers=2, drop_path=0.5).train(), []

@@ -182,7 +182,7 @@ def test_decoding_across_agrees_with_a_slow_one_patch_by_patch() -> None:
     assert not output.prediction[~mask].any()
 
 
-def test_rope_decoding_across_tells_places_apart_without_another_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rope_cross_attention_distinguishes_positions_without_another_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the sine-cosine code gone, every hidden place predicts the same, unless the rope one tells them apart."""
     monkeypatch.setattr("voxmim.pretext.mae.sincos_positions", lambda grid, width, device: torch.zeros(N, width))
     mask = some_mask()

@@ -29,7 +29,7 @@ def seeded(seed: int) -> torch.Generator:
 
 @given(batch=st.integers(1, 4), patches=st.integers(2, 80), ratio=st.floats(0.01, 0.99), seed=st.integers(0, 2**40))
 @settings(max_examples=60, deadline=None)
-def test_each_sample_has_exactly_its_share_hidden(batch: int, patches: int, ratio: float, seed: int) -> None:
+def test_each_sample_has_exactly_its_ratio_hidden(batch: int, patches: int, ratio: float, seed: int) -> None:
     mask = random_mask(batch, patches, ratio, seeded(seed))
     assert mask.shape == (batch, patches)
     assert mask.dtype == torch.bool
@@ -81,7 +81,7 @@ def agreement(masks: torch.Tensor, grid: Triple) -> float:
 
 @given(batch=st.integers(1, 3), grid=grids, ratio=ratios, seed=seeds)
 @settings(max_examples=60, deadline=None)
-def test_blocks_hide_exactly_the_share_of_each_sample(batch: int, grid: Triple, ratio: float, seed: int) -> None:
+def test_blocks_hide_exactly_the_ratio_of_each_sample(batch: int, grid: Triple, ratio: float, seed: int) -> None:
     mask = block_mask(batch, grid, ratio, seeded(seed))
     patches = math.prod(grid)
     assert mask.shape == (batch, patches)
@@ -92,7 +92,7 @@ def test_blocks_hide_exactly_the_share_of_each_sample(batch: int, grid: Triple, 
 
 @pytest.mark.parametrize("grid", [(6, 6, 6), (12, 5, 8)])
 @pytest.mark.parametrize("ratio", [0.3, 0.6, 0.75])
-def test_blocks_lie_together_and_random_patches_do_not(grid: Triple, ratio: float) -> None:
+def test_blocks_are_contiguous_and_random_patches_are_not(grid: Triple, ratio: float) -> None:
     blocks = block_mask(20, grid, ratio, seeded(0))
     scattered = random_mask(20, math.prod(grid), ratio, seeded(0))
     by_chance = ratio**2 + (1 - ratio) ** 2
@@ -132,7 +132,7 @@ def test_blocks_differ_from_sample_to_sample_and_seed_to_seed() -> None:
     seed=seeds,
 )
 @settings(max_examples=60, deadline=None)
-def test_the_stated_share_of_the_hidden_patches_lies_on_the_body(
+def test_the_given_fraction_of_the_hidden_patches_lies_on_the_body(
     body: list[list[bool]], ratio: float, share: float, seed: int
 ) -> None:
     where = torch.tensor(body)
@@ -151,7 +151,7 @@ def test_the_stated_share_of_the_hidden_patches_lies_on_the_body(
             assert on_body == min(wanted, most)
 
 
-def test_a_body_that_fills_half_of_a_crop_is_not_hidden_whole() -> None:
+def test_a_body_that_fills_half_of_a_crop_is_not_hidden_completely() -> None:
     body = torch.arange(400).expand(3, -1) < 200
     hidden = body_mask(body, 0.75, 0.9, seeded(0))
     assert hidden.sum(1).tolist() == [300] * 3
@@ -184,7 +184,7 @@ def test_a_score_holds_body_where_it_is_above_zero() -> None:
     seed=seeds,
 )
 @settings(max_examples=60, deadline=None)
-def test_units_are_hidden_whole_or_not_at_all(grid: Triple, times: Triple, patch: Triple, seed: int) -> None:
+def test_units_are_hidden_completely_or_not_at_all(grid: Triple, times: Triple, patch: Triple, seed: int) -> None:
     units = random_mask(2, math.prod(grid), 0.6, seeded(seed))
     mask = units_to_patches(units, grid, times)
     patches = (grid[0] * times[0], grid[1] * times[1], grid[2] * times[2])
@@ -199,7 +199,7 @@ def test_units_are_hidden_whole_or_not_at_all(grid: Triple, times: Triple, patch
 
 @pytest.mark.parametrize("unit", [None, (4, 2, 8)])
 @pytest.mark.parametrize("kind", ["random", "block", "body"])
-def test_masks_are_drawn_as_the_settings_tell(kind: str, unit: Triple | None) -> None:
+def test_masks_are_drawn_as_the_settings_say(kind: str, unit: Triple | None) -> None:
     """In whole units, of the kind and the share that are told; without a unit, a unit is a patch."""
     patch, shape = (2, 2, 4), (8, 8, 16)
     mask_settings = MaskSettings(kind, 0.6, unit, body_fraction=0.7)  # type: ignore[arg-type]
@@ -232,7 +232,7 @@ def test_body_is_what_stands_out_from_the_darkest_unit_however_the_crop_was_brig
     assert not holds_body(torch.zeros(1, 2, 8, 8, 8), (4, 4, 4)).any()  # nothing but air
 
 
-def test_body_is_told_from_all_channels_together() -> None:
+def test_the_body_is_found_from_all_channels() -> None:
     crop = torch.zeros(1, 2, 8, 4, 4)
     crop[:, 1, 4:] = 1.0
     assert holds_body(crop, (4, 4, 4)).tolist() == [[False, True]]

@@ -85,7 +85,7 @@ def test_forward_pools_over_cells_projects_and_compares() -> None:
     assert second_layer.out_features == 5
 
 
-def test_views_that_are_mostly_alike_are_told_apart_from_the_start() -> None:
+def test_views_that_are_mostly_alike_are_distinguished_from_the_start() -> None:
     """Without normalisation in the head, what all views have in common would leave their projections no spread."""
     simclr, (first, second) = make_simclr(), two_views(8)
     found = simclr(first + 1000, second + 1000)
@@ -99,7 +99,7 @@ def test_only_the_direction_of_a_projection_counts() -> None:
     torch.testing.assert_close(figures(scaled), figures(nt_xent(a, b, 0.1)))
 
 
-def test_a_high_temperature_tells_nothing_and_a_low_one_only_the_nearest() -> None:
+def test_a_high_temperature_weighs_all_alike_and_a_low_one_only_the_nearest() -> None:
     a = torch.eye(4)
     assert nt_xent(a, some(4, 4), 1e6).loss.item() == pytest.approx(math.log(7), abs=1e-4)
     assert nt_xent(a, a, 0.01).loss.item() == pytest.approx(0, abs=1e-6)
@@ -118,7 +118,7 @@ def test_the_order_of_the_pairs_and_of_the_views_does_not_count_but_the_pairing_
     assert nt_xent(a, b[order], 0.1).loss > found[0] + 1
 
 
-def test_spread_tells_a_collapse_from_a_full_sphere() -> None:
+def test_the_std_distinguishes_a_collapse_from_a_full_sphere() -> None:
     direction = some(1, 16)
     length = torch.rand(500, 1, generator=torch.Generator().manual_seed(3)) + 0.5
     collapsed = nt_xent(length * direction, length * direction, 0.1)
@@ -127,7 +127,7 @@ def test_spread_tells_a_collapse_from_a_full_sphere() -> None:
     assert full.std.item() == pytest.approx(1 / 4, rel=0.02)
 
 
-def test_near_equal_cosines_are_told_apart_under_autocast() -> None:
+def test_near_equal_cosines_are_distinguished_under_autocast() -> None:
     a = some(1, 8) + 0.02 * some(6, 8, seed=2)
     b = a + 0.005 * some(6, 8, seed=3)
     with torch.autocast("cpu", torch.bfloat16):

@@ -93,7 +93,7 @@ def test_a_bootstrap_over_three_seeds_would_not_hold_its_level() -> None:
     assert hits / 400 < 0.85
 
 
-def test_the_interval_of_seeds_that_alone_differ_is_the_t_interval() -> None:
+def test_if_only_seeds_differ_the_interval_is_the_t_interval() -> None:
     seeds = np.array([0.1, 0.3, 0.35, 0.5])
     low, high = stats.t.interval(0.95, 3, seeds.mean(), stats.sem(seeds))
     found = central(mean_draws(np.tile(seeds[:, None], (1, 6)), draws=200_000))

@@ -198,7 +198,7 @@ def test_evaluation_leaves_them_out_and_names_them(store: Store, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("pretext", "encoder"), [("mae", "vit"), ("mae", "unet"), ("simmim", "swin")])
-def test_an_encoder_of_one_channel_at_a_time_moves_whole_into_a_segmentor_of_all(
+def test_an_encoder_of_single_channels_is_loaded_completely_into_a_segmentor_of_all(
     store: Store, tmp_path: Path, pretext: str, encoder: str
 ) -> None:
     recipe = recipe_of(pretext=pretext, encoder=encoder, channels="one")

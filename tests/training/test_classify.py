@@ -126,7 +126,7 @@ def test_a_run_folder_holds_all_that_later_steps_need(tiny_sorted: Sorted) -> No
     assert network(torch.rand(1, 1, 12, 12, 12)).shape == (1, 2)
 
 
-def test_validation_is_of_whole_scans(tiny_sorted: Sorted) -> None:
+def test_validation_is_of_complete_scans(tiny_sorted: Sorted) -> None:
     class Brightest(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -181,7 +181,7 @@ def test_without_validation_cases_the_last_weights_are_kept(tiny_sorted: Sorted,
     assert all("val_score" not in row for row in trace(run))
 
 
-def test_validation_cases_of_one_class_are_told_apart_by_the_loss(tiny_sorted: Sorted, tmp_path: Path) -> None:
+def test_validation_cases_of_one_class_are_compared_by_the_loss(tiny_sorted: Sorted, tmp_path: Path) -> None:
     store = with_splits(tiny_sorted, tmp_path / "store", lambda number: "val" if number in (1, 3) else "train")
     run = train_on(replace(tiny_sorted, store=store), tmp_path / "run", settings={"finetune.steps": 2})
     last = trace(run)[-1]
@@ -210,7 +210,7 @@ def test_a_store_without_splits_gets_one_that_is_kept(
     assert {case["case"]: case["class"] for case in result["cases"]} == listed["test"]
 
 
-def test_what_takes_no_part_is_told(tiny_sorted: Sorted, tmp_path: Path) -> None:
+def test_cases_that_are_left_out_are_reported(tiny_sorted: Sorted, tmp_path: Path) -> None:
     store = Store(with_splits(tiny_sorted, tmp_path / "store", lambda n: "unlabelled" if n > 27 else "train"))
     table = tmp_path / "classes.csv"
     table.write_text(tiny_sorted.classes.read_text().replace("scan_0,", "scan_x,"))

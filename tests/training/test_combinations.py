@@ -143,7 +143,7 @@ def test_the_report_names_pretext_and_encoder(pretrained: Pretrained) -> None:
 
 
 @pytest.mark.parametrize("carry", [True, False])
-def test_a_unets_decoder_is_carried_along_where_it_is_told(tiny: Tiny, tmp_path: Path, carry: bool) -> None:
+def test_a_unets_decoder_is_carried_over_if_requested(tiny: Tiny, tmp_path: Path, carry: bool) -> None:
     recipe = recipe_of(tmp_path, encoder="unet", carry_decoder=carry)
     store, still = Store(tiny.store), {"finetune.lr": 1e-12}  # one step that moves nothing to speak of
     pretrained = pretrain(store, tmp_path / "pretrained", load_recipe(recipe, still)).path
@@ -168,7 +168,7 @@ def test_a_decoder_that_is_not_there_is_not_carried(tiny: Tiny, tmp_path: Path) 
     assert not (tmp_path / "segmentor").exists()
 
 
-def test_a_fine_tuning_takes_encoder_and_pretext_from_the_weights_whatever_it_was_told(
+def test_a_fine_tuning_takes_encoder_and_pretext_from_the_weights_whatever_the_recipe_says(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     recipe = recipe_of(tmp_path, encoder="swin", pretext="simmim")

@@ -84,7 +84,7 @@ def test_a_run_folder_holds_all_that_later_steps_need(tiny_runs: TinyRuns) -> No
     assert rows[-1]["val_dice"] == pytest.approx((rows[-1]["val_dice bone"] + rows[-1]["val_dice fat"]) / 2)
 
 
-def test_the_weights_tell_what_a_scan_must_be_like_and_what_the_labels_mean(tiny_runs: TinyRuns) -> None:
+def test_the_weights_say_what_a_scan_must_be_like_and_what_the_labels_mean(tiny_runs: TinyRuns) -> None:
     network, metadata = load_segmentor(tiny_runs.finetune)
     recipe = load_recipe(tiny_runs.recipe)
     assert metadata["labels"] == {"1": "bone", "2": "fat"}
@@ -104,7 +104,7 @@ def test_the_prior_is_that_of_the_cases_that_were_trained_on(tiny: Tiny, tmp_pat
     assert (found.labels, found.factor) == (expected.labels, expected.factor)
 
 
-def test_validation_is_the_dice_of_whole_scans(tiny: Tiny) -> None:
+def test_validation_is_the_dice_of_complete_scans(tiny: Tiny) -> None:
     """A network that calls all soft tissue bone and nothing fat is scored by hand."""
 
     class Everything(nn.Module):
@@ -208,7 +208,7 @@ def test_the_encoder_settles_its_own_settings_and_the_crop(tiny_runs: TinyRuns, 
     assert (found.crop, found.window) == (own.crop, own.window)
 
 
-def test_a_patch_and_a_window_that_are_told_are_kept(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_a_given_patch_and_window_are_kept(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     told = {"vit.patch": [4, 4, 2], "window": [-100, 100], "finetune.steps": 1}
     path = api.finetune(tiny_runs.store, tmp_path / "run", tiny_runs.pretrain, settings=told)
     run = Run.open(path)
@@ -220,11 +220,11 @@ def test_a_patch_and_a_window_that_are_told_are_kept(tiny_runs: TinyRuns, tmp_pa
     assert not (tmp_path / "wide").exists()
 
 
-def test_the_recipe_is_that_of_the_pre_training_unless_told(tiny_runs: TinyRuns) -> None:
+def test_the_recipe_is_that_of_the_pre_training_unless_one_is_given(tiny_runs: TinyRuns) -> None:
     assert Run.open(tiny_runs.finetune).recipe() == Run.open(tiny_runs.pretrain).recipe()
 
 
-def test_scratch_has_a_rate_of_its_own(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_scratch_has_a_learning_rate_of_its_own(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     recipe = recipe_of(tiny_runs, steps=1, batch=1, lr=1e-3, scratch_lr=5e-5)
     store = Store(tiny_runs.store)
     scratch, _ = finetune(store, tmp_path / "scratch", recipe)
@@ -288,7 +288,7 @@ def test_masks_do_not_concern_a_fine_tuning_but_the_patch_does(tiny_runs: TinyRu
     assert not (tmp_path / "odd").exists()
 
 
-def test_the_segmentor_tells_where_its_encoder_came_from_without_a_path(tiny_runs: TinyRuns) -> None:
+def test_the_segmentor_says_where_its_encoder_came_from_without_a_path(tiny_runs: TinyRuns) -> None:
     _, encoder = read_weights(tiny_runs.pretrain / "encoder.safetensors")
     _, metadata = read_weights(tiny_runs.finetune / "segmentor.safetensors")
     assert metadata["init"] == {"file": "encoder.safetensors", "data": encoder["data"]}

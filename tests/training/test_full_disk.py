@@ -41,7 +41,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence_and_the_run_resumes
     assert [row["loss"] for row in resumed.metrics()] == [row["loss"] for row in straight.metrics()]
 
 
-def test_a_former_checkpoint_stays_whole(tiny: Tiny, tmp_path: Path) -> None:
+def test_an_earlier_checkpoint_stays_intact(tiny: Tiny, tmp_path: Path) -> None:
     run = pretrain(Store(tiny.store), tmp_path / "run", load_recipe(tiny.recipe))
     state = run.load_checkpoint()
     assert state is not None

@@ -26,14 +26,14 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> Store:
 # Which cases
 
 
-def test_all_labelled_train_cases_are_taken_unless_told_otherwise(listed: Store) -> None:
+def test_all_labelled_train_cases_are_taken_by_default(listed: Store) -> None:
     cases = labelled_cases(listed, None, seed=0)
     assert [case.name for case in cases] == [f"case_{i:02d}" for i in range(33) if i % 11 != 5]
     assert labelled_cases(listed, "1.0", seed=0) == labelled_cases(listed, "30", seed=0) == cases
 
 
 @pytest.mark.parametrize(("labels", "count"), [("0.1", 3), ("3", 3), ("1", 1), ("0.5", 15), ("0.001", 1), ("29", 29)])
-def test_labels_is_a_share_or_a_number(listed: Store, labels: str, count: int) -> None:
+def test_labels_is_a_fraction_or_a_number(listed: Store, labels: str, count: int) -> None:
     cases = labelled_cases(listed, labels, seed=0)
     assert len({case.name for case in cases}) == len(cases) == count
     assert all(case.split == "train" and case.label for case in cases)

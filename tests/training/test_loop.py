@@ -233,7 +233,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     torch.testing.assert_close(weights, expected, rtol=0, atol=0)
 
 
-def test_weights_are_saved_with_every_checkpoint_where_nothing_tells_the_best(tmp_path: Path) -> None:
+def test_weights_are_saved_with_every_checkpoint_if_there_is_no_score(tmp_path: Path) -> None:
     bench = Bench(settings())
     bench.run(tmp_path / "run")
     assert bench.saved == [2, 4, 6, 7]

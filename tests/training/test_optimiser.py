@@ -34,7 +34,7 @@ def groups_by_name(network: nn.Module, training: Training) -> dict[str, dict[str
     return {name: {"decay": group["weight_decay"], "scale": group["scale"]} for name, group in found}
 
 
-def test_the_rate_is_that_of_torchs_schedulers() -> None:
+def test_the_learning_rate_is_that_of_torchs_schedulers() -> None:
     training = Training(steps=50, warmup=0.2, lr=3e-4)
     weight = nn.Parameter(torch.zeros(1))
     optimiser = torch.optim.SGD([weight], lr=3e-4)
@@ -55,7 +55,9 @@ def test_the_rate_is_that_of_torchs_schedulers() -> None:
 
 @settings(deadline=None)
 @given(steps=st.integers(1, 300), warmup=st.floats(0, 1), lr=st.floats(1e-6, 1))
-def test_the_rate_rises_by_equal_amounts_to_its_peak_and_falls_from_there(steps: int, warmup: float, lr: float) -> None:
+def test_the_learning_rate_rises_linearly_to_its_peak_and_falls_from_there(
+    steps: int, warmup: float, lr: float
+) -> None:
     training = Training(steps=steps, warmup=warmup, lr=lr)
     rates = [learning_rate(step, training) for step in range(steps)]
     peak = max(1, round(warmup * steps)) - 1
@@ -65,7 +67,7 @@ def test_the_rate_rises_by_equal_amounts_to_its_peak_and_falls_from_there(steps:
     assert all(later <= earlier * (1 + 1e-12) for earlier, later in zip(rates[peak:], rates[peak + 1 :], strict=False))
 
 
-def test_the_rate_ends_near_zero() -> None:
+def test_the_learning_rate_ends_near_zero() -> None:
     training = Training(steps=1000, lr=1.0)
     assert learning_rate(999, training) == pytest.approx(0.5 * (1 + math.cos(math.pi * 899 / 900)))
     assert learning_rate(999, training) < 1e-5
@@ -127,7 +129,7 @@ def test_the_layers_of_a_unet_are_its_residual_blocks(dense: bool) -> None:
         assert group["scale"] == pytest.approx(0.5 ** distance.get(layer, 0)), name
 
 
-def test_the_groups_start_at_their_share_of_the_rate_with_adamws_betas() -> None:
+def test_each_group_starts_at_its_fraction_of_the_learning_rate_with_adamws_betas() -> None:
     training = Training(lr=2e-3, layer_decay=0.5)
     optimiser = make_optimiser(UNETR(make_vit(), 2, UNETRSettings(4)), training, BETAS)
     assert isinstance(optimiser, torch.optim.AdamW)

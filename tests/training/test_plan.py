@@ -38,7 +38,7 @@ def test_its_figures_are_those_of_the_training(
     assert plan.run_bytes == pytest.approx(sizes, rel=0.01)
 
 
-def test_the_command_tells_a_table_and_writes_nothing(
+def test_the_command_prints_a_table_and_writes_nothing(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["pretrain", str(tiny.store), str(tmp_path / "run"), "--recipe", str(tiny.recipe), "--plan-only"]

@@ -78,7 +78,7 @@ def test_a_run_folder_holds_all_that_later_steps_need(tiny_runs: TinyRuns) -> No
     assert (about["kind"], about["store"], about["cases"]) == ("pretrain", str(tiny_runs.store.resolve()), 6)
 
 
-def test_the_weights_tell_what_a_scan_must_be_like(tiny_runs: TinyRuns) -> None:
+def test_the_weights_say_what_a_scan_must_be_like(tiny_runs: TinyRuns) -> None:
     recipe, store = load_recipe(tiny_runs.recipe), Store(tiny_runs.store)
     _, metadata = read_weights(tiny_runs.pretrain / "encoder.safetensors")
     assert metadata["preparation"] == json.loads(json.dumps(asdict(store.preparation)))
@@ -169,7 +169,7 @@ def test_the_validation_loss_is_the_same_whenever_it_is_computed(tiny_runs: Tiny
     assert loss(replace(recipe, seed=1)) != first  # the masks are drawn by seed
 
 
-def test_a_crop_that_is_not_told_is_fitted_to_the_store(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_crop_that_is_not_given_is_fitted_to_the_store(tiny: Tiny, tmp_path: Path) -> None:
     store = Store(tiny.store)
     recipe = recipe_of(tiny, crop=None, crop_voxels=2500, steps=1, batch=1)
     crop = pretrain(store, tmp_path / "run", recipe).recipe().crop

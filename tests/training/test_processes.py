@@ -159,7 +159,7 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
 
 
-def test_the_command_starts_its_processes_and_the_first_alone_speaks(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_command_starts_its_processes_and_only_the_first_prints(tiny: Tiny, tmp_path: Path) -> None:
     one = api.pretrain(tiny.store, tmp_path / "one", tiny.recipe, SETTINGS)
     options = [f"--set={key}={value}" for key, value in SETTINGS.items()]
     command = [sys.executable, "-m", "voxmim", "pretrain", tiny.store, tmp_path / "two", "--recipe", tiny.recipe]
@@ -211,7 +211,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("slurm")
-def test_slurm_tells_a_process_its_place() -> None:
+def test_a_process_takes_its_rank_from_slurm() -> None:
     fabric = make_fabric(make_recipe({**TINY_RECIPE, **FOUR, "devices": 2}))
     environment = fabric.strategy.cluster_environment
     assert isinstance(environment, SLURMEnvironment)

@@ -36,7 +36,7 @@ def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["a run", "a file in it", "a file"])
-def test_an_occupied_folder_is_refused_and_left_alone(tmp_path: Path, what: str) -> None:
+def test_an_occupied_folder_is_refused_and_left_as_it_is(tmp_path: Path, what: str) -> None:
     path = tmp_path / "run"
     if what == "a run":
         new_run(path)

@@ -53,7 +53,9 @@ def test_it_is_refused_with_the_file_and_the_way_on(tiny: Tiny, doubtful: Path, 
         assert not (tmp_path / "run").exists()
 
 
-def test_what_was_accepted_stands_in_the_run_and_is_not_asked_again(tiny: Tiny, doubtful: Path, tmp_path: Path) -> None:
+def test_accepted_findings_are_in_the_run_and_need_no_second_acceptance(
+    tiny: Tiny, doubtful: Path, tmp_path: Path
+) -> None:
     pretrained = api.pretrain(doubtful, tmp_path / "a", tiny.recipe, SETTINGS, accept_findings=True)
     tuned = api.finetune(doubtful, tmp_path / "b", recipe=tiny.recipe, settings=SETTINGS, accept_findings=True)
     for run in (pretrained, tuned):

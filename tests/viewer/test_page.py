@@ -145,7 +145,7 @@ def test_a_label_has_its_colour_where_it_lies_in_the_world(
     assert colours == [True, False]
 
 
-def test_panels_of_one_item_move_together(open_page: Callable[..., Any]) -> None:
+def test_panels_of_one_item_move_in_sync(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.get_by_role("option", name="two arms").click()
     page.wait_for_function("voxmim.panels.length === 2 && document.getElementById('note').hidden")

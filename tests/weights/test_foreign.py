@@ -145,7 +145,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path, settings: dict[
     assert not (tmp_path / "own").exists()
 
 
-def test_what_is_told_of_the_scans_must_make_sense_and_comes_before_the_store(tiny: Tiny, tmp_path: Path) -> None:
+def test_what_is_given_of_the_scans_must_make_sense_and_overrides_the_store(tiny: Tiny, tmp_path: Path) -> None:
     torch.save(pictures(), tmp_path / "pictures.pth")
     with pytest.raises(StoreError, match=r"scans of pet at \(.*\) mm cannot be"):
         api.import_weights(tmp_path / "pictures.pth", tmp_path / "own", tiny.store, intensity="pet")

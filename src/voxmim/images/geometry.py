@@ -179,8 +179,8 @@ def _image_of_box(
 
 def _smoothing(to_old: np.ndarray) -> np.ndarray:
     """(3,) sigma in old voxels along each old axis; 0 where voxels don't grow by much."""
-    growth = np.abs(to_old[:3, :3]).max(axis=1)
-    return np.where(growth > _DOWN, np.sqrt(np.maximum(growth**2 - 1, 0)) / _FWHM, 0)
+    step = np.abs(to_old[:3, :3]).max(axis=1)
+    return np.where(step > _DOWN, np.sqrt(np.maximum(step**2 - 1, 0)) / _FWHM, 0)
 
 
 def _interpolated(

@@ -25,7 +25,7 @@ class SwinUNETR(Segmentor):
         encoder: a Swin.
         classes: labels with background.
         settings: of the decoder. Its channels apply at the patches' resolution and finer, and double at each level
-            below, until the encoder's two deepest maps are reached, which keep their channels.
+            below, until the encoder's two coarsest feature maps are reached, which keep their channels.
     """
 
     encoder: Swin
@@ -39,7 +39,7 @@ class SwinUNETR(Segmentor):
         sizes = [size * 2**level for level in range(len(fine))]
         self.bottom = residual_block(deepest, deepest)
         self.skips = nn.ModuleList(residual_block(*pair) for pair in zip(fine, sizes, strict=True))
-        self.skips.append(nn.Identity())  # the second deepest map is joined as it is
+        self.skips.append(nn.Identity())  # the second coarsest feature map is joined as it is
         self.ups = nn.ModuleList(_JoinUp(*pair) for pair in pairwise([deepest, second, *reversed(sizes)]))
         coarse = sizes[0] if sizes else second  # an encoder of two maps alone ends with its own channels
         doublings = [(coarse if step == 0 else size, size) for step in range(int(math.log2(encoder.patch[0])))]

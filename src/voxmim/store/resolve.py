@@ -59,7 +59,7 @@ def resolve_preparation(
 def _median_spacing(source: Source) -> Spacing:
     """The size along each axis that the scan in the middle has, to the seven digits of a float32: no mean of two sizes.
 
-    Scans that share a size are thus not resampled.
+    Scans of one size are thus not resampled.
     """
     spacings = []
     for case in source.cases:

@@ -11,7 +11,7 @@ from torch import nn
 
 from voxmim.store.crops import Batch
 from voxmim.store.format import Store
-from voxmim.training.processes import raise_together
+from voxmim.training.processes import raise_on_all_ranks
 
 HINT = "start again with a lower --lr, a longer warm-up or --precision 32"
 
@@ -25,7 +25,7 @@ def raise_nonfinite(
         TrainingError: on the first process, with the most certain cause that any process found.
     """
     certain, cause = find_cause(network, batch, files(batch.names))
-    raise_together(fabric, cause, certain, f"{what}: ")
+    raise_on_all_ranks(fabric, cause, certain, f"{what}: ")
 
 
 def find_cause(network: nn.Module, batch: Batch, files: Sequence[str]) -> tuple[bool, str]:

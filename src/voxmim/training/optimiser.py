@@ -1,4 +1,4 @@
-"""AdamW, its parameter groups, and the learning rate's way."""
+"""AdamW, its parameter groups, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _EXEMPT = ("positions", "registers", "relative_position_bias_table")  # what say
 
 
 def make_optimiser(network: nn.Module, training: Training, betas: tuple[float, float]) -> torch.optim.AdamW:
-    """AdamW over groups that differ in weight decay and rate.
+    """AdamW over groups that differ in weight decay and learning rate.
 
-    Vectors (norms, biases, tokens), registers and position codes are not decayed. With `training.layer_decay` below 1,
+    Vectors (norms, biases, tokens), registers and positional encodings are not decayed. With `layer_decay` below 1,
     each of the `layers` of ``network.encoder`` learns more slowly the further it lies from the output (arXiv
     2106.08254).
     """
@@ -55,7 +55,7 @@ def _distances(encoder: nn.Module | None) -> dict[int, int]:
 
 
 def learning_rate(step: int, training: Training) -> float:
-    """The rate of step 0, 1, ...: a linear rise over the warm-up, then a cosine to zero at the end."""
+    """The learning rate of step 0, 1, ...: a linear rise over the warm-up, then a cosine to zero at the end."""
     warmup = max(1, round(training.warmup * training.steps))
     if step < warmup:
         return training.lr * (step + 1) / warmup

@@ -96,11 +96,11 @@ def all_ranks(fabric: Fabric, work: Callable[[], Result]) -> Result:
         error = failed
     failures = fabric.all_reduce(torch.tensor(float(error is not None), device=fabric.device), reduce_op="sum")
     if failures > 0:  # type: ignore[operator]
-        raise_together(fabric, "" if error is None else str(error), error is not None)
+        raise_on_all_ranks(fabric, "" if error is None else str(error), error is not None)
     return result  # type: ignore[return-value]
 
 
-def raise_together(fabric: Fabric, message: str, certain: bool, prefix: str = "") -> NoReturn:
+def raise_on_all_ranks(fabric: Fabric, message: str, certain: bool, prefix: str = "") -> NoReturn:
     """End all processes, each of which calls this.
 
     Args:

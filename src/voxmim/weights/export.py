@@ -119,7 +119,7 @@ def to_monai_unetr(vit: ViT) -> dict[str, Tensor]:
         ValueError: RoPE, registers, or not the patches of 16 and the 12 blocks that MONAI's UNETR has.
     """
     if vit.rope:
-        raise ValueError("MONAI's ViT has no rotary positions")
+        raise ValueError("MONAI's ViT has no RoPE")
     if isinstance(vit.blocks[0].mlp, SwiGLU):
         raise ValueError("MONAI's ViT has no gated MLPs (vit.swiglu)")
     if vit.registers is not None:

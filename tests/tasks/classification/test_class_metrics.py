@@ -29,7 +29,7 @@ def pairwise(truth: np.ndarray, score: np.ndarray) -> float:
 
 @given(st.integers(0, 10**6), st.integers(4, 30), st.booleans())
 @settings(max_examples=40)
-def test_auroc_of_two_classes_is_the_share_of_pairs_in_order(seed: int, cases: int, coarse: bool) -> None:
+def test_auroc_of_two_classes_is_the_fraction_of_pairs_in_order(seed: int, cases: int, coarse: bool) -> None:
     truth, given = drawn(seed, cases, 2)
     score = np.round(given[:, 1], 1) if coarse else given[:, 1]
     both = np.stack([1 - score, score], axis=1)

@@ -12,7 +12,7 @@ from voxmim.store.prepare import prepare_scan
 from voxmim.tasks.classification.predict import Classifier
 
 
-def test_new_scans_are_told_as_an_evaluation_tells_them(tiny_sorted: Sorted, tmp_path: Path) -> None:
+def test_new_scans_get_the_probabilities_of_an_evaluation(tiny_sorted: Sorted, tmp_path: Path) -> None:
     scans = tiny_sorted.source / "imagesTr"
     seen: list[tuple[int, int]] = []
     (table,) = api.predict(tiny_sorted.run, [scans], tmp_path / "out", on_case=lambda *at: seen.append(at))

@@ -53,7 +53,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
         read_classes(tmp_path / "x.csv")
 
 
-def test_cases_meet_their_classes_and_the_others_are_told() -> None:
+def test_cases_get_their_classes_and_the_others_are_reported() -> None:
     splits = {"a": "train", "b": "test", "d": "train", "e": "unlabelled"}
     listed, told = match(TWO, splits, Path("t.csv"), Path("store"))
     assert listed == {"train": {"a": "sick"}, "test": {"b": "healthy"}}

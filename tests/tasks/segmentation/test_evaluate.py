@@ -142,7 +142,7 @@ def test_the_prior_is_scored_beside(tiny_runs: TinyRuns) -> None:
     assert result["prior"]["mean"]["dice"] > 0.2
 
 
-def test_without_a_prior_none_is_told(tiny: Tiny, run: Path, fake_segmentor: Fake) -> None:
+def test_without_a_prior_none_is_reported(tiny: Tiny, run: Path, fake_segmentor: Fake) -> None:
     fake_segmentor()
     assert "prior" not in evaluate(run, tiny.store)
 
@@ -155,7 +155,7 @@ def test_a_folder_gives_the_same_figures_as_its_store(tiny_runs: TinyRuns) -> No
 
 
 @pytest.mark.parametrize(("split", "cases"), [("train", [0, 1, 2, 3]), ("val", [4, 5]), ("test", [6, 7])])
-def test_the_split_that_is_asked_for_is_scored(
+def test_the_requested_split_is_scored(
     tiny: Tiny, run: Path, fake_segmentor: Fake, split: str, cases: list[int]
 ) -> None:
     fake_segmentor()

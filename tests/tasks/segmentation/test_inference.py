@@ -48,7 +48,7 @@ class Middle(nn.Module):
 
 @given(shape=st.tuples(sizes, sizes, sizes), overlap=st.sampled_from([0.0, 0.25, 0.5, 0.75]))
 @settings(deadline=None, max_examples=20)
-def test_windows_give_the_same_as_the_whole_at_once(shape: tuple[int, int, int], overlap: float) -> None:
+def test_windows_give_the_same_as_the_volume_at_once(shape: tuple[int, int, int], overlap: float) -> None:
     """Scans larger than the window, smaller, and both along different axes."""
     image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(sum(shape)))
     network = Brightness()
@@ -80,7 +80,7 @@ def test_windows_and_weights_are_those_of_monai(shape: tuple[int, int, int], ove
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 2.0, 1.3), (3.1, 0.6, 2.2)])
 @pytest.mark.parametrize("regions", [{}, {"both": (1, 2), "second": (2,)}])
-def test_a_label_map_from_slabs_is_that_of_the_whole_volume(
+def test_a_label_map_from_slabs_is_that_of_the_complete_volume(
     spacing: tuple[float, float, float], regions: dict[str, tuple[int, ...]]
 ) -> None:
     """On a grid of other voxel sizes whose axes are turned."""
@@ -177,7 +177,7 @@ def test_half_precision_is_close_to_full_and_left_where_it_is_slow(
     assert torch.equal(full, predict_probabilities(network, image, (12, 12, 12), 0.5, "bf16"))
 
 
-def test_bands_of_intensity_are_labelled_as_told() -> None:
+def test_bands_of_intensity_are_labelled() -> None:
     """The stand-in for a segmentor that other tests rely on."""
     image = torch.tensor([0.0, 0.2, 0.3, 0.5, 0.7, 1.0]).reshape(1, 6, 1, 1)
     found = predict_probabilities(ByIntensity(TINY_BANDS), image, (4, 4, 4), 0.25, "32").argmax(0)

@@ -35,14 +35,14 @@ def slow_loss(logits: torch.Tensor, label: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("values", [[0, 1, 2, 4], [0, 2], [4]])
-def test_regions_are_judged_each_by_its_own_mask(values: list[int]) -> None:
+def test_the_loss_of_each_region_is_of_its_own_mask(values: list[int]) -> None:
     logits, label = some_case(values, 3)
     loss = make_criterion(REGIONS)(logits, label)
     assert float(loss) == pytest.approx(slow_loss(logits, label), rel=1e-4)
 
 
 @pytest.mark.parametrize("values", [[0, 1, 2], [0, 2], [0]])
-def test_labels_are_judged_as_in_monai(values: list[int]) -> None:
+def test_the_loss_of_labels_is_that_of_monai(values: list[int]) -> None:
     logits, label = some_case(values, 3)
     theirs = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
     torch.testing.assert_close(make_criterion(LABELS)(logits, label), theirs(logits, label))

@@ -147,9 +147,7 @@ def test_probabilities_sum_to_one_and_agree_with_the_labels(
     np.testing.assert_array_equal(array.argmax(axis=-1), np.asarray(labels.dataobj))
 
 
-def test_only_labels_are_written_unless_probabilities_are_asked_for(
-    tiny_runs: TinyRuns, tmp_path: Path, oblique_scan: Path
-) -> None:
+def test_probabilities_are_written_on_request_only(tiny_runs: TinyRuns, tmp_path: Path, oblique_scan: Path) -> None:
     told: list[tuple[int, int]] = []
     predict(tiny_runs.finetune, [oblique_scan], tmp_path / "out", on_case=lambda done, of: told.append((done, of)))
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["oblique.nii.gz"]

@@ -35,7 +35,7 @@ def dice(a: np.ndarray, b: np.ndarray, value: int) -> float:
     return 2 * np.sum((a == value) & (b == value)) / (np.sum(a == value) + np.sum(b == value))
 
 
-def test_the_shares_are_the_mean_of_the_masks():
+def test_the_prior_is_the_mean_of_the_masks():
     rng = np.random.default_rng(0)
     label_maps = [rng.choice([0, 2, 7], size=(6, 6, 6)).astype(np.uint8) for _ in range(7)]
     prior = PositionPrior.fit(iter(label_maps), LABELS, grid=6)
