@@ -94,6 +94,7 @@ def split(result: Mapping[str, int], given: Given) -> None:
 def pretrain(result: Path | Plan, given: Given) -> None:
     """The encoder, or the plan."""
     if isinstance(result, Path):
+        _say_whether_done(result)
         return done(result / "encoder.safetensors", "the encoder; its report is report.html in the same folder")
     title = f"{result.steps} steps of {result.crops} crops, estimated from a few of them"
     table(title, ["what", "how much"], result.rows())
@@ -101,8 +102,17 @@ def pretrain(result: Path | Plan, given: Given) -> None:
 
 def finetune(result: Path, given: Given) -> None:
     """The segmentor or classifier."""
+    _say_whether_done(result)
     kind = "classifier" if (result / "classifier.safetensors").is_file() else "segmentor"
     done(result / f"{kind}.safetensors", f"the {kind}; its report is report.html in the same folder")
+
+
+def _say_whether_done(run: Path) -> None:
+    from voxmim.report.run_page import done_in_words
+    from voxmim.training.run import Run
+
+    if words := done_in_words(Run.open(run)):
+        CONSOLE.print(words, soft_wrap=True)
 
 
 def evaluate(result: Mapping[str, Any], given: Given) -> None:

@@ -7,26 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from voxmim.studies.curves import Cost, Plateau, break_even, equal_time_steps, plateau, savings
+from voxmim.studies.curves import Cost, break_even, equal_time_steps, savings
 
 STEPS = np.array([100, 200, 300, 400])
 SCRATCH = Cost(pretraining=0.0, step=0.01)  # 1 core-minute per 100 steps
 PRETRAINED = Cost(pretraining=5.0, step=0.01)
 SLOW = np.array([0.2, 0.4, 0.6, 0.8])
 FAST = np.array([0.4, 0.8, 0.8, 0.8])
-
-
-@pytest.mark.parametrize(
-    ("curve", "found"),
-    [
-        ([0.5, 0.7, 0.798, 0.8], Plateau(0.8, 300, True)),  # the last quarter gained 0.002
-        ([0.5, 0.7, 0.79, 0.8], Plateau(0.8, 400, False)),  # and here 0.01
-        ([0.5, 0.8, 0.7, 0.6], Plateau(0.8, 200, True)),  # the best weights are kept
-        ([0.3, 0.3, 0.3, 0.3], Plateau(0.3, 100, True)),
-    ],
-)
-def test_a_curve_is_done_if_the_last_quarter_gains_less_than_the_tolerance(curve: list[float], found: Plateau) -> None:
-    assert plateau(STEPS, np.array(curve)) == found
 
 
 def test_the_cost_of_an_arm_includes_its_pre_training() -> None:

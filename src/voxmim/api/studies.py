@@ -22,7 +22,7 @@ def demo(
         data: folder or list of labelled scans. Default: generated phantoms.
         out: folder for everything: new, empty, or that of an earlier demo.
         seed: seed of everything random.
-        recipe: packaged recipe or YAML file. Default: demo for phantoms, tiny for your data.
+        recipe: packaged recipe or YAML file. Default: demo for phantoms, resenc-tiny for your data.
         settings: settings that differ from the recipe, such as mask.ratio=0.6.
         spacing: voxel size in mm. Default: the median of your data, 7.5 mm for phantoms.
 

@@ -20,6 +20,7 @@ from voxmim.settings import Training
 from voxmim.store.format import Store
 from voxmim.tasks.registry import task_of
 from voxmim.text import sizes_in_words
+from voxmim.training.plateau import in_words
 from voxmim.training.run import RECIPE, Run
 
 REPORT, STATUS = "report.html", "status.json"
@@ -38,6 +39,7 @@ def write_run_page(run: Run, running: bool = False) -> None:
         page.lead[0] += f" It started from {run.about['init']}."
         page.facts.append(("loaded weights", run.about["transfer"]))
     page.lead += run.about.get("warnings", [])
+    page.lead += [] if running else [done_in_words(run)]
     page.facts = [*run_facts(run, recipe, training, rows, store), *page.facts]
     if running:
         page.lead.insert(0, f"In progress: step {_last_step(rows)} of {training.steps}.")
@@ -125,6 +127,24 @@ def _finetuning(run: Run, recipe: Recipe, rows: Sequence[Mapping[str, float]]) -
         facts=task.facts(run.about),
         commands=[_evaluate_command(result) for result in results],
     )
+
+
+def done_in_words(run: Run) -> str:
+    """Whether a run that has ended is trained to its plateau, and what to do if not; empty if that cannot be said.
+
+    The score of a pre-training is the fraction of the loss of guessing that it has learned to avoid.
+    """
+    if run.kind == "pretrain":
+        column, name = "val_loss", "fraction of the loss of guessing that is avoided"
+    else:
+        task = task_of(run.path)
+        column, name = task.score, task.score_name
+    rows = [row for row in run.metrics() if column in row]
+    if run.kind == "pretrain":
+        scores = [1 - row[column] / row["val_guess"] for row in rows]
+    else:
+        scores = [row[column] for row in rows]
+    return in_words(np.array([row["step"] for row in rows]), np.array(scores), name)
 
 
 def run_facts(

@@ -1,6 +1,5 @@
 """What validation curves say: how soon an arm reaches another's best Dice, where it ends, and what that costs.
 
-A curve is done if the last quarter of its steps raised its best Dice by less than 0.005. Its plateau is that best Dice.
 Costs are core-minutes of pre-training and fine-tuning.
 """
 
@@ -10,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from voxmim.tasks.intervals import central, mean_draws
+from voxmim.training.plateau import plateau
 
 FRACTIONS = (0.9, 0.95, 0.99, 1.0)  # of another arm's best Dice
-TOLERANCE = 0.005  # of Dice: less is no gain
-TAIL = 0.25  # fraction of the steps in which there must be no gain
 
 
 @dataclass(frozen=True)
@@ -26,15 +24,6 @@ class SpeedUp:
     ratio: float  # other_steps / own_steps, above 1 if the arm is faster; 0 if it never reaches the target
     low: float  # of the 95 % interval of the ratio
     high: float
-
-
-@dataclass(frozen=True)
-class Plateau:
-    """Where a validation curve ends."""
-
-    dice: float  # the best of the curve, whose weights are kept
-    step: float  # the first step within `TOLERANCE` of it
-    done: bool  # no gain in the last quarter of the steps
 
 
 @dataclass(frozen=True)
@@ -98,13 +87,6 @@ def speed_up(
     return SpeedUp(*(float(value[0]) for value in found), *central(ratios(*drawn)[3]))
 
 
-def plateau(steps: np.ndarray, curve: np.ndarray) -> Plateau:
-    """The plateau of one mean validation curve, both (T,)."""
-    best = float(curve.max())
-    step = float(steps[np.argmax(curve >= best - TOLERANCE)])
-    return Plateau(best, step, step <= (1 - TAIL) * float(steps[-1]))
-
-
 def break_even(own: Cost, own_steps: float, other: Cost, other_steps: float) -> float:
     """How many fine-tunings make `own` as cheap as `other`; infinite if it never is, 0 if it is from the first."""
     saved_each = other.step * other_steps - own.step * own_steps
@@ -129,7 +111,7 @@ def savings(
     """The cost of 90, 95, 99 and 100 % of the other arm's plateau, for both arms, from their mean curves, all (T,)."""
     found = []
     for fraction in FRACTIONS:
-        goal = np.array([fraction * plateau(other_steps, other_curve).dice])
+        goal = np.array([fraction * plateau(other_steps, other_curve).best])
         mine, theirs = (
             float(steps_to(steps, curve[None], goal)[0])
             for steps, curve in ((own_steps, own_curve), (other_steps, other_curve))

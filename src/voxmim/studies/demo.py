@@ -60,7 +60,7 @@ def demo(
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").is_file()):
         raise RunError(f"{out}: there is something else here already; name another folder with --out, or delete it.")
-    chosen = load_recipe(recipe or ("tiny" if data else "demo"), {"seed": seed, **(settings or {})})
+    chosen = load_recipe(recipe or ("resenc-tiny" if data else "demo"), {"seed": seed, **(settings or {})})
     if chosen.nodes * chosen.devices > 1:
         raise RecipeError("a demo trains in one process; leave out nodes and devices, or run its commands one by one.")
     recipe_file, store, steps = out / "recipe.yaml", out / STORE, Steps()

@@ -8,7 +8,7 @@ from voxmim.studies import tables
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.request import Request
-from voxmim.studies.speed import speed_in_words
+from voxmim.studies.speed import plateau_table, speed_in_words
 
 
 def arms(request: Request) -> list[Arm]:
@@ -37,6 +37,7 @@ def findings(comparison: Comparison) -> Findings:
             tables.score_table(comparison, arms),
             tables.label_table(comparison, arms),
             tables.difference_table(comparison, [(scratch, pretrained)]),
+            plateau_table(comparison, arms),
             tables.pretraining_table(comparison),
         ],
         plots=[

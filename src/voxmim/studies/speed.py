@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from voxmim.report.page import Table
 from voxmim.studies.arm import Arm, Comparison
-from voxmim.studies.curves import FRACTIONS, TOLERANCE, SpeedUp, plateau, savings, speed_up
+from voxmim.studies.curves import FRACTIONS, SpeedUp, savings, speed_up
 from voxmim.studies.tables import MISSING, marked, table
+from voxmim.training.plateau import TOLERANCE, plateau
 
 
 def speed_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]]) -> Table:
@@ -67,7 +68,7 @@ def plateau_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
         last = float(steps[-1])
         minutes = f"{cost.of(last):.1f}, of which pre-training {cost.pretraining:.1f}"
         reached = f"{end.step:.0f} of {last:.0f}"
-        rows.append([marked(comparison, arm), f"{end.dice:.3f}", reached, "yes" if end.done else "no", minutes])
+        rows.append([marked(comparison, arm), f"{end.best:.3f}", reached, "yes" if end.done else "no", minutes])
     note = (
         f"Plateau: the best Dice of the mean validation curve, at the first step within {TOLERANCE} of it. Done: the "
         "last quarter of the steps gained less than that. An arm that is not done would end higher with more steps. "

@@ -1,0 +1,49 @@
+"""When a training is done, against cases worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from conftest import TinyRuns
+from voxmim.report.run_page import done_in_words
+from voxmim.training.plateau import Plateau, in_words, plateau
+from voxmim.training.run import Run
+
+STEPS = np.array([100, 200, 300, 400])
+
+
+@pytest.mark.parametrize(
+    ("curve", "found"),
+    [
+        ([0.5, 0.7, 0.798, 0.8], Plateau(0.8, 300, True)),  # the last quarter gained 0.002
+        ([0.5, 0.7, 0.79, 0.8], Plateau(0.8, 400, False)),  # and here 0.01
+        ([0.5, 0.8, 0.7, 0.6], Plateau(0.8, 200, True)),  # the best weights are kept
+        ([0.3, 0.3, 0.3, 0.3], Plateau(0.3, 100, True)),
+    ],
+)
+def test_a_curve_is_done_if_the_last_quarter_gains_less_than_the_tolerance(curve: list[float], found: Plateau) -> None:
+    assert plateau(STEPS, np.array(curve)) == found
+
+
+def test_a_training_that_is_done_is_called_so() -> None:
+    said = in_words(STEPS, np.array([0.5, 0.7, 0.8, 0.8]), "mean Dice")
+    assert said == "The last quarter of the steps raised the mean Dice by less than 0.005: this training is done."
+
+
+def test_one_that_still_rises_should_go_on_for_twice_the_steps() -> None:
+    said = in_words(STEPS, np.array([0.5, 0.7, 0.75, 0.8]), "mean Dice")
+    assert "raised the mean Dice by 0.050: a longer training may end higher, such as one with --steps 800" in said
+
+
+def test_few_validations_say_nothing() -> None:
+    assert in_words(STEPS[:3], np.array([0.5, 0.7, 0.8]), "mean Dice") == ""
+
+
+def test_a_pre_training_goes_by_what_it_avoids_of_the_loss_of_guessing(
+    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [0.9, 0.6, 0.5, 0.4]
+    rows = [{"step": float(step), "val_loss": loss, "val_guess": 1.0} for step, loss in zip(STEPS, losses, strict=True)]
+    monkeypatch.setattr(Run, "metrics", lambda _: rows)
+    assert "of the loss of guessing that is avoided by 0.100" in done_in_words(Run.open(tiny_runs.pretrain))
