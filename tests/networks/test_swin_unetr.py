@@ -11,7 +11,7 @@ from torch import nn
 
 from voxmim.networks.patches import Triple
 from voxmim.networks.swin import Swin, SwinSettings
-from voxmim.networks.swin_unetr import SwinUNETR, _JoinUp
+from voxmim.networks.swin_unetr import SwinUNETR
 from voxmim.settings import UNETRSettings
 
 # MONAI's names of the parts of a decoder over four stages.
@@ -55,7 +55,7 @@ def test_with_patches_of_2_it_is_monais_network() -> None:
     assert not state
     volume = torch.randn(1, 4, 32, 64, 32)
     with torch.no_grad():
-        torch.testing.assert_close(network(volume), other(volume), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(network(volume), other(volume), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("stem", [True, False])
@@ -107,17 +107,6 @@ def test_every_level_has_its_resolution_and_channels(patch: int, stages: int) ->
 
 def test_the_feature_size_is_that_of_full_resolution() -> None:
     assert make_segmentor(2, feature_size=5).out.conv.conv.in_channels == 5
-
-
-def test_an_odd_map_is_joined_in_its_place() -> None:
-    up = _JoinUp(1, 1)
-    up.conv_block = nn.Identity()  # what is joined comes out
-    nn.init.ones_(up.transp_conv.conv.weight)
-    coarse, finer = torch.randn(1, 1, 2, 3, 2), torch.randn(1, 1, 3, 5, 4)
-    raised, joined = up(coarse, finer).split(1, dim=1)
-    assert torch.equal(joined, finer)
-    for x, y, z in torch.cartesian_prod(torch.arange(3), torch.arange(5), torch.arange(4)).tolist():
-        assert raised[0, 0, x, y, z] == coarse[0, 0, x // 2, y // 2, z // 2]
 
 
 @pytest.mark.parametrize("stem", [True, False])

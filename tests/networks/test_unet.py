@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from voxmim.networks.patches import Triple
-from voxmim.networks.unet import InstanceNorm, ResidualEncoder, UNet, UNetSettings, _Up
+from voxmim.networks.unet import ResidualEncoder, UNet, UNetSettings
 from voxmim.settings import UNETRSettings
 
 
@@ -133,22 +133,3 @@ def test_a_volume_of_a_single_bottleneck_cell_is_refused() -> None:
 def test_a_level_without_blocks_and_no_level_are_refused(blocks: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         UNetSettings(blocks=blocks)
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_the_instance_norm_is_torchs(batch: int) -> None:
-    volume, ours, theirs = (
-        torch.randn(batch, 4, 5, 6, 7),
-        InstanceNorm(4, affine=True),
-        nn.InstanceNorm3d(4, affine=True),
-    )
-    for norm in (ours, theirs):
-        with torch.no_grad():
-            norm.weight.copy_(torch.arange(4.0)), norm.bias.copy_(torch.arange(4.0) - 2)
-    torch.testing.assert_close(ours(volume), theirs(volume), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2)])
-def test_the_enlargement_is_that_of_its_transposed_convolution(stride: tuple[int, int, int]) -> None:
-    level, features = _Up(6, 4, stride), torch.randn(2, 6, 3, 4, 5)
-    torch.testing.assert_close(level._enlarged(features), level.up(features), rtol=1e-5, atol=1e-6)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.ndimage import find_objects
+import scipy
 
 from voxmim.images.geometry import ras_axes, to_ras
+from voxmim.images.grid import Volume
 from voxmim.images.intensity import thinned
-from voxmim.images.volume import Volume
 
 PERCENTILES = (0.0, 0.5, 25.0, 50.0, 75.0, 99.5, 100.0)
 COARSE = (6, 6, 6)
@@ -110,7 +110,7 @@ def _content(array: np.ndarray, whole: bool) -> str:
 def _labels(label: Volume) -> dict[int, LabelFacts]:
     array, voxel = label.array[0], float(np.prod(label.spacing))
     found = {}
-    for value, place in enumerate(find_objects(array.T), start=1):  # transposed: Z slowest, as in files
+    for value, place in enumerate(scipy.ndimage.find_objects(array.T), start=1):  # transposed: Z slowest, as in files
         if place is None:
             continue
         box = place[::-1]

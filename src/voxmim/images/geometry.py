@@ -9,9 +9,8 @@ from itertools import permutations
 from typing import Literal
 
 import numpy as np
+import scipy
 import SimpleITK as sitk
-from scipy.ndimage import find_objects, gaussian_filter1d
-from scipy.sparse import csr_array
 
 from voxmim.images.grid import Grid, Spacing, Volume
 
@@ -110,7 +109,7 @@ def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
     result = np.zeros(new.shape, dtype=np.uint8)
     best = np.full(new.shape, 0.0, dtype=np.float32)
     covered = np.zeros(new.shape, dtype=np.float32)  # fraction of a voxel that any label holds; the rest is background
-    for value, found in enumerate(find_objects(labels), start=1):
+    for value, found in enumerate(scipy.ndimage.find_objects(labels), start=1):
         if found is None:
             continue
         low = np.maximum([part.start for part in found] - margin, 0)
@@ -198,7 +197,7 @@ def _interpolated(
     if linear:
         array = array.astype(np.float32, copy=False)
     for axis in np.flatnonzero(sigma):
-        array = gaussian_filter1d(array, sigma[axis], axis=int(axis), mode="nearest")
+        array = scipy.ndimage.gaussian_filter1d(array, sigma[axis], axis=int(axis), mode="nearest")
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
     transform = sitk.AffineTransform(to_old[:3, :3].ravel().tolist(), to_old[:3, 3].tolist())
     found = sitk.Resample(
@@ -243,7 +242,7 @@ def _along_axes(
     return found
 
 
-def _weights(old: int, new: int, start: float, step: float, sigma: float) -> csr_array:
+def _weights(old: int, new: int, start: float, step: float, sigma: float) -> scipy.sparse.csr_array:
     """(new, old) float32, sparse: what each old voxel counts for the new ones, at index start, start + step, ..."""
     index = np.clip(start + step * np.arange(new), 0, old - 1)
     low = np.minimum(index.astype(int), max(old - 2, 0))
@@ -251,5 +250,5 @@ def _weights(old: int, new: int, start: float, step: float, sigma: float) -> csr
     weights[np.arange(new), low] = 1 - (index - low)
     weights[np.arange(new), np.minimum(low + 1, old - 1)] += index - low
     if sigma:
-        weights = weights @ gaussian_filter1d(np.eye(old), sigma, axis=0, mode="nearest")
-    return csr_array(weights.astype(np.float32))
+        weights = weights @ scipy.ndimage.gaussian_filter1d(np.eye(old), sigma, axis=0, mode="nearest")
+    return scipy.sparse.csr_array(weights.astype(np.float32))

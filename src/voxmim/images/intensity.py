@@ -85,13 +85,12 @@ def foreground_box(kind: str, image: np.ndarray, margin: int = 2) -> tuple[slice
 
 def window(array: np.ndarray, kind: str, bounds: tuple[float, float]) -> np.ndarray:
     """Stored values as a network sees them, float32: for CT the HU between `bounds` become 0..1, for MR as they are."""
-    seen = array.astype(np.float32)
-    if kind == "ct":
-        low, high = bounds
-        seen -= np.float32(low)
-        seen *= np.float32(1 / (high - low))
-        np.clip(seen, 0, 1, out=seen)
-    return seen
+    if kind != "ct":
+        return array.astype(np.float32)
+    low, high = bounds
+    seen = np.subtract(array, np.float32(low), dtype=np.float32)
+    seen *= np.float32(1 / (high - low))
+    return np.clip(seen, 0, 1, out=seen)
 
 
 def unwindow(array: np.ndarray, kind: str, bounds: tuple[float, float]) -> np.ndarray:

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxmim.networks.unet import ConvEncoder, InstanceNorm
+from voxmim.networks.blocks import InstanceNorm, Pool
+from voxmim.networks.unet import ConvEncoder
 from voxmim.settings import Triple, check_range
 
 
@@ -175,7 +176,7 @@ class _ResidualBlock(nn.Module):
         self.conv2 = _ConvNorm(outgoing, outgoing, kernel, linear=True)
         shortcut: list[nn.Module] = []
         if max(stride) > 1:
-            shortcut.append(nn.AvgPool3d(stride, stride))
+            shortcut.append(Pool(stride))
         if incoming != outgoing:
             shortcut.append(_ConvNorm(incoming, outgoing, (1, 1, 1), linear=True))
         self.skip = nn.Sequential(*shortcut)

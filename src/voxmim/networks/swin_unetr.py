@@ -1,6 +1,6 @@
 """Swin UNETR (arXiv 2201.01266): a Swin encoder whose maps are joined, coarse to fine, by a convolutional decoder.
 
-The blocks are MONAI's, and so is their order: with patches of 2 this is MONAI's own SwinUNETR. Patches of 4 add one
+The order of the blocks is MONAI's: with patches of 2 this is MONAI's own SwinUNETR. Patches of 4 add one
 doubling between the patches' map and the voxels.
 """
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from voxmim.networks.base import Segmentor
+from voxmim.networks.blocks import JoinUp, channels_last, output_block, plain_up, residual_block
 from voxmim.networks.swin import Swin
-from voxmim.networks.unetr import DirectLogits, plain_up, residual_block
+from voxmim.networks.unetr import DirectLogits
 from voxmim.settings import UNETRSettings
 
 
@@ -31,8 +32,6 @@ class SwinUNETR(Segmentor):
     encoder: Swin
 
     def __init__(self, encoder: Swin, classes: int, settings: UNETRSettings) -> None:
-        from monai.networks.blocks import UnetOutBlock  # MONAI takes seconds to import
-
         super().__init__()
         self.encoder, size, stem = encoder, settings.feature_size, settings.stem
         *fine, second, deepest = encoder.widths
@@ -40,14 +39,15 @@ class SwinUNETR(Segmentor):
         self.bottom = residual_block(deepest, deepest)
         self.skips = nn.ModuleList(residual_block(*pair) for pair in zip(fine, sizes, strict=True))
         self.skips.append(nn.Identity())  # the second coarsest feature map is joined as it is
-        self.ups = nn.ModuleList(_JoinUp(*pair) for pair in pairwise([deepest, second, *reversed(sizes)]))
+        self.ups = nn.ModuleList(JoinUp(*pair) for pair in pairwise([deepest, second, *reversed(sizes)]))
         coarse = sizes[0] if sizes else second  # an encoder of two maps alone ends with its own channels
         doublings = [(coarse if step == 0 else size, size) for step in range(int(math.log2(encoder.patch[0])))]
         self.between = nn.Sequential(*(plain_up(*pair, (2, 2, 2)) for pair in doublings[:-1]))
         self.stem = residual_block(encoder.channels, size) if stem else None
-        self.last = _JoinUp(*doublings[-1]) if stem else plain_up(*doublings[-1], (2, 2, 2))
-        self.out = UnetOutBlock(spatial_dims=3, in_channels=size, out_channels=classes)
+        self.last = JoinUp(*doublings[-1]) if stem else plain_up(*doublings[-1], (2, 2, 2))
+        self.out = output_block(size, classes)
         self.direct = DirectLogits(deepest, classes) if settings.direct else None
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z).
@@ -64,21 +64,6 @@ class SwinUNETR(Segmentor):
         for up, skip, finer in zip(self.ups, reversed(self.skips), reversed(maps), strict=True):
             features = up(features, skip(finer))
         features = self.between(features)
-        features = self.last(features) if self.stem is None else self.last(features, self.stem(volume))
+        features = self.last(features) if self.stem is None else self.last(features, self.stem(channels_last(volume)))
         logits = self.out(features)
         return logits if self.direct is None else logits + self.direct(deepest, volume)
-
-
-class _JoinUp(nn.Module):
-    """MONAI's UnetrUpBlock (names included), for odd grids too: what patch merging had padded is cut off again."""
-
-    def __init__(self, incoming: int, outgoing: int) -> None:
-        from monai.networks.blocks.dynunet_block import UnetResBlock, get_conv_layer
-
-        super().__init__()
-        self.transp_conv = get_conv_layer(3, incoming, outgoing, kernel_size=2, stride=2, is_transposed=True)
-        self.conv_block = UnetResBlock(3, 2 * outgoing, outgoing, kernel_size=3, stride=1, norm_name="instance")
-
-    def forward(self, coarse: Tensor, finer: Tensor) -> Tensor:
-        x, y, z = finer.shape[2:]
-        return self.conv_block(torch.cat([self.transp_conv(coarse)[..., :x, :y, :z], finer], dim=1))

@@ -1,7 +1,7 @@
 """A residual U-Net of nnU-Net's kind (arXiv 1809.10486, the residual encoder of 2404.09556), in two parts.
 
 Each level of the encoder halves the resolution and doubles the channels, up to a maximum. The decoder is light: one
-transposed and one plain convolution a level. The blocks are MONAI's.
+transposed and one plain convolution a level.
 """
 
 from __future__ import annotations
@@ -13,15 +13,20 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from voxmim.networks.base import Encoder, Segmentor
+from voxmim.networks.blocks import (
+    InstanceNorm,
+    ResidualBlock,
+    Upsample,
+    channels_last,
+    convolution,
+    leaky_relu,
+    named,
+    output_block,
+)
 from voxmim.networks.patches import grid_of
 from voxmim.settings import Triple, UNETRSettings, check_range
-
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.7
-_NORM = ("instance", {"affine": True})
-_ACTIVATION = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
 
 
 @dataclass
@@ -122,8 +127,8 @@ class ResidualEncoder(ConvEncoder):
         self.stages = nn.ModuleList()
         incoming = channels
         for level, (outgoing, count) in enumerate(zip(self.widths, settings.blocks, strict=True)):
-            stage = [_residual(incoming, outgoing, stride=1 if level == 0 else 2)]
-            stage += [_residual(outgoing, outgoing, stride=1) for _ in range(count - 1)]
+            stage = [ResidualBlock(incoming, outgoing, 1 if level == 0 else 2, affine=True)]
+            stage += [ResidualBlock(outgoing, outgoing, affine=True) for _ in range(count - 1)]
             self.stages.append(nn.Sequential(*stage))
             incoming = outgoing
 
@@ -160,14 +165,12 @@ class UNet(Segmentor):
     encoder: ConvEncoder
 
     def __init__(self, encoder: ConvEncoder, classes: int, settings: UNETRSettings | None = None) -> None:
-        from monai.networks.blocks import UnetOutBlock  # MONAI takes seconds to import
-
         super().__init__()
         self.encoder = encoder
         rising = encoder.widths[::-1]
         ups = zip(pairwise(rising), reversed(encoder.strides[1:]), strict=True)
         self.decoder = nn.ModuleList(_Up(low, high, stride) for (low, high), stride in ups)
-        self.out = UnetOutBlock(spatial_dims=3, in_channels=rising[-1], out_channels=classes)
+        self.out = output_block(rising[-1], classes)
         deep = rising[2:-1] if settings is not None and settings.deep_supervision else []
         self.coarse = nn.ModuleList(nn.Conv3d(width, classes, 1) for width in deep)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -188,54 +191,14 @@ class UNet(Segmentor):
         return self.out(features), *reversed(coarse)
 
 
-class InstanceNorm(nn.InstanceNorm3d):
-    """Instance normalisation that keeps the channels_last layout, in which a CPU convolves bfloat16 faster.
-
-    torch's own is computed as batch normalisation of a volume of B x C channels, which has no such layout.
-    """
-
-    def forward(self, volume: Tensor) -> Tensor:
-        if volume.device.type != "cpu" or _is_exporting():  # for any batch size
-            return super().forward(volume)
-        scale, shift = self.weight, self.bias
-        samples = [functional.batch_norm(one, None, None, scale, shift, True, eps=self.eps) for one in volume.split(1)]
-        return samples[0] if len(samples) == 1 else torch.cat(samples)
-
-
-def channels_last(volume: Tensor) -> Tensor:
-    """The same volume (B, C, X, Y, Z), on a CPU with its channels last in memory."""
-    return volume.contiguous(memory_format=torch.channels_last_3d) if volume.device.type == "cpu" else volume
-
-
 class _Up(nn.Module):
     """Undoes a stage's stride and joins the encoder's map."""
 
     def __init__(self, incoming: int, outgoing: int, stride: Triple) -> None:
-        from monai.networks.blocks import Convolution
-
         super().__init__()
-        self.up = nn.ConvTranspose3d(incoming, outgoing, kernel_size=stride, stride=stride, bias=False)
-        self.block = Convolution(
-            3, 2 * outgoing, outgoing, kernel_size=3, norm=_NORM, act=_ACTIVATION, adn_ordering="NA", bias=False
-        )
-        self.block.get_submodule("adn").add_module("N", InstanceNorm(outgoing, affine=True))
+        self.up = Upsample(incoming, outgoing, stride)
+        self.block = convolution(2 * outgoing, outgoing, 3)
+        self.block.add_module("adn", named(N=InstanceNorm(outgoing, affine=True)))
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
-        return self.block(torch.cat([self._enlarged(features), skip], dim=1))
-
-    def _enlarged(self, features: Tensor) -> Tensor:
-        """What `up` computes, as a linear layer: its kernels do not overlap, and a CPU multiplies matrices faster."""
-        if features.device.type != "cpu":
-            return self.up(features)
-        (b, c, x, y, z), (_, out, i, j, k) = features.shape, self.up.weight.shape
-        kernel = self.up.weight.permute(2, 3, 4, 1, 0).reshape(-1, c)
-        cells = functional.linear(features.permute(0, 2, 3, 4, 1), kernel).view(b, x, y, z, i, j, k, out)
-        joined = cells.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, x * i, y * j, z * k, out)
-        return joined.permute(0, 4, 1, 2, 3)
-
-
-def _residual(incoming: int, outgoing: int, stride: int) -> nn.Module:
-    from monai.networks.blocks import UnetResBlock
-
-    common: dict[str, Any] = {"spatial_dims": 3, "kernel_size": 3, "norm_name": _NORM, "act_name": _ACTIVATION}
-    return UnetResBlock(in_channels=incoming, out_channels=outgoing, stride=stride, **common)
+        return leaky_relu(self.block(torch.cat([self.up(features), skip], dim=1)))

@@ -1,6 +1,6 @@
 """UNETR (arXiv 2103.10504): a transformer encoder, read at several depths by a convolutional decoder.
 
-The decoder's blocks are MONAI's; their number follows from the patch: a patch of 16 has four halvings, 8 three,
+The number of the decoder's blocks follows from the patch: a patch of 16 has four halvings, 8 three,
 4 two. The last encoding is the coarsest level; each finer level takes the encoding of an earlier depth, enlarged
 by transposed convolutions, and the finest takes the image itself. Where a patch is shorter along one axis, that axis
 reaches the scan's resolution first and then stays as it is.
@@ -9,17 +9,25 @@ reaches the scan's resolution first and then stays as it is.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from voxmim.networks.base import Segmentor
+from voxmim.networks.blocks import (
+    JoinUp,
+    ResidualBlock,
+    Upsample,
+    channels_last,
+    named,
+    output_block,
+    plain_up,
+    residual_block,
+)
 from voxmim.networks.patches import grid_of, to_map
 from voxmim.networks.vit import ViT
 from voxmim.settings import EncoderSettings, Triple, UNETRSettings
-
-_BLOCK: dict[str, Any] = {"spatial_dims": 3, "kernel_size": 3, "norm_name": "instance"}
 
 
 class UNETR(Segmentor):
@@ -42,8 +50,6 @@ class UNETR(Segmentor):
         doublings(settings.patch)
 
     def __init__(self, encoder: ViT, classes: int, settings: UNETRSettings) -> None:
-        from monai.networks.blocks import UnetOutBlock, UnetrUpBlock  # MONAI takes seconds to import
-
         super().__init__()
         feature_size, stem = settings.feature_size, settings.stem
         self.encoder = encoder
@@ -57,15 +63,14 @@ class UNETR(Segmentor):
         )
         channels = [encoder.width, *(feature_size * 2**level for level in reversed(range(levels)))]
         self.ups = nn.ModuleList(
-            UnetrUpBlock(
-                in_channels=incoming, out_channels=outgoing, upsample_kernel_size=factor, res_block=True, **_BLOCK
-            )
+            JoinUp(incoming, outgoing, factor)
             if stem or outgoing > feature_size
             else plain_up(incoming, outgoing, factor)
             for (incoming, outgoing), factor in zip(pairwise(channels), factors, strict=True)
         )
-        self.out = UnetOutBlock(spatial_dims=3, in_channels=feature_size, out_channels=classes)
+        self.out = output_block(feature_size, classes)
         self.direct = DirectLogits(encoder.width, classes) if settings.direct else None
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z)."""
@@ -78,7 +83,7 @@ class UNETR(Segmentor):
             if level > 0:
                 features = up(features, self.skips[level - 1](maps[level - 1]))
             elif self.stem is not None:
-                features = up(features, self.stem(volume))
+                features = up(features, self.stem(channels_last(volume)))
             else:
                 features = up(features)
         logits = self.out(features)
@@ -124,39 +129,15 @@ class _Enlarge(nn.Module):
     """Enlarges a map step by step, as MONAI's UnetrPrUpBlock does (names included), each step by factors of its own."""
 
     def __init__(self, incoming: int, outgoing: int, factors: list[Triple]) -> None:
-        from monai.networks.blocks.dynunet_block import UnetResBlock
-
         super().__init__()
         first, *others = factors
-        self.transp_conv_init = _transposed(incoming, outgoing, first)
+        self.transp_conv_init = named(conv=Upsample(incoming, outgoing, first))
         self.blocks = nn.Sequential(
             *(
-                nn.Sequential(
-                    _transposed(outgoing, outgoing, factor),
-                    UnetResBlock(in_channels=outgoing, out_channels=outgoing, stride=1, **_BLOCK),
-                )
+                nn.Sequential(named(conv=Upsample(outgoing, outgoing, factor)), ResidualBlock(outgoing, outgoing))
                 for factor in others
             )
         )
 
     def forward(self, features: Tensor) -> Tensor:
         return self.blocks(self.transp_conv_init(features))
-
-
-def _transposed(incoming: int, outgoing: int, factor: Triple) -> nn.Module:
-    from monai.networks.blocks.dynunet_block import get_conv_layer
-
-    return get_conv_layer(3, incoming, outgoing, kernel_size=factor, stride=factor, is_transposed=True)
-
-
-def plain_up(incoming: int, outgoing: int, factor: Triple) -> nn.Sequential:
-    """Multiplies the cells along each axis where there is no finer map to join."""
-    raised = nn.ConvTranspose3d(incoming, outgoing, factor, factor)
-    return nn.Sequential(raised, residual_block(outgoing, outgoing))
-
-
-def residual_block(incoming: int, outgoing: int) -> nn.Module:
-    """Two convolutions with instance norm and a skip connection."""
-    from monai.networks.blocks import UnetrBasicBlock
-
-    return UnetrBasicBlock(in_channels=incoming, out_channels=outgoing, stride=1, res_block=True, **_BLOCK)

@@ -8,25 +8,21 @@ STORE/labels/CASE.b2nd    (X, Y, Z) uint8, with up to SAMPLES voxels of each lab
 """
 
 import hashlib
-import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 
 from voxmim.errors import StoreError
 from voxmim.findings import Finding
 from voxmim.sources.source import ignored_value
 from voxmim.store.index import INDEX, Case, Index, Preparation
+from voxmim.store.kept import KeptFile, KeptFiles
 
 __all__ = ["INDEX", "SAMPLES", "Case", "Index", "Preparation", "Store"]
 
 SAMPLES = 500  # voxels kept per label and case: enough that balanced crops do not repeat
-_OPEN_FILES = 64  # handles kept open per process; bounds memory whatever the number of scans
-blosc2.set_nthreads(1)  # crops are read beside the training, in one thread
 
 
 class Store:
@@ -49,11 +45,11 @@ class Store:
         self.preparation, self.labels, self.regions = index.preparation, dict(index.labels), dict(index.regions)
         self.findings = list(index.findings)
         self.cases = {case.name: case for case in index.cases}
-        self._open: OrderedDict[tuple[str, str], tuple[blosc2.NDArray, tuple[int, ...]]] = OrderedDict()
+        self._kept = KeptFiles()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave open files behind when sent to another process."""
-        return {**self.__dict__, "_open": OrderedDict()}
+        """Leave the files in memory behind when sent to another process, or copied for another thread."""
+        return {**self.__dict__, "_kept": KeptFiles()}
 
     @property
     def unresolved(self) -> list[Finding]:
@@ -75,15 +71,15 @@ class Store:
 
     def image(self, name: str) -> np.ndarray:
         """(C, X, Y, Z) a prepared scan as stored: int16 HU or float16 z-scores."""
-        return self._read("images", name, lambda array: array[...])
+        return self._read("images", name, KeptFile.whole)
 
     def label_map(self, name: str) -> np.ndarray:
         """(X, Y, Z) uint8, a prepared label map."""
-        return self._read("labels", name, lambda array: array[...])
+        return self._read("labels", name, KeptFile.whole)
 
     def samples(self, name: str) -> dict[int, np.ndarray]:
         """For each label present but `ignore`, (n, 3) voxel indices that carry it, n at most SAMPLES."""
-        packed = self._read("labels", name, lambda array: array.schunk.vlmeta["samples"])
+        packed = self._read("labels", name, lambda kept: kept.meta("samples"))
         ignored = ignored_value(self.labels)
         return {int(value): np.asarray(rows).reshape(-1, 3) for value, rows in packed.items() if int(value) != ignored}
 
@@ -106,7 +102,7 @@ class Store:
         high = [max(a, min(n, s + w)) for a, n, s, w in zip(low, shape, start, size, strict=True)]
         inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         lead = (slice(None),) * (kind == "images")
-        found = self._read(kind, name, lambda array: array[(*lead, *inside)])
+        found = self._read(kind, name, lambda kept: kept.box((*lead, *inside)))
         if found.shape[-3:] == size:
             return found
         box = np.full((*found.shape[:-3], *size), fill, dtype=found.dtype)
@@ -114,39 +110,26 @@ class Store:
         box[(*lead, *place)] = found
         return box
 
-    def _read(self, kind: str, name: str, take: Callable[[blosc2.NDArray], Any]) -> Any:
-        """Apply `take` to an array of the store; raises StoreError where its file is missing or damaged."""
-        file, key = self.path / kind / f"{name}.b2nd", (kind, name)
+    def _read(self, kind: str, name: str, take: Callable[[KeptFile], Any]) -> Any:
+        """Apply `take` to a file of the store; raises StoreError where it is missing or damaged."""
+        file = self.path / kind / f"{name}.b2nd"
         try:
-            return take(self._array(file, key))
+            kept = self._kept.get(file)
+            self._check(kind, name, kept)
+            return take(kept)
         except FileNotFoundError:
             raise StoreError(f"{file}: this file of the store is missing; run 'voxmim prepare' again.") from None
         except Exception as error:  # blosc2 raises many kinds here, none of them documented
-            self._open.pop(key, None)
+            self._kept.forget(file)
             raise StoreError(
                 f"{file}: this file of the store is damaged ({error}); delete it and run 'voxmim prepare' again."
             ) from None
 
-    def _array(self, file: Path, key: tuple[str, str]) -> blosc2.NDArray:
-        """The open array; opened again if its file changed, since a handle on a replaced file reads noise."""
-        now = os.stat(file)
-        mark = (now.st_ino, now.st_size, now.st_mtime_ns)
-        array, known = self._open.get(key, (None, None))
-        if known != mark:
-            try:
-                array = blosc2.open(str(file), mode="r")
-            except RuntimeError:
-                raise ValueError("Blosc2 cannot open it") from None
-            kind, name = key
-            shape: tuple[int, ...] = self.cases[name].shape
-            dtype = "uint8"
-            if kind == "images":
-                shape = (len(self.preparation.channels), *shape)
-                dtype = "int16" if self.preparation.intensity == "ct" else "float16"
-            if array.shape != shape or array.dtype != dtype:
-                raise ValueError(f"it holds {array.shape} {array.dtype}, but {shape} {dtype} in the index")
-            self._open[key] = array, mark
-        self._open.move_to_end(key)
-        if len(self._open) > _OPEN_FILES:
-            self._open.popitem(last=False)
-        return array
+    def _check(self, kind: str, name: str, kept: KeptFile) -> None:
+        shape: tuple[int, ...] = self.cases[name].shape
+        dtype = "uint8"
+        if kind == "images":
+            shape = (len(self.preparation.channels), *shape)
+            dtype = "int16" if self.preparation.intensity == "ct" else "float16"
+        if kept.shape != shape or kept.dtype != dtype:
+            raise ValueError(f"it holds {kept.shape} {kept.dtype}, but {shape} {dtype} in the index")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 COVERAGE = 0.95
 DRAWS = 4000
@@ -83,7 +83,7 @@ def seed_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     count, mean = len(values), values.mean(axis=0)
     if count == 1:
         return mean, mean
-    half = stats.t.ppf((1 + COVERAGE) / 2, count - 1) * values.std(axis=0, ddof=1) / np.sqrt(count)
+    half = scipy.stats.t.ppf((1 + COVERAGE) / 2, count - 1) * values.std(axis=0, ddof=1) / np.sqrt(count)
     return mean - half, mean + half
 
 

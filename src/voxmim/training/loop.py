@@ -10,10 +10,9 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -28,6 +27,9 @@ from voxmim.training.progress import TrainingProgress
 from voxmim.training.run import MetricsFile, Run
 from voxmim.training.speed import Speed
 from voxmim.training.stopping import StopSignal
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 __all__ = ["Job", "make_fabric", "train"]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
-from lightning.fabric import Fabric
 from torch import nn
 
 from voxmim.store.crops import Batch
 from voxmim.store.format import Store
 from voxmim.training.processes import raise_on_all_ranks
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 HINT = "start again with a lower --lr, a longer warm-up or --precision 32"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from inspect import unwrap
 
 import torch
 from torch import nn
@@ -12,7 +13,15 @@ from voxmim.settings import Training
 _EXEMPT = ("positions", "registers", "relative_position_bias_table")  # what says where a token is, or stands for none
 
 
-def make_optimiser(network: nn.Module, training: Training, betas: tuple[float, float]) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """AdamW without the decorators that hide it from torch's compiler, whose import would take seconds."""
+
+    add_param_group, zero_grad = unwrap(torch.optim.AdamW.add_param_group), unwrap(torch.optim.AdamW.zero_grad)
+    state_dict, load_state_dict = unwrap(torch.optim.AdamW.state_dict), unwrap(torch.optim.AdamW.load_state_dict)
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+
+
+def make_optimiser(network: nn.Module, training: Training, betas: tuple[float, float]) -> AdamW:
     """AdamW over groups that differ in weight decay and learning rate.
 
     Vectors (norms, biases, tokens), registers and positional encodings are not decayed. With `layer_decay` below 1,
@@ -28,7 +37,7 @@ def make_optimiser(network: nn.Module, training: Training, betas: tuple[float, f
         decay = 0.0 if exempt else training.weight_decay
         scale = training.layer_decay ** distance.get(id(parameter), 0)
         groups.setdefault((decay, scale), []).append(parameter)
-    return torch.optim.AdamW(
+    return AdamW(
         [
             {"params": parameters, "weight_decay": decay, "scale": scale, "lr": training.lr * scale}
             for (decay, scale), parameters in groups.items()

@@ -6,15 +6,17 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+from torch import distributed
 
 from voxmim.errors import TrainingError, VoxmimError
 from voxmim.recipe import Recipe
+from voxmim.training.one_process import OneProcess
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 for _name in ("lightning.fabric", "lightning.pytorch"):  # Lightning greets through whichever was imported last
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -38,6 +40,11 @@ def make_fabric(recipe: Recipe) -> Fabric:
         )
     world = recipe.nodes * recipe.devices
     _check_started(world, recipe)
+    if world == 1 and recipe.precision != "16":
+        dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        return cast("Fabric", OneProcess(torch.device(accelerator), dtype))
+    from lightning.fabric import Fabric  # takes seconds to import
+
     return Fabric(
         accelerator=accelerator,
         devices=recipe.devices,
@@ -49,13 +56,13 @@ def make_fabric(recipe: Recipe) -> Fabric:
 
 def _check_started(world: int, recipe: Recipe) -> None:
     """Whether torchrun or SLURM, where one of them starts the processes, starts as many as the recipe has."""
-    if TorchElasticEnvironment.detect():
+    if distributed.is_torchelastic_launched():
         if int(os.environ["WORLD_SIZE"]) != world:
             raise TrainingError(
                 f"torchrun started {os.environ['WORLD_SIZE']} process(es), but nodes {recipe.nodes} x devices "
                 f"{recipe.devices} is {world}; give voxmim the same --nodes and --devices."
             )
-    elif SLURMEnvironment.detect():
+    elif "SLURM_NTASKS" in os.environ and _in_slurm():
         per_node = os.environ.get("SLURM_NTASKS_PER_NODE")
         if int(os.environ["SLURM_NTASKS"]) != world or (world > 1 and per_node != str(recipe.devices)):
             raise TrainingError(
@@ -65,9 +72,16 @@ def _check_started(world: int, recipe: Recipe) -> None:
             )
 
 
+def _in_slurm() -> bool:
+    """Whether SLURM starts the processes: not in an interactive shell of its own."""
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
+    return SLURMEnvironment.detect()
+
+
 def first_process() -> bool:
     """Whether this is the one process of a training that writes and prints."""
-    return rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 @contextmanager

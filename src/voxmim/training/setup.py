@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from lightning.fabric import Fabric
 
 from voxmim.console import CONSOLE
 from voxmim.errors import RunError, StoreError
@@ -23,6 +22,9 @@ from voxmim.store.sides import Sides
 from voxmim.training.run import CHECKPOINT, Run, refuse_occupied
 from voxmim.weights.load import LoadReport
 from voxmim.weights.start import Start, account
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 _NAMED = 5  # findings that a refusal names
 

@@ -8,13 +8,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import nn
 
 from voxmim.training.run import Run
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 WARM_UP = 2  # steps that are not counted: the first ones allocate memory and choose kernels
 

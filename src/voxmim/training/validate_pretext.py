@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 
 from voxmim.pretext.pretext import Pretext
@@ -16,6 +15,9 @@ from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch, CropPlan, Crops, batches, channels_of, middle_start, read_crop, show
 from voxmim.store.format import Case, Store
 from voxmim.training.damage import Damage
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 @dataclass

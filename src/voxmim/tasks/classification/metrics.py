@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy
 
 from voxmim.tasks.intervals import COVERAGE
 from voxmim.tasks.metrics import Metric
@@ -41,7 +41,7 @@ def auroc(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     present = np.unique(truth)
     if len(present) < 2:
         return np.full(probabilities.shape[:-2], np.nan)
-    ranks = rankdata(probabilities, axis=-2)
+    ranks = scipy.stats.rankdata(probabilities, axis=-2)
     areas = []
     for k in present:
         of_class = truth == k

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import find_objects
+import scipy
 
 from voxmim.tasks.intervals import bootstrap_interval
 from voxmim.tasks.metrics import MAIN, METRICS, Masks
@@ -52,7 +52,7 @@ def score_case(
     chosen = {name: METRICS[name] for name in metrics or METRICS}
     sizes_mm = tuple(float(size) for size in spacing)
     diagonal = float(np.linalg.norm(np.multiply(reference.shape, sizes_mm)))
-    predicted_boxes, reference_boxes = find_objects(prediction), find_objects(reference)
+    predicted_boxes, reference_boxes = scipy.ndimage.find_objects(prediction), scipy.ndimage.find_objects(reference)
     scores: dict[str, Scores] = {}
     for part, values in parts.items():
         box, other = _box_of(predicted_boxes, values), _box_of(reference_boxes, values)

@@ -1,0 +1,99 @@
+"""The files of a store that were read last, kept in memory up to a bound.
+
+A file is read as a whole by one read, so that crops come as quickly from a network file system as from a disk. Crops
+are cut from the compressed bytes until they add up to the entire array; it is then decompressed once and kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+
+LIMIT = 2**29  # bytes of arrays and compressed files that a process keeps
+_LARGE = 2**26  # bytes; a larger file is left on disk, and a larger array compressed
+blosc2.set_nthreads(1)  # crops are read beside the training, in one thread
+
+Slices = tuple[slice, ...]
+
+
+class KeptFile:
+    """One Blosc2 file.
+
+    Attributes:
+        mark: of the file's version, since a replaced file must not be read through an old handle.
+        shape: of its array.
+        dtype: of its array.
+    """
+
+    def __init__(self, file: Path, mark: tuple[int, ...]) -> None:
+        """Read the file; raises what Blosc2 raises, ValueError where it cannot be opened."""
+        self.mark, self._cut = mark, 0
+        self._whole: np.ndarray | None = None
+        size = mark[1]
+        self._bytes = size if size <= _LARGE else 0
+        try:
+            small = blosc2.ndarray_from_cframe(file.read_bytes(), copy=True) if self._bytes else None
+            self._array = blosc2.open(str(file), mode="r") if small is None else small
+        except RuntimeError:
+            raise ValueError("Blosc2 cannot open it") from None
+        self.shape, self.dtype = tuple(self._array.shape), np.dtype(self._array.dtype)
+        self._meta: dict[str, Any] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return self._bytes + (0 if self._whole is None else self._whole.nbytes)
+
+    def whole(self) -> np.ndarray:
+        """The array."""
+        return self._array[...]
+
+    def box(self, box: Slices) -> np.ndarray:
+        """A box of the array."""
+        if self._whole is None and self._cut >= self._array.nbytes and self._array.nbytes <= _LARGE:
+            self._whole = self._array[...]
+        if self._whole is not None:
+            return self._whole[box].copy()
+        found: np.ndarray = self._array[box]
+        self._cut += found.nbytes
+        return found
+
+    def meta(self, name: str) -> Any:
+        """What is noted in the file under a name."""
+        if name not in self._meta:
+            self._meta[name] = self._array.schunk.vlmeta[name]
+        return self._meta[name]
+
+
+class KeptFiles:
+    """The files read last; the one read longest ago is forgotten first."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[Path, KeptFile] = OrderedDict()
+
+    def get(self, file: Path) -> KeptFile:
+        """The file, read again where it has changed.
+
+        Raises:
+            FileNotFoundError: it is missing.
+        """
+        now = os.stat(file)
+        mark = (now.st_ino, now.st_size, now.st_mtime_ns)
+        kept = self._files.get(file)
+        if kept is None or kept.mark != mark:
+            self._files[file] = kept = KeptFile(file, mark)
+        self._files.move_to_end(file)
+        total = sum(each.nbytes for each in self._files.values())
+        while total > LIMIT and len(self._files) > 1:
+            _, oldest = self._files.popitem(last=False)
+            total -= oldest.nbytes
+        return kept
+
+    def forget(self, file: Path) -> None:
+        """Read the file again next time."""
+        self._files.pop(file, None)

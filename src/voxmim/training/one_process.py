@@ -1,0 +1,86 @@
+"""A training in one process: what the loop needs of Lightning's Fabric, whose import takes longer than many a step.
+
+Several processes, and float16 with its scaled losses, are Fabric's (see `processes.make_fabric`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Value = TypeVar("Value")
+
+
+class OneProcess:
+    """Stands in for a Fabric of one process, by the same names.
+
+    Args:
+        device: to train on.
+        dtype: that forward passes compute in; other than float32 by autocast.
+    """
+
+    world_size, global_rank, is_global_zero = 1, 0, True
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self._dtype = device, dtype
+        precision = SimpleNamespace(state_dict=dict, load_state_dict=lambda _: None)
+        self.strategy = SimpleNamespace(precision=precision, launcher=None)
+
+    def launch(self) -> None:
+        """There is nothing to start."""
+
+    def barrier(self) -> None:
+        """There is nobody to wait for."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Forward passes compute in the chosen precision."""
+        return torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32)
+
+    def setup_module(self, module: nn.Module) -> nn.Module:
+        """The module on the device, its forward pass in the chosen precision."""
+        return _Autocast(module.to(self.device), self.autocast)
+
+    def setup_optimizers(self, optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The optimiser as it is."""
+        return optimiser
+
+    def to_device(self, value: Tensor) -> Tensor:
+        """A tensor on the device."""
+        return value.to(self.device, non_blocking=True)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add to the gradients."""
+        loss.backward()
+
+    def no_backward_sync(self, module: nn.Module, enabled: bool = True) -> AbstractContextManager[None]:
+        """Gradients are never exchanged."""
+        return nullcontext()
+
+    def all_reduce(self, value: Value, reduce_op: str = "mean") -> Value:
+        """The mean or sum over one process."""
+        return value
+
+    def broadcast(self, value: Value, src: int = 0) -> Value:
+        """What the one process has."""
+        return value
+
+    def clip_gradients(self, module: nn.Module, optimiser: Any, max_norm: float, error_if_nonfinite: bool) -> Tensor:
+        """Scale the gradients to a norm of `max_norm` at most."""
+        return nn.utils.clip_grad_norm_(module.parameters(), max_norm, error_if_nonfinite=error_if_nonfinite)
+
+
+class _Autocast(nn.Module):
+    """A network whose forward pass is in a context."""
+
+    def __init__(self, network: nn.Module, context: Callable[[], AbstractContextManager[Any]]) -> None:
+        super().__init__()
+        self.network, self._context = network, context
+
+    def forward(self, *inputs: Any) -> Any:
+        with self._context():
+            return self.network(*inputs)

@@ -1,0 +1,59 @@
+"""Files of a store in memory: few reads, the same voxels however often they are cut, a bound."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stores import CT, make, voxels
+from voxmim.store import kept
+from voxmim.store.kept import KeptFiles
+
+
+def reads() -> int:
+    """Calls of read and pread by this process."""
+    return int(Path("/proc/self/io").read_text().split("syscr:")[1].split()[0])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_crop_takes_few_reads_and_further_ones_of_its_scan_none(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    counting = reads()
+    counting = reads() - counting  # what the count itself takes
+    before = reads()
+    store.crop("a", (1, 2, 3), (16, 16, 16))
+    first = reads()
+    store.crop("a", (3, 2, 1), (16, 16, 16))
+    assert first - before - counting <= 10
+    assert reads() - first == counting
+
+
+def test_crops_are_the_same_before_and_after_the_array_is_kept_whole(tmp_path: Path) -> None:
+    store, expected = make(tmp_path), voxels(CT, seed=0)
+    box = (slice(None), slice(2, 30), slice(1, 20), slice(0, 9))
+    file = store._kept.get(tmp_path / "images" / "a.b2nd")
+    for _ in range(2 + expected.nbytes // expected[box].nbytes):
+        found = file.box(box)
+        np.testing.assert_array_equal(found, expected[box])
+        found[:] = 0  # belongs to who asked for it
+    assert file.nbytes > expected.nbytes
+
+
+def test_the_files_read_longest_ago_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path)
+    monkeypatch.setattr(kept, "LIMIT", 1)
+    files, (a, b) = KeptFiles(), (tmp_path / "images" / f"{name}.b2nd" for name in "ab")
+    first = files.get(a)
+    assert files.get(a) is first
+    files.get(b)
+    assert files.get(a) is not first
+
+
+def test_a_large_file_is_left_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(tmp_path)
+    monkeypatch.setattr(kept, "_LARGE", 10)
+    np.testing.assert_array_equal(store.crop("a", (0, 0, 0), (8, 8, 8)), voxels(CT, seed=0)[:, :8, :8, :8])
+    assert store._kept.get(tmp_path / "images" / "a.b2nd").nbytes == 0
