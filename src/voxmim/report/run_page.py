@@ -59,7 +59,7 @@ def write_run_page(run: Run, running: bool = False) -> None:
 
 
 def live_page() -> Callable[[Run], None]:
-    """A callback that writes the page of a run in progress, in at most a twentieth of its time."""
+    """A callback that writes the page of a run in progress, in at most a fiftieth of its time."""
     next_at = 0.0
 
     def write(run: Run) -> None:
@@ -67,7 +67,7 @@ def live_page() -> Callable[[Run], None]:
         began = time.monotonic()
         if began >= next_at:
             write_run_page(run, running=True)
-            next_at = time.monotonic() + 20 * (time.monotonic() - began)
+            next_at = time.monotonic() + 50 * (time.monotonic() - began)
 
     return write
 

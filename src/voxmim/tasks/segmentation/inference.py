@@ -17,6 +17,9 @@ from voxmim.store.crops import has_contrast
 from voxmim.tasks.segmentation.structures import Structures
 
 BATCH_VOXELS = 64**3  # of the windows that go through the network in one call: small windows one by one are slow
+_SLAB_VALUES = 2**25  # probabilities of a slab; 128 MiB
+_CACHED_VALUES = 2**20  # probabilities that are computed at once
+_LARGE_SUMS = 2**29  # values; more are summed in float16, which changes a label where two are as likely
 
 Triple = tuple[int, int, int]
 Slab = tuple[int, Tensor]
@@ -71,43 +74,65 @@ def predict_slabs(
     axis = longest_axis(shape)
     pads = [max(0, wide - size) for size, wide in zip(shape, crop, strict=True)]
     before = [pad // 2 for pad in pads]
-    padded = functional.pad(image, [n for a in (2, 1, 0) for n in (before[a], pads[a] - before[a])]).to(device)
+    around = [n for a in (2, 1, 0) for n in (before[a], pads[a] - before[a])]
+    padded = (functional.pad(image, around) if any(pads) else image).to(device)
     inside = tuple(slice(b, b + size) for b, size in zip(before, shape, strict=True))
     starts = [window_starts(size, wide, overlap) for size, wide in zip(padded.shape[1:], crop, strict=True)]
-    answer = _Answers(network, working_dtype(device, precision), activate)
+    answer = _Answers(network, working_dtype(device, precision))
     weight = _gaussian(crop).to(device)
     planes = [*padded.shape[1:]]
     planes[axis] = crop[axis]
     total, norm, first = torch.zeros(0), torch.zeros(*planes, device=device), 0
     others = [starts[a] if a != axis else [0] for a in range(3)]
 
-    def finished(count: int) -> Slab:
-        slab = (total.narrow(axis + 1, 0, count) / norm.narrow(axis, 0, count)).cpu()
-        kept = list(inside)
-        kept[axis] = slice(max(0, before[axis] - first), max(0, before[axis] + shape[axis] - first))
-        return max(0, first - before[axis]), slab[(slice(None), *kept)]
+    def finished(count: int) -> Iterator[Slab]:
+        """The first planes, without padding; a few at a time, since they are float32 whatever the sums are."""
+        thick = max(1, _SLAB_VALUES * crop[axis] // total.numel())
+        for at in range(first, first + count, thick):
+            low, high = (min(max(n - before[axis], 0), shape[axis]) for n in (at, min(at + thick, first + count)))
+            if low < high:
+                kept = list(inside)
+                kept[axis] = slice(low + before[axis] - first, high + before[axis] - first)
+                yield low, (total[(slice(None), *kept)].float() / norm[tuple(kept)]).cpu()
 
     for at in starts[axis]:
         if at > first:
-            done = at - first
-            yield finished(done)
+            yield from finished(at - first)
             for held in (total, norm):
-                along = held.dim() - 3 + axis
-                rest = held.narrow(along, done, crop[axis] - done).clone()
-                held.zero_().narrow(along, 0, crop[axis] - done).copy_(rest)
+                _shift(held, held.dim() - 3 + axis, at - first)
             first = at
         places = [tuple(at if a == axis else place[a] for a in range(3)) for place in product(*others)]
         size = max(1, BATCH_VOXELS // math.prod(crop))
         for group in (places[number : number + size] for number in range(0, len(places), size)):
             crops = torch.stack([padded[(slice(None), *_box(place, crop))] for place in group])
-            for place, found in zip(group, answer(crops), strict=True):
+            for place, logits in zip(group, answer(crops), strict=True):
                 box = list(_box(place, crop))
                 box[axis] = slice(0, crop[axis])
                 if not len(total):
-                    total = torch.zeros(len(found), *planes, device=device)
-                total[(slice(None), *box)] += found * weight
+                    values = len(logits) * math.prod(planes)
+                    dtype = torch.float32 if values <= _LARGE_SUMS else torch.float16
+                    # channels last, as the network's answers are
+                    total = torch.zeros(*planes, len(logits), device=device, dtype=dtype).permute(3, 0, 1, 2)
+                _add(total[(slice(None), *box)], logits, weight, activate)
                 norm[tuple(box)] += weight
-    yield finished(crop[axis])
+    yield from finished(crop[axis])
+
+
+def _add(sums: Tensor, logits: Tensor, weight: Tensor, activate: Callable[[Tensor], Tensor]) -> None:
+    """Add a window's weighted probabilities to the sums (K, *crop), a few planes at a time, to stay in cache."""
+    thick = max(1, _CACHED_VALUES // logits[:, 0].numel())
+    for at in range(0, logits.shape[1], thick):
+        part = slice(at, at + thick)
+        sums[:, part].addcmul_(activate(logits[None, :, part].float())[0], weight[part])
+
+
+def _shift(held: Tensor, along: int, by: int) -> None:
+    """Move planes to the front by so many, in place, and set those at the end to 0."""
+    size = held.shape[along]
+    for at in range(by, size, by):
+        count = min(by, size - at)
+        held.narrow(along, at - by, count).copy_(held.narrow(along, at, count))
+    held.narrow(along, size - by, by).zero_()
 
 
 def predict_probabilities(network: nn.Module, image: Tensor, *how: object, **more: object) -> Tensor:
@@ -134,7 +159,9 @@ def original_label_map(slabs: Iterator[Slab], grid: Grid, original: Grid, struct
     row = (np.linalg.inv(grid.affine) @ original.affine)[axis]
     own_axis = int(np.abs(row[:3]).argmax())
     index = row[own_axis] * np.arange(original.shape[own_axis]) + row[3]  # of the original planes among the prepared
-    margin = 2 + math.ceil(2 * abs(row[own_axis]))  # planes that interpolation and smoothing of `resample` reach
+    aligned = np.allclose(np.abs(row[own_axis]), 1, atol=1e-4) and np.allclose(index, np.rint(index), atol=1e-4)
+    # planes that interpolation and smoothing of `resample` reach
+    margin = 0 if aligned else 2 + math.ceil(2 * abs(row[own_axis]))
     result = np.zeros(original.shape, dtype=np.uint8)
     for start, stop, first, slab in _with_margin(slabs, axis, grid.shape[axis], margin):
         low = -np.inf if start == 0 else start - 0.5
@@ -147,10 +174,11 @@ def original_label_map(slabs: Iterator[Slab], grid: Grid, original: Grid, struct
         target = [slice(0, size) for size in original.shape]
         target[own_axis] = slice(int(planes[0]), int(planes[-1]) + 1)
         old, new = grid.crop((source[0], source[1], source[2])), original.crop((target[0], target[1], target[2]))
+        by_label = slab.contiguous().numpy()  # label by label from here on
         if structures.regions:
-            found = structures.decide(resample_probabilities(slab.numpy(), old, new, None))
+            found = structures.decide(resample_probabilities(by_label, old, new, None))
         else:
-            found = np.asarray(structures.values, dtype=np.uint8)[resample_to_label_map(slab.numpy(), old, new)]
+            found = np.asarray(structures.values, dtype=np.uint8)[resample_to_label_map(by_label, old, new)]
         result[tuple(target)] = found
     return result
 
@@ -173,20 +201,19 @@ def _with_margin(slabs: Iterator[Slab], axis: int, size: int, margin: int) -> It
 class _Answers:
     """Calls the network; windows of one value per channel are computed once."""
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype, activate: Callable[[Tensor], Tensor]) -> None:
-        self._network, self._dtype, self._activate = network, dtype, activate
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        self._network, self._dtype = network, dtype
         self._flat: dict[tuple[float, ...], Tensor] = {}
 
     def __call__(self, crops: Tensor) -> list[Tensor]:
-        """(K, *crop) probabilities float32 of each of the crops (B, C, *crop)."""
+        """(K, *crop) logits of each of the crops (B, C, *crop)."""
         keys = [None if has_contrast(crop) else tuple(crop[:, 0, 0, 0].tolist()) for crop in crops]
         # Of windows with one key, the first is computed.
         rows = [at for at, key in enumerate(keys) if key is None or (key not in self._flat and keys.index(key) == at)]
         found: dict[int, Tensor] = {}
         if rows:
             with torch.autocast(crops.device.type, self._dtype, enabled=self._dtype != torch.float32):
-                logits = self._network(crops[rows])
-            found = dict(zip(rows, self._activate(logits.float()), strict=True))
+                found = dict(zip(rows, self._network(crops[rows]), strict=True))
         self._flat |= {key: found[row] for row, key in enumerate(keys) if key is not None and row in found}
         return [found[row] if key is None else self._flat[key] for row, key in enumerate(keys)]
 

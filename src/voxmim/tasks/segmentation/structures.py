@@ -140,7 +140,8 @@ class Structures:
         label agrees.
         """
         if not self.regions:
-            return np.asarray(self.values, dtype=np.uint8)[probabilities.argmax(axis=0)]
+            most_likely = torch.from_numpy(probabilities).argmax(dim=0)  # fast in any memory layout
+            return np.asarray(self.values, dtype=np.uint8)[most_likely.numpy()]
         positive = probabilities > 0.5
         result = np.zeros(probabilities.shape[1:], dtype=np.uint8)
         for value, member in self._by_regions:

@@ -1,0 +1,1 @@
+"""How fast voxmim is beside what else a user could take: ``python -m benchmarks NAME``."""

@@ -1,0 +1,57 @@
+"""Whole commands on a small store: start, waiting for crops, the page, and how much of the time is training."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.timing import Report
+from voxmim import api
+
+TOY = ["--steps", "4", "--set", "pretrain.validate_every=2", "--set", "finetune.validate_every=2"]
+
+
+def measure(report: Report, rounds: int, smoke: bool) -> None:
+    """Pre-train and fine-tune with the recipe tiny, and start the paper's ViT-B."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = api.phantom(folder / "source", cases=6 if smoke else 24)
+        api.prepare(source, folder / "store", spacing=(12.0,) * 3 if smoke else (4.0,) * 3, quiet=True)
+        size = TOY if smoke else []
+        commands = {
+            "pretrain tiny": ["pretrain", "--recipe", "tiny", *size],
+            "finetune tiny": ["finetune", "--recipe", "tiny", *size],
+        }
+        if not smoke:
+            long = ["--recipe", "mae-btcv", "--steps", "10", "--batch", "4", "--precision", "auto"]
+            commands["pretrain ViT-B"] = ["pretrain", *long, "--set", "pretrain.checkpoint_every=1000"]
+        for row, command in commands.items():
+            turns = 1 if smoke or row == "pretrain ViT-B" else max(1, rounds - 3)
+            found = [timeline(command, folder / "store", folder / f"{row} {turn}") for turn in range(turns)]
+            middle = {part: statistics.median(times[part] for times in found) for part in found[0]}
+            whole = middle["whole"]
+            report.figure(f"{row}, whole command", whole, "s", f"median of {turns}")
+            report.figure(f"{row}, start to the first step", middle["first_step"], "s")
+            report.figure(f"{row}, steps wait for crops", 100 * middle["waiting"] / whole, "%", "of the command")
+            if row != "pretrain ViT-B":
+                report.figure(f"{row}, page", middle["page"], "s", "those on the way included")
+                report.figure(
+                    f"{row}, forward, backward, optimiser", 100 * middle["steps"] / whole, "%", "of the command"
+                )
+
+
+def timeline(command: list[str], store: Path, out: Path) -> dict[str, float]:
+    """Run a command in a process of its own: the seconds of its parts, and of the whole."""
+    name, *options = command
+    began = time.time()
+    call = [sys.executable, "-m", "benchmarks.timeline", str(began), name, str(store), str(out), *options]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    whole = time.time() - began
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(call)} failed: {done.stderr}")
+    return {**json.loads(done.stdout.splitlines()[-1]), "whole": whole}

@@ -1,0 +1,164 @@
+"""Training steps on a GPU beside MONAI's networks, in bf16, with fused AdamW and torch.compile on both sides.
+
+``benchmarks/gpu.sh`` runs it in under ten minutes. Batches fill 80 GB, or more in proportion to the GPU's memory.
+Without a GPU, --smoke runs everything but torch.compile at toy size.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.commands import timeline
+from benchmarks.crops import PER_SCAN, WINDOW, cut, make_scans
+from benchmarks.networks import VIT_B, VIT_TOY, WIDTHS, WIDTHS_TOY, unet_pair, unetr_pair
+from benchmarks.timing import Report, alternate, bf16_rate, operations, peak_memory, training_step
+from voxmim.networks.build import build_encoder
+from voxmim.networks.patches import patchify
+from voxmim.networks.resenc import ResEncSettings
+from voxmim.networks.vit import ViTSettings
+from voxmim.pretext.build import build_pretext
+from voxmim.pretext.mae import MAESettings
+from voxmim.settings import MaskSettings, Training, Triple
+from voxmim.store.crops import CropPlan, Crops
+from voxmim.store.format import Store
+from voxmim.training.optimiser import make_optimiser
+
+CLASSES, SECONDS = 14, 420  # no further row is begun after so many, so that the whole stays under ten minutes
+Loss = Callable[[nn.Module], Tensor]
+Side = tuple[nn.Module, Loss]
+
+
+def measure(report: Report, rounds: int, smoke: bool) -> None:
+    """Steps of each network, then the store's crops and a whole command."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    began = time.monotonic()
+    memory = torch.cuda.get_device_properties(0).total_memory / 80e9 if device == "cuda" else 0.0
+    rate = bf16_rate(device, 8192 if device == "cuda" else 256)
+    report.figure("bf16 product", rate / 1e12, "TFLOP/s", "the best of five")
+    for row, (batch, make) in rows(smoke, device).items():
+        if time.monotonic() - began > SECONDS:
+            report.figure(row, 0.0, "", "left out: no time was left")
+            continue
+        one_row(report, row, max(1, int(batch * memory)), make, rounds, rate)
+    whole_command(report, smoke)
+
+
+def one_row(
+    report: Report, row: str, batch: int, make: Callable[[int], dict[str, Side]], rounds: int, rate: float
+) -> None:
+    """Time the sides of one row; what does not fit into memory is said so."""
+    sides, networks = {}, make(batch)
+    for name, (network, loss) in networks.items():
+        optimiser = make_optimiser(network, Training(), (0.9, 0.95))
+        on_gpu = next(network.parameters()).is_cuda
+        compiled: Any = torch.compile(network) if on_gpu else network
+        sides[name] = training_step(network, optimiser, partial(loss, compiled), torch.bfloat16)
+    try:
+        seconds = alternate(sides, rounds, warm_up=2)
+        plain = training_step(network, optimiser, partial(loss, network), torch.bfloat16)
+        used = operations(plain) / min(seconds["ours"]) / rate
+        peaks = {name: peak_memory(step) for name, step in sides.items()}
+    except torch.cuda.OutOfMemoryError:
+        report.figure(row, 0.0, "", f"left out: batch {batch} does not fit")
+        return
+    note = f"batch {batch}; peak {peaks['theirs']:.1f} and {peaks['ours']:.1f} GiB; {used:.0%} of the rate"
+    report.ratio(row, seconds["theirs"], seconds["ours"], f"{note}; {1 / min(seconds['ours']):.2f} steps/s")
+
+
+def rows(smoke: bool, device: str) -> dict[str, tuple[int, Callable[[int], dict[str, Side]]]]:
+    """The batch for 80 GB of each row, and what makes its sides."""
+    if smoke:
+        small: Triple = (32, 32, 32)
+        return {
+            "MAE ViT": (2, lambda batch: mae_sides(VIT_TOY, small, batch, device)),
+            "U-Net MAE": (2, lambda batch: unet_mae_sides(WIDTHS_TOY, small, batch, device)),
+            "UNETR": (2, lambda batch: labelled_sides(unetr_pair(VIT_TOY, small, CLASSES), small, batch, device)),
+        }
+    patch8, crop = ViTSettings((8, 8, 8)), (96, 96, 96)
+    return {
+        "MAE ViT-B 96^3 p16": (256, lambda batch: mae_sides(VIT_B, crop, batch, device)),
+        "MAE ViT-B 96^3 p8": (32, lambda batch: mae_sides(patch8, crop, batch, device)),
+        "UNETR 96^3": (8, lambda batch: labelled_sides(unetr_pair(VIT_B, crop, CLASSES), crop, batch, device)),
+        "U-Net 96^3": (8, lambda batch: labelled_sides(unet_pair(WIDTHS, crop, CLASSES), crop, batch, device)),
+        "U-Net MAE 96^3": (8, lambda batch: unet_mae_sides(WIDTHS, crop, batch, device)),
+        "MAE ViT-B 128^3 p16": (128, lambda batch: mae_sides(VIT_B, (128, 128, 128), batch, device)),
+        "MAE ViT-B 128^3 p8": (12, lambda batch: mae_sides(patch8, (128, 128, 128), batch, device)),
+    }
+
+
+def mae_sides(vit: ViTSettings, crop: Triple, batch: int, device: str) -> dict[str, Side]:
+    """MONAI's masked autoencoder and ours; masks are drawn in the step on both sides."""
+    from monai.networks.nets.masked_autoencoder_vit import MaskedAutoEncoderViT
+
+    mae = MAESettings() if vit.width == VIT_B.width else MAESettings(48, 1, 2)
+    theirs = MaskedAutoEncoderViT(
+        1, crop, vit.patch, hidden_size=vit.width, mlp_dim=4 * vit.width, num_layers=vit.depth, num_heads=vit.heads,
+        masking_ratio=0.75, decoder_hidden_size=mae.decoder_width, decoder_mlp_dim=4 * mae.decoder_width,
+        decoder_num_layers=mae.decoder_depth, decoder_num_heads=mae.decoder_heads,
+    ).to(device)  # fmt: skip
+    volume, seeds = torch.rand(batch, 1, *crop, device=device), torch.arange(batch)
+
+    def their_loss(network: nn.Module) -> Tensor:
+        prediction, mask = network(volume)
+        error = (prediction.float() - patchify(volume, vit.patch)).abs().mean(-1)
+        return (error * mask).sum() / mask.sum()
+
+    ours = build_pretext("mae", mae, MaskSettings(), build_encoder(vit, 1, crop)).to(device)
+    return {"theirs": (theirs, their_loss), "ours": (ours, pretext_loss(ours, volume, seeds))}
+
+
+def unet_mae_sides(widths: tuple[int, ...], crop: Triple, batch: int, device: str) -> dict[str, Side]:
+    """MONAI's DynUNet that predicts hidden voxels, and our U-Net's MAE."""
+    theirs = unet_pair(widths, crop, 1)[0].to(device)
+    volume, seeds = torch.rand(batch, 1, *crop, device=device), torch.arange(batch)
+    settings = ResEncSettings(widths, (1,) * len(widths))
+    ours = build_pretext("mae", MAESettings(), MaskSettings(), build_encoder(settings, 1, crop)).to(device)
+    hidden = torch.rand_like(volume) < 0.75
+
+    def their_loss(network: nn.Module) -> Tensor:
+        error = (network(volume.masked_fill(hidden, 0)).float() - volume).abs()
+        return (error * hidden).sum() / hidden.sum()
+
+    return {"theirs": (theirs, their_loss), "ours": (ours, pretext_loss(ours, volume, seeds))}
+
+
+def pretext_loss(pretext: Any, volume: Tensor, seeds: Tensor) -> Loss:
+    """The loss of a pretext, through the given, perhaps compiled, network."""
+    return lambda network: network(*pretext.inputs(volume, seeds)).loss
+
+
+def labelled_sides(pair: tuple[nn.Module, nn.Module], crop: Triple, batch: int, device: str) -> dict[str, Side]:
+    """Two segmentors under cross-entropy."""
+    volume = torch.rand(batch, 1, *crop, device=device)
+    label = torch.randint(0, CLASSES, (batch, *crop), device=device)
+
+    def loss(network: nn.Module) -> Tensor:
+        return nn.functional.cross_entropy(network(volume).float(), label)
+
+    return {name: (network.to(device), loss) for name, network in zip(("theirs", "ours"), pair, strict=True)}
+
+
+def whole_command(report: Report, smoke: bool) -> None:
+    """Crops a second of a store, and how long the steps of a command wait for them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, scans, size = Path(name), 4 if smoke else 16, 16 if smoke else 96
+        make_scans(folder, scans, (40, 32, 28) if smoke else (200, 160, 140))
+        store = Store(folder / "store")
+        crops = Crops(store, store.in_split("train"), CropPlan((size,) * 3, WINDOW, 0, PER_SCAN))  # type: ignore[arg-type]
+        count = scans * PER_SCAN
+        seconds = alternate({"crops": cut(crops, count)}, 3)["crops"]
+        report.figure("crops, one thread", count / min(seconds), "crops/s")
+        options = ["--recipe", "mae-btcv", "--precision", "bf16", "--compile", "--steps", "60", "--batch", "64"]
+        if smoke:
+            options = ["--recipe", "tiny", "--steps", "4", "--batch", "2"]
+        found = timeline(["pretrain", *options], folder / "store", folder / "run")
+        training = found["steps"] + found["waiting"]
+        report.figure("pretrain, steps wait for crops", 100 * found["waiting"] / training, "%", "of steps and waiting")
