@@ -1,9 +1,8 @@
-"""The benchmarks run, and write their ratios by row; at toy size."""
+"""The benchmarks run at toy size, and write their ratios by row."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,4 +14,44 @@ ROWS = {
     "predict": "prediction against MONAI in bf16",
     "crops": "crops against PersistentDataset",
     "prepare": "prepare against MONAI's transforms",
+    "scale": "MAE step, 2 threads against 1",
+    "commands": None,
+    "gpu": "MAE ViT",
 }
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package of benchmarks lies beside the tests, and runs from the root of the project."""
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_benchmark_runs_and_writes_its_ratios(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.__main__ import main
+
+    main([name, "--smoke", "--json", str(tmp_path / "found.json")])
+    found, row = json.loads((tmp_path / "found.json").read_text()), ROWS[name]
+    assert f"### {name}" in capsys.readouterr().out
+    if row is not None:
+        assert 0 < found["ratios"][row]["min"] <= found["ratios"][row]["median"] <= found["ratios"][row]["max"]
+    else:
+        assert found["figures"]["pretrain tiny, whole command"]["value"] > 0
+
+
+def test_a_ratio_is_the_median_of_its_rounds() -> None:
+    from benchmarks.timing import Report
+
+    report = Report()
+    report.ratio("row", [4.0, 6.0, 9.0], [2.0, 2.0, 1.0])
+    assert report.as_json()["ratios"] == {"row": {"median": 3.0, "min": 2.0, "max": 9.0}}
+    assert "| row | **3.00** (2.00 to 9.00) |" in report.table("x")
+
+
+def test_peak_memory_is_what_the_work_takes() -> None:
+    import numpy as np
+    from benchmarks.timing import peak_memory
+
+    assert 0.24 < peak_memory(lambda: np.ones(2**25)) < 0.3  # 256 MiB

@@ -60,7 +60,8 @@ def segmentation_pictures(runs: Mapping[str, Run], store: Store, split: str = "v
     for _, case, (stored, reference) in islice(Damage().readable(labelled, read), _SHOWN):
         columns: list[tuple[str, np.ndarray | None]] = [("scan", None), ("reference", reference)]
         for name, segmentor in segmentors.items():
-            columns.append((name, segmentor.prepared_label_map(prepared_case(store, case, stored))))
+            # windows side by side, as in the validation: nobody waits minutes for a page
+            columns.append((name, segmentor.prepared_label_map(prepared_case(store, case, stored), overlap=0.0)))
         seen = window(stored, store.preparation.intensity, bounds)
         at = middle_of(reference, case.shape)
         png = segmentation_picture(display_range(seen[0]), columns, store.preparation.spacing, at)

@@ -44,9 +44,9 @@ class Segmentor(Predictor):
     def structures(self) -> Structures:
         return Structures.from_metadata(self.metadata)
 
-    def slabs(self, scan: PreparedScan) -> Iterator[Slab]:
+    def slabs(self, scan: PreparedScan, overlap: float | None = None) -> Iterator[Slab]:
         """The probabilities of the outputs on the prepared grid (see `predict_slabs`)."""
-        overlap, precision = self.metadata["overlap"], self.metadata["precision"]
+        overlap, precision = self.metadata["overlap"] if overlap is None else overlap, self.metadata["precision"]
         image = self.image(scan)
         return predict_slabs(self.network, image, self.crop, overlap, precision, self.structures.activate)
 
@@ -54,9 +54,9 @@ class Segmentor(Predictor):
         """(K, X, Y, Z) float32 on the prepared grid: of each label, background first, or of each region."""
         return torch.cat([slab for _, slab in self.slabs(scan)], dim=1 + longest_axis(scan.grid.shape)).numpy()
 
-    def prepared_label_map(self, scan: PreparedScan) -> np.ndarray:
-        """(X, Y, Z) uint8 on the prepared grid."""
-        return prepared_label_map(self.slabs(scan), scan.grid.shape, self.structures)
+    def prepared_label_map(self, scan: PreparedScan, overlap: float | None = None) -> np.ndarray:
+        """(X, Y, Z) uint8 on the prepared grid; `overlap` of the windows instead of the recipe's."""
+        return prepared_label_map(self.slabs(scan, overlap), scan.grid.shape, self.structures)
 
     def label_map(self, scan: PreparedScan) -> np.ndarray:
         """(X, Y, Z) uint8 on the scan's own grid; background outside the foreground box."""
