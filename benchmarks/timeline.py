@@ -28,8 +28,16 @@ def timed(function: Callable[..., Any], name: str, began: float) -> Callable[...
             SPENT[name] += time.time() - start
             if name == "steps" and not SPENT["first_step"]:
                 SPENT["first_step"] = time.time() - began
+                time_pages(began)
 
     return call
+
+
+def time_pages(began: float) -> None:
+    """Time the pages too, whose module a training imports after its first step."""
+    from voxmim.report import run_page
+
+    run_page.write_run_page = timed(run_page.write_run_page, "page", began)
 
 
 def waited(batches: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
@@ -53,14 +61,10 @@ def main() -> None:
     """Wrap what the trainings call, run the command, print."""
     began = float(sys.argv[1])
     from voxmim import cli  # sets what torch reads when it is imported
-
-    # The command would import them itself, after this.
-    from voxmim.report import run_page
     from voxmim.training import loop, setup
 
     loop._step = timed(loop._step, "steps", began)
     setup.batches = waited(setup.batches)
-    run_page.write_run_page = timed(run_page.write_run_page, "page", began)
     try:
         cli.main(sys.argv[2:])
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from voxmim.recipe import Recipe
     from voxmim.store.format import Store
     from voxmim.training.plan import Plan
+    from voxmim.training.run import Run
 
 DEFAULT_RECIPE = "resenc-tiny"
 
@@ -50,7 +51,6 @@ def pretrain(
     Raises:
         VoxmimError: the store, the recipe, the weights or the run folder cannot be used.
     """
-    from voxmim.report.run_page import live_page, write_run_page
     from voxmim.training.plan import for_hours
     from voxmim.training.pretrain import pretrain
     from voxmim.training.processes import first_process
@@ -65,9 +65,9 @@ def pretrain(
     if hours is not None:
         chosen = for_hours(opened, chosen, hours)
     with progress_options(quiet, log_every):
-        run = pretrain(opened, Path(out), chosen, resume, start, live_page())
+        run = pretrain(opened, Path(out), chosen, resume, start, _live_page())
     if first_process():
-        write_run_page(run)
+        _write_page(run)
     return run.path
 
 
@@ -133,7 +133,6 @@ def finetune(
         VoxmimError: the store, the recipe, the weights or the run folder cannot be used.
     """
     from voxmim.errors import RunError, nearest
-    from voxmim.report.run_page import live_page, write_run_page
     from voxmim.tasks.registry import TASKS
     from voxmim.training.finetune import finetune
     from voxmim.training.plan import for_hours
@@ -155,9 +154,9 @@ def finetune(
             raise RunError(f"--hours {hours:g}: it is only for a segmentation; give --steps instead.")
         chosen = for_hours(opened, chosen, hours, "finetune", used)
     with progress_options(quiet, log_every):
-        run, _ = finetune(opened, Path(out), chosen, start, used, resume, task or "segmentation", table, live_page())
+        run, _ = finetune(opened, Path(out), chosen, start, used, resume, task or "segmentation", table, _live_page())
     if first_process():
-        write_run_page(run)
+        _write_page(run)
     return run.path
 
 
@@ -176,6 +175,27 @@ def recipes(name: str | None = None) -> dict[str, str] | Recipe:
     from voxmim.recipe import load_recipe, packaged_recipes
 
     return packaged_recipes() if name is None else load_recipe(name)
+
+
+def _write_page(run: Run) -> None:
+    """Write the page of a run that is done."""
+    from voxmim.report.run_page import write_run_page  # plots take a second to import, which delays no first step
+
+    write_run_page(run)
+
+
+def _live_page() -> Callable[[Run], None]:
+    """A callback that writes the page of a run in progress; imported at the first validation, as above."""
+    page: list[Callable[[Run], None]] = []
+
+    def write(run: Run) -> None:
+        if not page:
+            from voxmim.report.run_page import live_page
+
+            page.append(live_page())
+        page[0](run)
+
+    return write
 
 
 def _opened(store: Path | str, accepted: bool) -> Store:

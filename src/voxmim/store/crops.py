@@ -231,8 +231,9 @@ def middle_start(shape: Triple, size: Triple) -> Triple:
 
 def read_crop(store: Store, case: Case, start: Triple, plan: CropPlan) -> tuple[Tensor, Tensor]:
     """Read one crop: image (C, *size) float32, and label (1, *size) int64 or an empty one."""
-    stored = store.crop(case.name, start, plan.size)
+    stored = store.crop(case.name, start, plan.size, plan.crops_per_scan)
     image = torch.from_numpy(window(stored, store.preparation.intensity, plan.window))
     if not plan.labelled:
         return image, torch.zeros(1, 0, 0, 0, dtype=torch.int64)
-    return image, torch.from_numpy(store.label_crop(case.name, start, plan.size)[None].astype(np.int64))
+    label = store.label_crop(case.name, start, plan.size, plan.crops_per_scan)
+    return image, torch.from_numpy(label[None].astype(np.int64))

@@ -9,6 +9,7 @@ STORE/labels/CASE.b2nd    (X, Y, Z) uint8, with up to SAMPLES voxels of each lab
 
 import hashlib
 from collections.abc import Callable, Iterable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -83,26 +84,32 @@ class Store:
         ignored = ignored_value(self.labels)
         return {int(value): np.asarray(rows).reshape(-1, 3) for value, rows in packed.items() if int(value) != ignored}
 
-    def crop(self, name: str, start: Iterable[int], size: Iterable[int]) -> np.ndarray:
-        """(C, *size) a box of the scan as stored; where the box leaves the scan, voxels are `outside`."""
-        return self._box("images", name, tuple(start), tuple(size), self.outside)
+    def crop(self, name: str, start: Iterable[int], size: Iterable[int], expected: int = 1) -> np.ndarray:
+        """(C, *size) a box of the scan as stored; where the box leaves the scan, voxels are `outside`.
 
-    def label_crop(self, name: str, start: Iterable[int], size: Iterable[int]) -> np.ndarray:
-        """(*size) uint8 a box of the label map; background where the box leaves the scan."""
-        return self._box("labels", name, tuple(start), tuple(size), 0)
+        `expected` boxes of the scan, this one among them, will be asked for one after the other.
+        """
+        return self._box("images", name, tuple(start), tuple(size), self.outside, expected)
+
+    def label_crop(self, name: str, start: Iterable[int], size: Iterable[int], expected: int = 1) -> np.ndarray:
+        """(*size) uint8 a box of the label map, as `crop` has it; background where the box leaves the scan."""
+        return self._box("labels", name, tuple(start), tuple(size), 0, expected)
 
     @property
     def outside(self) -> int:
         """The stored value of voxels outside the scan: air for CT, 0 for MR."""
         return -1024 if self.preparation.intensity == "ct" else 0
 
-    def _box(self, kind: str, name: str, start: tuple[int, ...], size: tuple[int, ...], fill: int) -> np.ndarray:
+    def _box(
+        self, kind: str, name: str, start: tuple[int, ...], size: tuple[int, ...], fill: int, expected: int
+    ) -> np.ndarray:
         shape = self.cases[name].shape
         low = [max(0, s) for s in start]
         high = [max(a, min(n, s + w)) for a, n, s, w in zip(low, shape, start, size, strict=True)]
         inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         lead = (slice(None),) * (kind == "images")
-        found = self._read(kind, name, lambda kept: kept.box((*lead, *inside)))
+        voxels = expected * prod(size) * (len(self.preparation.channels) if kind == "images" else 1)
+        found = self._read(kind, name, lambda kept: kept.box((*lead, *inside), voxels))
         if found.shape[-3:] == size:
             return found
         box = np.full((*found.shape[:-3], *size), fill, dtype=found.dtype)

@@ -1,7 +1,7 @@
 """The files of a store that were read last, kept in memory up to a bound.
 
 A file is read as a whole by one read, so that crops come as quickly from a network file system as from a disk. Crops
-are cut from the compressed bytes until they add up to the entire array; it is then decompressed once and kept.
+are cut from the compressed bytes where they are few, and otherwise from the array, which is decompressed once and kept.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 LIMIT = 2**29  # bytes of arrays and compressed files that a process keeps
 _LARGE = 2**26  # bytes; a larger file is left on disk, and a larger array compressed
+_MUCH = 0.6  # of an array in boxes: decompressing it whole takes less time, since boxes cut blocks
 blosc2.set_nthreads(1)  # crops are read beside the training, in one thread
 
 Slices = tuple[slice, ...]
@@ -53,10 +54,12 @@ class KeptFile:
         """The array."""
         return self._array[...]
 
-    def box(self, box: Slices) -> np.ndarray:
-        """A box of the array."""
-        if self._whole is None and self._cut >= self._array.nbytes and self._array.nbytes <= _LARGE:
-            self._whole = self._array[...]
+    def box(self, box: Slices, voxels: int = 0) -> np.ndarray:
+        """A box of the array, of which so many voxels are expected to be asked for in the next boxes."""
+        if self._whole is None and self._array.nbytes <= _LARGE:
+            expected = self._cut + voxels * self.dtype.itemsize
+            if expected >= _MUCH * self._array.nbytes:
+                self._whole = self._array[...]
         if self._whole is not None:
             return self._whole[box].copy()
         found: np.ndarray = self._array[box]
