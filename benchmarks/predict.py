@@ -39,7 +39,7 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
         "our network in MONAI's window, bf16": lambda: monai_labels(ours.eval(), image, crop, torch.bfloat16),
         "ours": lambda: own_labels(ours.eval(), image, crop, CLASSES),
     }
-    seconds = alternate(sides, max(1, rounds - 2))
+    seconds = alternate(sides, max(1, rounds - 1))
     memory = {name: peak_memory(work) for name, work in sides.items()}
     for other in list(sides)[:3]:
         note = f"peak {memory[other]:.1f} and {memory['ours']:.1f} GiB"

@@ -54,8 +54,7 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
         plain = plain_step(case, vit, volume, seeds)
         ours = {row: our_step(case, settings, vit, volume, seeds) for row, settings in case.variants.items()}
         sides = {**plain, **ours}
-        # An odd number of rounds of steps that take seconds is enough.
-        seconds = alternate(sides, max(1, rounds if case.patch == 16 else rounds - 2))
+        seconds = alternate(sides, rounds if case.patch == 16 else max(1, rounds - 1))
         memory = {name: peak_memory(step) for name, step in sides.items()}
         for row, step in ours.items():
             used = operations(step) / min(seconds[row]) / rate

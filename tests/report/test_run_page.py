@@ -214,7 +214,7 @@ def test_trainings_call_back_after_each_validation_but_the_last(tiny_runs: TinyR
     assert seen == [(3, "running")]  # of six steps, validated every third
 
 
-def test_the_live_page_takes_at_most_a_twentieth_of_the_time(
+def test_the_live_page_takes_at_most_a_fiftieth_of_the_time(
     tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, written = [0.0], []
@@ -226,7 +226,7 @@ def test_the_live_page_takes_at_most_a_twentieth_of_the_time(
     monkeypatch.setattr(run_page.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(run_page, "write_run_page", write)
     page, run = live_page(), Run.open(tiny_runs.pretrain)
-    for time in (100.0, 110.0, 141.0, 143.0):
+    for time in (100.0, 110.0, 201.0, 203.0):
         now[0] = time
         page(run)
-    assert written == [100.0, 143.0]
+    assert written == [100.0, 203.0]
