@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.networks import VIT_B, VIT_TOY, WIDTHS, WIDTHS_TOY, unet_pair, unetr_pair
-from benchmarks.timing import Report, alternate, bf16_rate, operations, peak_memory, training_step
+from benchmarks.timing import Report, alternate, as_usual, bf16_rate, operations, peak_memory, training_step
 from voxmim.settings import Training, Triple
 from voxmim.tasks.segmentation.loss import make_criterion
 from voxmim.tasks.segmentation.structures import Structures
@@ -39,8 +39,8 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
             return own_loss(ours(volume).float(), label)
 
         sides = {
-            "float32": training_step(theirs, their_optimiser, of_theirs),
-            "bf16": training_step(theirs, their_optimiser, of_theirs, torch.bfloat16),
+            "float32": as_usual(training_step(theirs, their_optimiser, of_theirs)),
+            "bf16": as_usual(training_step(theirs, their_optimiser, of_theirs, torch.bfloat16)),
             "ours": training_step(ours, own_optimiser, of_ours, torch.bfloat16),
         }
         seconds = alternate(sides, rounds)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.networks import VIT_B, VIT_TOY, unetr_pair
-from benchmarks.timing import Report, Work, alternate, peak_memory
+from benchmarks.timing import Report, Work, alternate, as_usual, peak_memory
 from voxmim import api
 from voxmim.images.grid import Grid
 from voxmim.report.run_pictures import prepared_case
@@ -34,8 +34,8 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
     theirs, ours = unetr_pair(VIT_TOY if smoke else VIT_B, crop, CLASSES)
     image = torch.rand(1, *(crop[0] * 3 // 2 for _ in range(3)))
     sides: dict[str, Work] = {
-        "MONAI in float32": lambda: monai_labels(theirs.eval(), image, crop, torch.float32),
-        "MONAI in bf16": lambda: monai_labels(theirs.eval(), image, crop, torch.bfloat16),
+        "MONAI in float32": as_usual(lambda: monai_labels(theirs.eval(), image, crop, torch.float32)),
+        "MONAI in bf16": as_usual(lambda: monai_labels(theirs.eval(), image, crop, torch.bfloat16)),
         "our network in MONAI's window, bf16": lambda: monai_labels(ours.eval(), image, crop, torch.bfloat16),
         "ours": lambda: own_labels(ours.eval(), image, crop, CLASSES),
     }

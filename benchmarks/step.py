@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain_mae import PlainMAE, PlainSimMIM
-from benchmarks.timing import Report, Work, alternate, bf16_rate, operations, peak_memory, training_step
+from benchmarks.timing import Report, Work, alternate, as_usual, bf16_rate, operations, peak_memory, training_step
 from voxmim.networks.build import build_encoder
 from voxmim.networks.vit import ViTSettings
 from voxmim.pretext.build import build_pretext
@@ -86,6 +86,6 @@ def plain_step(case: Case, vit: ViTSettings, volume: Tensor, seeds: Tensor) -> d
     network = PlainMAE(vit, MAESettings(), crop) if case.pretext == "mae" else PlainSimMIM(vit, crop)
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.05)
     return {
-        name: training_step(network, optimiser, lambda: network(volume, hidden), dtype)
+        name: as_usual(training_step(network, optimiser, lambda: network(volume, hidden), dtype))
         for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16))
     }

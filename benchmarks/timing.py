@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from voxmim.report.machine import machine
+from voxmim.workers import keep_memory
 
 Work = Callable[[], object]
 
@@ -68,6 +69,23 @@ def alternate(
             if turn >= warm_up:
                 seconds[name].append(clock() - began)
     return seconds
+
+
+def as_usual(work: Work) -> Work:
+    """The work of the other side: with glibc's own treatment of freed memory, which voxmim's commands change."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        return work
+
+    def run() -> object:
+        for option, value in ((-3, 2**25), (-1, 2**26), (-4, 2**16)):  # where its thresholds end by themselves
+            libc.mallopt(option, value)
+        try:
+            return work()
+        finally:
+            keep_memory()
+
+    return run
 
 
 def synchronize() -> None:

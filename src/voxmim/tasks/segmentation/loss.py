@@ -34,7 +34,8 @@ def make_criterion(structures: Structures) -> Criterion:
         else:
             target = structures.targets(label)
             error = functional.cross_entropy(logits, target[:, 0], reduction="none")[:, None]
-            truth = functional.one_hot(target[:, 0], logits.shape[1]).movedim(-1, 1).float()
+            outputs = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1, 1)
+            truth = (target == outputs).to(logits.dtype)  # a one-hot encoding would be int64 on the way
             labelled, scored = target > 0, slice(1, None)
         if foreground_weight != 1:
             error = error * torch.where(labelled, foreground_weight, 1.0)
