@@ -10,7 +10,8 @@
     gpu       steps on a GPU beside MONAI's networks in bf16 (benchmarks/gpu.sh runs it)
 
 Both sides of a row take turns in one process (A B A B); a ratio is the median of the rounds, with the smallest and the
-largest. Above 1, voxmim is faster. Each side has the memory allocator as its programs have it (`timing.as_usual`). --smoke runs the same at toy size, to see that it works.
+largest. Above 1, voxmim is faster. Each side has the memory allocator as its programs have it (`timing.as_usual`).
+--smoke runs the same at toy size, to see that it works.
 """
 
 from __future__ import annotations
