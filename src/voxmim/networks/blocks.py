@@ -4,8 +4,6 @@ Tensors have MONAI's names, so that its weights fit, and volumes keep their chan
 CPU convolves bfloat16 several times as fast.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from functools import reduce
 from math import prod

@@ -4,8 +4,6 @@ A file is read as a whole by one read, so that crops come as quickly from a netw
 are cut from the compressed bytes where they are few, and otherwise from the array, which is decompressed once and kept.
 """
 
-from __future__ import annotations
-
 import os
 from collections import OrderedDict
 from pathlib import Path

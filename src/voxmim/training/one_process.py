@@ -3,8 +3,6 @@
 Several processes, and float16 with its scaled losses, are Fabric's (see `processes.make_fabric`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
