@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from voxmim.errors import RecipeError
@@ -21,6 +21,9 @@ from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Case, Store
 from voxmim.tasks.task import Task
 from voxmim.training.setup import augmenter, stream
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 RAMP = 0.1  # of the steps, over which the weight rises
 _CHANGES = ("shift", "contrast", "gamma", "noise", "low_resolution")
