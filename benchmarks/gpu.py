@@ -103,7 +103,10 @@ def mae_sides(vit: ViTSettings, crop: Triple, batch: int, device: str) -> dict[s
         1, crop, vit.patch, hidden_size=vit.width, mlp_dim=4 * vit.width, num_layers=vit.depth, num_heads=vit.heads,
         masking_ratio=0.75, decoder_hidden_size=mae.decoder_width, decoder_mlp_dim=4 * mae.decoder_width,
         decoder_num_layers=mae.decoder_depth, decoder_num_heads=mae.decoder_heads,
+        pos_embed_type="learnable", decoder_pos_embed_type="learnable",
     ).to(device)  # fmt: skip
+    # It puts encodings among its mask tokens, which autocast leaves in float32.
+    theirs.decoder_embed.register_forward_hook(lambda _module, _inputs, output: output.float())
     volume, seeds = torch.rand(batch, 1, *crop, device=device), torch.arange(batch)
 
     def their_loss(network: nn.Module) -> Tensor:

@@ -75,7 +75,7 @@ def structures_of(classes: int) -> Structures:
 def equality(smoke: bool) -> float:
     """The fraction of voxels that both sides label alike."""
     with tempfile.TemporaryDirectory() as name:
-        segmentor, store = trained(Path(name), steps=4 if smoke else 150)
+        segmentor, store = trained(Path(name), *((2, 4) if smoke else (150, 8)))
         equal = []
         for case in store.labelled("val"):
             scan = prepared_case(store, case, store.image(case.name))
@@ -86,9 +86,9 @@ def equality(smoke: bool) -> float:
     return float(np.mean(np.concatenate([found.ravel() for found in equal])))
 
 
-def trained(folder: Path, steps: int) -> tuple[Segmentor, Store]:
+def trained(folder: Path, steps: int, cases: int) -> tuple[Segmentor, Store]:
     """The default network after some steps on phantoms."""
-    source = api.phantom(folder / "source", cases=8)
+    source = api.phantom(folder / "source", cases=cases)
     api.prepare(source, folder / "store", spacing=(6.0, 6.0, 6.0), quiet=True)
     settings = {"finetune.steps": steps, "crop": [32, 32, 32], "finetune.validate_every": steps}
     run = api.finetune(folder / "store", folder / "run", settings=settings, quiet=True)
