@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from voxmim.errors import RecipeError
 from voxmim.networks.build import ENCODERS
-from voxmim.pretext.build import PRETEXTS
+from voxmim.pretext.build import PRETEXTS, fitting_pretexts
 from voxmim.recipe import (
     Recipe,
     fit_crop,
@@ -306,6 +306,12 @@ def test_renamed_settings_are_read_and_said_in_one_line(caplog: pytest.LogCaptur
 def test_an_override_by_an_old_name_takes_precedence_over_the_recipe() -> None:
     assert load_recipe("tiny", {"mae.share": 0.25}).pretext_settings.predicted_fraction == 0.25
     assert load_recipe("tiny", {"rates": [0.5]}).lrs == (0.5,)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_encoder_has_default_settings_of_each_of_its_pretexts(encoder: str) -> None:
+    for pretext in fitting_pretexts(encoder):
+        assert isinstance(Recipe(encoder=encoder, pretext=pretext).pretext_settings, PRETEXTS[pretext].Settings)
 
 
 def test_settings_of_other_encoders_and_pretexts_are_left_out() -> None:

@@ -101,7 +101,7 @@ class Recipe:
             ValueError: says what is wrong, and what would do.
         """
         self.encoder_settings = self.encoder_settings or self.encoder_entry.settings()
-        self.pretext_settings = self.pretext_settings or self.pretext_class.Settings()
+        self.pretext_settings = self.pretext_settings or _settings_of(self.pretext)
         check_range(self, "crop_voxels devices nodes", 1)
         check_range(self, "max_damaged", 0, 1)
         check_range(self, "overlap", 0, 1, "[)")
@@ -186,6 +186,12 @@ class Recipe:
                 f"a crop of {crop} voxels is a single cell of the {self.encoder}'s bottleneck features; use a larger "
                 "crop or fewer levels"
             )
+
+
+def _settings_of(pretext: str) -> Any:
+    from voxmim.pretext.build import PRETEXTS
+
+    return _known(pretext, PRETEXTS, "pretext").Settings()
 
 
 def packaged_recipes() -> dict[str, str]:
