@@ -9,6 +9,8 @@ from voxmim.studies.request import Request
 from voxmim.studies.speed import plateau_table, saving_table
 from voxmim.studies.tables import grouped_findings
 
+WEIGHT = 0.3  # of self-training, where the recipe has none
+
 
 def arms(request: Request) -> list[Arm]:
     """With each number of labels: from scratch, the same for twice the steps, and with each use of unlabelled scans.
@@ -18,7 +20,7 @@ def arms(request: Request) -> list[Arm]:
     pretext, found = request.base.pretext, []
     title = request.base.pretext_class.title
     longer = {"finetune.steps": 2 * request.base.finetune.steps}
-    taught = {"self_training.weight": request.base.self_training.weight or 1.0}
+    taught = {"self_training.weight": request.base.self_training.weight or WEIGHT}
     untaught = {"self_training.weight": 0.0}
     for number in request.labels:
         group = label_group(number)
