@@ -127,15 +127,15 @@ def test_every_table_marks_an_arm_whose_pre_training_learned_nothing(
 
 
 def test_arms_differ_only_in_their_start(answered: Answered) -> None:
+    finetunings = [(run, run.recipe()) for run in runs(answered, "finetune")]
     for seed in (3, 4):
-        own = [run for run in runs(answered, "finetune") if run.recipe().seed == seed]
-        assert len({tuple(run.about["cases"]) for run in own}) == 1
-        assert len(own[0].about["cases"]) == 2
-        assert sorted({run.recipe().finetune.steps for run in own}) == [4, 6, 8]
-        longer = [run for run in own if run.recipe().finetune.steps > 4]
-        assert all(run.about["init"] is None for run in longer)
-        assert len({json.dumps(vars(run.recipe().finetune.augmentation)) for run in own}) == 1
-        for run in own:
+        own = [(run, recipe) for run, recipe in finetunings if recipe.seed == seed]
+        assert len({tuple(run.about["cases"]) for run, _ in own}) == 1
+        assert len(own[0][0].about["cases"]) == 2
+        assert sorted({recipe.finetune.steps for _, recipe in own}) == [4, 6, 8]
+        assert all(run.about["init"] is None for run, recipe in own if recipe.finetune.steps > 4)
+        assert len({json.dumps(vars(recipe.finetune.augmentation)) for _, recipe in own}) == 1
+        for run, _ in own:
             if run.about["init"] is not None:  # a seed starts from its own pre-training
                 assert f"-seed{seed}-" in run.about["init"]
     kept = {run.recipe().pretext: run.recipe() for run in runs(answered, "pretrain")}
@@ -153,8 +153,8 @@ def test_an_arm_has_the_learning_rate_that_does_best_with_the_first_seed_on_vali
         assert f"{arm['lr']:g}" == max(arm["tried"], key=arm["tried"].get)
         assert arm["validation"][3] == max(arm["tried"].values())
     for run in runs(answered, "finetune"):
-        if run.recipe().seed == 4:
-            assert run.recipe().finetune.lr in {arm["lr"] for arm in answered.result["arms"]}
+        if (recipe := run.recipe()).seed == 4:
+            assert recipe.finetune.lr in {arm["lr"] for arm in answered.result["arms"]}
 
 
 def test_test_cases_are_scored_by_the_chosen_runs_only(answered: Answered) -> None:
@@ -162,9 +162,10 @@ def test_test_cases_are_scored_by_the_chosen_runs_only(answered: Answered) -> No
     rates = {arm["name"]: arm["lr"] for arm in answered.result["arms"]}
     assert len(seen) == 12
     for run in seen:
-        assert run.recipe().finetune.lr in rates.values()
-        if run.recipe().finetune.steps == 8:
-            assert run.recipe().finetune.lr in (rates["from scratch, twice the steps"], rates[ARMS[-1]])
+        training = run.recipe().finetune
+        assert training.lr in rates.values()
+        if training.steps == 8:
+            assert training.lr in (rates["from scratch, twice the steps"], rates[ARMS[-1]])
 
 
 def test_every_raw_result_is_in_the_csv(answered: Answered) -> None:

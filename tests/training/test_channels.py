@@ -75,8 +75,10 @@ def trace(run: Run) -> list[dict[str, float]]:
 COMBINATIONS = [("mae", "vit"), ("mae", "unet"), ("simmim", "swin"), ("simclr", "vit")]
 
 
-@pytest.mark.parametrize("channels", ["all", "drawn", "one"])
-@pytest.mark.parametrize(("pretext", "encoder"), COMBINATIONS)
+@pytest.mark.parametrize(
+    ("pretext", "encoder", "channels"),
+    [("mae", "vit", "all"), *((*pair, channels) for pair in COMBINATIONS for channels in ("drawn", "one"))],
+)
 def test_every_pretext_learns_of_what_is_there(
     store: Store, tmp_path: Path, pretext: str, encoder: str, channels: str
 ) -> None:
@@ -100,13 +102,12 @@ def test_every_pretext_learns_of_what_is_there(
         assert facts[channels] in (run.path / "report.html").read_text()
 
 
-@pytest.mark.parametrize("channels", ["drawn", "one"])
 def test_a_resumed_run_draws_the_channels_that_it_would_have_drawn(
-    store: Store, tmp_path: Path, stop_before_step: Any, channels: str
+    store: Store, tmp_path: Path, stop_before_step: Any
 ) -> None:
-    straight = pretrain(store, tmp_path / "straight", recipe_of(channels=channels))
+    straight = pretrain(store, tmp_path / "straight", recipe_of(channels="drawn"))
     with stop_before_step(2):
-        pretrain(store, tmp_path / "stopped", recipe_of(channels=channels))
+        pretrain(store, tmp_path / "stopped", recipe_of(channels="drawn"))
     assert trace(pretrain(store, tmp_path / "stopped", Recipe(), resume=True)) == trace(straight)
 
 
@@ -139,18 +140,18 @@ def test_validation_shows_all_that_is_there_or_fixed_channels_in_turn(store: Sto
     network.seen.clear()
     validation.run()
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, network.seen, strict=True))
-    volumes, told = zip(*first, strict=True)
+    volumes, present = zip(*first, strict=True)
     if channels == "one":
         names = [case.name for case in store.in_split("val")]
         assert names == ["val_a", "val_b", "val_c"]
         for name, volume, channel in zip(names, volumes, (0, 2, 2), strict=True):  # val_b has 1 and 2, and is second
             middle = torch.from_numpy(store.crop(name, (1, 0, 1), (12, 12, 12))).float()
             assert torch.equal(volume[0, 0], middle[channel])
-        assert told == (None, None, None)
+        assert present == (None, None, None)
     else:
         assert [volume.shape[1] for volume in volumes] == [3, 3, 3]
-        assert told[0] is told[2] is None
-        assert told[1].tolist() == [[False, True, True]]
+        assert present[0] is present[2] is None
+        assert present[1].tolist() == [[False, True, True]]
 
 
 def test_a_network_of_one_input_reconstructs_each_channel_by_itself(store: Store, tmp_path: Path) -> None:
@@ -172,8 +173,8 @@ def test_a_fine_tuning_leaves_them_out_and_says_so_in_one_line(
 ) -> None:
     run, _ = finetune(store, tmp_path / "run", recipe_of())
     assert run.about["cases"] == ["whole"]
-    told = [line for line in capsys.readouterr().err.splitlines() if "lack a channel" in line]
-    assert told == ["left out, since they lack a channel: poor, val_b"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "lack a channel" in line]
+    assert lines == ["left out, since they lack a channel: poor, val_b"]
     (row,) = trace(run)
     assert {"val_dice", "val_dice whole", "val_dice core", "case val_a", "case val_c"} <= set(row)
     assert "case val_b" not in row
@@ -203,14 +204,13 @@ def test_an_encoder_of_single_channels_is_loaded_completely_into_a_segmentor_of_
 ) -> None:
     recipe = recipe_of(pretext=pretext, encoder=encoder, channels="one")
     first = pretrain(store, tmp_path / "first", recipe)
-    second, transfer = finetune(store, tmp_path / "second", recipe, first.path)
+    _, transfer = finetune(store, tmp_path / "second", recipe, first.path)
     assert transfer is not None
     assert (transfer.fraction, transfer.missing, transfer.warnings) == (1.0, {}, [])
     assert all("channels any to T1, T1ce, T2" in what for what in transfer.adapted.values())
     volume = torch.randn(1, 1, 8, 8, 8)
     whole = load_encoder(first.path, channels=NAMES)
     torch.testing.assert_close(whole.encode(volume.expand(-1, 3, -1, -1, -1)), load_encoder(first.path).encode(volume))
-    again, _ = finetune(store, tmp_path / "third", recipe, first.path)
-    assert trace(again) == trace(second)
-    other = pretrain(store, tmp_path / "fourth", recipe, init=first.path)
-    assert "100.0%" in other.about["transfer"]
+    if encoder == "vit":
+        other = pretrain(store, tmp_path / "third", recipe, init=first.path)
+        assert "100.0%" in other.about["transfer"]

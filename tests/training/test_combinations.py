@@ -17,6 +17,7 @@ from voxmim.errors import WeightsError
 from voxmim.networks.build import ENCODERS, has_patch_setting
 from voxmim.pretext.build import PRETEXTS
 from voxmim.recipe import Recipe, load_recipe, make_recipe, write_recipe
+from voxmim.report.run_page import write_run_page
 from voxmim.store.format import Store
 from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
@@ -44,6 +45,15 @@ COMBINATIONS = [
 ]
 
 
+BY_PRETEXT = [("mae", "vit"), ("simmim", "swin"), ("simclr", "unet")]
+BY_ENCODER = [next(pair for pair in COMBINATIONS if pair[1] == encoder) for encoder in ENCODERS]
+
+
+def of_each(combinations: list[tuple[str, str]]) -> pytest.MarkDecorator:
+    """The test runs with a pre-training of each of these."""
+    return pytest.mark.parametrize("pretrained", combinations, indirect=True, ids="-".join, scope="module")
+
+
 def recipe_of(folder: Path, **changes: Any) -> Path:
     file = folder / "recipe.yaml"
     write_recipe(file, make_recipe({**SMALL, **changes}))
@@ -65,13 +75,13 @@ class Pretrained:
     run: Path
 
 
-@pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
+@pytest.fixture(scope="module")
 def pretrained(request: pytest.FixtureRequest, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
-    """One of each combination, shared by the tests of this file."""
+    """A pre-training by a pretext of an encoder, for all tests of this file."""
     pretext, encoder = request.param
     folder = tmp_path_factory.mktemp("pretrained")
     recipe = recipe_of(folder, pretext=pretext, encoder=encoder)
-    return Pretrained(pretext, encoder, recipe, api.pretrain(tiny.store, folder / "run", recipe))
+    return Pretrained(pretext, encoder, recipe, pretrain(Store(tiny.store), folder / "run", load_recipe(recipe)).path)
 
 
 @pytest.fixture
@@ -79,6 +89,7 @@ def scan(tiny: Tiny) -> Path:
     return tiny.source / "imagesTr" / "case_7.nii.gz"
 
 
+@of_each(BY_PRETEXT)
 def test_a_stopped_pre_training_resumes_exactly(
     pretrained: Pretrained, tiny: Tiny, tmp_path: Path, stop_before_step: Any
 ) -> None:
@@ -94,17 +105,17 @@ def test_a_stopped_pre_training_resumes_exactly(
         assert metadata == other_metadata
 
 
+@of_each(COMBINATIONS)
 def test_the_encoder_can_be_loaded(pretrained: Pretrained) -> None:
     encoder = load_encoder(pretrained.run)
     assert encoder.encode(torch.rand(1, 1, 16, 16, 8)).shape[:2] == (1, encoder.width)
 
 
+@of_each([pair for pair in BY_ENCODER if has_patch_setting(ENCODERS[pair[1]].settings())])
 def test_a_further_pre_training_starts_from_it_with_another_patch(
     pretrained: Pretrained, tiny: Tiny, tmp_path: Path
 ) -> None:
     encoder = pretrained.encoder
-    if not has_patch_setting(ENCODERS[encoder].settings()):
-        pytest.skip("convolutional encoders have no patches")
     patch = [4, 4, 4] if encoder == "swin" else [8, 8, 4]
     changed = {f"{encoder}.patch": patch, "crop": [32, 32, 16], "pretrain.steps": 1}
     run = Run.open(api.pretrain(tiny.store, tmp_path / "run", None, changed, init=pretrained.run))
@@ -113,6 +124,7 @@ def test_a_further_pre_training_starts_from_it_with_another_patch(
     assert run.about["transfer"].endswith("100.0% of the encoder's parameters")
 
 
+@of_each(BY_ENCODER)
 def test_a_segmentor_is_fine_tuned_from_it_and_labels_scans(
     pretrained: Pretrained, tiny: Tiny, tmp_path: Path, scan: Path
 ) -> None:
@@ -124,18 +136,25 @@ def test_a_segmentor_is_fine_tuned_from_it_and_labels_scans(
     assert nib.load(labels).shape == nib.load(scan).shape
 
 
+@of_each([("simclr", "unet")])
+def test_a_pretext_that_predicts_no_voxels_reconstructs_nothing(
+    pretrained: Pretrained, tmp_path: Path, scan: Path
+) -> None:
+    with pytest.raises(WeightsError, match="SimCLR predicts no voxels to reconstruct"):
+        api.reconstruct(pretrained.run, [scan], tmp_path)
+
+
+@of_each([pair for pair in COMBINATIONS if pair[0] != "simclr"])
 def test_masked_parts_are_reconstructed(pretrained: Pretrained, tmp_path: Path, scan: Path) -> None:
-    if pretrained.pretext == "simclr":
-        with pytest.raises(WeightsError, match="SimCLR predicts no voxels to reconstruct"):
-            api.reconstruct(pretrained.run, [scan], tmp_path)
-        return
     (picture,) = api.reconstruct(pretrained.run, [scan], tmp_path)
     assert picture.is_file()
     hidden = np.asarray(nib.load(tmp_path / "case_7_mask.nii.gz").dataobj)
     assert 0.2 < hidden.mean() < 0.9  # three quarters of the box round the body
 
 
+@of_each(sorted({*BY_PRETEXT, *BY_ENCODER}))
 def test_the_report_names_pretext_and_encoder(pretrained: Pretrained) -> None:
+    write_run_page(Run.open(pretrained.run))
     report = (pretrained.run / "report.html").read_text()
     assert {"mae": "(MAE)", "simmim": "(SimMIM)", "simclr": "(SimCLR)"}[pretrained.pretext] in report
     assert Run.open(pretrained.run).recipe().encoder_settings.summary() in report
