@@ -47,6 +47,15 @@ def _write_scan(path: Path, array: np.ndarray, affine: np.ndarray | None = None)
     return path
 
 
+@pytest.fixture(autouse=True)
+def pages_without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take longer than a tiny training: they are left out where a page is not the subject."""
+    rooms = {"training", "weights", "tasks", "export"} & set(request.path.parts)
+    if rooms and not getattr(request.module, "PICTURES", False):
+        for name in ("reconstruction_pictures", "segmentation_pictures"):
+            monkeypatch.setattr(f"voxmim.report.run_page.{name}", lambda *_: [])
+
+
 @pytest.fixture
 def write_scan() -> Callable[..., Path]:
     """Give write_scan(path, array, affine): put (X, Y, Z) or (C, X, Y, Z) voxels on disk."""

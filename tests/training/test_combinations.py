@@ -25,6 +25,7 @@ from voxmim.training.run import Run
 from voxmim.weights.files import read_weights
 from voxmim.weights.load import load_encoder
 
+PICTURES = True  # in reports
 SMALL: dict[str, Any] = {
     **TINY_RECIPE,
     "crop": [16, 16, 8],
