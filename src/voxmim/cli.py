@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from inspect import Parameter, Signature, getdoc, signature
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -74,6 +75,17 @@ def _pretrain(given: dict[str, Any], plan_only: bool) -> Any:
     return api.plan(given["store"], given["recipe"], given["settings"])
 
 
+def _predict(given: dict[str, Any]) -> Any:
+    """Runs that follow the first one join it in an ensemble."""
+    others = list(takewhile(_is_run, given["scans"]))
+    joined = {"scans": given["scans"][len(others) :], "ensemble": [*given["ensemble"], *others]}
+    return api.predict(**{**given, **joined})
+
+
+def _is_run(path: Path) -> bool:
+    return path.suffix == ".safetensors" or (path / "run.json").is_file() or any(path.glob("*.safetensors"))
+
+
 def _download(given: dict[str, Any], yes: bool) -> Any:
     if given["name"] is None:
         return api.data_sets()
@@ -95,7 +107,13 @@ COMMANDS = {
     ),
     "evaluate": Command(("run", "data"), title="evaluating", examples=("voxmim evaluate segmentor store",)),
     "predict": Command(
-        ("run", "scans"), title="predicting", examples=("voxmim predict segmentor scan.nii.gz --out labels",)
+        ("run", "scans"),
+        title="predicting",
+        call=_predict,
+        examples=(
+            "voxmim predict segmentor scan.nii.gz --out labels",
+            "voxmim predict fold1 fold2 fold3 scan.nii.gz --out labels",
+        ),
     ),
     "reconstruct": Command(
         ("run", "scans"),
@@ -206,7 +224,7 @@ def _runner(name: str, command: Command) -> Callable[..., int]:
         with bar(command.title) if command.title else nullcontext() as on_case:
             watched = {"on_case": on_case} if command.title else {}
             if command.call:
-                result = command.call(given, **flags)
+                result = command.call(given | watched, **flags)
             else:
                 result = getattr(api, function.__name__)(**given, **watched)
         return getattr(commands, function.__name__)(result, given) or 0

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from voxmim.training.plan import Plan
     from voxmim.weights.load import LoadReport
 
+KINDS = ("segmentor", "classifier", "regressor")  # of networks that a fine-tuning writes
 Given = Mapping[str, Any]  # the arguments of the command
 
 
@@ -101,9 +102,9 @@ def pretrain(result: Path | Plan, given: Given) -> None:
 
 
 def finetune(result: Path, given: Given) -> None:
-    """The segmentor or classifier."""
+    """The segmentor, classifier or regressor."""
     _say_whether_done(result)
-    kind = "classifier" if (result / "classifier.safetensors").is_file() else "segmentor"
+    kind = next(kind for kind in KINDS if (result / f"{kind}.safetensors").is_file())
     done(result / f"{kind}.safetensors", f"the {kind}; its report is report.html in the same folder")
 
 
@@ -131,7 +132,7 @@ def predict(result: list[Path], given: Given) -> None:
     if result[0].suffix != ".csv":
         done(given["out"], f"{len(result)} label maps")
     else:
-        done(result[0], "the classes")
+        done(result[0], "the predictions")
 
 
 def reconstruct(result: list[Path], given: Given) -> None:

@@ -240,7 +240,7 @@ class Training:
     """How one training runs.
 
     Attributes:
-        steps: optimiser steps.
+        steps: optimiser steps; a fine-tuning of none keeps the network that it starts from.
         batch: crops per step, over all devices; for SimCLR, pairs of crops.
         accumulate: gradient accumulation steps: slower, in less memory.
         crops_per_scan: crops (or pairs) cut from each scan that is opened.
@@ -281,7 +281,8 @@ class Training:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        check_range(self, "steps batch accumulate crops_per_scan validate_every checkpoint_every", 1)
+        check_range(self, "steps", 0)
+        check_range(self, "batch accumulate crops_per_scan validate_every checkpoint_every", 1)
         check_range(self, "lr layer_decay", 0, bounds="()")
         check_range(self, "weight_decay clip", 0)
         check_range(self, "foreground_weight", 1)

@@ -23,7 +23,8 @@ from voxmim.recipe import load_recipe
 from voxmim.store.format import Index, Store
 from voxmim.tasks.classification.inference import class_probabilities
 from voxmim.tasks.classification.labels import draw_splits
-from voxmim.tasks.classification.task import Classification, class_weights, list_cases, train_names
+from voxmim.tasks.classification.scan_task import train_names
+from voxmim.tasks.classification.task import Classification, class_weights
 from voxmim.training.finetune import finetune
 from voxmim.training.run import Run
 from voxmim.training.validation import Validation
@@ -203,7 +204,9 @@ def test_a_store_without_splits_gets_one_that_is_kept(
     listed = Run.open(run).about["listed"]
     for split, count in (("train", 9), ("val", 2), ("test", 4)):
         assert Counter(listed[split].values()) == {"dense": count, "light": count}
-    assert list_cases(Store(bare.store), tiny_sorted.classes)[0] == listed  # whatever the seed of the run
+    assert (
+        Classification.list_cases(Store(bare.store), tiny_sorted.classes)[0] == listed
+    )  # whatever the seed of the run
     drawn = draw_splits({case: name for cases in listed.values() for case, name in cases.items()}, seed=5)
     assert {case: split for split, cases in listed.items() for case in cases} == drawn
     result = api.evaluate(run, bare.store)
@@ -214,7 +217,7 @@ def test_cases_that_are_left_out_are_reported(tiny_sorted: Sorted, tmp_path: Pat
     store = Store(with_splits(tiny_sorted, tmp_path / "store", lambda n: "unlabelled" if n > 27 else "train"))
     table = tmp_path / "classes.csv"
     table.write_text(tiny_sorted.classes.read_text().replace("scan_0,", "scan_x,"))
-    listed, told = list_cases(store, table)
+    listed, told = Classification.list_cases(store, table)
     assert sorted(listed["train"]) == sorted(f"scan_{number}" for number in range(1, 28))
     assert [line.split(" in ")[0] for line in told] == [
         "1 case (scan_x) listed", "1 case (scan_0)", "2 listed cases are",
@@ -226,16 +229,16 @@ def test_labels_draws_each_class_and_fewer_are_a_part_of_more(tiny_sorted: Sorte
     listed = {"train": {f"scan_{i}": "rare" if i in (3, 8) else "often" for i in range(18)}}
     former: set[str] = set()
     for count in range(2, 19):
-        chosen = train_names(store, listed, str(count), seed=1)
+        chosen = train_names(store, listed["train"], str(count), seed=1)
         assert len(chosen) == count
         assert former < set(chosen)
         assert {listed["train"][case] for case in chosen} == {"rare", "often"}
         former = set(chosen)
-    assert train_names(store, listed, "0.5", 1) == train_names(store, listed, "9", 1)
-    assert len(train_names(store, listed, "0.01", 1)) == 2
-    assert train_names(store, listed, None, 1) == list(listed["train"])
+    assert train_names(store, listed["train"], "0.5", 1) == train_names(store, listed["train"], "9", 1)
+    assert len(train_names(store, listed["train"], "0.01", 1)) == 2
+    assert train_names(store, listed["train"], None, 1) == list(listed["train"])
     with pytest.raises(StoreError, match=r"--labels 1: give a fraction such as 0\.1 or a number from 2 to 18"):
-        train_names(store, listed, "1", 1)
+        train_names(store, listed["train"], "1", 1)
 
 
 def test_a_class_that_cannot_be_learned_is_refused(tiny_sorted: Sorted, tmp_path: Path) -> None:

@@ -296,8 +296,10 @@ def test_the_segmentor_says_where_its_encoder_came_from_without_a_path(tiny_runs
 
 
 def test_weights_that_are_no_encoders_are_refused(tiny_runs: TinyRuns, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"there is no encoder\.safetensors here, but segmentor\.safetensors"):
-        api.finetune(tiny_runs.store, tmp_path / "run", init=tiny_runs.finetune, recipe=tiny_runs.recipe)
+    (tmp_path / "pretext").mkdir()
+    shutil.copy(tiny_runs.pretrain / "pretext.safetensors", tmp_path / "pretext")
+    with pytest.raises(WeightsError, match=r"there is no encoder\.safetensors here, but pretext\.safetensors"):
+        api.finetune(tiny_runs.store, tmp_path / "run", init=tmp_path / "pretext", recipe=tiny_runs.recipe)
     with pytest.raises(WeightsError, match="there is no encoder"):
         api.finetune(tiny_runs.store, tmp_path / "run", init=tmp_path / "nothing", recipe=tiny_runs.recipe)
 

@@ -117,6 +117,9 @@ def test_what_nnunet_has_no_network_for_is_refused(tmp_path: Path) -> None:
     save_weights(tmp_path / "encoder.safetensors", ViT(settings, 1, (16, 16, 16)), about | vit)
     with pytest.raises(WeightsError, match="nnU-Net has no network for the encoder vit; pre-train the encoder resenc"):
         api.export_weights(tmp_path, tmp_path / "ours.pth", to="nnunet")
+    saved(tmp_path / "tiny", ResEncSettings((4, 8), (0, 1)), "mr")
+    with pytest.raises(WeightsError, match=r"no stage without blocks; pre-train with --set resenc\.blocks=\[1,1\]"):
+        api.export_weights(tmp_path / "tiny", tmp_path / "ours.pth", to="nnunet")
     with pytest.raises(WeightsError, match=r"the file name must end in \.pth"):
         api.export_weights(tmp_path, tmp_path / "ours.safetensors", to="nnunet")
     assert not (tmp_path / "ours.pth").exists()

@@ -16,12 +16,14 @@ def evaluate(
     csv_file: Path | str | None = None,
     on_case: OnCase | None = None,
     classes: Path | str | None = None,
+    values: Path | str | None = None,
+    ensemble: Sequence[Path | str] = (),
 ) -> dict[str, Any]:
-    """Score a segmentor or classifier.
+    """Score a segmentor, classifier or regressor.
 
-    A segmentor by Dice, 95 % Hausdorff distance and surface Dice, a classifier by AUROC. Labels are scored in each
-    scan's own geometry, beside a prior that knows positions only. The result is also written to the run folder
-    (evaluation-SPLIT.json) and shown in its report.
+    A segmentor by Dice, 95 % Hausdorff distance and surface Dice, a classifier by AUROC, a regressor by its mean
+    absolute error. Labels are scored in each scan's own geometry, beside a prior that knows positions only. The result
+    is also written to the run folder (evaluation-SPLIT.json) and shown in its report.
 
     Args:
         run: run folder or weights file of a fine-tuning.
@@ -29,9 +31,12 @@ def evaluate(
         split: which cases to score.
         tolerance_mm: tolerance of the surface Dice in mm.
         json_file: write the result to this JSON file too.
-        csv_file: write one row per case and label to this CSV file (for a classifier, one row per case).
+        csv_file: write one row per case and label to this CSV file (otherwise one row per case).
         on_case: called with the number of cases done and their total.
         classes: for a classifier, CSV file of the classes to score. Default: the table it was trained with.
+        values: for a regressor, CSV file of the values to score. Default: the table it was trained with.
+        ensemble: further runs whose probabilities are averaged with the first one's, such as those of other folds; the
+            result is then kept only where asked.
 
     Returns:
         The result, as in the JSON file.
@@ -44,15 +49,16 @@ def evaluate(
     from voxmim.tasks.task import write_json
     from voxmim.training.run import ABOUT, Run
 
-    run, table = Path(run), None if classes is None else Path(classes)
+    run, others = Path(run), [Path(other) for other in ensemble]
     own = Run.open(run, "finetune") if (run / ABOUT).is_file() else None
-    task = task_of(run)
-    result = task.evaluate(run, Path(data), split, tolerance_mm, {} if own is None else own.about, table, on_case)
+    task, about = task_of(run), {} if own is None else own.about
+    table = task.table_of(classes, values)
+    result = task.evaluate(run, Path(data), split, tolerance_mm, about, table, on_case, others)
     if json_file is not None:
         write_json(Path(json_file), result)
     if csv_file is not None:
         task.write_csv(Path(csv_file), result)
-    if own is not None:
+    if own is not None and not others:
         write_json(run / f"evaluation-{split}.json", result)
         write_run_page(own)
     return result
@@ -65,18 +71,21 @@ def predict(
     probabilities: bool = False,
     on_case: OnCase | None = None,
     label_format: Literal["nifti", "dicom-seg"] = "nifti",
+    ensemble: Sequence[Path | str] = (),
 ) -> list[Path]:
-    """Predict the label maps of new scans, or their classes.
+    """Predict the label maps of new scans, or their classes or values.
 
-    A label map has the grid, affine and orientation of its scan.
+    A label map has the grid, affine and orientation of its scan. On the command line, further runs may follow the
+    first: RUN RUN RUN SCAN.
 
     Args:
         run: run folder or weights file of a fine-tuning.
         scans: scans, or folders of them.
-        out: folder for the label maps (CASE.nii.gz), or for predictions.csv of a classifier.
+        out: folder for the label maps (CASE.nii.gz), or for predictions.csv of a classifier or regressor.
         probabilities: write the probability of each label, or region, too.
         on_case: called with the number of scans done and their total.
         label_format: write label maps as NIfTI, or as DICOM segmentations (CASE.dcm), which need scans in DICOM.
+        ensemble: further runs whose probabilities are averaged with the first one's, such as those of other folds.
 
     Returns:
         The label maps written, or the table.
@@ -86,8 +95,8 @@ def predict(
     """
     from voxmim.tasks.registry import task_of
 
-    run = Path(run)
-    return task_of(run).predict(run, [Path(scan) for scan in scans], Path(out), probabilities, on_case, label_format)
+    run, paths, others = Path(run), [Path(scan) for scan in scans], [Path(other) for other in ensemble]
+    return task_of(run).predict(run, paths, Path(out), probabilities, on_case, label_format, others)
 
 
 def reconstruct(

@@ -100,26 +100,32 @@ def finetune(
     recipe: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
-    task: Literal["segmentation", "classification"] | None = None,
+    task: Literal["segmentation", "classification", "regression"] | None = None,
     classes: Path | str | None = None,
+    values: Path | str | None = None,
+    fold: str | None = None,
     hours: float | None = None,
     accept_findings: bool = False,
     quiet: bool = False,
     log_every: int = 0,
 ) -> Path:
-    """Train a segmentor or classifier, from a pre-trained encoder or from scratch.
+    """Train a segmentor, classifier or regressor, from a pre-trained encoder or from scratch.
 
     Args:
         store: folder written by 'voxmim prepare', with labels for a segmentation.
         out: run folder: new, or a stopped run to resume.
-        init: run folder or weights file of a pre-training whose encoder to start from; it replaces the encoder of the
-            recipe, and its weights are adapted to a patch given in the settings. Default: from scratch.
+        init: run folder or weights file to start from: a pre-training's encoder, or a fine-tuned network, whose decoder
+            goes on too, and whose labels do by their names. It replaces the encoder of the recipe, and its weights are
+            adapted to a patch given in the settings. Default: from scratch.
         labels: labelled train cases to use: a fraction (0.1) or a number (12). Default: all.
         recipe: packaged recipe or YAML file. Default: that of the initial weights, or resenc-tiny.
         settings: settings that differ from the recipe.
         resume: continue exactly where the run stopped, with its own settings.
         task: what to learn. Default: segmentation.
         classes: for a classification, CSV file with the columns case and class.
+        values: for a regression of a number per scan, CSV file with the columns case and value.
+        fold: one fold of a cross-validation by patient, K/N with K from 1: the train and val cases are dealt into N
+            parts, of which the K-th validates. Default: the splits of the store.
         hours: train about this long; the number of steps follows from the speed of a few (only for a
             segmentation). Default: the steps of the recipe.
         accept_findings: train although findings of the store are in doubt.
@@ -127,7 +133,7 @@ def finetune(
         log_every: print a line every so many steps. Default: a bar on a terminal, elsewhere a line every 30 s or 1 %.
 
     Returns:
-        The run folder, with segmentor.safetensors or classifier.safetensors, and report.html.
+        The run folder, with segmentor.safetensors (or classifier.safetensors, ...) and report.html.
 
     Raises:
         VoxmimError: the store, the recipe, the weights or the run folder cannot be used.
@@ -141,20 +147,25 @@ def finetune(
 
     start = None if init is None else Path(init)
     if resume:
-        given = {"init": init, "labels": labels, "task": task, "classes": classes, "hours": hours}
+        given = {
+            "init": init, "labels": labels, "task": task, "classes": classes, "values": values, "fold": fold,
+            "hours": hours,
+        }  # fmt: skip
         chosen = _resumed(out, recipe=recipe, **given, **(settings or {}))
     else:
         chosen = _started(recipe, start, settings)
     if task not in (None, *TASKS):
         raise RunError(f"'{task}' is no task of a fine-tuning ({', '.join(TASKS)}){nearest(str(task), TASKS) or '.'}")
-    used, table = None if labels is None else str(labels), None if classes is None else Path(classes)
+    used, table = None if labels is None else str(labels), TASKS[task or "segmentation"].table_of(classes, values)
     opened = _opened(store, resume or accept_findings)
     if hours is not None:
         if task not in (None, "segmentation"):
             raise RunError(f"--hours {hours:g}: it is only for a segmentation; give --steps instead.")
         chosen = for_hours(opened, chosen, hours, "finetune", used)
     with progress_options(quiet, log_every):
-        run, _ = finetune(opened, Path(out), chosen, start, used, resume, task or "segmentation", table, _live_page())
+        run, _ = finetune(
+            opened, Path(out), chosen, start, used, resume, task or "segmentation", table, fold, _live_page()
+        )
     if first_process():
         _write_page(run)
     return run.path

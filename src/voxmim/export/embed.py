@@ -25,10 +25,10 @@ from voxmim.tasks.classification.inference import cut, windows
 from voxmim.tasks.scans import Progress, for_each, scan_files
 from voxmim.tasks.task import Predictor
 from voxmim.weights.files import holds
-from voxmim.weights.load import load_classifier, load_encoder, load_segmentor
+from voxmim.weights.load import load_classifier, load_encoder, load_regressor, load_segmentor
 
 _ROWS = 256  # that are held before they are written
-_FINE_TUNED = {"segmentor": load_segmentor, "classifier": load_classifier}
+_FINE_TUNED = {"segmentor": load_segmentor, "classifier": load_classifier, "regressor": load_regressor}
 
 
 @dataclass(frozen=True)

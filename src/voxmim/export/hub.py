@@ -21,6 +21,7 @@ from voxmim.weights.files import MODEL, find_weights, holds, read_weights
 _PIPELINES = {
     "segmentor": "image-segmentation",
     "classifier": "image-classification",
+    "regressor": "other",
     "encoder": "image-feature-extraction",
 }
 _LICENCES = {  # the hub's names, without what spelling varies
@@ -57,9 +58,7 @@ def config(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata of weights, and the labels under the names that the hub's tools know."""
     names: dict[int, str] = {}
     if metadata["kind"] == "segmentor":
-        structures = Structures.from_metadata(metadata)
-        labels = ["background", *(structures.labels[value] for value in structures.values[1:])]
-        names = dict(enumerate(structures.regions or labels))
+        names = dict(enumerate(Structures.from_metadata(metadata).names))
     elif metadata["kind"] == "classifier":
         names = dict(enumerate(metadata["classes"]))
     known = {"id2label": names, "label2id": {name: at for at, name in names.items()}} if names else {}

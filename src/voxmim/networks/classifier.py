@@ -49,3 +49,25 @@ class Classifier(nn.Module):
         variance = features.var(dim=0, correction=0)
         self.middle.copy_(features.mean(dim=0))
         self.spread.copy_((variance + 0.1 * variance.mean() + 1e-12).sqrt())
+
+
+class Regressor(Classifier):
+    """The same with a single output, a number.
+
+    Args:
+        encoder: any encoder.
+        mean: of the training scans' numbers, around which it begins.
+        std: of them, the unit of the head's output.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: Encoder, mean: float = 0.0, std: float = 1.0) -> None:
+        super().__init__(encoder, 1)
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) to numbers (B, 1) float32."""
+        return super().forward(volume).float() * self.std + self.mean

@@ -18,7 +18,7 @@ from voxmim.report.plots import Curve, Plot
 from voxmim.report.run_pictures import reconstruction_pictures, segmentation_pictures
 from voxmim.settings import Training
 from voxmim.store.format import Store
-from voxmim.tasks.registry import task_of
+from voxmim.tasks.registry import TASKS, task_of
 from voxmim.text import sizes_in_words
 from voxmim.training.plateau import in_words
 from voxmim.training.run import RECIPE, Run
@@ -80,7 +80,7 @@ def status(rows: Sequence[Mapping[str, float]], training: Training, running: boo
         "step": _last_step(rows),
         "steps": training.steps,
         "seconds": rows[-1]["seconds"] if rows else 0.0,
-        "loss": rows[-1]["loss"] if rows else None,
+        "loss": rows[-1].get("loss") if rows else None,
         "validation": next((row for row in reversed(figures) if len(row) > 1), None),
     }
 
@@ -152,6 +152,8 @@ def run_facts(
 ) -> list[tuple[str, str]]:
     """Data, settings and machine of a run, as (name, value)."""
     facts = [("run", str(run.path)), ("store", run.about["store"])]
+    if "fold" in run.about:
+        facts.append(("fold", run.about["fold"]))
     if store is not None:
         preparation = store.preparation
         spacing = sizes_in_words(preparation.spacing)
@@ -188,8 +190,9 @@ def repeat_command(run: Run) -> str:
     command = ["voxmim", run.kind, run.about["store"], "OUT", "--recipe", str(run.path / RECIPE)]
     if run.kind == "finetune":
         command += ["--labels", str(len(run.about["cases"]))]
-        if "classes" in run.about:
-            command += ["--task", run.about["task"], "--classes", run.about["classes"]]
+        command += ["--task", run.about["task"]] if "task" in run.about else []
+        for option in ("classes", "values", "fold"):
+            command += [f"--{option}", run.about[option]] if option in run.about else []
     if run.about.get("init"):
         command += init_options(run.about["init"], run.recipe())
     return shlex.join(command)
@@ -205,7 +208,8 @@ def init_options(init: str, recipe: Recipe) -> list[str]:
 
 def _evaluate_command(result: Mapping[str, Any]) -> str:
     command = ["voxmim", "evaluate", result["run"], result["data"], "--split", result["split"]]
-    return shlex.join(command + (["--classes", result["table"]] if "table" in result else []))
+    option = TASKS[result.get("task", "segmentation")].option
+    return shlex.join(command + ([option, result["table"]] if "table" in result else []))
 
 
 def pretraining_curves(rows: Sequence[Mapping[str, float]], guess: str) -> list[Curve]:
@@ -223,6 +227,7 @@ def curve(name: str, rows: Sequence[Mapping[str, float]], column: str) -> Curve:
 
 def loss_curve(rows: Sequence[Mapping[str, float]], name: str) -> Curve:
     """The training loss as a running mean, thinned to at most about 400 points."""
+    rows = [row for row in rows if "loss" in row]
     losses = np.array([row["loss"] for row in rows])
     if not len(losses):
         return Curve(name, [], [])
@@ -236,7 +241,7 @@ def loss_curve(rows: Sequence[Mapping[str, float]], name: str) -> Curve:
 def store_of(run: Run) -> Store | None:
     """The run's store, or None if it is gone: a report without pictures is better than none."""
     try:
-        return Store(run.about["store"])
+        return Store(run.about["store"]).in_fold(run.about.get("fold"))
     except StoreError:
         return None
 

@@ -115,6 +115,38 @@ def draw_parts(sizes: Mapping[str, int], fractions: Mapping[str, float], seed: i
     return part_of
 
 
+def folded(cases: Sequence[Any], fold: str, seed: int, where: Path) -> list[Any]:
+    """The cases in one fold of a cross-validation: the patients of train and val are dealt anew into N parts.
+
+    Part K validates, and the others train; test and unlabelled cases stay what they are.
+
+    Args:
+        cases: of a source or of a store.
+        fold: ``K/N``, K from 1.
+        seed: of the dealing, the same for all folds.
+        where: the cases are, for the error.
+
+    Raises:
+        SourceError: it is no such fold, or there are fewer patients than folds.
+    """
+    groups = sorted({case.group for case in cases if case.split in ("train", "val")})
+    part, _, parts = fold.partition("/")
+    number, count = (int(text) if text.isdecimal() else 0 for text in (part, parts))
+    if not (1 <= number <= count and count >= 2):
+        raise SourceError(f"--fold {fold}: give it as K/N, such as 1/5 for the first of five folds.")
+    if len(groups) < count:
+        raise SourceError(
+            f"{where}: {len(groups)} patients in train and val cannot be dealt into {count} folds; give fewer, or draw "
+            "a split with 'voxmim split'."
+        )
+    order = np.random.default_rng([seed, 17]).permutation(len(groups))
+    held_out = {groups[i] for i in order[number - 1 :: count]}
+    return [
+        replace(case, split="val" if case.group in held_out else "train") if case.split in ("train", "val") else case
+        for case in cases
+    ]
+
+
 class _Labelled(Protocol):
     """A case of a source or of a store."""
 

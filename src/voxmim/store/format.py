@@ -7,17 +7,19 @@ STORE/labels/CASE.b2nd    (X, Y, Z) uint8, with up to SAMPLES voxels of each lab
 ```
 """
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from voxmim.errors import StoreError
 from voxmim.findings import Finding
 from voxmim.sources.source import ignored_value
+from voxmim.sources.splits import folded
 from voxmim.store.index import INDEX, Case, Index, Preparation
 from voxmim.store.kept import KeptFile, KeptFiles
 
@@ -65,9 +67,17 @@ class Store:
         """The cases of one or several splits that have a label map and lack no channel."""
         return [case for case in self.in_split(*splits) if case.label and not case.missing]
 
+    def in_fold(self, fold: str | None) -> Self:
+        """The same store with the splits of one fold of a cross-validation (see `folded`); None changes nothing."""
+        if fold is None:
+            return self
+        found = copy.copy(self)
+        found.cases = {case.name: case for case in folded(self.index.cases, fold, self.seed, self.path)}
+        return found
+
     def digest(self) -> str:
         """A short hash of all prepared voxels and their splits, kept with weights trained on them."""
-        parts = sorted(f"{case.name}:{case.split}:{case.digest}" for case in self.cases.values())
+        parts = sorted(f"{case.name}:{case.split}:{case.digest}" for case in self.index.cases)
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
 
     def image(self, name: str) -> np.ndarray:

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 from voxmim.tasks.classification.task import Classification
+from voxmim.tasks.regression.task import Regression
 from voxmim.tasks.segmentation.task import Segmentation
 from voxmim.tasks.task import Task
 from voxmim.weights.files import holds
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Segmentation, Classification)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Segmentation, Classification, Regression)}
 
 
 def task_of(run: Path) -> type[Task]:

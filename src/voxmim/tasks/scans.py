@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -14,6 +15,7 @@ from voxmim.images.formats.dicom import is_dicom
 from voxmim.images.volume import SCAN_ENDINGS, case_name
 from voxmim.sources import Source, SourceCase, open_source
 from voxmim.sources.listing import scans_below
+from voxmim.sources.splits import folded
 from voxmim.store.format import INDEX, Store
 
 Progress = Callable[[int, int], None]
@@ -39,6 +41,15 @@ def source_of(data: Path, seed: int) -> Source:
         for case in store.cases.values()
     ]  # fmt: skip
     return Source(data, store.name, store.preparation.channels, store.labels, tuple(cases), store.seed, store.regions)
+
+
+def source_in_fold(data: Path, metadata: Mapping[str, Any]) -> Source:
+    """`source_of`, split as the weights with this metadata were trained: their own data set is in their fold."""
+    trained, fold = metadata["data"], metadata.get("fold")
+    source = source_of(data, trained["seed"])
+    if fold is None or source.name != trained.get("name"):
+        return source
+    return replace(source, cases=tuple(folded(source.cases, fold, source.seed, data)))
 
 
 def channel_order(known: Sequence[str], have: Sequence[str], where: Path) -> list[int]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from voxmim.errors import RunError
 from voxmim.files import write_text
 from voxmim.images.intensity import window
 from voxmim.networks.build import Encoder
@@ -23,6 +24,8 @@ from voxmim.store.format import Case, Preparation, Store
 from voxmim.store.prepare import PreparedScan, prepare_scan
 from voxmim.store.sides import Sides
 from voxmim.tasks.scans import Progress
+from voxmim.weights.load import LoadReport
+from voxmim.weights.start import Start
 
 
 class ResultTable(NamedTuple):
@@ -44,6 +47,7 @@ class Task(ABC):
         score: the column of metrics.csv that the best step is chosen by (higher is better).
         score_name: of that column, in sentences.
         labelled: whether crops are read with their label maps.
+        option: that names the table of its targets; empty where they are label maps.
         store: of the scans.
         train: the cases to train on.
         val: the cases to validate on.
@@ -58,18 +62,33 @@ class Task(ABC):
     labelled: ClassVar[bool] = False
     sides: Sides = Sides()
 
+    option: ClassVar[str] = ""
+
     def __init__(self, store: Store, train: Sequence[Case], val: Sequence[Case], notes: Sequence[str] = ()) -> None:
         self.store, self.train, self.val, self.notes = store, list(train), list(val), list(notes)
 
     @classmethod
     @abstractmethod
-    def choose(cls, store: Store, labels: str | None, seed: int, table: Path | None) -> Task:
+    def choose(
+        cls, store: Store, labels: str | None, seed: int, table: Path | None, start: Start | None = None
+    ) -> Task:
         """The task of a new run, its cases chosen; raises StoreError, SourceError or RunError."""
 
     @classmethod
     @abstractmethod
     def resume(cls, store: Store, about: Mapping[str, Any], seed: int) -> Task:
         """The task of a run that is resumed, from its run.json."""
+
+    @classmethod
+    def table_of(cls, classes: Path | str | None, values: Path | str | None) -> Path | None:
+        """The table of targets, given by the option of this task; raises RunError where another one was given."""
+        given = {"--classes": classes, "--values": values}
+        for option, table in given.items():
+            if table is not None and option != cls.option:
+                own = f"give {cls.option} instead" if cls.option else "leave it out"
+                raise RunError(f"{table}: {option} is not for a {cls.name}; {own}.")
+        table = given.get(cls.option)
+        return None if table is None else Path(table)
 
     @property
     @abstractmethod
@@ -108,6 +127,10 @@ class Task(ABC):
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
         """The columns of metrics.csv from the scores of cases, by case name."""
 
+    def go_on(self, network: nn.Module, start: Start, report: LoadReport) -> None:
+        """Load what fits of a fine-tuned network besides its encoder; nothing by default."""
+        return
+
     def prepare(self, network: nn.Module, crops: Iterable[Tensor], recipe: Recipe, folder: Path) -> None:
         """What happens once before the first step; nothing by default."""
         return
@@ -130,8 +153,10 @@ class Task(ABC):
         about: Mapping[str, Any],
         table: Path | None,
         on_case: Progress | None,
+        others: Sequence[Path] = (),
     ) -> dict[str, Any]:
-        """Score a trained network; `about` is its run.json where there is one, `table` has other targets than its."""
+        """Score a trained network, or its ensemble with others; `about` is its run.json where there is one, `table` has
+        other targets than its."""
 
     @staticmethod
     @abstractmethod
@@ -142,6 +167,7 @@ class Task(ABC):
         probabilities: bool,
         on_case: Progress | None,
         label_format: str = "nifti",
+        others: Sequence[Path] = (),
     ) -> list[Path]:
         """Predict new scans; the files written."""
 

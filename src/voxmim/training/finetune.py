@@ -37,6 +37,7 @@ def finetune(
     resume: bool = False,
     task: str = "segmentation",
     table: Path | None = None,
+    fold: str | None = None,
     on_validation: Callable[[Run], None] = lambda _: None,
 ) -> tuple[Run, LoadReport | None]:
     """Train a network for a task on the labelled train cases, from an encoder's weights or from scratch.
@@ -46,11 +47,12 @@ def finetune(
         out: the run folder, new or, with `resume`, one that was stopped.
         recipe: the settings; the crop, where there is none, comes from `init` if it is given, and all of them come
             from the run with `resume`.
-        init: a pre-training's run folder or weights file.
+        init: run folder or weights file of a pre-training, or of a fine-tuning, whose decoder and head go on, too.
         labels: how many labelled cases to use: a fraction such as ``0.1``, or a number such as ``12``; None takes all.
         resume: continue exactly where the run stopped.
         task: one of `TASKS`.
         table: CSV file of the target of each case, for tasks whose targets are not label maps.
+        fold: ``K/N``, one fold of a cross-validation over the patients of train and val; None takes the store's splits.
         on_validation: called after each validation but the last, in the first process.
 
     Returns:
@@ -65,19 +67,26 @@ def finetune(
     """
     recipe, run, start = begin_finetune(store, out, recipe, init, resume)
     assert recipe.crop is not None
+    fold = fold if run is None else run.about.get("fold")
+    store = store.in_fold(fold)
     if run is not None:
         chosen = TASKS[run.about.get("task", "segmentation")].resume(store, run.about, recipe.seed)
     else:
-        chosen = TASKS[task].choose(store, labels, recipe.seed, table)
+        chosen = TASKS[task].choose(store, labels, recipe.seed, table, start)
     fabric = make_fabric(recipe)
     fabric.launch()
     torch.manual_seed(recipe.seed)
     encoder = build_encoder(recipe.encoder_settings, len(store.preparation.channels), recipe.crop)
     network = chosen.network(encoder, recipe)
     transfer = None if start is None else start.load_into(encoder, store, recipe, store.preparation.channels)
-    carried = carry_decoder(network, start.file) if start is not None and recipe.carry_decoder else None
+    carried = None
+    if start is not None and transfer is not None and start.kind != "encoder":
+        chosen.go_on(network, start, transfer)
+    elif start is not None and recipe.carry_decoder:
+        carried = carry_decoder(network, start.file)
+    kept = {} if fold is None else {"fold": fold}
     if run is None:
-        about: dict[str, Any] = {**made_of(store), "loss": chosen.loss_name, **chosen.about()}
+        about: dict[str, Any] = {**made_of(store), "loss": chosen.loss_name, **chosen.about(), **kept}
         run = new_run(fabric, out, "finetune", recipe, about, start, transfer, carried)
     for note in chosen.notes if fabric.is_global_zero else ():
         Console(stderr=True).print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -109,7 +118,7 @@ def finetune(
     validation = Validation(chosen.val, windows, lambda case: chosen.score_case(network, case, recipe),
                             chosen.figures, chosen.score, training, damage)  # fmt: skip
     metadata = weights_metadata(store, recipe, run) | chosen.metadata(recipe)
-    metadata |= {"kind": chosen.product, "precision": recipe.precision}
+    metadata |= {"kind": chosen.product, "precision": recipe.precision, **kept}
     weights = run.path / f"{chosen.product}.safetensors"
 
     def save(step: int) -> None:

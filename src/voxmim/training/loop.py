@@ -121,14 +121,8 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
             job.damage.check(run, bar.say)
             return batch
 
-        for step in range(first, training.steps):
-            done = step + 1
-            with speed.timed("step"):
-                batch = all_ranks(fabric, read)
-                row = {"step": done, "lr": learning_rate(step, training)}
-                row["loss"] = _step(fabric, run, job, network, optimiser, batch, step, seed)
-                if job.average is not None:
-                    job.average.update_parameters(job.network)
+        def finish(done: int, row: dict[str, float]) -> None:
+            """Validate, save and report after a step; a training of no steps does so for its start."""
             validates = done % training.validate_every == 0 or done == training.steps
             keeps = done % training.checkpoint_every == 0 or done == training.steps
             if validates:
@@ -150,6 +144,18 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
             bar.update(row)
             if stopped:
                 raise StoppedError(run.path, done, stopped)
+
+        if training.steps == 0:
+            finish(0, {"step": 0})
+        for step in range(first, training.steps):
+            done = step + 1
+            with speed.timed("step"):
+                batch = all_ranks(fabric, read)
+                row = {"step": done, "lr": learning_rate(step, training)}
+                row["loss"] = _step(fabric, run, job, network, optimiser, batch, step, seed)
+                if job.average is not None:
+                    job.average.update_parameters(job.network)
+            finish(done, row)
     if metrics is not None:
         metrics.close()
         speed.write(run)

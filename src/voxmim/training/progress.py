@@ -102,6 +102,6 @@ class TrainingProgress:
 
     def _left(self, row: dict[str, Any]) -> str:
         """The time left, by the speed since the start of this process."""
-        done, seconds = row["step"] - self._first, time.monotonic() - self._started
+        done, seconds = max(1, row["step"] - self._first), time.monotonic() - self._started
         minutes, seconds = divmod(round(seconds / done * (self._steps - row["step"])), 60)
         return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"

@@ -32,7 +32,7 @@ def run_collection(path: Path) -> Collection:
         StoreError: the run's store is gone.
     """
     run = Run.open(path)
-    store = Store(run.about["store"])
+    store = Store(run.about["store"]).in_fold(run.about.get("fold"))
     layers = reconstruction_layers if run.kind == "pretrain" else segmentation_layers
     items = [Item(case.name, (Panel("", layers(run, store, case)),), case.split) for case in _fixed_cases(store)]
     report = run.path / "report.html"

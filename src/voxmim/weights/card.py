@@ -12,6 +12,7 @@ CARD = "MODEL_CARD.md"
 _KINDS = {  # what a file is, and how it is used
     "encoder": ("A pre-trained encoder", "voxmim.load_encoder({file!r})", "voxmim finetune STORE OUT --init ."),
     "segmentor": ("A segmentation network", "voxmim.predict('.', SCAN)", "voxmim predict . SCAN"),
+    "regressor": ("A network that predicts a number", "voxmim.predict('.', SCAN)", "voxmim predict . SCAN"),
     "classifier": ("A classification network", "voxmim.predict('.', SCAN)", "voxmim predict . SCAN"),
 }
 

@@ -53,6 +53,9 @@ def _write_nnunet(encoder: Encoder, about: Mapping[str, Any], out: Path) -> str:
     if not isinstance(encoder, ResEnc):
         kind = about.get("encoder", "vit")
         raise ValueError(f"nnU-Net has no network for the encoder {kind}; pre-train the encoder resenc")
+    if 0 in encoder.settings.blocks:
+        own = ",".join(str(max(1, blocks)) for blocks in encoder.settings.blocks)
+        raise ValueError(f"nnU-Net has no stage without blocks; pre-train with --set resenc.blocks=[{own}]")
     checkpoint = to_nnunet(encoder, about)
     with atomic_write(out) as temporary:
         torch.save(checkpoint, temporary)

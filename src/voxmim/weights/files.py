@@ -36,7 +36,7 @@ def read_weights(path: Path, kind: str | None = None) -> tuple[Tensors, dict[str
 
     Args:
         path: a weights file; with a kind also a run folder.
-        kind: ``encoder``, ``pretext``, ``segmentor`` or ``classifier``; None reads any.
+        kind: ``encoder``, ``pretext``, ``segmentor``, ``classifier`` or ``regressor``; None reads any.
 
     Raises:
         WeightsError: the file is missing, damaged, not voxmim's, or of another kind.
@@ -64,7 +64,7 @@ def find_weights(path: Path, kind: str) -> Path:
         if candidate.is_file():
             return candidate
     found = ", ".join(sorted(other.name for other in path.glob("*.safetensors"))) if path.is_dir() else ""
-    training = "fine-tuning" if kind in ("segmentor", "classifier") else "pre-training"
+    training = "pre-training" if kind in ("encoder", "pretext") else "fine-tuning"
     raise WeightsError(
         f"{path}: there is no {file.name} here{f', but {found}' if found else ''}; give the run folder of a {training}."
     )

@@ -21,7 +21,7 @@ from voxmim.networks.build import (
     described_inputs,
     has_patch_setting,
 )
-from voxmim.networks.classifier import Classifier
+from voxmim.networks.classifier import Classifier, Regressor
 from voxmim.networks.patches import Triple
 from voxmim.settings import UNETRSettings
 from voxmim.weights.adapt import Inputs, adapt
@@ -43,6 +43,7 @@ class LoadReport:
         unused: tensors of the file that the network has no place for.
         fraction: of the network's parameters that were loaded, adapted or renamed, 0..1.
         warnings: what else to know about these weights, one sentence each.
+        outputs: which labels or classes go on, are new, or are no longer learned; empty for an encoder.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -52,6 +53,7 @@ class LoadReport:
     unused: list[str] = field(default_factory=list)
     fraction: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    outputs: str = ""
 
     def rows(self) -> list[list[str]]:
         """The report as a table: what happened, to how many tensors, to which."""
@@ -63,12 +65,14 @@ class LoadReport:
             "unused": (self.unused, self.unused),
         }
         rows = [[what, str(len(names)), _first(examples)] for what, (names, examples) in which.items()]
-        return [*rows, ["fraction of the encoder", f"{self.fraction:.1%}", ""]]
+        outputs = [["labels", "", self.outputs]] if self.outputs else []
+        return [*rows, *outputs, ["fraction of the encoder", f"{self.fraction:.1%}", ""]]
 
     def __str__(self) -> str:
-        counts = self.rows()[:-1]
+        counts = [row for row in self.rows() if row[1].isdigit()]
         parts = [f"{count} {what}" + (f" ({which})" if which else "") for what, count, which in counts if count != "0"]
-        return f"tensors: {', '.join(parts) or 'none'}; {self.fraction:.1%} of the encoder's parameters"
+        outputs = f"; labels {self.outputs}" if self.outputs else ""
+        return f"tensors: {', '.join(parts) or 'none'}; {self.fraction:.1%} of the encoder's parameters{outputs}"
 
     def show(self, origin: Path) -> None:
         """Print the table and the warnings."""
@@ -199,6 +203,18 @@ def load_classifier(path: Path | str) -> tuple[Classifier, dict[str, Any]]:
     """
     tensors, metadata = read_weights(Path(path), "classifier")
     network = Classifier(encoder_from(metadata), len(metadata["classes"]))
+    load_into(network, tensors, str(path), min_fraction=1.0)
+    return network.eval(), metadata
+
+
+def load_regressor(path: Path | str) -> tuple[Regressor, dict[str, Any]]:
+    """The regressor of a fine-tuning in evaluation mode, and its metadata.
+
+    Raises:
+        WeightsError: the file is missing or holds no regressor.
+    """
+    tensors, metadata = read_weights(Path(path), "regressor")
+    network = Regressor(encoder_from(metadata))
     load_into(network, tensors, str(path), min_fraction=1.0)
     return network.eval(), metadata
 

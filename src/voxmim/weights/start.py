@@ -13,13 +13,14 @@ from voxmim.errors import WeightsError
 from voxmim.networks.build import ANY, ENCODERS, Encoder, described_encoder, described_inputs
 from voxmim.pretext.build import PRETEXTS, described_pretext, fitting_pretexts
 from voxmim.recipe import Recipe
-from voxmim.settings import Triple
+from voxmim.settings import Triple, UNETRSettings
 from voxmim.store.format import Preparation, Store
 from voxmim.text import sizes_in_words
 from voxmim.weights.adapt import Inputs
-from voxmim.weights.files import find_weights, read_weights
+from voxmim.weights.files import find_weights, holds, read_weights
 from voxmim.weights.load import LoadReport, load_into
 
+KINDS = ("encoder", "segmentor", "classifier", "regressor")  # that a training can start from
 _OF_TRAINING = ("drop_path", "grad_checkpointing")  # settings of an encoder that do not change what it computes
 
 
@@ -39,12 +40,18 @@ class Start:
 
     @classmethod
     def read(cls, init: Path) -> Start:
-        """Read the encoder of a pre-training's run folder or weights file.
+        """Read the run folder or weights file of a pre-training or a fine-tuning.
 
         Raises:
             WeightsError: there is none.
         """
-        return cls(find_weights(init, "encoder"), *read_weights(init, "encoder"))
+        kind = next((kind for kind in KINDS if holds(init, kind)), "encoder")
+        return cls(find_weights(init, kind), *read_weights(init, kind))
+
+    @property
+    def kind(self) -> str:
+        """``encoder``, or the kind of network that it is part of."""
+        return str(self.metadata["kind"])
 
     @property
     def crop(self) -> Triple:
@@ -66,7 +73,8 @@ class Start:
         """
         assert recipe.crop is not None
         new = Inputs.of(channels, recipe.encoder_settings.patch, recipe.crop)
-        report = load_into(encoder, self.tensors, str(self.file), inputs=(Inputs.described(self.metadata), new))
+        prefix, inputs = "" if self.kind == "encoder" else "encoder.", (Inputs.described(self.metadata), new)
+        report = load_into(encoder, self.tensors, str(self.file), prefix=prefix, inputs=inputs)
         known = Preparation.from_dict({**self.metadata["preparation"], "channels": described_inputs(self.metadata)})
         report.warnings = differences(known, replace(store.preparation, channels=tuple(channels)))
         return report
@@ -75,12 +83,14 @@ class Start:
 def settings_from(metadata: Mapping[str, Any], pretext: bool = True) -> dict[str, Any]:
     """The settings of a recipe that follow from weights, such as ``{"encoder": "vit", "vit.width": 768}``.
 
-    These are the encoder's, the window of CT, and with `pretext` those of the pretext; imported weights, which have
-    none, get one that fits the encoder.
+    These are the encoder's, the decoder's of a segmentor, the window of CT, and with `pretext` those of the pretext;
+    imported weights, which have none, get one that fits the encoder.
     """
     kind, encoder = described_encoder(metadata)
     settings: dict[str, Any] = {"encoder": kind}
     groups: dict[str, object] = {kind: encoder}
+    if "unetr" in metadata:
+        groups["unetr"] = UNETRSettings(**metadata["unetr"])
     if metadata["preparation"]["intensity"] == "ct":
         settings["window"] = list(metadata["window"])
     if pretext and "pretext" in metadata:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from voxmim.errors import SourceError, StoreError
-from voxmim.sources.source import SPLITS
-from voxmim.tasks.classification.labels import Listed, match, read_classes
+from voxmim.errors import SourceError
+from voxmim.tasks.classification.labels import CLASS, Listed, read_classes
 from voxmim.tasks.classification.metrics import CONVENTION, METRICS, summarise
 from voxmim.tasks.classification.predict import Classifier, probability_columns, rounded
-from voxmim.tasks.scans import Progress, channel_order, for_each, source_of
+from voxmim.tasks.classification.score_scans import metric_rows, score_scans, table_note
+from voxmim.tasks.scans import Progress
 from voxmim.tasks.task import ResultTable, write_table
 
 
@@ -22,6 +22,7 @@ def evaluate(
     listed: Listed | None = None,
     classes: Path | None = None,
     on_case: Progress | None = None,
+    others: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Score a classifier on scans, each read from its own file and classified as `predict` does it.
 
@@ -32,6 +33,7 @@ def evaluate(
         listed: the class of each case by split, as the run has it.
         classes: CSV file of another table; its cases are split as `data` has them.
         on_case: called with the cases done and their number.
+        others: further runs, whose probabilities are averaged with the first one's.
 
     Returns:
         what `metrics.summarise` gives, with ``task``, ``run``, ``data``, ``split``, ``convention``, ``left_out`` and,
@@ -43,53 +45,34 @@ def evaluate(
         ScanError: no case can be used.
         WeightsError: the run holds no classifier.
     """
-    classifier = Classifier.load(run)
-    source = source_of(data, classifier.metadata["data"]["seed"])
-    cases = {case.name: case for case in source.cases}
-    notes: list[str] = []
-    if classes is not None:
-        listed, notes = match(read_classes(classes), {case.name: case.split for case in source.cases}, classes, data)
-    elif listed is None:
-        raise SourceError(f"{run}: these weights do not know the classes of scans; give a CSV file with --classes.")
-    wanted = SPLITS if split == "all" else (split,)
-    truth = {case: name for one in wanted for case, name in listed.get(one, {}).items()}
-    _check(truth, classifier.classes, cases, split, data)
-    order = channel_order(classifier.preparation.channels, source.channels, data)
-    found, left_out = for_each(
-        {name: cases[name].images for name in truth},
-        lambda _, images: classifier.probabilities(classifier.prepare(images, order)),
-        on_case,
+    classifier = Classifier.load(run, *others)
+
+    def check(truth: Mapping[str, str]) -> None:
+        if unknown := sorted(set(truth.values()) - set(classifier.classes)):
+            known = ", ".join(classifier.classes)
+            raise SourceError(f"{data}: class '{unknown[0]}' is none that the classifier knows ({known}).")
+
+    truth, found, about = score_scans(
+        classifier, classifier.probabilities, run, data, split, listed, classes, read_classes, CLASS, on_case, check
     )
     return {
         "task": "classification",
-        "run": str(run),
-        "data": str(data),
-        "split": split,
+        **about,
         "convention": CONVENTION,
-        "left_out": left_out,
-        **({"table": str(classes), "notes": notes} if classes is not None else {}),
-        **summarise(classifier.classes, {name: truth[name] for name in found}, found),
+        **summarise(classifier.classes, truth, found),
     }
 
 
 def result_tables(result: Mapping[str, Any]) -> list[ResultTable]:
     """An evaluation's figures beside those of constant guessing, and the table of confusions."""
-    rows = []
-    for key, metric in METRICS.items():
-        scores = result[key]
-        low_high = scores["ci95"]
-        interval = "–" if low_high is None else f"{metric.text(low_high[0])} to {metric.text(low_high[1])}"
-        rows.append([metric.heading(), metric.text(scores["value"]), interval, metric.text(scores["chance"])])
+    rows = metric_rows(METRICS, result)
     text = next(iter(METRICS.values())).text
     for name, scores in result["sensitivity"].items():
         rows.append([f"sensitivity of {name} ({scores['cases']} cases)", text(scores["value"]), "–", "–"])
-    notes = [*result.get("notes", ()), result["convention"]]
-    if result.get("left_out"):
-        notes.append(f"Left out, since they cannot be used: {', '.join(result['left_out'])}.")
     confusion = [[name, *map(str, counts)] for name, counts in zip(result["classes"], result["confusion"], strict=True)]
     return [
         ResultTable(f"Results on {len(result['cases'])} cases of the split '{result['split']}'",
-                    ["metric", "value", "95 % interval", "constant guess"], rows, " ".join(notes)),
+                    ["metric", "value", "95 % interval", "constant guess"], rows, table_note(result)),
         ResultTable(f"Predicted classes of the split '{result['split']}'",
                     ["class", *(f"predicted {name}" for name in result["classes"])], confusion),
     ]  # fmt: skip
@@ -102,14 +85,3 @@ def write_csv(file: Path, result: Mapping[str, Any]) -> None:
         for case in result["cases"]
     )
     write_table(file, ["case", "class", "predicted", *probability_columns(result["classes"])], rows)
-
-
-def _check(truth: Mapping[str, str], known: list[str], cases: Mapping[str, object], split: str, data: Path) -> None:
-    if not truth:
-        raise StoreError(f"{data}: it has no case with a class in the split '{split}'; name another with --split.")
-    gone = [case for case in truth if case not in cases]
-    if gone:
-        raise StoreError(f"{data}: {gone[0]}, which the run lists, is not there; give the data it was trained on.")
-    unknown = sorted(set(truth.values()) - set(known))
-    if unknown:
-        raise SourceError(f"{data}: class '{unknown[0]}' is none that the classifier knows ({', '.join(known)}).")

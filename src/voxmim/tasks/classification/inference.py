@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -13,26 +14,38 @@ from voxmim.networks.precision import working_dtype
 from voxmim.store.crops import Triple
 
 
-@torch.no_grad()
 def class_probabilities(network: nn.Module, image: Tensor, crop: Triple, precision: str = "auto") -> Tensor:
-    """Class probabilities of a whole scan: the mean over windows that cover it, as few as can be.
+    """(K,) the probability of each class, which sum to 1; see `scan_output`."""
+    return scan_output(network, image, crop, precision, lambda logits: logits.softmax(0))
+
+
+@torch.no_grad()
+def scan_output(
+    network: nn.Module,
+    image: Tensor,
+    crop: Triple,
+    precision: str = "auto",
+    activate: Callable[[Tensor], Tensor] = lambda output: output,
+) -> Tensor:
+    """The output for a whole scan: the mean over windows that cover it, as few as can be.
 
     Args:
-        network: gives logits (1, K) of a crop (1, C, *crop); set to evaluation by the caller.
+        network: gives an output (1, K) of a crop (1, C, *crop); set to evaluation by the caller.
         image: (C, X, Y, Z) float32, intensities as the network sees them.
         crop: the window, the size that the network was trained on.
         precision: of the recipe; see `working_dtype`.
+        activate: turns the output (K,) of a window into what is averaged.
 
     Returns:
-        (K,) float32 on the CPU, summing to 1.
+        (K,) float32 on the CPU.
     """
     device = next(network.parameters()).device
     dtype = working_dtype(device, precision)
     found = []
     for start in windows((image.shape[1], image.shape[2], image.shape[3]), crop):
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = network(cut(image, start, crop)[None].to(device))
-        found.append(logits[0].float().softmax(0))
+            output = network(cut(image, start, crop)[None].to(device))
+        found.append(activate(output[0].float()))
     return torch.stack(found).mean(0).cpu()
 
 

@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,18 +15,32 @@ from voxmim.errors import SourceError, nearest
 CASE, CLASS = "case", "class"  # the columns of the table
 _FRACTIONS = {"test": 0.25, "val": 0.15}  # of a split that is drawn; the rest trains
 
-Listed = dict[str, dict[str, str]]
-"""For each split, the class of each of its cases."""
+Listed = dict[str, dict[str, Any]]
+"""For each split, the class (or another target) of each of its cases."""
 
 
 def read_classes(file: Path) -> dict[str, str]:
-    """The class of each case that a CSV file lists; rows without a class are passed over.
-
-    Args:
-        file: with the columns ``case`` and ``class``, named in its first line; further columns are not read.
+    """The class of each case that a CSV file lists in the columns ``case`` and ``class``.
 
     Raises:
-        SourceError: the file is missing, no such table, lists a case twice, or knows fewer than two classes.
+        SourceError: as `read_column`, or there are fewer than two classes.
+    """
+    classes = read_column(file, CLASS)
+    if len(set(classes.values())) < 2:
+        found = ", ".join(set(classes.values())) or "none"
+        raise SourceError(f"{file}: at least two classes are needed, but it knows {found}; add cases of another.")
+    return classes
+
+
+def read_column(file: Path, column: str) -> dict[str, str]:
+    """What a column of a CSV file says of each case; rows where it is empty are passed over.
+
+    Args:
+        file: with a column ``case``, named in its first line; further columns are not read.
+        column: the other column.
+
+    Raises:
+        SourceError: the file is missing, no such table, or lists a case twice.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")  # with the mark that spreadsheets put first, or without
@@ -35,30 +50,29 @@ def read_classes(file: Path) -> dict[str, str]:
         raise SourceError(f"{file}: this is no readable text ({error}); save it as CSV in UTF-8.") from None
     rows = csv.DictReader(text.splitlines(), skipinitialspace=True)
     header = [name.strip() for name in rows.fieldnames or []]
-    if any(header.count(column) != 1 for column in (CASE, CLASS)):
+    if any(header.count(each) != 1 for each in (CASE, column)):
         raise SourceError(
-            f"{file}: its first line must name the columns {CASE} and {CLASS}, parted by commas, but it is "
+            f"{file}: its first line must name the columns {CASE} and {column}, parted by commas, but it is "
             f"'{(text.splitlines() or [''])[0][:60]}'; correct it."
         )
     rows.fieldnames = header
-    classes: dict[str, str] = {}
+    found: dict[str, str] = {}
     seen: set[str] = set()
     for row in rows:
-        case, name = (row[CASE] or "").strip(), (row[CLASS] or "").strip()
+        case, value = (row[CASE] or "").strip(), (row[column] or "").strip()
         if not case:
             raise SourceError(f"{file}: line {rows.line_num} names no case; fill it in or remove the line.")
         if case in seen:
             raise SourceError(f"{file}: case '{case}' is listed twice; leave it in once.")
         seen.add(case)
-        if name:
-            classes[case] = name
-    if len(set(classes.values())) < 2:
-        found = ", ".join(set(classes.values())) or "none"
-        raise SourceError(f"{file}: at least two classes are needed, but it knows {found}; add cases of another.")
-    return classes
+        if value:
+            found[case] = value
+    return found
 
 
-def match(classes: Mapping[str, str], splits: Mapping[str, str], file: Path, data: Path) -> tuple[Listed, list[str]]:
+def match(
+    classes: Mapping[str, Any], splits: Mapping[str, str], file: Path, data: Path, target: str = CLASS
+) -> tuple[Listed, list[str]]:
     """Match the table with the cases that there are.
 
     Args:
@@ -66,6 +80,7 @@ def match(classes: Mapping[str, str], splits: Mapping[str, str], file: Path, dat
         splits: of each case that there is.
         file: the table, for messages.
         data: where the cases are, for messages.
+        target: what the table holds, for messages.
 
     Returns:
         the class of each case by split (``train``, ``val``, ``test``, ``unlabelled``), and a sentence on
@@ -85,7 +100,7 @@ def match(classes: Mapping[str, str], splits: Mapping[str, str], file: Path, dat
     notes = []
     for cases, what in (
         ([case for case in classes if case not in splits], f"listed in {file} but not in {data}"),
-        ([case for case in splits if case not in classes], f"in {data} without a class in {file}"),
+        ([case for case in splits if case not in classes], f"in {data} without a {target} in {file}"),
     ):
         if cases:
             notes.append(f"{_some(cases)} {what}: left out.")

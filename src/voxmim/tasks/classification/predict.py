@@ -12,6 +12,7 @@ from voxmim.store.prepare import PreparedScan
 from voxmim.tasks.classification.inference import class_probabilities
 from voxmim.tasks.scans import Progress, for_each, scan_files
 from voxmim.tasks.task import Predictor, write_table
+from voxmim.weights.join import load_joined
 from voxmim.weights.load import load_classifier
 
 PREDICTIONS = "predictions.csv"
@@ -21,9 +22,9 @@ class Classifier(Predictor):
     """A trained classifier."""
 
     @classmethod
-    def load(cls, run: Path | str) -> Classifier:
-        """From a fine-tuning's run folder or a weights file, onto a GPU if there is one."""
-        return cls(*load_classifier(run))
+    def load(cls, *runs: Path | str) -> Classifier:
+        """From a fine-tuning's run folder or a weights file, or several to average, onto a GPU if there is one."""
+        return cls(*load_joined(load_classifier, runs))
 
     @property
     def classes(self) -> list[str]:
@@ -36,7 +37,9 @@ class Classifier(Predictor):
         return found.numpy().astype(np.float64)
 
 
-def predict(run: Path, scans: Sequence[Path], out: Path, on_case: Progress | None = None) -> list[Path]:
+def predict(
+    run: Path, scans: Sequence[Path], out: Path, on_case: Progress | None = None, others: Sequence[Path] = ()
+) -> list[Path]:
     """Classify scans and write ``predictions.csv``: case, predicted class, probability of each class.
 
     A scan that cannot be used is named and left out.
@@ -47,6 +50,7 @@ def predict(run: Path, scans: Sequence[Path], out: Path, on_case: Progress | Non
             channel.
         out: folder for the table, which appears complete or not at all.
         on_case: called with the scans done and their number.
+        others: further runs, whose probabilities are averaged with the first one's.
 
     Returns:
         the table, as the only one of a list.
@@ -56,7 +60,7 @@ def predict(run: Path, scans: Sequence[Path], out: Path, on_case: Progress | Non
         ScanError: no scan can be used.
         WeightsError: the run holds no classifier.
     """
-    classifier = Classifier.load(run)
+    classifier = Classifier.load(run, *others)
     files = channel_files(scan_files(scans), len(classifier.preparation.channels))
     found, _ = for_each(files, lambda _, images: classifier.probabilities(classifier.prepare(images)), on_case)
     rows = [[name, classifier.classes[int(row.argmax())], *rounded(row)] for name, row in found.items()]

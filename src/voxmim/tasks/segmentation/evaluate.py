@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from voxmim.images.repair import fitting_label
 from voxmim.sources import SourceCase
 from voxmim.sources.source import ignored_value
 from voxmim.tasks.metrics import MAIN, METRICS, cells, convention, headings
-from voxmim.tasks.scans import Progress, channel_order, for_each, labelled_cases, source_of
+from voxmim.tasks.scans import Progress, channel_order, for_each, labelled_cases, source_in_fold
 from voxmim.tasks.segmentation.predict import Segmentor
 from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
 from voxmim.tasks.segmentation.scores import Scores, score_case, summarise, without
@@ -21,7 +21,12 @@ from voxmim.weights.files import find_weights
 
 
 def evaluate(
-    run: Path, data: Path, split: str = "test", tolerance_mm: float = 2.0, on_case: Progress | None = None
+    run: Path,
+    data: Path,
+    split: str = "test",
+    tolerance_mm: float = 2.0,
+    on_case: Progress | None = None,
+    others: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Score a segmentor, and the position-only prior of the same labels beside it.
 
@@ -36,6 +41,7 @@ def evaluate(
         split: ``train``, ``val`` or ``test``; ``all`` takes every labelled case.
         tolerance_mm: of the normalised surface Dice.
         on_case: called with the cases done and their number.
+        others: further runs, whose probabilities are averaged with the first one's.
 
     Returns:
         what `scores.summarise` gives, with ``run``, ``data``, ``split``, ``tolerance_mm``, ``convention``,
@@ -53,8 +59,8 @@ def evaluate(
     """
     if not tolerance_mm >= 0:
         raise VoxmimError(f"tolerance {tolerance_mm} mm: it must be 0 or more; change it.")
-    segmentor = Segmentor.load(run)
-    source = source_of(data, segmentor.metadata["data"]["seed"])
+    segmentor = Segmentor.load(run, *others)
+    source = source_in_fold(data, segmentor.metadata)
     cases, lacking = labelled_cases(source, split)
     order = channel_order(segmentor.preparation.channels, source.channels, data)
     values, parts, not_learned = segmentor.structures.match(source.labels, data)

@@ -25,6 +25,7 @@ from voxmim.tasks.segmentation.inference import (
 )
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.tasks.task import Predictor
+from voxmim.weights.join import load_joined
 from voxmim.weights.load import load_segmentor
 
 
@@ -36,9 +37,9 @@ class Segmentor(Predictor):
     """
 
     @classmethod
-    def load(cls, run: Path | str) -> Segmentor:
-        """From a fine-tuning's run folder or a weights file, onto a GPU if there is one."""
-        return cls(*load_segmentor(run))
+    def load(cls, *runs: Path | str) -> Segmentor:
+        """From a fine-tuning's run folder or a weights file, or several to average, onto a GPU if there is one."""
+        return cls(*load_joined(load_segmentor, runs))
 
     @property
     def structures(self) -> Structures:
@@ -87,6 +88,7 @@ def predict(
     probabilities: bool = False,
     on_case: Progress | None = None,
     label_format: str = "nifti",
+    others: Sequence[Path] = (),
 ) -> list[Path]:
     """Label scans and write ``CASE.nii.gz`` (or ``CASE.dcm``) for each, in the scan's own grid, affine and orientation.
 
@@ -100,6 +102,7 @@ def predict(
         probabilities: write ``CASE_probabilities.nii.gz`` too: 4D, one volume per label, background first; with
             regions one volume per region, in their order.
         on_case: called with the scans done and their number.
+        others: further runs, whose probabilities are averaged with the first one's.
         label_format: of the label maps, a key of `FORMATS`; ``dicom-seg`` needs scans in DICOM.
 
     Returns:
@@ -112,7 +115,7 @@ def predict(
         WeightsError: the run holds no segmentor.
     """
     ending, write = FORMATS[label_format]
-    segmentor = Segmentor.load(run)
+    segmentor = Segmentor.load(run, *others)
     found = channel_files(scan_files(scans), len(segmentor.preparation.channels))
     for name, images in found.items():
         if (out / f"{name}{ending}").resolve() in [path.resolve() for path in images]:

@@ -9,7 +9,7 @@ background there may be any of the others. Losses and metrics leave out what is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 from voxmim.errors import StoreError
 from voxmim.sources.source import ignored_value
 from voxmim.store.format import Case, Store
+from voxmim.weights.onward import BACKGROUND
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,15 @@ class Structures:
     ignore: int | None = None
 
     @classmethod
-    def of_store(cls, store: Store, cases: Sequence[Case]) -> Structures:
-        """Those that can be learned from cases of a store.
+    def of_store(cls, store: Store, cases: Sequence[Case], known: Collection[str] = ()) -> Structures:
+        """Those that can be learned from cases of a store; labels with these `known` names need not be in any.
 
         Raises:
             StoreError: none of the cases holds a label.
         """
         ignore = ignored_value(store.labels)
         held = {value for case in cases for value, count in case.counts.items() if count > 0} - {ignore}
+        held |= {value for value, name in store.labels.items() if name.casefold() in map(str.casefold, known)}
         labels = {value: name for value, name in store.labels.items() if value in held}
         if not labels:
             raise StoreError(
@@ -88,7 +90,12 @@ class Structures:
     @property
     def outputs(self) -> int:
         """Channels of the network's output."""
-        return len(self.regions) or len(self.values)
+        return len(self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each output."""
+        return list(self.regions) or [BACKGROUND, *(self.labels.get(v, f"label {v}") for v in self.values[1:])]
 
     def activate(self, logits: Tensor) -> Tensor:
         """(B, K, ...) probabilities from logits: of labels summing to 1, of each region by itself."""

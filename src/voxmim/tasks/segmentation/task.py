@@ -28,6 +28,9 @@ from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
 from voxmim.tasks.segmentation.scores import score_case, without
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.tasks.task import Task
+from voxmim.weights.load import LoadReport
+from voxmim.weights.onward import load_onward
+from voxmim.weights.start import Start
 
 MAX_VALIDATION = 16  # cases
 
@@ -38,8 +41,9 @@ class Segmentation(Task):
     name, title, product = "segmentation", "Fine-tuning", "segmentor"
     score, score_name, labelled = "val_dice", "mean Dice", True
 
-    def __init__(self, store: Store, train: Sequence[Case]) -> None:
-        self.structures = Structures.of_store(store, train)
+    def __init__(self, store: Store, train: Sequence[Case], known: Sequence[str] = ()) -> None:
+        self._known = list(known)
+        self.structures = Structures.of_store(store, train, known)
         notes = []
         if unseen := self.structures.unseen:
             notes.append(f"No training case holds these labels, so they are not learned: {', '.join(unseen.values())}.")
@@ -57,13 +61,17 @@ class Segmentation(Task):
                               f"{', '.join(named)}.")  # fmt: skip
 
     @classmethod
-    def choose(cls, store: Store, labels: str | None, seed: int, table: Path | None) -> Segmentation:
+    def choose(
+        cls, store: Store, labels: str | None, seed: int, table: Path | None, start: Start | None = None
+    ) -> Segmentation:
         refuse_table(table)
-        return cls(store, labelled_cases(store, labels, seed))
+        goes_on = start is not None and start.kind == cls.product
+        known = Structures.from_metadata(start.metadata).labels.values() if start and goes_on else ()
+        return cls(store, labelled_cases(store, labels, seed), list(known))
 
     @classmethod
     def resume(cls, store: Store, about: Mapping[str, Any], seed: int) -> Segmentation:
-        return cls(store, resumed_cases(store, about["cases"]))
+        return cls(store, resumed_cases(store, about["cases"]), about.get("known", ()))
 
     @property
     def columns(self) -> list[str]:
@@ -76,6 +84,13 @@ class Segmentation(Task):
 
     def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
         return build_segmentor(encoder, recipe.unetr, self.structures.outputs)
+
+    def go_on(self, network: nn.Module, start: Start, report: LoadReport) -> None:
+        """Decoder and head of a segmentor; labels that exclude each other and regions have no head in common."""
+        if start.kind == self.product:
+            theirs = Structures.from_metadata(start.metadata)
+            same = bool(theirs.regions) == bool(self.structures.regions)
+            load_onward(network, start.tensors, theirs.names if same else [], self.structures.names, report)
 
     def loss(self, output: Tensor | tuple[Tensor, ...], batch: Batch, foreground_weight: float = 1.0) -> Tensor:
         levels = [logits.float() for logits in ((output,) if isinstance(output, Tensor) else output)]
@@ -131,7 +146,7 @@ class Segmentation(Task):
                 continue  # the training names it
 
     def about(self) -> dict[str, Any]:
-        return {"cases": [case.name for case in self.train]}
+        return {"cases": [case.name for case in self.train], **({"known": self._known} if self._known else {})}
 
     def metadata(self, recipe: Recipe) -> dict[str, Any]:
         return {**self.structures.metadata(), "unetr": asdict(recipe.unetr), "overlap": recipe.overlap}
@@ -150,9 +165,10 @@ class Segmentation(Task):
         about: Mapping[str, Any],
         table: Path | None,
         on_case: Progress | None,
+        others: Sequence[Path] = (),
     ) -> dict[str, Any]:
         refuse_table(table)
-        return evaluation.evaluate(run, data, split, tolerance_mm, on_case)
+        return evaluation.evaluate(run, data, split, tolerance_mm, on_case, others)
 
     predict = staticmethod(predict)
     tables = staticmethod(evaluation.result_tables)
@@ -183,7 +199,9 @@ def labelled_cases(store: Store, labels: str | None, seed: int) -> list[Case]:
 def refuse_table(table: Path | None) -> None:
     """Refuse a table of targets, since the targets are label maps; raises RunError."""
     if table is not None:
-        raise RunError(f"{table}: classes of scans are for a classification, which this is not; leave it out.")
+        raise RunError(
+            f"{table}: a table of scans is for a classification or a regression, which this is not; leave it out."
+        )
 
 
 def prior_dice(folder: Path, about: Mapping[str, Any], store: Store) -> list[float]:

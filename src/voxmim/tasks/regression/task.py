@@ -1,0 +1,121 @@
+"""Fine-tuning a regressor: a number for each scan."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from voxmim.networks.build import Encoder
+from voxmim.networks.classifier import Regressor
+from voxmim.recipe import Recipe
+from voxmim.store.crops import Batch
+from voxmim.store.format import Case, Store
+from voxmim.tasks.classification.inference import scan_output
+from voxmim.tasks.classification.labels import Listed
+from voxmim.tasks.classification.scan_task import ScanTask
+from voxmim.tasks.regression import evaluate as evaluation
+from voxmim.tasks.regression.metrics import mean_absolute_error, r_squared
+from voxmim.tasks.scans import Progress
+from voxmim.weights.load import LoadReport
+from voxmim.weights.onward import load_onward
+from voxmim.weights.start import Start
+
+
+class Regression(ScanTask):
+    """A number for each scan, learned in units of its std over the training cases; validated on whole scans.
+
+    Attributes:
+        mean: of the training cases' values.
+        std: of the training cases' values.
+    """
+
+    name, title, product = "regression", "Regression", "regressor"
+    target, option = evaluation.VALUE, "--values"
+    score, score_name = "val_score", "negative MAE"
+    loss_name = "Huber loss"
+    columns = ["val_loss", "val_mae", "val_r2", "val_score"]  # noqa: RUF012 (overrides a property)
+    read = staticmethod(evaluation.read_values)
+    outputs = 1
+
+    def __init__(
+        self, store: Store, train: Sequence[Case], listed: Listed, table: str, seed: int, notes: Sequence[str]
+    ) -> None:
+        super().__init__(store, train, listed, table, seed, notes)
+        self._value = {case: value for cases in listed.values() for case, value in cases.items()}
+        values = np.array([self._value[case.name] for case in train])
+        self.mean, self.std = float(values.mean()), float(values.std()) or 1.0
+
+    def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
+        return Regressor(encoder, self.mean, self.std)
+
+    def go_on(self, network: nn.Module, start: Start, report: LoadReport) -> None:
+        if start.kind == self.product:
+            load_onward(network, start.tensors, [self.target], [self.target], report)
+            report.outputs = ""  # there is only one
+
+    def loss(self, output: Tensor, batch: Batch, foreground_weight: float = 1.0) -> Tensor:
+        truth = torch.tensor([self._value[case] for case in batch.names], device=output.device)
+        return functional.huber_loss(output[:, 0].float() / self.std, truth.float() / self.std)
+
+    def score_case(self, network: nn.Module, case: Case, recipe: Recipe) -> float:
+        """The predicted number."""
+        assert recipe.crop is not None
+        return float(scan_output(network, self.image(case, recipe), recipe.crop, recipe.precision))
+
+    def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
+        """MAE and R², and as the score, of which more is better, minus the MAE."""
+        if not scores:
+            return {}
+        truth, given = np.array([self._value[name] for name in scores]), np.array(list(scores.values()))
+        loss = functional.huber_loss(torch.from_numpy(given / self.std), torch.from_numpy(truth / self.std))
+        mae, r2 = float(mean_absolute_error(truth, given)), float(r_squared(truth, given))
+        figures = {"val_loss": float(loss), "val_mae": mae, "val_score": -mae}
+        return figures if np.isnan(r2) else figures | {"val_r2": r2}
+
+    def metadata(self, recipe: Recipe) -> dict[str, Any]:
+        return {"guess": self.mean}
+
+    @classmethod
+    def curves(cls, columns: Iterable[str]) -> dict[str, str]:
+        return {column: "negative MAE" for column in columns if column == cls.score}
+
+    @classmethod
+    def facts(cls, about: Mapping[str, Any]) -> list[tuple[str, str]]:
+        counts = [(f"cases in {split}", str(len(cases))) for split, cases in about["listed"].items() if cases]
+        return [
+            ("values", about["values"]),
+            *counts,
+            *([("notes", " ".join(about["notes"]))] if about["notes"] else []),
+        ]
+
+    @staticmethod
+    def evaluate(
+        run: Path,
+        data: Path,
+        split: str,
+        tolerance_mm: float,
+        about: Mapping[str, Any],
+        table: Path | None,
+        on_case: Progress | None,
+        others: Sequence[Path] = (),
+    ) -> dict[str, Any]:
+        return evaluation.evaluate(run, data, split, about.get("listed"), table, on_case, others)
+
+    @staticmethod
+    def predict(
+        run: Path,
+        scans: Sequence[Path],
+        out: Path,
+        probabilities: bool,
+        on_case: Progress | None,
+        label_format: str = "nifti",
+        others: Sequence[Path] = (),
+    ) -> list[Path]:
+        return evaluation.predict(run, scans, out, on_case, others)
+
+    tables = staticmethod(evaluation.result_tables)
+    write_csv = staticmethod(evaluation.write_csv)

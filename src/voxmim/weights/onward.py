@@ -1,0 +1,72 @@
+"""Going on from a fine-tuned network: its decoder as it is, its head by the names of its outputs."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from voxmim.weights.load import LoadReport
+
+HEADS = ("out", "coarse", "direct", "head")  # modules of segmentors and classifiers with one channel per output
+BACKGROUND = "background"
+_NEW = math.log(0.01)  # of a new label's probability, as a fraction of the background's
+
+
+def load_onward(
+    network: nn.Module, tensors: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str], report: LoadReport
+) -> None:
+    """Load all but the encoder of a fine-tuned network.
+
+    An output goes on where the new network has one of its name; without any in common, the head stays fresh. A new
+    label begins as a hundredth of the background (arXiv 2002.00718), and a new region, which has no background beside
+    it, at a probability of 0.01: neither changes what the others predict.
+
+    Args:
+        network: gets the weights.
+        tensors: those of the file, with the encoder's under ``encoder.``.
+        old: the name of each output in the file.
+        new: the name of each output of the network.
+        report: of the encoder; what happens here is added.
+    """
+    at = {name.casefold(): index for index, name in enumerate(old)}
+    sources = [at.get(name.casefold()) for name in new]
+    kept = [name for name, source in zip(new, sources, strict=True) if source is not None]
+    goes_on = bool(set(kept) - {BACKGROUND})
+    state = network.state_dict()
+    for name, tensor in state.items():
+        found = tensors.get(name)
+        if name.startswith("encoder."):
+            continue
+        if name.partition(".")[0] in HEADS and found is not None:
+            if not goes_on or found.shape[1:] != tensor.shape[1:]:
+                report.missing[name] = "fresh, for other labels"
+                continue
+            tensor.copy_(torch.stack([_row(name, found, tensor, index, sources) for index in range(len(new))]))
+        elif found is not None and found.shape == tensor.shape:
+            tensor.copy_(found)
+        else:
+            have = "not in the file" if found is None else f"{tuple(found.shape)} in the file"
+            report.missing[name] = f"{have}, {tuple(tensor.shape)} in the network"
+            continue
+        report.loaded.append(name)
+    report.unused += sorted(name for name in tensors if not name.startswith("encoder.") and name not in state)
+    names = {name.casefold() for name in new}
+    parts = {
+        "kept": kept if goes_on else [],
+        "new": [name for name in new if name.casefold() not in at or not goes_on],
+        "no longer learned": [name for name in old if name.casefold() not in names],
+    }
+    shown = {what: [name for name in listed if name != BACKGROUND] for what, listed in parts.items()}
+    report.outputs = "; ".join(f"{what}: {', '.join(listed)}" for what, listed in shown.items() if listed)
+
+
+def _row(name: str, found: Tensor, fresh: Tensor, index: int, sources: Sequence[int | None]) -> Tensor:
+    """One output's row of a head's weight or bias."""
+    source = sources[index]
+    if source is not None:
+        return found[source]
+    shift = _NEW if found.dim() == 1 and not name.startswith("direct") else 0.0  # `direct` is added to `out`
+    if name.startswith("head"):
+        return fresh[index]
+    return found[0] + shift if sources[0] == 0 else torch.full_like(fresh[index], shift)

@@ -1,0 +1,95 @@
+"""Several runs as one: their probabilities are averaged."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conftest import Sorted, TinyRuns
+from voxmim import api
+from voxmim.errors import WeightsError
+from voxmim.images.volume import open_image
+from voxmim.networks.ensemble import Ensemble, mean, mean_of_labels, mean_of_regions
+from voxmim.weights.files import read_weights, save_weights
+from voxmim.weights.load import load_segmentor
+
+Says = Callable[..., tuple[int, str, str]]
+
+
+class Always(nn.Module):
+    """Says the same of every volume."""
+
+    def __init__(self, output: torch.Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        return self.output
+
+
+def test_probabilities_are_averaged() -> None:
+    outputs = [5 * torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    members, volume = [Always(output) for output in outputs], torch.zeros(1)
+    found = Ensemble(members, mean_of_labels)(volume).softmax(1)
+    torch.testing.assert_close(found, torch.stack([output.softmax(1) for output in outputs]).mean(0))
+    found = Ensemble(members, mean_of_regions)(volume).sigmoid()
+    torch.testing.assert_close(found, torch.stack([output.sigmoid() for output in outputs]).mean(0))
+    torch.testing.assert_close(Ensemble(members, mean)(volume), torch.stack(outputs).mean(0))
+
+
+@pytest.fixture
+def others(tiny_runs: TinyRuns, tmp_path: Path) -> list[Path]:
+    """Two more segmentors, shaken versions of the shared one."""
+    _, metadata = load_segmentor(tiny_runs.finetune)
+    folders = []
+    for seed in (1, 2):
+        network, _ = load_segmentor(tiny_runs.finetune)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in network.out.parameters():
+                parameter += torch.randn(parameter.shape, generator=generator)
+        folders.append(tmp_path / f"other_{seed}")
+        save_weights(folders[-1] / "segmentor.safetensors", network, metadata)
+    return folders
+
+
+def probabilities(run: Path, scan: Path, out: Path, **options: list[Path]) -> np.ndarray:
+    api.predict(run, [scan], out, probabilities=True, **options)
+    return open_image(out / "case_6_probabilities.nii.gz").read().array
+
+
+def test_runs_before_the_scan_are_averaged(
+    tiny_runs: TinyRuns, others: list[Path], tmp_path: Path, voxmim_says: Says
+) -> None:
+    scan, runs = tiny_runs.source / "imagesTr" / "case_6.nii.gz", [tiny_runs.finetune, *others]
+    alone = [probabilities(run, scan, tmp_path / f"alone_{place}") for place, run in enumerate(runs)]
+    assert voxmim_says("predict", *runs, scan, "--out", tmp_path / "all", "--probabilities")[0] == 0
+    together = open_image(tmp_path / "all" / "case_6_probabilities.nii.gz").read().array
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-5)
+    assert np.abs(alone[0] - alone[1]).max() > 0.1
+
+
+def test_an_ensemble_is_evaluated_and_kept_only_where_asked(
+    tiny_runs: TinyRuns, others: list[Path], tmp_path: Path
+) -> None:
+    before = set(tiny_runs.finetune.iterdir())
+    result = api.evaluate(tiny_runs.finetune, tiny_runs.store, json_file=tmp_path / "all.json", ensemble=others)
+    assert len(result["cases"]) == 2
+    assert (tmp_path / "all.json").is_file()
+    assert set(tiny_runs.finetune.iterdir()) == before
+
+
+def test_runs_that_do_not_fit_each_other(tiny_runs: TinyRuns, tiny_sorted: Sorted, tmp_path: Path) -> None:
+    scan = tiny_runs.source / "imagesTr" / "case_6.nii.gz"
+    network, (_, metadata) = load_segmentor(tiny_runs.finetune)[0], read_weights(tiny_runs.finetune, "segmentor")
+    other = tmp_path / "other"
+    save_weights(other / "segmentor.safetensors", network, metadata | {"labels": {"1": "bone", "2": "liver"}})
+    with pytest.raises(
+        WeightsError, match=r"other: its labels is .*liver.* only runs that agree in it can be averaged"
+    ):
+        api.predict(tiny_runs.finetune, [scan], tmp_path, ensemble=[other])
+    with pytest.raises(WeightsError, match="no segmentor"):
+        api.predict(tiny_runs.finetune, [scan], tmp_path, ensemble=[tiny_sorted.run])
