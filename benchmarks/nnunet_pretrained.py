@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder of a pre-training of a resenc")
     parser.add_argument("raw", type=Path, help="a data set in nnU-Net's layout, DatasetNNN_NAME")
     parser.add_argument("out", type=Path, help="new folder")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3, help="0 only compares the features")
     parser.add_argument("--iterations", type=int, default=5, help="of an epoch; nnU-Net itself takes 250")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -48,14 +48,15 @@ def main() -> None:
     weights = out / "pretrained.pth"
     print(api.export_weights(options.run, weights, to="nnunet").usage)
     checkpoint = torch.load(weights, weights_only=True)
-    plans = plan_and_preprocess(out, options.raw.name, checkpoint)
-    complete = with_decoder(plans, checkpoint, out / "complete.pth")
-    differences = compare(options.run, plans, weights, complete)
+    complete = with_decoder(checkpoint, out / "complete.pth")
+    differences = compare(options.run, checkpoint, weights, complete)
     print(json.dumps(differences, indent=1))
-    dice = {
-        start: train(plans, options.raw.name, file, options.epochs, options.iterations, options.seed, out / start)
-        for start, file in (("pretrained", complete), ("scratch", None))
-    }
+    dice = {}
+    if options.epochs:
+        plans = plan_and_preprocess(out, options.raw.name, checkpoint)
+        for start, file in (("pretrained", complete), ("scratch", None)):
+            how = options.epochs, options.iterations, options.seed
+            dice[start] = train(plans, options.raw.name, file, *how, out / start)
     versions = {name: version(name) for name in ("voxmim", "nnunetv2", "torch", "dynamic_network_architectures")}
     result = {"largest_difference": differences, "mean_dice_of_epochs": dice, "versions": versions}
     (out / "result.json").write_text(json.dumps(result, indent=1))
@@ -105,30 +106,37 @@ def plan_and_preprocess(out: Path, name: str, checkpoint: dict[str, Any]) -> dic
     return json.loads(file.read_text())
 
 
-def network_of(plans: dict[str, Any], outputs: int = 3) -> Any:
+def network_of(checkpoint: dict[str, Any], outputs: int = 3) -> Any:
     """The network of the plan, as nnU-Net builds it."""
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-    architecture = plans["configurations"][CONFIGURATION]["architecture"]
+    ours = checkpoint["nnssl_adaptation_plan"]
+    architecture, channels = ours["architecture_plans"], ours["pretrain_num_input_channels"]
     return get_network_from_plans(
-        architecture["network_class_name"], architecture["arch_kwargs"], architecture["_kw_requires_import"],
-        1, outputs, deep_supervision=True,
+        architecture["arch_class_name"], architecture["arch_kwargs"], architecture["arch_kwargs_requiring_import"],
+        channels, outputs, deep_supervision=True,
     )  # fmt: skip
 
 
-def with_decoder(plans: dict[str, Any], checkpoint: dict[str, Any], file: Path) -> Path:
-    """The checkpoint with nnU-Net's fresh decoder, without which its releases load nothing."""
-    torch.save({"network_weights": network_of(plans).state_dict() | checkpoint["network_weights"]}, file)
+def with_decoder(checkpoint: dict[str, Any], file: Path) -> Path:
+    """The checkpoint with nnU-Net's fresh decoder, without which its releases load nothing.
+
+    The decoder lists the encoder's tensors again, and those are loaded last.
+    """
+    encoder = checkpoint["network_weights"]
+    again = {f"decoder.{name}": tensor for name, tensor in encoder.items()}
+    torch.save({"network_weights": network_of(checkpoint).state_dict() | encoder | again}, file)
     return file
 
 
-def compare(run: Path, plans: dict[str, Any], weights: Path, complete: Path) -> dict[str, float]:
+def compare(run: Path, checkpoint: dict[str, Any], weights: Path, complete: Path) -> dict[str, float]:
     """The largest difference of a feature to voxmim's, by what loaded the weights; nnU-Net's axes are (z, y, x)."""
     from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 
     encoder: Any = api.load_encoder(run)
     volume = torch.randn(1, encoder.channels, *encoder.metadata["crop"], generator=torch.Generator().manual_seed(0))
-    expected = encoder.maps(volume)
+    with torch.no_grad():
+        expected = encoder.maps(volume)
     shifted = (volume - encoder.settings.pad_value).permute(0, 1, 4, 3, 2)
 
     def largest(network: Any) -> float:
@@ -136,15 +144,15 @@ def compare(run: Path, plans: dict[str, Any], weights: Path, complete: Path) -> 
             found = [features.permute(0, 1, 4, 3, 2) for features in network.eval().encoder(shifted)]
         return max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
 
-    network = network_of(plans)
+    network = network_of(checkpoint)
     load_pretrained_weights(network, str(complete))
     differences = {"nnunetv2.run.load_pretrained_weights": largest(network)}
     if find_spec(TRAINER.rpartition(".")[0]) is not None:
         from nnunetv2.training.nnUNetTrainer.pretraining.pretrainedTrainer import PretrainedTrainer
 
-        plan, patch = torch.load(weights, weights_only=True)["nnssl_adaptation_plan"], encoder.metadata["crop"][::-1]
+        plan, channels, patch = checkpoint["nnssl_adaptation_plan"], encoder.channels, encoder.metadata["crop"][::-1]
         network, _ = PretrainedTrainer.load_pretrained_weights(
-            network_of(plans), str(weights), encoder.channels, encoder.channels, patch, patch, plan["key_to_encoder"],
+            network_of(checkpoint), str(weights), channels, channels, patch, patch, plan["key_to_encoder"],
             plan["key_to_stem"], tuple(plan["keys_to_in_proj"]), plan["key_to_lpe"],
         )  # fmt: skip
         differences["PretrainedTrainer.load_pretrained_weights"] = largest(network)

@@ -77,9 +77,10 @@ def test_no_steps_with_one_label_more_give_the_old_dice(tiny: Tiny, good: Path, 
     more = relabelled(tiny, tmp_path / "more", labels, add_corner)
     run = go_on(more, tmp_path / "run", good)
     before = dice(good, tiny.store)
-    assert min(before.values()) > 0.2  # of a network that has learned something
-    found = {case: scores for case, scores in _val_dice(run).items() if case in before}
-    assert found == pytest.approx(_val_dice(good), abs=1e-3)
+    assert max(before.values()) > 0.5  # of a network that has learned something
+    assert _val_dice(run) == pytest.approx(_val_dice(good), abs=1e-3)
+    after = dice(run, more)
+    assert {name: after[name] for name in before} == pytest.approx(before, abs=1e-3)
     assert load_segmentor(run)[1]["values"] == [0, 1, 2, 5]
     assert "labels kept: bone, fat; new: corner" in Run.open(run).about["transfer"]
 

@@ -58,7 +58,7 @@ def others(tiny_runs: TinyRuns, tmp_path: Path) -> list[Path]:
 
 def probabilities(run: Path, scan: Path, out: Path, **options: list[Path]) -> np.ndarray:
     api.predict(run, [scan], out, probabilities=True, **options)
-    return open_image(out / "case_6_probabilities.nii.gz").read().array
+    return open_image(out / "case_6_probabilities.nii.gz").read(3).array
 
 
 def test_runs_before_the_scan_are_averaged(
@@ -67,7 +67,7 @@ def test_runs_before_the_scan_are_averaged(
     scan, runs = tiny_runs.source / "imagesTr" / "case_6.nii.gz", [tiny_runs.finetune, *others]
     alone = [probabilities(run, scan, tmp_path / f"alone_{place}") for place, run in enumerate(runs)]
     assert voxmim_says("predict", *runs, scan, "--out", tmp_path / "all", "--probabilities")[0] == 0
-    together = open_image(tmp_path / "all" / "case_6_probabilities.nii.gz").read().array
+    together = open_image(tmp_path / "all" / "case_6_probabilities.nii.gz").read(3).array
     np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-5)
     assert np.abs(alone[0] - alone[1]).max() > 0.1
 

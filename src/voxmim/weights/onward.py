@@ -29,10 +29,10 @@ def load_onward(
         new: the name of each output of the network.
         report: of the encoder; what happens here is added.
     """
-    at = {name.casefold(): index for index, name in enumerate(old)}
-    sources = [at.get(name.casefold()) for name in new]
+    places = {name.casefold(): index for index, name in enumerate(old)}
+    sources = [places.get(name.casefold()) for name in new]
     kept = [name for name, source in zip(new, sources, strict=True) if source is not None]
-    goes_on = bool(set(kept) - {BACKGROUND})
+    goes_on, labels = bool(set(kept) - {BACKGROUND}), BACKGROUND in old
     state = network.state_dict()
     for name, tensor in state.items():
         found = tensors.get(name)
@@ -42,7 +42,9 @@ def load_onward(
             if not goes_on or found.shape[1:] != tensor.shape[1:]:
                 report.missing[name] = "fresh, for other labels"
                 continue
-            tensor.copy_(torch.stack([_row(name, found, tensor, index, sources) for index in range(len(new))]))
+            tensor.copy_(
+                torch.stack([_row(name, found, fresh, at, labels) for at, fresh in zip(sources, tensor, strict=True)])
+            )
         elif found is not None and found.shape == tensor.shape:
             tensor.copy_(found)
         else:
@@ -54,19 +56,18 @@ def load_onward(
     names = {name.casefold() for name in new}
     parts = {
         "kept": kept if goes_on else [],
-        "new": [name for name in new if name.casefold() not in at or not goes_on],
+        "new": [name for name in new if name.casefold() not in places or not goes_on],
         "no longer learned": [name for name in old if name.casefold() not in names],
     }
     shown = {what: [name for name in listed if name != BACKGROUND] for what, listed in parts.items()}
     report.outputs = "; ".join(f"{what}: {', '.join(listed)}" for what, listed in shown.items() if listed)
 
 
-def _row(name: str, found: Tensor, fresh: Tensor, index: int, sources: Sequence[int | None]) -> Tensor:
-    """One output's row of a head's weight or bias."""
-    source = sources[index]
+def _row(name: str, found: Tensor, fresh: Tensor, source: int | None, labels: bool) -> Tensor:
+    """An output's row of a head's weight or bias: that of its source, or how a new label, region or class begins."""
     if source is not None:
         return found[source]
-    shift = _NEW if found.dim() == 1 and not name.startswith("direct") else 0.0  # `direct` is added to `out`
     if name.startswith("head"):
-        return fresh[index]
-    return found[0] + shift if sources[0] == 0 else torch.full_like(fresh[index], shift)
+        return fresh
+    shift = _NEW if found.dim() == 1 and not name.startswith("direct") else 0.0  # `direct` is added to `out`
+    return found[0] + shift if labels else torch.full_like(fresh, shift)
