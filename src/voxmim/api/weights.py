@@ -50,7 +50,7 @@ def import_weights(
 
 
 def export_weights(
-    run: Path | str, out: Path | str, to: Literal["monai", "nnunet", "onnx", "hub"] = "monai"
+    run: Path | str, out: Path | str, to: Literal["monai", "nnunet", "onnx", "monai-bundle", "hub"] = "monai"
 ) -> Exported:
     """Write a trained network for another program.
 
@@ -61,7 +61,8 @@ def export_weights(
         out: file or folder to write.
         to: the format. An encoder for MONAI's UNETR (ViT) or SwinUNETR (Swin), .safetensors or .pt; an encoder (resenc)
             that nnU-Net fine-tunes, .pth; a segmentor for ONNX Runtime, .onnx, compared with torch: status 1 where the
-            outputs differ by more than 1e-4; a new folder in the style of Hugging Face's hub, with weights of any kind.
+            outputs differ by more than 1e-4; a segmentor as a MONAI bundle, a new folder, compared in the same way; a
+            new folder in the style of Hugging Face's hub, with weights of any kind.
 
     Returns:
         What was written, how it is used, and its difference to torch where that was computed.

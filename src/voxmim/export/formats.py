@@ -8,6 +8,7 @@ from pathlib import Path
 
 from voxmim.export.exported import Exported
 from voxmim.export.hub import export_hub
+from voxmim.export.monai_bundle import export_monai_bundle
 from voxmim.export.onnx import export_onnx
 from voxmim.weights.export import export_encoder
 
@@ -20,5 +21,6 @@ FORMATS: dict[str, Callable[[Path, Path], Exported]] = {
     "monai": partial(_encoder, to="monai"),
     "nnunet": partial(_encoder, to="nnunet"),
     "onnx": export_onnx,
+    "monai-bundle": export_monai_bundle,
     "hub": export_hub,
 }

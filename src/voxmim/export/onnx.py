@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from voxmim.errors import WeightsError, require
+from voxmim.export.comparison import example, input_shape, largest_difference
 from voxmim.export.exported import Exported
 from voxmim.files import atomic_write
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.weights.load import load_segmentor
 
 _KEPT = ("preparation", "window", "crop", "overlap", "data", "versions")  # of the metadata
-_BATCHES = (1, 3)  # the file is made with two, and its batch size is free
-_SEED = 0
 
 
 def export_onnx(run: Path, out: Path) -> Exported:
@@ -45,7 +44,7 @@ def export_onnx(run: Path, out: Path) -> Exported:
         raise WeightsError(f"{out}: the file name must end in .onnx.")
     require("export", "--to onnx", "onnx", "onnxscript", "onnxruntime")
     network, metadata = load_segmentor(run)
-    shape = (_channels(metadata), *metadata["crop"])
+    shape = input_shape(metadata)
     try:
         program = _program(network, shape)
     except torch.onnx.OnnxExporterError as error:
@@ -65,10 +64,6 @@ def onnx_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, **Structures.from_metadata(metadata).metadata()}
 
 
-def _channels(metadata: Mapping[str, Any]) -> int:
-    return len(metadata["preparation"]["channels"])
-
-
 def _program(network: nn.Module, shape: tuple[int, ...]) -> torch.onnx.ONNXProgram:
     """The network for volumes (B, *shape) of any B."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -76,7 +71,7 @@ def _program(network: nn.Module, shape: tuple[int, ...]) -> torch.onnx.ONNXProgr
         warnings.simplefilter("ignore")  # the exporter's own, about its own code
         program = torch.onnx.export(
             network,
-            (_volume(2, shape),),
+            (example(shape),),
             dynamo=True,
             verbose=False,
             input_names=["volume"],
@@ -87,19 +82,13 @@ def _program(network: nn.Module, shape: tuple[int, ...]) -> torch.onnx.ONNXProgr
     return program
 
 
-def _volume(batch: int, shape: tuple[int, ...]) -> Tensor:
-    return torch.rand(batch, *shape, generator=torch.Generator().manual_seed(_SEED))
-
-
-@torch.no_grad()
 def _difference(file: Path, network: nn.Module, shape: tuple[int, ...]) -> float:
-    """The largest absolute difference of the logits to torch's, for several batch sizes."""
+    """The largest absolute difference of the logits to torch's."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    largest = 0.0
-    for batch in _BATCHES:
-        volume = _volume(batch, shape)
-        found = torch.from_numpy(session.run(["logits"], {"volume": volume.numpy()})[0])
-        largest = max(largest, float((found - network(volume)).abs().max()))
-    return largest
+
+    def exported(volume: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(["logits"], {"volume": volume.numpy()})[0])
+
+    return largest_difference(exported, network, shape)

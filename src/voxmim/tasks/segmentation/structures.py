@@ -151,12 +151,12 @@ class Structures:
             return np.asarray(self.values, dtype=np.uint8)[most_likely.numpy()]
         positive = probabilities > 0.5
         result = np.zeros(probabilities.shape[1:], dtype=np.uint8)
-        for value, member in self._by_regions:
+        for value, member in self.members:
             result[positive[list(member)].all(axis=0)] = value
         return result
 
     @cached_property
-    def _by_regions(self) -> list[tuple[int, tuple[int, ...]]]:
+    def members(self) -> list[tuple[int, tuple[int, ...]]]:
         """Each label with the indices of its regions; those in fewest regions, and of highest value, come first."""
         regions = list(self.regions.values())
         found = [(value, tuple(at for at, values in enumerate(regions) if value in values)) for value in self.labels]

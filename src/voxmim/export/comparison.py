@@ -1,0 +1,29 @@
+"""Whether an exported network computes what the network computes in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_BATCHES = (1, 3)  # networks are exported with two, and their batch size is free
+_SEED = 0
+
+
+def input_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """(C, X, Y, Z) of what a network takes, from the metadata of its weights."""
+    return len(metadata["preparation"]["channels"]), *metadata["crop"]
+
+
+def example(shape: tuple[int, ...], batch: int = 2) -> Tensor:
+    """A random volume (B, *shape) float32, 0..1."""
+    return torch.rand(batch, *shape, generator=torch.Generator().manual_seed(_SEED))
+
+
+@torch.no_grad()
+def largest_difference(exported: Callable[[Tensor], Tensor], network: nn.Module, shape: tuple[int, ...]) -> float:
+    """The largest absolute difference of two networks' outputs for volumes (B, *shape), for several batch sizes."""
+    volumes = [example(shape, batch) for batch in _BATCHES]
+    return max(float((exported(volume) - network(volume)).abs().max()) for volume in volumes)

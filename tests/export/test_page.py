@@ -1,0 +1,84 @@
+"""The commands of docs/export.md on a small network, and what programs that are not ours make of the results."""
+
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from conftest import TinyRuns, tiny_case
+from dicom_files import write_series
+from voxmim import api
+from voxmim.cli import main
+from voxmim.images.volume import Volume, write_volume
+
+ROOT = Path(__file__).parents[2]
+COMMAND = re.compile(r"^(?:\$ )?((?:voxmim|python) .*)$")
+# Runs a script or module as where voxmim is not installed.
+ALONE = "import runpy, sys; sys.modules['voxmim'] = None; sys.argv = sys.argv[1:]; "
+
+
+def commands() -> list[str]:
+    """Those of the page's blocks; in a block with prompts the other lines are output."""
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "export.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("$ ") or "$ " not in block]
+    return [found[1] for line in lines if (found := COMMAND.match(line))]
+
+
+def run(command: str) -> None:
+    """Run one command in the current folder."""
+    program, *arguments = shlex.split(command)
+    if program == "voxmim":
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert not left.value.code, command
+        return
+    code = ALONE + "sys.modules['torch'] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
+    if arguments[0] == "-m":
+        del arguments[0]
+        code = ALONE + "runpy.run_module(sys.argv[0], run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def page(tiny_runs: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the commands of the page were run."""
+    folder = tmp_path_factory.mktemp("page")
+    voxels = tiny_case(6, (20, 18, 16))[0]
+    turned = np.array([[0, 0, 1.0, 3], [-1, 0, 0, 20], [0, -1, 0, 5], [0, 0, 0, 1]])
+    scans = {"plain": (voxels, np.eye(4)), "turned": (voxels, turned), "coarse": (voxels[::2], np.diag([2.0, 1, 1, 1]))}
+    for name, (array, affine) in scans.items():
+        write_volume(folder / "SCANS" / f"{name}.nii.gz", Volume(array[None], affine))
+    write_volume(folder / "scan.nii.gz", Volume(voxels[None], np.eye(4)))
+    write_series(folder / "SERIES", voxels)
+    shutil.copy(ROOT / "examples" / "predict_onnx.py", folder)
+    (folder / "segmentor").symlink_to(tiny_runs.finetune)
+    (folder / "pretrained").symlink_to(tiny_runs.pretrain)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for command in commands():
+            run(command)
+    return folder
+
+
+def test_every_format_of_the_page_was_written(page: Path) -> None:
+    there = {path.name for path in page.iterdir()}
+    assert {"segmentor.onnx", "segmentor-bundle", "segmentor-hub", "embeddings.parquet", "labels"} <= there
+    assert (page / "labels" / "SERIES.dcm").is_file()
+    assert (page / "labels" / "scan.nii.gz").is_file()
+
+
+def test_monais_bundle_runner_gives_the_labels_of_voxmim_for_any_orientation_and_voxel_size(page: Path) -> None:
+    for ours in api.predict(page / "segmentor", [page / "SCANS"], page / "ours"):
+        label, theirs = nib.load(ours), nib.load(page / "labels" / ours.name)
+        np.testing.assert_allclose(theirs.affine, label.affine)
+        assert theirs.get_data_dtype() == np.uint8
+        assert len(np.unique(label.dataobj)) > 1
+        np.testing.assert_array_equal(np.asarray(theirs.dataobj), np.asarray(label.dataobj))
