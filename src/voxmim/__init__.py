@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from voxmim.api.embedding import embed
     from voxmim.api.inspection import inspect
     from voxmim.api.results import evaluate, predict, reconstruct
+    from voxmim.api.runs import open_run
     from voxmim.api.scans import phantom, prepare, read_volume, split, verify
     from voxmim.api.studies import demo, study
     from voxmim.api.training import finetune, plan, pretrain
@@ -36,6 +37,7 @@ __all__ = [
     "import_weights",
     "inspect",
     "load_encoder",
+    "open_run",
     "phantom",
     "plan",
     "predict",

@@ -34,6 +34,11 @@ def escape_unencodable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def warn(text: str) -> None:
+    """One line on stderr about something that does not end the work."""
+    Console(stderr=True).print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 class bar:
     """A progress bar with the time left; its function takes the cases (or bytes) done and their total."""
 

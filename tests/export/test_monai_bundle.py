@@ -33,6 +33,8 @@ TWO_CHANNELS: dict[str, Any] = {
     "preparation": {"spacing": [2, 2, 2], "intensity": "mr", "channels": ["T1", "T2"]},
     "window": [-400, 400], "crop": (8, 8, 8), "overlap": 0.5, "labels": {"1": "x", "2": "y"}, "kind": "segmentor",
 }  # fmt: skip
+LABELS = Structures({2: "x", 7: "y"}, values=(0, 2, 7))
+REGIONS = Structures({1: "x", 2: "y"}, {"all": (1, 2), "y": (2,), "x": (1,)})
 NETWORKS: dict[str, dict[str, Any]] = {
     "swin": {"patch": (2, 2, 2), "width": 6, "depths": (2, 1), "heads": (1, 2), "window": 2},
     "resenc": {"widths": (4, 6), "blocks": (1, 1)},
@@ -70,15 +72,22 @@ def test_a_scan_is_prepared_as_voxmim_prepares_it() -> None:
     turned = Volume(volume.array.transpose(0, 3, 1, 2)[:, ::-1], TILTED)
     preparation = Preparation((2.0, 2.5, 3.0), "mr", tuple("abcd"))
     ours = prepare_volume(turned, preparation, Path("scan"))
-    transform = PrepareScand("image", preparation.spacing, "mr", (0, 1), preparation.zero_background)
-    theirs = transform({"image": MetaTensor(turned.array.copy(), torch.from_numpy(TILTED))})["image"]
+    transform = PrepareScand("image", preparation.spacing, "mr", (0, 1), True, preparation.channels)
+    scan = MetaTensor(turned.array.copy(), torch.from_numpy(TILTED), {"filename_or_obj": "scan.nii.gz"})
+    theirs = transform({"image": scan})["image"]
     np.testing.assert_array_equal(theirs.numpy(), window(ours.image, "mr", (0, 1)))
     np.testing.assert_allclose(theirs.affine.numpy(), ours.grid.affine)
+    two = MetaTensor(scan[:2], meta=scan.meta)
+    with pytest.raises(ValueError, match=r"scan\.nii\.gz: the network needs 4 channels \(a, b, c, d\), the scan has 2"):
+        transform({"image": two})
 
 
 @pytest.mark.parametrize(
     "structures",
-    [Structures({2: "x", 7: "y"}, values=(0, 2, 7)), Structures({1: "x", 2: "y"}, {"all": (1, 2), "y": (2,), "x": (1,)})],
+    [
+        Structures({2: "x", 7: "y"}, values=(0, 2, 7)),
+        Structures({1: "x", 2: "y"}, {"all": (1, 2), "y": (2,), "x": (1,)}),
+    ],
 )
 def test_labels_and_regions_are_decided_on_the_grid_of_the_file_as_voxmim_does(structures: Structures) -> None:
     probabilities = torch.rand(3, 9, 8, 7, generator=torch.Generator().manual_seed(0))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import torch
 from torch import nn
 
 from conftest import TinyRuns
+from torchless import run_torchless
 from voxmim import api
 from voxmim.errors import MissingPackageError, WeightsError
 from voxmim.export import onnx
@@ -24,11 +23,6 @@ from voxmim.networks.build import ENCODERS, build_encoder, build_segmentor
 from voxmim.settings import UNETRSettings
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "predict_onnx.py"
-# Runs the script as where neither package is installed.
-WITHOUT_TORCH = (
-    "import runpy, sys; sys.modules['torch'] = sys.modules['voxmim'] = None; "
-    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +41,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> list[float]:
 
 def label_maps(network: Path, run: Path, scans: list[Path], out: Path) -> list[tuple[Any, Any]]:
     """What the script and `voxmim predict` make of each scan."""
-    command = [sys.executable, "-c", WITHOUT_TORCH, SCRIPT, network, *scans, "--out", out / "script"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    done = run_torchless(out / "packages", SCRIPT, network, *scans, "--out", out / "script")
     assert done.returncode == 0, done.stderr
     ours = api.predict(run, scans, out / "voxmim")
     return [(nib.load(out / "script" / file.name), nib.load(file)) for file in ours]
@@ -91,6 +84,11 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
+def test_the_script_runs_where_there_is_no_torch(tmp_path: Path) -> None:
+    for name in ("torch", "voxmim"):
+        assert f"No module named '{name}'" in run_torchless(tmp_path / name, "-c", f"import {name}").stderr
+
+
 def test_every_kind_of_segmentor_gives_the_same_in_onnx_runtime_for_any_batch(
     kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

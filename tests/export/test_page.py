@@ -1,7 +1,6 @@
 """The commands of docs/export.md on a small network, and what programs that are not ours make of the results."""
 
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -14,14 +13,18 @@ import pytest
 
 from conftest import TinyRuns, tiny_case
 from dicom_files import write_series
+from torchless import run_torchless
 from voxmim import api
 from voxmim.cli import main
 from voxmim.images.volume import Volume, write_volume
 
 ROOT = Path(__file__).parents[2]
 COMMAND = re.compile(r"^(?:\$ )?((?:voxmim|python) .*)$")
-# Runs a script or module as where voxmim is not installed.
-ALONE = "import runpy, sys; sys.modules['voxmim'] = None; sys.argv = sys.argv[1:]; "
+# Runs a module as where voxmim is not installed.
+ALONE = (
+    "import runpy, sys; sys.modules['voxmim'] = None; sys.argv = sys.argv[1:]; "
+    "runpy.run_module(sys.argv[0], run_name='__main__')"
+)
 
 
 def commands() -> list[str]:
@@ -39,11 +42,12 @@ def run(command: str) -> None:
             main(arguments)
         assert not left.value.code, command
         return
-    code = ALONE + "sys.modules['torch'] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
     if arguments[0] == "-m":
-        del arguments[0]
-        code = ALONE + "runpy.run_module(sys.argv[0], run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", ALONE, *arguments[1:]], capture_output=True, text=True, check=False
+        )
+    else:
+        done = run_torchless(Path("packages"), *arguments)
     assert done.returncode == 0, f"{command}\n{done.stderr}"
 
 

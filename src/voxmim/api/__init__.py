@@ -8,6 +8,7 @@ from voxmim.api.embedding import embed
 from voxmim.api.inspection import inspect
 from voxmim.api.machine import doctor
 from voxmim.api.results import evaluate, predict, reconstruct
+from voxmim.api.runs import open_run
 from voxmim.api.scans import phantom, prepare, read_volume, split, verify
 from voxmim.api.studies import demo, study
 from voxmim.api.training import finetune, plan, pretrain, recipes
@@ -26,6 +27,7 @@ __all__ = [
     "import_weights",
     "inspect",
     "load_encoder",
+    "open_run",
     "phantom",
     "plan",
     "predict",

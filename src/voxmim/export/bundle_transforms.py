@@ -1,13 +1,11 @@
 """What a MONAI bundle does beside MONAI: prepare a scan and bring labels back to it as voxmim does.
 
-`voxmim.export.monai_bundle` puts a copy of this file and of what it imports into each bundle, which runs without voxmim.
+`voxmim.export.monai_bundle` puts a copy of this file and of what it imports into each bundle.
 """
-
-from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -32,7 +30,7 @@ class Network(nn.Module):
     def forward(self, volume: Tensor) -> Tensor:
         return self.program(volume)
 
-    def train(self, mode: bool = True) -> Network:
+    def train(self, mode: bool = True) -> Self:
         """Nothing: an exported network is in evaluation mode for good."""
         return self
 
@@ -46,6 +44,7 @@ class PrepareScand(MapTransform):
         intensity: ``ct`` or ``mr``.
         window: HU that become 0 and 1 (CT).
         zero_background: whether a constant background becomes 0 (MR).
+        channels: of each scan, by name.
     """
 
     def __init__(
@@ -55,15 +54,19 @@ class PrepareScand(MapTransform):
         intensity: str,
         window: tuple[float, float],
         zero_background: bool,
+        channels: Sequence[str],
     ) -> None:
         super().__init__(keys)
-        self.spacing, self.intensity = spacing, intensity
+        self.spacing, self.intensity, self.channels = spacing, intensity, channels
         self.window, self.zero_background = window, zero_background
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         return {**data, **{key: self._prepared(data[key]) for key in self.key_iterator(dict(data))}}
 
     def _prepared(self, scan: MetaTensor) -> MetaTensor:
+        if len(scan) != len(self.channels):
+            wanted = f"{len(self.channels)} channels ({', '.join(self.channels)})"
+            raise ValueError(f"{scan.meta['filename_or_obj']}: the network needs {wanted}, the scan has {len(scan)}.")
         turned = to_ras(Volume(scan.numpy(), scan.affine.numpy()))
         grid = resampled_grid(Grid.of(turned), self.spacing)
         image = resample(turned, grid).array

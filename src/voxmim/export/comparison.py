@@ -1,7 +1,5 @@
 """Whether an exported network computes what the network computes in torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A segmentor as a MONAI bundle, which `python -m monai.bundle run` uses without voxmim."""
 
-from __future__ import annotations
-
 import ast
 import json
 import math
@@ -63,12 +61,12 @@ def export_monai_bundle(run: Path, out: Path) -> Exported:
         for name in ("configs", "docs", "models", "scripts"):
             (folder / name).mkdir()
         try:
-            program = torch.export.export(
-                network, (example(shape),), dynamic_shapes=({0: torch.export.Dim("batch")},)
-            )
+            program = torch.export.export(network, (example(shape),), dynamic_shapes=({0: torch.export.Dim("batch")},))
         except Exception as error:  # torch has no one class for what it cannot export
             reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise WeightsError(f"{run}: a part of this network has no counterpart in torch.export ({reason}).") from None
+            raise WeightsError(
+                f"{run}: a part of this network has no counterpart in torch.export ({reason})."
+            ) from None
         torch.export.save(program, folder / "models" / "model.pt2")
         exported = Network(folder / "models" / "model.pt2")
         torch.save(exported.state_dict(), folder / "models" / "model.pt")
@@ -115,6 +113,7 @@ def inference(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "intensity": preparation["intensity"],
         "window": metadata["window"],
         "zero_background": preparation.get("zero_background", False),
+        "channels": preparation["channels"],
     }
     restore = {
         "_target_": f"scripts.{_last(_TRANSFORMS)}.RestoreLabelsd",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-
+from voxmim.console import warn
 from voxmim.errors import SourceError, StoreError, VoxmimError
 from voxmim.findings import Finding
 from voxmim.images.formats.dicom import is_dicom
@@ -96,15 +95,11 @@ def for_each(
             errors[name] = error
     if errors and not results:
         raise next(iter(errors.values()))
-    _print_left_out(map(str, errors.values()))
+    for error in errors.values():
+        warn(f"left out: {error}")
     if on_case is not None:
         on_case(len(items), len(items))
     return results, list(errors)
-
-
-def _print_left_out(reasons: Iterable[str]) -> None:
-    for text in reasons:
-        Console(stderr=True).print(f"left out: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def chosen_cases(source: Source, split: str) -> list[SourceCase]:
@@ -152,7 +147,9 @@ def scan_files(paths: Sequence[Path]) -> list[Path]:
             f"{', '.join(map(str, paths))}: no scan was found here{more}; "
             f"give DICOM or files of {', '.join(SCAN_ENDINGS)}."
         )
-    _print_left_out(finding.reason for finding in left_out if finding.kind != "no scan")
+    for finding in left_out:
+        if finding.kind != "no scan":
+            warn(f"left out: {finding.reason}")
     names: dict[str, Path] = {}
     for file in files:
         other = names.setdefault(case_name(file), file)

@@ -14,14 +14,18 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from voxmim.console import warn
+from voxmim.doctor.facts import measure
+from voxmim.doctor.modality import rule_misfit
 from voxmim.errors import RunError
 from voxmim.files import write_text
+from voxmim.images.channels import read_channels
 from voxmim.images.intensity import window
 from voxmim.networks.build import Encoder
 from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch
 from voxmim.store.format import Case, Preparation, Store
-from voxmim.store.prepare import PreparedScan, prepare_scan
+from voxmim.store.prepare import PreparedScan, prepare_volume
 from voxmim.store.sides import Sides
 from voxmim.tasks.scans import Progress
 from voxmim.weights.load import LoadReport
@@ -218,8 +222,15 @@ class Predictor:
         return x, y, z
 
     def prepare(self, images: Sequence[Path], order: Sequence[int] | None = None) -> PreparedScan:
-        """Read a scan; `order` brings its channels into the order that the network knows."""
-        scan = prepare_scan(images, self.preparation)
+        """Read a scan; `order` brings its channels into the order that the network knows.
+
+        A scan that looks as if it were of the other modality is named in a warning.
+        """
+        kind = self.preparation.intensity
+        volume, _ = read_channels(images, len(self.preparation.channels), self.preparation.match_channels)
+        if (why := rule_misfit(measure(volume), kind)) is not None:
+            warn(f"{images[0]}: the network was trained on {kind.upper()}, but {why}; check what the scan is.")
+        scan = prepare_volume(volume, self.preparation, images[0])
         if order is None or list(order) == sorted(order):
             return scan
         return replace(scan, image=scan.image[list(order)], intensities=tuple(scan.intensities[at] for at in order))

@@ -6,6 +6,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
+import nibabel
 import numpy as np
 
 from voxmim.doctor.inspect import inspect_source
@@ -88,6 +89,15 @@ def store_layers(store: Store, case: Case) -> tuple[Layer, ...]:
 def on_store_grid(array: np.ndarray, store: Store) -> Volume:
     """A volume of (X, Y, Z) voxels of the store's spacing."""
     return Volume(array[None], np.diag([*store.preparation.spacing, 1.0]))
+
+
+def as_nifti(volume: Volume) -> bytes:
+    """One channel as NIfTI-1, in a voxel type that it and the page know."""
+    array = volume.array[0]
+    if array.dtype not in (np.uint8, np.int16, np.float32):
+        small = np.issubdtype(array.dtype, np.integer) and array.min() >= -(2**15) and array.max() < 2**15
+        array = array.astype(np.int16 if small or array.dtype == bool else np.float32)
+    return bytes(nibabel.Nifti1Image(array, volume.affine).to_bytes())
 
 
 def _of_source(source: Source, case: SourceCase) -> Item:

@@ -10,8 +10,6 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-import nibabel
-import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -26,6 +24,7 @@ from voxmim.errors import VoxmimError
 from voxmim.images.grid import Volume
 from voxmim.report.figures import label_colour
 from voxmim.viewer.collection import Collection, Item, Layer
+from voxmim.viewer.scans import as_nifti
 from voxmim.viewer.slices import PLANES, draw_plane
 
 _STATIC = {
@@ -165,7 +164,7 @@ class _Views:
     async def volume(self, request: Request) -> Response:
         item, panel, layer = (request.path_params[key] for key in ("item", "panel", "layer"))
         volume = await run_in_threadpool(self._volume, item, panel, layer)
-        return Response(await run_in_threadpool(_as_nifti, volume), media_type="application/octet-stream")
+        return Response(await run_in_threadpool(as_nifti, volume), media_type="application/octet-stream")
 
     async def plane(self, request: Request) -> Response:
         item, panel, plane = (request.path_params[key] for key in ("item", "panel", "plane"))
@@ -209,15 +208,6 @@ class _Views:
 def _described_layer(layer: Layer) -> dict[str, Any]:
     legend = [{"value": value, "name": name, "colour": label_colour(value)} for value, name in layer.legend.items()]
     return {"name": layer.name, "kind": layer.kind, "legend": legend, "shown": layer.shown}
-
-
-def _as_nifti(volume: Volume) -> bytes:
-    """One channel as NIfTI-1, in a voxel type that it and the page know."""
-    array = volume.array[0]
-    if array.dtype not in (np.uint8, np.int16, np.float32):
-        small = np.issubdtype(array.dtype, np.integer) and array.min() >= -(2**15) and array.max() < 2**15
-        array = array.astype(np.int16 if small or array.dtype == bool else np.float32)
-    return bytes(nibabel.Nifti1Image(array, volume.affine).to_bytes())
 
 
 def _static(name: str) -> bytes:

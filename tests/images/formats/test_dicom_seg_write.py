@@ -88,3 +88,10 @@ def test_a_file_of_many_frames_is_refused(tmp_path: Path) -> None:
     write_enhanced(tmp_path / "scan" / "a.dcm", voxels(6), places(6))
     with pytest.raises(ScanError, match="for a file of many frames no DICOM segmentation is written"):
         write_segmentation(tmp_path / "a.dcm", tmp_path / "scan", LABELS, NAMES)
+
+
+def test_a_label_without_a_name_is_refused(tmp_path: Path) -> None:
+    scan = series(tmp_path / "scan", "axial")
+    with pytest.raises(ScanError, match="label 3 has no name, which a DICOM segmentation needs"):
+        write_segmentation(tmp_path / "a.dcm", scan, LABELS, {1: "liver", 3: " "})
+    assert [path.name for path in tmp_path.iterdir()] == ["scan"]

@@ -218,6 +218,21 @@ def test_a_scan_that_cannot_be_used_is_named(tiny_runs: TinyRuns, tmp_path: Path
         api.predict(tiny_runs.finetune, [tmp_path / "text.nii.gz"], tmp_path / "out")
 
 
+def test_other_channels_are_refused_and_another_modality_is_named(
+    tmp_path: Path, fake_segmentor: Fake, write_scan: Scan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_segmentor()
+    voxels = np.random.default_rng(0).uniform(5, 900, (12, 10, 14)).astype(np.float32)
+    one = write_scan(tmp_path / "one.nii.gz", voxels)
+    two = write_scan(tmp_path / "two.nii.gz", np.stack([voxels, voxels]))
+    with pytest.raises(ScanError, match=r"two\.nii\.gz: .*channel") as caught:
+        predict(Path("run"), [two], tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    predict(Path("run"), [one], tmp_path / "out")
+    assert f"{one}: the network was trained on CT, but its values from 5" in capsys.readouterr().err
+
+
 def test_a_run_without_a_segmentor_is_refused(tiny_runs: TinyRuns, tmp_path: Path, oblique_scan: Path) -> None:
     with pytest.raises(WeightsError, match=r"there is no segmentor\.safetensors here, but encoder\.safetensors"):
         api.predict(tiny_runs.pretrain, [oblique_scan], tmp_path / "out")

@@ -32,9 +32,15 @@ def write_segmentation(file: Path, scan: Path, labels: np.ndarray, names: Mappin
         names: of each label value, background left out.
 
     Raises:
-        ScanError: the scan is one file of many frames, the series lacks what a segmentation must refer to, or the
-            file cannot be written.
+        ScanError: a label has no name, the scan is one file of many frames, the series lacks what a segmentation must
+            refer to, or the file cannot be written.
     """
+    unnamed = [value for value, name in names.items() if not name.strip()]
+    if unnamed:
+        raise ScanError(
+            f"{file}: label {unnamed[0]} has no name, which a DICOM segmentation needs; write NIfTI instead."
+        )
+
     import highdicom  # takes half a second, and few need it
 
     series = wanted_series(scan)

@@ -1,0 +1,143 @@
+"""A run in a notebook: its metrics, its pictures, and its cases to look at."""
+
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from PIL import ImageColor
+
+from voxmim.errors import RunError, nearest
+from voxmim.images.grid import Volume
+from voxmim.report.figures import label_colour, middle_of
+from voxmim.training.run import Run
+from voxmim.viewer.collection import Item, Layer
+from voxmim.viewer.runs import run_collection
+from voxmim.viewer.scans import as_nifti
+from voxmim.viewer.slices import PLANES, draw_plane
+
+_COVER = 0.5  # opacity of labels and error maps in the viewer
+
+
+@dataclass(frozen=True)
+class Png:
+    """A picture that a notebook shows; ``png`` has its bytes."""
+
+    png: bytes
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+
+class OpenRun:
+    """A run folder, finished or not.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._run = Run.open(path)
+        self.path = self._run.path
+
+    def __repr__(self) -> str:
+        return f"voxmim.open_run({str(self.path)!r})"
+
+    @property
+    def metrics(self) -> Any:
+        """The rows of metrics.csv so far: a DataFrame where pandas is installed, a list of dicts elsewhere."""
+        rows = self._run.metrics()
+        if find_spec("pandas") is None:
+            return rows
+        import pandas
+
+        return pandas.DataFrame(rows)
+
+    @property
+    def figures(self) -> dict[str, Png]:
+        """The pictures of the run's report by their names."""
+        return {file.stem: Png(file.read_bytes()) for file in sorted((self.path / "figures").glob("*.png"))}
+
+    @property
+    def cases(self) -> list[str]:
+        """The cases that can be shown: those of the validation.
+
+        Raises:
+            StoreError: the run's store is gone.
+        """
+        return list(self._items)
+
+    def show(self, case: str | None = None) -> Any:
+        """A case with what the network makes of it: a NiiVue widget where ipyniivue is installed, a PNG elsewhere.
+
+        Args:
+            case: one of `cases`; the first one if not given.
+
+        Raises:
+            RunError: there is no such case.
+            StoreError: the run's store is gone.
+        """
+        case = case or self.cases[0]
+        if case not in self._items:
+            raise RunError(f"{self.path}: it has no case '{case}'{nearest(case, self.cases) or '; see run.cases.'}")
+        layers = [(layer, layer.read()) for layer in self._items[case].panels[0].layers]
+        return _widget(layers) if find_spec("ipyniivue") else _png(layers)
+
+    @cached_property
+    def _items(self) -> dict[str, Item]:
+        return {item.name: item for item in run_collection(self.path).items}
+
+
+def _widget(layers: list[tuple[Layer, Volume]]) -> Any:
+    """Layers over each other; those that are not shown at first are transparent."""
+    import ipyniivue
+
+    volumes = []
+    for layer, volume in layers:
+        opacity = float(layer.shown) * (1 if layer.kind == "image" else _COVER)
+        colours = "inferno" if layer.kind == "error" else "gray"
+        made = ipyniivue.Volume(data=as_nifti(volume), name=f"{layer.name}.nii", opacity=opacity, colormap=colours)
+        if layer.kind == "labels":
+            made.set_colormap_label(_colour_table(layer))
+        volumes.append(made)
+    widget = ipyniivue.NiiVue()
+    widget.load_volumes(volumes)
+    return widget
+
+
+def _colour_table(layer: Layer) -> dict[str, list[Any]]:
+    """The colours of a label map as NiiVue takes them, background first and transparent."""
+    red, green, blue = zip(
+        (0, 0, 0), *(ImageColor.getrgb(label_colour(value))[:3] for value in layer.legend), strict=True
+    )
+    return {
+        "R": [*red],
+        "G": [*green],
+        "B": [*blue],
+        "A": [0, *(255 for _ in layer.legend)],
+        "I": [0, *layer.legend],
+        "labels": ["background", *layer.legend.values()],
+    }
+
+
+def _png(layers: list[tuple[Layer, Volume]]) -> Png:
+    """A row per layer, labels and errors over the scan, and a column per plane, through the middle of the labels."""
+    base = layers[0]
+    labels = next((volume.array[0] for layer, volume in layers if layer.kind == "labels"), None)
+    shape = base[1].shape
+    at = [index / max(1, size - 1) for index, size in zip(middle_of(labels, shape), shape, strict=True)]
+    figure = Figure(figsize=(3 * len(PLANES), 3 * len(layers)), layout="compressed")
+    panels = figure.subplots(len(layers), len(PLANES), squeeze=False)
+    for row, (layer, volume) in zip(panels, layers, strict=True):
+        seen = [(layer, volume)] if layer.kind == "image" else [base, (layer, volume)]
+        for axes, plane, position in zip(row, PLANES, at, strict=True):
+            axes.imshow(plt.imread(io.BytesIO(draw_plane(seen, plane, position))))
+            axes.set_axis_off()
+        row[1].set_title(layer.name)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=80)
+    return Png(stream.getvalue())
