@@ -32,6 +32,7 @@ TILTED = np.array([[0.1, 0, 2, 5], [-1, 0.1, 0, 9], [0, -1.5, 0.2, 4], [0, 0, 0,
 TWO_CHANNELS: dict[str, Any] = {
     "preparation": {"spacing": [2, 2, 2], "intensity": "mr", "channels": ["T1", "T2"]},
     "window": [-400, 400], "crop": (8, 8, 8), "overlap": 0.5, "labels": {"1": "x", "2": "y"}, "kind": "segmentor",
+    "encoder": "resenc", "resenc": {},
 }  # fmt: skip
 LABELS = Structures({2: "x", 7: "y"}, values=(0, 2, 7))
 REGIONS = Structures({1: "x", 2: "y"}, {"all": (1, 2), "y": (2,), "x": (1,)})

@@ -1,7 +1,7 @@
 """A run in a notebook: its metrics, its pictures, and its cases to look at."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,7 @@ _COVER = 0.5  # opacity of labels and error maps in the viewer
 class Png:
     """A picture that a notebook shows; ``png`` has its bytes."""
 
-    png: bytes
+    png: bytes = field(repr=False)
 
     def _repr_png_(self) -> bytes:
         return self.png
