@@ -47,7 +47,7 @@ def test_one_voxel_makes_another_content() -> None:
     assert measure(Volume(np.stack([IMAGE, other]), AFFINE)).content != facts().content
 
 
-def test_minus_zero_is_zero_and_fractions_are_not_whole() -> None:
+def test_minus_zero_is_zero_and_fractions_are_no_integers() -> None:
     array = np.zeros((1, 8, 8, 8), np.float32)
     array[0, 0] = 0.5
     found = measure(Volume(array, AFFINE))

@@ -74,7 +74,7 @@ def test_strides_and_kernels_survive_a_recipe_and_a_weights_file(tmp_path: Path)
         ({"kernels": ((2, 3, 3), (3, 3, 3), (3, 3, 3))}, "must be odd"),
     ],
 )
-def test_settings_that_do_not_fit_together_are_refused(changes: dict[str, object], match: str) -> None:
+def test_settings_that_do_not_fit_each_other_are_refused(changes: dict[str, object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         ResEncSettings(**{**vars(FLAT), **changes})
 

@@ -127,7 +127,7 @@ def test_attention_in_bfloat16_is_that_of_float32_but_for_rounding(tokens: int) 
     torch.testing.assert_close(attend(*parts).float(), exact, atol=0.02, rtol=0.02)
 
 
-def test_drop_path_skips_whole_samples_with_the_right_expectation_and_never_in_evaluation() -> None:
+def test_drop_path_skips_samples_with_the_right_expectation_and_never_in_evaluation() -> None:
     torch.manual_seed(0)
     block = Block(6, 1, drop_path=0.25)
     tokens = torch.randn(1, 2, 6).expand(4000, -1, -1)

@@ -194,7 +194,7 @@ def test_the_encoders_weights_arrive(tiny_runs: TinyRuns, tmp_path: Path) -> Non
     assert not torch.allclose(arrived["scratch"]["blocks.0.mlp.0.weight"], encoder["blocks.0.mlp.0.weight"])
 
 
-def test_the_encoder_settles_its_own_settings_and_the_crop(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_the_weights_decide_the_encoders_settings_and_the_crop(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     other = recipe_of(tiny_runs, steps=1, batch=1, crop=None, window=(-10, 10))
     write_recipe(
         tmp_path / "other.yaml",

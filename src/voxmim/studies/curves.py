@@ -84,7 +84,8 @@ def speed_up(
 
     found = ratios(own.mean(axis=(0, 2))[None], other.mean(axis=(0, 2))[None])
     drawn = (np.clip(mean_draws(curves, seed), 0, 1) for curves in (own, other))  # a Dice is no lower and no higher
-    return SpeedUp(*(float(value[0]) for value in found), *central(ratios(*drawn)[3]))
+    target, needed, others, ratio = (float(value[0]) for value in found)
+    return SpeedUp(target, needed, others, ratio, *central(ratios(*drawn)[3]))
 
 
 def break_even(own: Cost, own_steps: float, other: Cost, other_steps: float) -> float:
