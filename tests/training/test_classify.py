@@ -254,7 +254,7 @@ def test_a_class_that_cannot_be_learned_is_refused(tiny_sorted: Sorted, tmp_path
         train_on(tiny_sorted, tmp_path / "run", classes=table)
     with pytest.raises(RunError, match="give a CSV file with --classes"):
         train_on(tiny_sorted, tmp_path / "run", classes=None)
-    with pytest.raises(RunError, match="classes of scans are for a classification"):
+    with pytest.raises(RunError, match="--classes is not for a segmentation; leave it out"):
         train_on(tiny_sorted, tmp_path / "run", task=None)
     with pytest.raises(RunError, match=r"'classify' is no task of a fine-tuning .*; did you mean 'classification'"):
         train_on(tiny_sorted, tmp_path / "run", task="classify")

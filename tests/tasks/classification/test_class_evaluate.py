@@ -127,5 +127,5 @@ def test_the_commands_go_from_scans_to_predictions(
 
 
 def test_a_segmentations_classes_are_refused(tiny_runs: TinyRuns, tiny_sorted: Sorted) -> None:
-    with pytest.raises(RunError, match="classes of scans are for a classification"):
+    with pytest.raises(RunError, match="--classes is not for a segmentation; leave it out"):
         api.evaluate(tiny_runs.finetune, tiny_runs.store, classes=tiny_sorted.classes)

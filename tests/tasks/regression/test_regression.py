@@ -66,8 +66,9 @@ def test_a_run_says_what_it_learned(run: Path, values: Path) -> None:
     assert metadata["guess"] == pytest.approx(np.mean(trained))
     assert float(network.std) == pytest.approx(np.std(trained))
     rows = [row for row in Run.open(run).metrics() if "val_mae" in row]
-    assert all(row["val_score"] == -row["val_mae"] for row in rows)
-    assert "negative MAE" in (run / "report.html").read_text()
+    guess = np.mean(np.abs(np.array(trained) - np.mean(trained)))
+    assert [row["val_skill"] for row in rows] == pytest.approx([1 - row["val_mae"] / guess for row in rows])
+    assert "MAE skill score" in (run / "report.html").read_text()
 
 
 def test_new_scans_get_a_number_each(run: Path, tiny_sorted: Sorted, tmp_path: Path, voxmim_says: Says) -> None:

@@ -31,13 +31,14 @@ class Regression(ScanTask):
     Attributes:
         mean: of the training cases' values.
         std: of the training cases' values.
+        deviation: their mean absolute deviation from the mean, the MAE of a constant guess.
     """
 
     name, title, product = "regression", "Regression", "regressor"
     target, option = evaluation.VALUE, "--values"
-    score, score_name = "val_score", "negative MAE"
+    score, score_name = "val_skill", "MAE skill score"
     loss_name = "Huber loss"
-    columns = ["val_loss", "val_mae", "val_r2", "val_score"]  # noqa: RUF012 (overrides a property)
+    columns = ["val_loss", "val_mae", "val_r2", "val_skill"]  # noqa: RUF012 (overrides a property)
     read = staticmethod(evaluation.read_values)
     outputs = 1
 
@@ -48,6 +49,7 @@ class Regression(ScanTask):
         self._value = {case: value for cases in listed.values() for case, value in cases.items()}
         values = np.array([self._value[case.name] for case in train])
         self.mean, self.std = float(values.mean()), float(values.std()) or 1.0
+        self.deviation = float(np.abs(values - self.mean).mean()) or 1.0
 
     def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
         return Regressor(encoder, self.mean, self.std)
@@ -67,13 +69,13 @@ class Regression(ScanTask):
         return float(scan_output(network, self.image(case, recipe), recipe.crop, recipe.precision))
 
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
-        """MAE and R², and as the score, of which more is better, minus the MAE."""
+        """MAE and R², and as the score the part of a constant guess's MAE that is avoided."""
         if not scores:
             return {}
         truth, given = np.array([self._value[name] for name in scores]), np.array(list(scores.values()))
         loss = functional.huber_loss(torch.from_numpy(given / self.std), torch.from_numpy(truth / self.std))
         mae, r2 = float(mean_absolute_error(truth, given)), float(r_squared(truth, given))
-        figures = {"val_loss": float(loss), "val_mae": mae, "val_score": -mae}
+        figures = {"val_loss": float(loss), "val_mae": mae, "val_skill": 1 - mae / self.deviation}
         return figures if np.isnan(r2) else figures | {"val_r2": r2}
 
     def metadata(self, recipe: Recipe) -> dict[str, Any]:
@@ -81,7 +83,7 @@ class Regression(ScanTask):
 
     @classmethod
     def curves(cls, columns: Iterable[str]) -> dict[str, str]:
-        return {column: "negative MAE" for column in columns if column == cls.score}
+        return {column: cls.score_name for column in columns if column == cls.score}
 
     @classmethod
     def facts(cls, about: Mapping[str, Any]) -> list[tuple[str, str]]:
