@@ -97,7 +97,8 @@ class Store:
     def crop(self, name: str, start: Iterable[int], size: Iterable[int], expected: int = 1) -> np.ndarray:
         """(C, *size) a box of the scan as stored; where the box leaves the scan, voxels are `outside`.
 
-        `expected` boxes of the scan, this one among them, will be asked for one after the other.
+        `expected` boxes of the scan, this one among them, will be asked for one after the other. The array may be
+        read-only.
         """
         return self._box("images", name, tuple(start), tuple(size), self.outside, expected)
 

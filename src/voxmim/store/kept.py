@@ -14,7 +14,6 @@ import numpy as np
 
 LIMIT = 2**29  # bytes of arrays and compressed files that a process keeps
 _LARGE = 2**26  # bytes; a larger file is left on disk, and a larger array compressed
-_MUCH = 0.6  # of an array in boxes: decompressing it whole takes less time, since boxes cut blocks
 blosc2.set_nthreads(1)  # crops are read beside the training, in one thread
 
 Slices = tuple[slice, ...]
@@ -53,13 +52,13 @@ class KeptFile:
         return self._array[...]
 
     def box(self, box: Slices, voxels: int = 0) -> np.ndarray:
-        """A box of the array, of which so many voxels are expected to be asked for in the next boxes."""
-        if self._whole is None and self._array.nbytes <= _LARGE:
-            expected = self._cut + voxels * self.dtype.itemsize
-            if expected >= _MUCH * self._array.nbytes:
-                self._whole = self._array[...]
+        """A box of the array, perhaps read-only; so many voxels are expected to be asked for in this and the next."""
+        size = self._array.nbytes
+        if self._whole is None and size <= _LARGE and max(self._cut, voxels * self.dtype.itemsize) >= size:
+            self._whole = self._array[...]
+            self._whole.setflags(write=False)
         if self._whole is not None:
-            return self._whole[box].copy()
+            return self._whole[box]
         found: np.ndarray = self._array[box]
         self._cut += found.nbytes
         return found
