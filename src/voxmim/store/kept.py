@@ -12,7 +12,7 @@ from typing import Any
 import blosc2
 import numpy as np
 
-LIMIT = 2**29  # bytes of arrays and compressed files that a process keeps
+LIMIT = 2**28  # bytes of arrays and compressed files that a process keeps
 _LARGE = 2**26  # bytes; a larger file is left on disk, and a larger array compressed
 blosc2.set_nthreads(1)  # crops are read beside the training, in one thread
 
@@ -39,7 +39,7 @@ class KeptFile:
             self._array = blosc2.open(str(file), mode="r") if small is None else small
         except RuntimeError:
             raise ValueError("Blosc2 cannot open it") from None
-        self.shape, self.dtype = tuple(self._array.shape), np.dtype(self._array.dtype)
+        self.shape, self.dtype, self._size = tuple(self._array.shape), np.dtype(self._array.dtype), self._array.nbytes
         self._meta: dict[str, Any] = {}
 
     @property
@@ -49,14 +49,15 @@ class KeptFile:
 
     def whole(self) -> np.ndarray:
         """The array."""
-        return self._array[...]
+        return self._array[...] if self._whole is None else self._whole.copy()
 
     def box(self, box: Slices, voxels: int = 0) -> np.ndarray:
         """A box of the array, perhaps read-only; so many voxels are expected to be asked for in this and the next."""
-        size = self._array.nbytes
-        if self._whole is None and size <= _LARGE and max(self._cut, voxels * self.dtype.itemsize) >= size:
-            self._whole = self._array[...]
+        wanted = max(self._cut, voxels * self.dtype.itemsize)
+        if self._whole is None and wanted >= self._size and self._size <= _LARGE:
+            self._whole, self._meta = self._array[...], self._array.schunk.vlmeta.getall()
             self._whole.setflags(write=False)
+            self._array, self._bytes = None, 0
         if self._whole is not None:
             return self._whole[box]
         found: np.ndarray = self._array[box]
