@@ -87,20 +87,22 @@ def copy_modules(name: str, folder: Path) -> None:
     (folder / "__init__.py").touch()
     waiting, seen = [name], {name}
     while waiting:
-        spec = find_spec(waiting.pop())
+        module = waiting.pop()
+        spec = find_spec(module)
         assert spec is not None
         assert spec.origin is not None
         text = Path(spec.origin).read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("voxmim."):
-                text = text.replace(f"from {node.module} ", f"from scripts.{_last(node.module)} ")
-                waiting += {node.module} - seen
-                seen.add(node.module)
-        (folder / f"{_last(spec.name)}.py").write_text(text, encoding="utf-8")
+        nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom))
+        for used in {node.module or "" for node in nodes}:
+            if used.startswith("voxmim."):
+                text = text.replace(f"from {used} ", f"from scripts.{_last(used)} ")
+                waiting += {used} - seen
+                seen.add(used)
+        (folder / f"{_last(module)}.py").write_text(text, encoding="utf-8")
 
 
-def _last(module: str | None) -> str:
-    return (module or "").rpartition(".")[2]
+def _last(module: str) -> str:
+    return module.rpartition(".")[2]
 
 
 def inference(metadata: Mapping[str, Any]) -> dict[str, Any]:
