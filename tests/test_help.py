@@ -17,7 +17,7 @@ from voxmim import api, cli, commands
 
 Maker = Callable[..., Path]
 TRAINING = ["STORE", "OUT", "--recipe", "--resume", "--steps", "--batch", "--lr", "--seed", "--devices", "--precision"]
-TRAINING += ["--accumulate", "--nodes", "--compile", "--accept-findings", "--quiet", "--log-every"]
+TRAINING += ["--accumulate", "--nodes", "--compile", "--accept-findings", "--quiet", "--log-every", "--hours"]
 COMMANDS = {
     "demo": ["--data", "--out", "--seed", "--spacing", "--recipe", "--set"],
     "study": [
@@ -50,9 +50,9 @@ COMMANDS = {
     "verify": ["STORE", "--workers", "--scheduler"],
     "split": ["STORE", "--splits", "--seed", "--fractions"],
     "pretrain": [*TRAINING, "--plan-only", "--set", "--init"],
-    "finetune": [*TRAINING, "--set", "--init", "--labels", "--task", "--classes"],
-    "evaluate": ["RUN", "DATA", "--split", "--tolerance", "--json", "--csv", "--classes"],
-    "predict": ["RUN", "SCANS", "--out", "--probabilities", "--format"],
+    "finetune": [*TRAINING, "--set", "--init", "--labels", "--task", "--classes", "--values", "--fold"],
+    "evaluate": ["RUN", "DATA", "--split", "--tolerance", "--json", "--csv", "--classes", "--values", "--ensemble"],
+    "predict": ["RUN", "SCANS", "--out", "--probabilities", "--format", "--ensemble"],
     "embed": ["RUN", "SCANS", "--out", "--nearest"],
     "reconstruct": ["RUN", "SCANS", "--out", "--seed"],
     "import": ["FILE", "OUT", "--like", "--spacing", "--intensity", "--channels", "--licence", "--set"],
@@ -94,7 +94,7 @@ def test_an_example_of_each_command_is_understood(monkeypatch: pytest.MonkeyPatc
     assert given["prepare"]["spacing"] == (1.5, 1.5, 2.0)
     assert given["finetune"] | {"init": Path("pretrained"), "labels": "12"} == given["finetune"]
     assert given["import_weights"]["settings"] == {"vit.heads": 12}
-    assert given["predict"]["scans"] == (Path("scan.nii.gz"),)
+    assert given["predict"]["scans"][-1] == Path("scan.nii.gz")
 
 
 def test_help_lists_all_commands_in_order_and_where_to_start(voxmim_says: Says) -> None:

@@ -74,7 +74,7 @@ def test_what_cannot_be_scored_is_refused(tiny_sorted: Sorted, run: Path, tmp_pa
         api.evaluate(run, tiny_sorted.store, "all", classes=table)
     with pytest.raises(StoreError, match=r"no case with a class in the split 'test'; name another with --split"):
         api.evaluate(run, tiny_sorted.store, "test", classes=table)
-    with pytest.raises(SourceError, match=r"do not know the classes of scans; give a CSV file with --classes"):
+    with pytest.raises(SourceError, match=r"do not know the class of scans; give a CSV file with --classes"):
         api.evaluate(run / "classifier.safetensors", tiny_sorted.store)
     (tmp_path / "few").mkdir()
     shutil.copy(tiny_sorted.source / "imagesTr" / "scan_1.nii.gz", tmp_path / "few")
@@ -121,7 +121,7 @@ def test_the_commands_go_from_scans_to_predictions(
     for text in (f"{figures['auroc']['value']:.3f}", "balanced accuracy", "sensitivity of"):
         assert text in result
     assert figures["convention"] in result
-    assert f"done: the classes: {tmp_path / 'p' / 'predictions.csv'}" in say(
+    assert f"done: the predictions: {tmp_path / 'p' / 'predictions.csv'}" in say(
         "predict", out, scans / "scan_3.nii.gz", "--out", tmp_path / "p"
     )
 

@@ -53,8 +53,9 @@ def evaluate(
             raise SourceError(f"{data}: class '{unknown[0]}' is none that the classifier knows ({known}).")
 
     truth, found, about = score_scans(
-        classifier, classifier.probabilities, run, data, split, listed, classes, read_classes, CLASS, on_case, check
-    )
+        classifier, classifier.probabilities, run, data, split, listed, classes, read_classes, CLASS, "--classes",
+        on_case, check,
+    )  # fmt: skip
     return {
         "task": "classification",
         **about,

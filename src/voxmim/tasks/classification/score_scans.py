@@ -25,6 +25,7 @@ def score_scans(
     table: Path | None,
     read: Callable[[Path], Mapping[str, Any]],
     target: str,
+    option: str,
     on_case: Progress | None,
     check: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -40,6 +41,7 @@ def score_scans(
         table: CSV file of other targets; its cases are split as `data` has them.
         read: reads it.
         target: what a target is called.
+        option: that names a table.
         on_case: called with the cases done and their number.
         check: raises SourceError where a target cannot be scored.
 
@@ -57,7 +59,7 @@ def score_scans(
     if table is not None:
         listed, notes = match(read(table), {case.name: case.split for case in source.cases}, table, data, target)
     elif listed is None:
-        raise SourceError(f"{run}: these weights do not know the {target} of scans; give a CSV file of them.")
+        raise SourceError(f"{run}: these weights do not know the {target} of scans; give a CSV file with {option}.")
     wanted = SPLITS if split == "all" else (split,)
     truth = {case: value for one in wanted for case, value in listed.get(one, {}).items()}
     if not truth:

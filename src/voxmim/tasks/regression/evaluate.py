@@ -69,7 +69,7 @@ def evaluate(
     """
     regressor = Regressor.load(run, *others)
     truth, found, about = score_scans(
-        regressor, regressor.value, run, data, split, listed, table, read_values, VALUE, on_case
+        regressor, regressor.value, run, data, split, listed, table, read_values, VALUE, "--values", on_case
     )
     summary = summarise(truth, found, regressor.metadata["guess"])
     return {"task": "regression", **about, "convention": CONVENTION, **summary}
