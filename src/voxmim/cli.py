@@ -257,6 +257,7 @@ def _shape(function: Callable[..., Any], command: Command) -> Signature:
             show_default=default not in (None, False, "", Parameter.empty),
             consume_multiple=name != "settings",
         )
+        type_ = type_ | None if default is None else type_  # cyclopts checks defaults where pydantic is imported
         parameters.append(Parameter(name, kind, default=default, annotation=Annotated[type_, info]))
     short = {name: (type_, help_text) for name, (_, type_, help_text) in SHORT.items()} if command.phase else {}
     for name, (type_, help_text) in {**short, **{name: (bool, text) for name, text in command.flags.items()}}.items():

@@ -14,11 +14,10 @@ from command_line import parsed
 from conftest import Sorted, TinyRuns
 from voxmim import api
 from voxmim.recipe import load_recipe
-from voxmim.report import run_page, run_pictures
-from voxmim.report.run_page import curve, live_page, loss_curve, repeat_command, run_facts, write_run_page
+from voxmim.report import run_pictures
+from voxmim.report.run_page import curve, loss_curve, repeat_command, run_facts, write_run_page
 from voxmim.report.run_pictures import segmentation_pictures
 from voxmim.store.format import Store
-from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
 
 
@@ -201,32 +200,3 @@ def test_each_runs_segmentation_is_shown_beside_the_reference(
         assert list(columns) == ["scan", "reference", "scratch", "pre-trained"]
         np.testing.assert_array_equal(columns["reference"], store.label_map(case.name))
         assert columns["scratch"].shape == case.shape == scan.shape
-
-
-def test_trainings_call_back_after_each_validation_but_the_last(tiny_runs: TinyRuns, tmp_path: Path) -> None:
-    seen: list[tuple[int, str]] = []
-
-    def watch(run: Run) -> None:
-        write_run_page(run, running=True)
-        seen.append((status_of(run.path)["step"], status_of(run.path)["state"]))
-
-    pretrain(Store(tiny_runs.store), tmp_path / "run", load_recipe(tiny_runs.recipe), on_validation=watch)
-    assert seen == [(3, "running")]  # of six steps, validated every third
-
-
-def test_the_live_page_takes_at_most_a_fiftieth_of_the_time(
-    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now, written = [0.0], []
-
-    def write(run: Run, running: bool) -> None:
-        written.append(now[0])
-        now[0] += 2  # seconds that it takes
-
-    monkeypatch.setattr(run_page.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(run_page, "write_run_page", write)
-    page, run = live_page(), Run.open(tiny_runs.pretrain)
-    for time in (100.0, 110.0, 201.0, 203.0):
-        now[0] = time
-        page(run)
-    assert written == [100.0, 203.0]

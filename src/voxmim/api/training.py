@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,7 @@ def pretrain(
     accept_findings: bool = False,
     quiet: bool = False,
     log_every: int = 0,
+    log: Sequence[Literal["tensorboard", "wandb", "mlflow"]] = (),
 ) -> Path:
     """Pre-train an encoder on the scans of a store.
 
@@ -44,6 +45,8 @@ def pretrain(
         accept_findings: train although findings of the store are in doubt.
         quiet: print no progress.
         log_every: print a line every so many steps. Default: a bar on a terminal, elsewhere a line every 30 s or 1 %.
+        log: also log to these; wandb and mlflow write into the run folder unless WANDB_MODE or MLFLOW_TRACKING_URI is
+            set.
 
     Returns:
         The run folder, with encoder.safetensors and report.html.
@@ -51,11 +54,13 @@ def pretrain(
     Raises:
         VoxmimError: the store, the recipe, the weights or the run folder cannot be used.
     """
+    from voxmim.report.live import Watcher
     from voxmim.training.plan import for_hours
     from voxmim.training.pretrain import pretrain
     from voxmim.training.processes import first_process
     from voxmim.training.progress import progress_options
 
+    watcher = Watcher(log)  # first, since it names a package that is missing
     start = None if init is None else Path(init)
     if resume:
         chosen = _resumed(out, recipe=recipe, init=init, hours=hours, **(settings or {}))
@@ -64,10 +69,10 @@ def pretrain(
     opened = _opened(store, resume or accept_findings)
     if hours is not None:
         chosen = for_hours(opened, chosen, hours)
-    with progress_options(quiet, log_every):
-        run = pretrain(opened, Path(out), chosen, resume, start, _live_page())
-    if first_process():
-        _write_page(run)
+    with progress_options(quiet, log_every), watcher:
+        run = pretrain(opened, Path(out), chosen, resume, start, watcher)
+        if first_process():
+            watcher.finish(run)
     return run.path
 
 
@@ -108,6 +113,7 @@ def finetune(
     accept_findings: bool = False,
     quiet: bool = False,
     log_every: int = 0,
+    log: Sequence[Literal["tensorboard", "wandb", "mlflow"]] = (),
 ) -> Path:
     """Train a segmentor, classifier or regressor, from a pre-trained encoder or from scratch.
 
@@ -131,6 +137,8 @@ def finetune(
         accept_findings: train although findings of the store are in doubt.
         quiet: print no progress.
         log_every: print a line every so many steps. Default: a bar on a terminal, elsewhere a line every 30 s or 1 %.
+        log: also log to these; wandb and mlflow write into the run folder unless WANDB_MODE or MLFLOW_TRACKING_URI is
+            set.
 
     Returns:
         The run folder, with segmentor.safetensors (or classifier.safetensors, ...) and report.html.
@@ -139,12 +147,14 @@ def finetune(
         VoxmimError: the store, the recipe, the weights or the run folder cannot be used.
     """
     from voxmim.errors import RunError, nearest
+    from voxmim.report.live import Watcher
     from voxmim.tasks.registry import TASKS
     from voxmim.training.finetune import finetune
     from voxmim.training.plan import for_hours
     from voxmim.training.processes import first_process
     from voxmim.training.progress import progress_options
 
+    watcher = Watcher(log)  # first, since it names a package that is missing
     start = None if init is None else Path(init)
     if resume:
         given = {
@@ -162,12 +172,10 @@ def finetune(
         if task not in (None, "segmentation"):
             raise RunError(f"--hours {hours:g}: it is only for a segmentation; give --steps instead.")
         chosen = for_hours(opened, chosen, hours, "finetune", used)
-    with progress_options(quiet, log_every):
-        run, _ = finetune(
-            opened, Path(out), chosen, start, used, resume, task or "segmentation", table, fold, _live_page()
-        )
-    if first_process():
-        _write_page(run)
+    with progress_options(quiet, log_every), watcher:
+        run, _ = finetune(opened, Path(out), chosen, start, used, resume, task or "segmentation", table, fold, watcher)
+        if first_process():
+            watcher.finish(run)
     return run.path
 
 
@@ -186,27 +194,6 @@ def recipes(name: str | None = None) -> dict[str, str] | Recipe:
     from voxmim.recipe import load_recipe, packaged_recipes
 
     return packaged_recipes() if name is None else load_recipe(name)
-
-
-def _write_page(run: Run) -> None:
-    """Write the page of a run that is done."""
-    from voxmim.report.run_page import write_run_page  # plots take a second to import, which delays no first step
-
-    write_run_page(run)
-
-
-def _live_page() -> Callable[[Run], None]:
-    """A callback that writes the page of a run in progress; imported at the first validation, as above."""
-    page: list[Callable[[Run], None]] = []
-
-    def write(run: Run) -> None:
-        if not page:
-            from voxmim.report.run_page import live_page
-
-            page.append(live_page())
-        page[0](run)
-
-    return write
 
 
 def _opened(store: Path | str, accepted: bool) -> Store:

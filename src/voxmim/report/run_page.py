@@ -2,18 +2,19 @@
 
 import json
 import shlex
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
 
 from voxmim.errors import StoreError
 from voxmim.files import atomic_write, write_text
 from voxmim.networks.build import has_patch_setting
 from voxmim.recipe import Recipe, recipe_to_yaml
-from voxmim.report.page import Page, Table, write_page
+from voxmim.report.page import Page, Picture, Table, write_page
 from voxmim.report.plots import Curve, Plot
 from voxmim.report.run_pictures import reconstruction_pictures, segmentation_pictures
 from voxmim.settings import Training
@@ -29,7 +30,7 @@ _MAX_POINTS = 400  # of a loss curve
 _SMOOTH = 25  # steps that a loss curve averages
 
 
-def write_run_page(run: Run, running: bool = False) -> None:
+def write_run_page(run: Run, running: bool = False) -> Page:
     """Write ``report.html``, ``figures/`` and ``status.json`` atomically; that of a `running` run reloads itself."""
     recipe, rows = run.recipe(), run.metrics()
     training: Training = getattr(recipe, run.kind)
@@ -44,10 +45,8 @@ def write_run_page(run: Run, running: bool = False) -> None:
     if running:
         page.lead.insert(0, f"In progress: step {_last_step(rows)} of {training.steps}.")
         page.refresh = REFRESH
-    elif store is not None and run.kind == "pretrain":
-        page.pictures = reconstruction_pictures(run, store)
-    elif store is not None and task_of(run.path).labelled:
-        page.pictures = segmentation_pictures({"segmentor": run}, store)
+    if store is not None:
+        page.pictures = _pictures(run, store)
     page.settings = recipe_to_yaml(recipe)
     page.commands.insert(0, repeat_command(run))
     for index, shown in enumerate(page.pictures, start=1):
@@ -56,20 +55,17 @@ def write_run_page(run: Run, running: bool = False) -> None:
             file.write_bytes(shown.png)
     write_page(run.path / REPORT, page)
     write_text(run.path / STATUS, json.dumps(status(rows, training, running), indent=1))
+    return page
 
 
-def live_page() -> Callable[[Run], None]:
-    """A callback that writes the page of a run in progress, in at most a fiftieth of its time."""
-    next_at = 0.0
-
-    def write(run: Run) -> None:
-        nonlocal next_at
-        began = time.monotonic()
-        if began >= next_at:
-            write_run_page(run, running=True)
-            next_at = time.monotonic() + 50 * (time.monotonic() - began)
-
-    return write
+def _pictures(run: Run, store: Store) -> list[Picture]:
+    """Of the fixed cases, by the newest weights; none before there are weights, or where a GPU has no room for more."""
+    with suppress(torch.OutOfMemoryError):
+        if run.kind == "pretrain":
+            return reconstruction_pictures(run, store) if (run.path / "pretext.safetensors").is_file() else []
+        if task_of(run.path).labelled and (run.path / "segmentor.safetensors").is_file():
+            return segmentation_pictures({"segmentor": run}, store)
+    return []
 
 
 def status(rows: Sequence[Mapping[str, float]], training: Training, running: bool) -> dict[str, Any]:

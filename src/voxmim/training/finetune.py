@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Store
 from voxmim.tasks.registry import TASKS
 from voxmim.training.damage import Damage
-from voxmim.training.loop import Job, make_fabric, train
+from voxmim.training.loop import Job, Watcher, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.run import CHECKPOINT, Run
 from voxmim.training.self_training import SelfTraining
@@ -38,7 +38,7 @@ def finetune(
     task: str = "segmentation",
     table: Path | None = None,
     fold: str | None = None,
-    on_validation: Callable[[Run], None] = lambda _: None,
+    watcher: Watcher = lambda *_: None,
 ) -> tuple[Run, LoadReport | None]:
     """Train a network for a task on the labelled train cases, from an encoder's weights or from scratch.
 
@@ -53,7 +53,7 @@ def finetune(
         task: one of `TASKS`.
         table: CSV file of the target of each case, for tasks whose targets are not label maps.
         fold: ``K/N``, one fold of a cross-validation over the patients of train and val; None takes the store's splits.
-        on_validation: called after each validation but the last, in the first process.
+        watcher: called after each row of metrics.csv, in the first process.
 
     Returns:
         the run, and the account of the loaded weights (None from scratch or from a checkpoint).
@@ -140,7 +140,7 @@ def finetune(
         files=lambda names: image_files(store, names),
         compile=recipe.compile,
         damage=damage,
-        on_validation=on_validation,
+        watcher=watcher,
     )
     train(fabric, run, job, recipe.seed)
     return run, transfer

@@ -7,7 +7,7 @@ resumed run continues exactly from weights, optimiser state and that number.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -31,7 +31,10 @@ from voxmim.training.stopping import StopSignal
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-__all__ = ["Job", "make_fabric", "train"]
+__all__ = ["Job", "Watcher", "make_fabric", "train"]
+
+Watcher = Callable[[Run, Mapping[str, float], bool], None]
+"""Takes the run, a row of metrics.csv, and whether it is a validation that is not the last."""
 
 
 class BestStep(Protocol):
@@ -62,7 +65,7 @@ class Job:
         watch: a warning about a validated row of metrics, or nothing; printed once.
         files: the image files of cases, for error messages.
         compile: use torch.compile.
-        on_validation: called by the first process after a validation is in metrics.csv.
+        watcher: called by the first process after each row of metrics.csv.
         damage: the scans that could not be read.
         average: the averaged weights, while it trains; None where the settings have none.
     """
@@ -80,7 +83,7 @@ class Job:
     watch: Callable[[dict[str, float]], str] = lambda _: ""
     files: Callable[[list[str]], list[str]] = lambda names: names
     compile: bool = False
-    on_validation: Callable[[Run], None] = lambda _: None
+    watcher: Watcher = lambda *_: None
     damage: Damage = field(default_factory=Damage)
     average: AveragedModel | None = None
 
@@ -134,9 +137,9 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
                     job.save(done)
             if metrics is not None:
                 with _writing(run, done):
-                    metrics.add({**row, "seconds": round(speed.elapsed(), 2)})
-                    if validates and done < training.steps:
-                        job.on_validation(run)
+                    row["seconds"] = round(speed.elapsed(), 2)
+                    metrics.add(row)
+                    job.watcher(run, row, validates and done < training.steps)
             stopped = stop.anywhere() if done < training.steps else 0
             if (keeps or stopped) and leads:
                 with speed.timed("checkpoint"), _writing(run, done):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Case, Store
 from voxmim.training.damage import Damage
-from voxmim.training.loop import Job, make_fabric, train
+from voxmim.training.loop import Job, Watcher, make_fabric, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.run import Run
 from voxmim.training.setup import augmenter, begin, made_of, new_run, stream, weights_metadata
@@ -34,7 +33,7 @@ def pretrain(
     recipe: Recipe,
     resume: bool = False,
     init: Path | None = None,
-    on_validation: Callable[[Run], None] = lambda _: None,
+    watcher: Watcher = lambda *_: None,
 ) -> Run:
     """Pre-train an encoder on the train and unlabelled scans of a store; labels are never read.
 
@@ -44,7 +43,7 @@ def pretrain(
         recipe: the settings; with `resume`, the run's own take their place.
         resume: go on exactly where the run stopped.
         init: a pre-training's run folder or weights file to start from; None starts from nothing.
-        on_validation: called after each validation but the last, in the first process.
+        watcher: called after each row of metrics.csv, in the first process.
 
     Raises:
         RunError: `out` is occupied, or nothing to resume.
@@ -107,7 +106,7 @@ def pretrain(
             files=lambda names: image_files(store, names),
             compile=recipe.compile,
             damage=damage,
-            on_validation=on_validation,
+            watcher=watcher,
         ),
         recipe.seed,
     )

@@ -183,7 +183,16 @@ async function showVolumes(item, index, ticket) {
     });
     const images = niivue.volumes.filter((_, at) => panel.layers[at].kind === "image");
     for (const volume of images) Object.assign(volume, { cal_min: images[0].cal_min, cal_max: images[0].cal_max });
-    niivue.onLocationChange = (place) => { byId("location").textContent = place.string; };
+    niivue.onLocationChange = (place) => {
+      const values = place.values.flatMap(({ value }, at) => {
+        const layer = panel.layers[at];
+        if (!opacityOf(layer, at)) return [];
+        const label = layer.kind === "labels" && (layer.legend.find((one) => one.value === value)?.name ?? "background");
+        return [`${layer.name} ${label || Number(value.toPrecision(3))}`];
+      });
+      const millimetres = Array.from(place.mm).slice(0, 3).map((each) => each.toFixed(0)).join(", ");
+      byId("location").textContent = `${millimetres} mm (RAS): ${values.join(", ")}`;
+    };
     const refresh = () => {
       panel.layers.forEach((layer, at) => niivue.setOpacity(at, opacityOf(layer, at)));
       niivue.updateGLVolume();

@@ -1,0 +1,49 @@
+"""What a run shows of itself while it trains: its page, and the loggers beside metrics.csv."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from voxmim.training.loggers import Loggers
+from voxmim.training.run import Run
+
+
+class Watcher:
+    """Called after each row of metrics.csv, and `finish` after the last; as a context it closes the loggers in the end.
+
+    The page of a run in progress is written at its validations, in at most a fiftieth of its time.
+
+    Args:
+        log: names of `LOGGERS`.
+
+    Raises:
+        MissingPackageError: one of them is not installed.
+    """
+
+    def __init__(self, log: Sequence[str] = ()) -> None:
+        self._loggers, self._next_at = Loggers(log), 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._loggers.close("success" if kind is None else "failed")
+
+    def __call__(self, run: Run, row: Mapping[str, float], validated: bool) -> None:
+        """Log a row, and write the page if it is `validated` and not the last."""
+        self._loggers.add(run, row)
+        began = time.monotonic()
+        if validated and began >= self._next_at:
+            self._write(run, int(row["step"]), running=True)
+            self._next_at = time.monotonic() + 50 * (time.monotonic() - began)
+
+    def finish(self, run: Run) -> None:
+        """Write the page of a run that is done."""
+        rows = run.metrics()
+        self._write(run, int(rows[-1]["step"]) if rows else 0, running=False)
+
+    def _write(self, run: Run, step: int, running: bool) -> None:
+        from voxmim.report.run_page import write_run_page  # plots take a second to import, which delays no first step
+
+        page = write_run_page(run, running)
+        self._loggers.pictures(step, [(picture.title, picture.png) for picture in page.pictures])

@@ -1,0 +1,162 @@
+"""TensorBoard, Weights & Biases and MLflow beside metrics.csv, through Lightning's loggers."""
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from voxmim.console import ERRORS, plain
+from voxmim.errors import require
+from voxmim.files import write_text
+from voxmim.recipe import recipe_to_yaml
+from voxmim.training.run import Run
+
+STATE = "loggers.json"  # of each logger of a run: its identifier there, and the last step that it has
+
+
+def _tensorboard(run: Run, identifier: str | None, step: int) -> Any:
+    from lightning.fabric.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(run.path, "tensorboard", "", purge_step=step)  # points from `step` on are void
+
+
+def _wandb(run: Run, identifier: str | None, step: int) -> Any:
+    """Offline unless WANDB_MODE says otherwise: pictures of scans leave the machine only on request."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+    from lightning.pytorch.loggers import WandbLogger
+
+    return WandbLogger(
+        run.path.name,
+        run.path,
+        id=identifier,
+        offline="WANDB_MODE" not in os.environ,
+        project=os.environ.get("WANDB_PROJECT", "voxmim"),
+        settings=wandb.Settings(console="off", disable_git=True, quiet=True),
+    )
+
+
+def _mlflow(run: Run, identifier: str | None, step: int) -> Any:
+    """In the run folder unless MLFLOW_TRACKING_URI says otherwise."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or (run.path / "mlruns").resolve().as_uri()
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "voxmim")
+    return MLFlowLogger(name, run.path.name, uri, run_id=identifier)
+
+
+def _tensorboard_picture(logger: Any, name: str, picture: Image.Image, step: int) -> None:
+    logger.experiment.add_image(name, np.asarray(picture), step, dataformats="HWC")
+
+
+def _wandb_picture(logger: Any, name: str, picture: Image.Image, step: int) -> None:
+    logger.log_image(name, [picture], step)
+
+
+def _mlflow_picture(logger: Any, name: str, picture: Image.Image, step: int) -> None:
+    logger.experiment.log_image(logger.run_id, picture, key=name, step=step)
+
+
+LOGGERS: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
+    "tensorboard": (_tensorboard, _tensorboard_picture),
+    "wandb": (_wandb, _wandb_picture),
+    "mlflow": (_mlflow, _mlflow_picture),
+}
+"""How each is opened for a run, and given a picture. Each has an extra of its own name."""
+
+
+class Loggers:
+    """Writes each row of a run's metrics.csv, its settings and its pictures to any number of loggers.
+
+    A logger that fails is named once and left out; the training goes on.
+
+    Args:
+        names: of `LOGGERS`.
+
+    Raises:
+        MissingPackageError: one of them is not installed.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        for name in names:
+            require(name, f"--log {name}", name)
+        self._names = list(dict.fromkeys(names))
+        self._open: dict[str, Any] = {}
+        self._state: dict[str, dict[str, Any]] = {}
+        self._run: Run | None = None
+
+    def add(self, run: Run, row: Mapping[str, float]) -> None:
+        """Log a row that is in metrics.csv; with the first one come the rows before it that a logger does not have."""
+        if not self._names:
+            return
+        rows = [row]
+        if self._run is None:
+            self._run, rows = run, run.metrics()
+            file = run.path / STATE
+            self._state = json.loads(file.read_text()) if file.is_file() else {}
+            for name in self._names:
+                self._trying(name, lambda name=name: self._begin(name, int(row["step"])))
+        missing = {name: [row for row in rows if row["step"] > self._state[name]["step"]] for name in self._open}
+        for name in self._open:  # before they are logged: after a kill no point may be logged twice
+            self._state[name]["step"] = max(self._state[name]["step"], int(row["step"]))
+        write_text(run.path / STATE, json.dumps(self._state))
+        for name, lacked in missing.items():
+            self._trying(name, lambda name=name, lacked=lacked: self._log(name, lacked))
+
+    def pictures(self, step: int, pictures: Iterable[tuple[str, bytes]]) -> None:
+        """Log pictures (title, PNG) of a step, unless they are logged already."""
+        shown = [(title, Image.open(io.BytesIO(png)).convert("RGB")) for title, png in pictures]
+        for name in [name for name in self._open if step > self._state[name]["pictures"]]:
+            self._trying(name, lambda name=name: self._log_pictures(name, shown, step))
+        for name in self._open:
+            self._state[name]["pictures"] = max(step, self._state[name]["pictures"])
+        if self._run is not None:
+            write_text(self._run.path / STATE, json.dumps(self._state))
+
+    def close(self, status: str) -> None:
+        """End them, with the status ``success`` or ``failed``."""
+        for name in list(self._open):
+            self._trying(name, lambda name=name: self._end(name, status))
+
+    def _begin(self, name: str, step: int) -> None:
+        """Open a logger at a row; a new one gets the settings, one of a resumed run goes on where it was."""
+        assert self._run is not None
+        known = self._state.get(name, {"step": 0, "pictures": 0})
+        if name == "tensorboard":  # what it wrote behind the checkpoint is void, and written again
+            known = {**known, **{key: min(known[key], step - 1) for key in ("step", "pictures")}}
+        logger = LOGGERS[name][0](self._run, known.get("id"), known["step"] + 1)
+        if "id" not in known:
+            logger.log_hyperparams(yaml.safe_load(recipe_to_yaml(self._run.recipe())))
+        self._state[name] = {**known, "id": logger.version}
+        self._open[name] = logger
+
+    def _log(self, name: str, rows: Iterable[Mapping[str, float]]) -> None:
+        logger = self._open[name]
+        for row in rows:
+            logger.log_metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
+        if name == "tensorboard":
+            logger.save()  # a kill would lose what is only queued
+
+    def _log_pictures(self, name: str, pictures: Iterable[tuple[str, Image.Image]], step: int) -> None:
+        for title, picture in pictures:
+            LOGGERS[name][1](self._open[name], title, picture, step)
+
+    def _end(self, name: str, status: str) -> None:
+        logger = self._open.pop(name)
+        logger.finalize(status)
+        if name == "wandb":
+            logger.experiment.finish(int(status != "success"))
+
+    def _trying(self, name: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # of any kind: a tracker must not end a training
+            self._open.pop(name, None)
+            ERRORS.print(plain(f"--log {name} stopped, the training goes on: {error}"), soft_wrap=True)

@@ -1,0 +1,48 @@
+"""What a run shows of itself while it trains."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import TinyRuns
+from voxmim.recipe import load_recipe
+from voxmim.report import live, run_page
+from voxmim.report.live import Watcher
+from voxmim.report.page import Page
+from voxmim.store.format import Store
+from voxmim.training.pretrain import pretrain
+from voxmim.training.run import Run
+
+
+def test_the_page_and_its_figures_are_written_at_each_validation_but_the_last(
+    tiny_runs: TinyRuns, tmp_path: Path
+) -> None:
+    watcher, seen = Watcher(), []
+
+    def watch(run: Run, row: dict[str, float], validated: bool) -> None:
+        watcher(run, row, validated)
+        if validated:
+            status = json.loads((run.path / "status.json").read_text())
+            seen.append((status["step"], status["state"], sorted(file.name for file in run.path.glob("figures/*"))))
+
+    pretrain(Store(tiny_runs.store), tmp_path / "run", load_recipe(tiny_runs.recipe), watcher=watch)
+    figures = ["01-Reconstruction-of-case_4.png", "02-Reconstruction-of-case_5.png"]
+    assert seen == [(3, "running", figures)]  # of six steps, validated every third
+
+
+def test_the_page_takes_at_most_a_fiftieth_of_the_time(tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, written = [0.0], []
+
+    def write(run: Run, running: bool) -> Page:
+        written.append(now[0])
+        now[0] += 2  # seconds that it takes
+        return Page("", [])
+
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run_page, "write_run_page", write)
+    watcher, run = Watcher(), Run.open(tiny_runs.pretrain)
+    for time in (100.0, 110.0, 201.0, 203.0):
+        now[0] = time
+        watcher(run, {"step": 1}, True)
+    assert written == [100.0, 203.0]
