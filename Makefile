@@ -8,7 +8,7 @@ VERSIONS := pyproject.toml constraints.txt
 FOREIGN := dynamic-network-architectures==0.4.4 timm==1.0.22
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test check docs clean
 .NOTPARALLEL:
 
 help:  ## show these lines
@@ -26,8 +26,11 @@ check: .venv/installed-dev  ## lint, format, types and imports (changes nothing)
 	@$(BIN)/mypy src
 	@$(BIN)/lint-imports
 
+docs: .venv/installed-dev  ## build the documentation site into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 clean:  ## remove .venv and what the tools left behind (results of runs stay)
-	@rm -rf .venv .import_linter_cache .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist
+	@rm -rf .venv site .import_linter_cache .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist
 
 .venv/installed: $(VERSIONS) | $(BIN)/pip
 	@echo "Installing voxmim into .venv (the first time takes some minutes) ..."

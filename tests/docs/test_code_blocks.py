@@ -1,0 +1,116 @@
+"""Every code block of the documentation: run here on small data, or marked as not run and only parsed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from command_line import parsed
+from voxmim.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CODE = ("sh", "console", "python")
+LANGUAGES = (*CODE, "text", "json")
+MARK = "<!-- not run -->"
+QUICK = {  # options that make a command quick, behind those that the page gives
+    "phantom": "--cases 6",
+    "prepare": "--workers 1",
+    "pretrain": "--steps 2 --batch 1 --set vit.width=24 --set vit.depth=1",
+    "finetune": "--steps 2 --batch 1",
+}
+
+
+class Block(NamedTuple):
+    """A fenced block: where it is, its language, its text, and whether it is marked as not run."""
+
+    page: str
+    language: str
+    text: str
+    not_run: bool
+
+
+def blocks() -> list[Block]:
+    fence = re.compile(
+        r"^(?P<mark> *<!-- not run -->\n)?(?P<indent> *)```(?P<language>\S*)\n(?P<text>.*?)^ *```$", re.M | re.S
+    )
+    return [
+        Block(str(page.relative_to(ROOT)), found["language"], found["text"], found["mark"] is not None)
+        for page in PAGES
+        for found in fence.finditer(page.read_text())
+    ]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The voxmim commands of a block, without comments; lines that end with a backslash are joined."""
+    lines = [line.removeprefix("$ ") for line in text.replace("\\\n", " ").splitlines()]
+    found = [re.sub(r"^(torchrun .*-m|srun .*?(?=voxmim)|ssh \S+ \S+ \S+) ?", "", line) for line in lines]
+    return [shlex.split(line, comments=True) for line in found if re.match(r"voxmim\b", line)]
+
+
+def test_every_block_has_a_known_language() -> None:
+    assert [block for block in blocks() if block.language not in LANGUAGES] == []
+
+
+def test_json_blocks_are_json() -> None:
+    for block in blocks():
+        if block.language == "json":
+            json.loads(block.text)
+
+
+def test_every_command_of_every_page_is_one_that_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With shell variables as words, and the choices of a name as it stands."""
+    found = [(block.page, words) for block in blocks() if block.language in CODE for words in commands(block.text)]
+    assert len(found) > 60
+    for page, (_, *arguments) in found:
+        if any("$" in word for word in arguments):
+            continue
+        assert arguments[0] in COMMANDS, (page, arguments)
+        assert parsed(arguments).command, (page, arguments)
+
+
+def quick(words: list[str]) -> list[str]:
+    """A command on small data."""
+    own = QUICK.get(words[0], "").split()
+    if words[0] == "finetune" and "--recipe" in words:
+        own += ["--set", "vit.width=24", "--set", "vit.depth=1"]
+    for at, word in enumerate(words):
+        if word in own and word != "--set":  # its own value is replaced
+            words = [*words[:at], *words[at + 2 :]]
+    return [*words, *own]
+
+
+def run(block: Block) -> None:
+    if block.language == "python":
+        exec(compile(block.text, block.page, "exec"), {"__name__": "__main__", "voxmim": __import__("voxmim")})
+        return
+    for line in block.text.replace("\\\n", " ").splitlines():
+        for _, *words in commands(line):
+            with pytest.raises(SystemExit) as left:
+                main(quick(words))
+            assert not left.value.code, (block.page, words)
+        if line.startswith("python "):
+            subprocess.run([sys.executable, *shlex.split(line)[1:]], check=True)
+
+
+def test_every_block_that_is_not_marked_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tutorial first; the other pages use its folders."""
+    pytest.importorskip("pandas", reason="the extra export is not installed")
+    viewed: list[str] = []
+    monkeypatch.setattr("voxmim.viewer.server.serve", lambda collection, *_: viewed.append(collection.kind))
+    monkeypatch.chdir(tmp_path)
+    chosen = [block for block in blocks() if block.language in CODE and not block.not_run]
+    chosen.sort(key=lambda block: block.page != "docs/tutorial.md")
+    pages = {block.page for block in chosen}
+    assert pages == {"docs/tutorial.md", "docs/watch.md", "docs/weights.md", "docs/export.md", "README.md"}
+    for block in chosen:
+        run(block)
+    assert viewed == ["store", "run", "run"]
+    assert Path("labels/phantom_000.nii.gz").is_file()
