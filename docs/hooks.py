@@ -1,7 +1,5 @@
 """What the documentation site generates: the reference of all commands, from the command line itself."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from voxmim.cli import make_app

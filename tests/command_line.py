@@ -28,14 +28,13 @@ def parsed(arguments: Sequence[str]) -> SimpleNamespace:
     """What a command line asks for, without doing it: `command` (the api's function) and each of its arguments."""
     called: list[SimpleNamespace] = []
     with pytest.MonkeyPatch.context() as patch:
-        for name, command in cli.COMMANDS.items():
-            function = command.function or name
+        for function in (*(command.function or name for name, command in cli.COMMANDS.items()), "plan"):
             stub(
                 patch,
                 function,
                 lambda function=function, **given: called.append(SimpleNamespace(command=function, **given)),
             )
-            patch.setattr(commands, function, lambda result, given: 0)
+            patch.setattr(commands, function, lambda result, given: 0, raising=False)
         with pytest.raises(SystemExit) as left:
             cli.main(arguments)
     assert not left.value.code

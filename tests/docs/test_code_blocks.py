@@ -1,7 +1,5 @@
 """Every code block of the documentation: run here on small data, or marked as not run and only parsed."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -16,10 +14,9 @@ from command_line import parsed
 from voxmim.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "docs" / "studies" / "README.md"]
 CODE = ("sh", "console", "python")
 LANGUAGES = (*CODE, "text", "json")
-MARK = "<!-- not run -->"
 QUICK = {  # options that make a command quick, behind those that the page gives
     "phantom": "--cases 6",
     "prepare": "--workers 1",
@@ -66,7 +63,6 @@ def test_json_blocks_are_json() -> None:
 
 
 def test_every_command_of_every_page_is_one_that_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With shell variables as words, and the choices of a name as it stands."""
     found = [(block.page, words) for block in blocks() if block.language in CODE for words in commands(block.text)]
     assert len(found) > 60
     for page, (_, *arguments) in found:

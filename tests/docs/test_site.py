@@ -1,7 +1,5 @@
 """The documentation site: built strictly, with a search, complete, and without anything from another host."""
 
-from __future__ import annotations
-
 import json
 import re
 from html.parser import HTMLParser
