@@ -11,18 +11,14 @@ from typing import NamedTuple
 import pytest
 
 from command_line import parsed
+from conftest import TINY_RECIPE, TINY_TRAINING
 from voxmim.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "docs" / "studies" / "README.md"]
 CODE = ("sh", "console", "python")
 LANGUAGES = (*CODE, "text", "json")
-QUICK = {  # options that make a command quick, behind those that the page gives
-    "phantom": "--cases 6",
-    "prepare": "--workers 1",
-    "pretrain": "--steps 2 --batch 1 --set vit.width=24 --set vit.depth=1",
-    "finetune": "--steps 2 --batch 1",
-}
+QUICK = {"phantom": "--cases 6", "prepare": "--workers 1"}  # options in the place of those that the page gives
 
 
 class Block(NamedTuple):
@@ -73,14 +69,12 @@ def test_every_command_of_every_page_is_one_that_can_be_given(monkeypatch: pytes
 
 
 def quick(words: list[str]) -> list[str]:
-    """A command on small data."""
-    own = QUICK.get(words[0], "").split()
-    if words[0] == "finetune" and "--recipe" in words:
-        own += ["--set", "vit.width=24", "--set", "vit.depth=1"]
-    for at, word in enumerate(words):
-        if word in own and word != "--set":  # its own value is replaced
-            words = [*words[:at], *words[at + 2 :]]
-    return [*words, *own]
+    """A command on small data, with a recipe of two steps in the place of any other."""
+    option, *value = QUICK.get(words[0], "").split() or [""]
+    if option in words:
+        at = words.index(option)
+        words = [*words[:at], *words[at + 2 :]]
+    return [*("recipe.yaml" if word == "demo" else word for word in words), *filter(None, [option]), *value]
 
 
 def run(block: Block) -> None:
@@ -102,6 +96,8 @@ def test_every_block_that_is_not_marked_runs(tmp_path: Path, monkeypatch: pytest
     viewed: list[str] = []
     monkeypatch.setattr("voxmim.viewer.server.serve", lambda collection, *_: viewed.append(collection.kind))
     monkeypatch.chdir(tmp_path)
+    short = {**TINY_TRAINING, "steps": 2}
+    write_recipe(tmp_path / "recipe.yaml", make_recipe({**TINY_RECIPE, "pretrain": short, "finetune": short}))
     chosen = [block for block in blocks() if block.language in CODE and not block.not_run]
     chosen.sort(key=lambda block: block.page != "docs/tutorial.md")
     pages = {block.page for block in chosen}
