@@ -13,6 +13,7 @@ import pytest
 from command_line import parsed
 from conftest import TINY_RECIPE, TINY_TRAINING
 from voxmim.cli import COMMANDS, main
+from voxmim.recipe import make_recipe, write_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "docs" / "studies" / "README.md"]

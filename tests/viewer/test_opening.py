@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from dicom_files import voxels, write_series
 from voxmim.errors import SourceError
 from voxmim.images.grid import Volume
 from voxmim.images.volume import write_volume
@@ -34,6 +35,13 @@ def test_a_scan_of_any_format_is_one_item(tmp_path: Path, ending: str) -> None:
     volume = item.panels[0].layers[0].read()
     np.testing.assert_array_equal(volume.array[0], voxels.transpose())
     np.testing.assert_allclose(volume.affine[:3, 3], [-3, -4, 5])
+
+
+def test_a_dicom_series_is_one_item(tmp_path: Path) -> None:
+    write_series(tmp_path / "series", voxels(9))
+    (item,) = open_collection(tmp_path / "series").items
+    volume = item.panels[0].layers[0].read()
+    assert sorted(volume.array.shape[1:]) == [7, 8, 9]
 
 
 def test_each_channel_is_a_layer(tmp_path: Path) -> None:

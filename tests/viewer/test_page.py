@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import socket
 import threading
@@ -15,6 +16,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from voxmim.findings import Finding
 from voxmim.images.grid import Volume
 from voxmim.viewer.collection import Collection, Item, Layer, Panel
 from voxmim.viewer.server import make_app
@@ -39,7 +41,7 @@ def item(name: str, affine: np.ndarray, panels: int = 1) -> Item:
         Layer("scan", "image", lambda: Volume(ramp, affine), shown=True),
         Layer("reference", "labels", lambda: Volume(labels, affine), {1: "cube"}, shown=True),
     )
-    return Item(name, tuple(Panel(f"arm {number}", layers) for number in range(panels)))
+    return Item(name, tuple(Panel(f"arm {number}", layers) for number in range(panels)), files=(f"{name}.nii",))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,8 @@ def address() -> Iterator[str]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    app = make_app(Collection("study", "phantoms", items), "secret", port)
+    findings = [Finding("flipped.nii", "tiny", "it is small", "used")]
+    app = make_app(Collection("study", "phantoms", items, findings=findings), "secret", port)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -160,6 +163,46 @@ def test_keys_go_through_the_cases(open_page: Callable[..., Any]) -> None:
     assert page.locator("[aria-selected=true]").inner_text().startswith("flipped")
     page.keyboard.press("k")
     assert page.locator("[aria-selected=true]").inner_text().startswith("oblique")
+
+
+def test_the_list_can_be_filtered_by_finding(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    page.select_option("#finding", "tiny")
+    assert page.locator("#items li").all_inner_texts() == ["flipped 1 findings"]
+    page.keyboard.press("j")
+    page.get_by_role("option", name="flipped").click()
+    assert page.locator("#findings li").all_inner_texts() == ["tiny: it is small (used)"]
+
+
+def test_the_place_is_in_millimetres_with_the_value_of_each_layer(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    page.evaluate("voxmim.panels[0].niivue.moveCrosshairInVox(4, 4, 4)")
+    said = page.locator("#location").inner_text()
+    *place, value = map(float, re.findall(r"-?[\d.]+", said))
+    np.testing.assert_allclose(place, (OBLIQUE @ [16, 16, 16, 1])[:3], atol=3)
+    assert value == pytest.approx(16 / 23, abs=0.05)
+    assert said.endswith(", reference cube")
+
+
+def test_the_page_fits_a_phone(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_the_page_follows_the_systems_light_and_dark(open_page: Callable[..., Any], scheme: str, dark: bool) -> None:
+    page = open_page()
+    page.emulate_media(color_scheme=scheme)
+    assert (picture(page, "header").mean() < 100) == dark
+
+
+def test_everything_that_can_be_used_or_seen_has_a_name_for_screen_readers(open_page: Callable[..., Any]) -> None:
+    script = """[...document.querySelectorAll('input, select, button, a[href], canvas, img, [role]')]
+        .filter(one => one.checkVisibility() && !one.labels?.length && !one.getAttribute('aria-label')
+            && !one.alt && !one.textContent.trim() && one.getAttribute('role') !== 'status')
+        .map(one => one.outerHTML)"""
+    assert open_page().evaluate(script) == []
 
 
 def test_without_webgl2_the_server_draws_the_planes_and_the_page_says_so(open_page: Callable[..., Any]) -> None:
