@@ -72,7 +72,7 @@ def _pretrain(given: dict[str, Any], plan_only: bool) -> Any:
         return api.pretrain(**given)
     if given["resume"]:
         raise RecipeError("--plan-only is for a training that has not begun; leave out --resume.")
-    return api.plan(given["store"], given["recipe"], given["settings"])
+    return api.plan(**{name: given[name] for name in ("store", "recipe", "settings")})
 
 
 def _predict(given: dict[str, Any]) -> Any:
