@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from voxmim.recipe import Recipe
     from voxmim.store.format import Store
     from voxmim.training.plan import Plan
-    from voxmim.training.run import Run
 
 DEFAULT_RECIPE = "resenc-tiny"
 
