@@ -23,20 +23,18 @@ QUICK = {"phantom": "--cases 6", "prepare": "--workers 1"}  # options in the pla
 
 
 class Block(NamedTuple):
-    """A fenced block: where it is, its language, its text, and whether it is marked as not run."""
+    """A fenced block: where it is, its language, its text, and its mark: "", "not run" or "run by FILE"."""
 
     page: str
     language: str
     text: str
-    not_run: bool
+    mark: str
 
 
 def blocks() -> list[Block]:
-    fence = re.compile(
-        r"^(?P<mark> *<!-- not run -->\n)?(?P<indent> *)```(?P<language>\S*)\n(?P<text>.*?)^ *```$", re.M | re.S
-    )
+    fence = re.compile(r"^(?: *<!-- (not run|run by \S+) -->\n)? *```(\S*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
     return [
-        Block(str(page.relative_to(ROOT)), found["language"], found["text"], found["mark"] is not None)
+        Block(str(page.relative_to(ROOT)), found[2], found[3], found[1] or "")
         for page in PAGES
         for found in fence.finditer(page.read_text())
     ]
@@ -51,6 +49,11 @@ def commands(text: str) -> list[list[str]]:
 
 def test_every_block_has_a_known_language() -> None:
     assert [block for block in blocks() if block.language not in LANGUAGES] == []
+
+
+def test_the_tests_that_blocks_name_as_running_them_exist() -> None:
+    named = {block.mark.removeprefix("run by ") for block in blocks() if block.mark.startswith("run by ")}
+    assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
 def test_json_blocks_are_json() -> None:
@@ -93,13 +96,14 @@ def run(block: Block) -> None:
 
 def test_every_block_that_is_not_marked_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tutorial first; the other pages use its folders."""
-    pytest.importorskip("pandas", reason="the extra export is not installed")
+    pandas = pytest.importorskip("pandas", reason="the extra export is not installed")
     viewed: list[str] = []
     monkeypatch.setattr("voxmim.viewer.server.serve", lambda collection, *_: viewed.append(collection.kind))
     monkeypatch.chdir(tmp_path)
+    pandas.DataFrame({"case": ["a"], "embedding": [[0.5, 1.0]]}).to_parquet("embeddings.parquet")
     short = {**TINY_TRAINING, "steps": 2}
     write_recipe(tmp_path / "recipe.yaml", make_recipe({**TINY_RECIPE, "pretrain": short, "finetune": short}))
-    chosen = [block for block in blocks() if block.language in CODE and not block.not_run]
+    chosen = [block for block in blocks() if block.language in CODE and not block.mark]
     chosen.sort(key=lambda block: block.page != "docs/tutorial.md")
     pages = {block.page for block in chosen}
     assert pages == {"docs/tutorial.md", "docs/watch.md", "docs/weights.md", "docs/export.md", "README.md"}

@@ -29,7 +29,9 @@ ALONE = (
 
 def commands() -> list[str]:
     """Those of the page's blocks; in a block with prompts the other lines are output."""
-    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "export.md").read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(
+        r"^```(?:sh|console)\n(.*?)^```", (ROOT / "docs" / "export.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("$ ") or "$ " not in block]
     return [found[1] for line in lines if (found := COMMAND.match(line))]
 
