@@ -31,8 +31,8 @@ SCHEMA = Path(__file__).with_name("monai_metadata_schema.json")
 TILTED = np.array([[0.1, 0, 2, 5], [-1, 0.1, 0, 9], [0, -1.5, 0.2, 4], [0, 0, 0, 1.0]])
 TWO_CHANNELS: dict[str, Any] = {
     "preparation": {"spacing": [2, 2, 2], "intensity": "mr", "channels": ["T1", "T2"]},
-    "window": [-400, 400], "crop": [8, 8, 8], "overlap": 0.5, "labels": {"1": "x", "2": "y"}, "kind": "segmentor",
-    "encoder": "resenc", "resenc": {},
+    "window": [-400, 400], "crop": [8, 8, 8], "overlap": 0.5, "labels": {"1": "x", "2": "y"}, "values": [0, 1, 2],
+    "kind": "segmentor", "encoder": "resenc", "resenc": {},
 }  # fmt: skip
 LABELS = Structures({2: "x", 7: "y"}, values=(0, 2, 7))
 REGIONS = Structures({1: "x", 2: "y"}, {"all": (1, 2), "y": (2,), "x": (1,)})
