@@ -67,7 +67,7 @@ class Pool(nn.Module):
         """(B, C, X, Y, Z) to (B, C, X, Y, Z over the stride)."""
         if features.device.type != "cpu" or _is_exporting():
             return functional.avg_pool3d(features, self.stride, self.stride)
-        return _Mean.apply(features, self.stride)  # type: ignore[no-any-return]
+        return _Mean.apply(features, self.stride)
 
 
 class _Mean(torch.autograd.Function):
