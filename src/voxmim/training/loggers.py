@@ -132,7 +132,7 @@ class Loggers:
         if name == "tensorboard":  # what it wrote behind the checkpoint is void, and written again
             known = {**known, **{key: min(known[key], step - 1) for key in ("step", "pictures")}}
         logger = LOGGERS[name][0](self._run, known.get("id"), known["step"] + 1)
-        if "id" not in known:
+        if "id" not in known or name == "wandb":  # whose offline files may have lost them in a kill
             logger.log_hyperparams(yaml.safe_load(recipe_to_yaml(self._run.recipe())))
         self._state[name] = {**known, "id": logger.version}
         self._open[name] = logger
