@@ -80,7 +80,9 @@ def equality(smoke: bool) -> float:
         for case in store.labelled("val"):
             scan = prepared_case(store, case, store.image(case.name))
             image = segmentor.image(scan)
-            theirs = monai_labels(segmentor.network, image, segmentor.crop, torch.bfloat16).numpy()
+            # Sums of probabilities, as ours: those of logits are another rule, whatever computes it.
+            network = nn.Sequential(segmentor.network, nn.Softmax(dim=1))
+            theirs = monai_labels(network, image, segmentor.crop, torch.bfloat16).numpy()
             values = np.asarray(segmentor.structures.values)
             equal.append(values[theirs] == segmentor.prepared_label_map(scan))
     return float(np.mean(np.concatenate([found.ravel() for found in equal])))
