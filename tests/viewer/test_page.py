@@ -71,6 +71,7 @@ def open_page(address: str) -> Iterator[Callable[..., Any]]:
                 more = [] if webgl else ["--disable-3d-apis"]
                 browsers[webgl] = control.chromium.launch(executable_path=CHROMIUM, args=[*SOFTWARE, *more])
             page = browsers[webgl].new_page(viewport={"width": 1100, "height": 700})
+            page.set_default_timeout(120_000)  # WebGL in software is slow on a busy machine
             page.requested = []
             page.on("request", lambda request: page.requested.append(request.url))
             page.goto(address)
