@@ -179,12 +179,14 @@ def test_short_options_are_settings_of_the_training(monkeypatch: pytest.MonkeyPa
     calls: list[dict[str, Any]] = []
     for name in ("pretrain", "finetune"):
         stub(monkeypatch, name, lambda **given: calls.append(given) or Path("out"))
+        monkeypatch.setattr(f"voxmim.commands.{name}", lambda *_: None)
     short = ["--steps", 7, "--batch", 4, "--lr", "1e-4", "--seed", 3, "--devices", 2, "--precision", "bf16"]
     short += ["--accumulate", 2, "--nodes", 3, "--compile"]
     own = ["--set", "mask.ratio=0.6", "--set", "crop=[8, 8, 16]", "-s", "window=null"]
     shared = {"mask.ratio": 0.6, "crop": [8, 8, 16], "window": None, "seed": 3, "devices": 2, "precision": "bf16"}
     shared |= {"nodes": 3, "compile": True}
     nothing = {"recipe": None, "resume": False, "init": None, "accept_findings": False, "quiet": False, "log_every": 0}
+    nothing |= {"hours": None, "log": ()}
 
     assert voxmim_says("pretrain", "s", "o", "--resume", *short, *own)[0] == 0
     settings = {**shared, "pretrain.steps": 7, "pretrain.batch": 4, "pretrain.lr": 1e-4, "pretrain.accumulate": 2}
@@ -193,7 +195,7 @@ def test_short_options_are_settings_of_the_training(monkeypatch: pytest.MonkeyPa
 
     assert voxmim_says("finetune", "s", "o", "--init", "i", "--labels", "0.1", "--recipe", "r", *short, *own)[0] == 0
     settings = {**shared, "finetune.steps": 7, "finetune.batch": 4, "finetune.lr": 1e-4, "finetune.accumulate": 2}
-    nothing |= {"store": Path("s"), "out": Path("o"), "task": None, "classes": None}
+    nothing |= {"store": Path("s"), "out": Path("o"), "task": None, "classes": None, "values": None, "fold": None}
     expected = {**nothing, "init": Path("i"), "labels": "0.1", "recipe": "r", "settings": settings}
     given = calls.pop()
     assert given | {"recipe": str(given["recipe"])} == expected

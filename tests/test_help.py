@@ -17,7 +17,7 @@ from voxmim import api, cli, commands
 
 Maker = Callable[..., Path]
 TRAINING = ["STORE", "OUT", "--recipe", "--resume", "--steps", "--batch", "--lr", "--seed", "--devices", "--precision"]
-TRAINING += ["--accumulate", "--nodes", "--compile", "--accept-findings", "--quiet", "--log-every", "--hours"]
+TRAINING += ["--accumulate", "--nodes", "--compile", "--accept-findings", "--quiet", "--log-every", "--hours", "--log"]
 COMMANDS = {
     "demo": ["--data", "--out", "--seed", "--spacing", "--recipe", "--set"],
     "study": [

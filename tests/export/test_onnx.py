@@ -83,12 +83,12 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
 def test_the_script_runs_where_there_is_no_torch(tmp_path: Path) -> None:
     for name in ("torch", "voxmim"):
         assert f"No module named '{name}'" in run_torchless(tmp_path / name, "-c", f"import {name}").stderr
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_every_kind_of_segmentor_gives_the_same_in_onnx_runtime_for_any_batch(
     kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -79,12 +79,14 @@ def test_two_views_come_from_one_scan_though_only_one_of_them_cannot_be_read(
 ) -> None:
     read, seen = Store.crop, []
 
-    def second_fails(self: Store, name: str, start: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray:
+    def second_fails(
+        self: Store, name: str, start: tuple[int, ...], size: tuple[int, ...], expected: int = 1
+    ) -> np.ndarray:
         if name == "case_2":
             seen.append(name)
             if len(seen) == 2:
                 raise StoreError("a part of case_2 is damaged")
-        return read(self, name, start, size)
+        return read(self, name, start, size, expected)
 
     monkeypatch.setattr(Store, "crop", second_fails)
     crops = stream(store, VIEWS)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,7 @@ def test_a_training_that_is_killed_and_resumed_logs_each_step_once(
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
     start_and_kill(["pretrain", tiny.store, run, "--recipe", tiny.recipe, "--log", "tensorboard"], run, rows=3)
+    time.sleep(1)  # event files are read in the order of the seconds in their names
     api.pretrain(tiny.store, run, resume=True, log=["tensorboard"])
     losses, pictures, _ = tensorboard(run)
     assert losses == [(row["step"], pytest.approx(row["loss"])) for row in Run.open(run).metrics()]

@@ -65,7 +65,7 @@ def test_a_swin_in_monais_swin_unetr_has_the_same_maps() -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"rope": True}, "rotary"),
+        ({"rope": True}, "RoPE"),
         ({"registers": 2}, "registers"),
         ({"depth": 3}, "12 blocks"),
         ({"patch": (8, 8, 8)}, "patches of 16"),
