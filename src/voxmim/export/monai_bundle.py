@@ -56,7 +56,8 @@ def export_monai_bundle(run: Path, out: Path) -> Exported:
     require("export", "--to monai-bundle", "fire", "ignite")
     segmentor, metadata = load_segmentor(run)
     structures, shape = Structures.from_metadata(metadata), input_shape(metadata)
-    network = Probabilities(segmentor, structures).eval().to(memory_format=torch.contiguous_format)
+    network = Probabilities(segmentor, structures).eval()
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     with atomic_folder(out, WeightsError(f"{out}: it exists already; name a new folder.")) as folder:
         for name in ("configs", "docs", "models", "scripts"):
             (folder / name).mkdir()

@@ -95,8 +95,8 @@ def for_each(
             errors[name] = error
     if errors and not results:
         raise next(iter(errors.values()))
-    for error in errors.values():
-        warn(f"left out: {error}")
+    for left_out in errors.values():
+        warn(f"left out: {left_out}")
     if on_case is not None:
         on_case(len(items), len(items))
     return results, list(errors)

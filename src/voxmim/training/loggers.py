@@ -4,6 +4,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,25 +97,25 @@ class Loggers:
         """Log a row that is in metrics.csv; with the first one come the rows before it that a logger does not have."""
         if not self._names:
             return
-        rows = [row]
+        rows: Sequence[Mapping[str, float]] = [row]
         if self._run is None:
             self._run, rows = run, run.metrics()
             file = run.path / STATE
             self._state = json.loads(file.read_text()) if file.is_file() else {}
             for name in self._names:
-                self._trying(name, lambda name=name: self._begin(name, int(row["step"])))
+                self._trying(name, partial(self._begin, name, int(row["step"])))
         missing = {name: [row for row in rows if row["step"] > self._state[name]["step"]] for name in self._open}
         for name in self._open:  # before they are logged: after a kill no point may be logged twice
             self._state[name]["step"] = max(self._state[name]["step"], int(row["step"]))
         write_text(run.path / STATE, json.dumps(self._state))
         for name, lacked in missing.items():
-            self._trying(name, lambda name=name, lacked=lacked: self._log(name, lacked))
+            self._trying(name, partial(self._log, name, lacked))
 
     def pictures(self, step: int, pictures: Iterable[tuple[str, bytes]]) -> None:
         """Log pictures (title, PNG) of a step, unless they are logged already."""
         shown = [(title, Image.open(io.BytesIO(png)).convert("RGB")) for title, png in pictures]
         for name in [name for name in self._open if step > self._state[name]["pictures"]]:
-            self._trying(name, lambda name=name: self._log_pictures(name, shown, step))
+            self._trying(name, partial(self._log_pictures, name, shown, step))
         for name in self._open:
             self._state[name]["pictures"] = max(step, self._state[name]["pictures"])
         if self._run is not None:
@@ -123,7 +124,7 @@ class Loggers:
     def close(self, status: str) -> None:
         """End them, with the status ``success`` or ``failed``."""
         for name in list(self._open):
-            self._trying(name, lambda name=name: self._end(name, status))
+            self._trying(name, partial(self._end, name, status))
 
     def _begin(self, name: str, step: int) -> None:
         """Open a logger at a row; a new one gets the settings, one of a resumed run goes on where it was."""

@@ -63,7 +63,7 @@ class SelfTraining:
         batch = self._settings.batch * fabric.world_size
         self._stream = stream(fabric, Crops(store, cases, plan, damaged), batch, steps)
         self._batches: Iterator[Batch] | None = None
-        geometry = replace(self._training.augmentation, **dict.fromkeys([*_CHANGES, "blur"], 0.0))
+        geometry = replace(self._training.augmentation, shift=0, contrast=0, gamma=0, noise=0, blur=0, low_resolution=0)
         self._weakly = augmenter(fabric, store, replace(self._training, augmentation=geometry), task.sides)
         changes = {name: value for name, value in asdict(self._settings).items() if name in _CHANGES}
         self._strong = Augmentation(flip=0, rot90=0, **changes)

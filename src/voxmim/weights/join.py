@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from voxmim.errors import WeightsError
 from voxmim.networks.ensemble import Ensemble, mean, mean_of_labels, mean_of_regions
@@ -35,6 +35,7 @@ def load_joined(load: Callable[[Path | str], Loaded], runs: Sequence[Path | str]
                     f"{run}: its {key} is {other.get(key)}, but that of {runs[0]} is {metadata.get(key)}; only runs "
                     "that agree in it can be averaged."
                 )
-    average = mean_of_regions if metadata.get("regions") else mean_of_labels
-    average = mean if metadata["kind"] == "regressor" else average
+    average: Callable[[Tensor], Tensor] = mean_of_regions if metadata.get("regions") else mean_of_labels
+    if metadata["kind"] == "regressor":
+        average = mean
     return Ensemble([member for member, _ in loaded], average).eval(), metadata

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -158,4 +158,5 @@ def carry_decoder(network: nn.Module, init: Path) -> LoadReport:
         raise WeightsError(
             f"{init}: these weights have no decoder to carry over, as only a U-Net's MAE has; leave out carry_decoder."
         )
-    return load_into(network.decoder, tensors, str(init.parent), min_fraction=1.0, prefix=pretext.decoder_prefix)
+    decoder = cast(nn.Module, network.decoder)
+    return load_into(decoder, tensors, str(init.parent), min_fraction=1.0, prefix=pretext.decoder_prefix)

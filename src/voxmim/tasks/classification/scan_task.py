@@ -50,7 +50,7 @@ class ScanTask(Task):
 
     @staticmethod
     @abstractmethod
-    def read(table: Path) -> Mapping[str, Any]:
+    def read(table: Path, /) -> Mapping[str, Any]:
         """The target of each case; raises SourceError."""
 
     @staticmethod

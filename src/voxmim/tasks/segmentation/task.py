@@ -118,8 +118,8 @@ class Segmentation(Task):
 
     def counted(self, predicted: np.ndarray, reference: np.ndarray, case: Case) -> dict[str, float]:
         """Dice of each structure that was annotated and that one of two label maps (X, Y, Z) holds."""
-        pair = (without(label_map, reference == self.structures.ignore) for label_map in (predicted, reference))
-        found = score_case(*pair, self.structures.parts_of(case.annotated), (1, 1, 1), metrics=[MAIN])
+        unknown, parts = reference == self.structures.ignore, self.structures.parts_of(case.annotated)
+        found = score_case(without(predicted, unknown), without(reference, unknown), parts, (1, 1, 1), metrics=[MAIN])
         return {name: score for name, scores in found.items() if (score := scores[MAIN]) is not None}
 
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
