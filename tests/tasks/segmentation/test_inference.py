@@ -177,6 +177,19 @@ def test_half_precision_is_close_to_full_and_left_where_it_is_slow(
     assert torch.equal(full, predict_probabilities(network, image, (12, 12, 12), 0.5, "bf16"))
 
 
+def test_the_half_precision_sums_of_large_scans_are_close_to_full(
+    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, _ = load_segmentor(tiny_runs.finetune)
+    image = torch.rand(1, 24, 20, 16, generator=torch.Generator().manual_seed(0))
+    full = predict_probabilities(network, image, (12, 12, 12), 0.5, "32")
+    monkeypatch.setattr("voxmim.tasks.segmentation.inference._LARGE_SUMS", 0)
+    half = predict_probabilities(network, image, (12, 12, 12), 0.5, "32")
+    assert not torch.equal(full, half)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, full, rtol=0, atol=2e-3)
+
+
 def test_bands_of_intensity_are_labelled() -> None:
     """The stand-in for a segmentor that other tests rely on."""
     image = torch.tensor([0.0, 0.2, 0.3, 0.5, 0.7, 1.0]).reshape(1, 6, 1, 1)
