@@ -169,7 +169,8 @@ def train(
     for fix in (random.seed, np.random.seed, torch.manual_seed):
         fix(seed)
     raw = out.parent / "raw" / name / "dataset.json"
-    trainer = nnUNetTrainer(plans, CONFIGURATION, 0, json.loads(raw.read_text()), device=torch.device("cpu"))
+    own = plans | {"continue_training": False}  # which nnU-Net takes out of the plans
+    trainer = nnUNetTrainer(own, CONFIGURATION, 0, json.loads(raw.read_text()), device=torch.device("cpu"))
     trainer.output_folder = trainer.output_folder_base = str(out)
     trainer.num_epochs, trainer.num_iterations_per_epoch = epochs, iterations
     trainer.num_val_iterations_per_epoch = max(1, iterations // 2)
