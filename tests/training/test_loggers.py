@@ -108,6 +108,7 @@ def test_after_a_kill_each_step_is_logged_once_in_order_with_pictures_and_settin
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+    time.sleep(1)  # TensorBoard reads files in the order of the seconds in their names
     log(run, name, range(5, 7))
     if name == "wandb":  # whose own process goes on writing for a moment
         wait_for(lambda: wandb(run)[0] != [] and wandb(run)[1] != set())
@@ -130,7 +131,7 @@ def test_a_training_that_is_killed_and_resumed_logs_each_step_once(
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
     start_and_kill(["pretrain", tiny.store, run, "--recipe", tiny.recipe, "--log", "tensorboard"], run, rows=3)
-    time.sleep(1)  # event files are read in the order of the seconds in their names
+    time.sleep(1)  # TensorBoard reads files in the order of the seconds in their names
     api.pretrain(tiny.store, run, resume=True, log=["tensorboard"])
     losses, pictures, _ = tensorboard(run)
     assert losses == [(row["step"], pytest.approx(row["loss"])) for row in Run.open(run).metrics()]
