@@ -270,3 +270,11 @@ def test_doctor_names_versions_devices_and_disk(voxmim_says: Says) -> None:
         assert re.search(rf"│ {name}", said), name
     assert re.search(r"precision (bf16|32)", flat(said))
     assert re.search(r"[\d.]+ GB free in", flat(said))
+
+
+def test_a_demo_without_options_names_its_report(monkeypatch: pytest.MonkeyPatch, voxmim_says: Says) -> None:
+    scores = {"title": "Results", "header": ["arm", "Dice"], "rows": [["from scratch", "0.9"]]}
+    stub(monkeypatch, "demo", lambda **given: {"tables": [scores], "found": [], "trials": []})
+    status, said, _ = voxmim_says("demo")
+    assert status == 0
+    assert "voxmim-demo/report.html" in said

@@ -39,7 +39,7 @@ def study(result: Mapping[str, Any], given: Given) -> int:
     missing = [trial for trial in result["trials"] if trial["state"] != "done"]
     if missing:
         CONSOLE.print(f"[red]{len(missing)} trials are missing[/red]; run the same command to try them again.")
-    done(given["out"] / given["name"] / "report.html", f"the study, {len(result['trials'])} trials")
+    done(Path(given["out"]) / given["name"] / "report.html", f"the study, {len(result['trials'])} trials")
     return 1 if missing else 0
 
 
