@@ -47,3 +47,9 @@ def test_a_pre_training_goes_by_what_it_avoids_of_the_loss_of_guessing(
     rows = [{"step": float(step), "val_loss": loss, "val_guess": 1.0} for step, loss in zip(STEPS, losses, strict=True)]
     monkeypatch.setattr(Run, "metrics", lambda _: rows)
     assert "of the loss of guessing that is avoided by 0.100" in done_in_words(Run.open(tiny_runs.pretrain))
+
+
+def test_nothing_is_said_of_a_run_that_has_not_ended(tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"step": float(step), "val_loss": 0.5, "val_guess": 1.0} for step in range(1, 6)]  # of 6
+    monkeypatch.setattr(Run, "metrics", lambda _: rows)
+    assert done_in_words(Run.open(tiny_runs.pretrain)) == ""

@@ -126,21 +126,20 @@ def _finetuning(run: Run, recipe: Recipe, rows: Sequence[Mapping[str, float]]) -
 
 
 def done_in_words(run: Run) -> str:
-    """Whether a run that has ended is trained to its plateau, and what to do if not; empty if that cannot be said.
+    """Whether a run is trained to its plateau, and what to do if not; empty if it has not ended, or too early to say.
 
     The score of a pre-training is the fraction of the loss of guessing that it has learned to avoid.
     """
+    rows = run.metrics()
+    if _last_step(rows) < getattr(run.recipe(), run.kind).steps:
+        return ""
     if run.kind == "pretrain":
-        column, name = "val_loss", "fraction of the loss of guessing that is avoided"
+        name = "fraction of the loss of guessing that is avoided"
+        scores = {row["step"]: 1 - row["val_loss"] / row["val_guess"] for row in rows if "val_loss" in row}
     else:
         task = task_of(run.path)
-        column, name = task.score, task.score_name
-    rows = [row for row in run.metrics() if column in row]
-    if run.kind == "pretrain":
-        scores = [1 - row[column] / row["val_guess"] for row in rows]
-    else:
-        scores = [row[column] for row in rows]
-    return in_words(np.array([row["step"] for row in rows]), np.array(scores), name)
+        name, scores = task.score_name, {row["step"]: row[task.score] for row in rows if task.score in row}
+    return in_words(np.array(list(scores)), np.array(list(scores.values())), name)
 
 
 def run_facts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ from voxmim.store.format import Case, Store
 from voxmim.tasks.cases import label_count, resumed_cases
 from voxmim.tasks.classification.inference import windows
 from voxmim.tasks.classification.labels import Listed, draw_splits, in_turn, match
+from voxmim.tasks.scans import Progress
 from voxmim.tasks.task import Task
 from voxmim.weights.start import Start
 
@@ -40,6 +41,8 @@ class ScanTask(Task):
 
     target: ClassVar[str]
     option: ClassVar[str]
+    score_listed: ClassVar[Callable[..., dict[str, Any]]]  # `evaluate` of its targets
+    write_predictions: ClassVar[Callable[..., list[Path]]]  # `predict` of its targets
 
     def __init__(
         self, store: Store, train: Sequence[Case], listed: Listed, table: str, seed: int, notes: Sequence[str]
@@ -123,6 +126,46 @@ class ScanTask(Task):
     def windows(self, case: Case, recipe: Recipe) -> int:
         assert recipe.crop is not None
         return len(windows(case.shape, recipe.crop))
+
+    @staticmethod
+    def counted(targets: Collection[Any], /) -> str:
+        """Targets of one split in words, for the page: how many there are."""
+        return str(len(targets))
+
+    @classmethod
+    def facts(cls, about: Mapping[str, Any]) -> list[tuple[str, str]]:
+        name, notes = cls.option.strip("-"), about.get("notes", about.get("told", ()))
+        counts = [
+            (f"cases in {split}", cls.counted(cases.values())) for split, cases in about["listed"].items() if cases
+        ]
+        return [(name, about[name]), *counts, *([("notes", " ".join(notes))] if notes else [])]
+
+    @classmethod
+    def evaluate(
+        cls,
+        run: Path,
+        data: Path,
+        split: str,
+        tolerance_mm: float,
+        about: Mapping[str, Any],
+        table: Path | None,
+        on_case: Progress | None,
+        others: Sequence[Path] = (),
+    ) -> dict[str, Any]:
+        return cls.score_listed(run, data, split, about.get("listed"), table, on_case, others)
+
+    @classmethod
+    def predict(
+        cls,
+        run: Path,
+        scans: Sequence[Path],
+        out: Path,
+        probabilities: bool,
+        on_case: Progress | None,
+        label_format: str = "nifti",
+        others: Sequence[Path] = (),
+    ) -> list[Path]:
+        return cls.write_predictions(run, scans, out, on_case, others)
 
     def about(self) -> dict[str, Any]:
         cases = [case.name for case in self.train]

@@ -21,7 +21,6 @@ from voxmim.tasks.classification.labels import CLASS, Listed, counts_in_words, r
 from voxmim.tasks.classification.metrics import auroc, balanced_accuracy
 from voxmim.tasks.classification.predict import predict
 from voxmim.tasks.classification.scan_task import ScanTask
-from voxmim.tasks.scans import Progress
 from voxmim.weights.load import LoadReport
 from voxmim.weights.onward import load_onward
 from voxmim.weights.start import Start
@@ -40,6 +39,7 @@ class Classification(ScanTask):
     loss_name = "cross-entropy"
     columns = ["val_loss", "val_balanced_accuracy", "val_auroc", "val_score"]  # noqa: RUF012 (overrides a property)
     read = staticmethod(read_classes)
+    counted = staticmethod(counts_in_words)
 
     def __init__(
         self, store: Store, train: Sequence[Case], listed: Listed, table: str, seed: int, notes: Sequence[str]
@@ -114,37 +114,8 @@ class Classification(ScanTask):
         labels = {"val_auroc": "AUROC", "val_balanced_accuracy": "balanced accuracy"}
         return {column: labels[column] for column in columns if column in labels}
 
-    @classmethod
-    def facts(cls, about: Mapping[str, Any]) -> list[tuple[str, str]]:
-        listed, notes = about["listed"], about.get("notes", about.get("told", ()))
-        counts = [(f"cases in {split}", counts_in_words(cases.values())) for split, cases in listed.items() if cases]
-        return [("classes", about["classes"]), *counts, *([("notes", " ".join(notes))] if notes else [])]
-
-    @staticmethod
-    def evaluate(
-        run: Path,
-        data: Path,
-        split: str,
-        tolerance_mm: float,
-        about: Mapping[str, Any],
-        table: Path | None,
-        on_case: Progress | None,
-        others: Sequence[Path] = (),
-    ) -> dict[str, Any]:
-        return evaluation.evaluate(run, data, split, about.get("listed"), table, on_case, others)
-
-    @staticmethod
-    def predict(
-        run: Path,
-        scans: Sequence[Path],
-        out: Path,
-        probabilities: bool,
-        on_case: Progress | None,
-        label_format: str = "nifti",
-        others: Sequence[Path] = (),
-    ) -> list[Path]:
-        return predict(run, scans, out, on_case, others)
-
+    score_listed = staticmethod(evaluation.evaluate)
+    write_predictions = staticmethod(predict)
     tables = staticmethod(evaluation.result_tables)
     write_csv = staticmethod(evaluation.write_csv)
 

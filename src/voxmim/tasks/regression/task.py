@@ -1,7 +1,6 @@
 """Fine-tuning a regressor: a number for each scan."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from voxmim.tasks.classification.labels import Listed
 from voxmim.tasks.classification.scan_task import ScanTask
 from voxmim.tasks.regression import evaluate as evaluation
 from voxmim.tasks.regression.metrics import mean_absolute_error, r_squared
-from voxmim.tasks.scans import Progress
 from voxmim.weights.load import LoadReport
 from voxmim.weights.onward import load_onward
 from voxmim.weights.start import Start
@@ -85,39 +83,7 @@ class Regression(ScanTask):
     def curves(cls, columns: Iterable[str]) -> dict[str, str]:
         return {column: cls.score_name for column in columns if column == cls.score}
 
-    @classmethod
-    def facts(cls, about: Mapping[str, Any]) -> list[tuple[str, str]]:
-        counts = [(f"cases in {split}", str(len(cases))) for split, cases in about["listed"].items() if cases]
-        return [
-            ("values", about["values"]),
-            *counts,
-            *([("notes", " ".join(about["notes"]))] if about["notes"] else []),
-        ]
-
-    @staticmethod
-    def evaluate(
-        run: Path,
-        data: Path,
-        split: str,
-        tolerance_mm: float,
-        about: Mapping[str, Any],
-        table: Path | None,
-        on_case: Progress | None,
-        others: Sequence[Path] = (),
-    ) -> dict[str, Any]:
-        return evaluation.evaluate(run, data, split, about.get("listed"), table, on_case, others)
-
-    @staticmethod
-    def predict(
-        run: Path,
-        scans: Sequence[Path],
-        out: Path,
-        probabilities: bool,
-        on_case: Progress | None,
-        label_format: str = "nifti",
-        others: Sequence[Path] = (),
-    ) -> list[Path]:
-        return evaluation.predict(run, scans, out, on_case, others)
-
+    score_listed = staticmethod(evaluation.evaluate)
+    write_predictions = staticmethod(evaluation.predict)
     tables = staticmethod(evaluation.result_tables)
     write_csv = staticmethod(evaluation.write_csv)

@@ -93,16 +93,13 @@ class Segmentation(Task):
             load_onward(network, start.tensors, theirs.names if same else [], self.structures.names, report)
 
     def loss(self, output: Tensor | tuple[Tensor, ...], batch: Batch, foreground_weight: float = 1.0) -> Tensor:
-        levels = [logits.float() for logits in ((output,) if isinstance(output, Tensor) else output)]
         annotated = [self._partly.get(name) for name in batch.names]
-        levels, label, known = compare_known(self.structures, levels, batch.label, annotated)
+        levels, label, known = compare_known(self.structures, levels_of(output), batch.label, annotated)
         return deep_loss(self._criterion, levels, label, foreground_weight, known)
 
     def self_training_loss(self, output: Any, teacher: Any, batch: Batch, threshold: float) -> Tensor:
-        first = teacher if isinstance(teacher, Tensor) else teacher[0]
-        label, known = self.structures.confident(first.float(), threshold)
-        levels = (output,) if isinstance(output, Tensor) else output
-        return deep_loss(self._criterion, [logits.float() for logits in levels], label, known=known)
+        label, known = self.structures.confident(levels_of(teacher)[0], threshold)
+        return deep_loss(self._criterion, levels_of(output), label, known=known)
 
     def windows(self, case: Case, recipe: Recipe) -> int:
         assert recipe.crop is not None
@@ -173,6 +170,11 @@ class Segmentation(Task):
     predict = staticmethod(predict)
     tables = staticmethod(evaluation.result_tables)
     write_csv = staticmethod(evaluation.write_csv)
+
+
+def levels_of(output: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+    """Float32 logits of each level of a segmentor's output, the finest first; one without deep supervision."""
+    return [logits.float() for logits in ((output,) if isinstance(output, Tensor) else output)]
 
 
 def labelled_cases(store: Store, labels: str | None, seed: int) -> list[Case]:
