@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from voxmim.training.plan import Plan
     from voxmim.weights.load import LoadReport
 
-KINDS = ("segmentor", "classifier", "regressor")  # of networks that a fine-tuning writes
 Given = Mapping[str, Any]  # the arguments of the command
 
 
@@ -103,8 +102,10 @@ def pretrain(result: Path | Plan, given: Given) -> None:
 
 def finetune(result: Path, given: Given) -> None:
     """The segmentor, classifier or regressor."""
+    from voxmim.tasks.registry import task_of
+
     _say_whether_done(result)
-    kind = next(kind for kind in KINDS if (result / f"{kind}.safetensors").is_file())
+    kind = task_of(result).product
     done(result / f"{kind}.safetensors", f"the {kind}; its report is report.html in the same folder")
 
 
