@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
+
+from voxmim.errors import WeightsError
 
 
 class Exported(NamedTuple):
@@ -24,3 +27,9 @@ class Exported(NamedTuple):
     def sound(self) -> bool:
         """Whether its output was not seen to differ from torch's."""
         return self.difference is None or self.difference <= self.tolerance
+
+
+def no_counterpart(run: Path, form: str, error: BaseException) -> WeightsError:
+    """The error of a network that cannot be exported, in one sentence with the first line of the exporter's own."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return WeightsError(f"{run}: a part of this network has no counterpart in {form} ({reason}).")

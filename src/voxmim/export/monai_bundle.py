@@ -15,7 +15,7 @@ from torch import nn
 from voxmim.errors import WeightsError, require
 from voxmim.export.bundle_transforms import Network
 from voxmim.export.comparison import example, input_shape, largest_difference
-from voxmim.export.exported import Exported
+from voxmim.export.exported import Exported, no_counterpart
 from voxmim.files import atomic_folder
 from voxmim.tasks.segmentation.inference import BATCH_VOXELS
 from voxmim.tasks.segmentation.structures import Structures
@@ -64,10 +64,7 @@ def export_monai_bundle(run: Path, out: Path) -> Exported:
         try:
             program = torch.export.export(network, (example(shape),), dynamic_shapes=({0: torch.export.Dim("batch")},))
         except Exception as error:  # torch has no one class for what it cannot export
-            reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise WeightsError(
-                f"{run}: a part of this network has no counterpart in torch.export ({reason})."
-            ) from None
+            raise no_counterpart(run, "torch.export", error) from None
         torch.export.save(program, folder / "models" / "model.pt2")
         exported = Network(folder / "models" / "model.pt2")
         torch.save(exported.state_dict(), folder / "models" / "model.pt")

@@ -14,7 +14,7 @@ from torch import nn
 
 from voxmim.errors import WeightsError, require
 from voxmim.export.comparison import example, input_shape, largest_difference
-from voxmim.export.exported import Exported
+from voxmim.export.exported import Exported, no_counterpart
 from voxmim.files import atomic_write
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.weights.load import load_segmentor
@@ -48,8 +48,7 @@ def export_onnx(run: Path, out: Path) -> Exported:
     try:
         program = _program(network, shape)
     except torch.onnx.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
-        raise WeightsError(f"{run}: a part of this network has no counterpart in ONNX ({reason}).") from None
+        raise no_counterpart(run, "ONNX", error.__cause__ or error) from None
     program.model.metadata_props["voxmim"] = json.dumps(onnx_metadata(metadata))
     with atomic_write(out) as temporary:
         program.save(temporary)

@@ -22,7 +22,7 @@ def make_criterion(structures: Structures) -> Criterion:
     accumulation), so that crops without a structure do not count as cases of their own.
 
     The criterion takes two more arguments. `foreground_weight` multiplies the cross-entropy of labelled voxels. `known`
-    is a bool (B, 1, X, Y, Z): where it is false, nothing is counted and the gradient is 0.
+    is a bool (B, 1, X, Y, Z), of regions also (B, K, X, Y, Z): where it is false, nothing counts and the gradient is 0.
     """
     regions = bool(structures.regions)
 
