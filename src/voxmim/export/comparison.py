@@ -1,13 +1,23 @@
 """Whether an exported network computes what the network computes in torch."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from voxmim.weights.load import load_segmentor
+
 _BATCHES = (1, 3)  # networks are exported with two, and their batch size is free
 _SEED = 0
+
+
+def load_contiguous(run: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """A segmentor to export, and its metadata; not in channels last, in which torch's own rounding is larger."""
+    network, metadata = load_segmentor(run)
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network, metadata
 
 
 def input_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:

@@ -14,13 +14,12 @@ from torch import nn
 
 from voxmim.errors import WeightsError, require
 from voxmim.export.bundle_transforms import Network
-from voxmim.export.comparison import example, input_shape, largest_difference
+from voxmim.export.comparison import example, input_shape, largest_difference, load_contiguous
 from voxmim.export.exported import Exported, no_counterpart
 from voxmim.files import atomic_folder
 from voxmim.tasks.segmentation.inference import BATCH_VOXELS
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.weights.card import model_card
-from voxmim.weights.load import load_segmentor
 
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 _PACKAGES = ("fire", "nibabel", "pytorch-ignite", "scipy", "SimpleITK")  # that a bundle needs beside MONAI
@@ -54,10 +53,9 @@ def export_monai_bundle(run: Path, out: Path) -> Exported:
         MissingPackageError: the extra ``export`` is not installed.
     """
     require("export", "--to monai-bundle", "fire", "ignite")
-    segmentor, metadata = load_segmentor(run)
+    segmentor, metadata = load_contiguous(run)
     structures, shape = Structures.from_metadata(metadata), input_shape(metadata)
     network = Probabilities(segmentor, structures).eval()
-    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     with atomic_folder(out, WeightsError(f"{out}: it exists already; name a new folder.")) as folder:
         for name in ("configs", "docs", "models", "scripts"):
             (folder / name).mkdir()

@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 from voxmim.errors import WeightsError, require
-from voxmim.export.comparison import example, input_shape, largest_difference
+from voxmim.export.comparison import example, input_shape, largest_difference, load_contiguous
 from voxmim.export.exported import Exported, no_counterpart
 from voxmim.files import atomic_write
 from voxmim.tasks.segmentation.structures import Structures
-from voxmim.weights.load import load_segmentor
 
 _KEPT = ("preparation", "window", "crop", "overlap", "data", "versions")  # of the metadata
 
@@ -43,7 +42,7 @@ def export_onnx(run: Path, out: Path) -> Exported:
     if out.suffix != ".onnx":
         raise WeightsError(f"{out}: the file name must end in .onnx.")
     require("export", "--to onnx", "onnx", "onnxscript", "onnxruntime")
-    network, metadata = load_segmentor(run)
+    network, metadata = load_contiguous(run)
     shape = input_shape(metadata)
     try:
         program = _program(network, shape)
