@@ -60,6 +60,7 @@ class Recipe:
         pretext: the self-supervised task.
         pretext_settings: its settings.
         mask: what MAE and SimMIM mask.
+        scans: number of scans to pre-train on, drawn by the seed; null uses all.
         unetr: the decoder of a segmentor.
         carry_decoder: let a fine-tuning of a U-Net start from the decoder of its MAE too.
         pretrain: the pre-training.
@@ -86,6 +87,7 @@ class Recipe:
     pretext: str = "mae"
     pretext_settings: Any = None
     mask: MaskSettings = field(default_factory=MaskSettings)
+    scans: int | None = None
     unetr: UNETRSettings = field(default_factory=UNETRSettings)
     carry_decoder: bool = False
     pretrain: Training = field(default_factory=Training)
@@ -102,7 +104,7 @@ class Recipe:
         """
         self.encoder_settings = self.encoder_settings or self.encoder_entry.settings()
         self.pretext_settings = self.pretext_settings or _settings_of(self.pretext)
-        check_range(self, "crop_voxels devices nodes", 1)
+        check_range(self, "crop_voxels devices nodes" + " scans" * (self.scans is not None), 1)
         check_range(self, "max_damaged", 0, 1)
         check_range(self, "overlap", 0, 1, "[)")
         check_range(self, "seed", 0)

@@ -18,7 +18,7 @@ from voxmim.errors import StoreError
 from voxmim.phantoms.cohort import write_cohort
 from voxmim.recipe import make_recipe, write_recipe
 from voxmim.store.format import Store
-from voxmim.studies import decoder, masking, resolution
+from voxmim.studies import decoder, masking, resolution, scaling
 from voxmim.studies import trial as trial_module
 from voxmim.studies.study import STUDIES
 from voxmim.studies.trial import Trial
@@ -61,6 +61,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         patched.setattr("voxmim.report.run_pictures._SHOWN", 1)
         patched.setattr(masking, "RATIOS", (0.75,))
         patched.setattr(decoder, "DEPTHS", (1, 2))
+        patched.setattr(scaling, "SCANS", (1,))
         patched.setattr("voxmim.workers.cores", lambda: 1)
         found: dict[str, dict[str, Any]] = {"where": {"out": folder / "out", "ct": folder / "ct"}}
         for name in STUDIES:
@@ -99,6 +100,7 @@ def test_trials_of_several_studies_are_trained_once(answers: dict[str, dict[str,
         "transfer",
         "pretraining",
         "unlabelled",
+        "scaling",
     ):  # all hold MAE as the recipe has it
         assert plain <= own[name]
     folders = [path for path in (answers["where"]["out"] / "trials").iterdir() if path.is_dir()]
@@ -157,6 +159,17 @@ def test_unlabelled_scans_are_used_before_the_fine_tuning_during_it_and_both(
     assert names == ["from scratch", "from scratch, twice the steps", "self-training", "MAE", "MAE and self-training"]
     plateaus = next(t for t in answers["unlabelled"]["tables"] if t["title"] == "Plateaus on validation cases")
     assert [row[0].rstrip("*").split(",")[0] for row in plateaus["rows"]] == [name.split(",")[0] for name in names]
+
+
+def test_scaling_crosses_scans_and_steps(answers: dict[str, dict[str, Any]]) -> None:
+    names = [name for _, name in arms_of(answers["scaling"])]
+    every = len(Store(answers["where"]["ct"]).in_split("train", "unlabelled"))
+    numbers = [name.removeprefix("MAE, ").split(" scans, ") for name in names[1:]]
+    assert names[0] == "from scratch"
+    assert [scans for scans, _ in numbers] == ["1"] * 3 + [str(every)] * 3
+    assert len({steps for _, steps in numbers}) == 3
+    page = (answers["where"]["out"] / "scaling" / "page.md").read_text()
+    assert "What pre-training gains by its length and its scans" in page
 
 
 def test_labels_are_counted(answers: dict[str, dict[str, Any]]) -> None:

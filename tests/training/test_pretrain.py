@@ -116,6 +116,19 @@ def test_train_and_unlabelled_scans_are_trained_on_and_val_validates(tiny: Tiny)
     assert [case.name for case in held] == ["case_4", "case_5"]
 
 
+def test_a_number_of_scans_is_drawn_and_a_larger_one_adds_to_it(tmp_path: Path) -> None:
+    store = index_of(tmp_path, {"train": 15, "unlabelled": 25, "val": 3})
+    every, held = pretraining_cases(store, seed=1)
+    few, many = (pretraining_cases(store, seed=1, scans=number)[0] for number in (5, 20))
+    assert (len(few), len(many)) == (5, 20)
+    assert [case for case in every if case in many] == many  # in the store's order
+    assert all(case in many for case in few)
+    assert few != pretraining_cases(store, seed=2, scans=5)[0]
+    assert pretraining_cases(store, seed=1, scans=40) == (every, held)
+    with pytest.raises(StoreError, match="it has 40 scans to pre-train on; lower scans, which is 41"):
+        pretraining_cases(store, seed=1, scans=41)
+
+
 @pytest.mark.parametrize(("train", "unlabelled", "kept"), [(3, 0, 0), (4, 0, 1), (15, 25, 2), (400, 600, 32)])
 def test_without_a_validation_split_a_twentieth_is_kept_aside(
     tmp_path: Path, train: int, unlabelled: int, kept: int

@@ -55,12 +55,12 @@ def study(
     are missing.
 
     Args:
-        name: convergence, masking, decoder, labels, resolution, transfer, pretraining or
-            unlabelled.
+        name: convergence, masking, decoder, labels, resolution, transfer, pretraining,
+            unlabelled or scaling.
         data: stores with labels in the splits train, val and test: one, or two and more for transfer.
         out: folder for everything; studies in the same folder reuse each other's trainings.
         seeds: number of seeds.
-        recipe: packaged recipe or YAML file for all arms. Default: tiny, and resenc-tiny for unlabelled.
+        recipe: packaged recipe or YAML file for all arms. Default: tiny, and resenc-tiny for unlabelled and scaling.
         settings: settings that differ from the recipe, also of one pretext only, such as simclr:pretrain.batch=32.
         labels: labelled cases to use: a fraction (0.1), a number, or all; several for the studies labels and
             unlabelled. Default: a tenth.

@@ -10,7 +10,7 @@ import yaml
 from voxmim.errors import RunError, StoreError, nearest
 from voxmim.files import lock_folder
 from voxmim.store.format import Store
-from voxmim.studies import convergence, decoder, labels, masking, pretraining, resolution, transfer, unlabelled
+from voxmim.studies import convergence, decoder, labels, masking, pretraining, resolution, scaling, transfer, unlabelled
 from voxmim.studies.arm import Comparison
 from voxmim.studies.cost import cost_rows
 from voxmim.studies.design import Study
@@ -29,6 +29,7 @@ STUDIES: dict[str, Study] = {
     "transfer": transfer.STUDY,
     "pretraining": pretraining.STUDY,
     "unlabelled": unlabelled.STUDY,
+    "scaling": scaling.STUDY,
 }
 
 

@@ -93,7 +93,7 @@ class Trial:
                 set() if recipe.pretext_class.masked else {"mask"}
             )
         else:
-            idle |= {"pretrain", "channels", "mask"}
+            idle |= {"pretrain", "channels", "mask", "scans"}
             recipe = replace(recipe, pretext=fitting_pretexts(recipe.encoder)[0], pretext_settings=None)
         return replace(recipe, **{name: getattr(default, name) for name in idle})
 

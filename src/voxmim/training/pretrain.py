@@ -54,7 +54,7 @@ def pretrain(
     """
     recipe, run, start = begin(store, out, "pretrain", recipe, init, resume)
     assert recipe.crop is not None
-    train_cases, val_cases = pretraining_cases(store, recipe.seed)
+    train_cases, val_cases = pretraining_cases(store, recipe.seed, recipe.scans)
     fabric = make_fabric(recipe)
     fabric.launch()
     torch.manual_seed(recipe.seed)
@@ -113,10 +113,11 @@ def pretrain(
     return run
 
 
-def pretraining_cases(store: Store, seed: int) -> tuple[list[Case], list[Case]]:
+def pretraining_cases(store: Store, seed: int, scans: int | None = None) -> tuple[list[Case], list[Case]]:
     """The cases to train on (train and unlabelled, never val or test) and those to validate on.
 
-    Without a validation split, a twentieth of the cases is held out, if there are at least four.
+    Without a validation split, a twentieth of the cases is held out, if there are at least four. Of the rest, `scans`
+    are drawn; those of a smaller number are among those of a larger one.
     """
     cases = store.in_split("train", "unlabelled")
     if not cases:
@@ -126,4 +127,11 @@ def pretraining_cases(store: Store, seed: int) -> tuple[list[Case], list[Case]]:
         chosen = set(np.random.default_rng([seed, 7]).permutation(len(cases))[: max(1, len(cases) // 20)].tolist())
         held = [case for i, case in enumerate(cases) if i in chosen]
         cases = [case for i, case in enumerate(cases) if i not in chosen]
+    if scans is not None:
+        if scans > len(cases):
+            raise StoreError(
+                f"{store.path}: it has {len(cases)} scans to pre-train on; lower scans, which is {scans}."
+            )
+        drawn = set(np.random.default_rng([seed, 8]).permutation(len(cases))[:scans].tolist())
+        cases = [case for i, case in enumerate(cases) if i in drawn]
     return cases, held[:MAX_VALIDATION]

@@ -1,0 +1,67 @@
+"""Does longer pre-training, or pre-training on more scans, help more?"""
+
+import numpy as np
+
+from voxmim.report.plots import Curve, Plot
+from voxmim.store.format import Store
+from voxmim.studies.arm import Arm, Comparison, grouped
+from voxmim.studies.design import Findings, Study
+from voxmim.studies.request import Request
+from voxmim.studies.speed import plateau_table
+from voxmim.studies.tables import difference_table, score_table, seeds_caption, tested_in_words, validation_plot
+from voxmim.tasks.intervals import seed_interval
+from voxmim.training.pretrain import pretraining_cases
+
+SCANS = (10, 40)  # and all
+LENGTHS = (0.25, 1, 4)  # times the recipe's steps
+
+
+def arms(request: Request) -> list[Arm]:
+    """From scratch, and from pre-trainings on 10, 40 and all scans for a quarter, once and four times the steps."""
+    base = request.base
+    cases, _ = pretraining_cases(Store(request.stores[0]), base.seed)
+    title, found = base.pretext_class.title, [request.scratch()]
+    for scans in [*(number for number in SCANS if number < len(cases)), None]:
+        group = f"{scans or len(cases)} scans"
+        for length in LENGTHS:
+            steps = max(1, round(length * base.pretrain.steps))
+            settings = {"scans": scans, "pretrain.steps": steps}
+            name = f"{title}, {group}, {steps} steps"
+            found.append(request.pretrained(base.pretext, settings, name=name, group=group))
+    return found
+
+
+def findings(comparison: Comparison) -> Findings:
+    """Scores, differences from scratch, plateaus, and Dice against the steps for each number of scans."""
+    scratch, *others = comparison.arms
+    every = [scratch, *others]
+    return Findings(
+        lead=[tested_in_words(comparison, scratch, arm) for arm in others],
+        tables=[
+            score_table(comparison, every),
+            difference_table(comparison, [(scratch, arm) for arm in others]),
+            plateau_table(comparison, every),
+        ],
+        plots=[_plot(comparison), validation_plot(comparison, every)],
+    )
+
+
+def _plot(comparison: Comparison) -> Plot:
+    """Test Dice minus that from scratch against the steps of the pre-training, a curve for each number of scans."""
+    scratch, *others = comparison.arms
+    curves = []
+    for group, own in grouped(others).items():
+        gains = {}
+        for arm in own:
+            pair = comparison.tested(scratch, arm)
+            if pair and arm.pretraining is not None:
+                gains[arm.pretraining.recipe.pretrain.steps] = (pair[1] - pair[0]).mean(axis=1)
+        intervals = [seed_interval(gain[:, None]) for gain in gains.values()]
+        low, high = ([float(interval[end][0]) for interval in intervals] for end in (0, 1))
+        means = [float(np.mean(gain)) for gain in gains.values()]
+        curves.append(Curve(group, list(gains), means, (low, high) if len(comparison.seeds) > 2 else None))
+    title = "What pre-training gains by its length and its scans"
+    return Plot(title, "steps of the pre-training", "test Dice minus from scratch", curves, seeds_caption(comparison))
+
+
+STUDY = Study("Does more pre-training help more?", arms, findings, recipe="resenc-tiny")
