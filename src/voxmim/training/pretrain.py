@@ -129,9 +129,7 @@ def pretraining_cases(store: Store, seed: int, scans: int | None = None) -> tupl
         cases = [case for i, case in enumerate(cases) if i not in chosen]
     if scans is not None:
         if scans > len(cases):
-            raise StoreError(
-                f"{store.path}: it has {len(cases)} scans to pre-train on; lower scans, which is {scans}."
-            )
+            raise StoreError(f"{store.path}: it has {len(cases)} scans to pre-train on; lower scans, which is {scans}.")
         drawn = set(np.random.default_rng([seed, 8]).permutation(len(cases))[:scans].tolist())
         cases = [case for i, case in enumerate(cases) if i in drawn]
     return cases, held[:MAX_VALIDATION]
