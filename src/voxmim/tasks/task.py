@@ -115,7 +115,9 @@ class Task(ABC):
         `foreground_weight` is that of labelled voxels, for a task that has them.
         """
 
-    def self_training_loss(self, output: Any, teacher: Any, batch: Batch, threshold: float) -> Tensor:
+    def self_training_loss(
+        self, output: Any, teacher: Any, batch: Batch, threshold: float, foreground_weight: float = 1.0
+    ) -> Tensor:
         """The loss of the network's output against what its averaged weights say of the same crops; only of labels."""
         raise NotImplementedError
 

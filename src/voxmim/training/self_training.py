@@ -84,5 +84,6 @@ class SelfTraining:
         strong = augment.apply(weak, augment.draw(self._strong, weak.seed // 7), self._spacing)
         with torch.no_grad(), self._fabric.autocast():
             labels = teacher.eval()(weak.image)
-        found = self._task.self_training_loss(network(strong.image), labels, strong, self._settings.threshold)
-        return weight * found
+        foreground = self._training.foreground_weight_at(step)
+        output = network(strong.image)
+        return weight * self._task.self_training_loss(output, labels, strong, self._settings.threshold, foreground)

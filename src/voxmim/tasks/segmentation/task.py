@@ -97,9 +97,11 @@ class Segmentation(Task):
         levels, label, known = compare_known(self.structures, levels_of(output), batch.label, annotated)
         return deep_loss(self._criterion, levels, label, foreground_weight, known)
 
-    def self_training_loss(self, output: Any, teacher: Any, batch: Batch, threshold: float) -> Tensor:
+    def self_training_loss(
+        self, output: Any, teacher: Any, batch: Batch, threshold: float, foreground_weight: float = 1.0
+    ) -> Tensor:
         label, known = self.structures.confident(levels_of(teacher)[0], threshold)
-        return deep_loss(self._criterion, levels_of(output), label, known=known)
+        return deep_loss(self._criterion, levels_of(output), label, foreground_weight, known)
 
     def windows(self, case: Case, recipe: Recipe) -> int:
         assert recipe.crop is not None
