@@ -166,6 +166,7 @@ class SelfTrainingSettings:
         gamma: maximum relative change of the exponent of a gamma correction.
         noise: maximum standard deviation of added noise.
         low_resolution: maximum relative growth of the voxels in a simulated low resolution.
+        erase: probability that one to three boxes of a crop to learn from are set to 0.
     """
 
     weight: float = 0.0
@@ -177,9 +178,11 @@ class SelfTrainingSettings:
     gamma: float = 0.4
     noise: float = 0.1
     low_resolution: float = 0.5
+    erase: float = 0.5
 
     def __post_init__(self) -> None:
         check_range(self, "weight shift contrast gamma noise low_resolution", 0)
+        check_range(self, "erase", 0, 1)
         check_range(self, "batch", 1)
         check_range(self, "threshold start", 0, 1, "[)")
 

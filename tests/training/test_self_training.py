@@ -21,7 +21,7 @@ from voxmim.tasks.segmentation.structures import Structures
 from voxmim.tasks.segmentation.task import Segmentation
 from voxmim.training.finetune import finetune
 from voxmim.training.run import Run
-from voxmim.training.self_training import SelfTraining, unlabelled_cases
+from voxmim.training.self_training import SelfTraining, erase, unlabelled_cases
 
 CROP = (16, 16, 16)
 
@@ -66,12 +66,26 @@ def test_its_weight_rises_linearly_after_the_start(tiny: Tiny) -> None:
 
 def test_network_and_teacher_see_one_crop_in_other_intensities(tiny: Tiny) -> None:
     network, teacher = Recorder(3), Recorder(3)
-    self_training(tiny, recipe_of(tiny, start=0, noise=0.0, low_resolution=0.0, gamma=0.0)).loss(network, teacher, 3)
+    self_training(tiny, recipe_of(tiny, start=0, noise=0.0, low_resolution=0.0, gamma=0.0, erase=0.0)).loss(network, teacher, 3)
     (strong,), (weak,) = network.seen, teacher.seen
     for changed, crop in zip(strong.flatten(1), weak.flatten(1), strict=True):
         rank = torch.corrcoef(torch.stack([changed, crop]))[0, 1]
         assert rank > 0.99  # contrast and brightness alone keep the geometry
     assert not torch.equal(strong, weak)
+
+
+def test_boxes_are_erased_from_some_crops_by_their_seeds() -> None:
+    image, seeds = torch.ones(40, 2, 12, 12, 18), torch.arange(40)
+    erased = erase(image, seeds, 0.5)
+    changed = (erased == 0).flatten(1).any(1)
+    assert 10 < int(changed.sum()) < 30
+    assert torch.equal(erased[:, 0], erased[:, 1])  # all channels
+    hidden = (erased[changed] == 0).float().mean((1, 2, 3, 4))
+    assert hidden.min() >= (1 / 6) ** 3 - 1e-6
+    assert hidden.max() <= 3 * (1 / 3) ** 3 + 1e-6
+    assert torch.equal(erased[5:9], erase(image[5:9], seeds[5:9], 0.5))
+    assert torch.equal(image, torch.ones_like(image))
+    assert torch.equal(erase(image, seeds, 0.0), image)
 
 
 def test_only_the_network_gets_a_gradient(tiny: Tiny) -> None:

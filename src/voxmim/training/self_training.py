@@ -1,7 +1,7 @@
 """Self-training: what a fine-tuning learns from unlabelled scans, labelled by its own averaged weights.
 
-The teacher (arXiv 1703.01780) sees a crop as it is, the network a version of it with other intensities and resolution
-(arXiv 2001.07685). Both see the same geometry, so that the teacher's labels fit.
+The teacher (arXiv 1703.01780) sees a crop as it is, the network a version of it with other intensities and resolution and
+with boxes erased (arXiv 2001.07685, 1708.04552). Both see the same geometry, so that the teacher's labels fit.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -85,5 +86,20 @@ class SelfTraining:
         with torch.no_grad(), self._fabric.autocast():
             labels = teacher.eval()(weak.image)
         foreground = self._training.foreground_weight_at(step)
-        output = network(strong.image)
+        output = network(erase(strong.image, strong.seed, self._settings.erase))
         return weight * self._task.self_training_loss(output, labels, strong, self._settings.threshold, foreground)
+
+
+def erase(image: Tensor, seeds: Tensor, probability: float) -> Tensor:
+    """A copy of crops (B, C, X, Y, Z) in which, with a probability, one to three boxes are set to 0.
+
+    Their sides are a sixth to a third of the crop's. Each crop's boxes follow from its seed (B,).
+    """
+    image = image.clone()
+    for crop, seed in zip(image, seeds.tolist(), strict=True):
+        rng = np.random.default_rng([seed, 9])
+        for _ in range(rng.integers(1, 4) if rng.random() < probability else 0):
+            sides = [int(rng.integers(size // 6, size // 3 + 1)) for size in crop.shape[1:]]
+            starts = [int(rng.integers(size - side + 1)) for size, side in zip(crop.shape[1:], sides, strict=True)]
+            crop[(slice(None), *(slice(at, at + side) for at, side in zip(starts, sides, strict=True)))] = 0
+    return image
