@@ -66,9 +66,8 @@ def test_its_weight_rises_linearly_after_the_start(tiny: Tiny) -> None:
 
 def test_network_and_teacher_see_one_crop_in_other_intensities(tiny: Tiny) -> None:
     network, teacher = Recorder(3), Recorder(3)
-    self_training(tiny, recipe_of(tiny, start=0, noise=0.0, low_resolution=0.0, gamma=0.0, erase=0.0)).loss(
-        network, teacher, 3
-    )
+    recipe = recipe_of(tiny, start=0, noise=0.0, low_resolution=0.0, gamma=0.0, erase=0.0)
+    self_training(tiny, recipe).loss(network, teacher, 3)
     (strong,), (weak,) = network.seen, teacher.seen
     for changed, crop in zip(strong.flatten(1), weak.flatten(1), strict=True):
         rank = torch.corrcoef(torch.stack([changed, crop]))[0, 1]

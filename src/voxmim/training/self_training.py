@@ -1,7 +1,7 @@
 """Self-training: what a fine-tuning learns from unlabelled scans, labelled by its own averaged weights.
 
-The teacher (arXiv 1703.01780) sees a crop as it is, the network a version of it with other intensities and resolution and
-with boxes erased (arXiv 2001.07685, 1708.04552). Both see the same geometry, so that the teacher's labels fit.
+The teacher (arXiv 1703.01780) sees a crop as it is, the network a version of it with other intensities and resolution
+and with boxes erased (arXiv 2001.07685, 1708.04552). Both see the same geometry, so that the teacher's labels fit.
 """
 
 from __future__ import annotations
