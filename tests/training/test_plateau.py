@@ -28,7 +28,10 @@ def test_a_curve_is_done_if_the_last_quarter_gains_less_than_the_tolerance(curve
 
 def test_a_training_that_is_done_is_called_so() -> None:
     said = in_words(STEPS, np.array([0.5, 0.7, 0.8, 0.8]), "mean Dice")
-    assert said == "The last quarter of the steps raised the mean Dice by less than 0.005: this training is done."
+    assert said.startswith(
+        "The last quarter of the steps raised the mean Dice by less than 0.005: this training is done."
+    )
+    assert "with --steps 800, may still end a little higher" in said
 
 
 def test_one_that_still_rises_should_go_on_for_twice_the_steps() -> None:

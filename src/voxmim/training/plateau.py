@@ -1,4 +1,7 @@
-"""When a training is done: the last quarter of its steps raised the best validation score by less than 0.005."""
+"""When a training is done: the last quarter of its steps raised the best validation score by less than 0.005.
+
+The learning rate falls to 0 over the steps, which flattens every curve: a longer schedule may still end higher.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ def in_words(steps: np.ndarray, curve: np.ndarray, score: str) -> str:
     if len(steps) < _ENOUGH:
         return ""
     if plateau(steps, curve).done:
-        return f"The last quarter of the steps raised the {score} by less than {TOLERANCE}: this training is done."
+        return (
+            f"The last quarter of the steps raised the {score} by less than {TOLERANCE}: this training is done. A longer "
+            f"one, such as with --steps {2 * int(steps[-1])}, may still end a little higher, since the learning rate fell to 0."
+        )
     before = float(curve[steps <= (1 - TAIL) * steps[-1]].max(initial=0))
     return (
         f"The last quarter of the steps raised the {score} by {curve.max() - before:.3f}: a longer training may end "
