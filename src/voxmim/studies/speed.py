@@ -71,8 +71,8 @@ def plateau_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
         rows.append([marked(comparison, arm), f"{end.best:.3f}", reached, "yes" if end.done else "no", minutes])
     note = (
         f"Plateau: the best Dice of the mean validation curve, at the first step within {TOLERANCE} of it. Done: the "
-        "last quarter of the steps gained less than that. An arm that is not done would end higher with more steps, and "
-        "one that is done may, since its learning rate falls to 0 over the steps. Core-minutes include validations."
+        "last quarter of the steps gained less than that. An arm that is not done would end higher with more steps, "
+        "and one that is done may, since its learning rate falls to 0 over the steps. Core-minutes include validations."
     )
     header = ["arm", "plateau", "step", "done", "core-minutes"]
     return table(comparison, "Plateaus on validation cases", header, rows, note, arms)

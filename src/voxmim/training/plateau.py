@@ -36,8 +36,8 @@ def in_words(steps: np.ndarray, curve: np.ndarray, score: str) -> str:
         return ""
     if plateau(steps, curve).done:
         return (
-            f"The last quarter of the steps raised the {score} by less than {TOLERANCE}: this training is done. A longer "
-            f"one, such as with --steps {2 * int(steps[-1])}, may still end a little higher, since the learning rate fell to 0."
+            f"The last quarter of the steps raised the {score} by less than {TOLERANCE}: this training is done. The "
+            f"learning rate fell to 0, so a longer one, such as with --steps {2 * int(steps[-1])}, may end a little higher."
         )
     before = float(curve[steps <= (1 - TAIL) * steps[-1]].max(initial=0))
     return (
