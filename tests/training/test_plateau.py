@@ -31,7 +31,7 @@ def test_a_training_that_is_done_is_called_so() -> None:
     assert said.startswith(
         "The last quarter of the steps raised the mean Dice by less than 0.005: this training is done."
     )
-    assert "with --steps 800, may end a little higher" in said
+    assert "with --steps 800, may end higher" in said
 
 
 def test_one_that_still_rises_should_go_on_for_twice_the_steps() -> None:

@@ -36,8 +36,8 @@ def in_words(steps: np.ndarray, curve: np.ndarray, score: str) -> str:
         return ""
     if plateau(steps, curve).done:
         return (
-            f"The last quarter of the steps raised the {score} by less than {TOLERANCE}: this training is done. The "
-            f"learning rate fell to 0, so a longer one, such as with --steps {2 * int(steps[-1])}, may end a little higher."
+            f"The last quarter of the steps raised the {score} by less than {TOLERANCE}: this training is done. "
+            f"A longer one, such as with --steps {2 * int(steps[-1])}, may end higher: the learning rate is 0 now."
         )
     before = float(curve[steps <= (1 - TAIL) * steps[-1]].max(initial=0))
     return (
