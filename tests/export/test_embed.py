@@ -18,7 +18,6 @@ from conftest import Sorted, TinyRuns
 from dicom_files import write_series
 from voxmim import api
 from voxmim.errors import MissingPackageError, ScanError, WeightsError
-from voxmim.export import embed as module
 
 Says = Callable[..., tuple[int, str, str]]
 
@@ -57,9 +56,8 @@ def test_nearest_neighbours_know_the_classes_of_scans(tiny_runs: TinyRuns, tiny_
 
 
 def test_the_command_prints_neighbours_that_pandas_finds_too(
-    tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voxmim_says: Says
+    tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says
 ) -> None:
-    monkeypatch.setattr(module, "_ROWS", 3)  # so that rows are written in several groups
     scans = tiny_runs.source / "imagesTr"
     out = tmp_path / "a.parquet"
     status, said, _ = voxmim_says("embed", tiny_runs.finetune, scans, "--out", out, "--nearest", 1)

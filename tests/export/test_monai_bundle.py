@@ -13,7 +13,6 @@ from torch import nn
 from conftest import TinyRuns
 from voxmim import api
 from voxmim.errors import MissingPackageError, WeightsError
-from voxmim.export import monai_bundle
 from voxmim.export.bundle_transforms import Network, PrepareScand, RestoreLabelsd
 from voxmim.export.monai_bundle import about, copy_modules, export_monai_bundle, inference
 from voxmim.images.grid import Grid, Volume
@@ -49,7 +48,7 @@ def test_a_network_gives_the_same_for_any_batch_and_moves_to_another_device(
     torch.manual_seed(0)
     encoder = build_encoder(ENCODERS[kind].settings(**NETWORKS[kind]), 2, (8, 8, 8))
     network = build_segmentor(encoder, UNETRSettings(feature_size=4), 3).eval()
-    monkeypatch.setattr(monai_bundle, "load_segmentor", lambda run: (network, TWO_CHANNELS))
+    monkeypatch.setattr("voxmim.export.comparison.load_segmentor", lambda run: (network, TWO_CHANNELS))
     assert export_monai_bundle(tmp_path, tmp_path / "bundle").sound
     file, volume = tmp_path / "bundle" / "models" / "model.pt2", torch.randn(5, 2, 8, 8, 8)
     found = Network(file)
@@ -124,7 +123,7 @@ def test_what_cannot_be_exported_is_one_sentence_and_leaves_nothing(
 ) -> None:
     with pytest.raises(WeightsError, match=r"there is no segmentor\.safetensors here"):
         api.export_weights(tiny_runs.pretrain, tmp_path / "bundle", "monai-bundle")
-    monkeypatch.setattr(monai_bundle, "load_segmentor", lambda run: (Decides(), TWO_CHANNELS))
+    monkeypatch.setattr("voxmim.export.comparison.load_segmentor", lambda run: (Decides(), TWO_CHANNELS))
     with pytest.raises(WeightsError, match=r"a part of this network has no counterpart in torch\.export") as caught:
         export_monai_bundle(tmp_path / "run", tmp_path / "bundle")
     assert "\n" not in str(caught.value)

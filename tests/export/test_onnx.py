@@ -97,7 +97,7 @@ def test_every_kind_of_segmentor_gives_the_same_in_onnx_runtime_for_any_batch(
     encoder = build_encoder(ENCODERS[kind].settings(**settings), 2, crop)
     network = build_segmentor(encoder, UNETRSettings(feature_size=4), 3).eval()
     metadata = {"preparation": {"channels": ["a", "b"]}, "crop": crop, "labels": {"1": "x", "2": "y"}}
-    monkeypatch.setattr(onnx, "load_segmentor", lambda run: (network, metadata))
+    monkeypatch.setattr("voxmim.export.comparison.load_segmentor", lambda run: (network, metadata))
     result = onnx.export_onnx(tmp_path, tmp_path / "a.onnx")
     assert result.sound, result.difference
     volume = torch.randn(5, 2, *crop)
@@ -144,7 +144,7 @@ def test_what_cannot_be_exported_is_one_sentence_and_leaves_nothing(
     with pytest.raises(WeightsError, match=r"there is no segmentor\.safetensors here"):
         api.export_weights(tiny_runs.pretrain, tmp_path / "a.onnx", "onnx")
     metadata = {"preparation": {"channels": ["a"]}, "crop": (4, 4, 4), "labels": {"1": "x"}}
-    monkeypatch.setattr(onnx, "load_segmentor", lambda run: (Sorts(), metadata))
+    monkeypatch.setattr("voxmim.export.comparison.load_segmentor", lambda run: (Sorts(), metadata))
     with pytest.raises(WeightsError, match="a part of this network has no counterpart in ONNX") as caught:
         onnx.export_onnx(tmp_path / "run", tmp_path / "a.onnx")
     assert "\n" not in str(caught.value)

@@ -197,14 +197,6 @@ def test_a_volume_that_is_no_multiple_of_the_patch_is_refused(shape: Triple) -> 
             encode(volume)
 
 
-def test_hidden_needs_a_token_and_a_token_needs_hidden() -> None:
-    swin, volume = make_swin(), some_volume()
-    with pytest.raises(ValueError, match="both hidden and token"):
-        swin.encode(volume, hidden=some_hidden())
-    with pytest.raises(ValueError, match="both hidden and token"):
-        swin.encode(volume, token=torch.randn(6))
-
-
 @pytest.mark.parametrize("patch", [(2, 2, 4), (8, 8, 8), (3, 3, 3)])
 def test_a_patch_other_than_2_or_4_is_refused(patch: Triple) -> None:
     with pytest.raises(ValueError, match="2 or 4"):

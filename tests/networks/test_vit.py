@@ -209,14 +209,6 @@ def test_the_token_gets_a_gradient_only_if_something_is_hidden() -> None:
         assert bool(token.grad.all()) == bool(token.grad.any()) == bool(hidden.any())
 
 
-def test_hidden_needs_a_token_and_a_token_needs_hidden() -> None:
-    vit = make_vit()
-    with pytest.raises(ValueError, match="give both hidden and token, or neither"):
-        vit.encode(some_volume(), hidden=some_hidden())
-    with pytest.raises(ValueError, match="give both hidden and token, or neither"):
-        vit.encode(some_volume(), token=torch.randn(24))
-
-
 @pytest.mark.parametrize("rope", [False, True])
 def test_registers_take_part_without_a_place_and_are_taken_off_again(rope: bool) -> None:
     vit, volume = make_vit(registers=3, rope=rope), some_volume()

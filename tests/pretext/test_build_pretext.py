@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from voxmim.networks.build import ENCODERS, build_encoder
-from voxmim.pretext.build import build_pretext, describe_pretext, described_pretext, fitting_pretexts
+from voxmim.pretext.build import build_pretext, described_pretext, fitting_pretexts
 from voxmim.pretext.dense_mae import DenseMAE
 from voxmim.pretext.mae import MAE, MAESettings
+from voxmim.pretext.pretext import describe_pretext
 from voxmim.pretext.simclr import SimCLR
 from voxmim.pretext.simmim import SimMIM
 from voxmim.recipe import Recipe, make_recipe

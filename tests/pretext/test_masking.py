@@ -17,7 +17,6 @@ from voxmim.pretext.masking import (
     draw_masks,
     holds_body,
     random_mask,
-    units_to_patches,
     visible_index,
 )
 from voxmim.settings import MaskSettings
@@ -170,13 +169,6 @@ def test_within_the_body_and_off_it_every_patch_and_every_pair_is_hidden_as_ofte
     torch.testing.assert_close(often, expected, atol=0.03, rtol=0)  # over four standard deviations
 
 
-def test_a_score_holds_body_where_it_is_above_zero() -> None:
-    score = torch.tensor([[0.3, 0.0, -1.0, 0.01, 0.0, 2.0]])
-    hidden = body_mask(score, 0.34, 1.0, seeded(0))  # two of six, of which the three of body leave one visible
-    assert hidden.sum() == 2
-    assert hidden[score > 0].sum() == 2
-
-
 @given(
     grid=st.tuples(*[st.integers(1, 3)] * 3).filter(lambda grid: math.prod(grid) >= 2),
     times=st.tuples(*[st.integers(1, 3)] * 3),
@@ -186,7 +178,7 @@ def test_a_score_holds_body_where_it_is_above_zero() -> None:
 @settings(max_examples=60, deadline=None)
 def test_units_are_hidden_completely_or_not_at_all(grid: Triple, times: Triple, patch: Triple, seed: int) -> None:
     units = random_mask(2, math.prod(grid), 0.6, seeded(seed))
-    mask = units_to_patches(units, grid, times)
+    mask = mask_to_voxels(units, grid, times).flatten(1)
     patches = (grid[0] * times[0], grid[1] * times[1], grid[2] * times[2])
     assert mask.shape == (2, math.prod(patches))
     voxels = mask_to_voxels(mask, patches, patch)

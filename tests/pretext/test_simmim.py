@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from voxmim.networks.patches import Triple, mask_to_voxels, patchify, unpatchify
 from voxmim.pretext.masked import MaskedOutput
-from voxmim.pretext.masking import random_mask, units_to_patches
+from voxmim.pretext.masking import random_mask
 from voxmim.pretext.simmim import SimMIM, SimMIMSettings
 from voxmim.settings import MaskSettings
 
@@ -161,7 +161,7 @@ def test_a_mask_of_complete_units_is_drawn_from_the_seeds() -> None:
     simmim, volume, seeds = make_simmim(ratio=0.4), some_volume(), torch.tensor([3, 4])
     drawn = simmim(*simmim.inputs(volume, seeds)).mask
     units = torch.cat([random_mask(1, 8, 0.4, torch.Generator().manual_seed(seed + 1)) for seed in (3, 4)])
-    assert torch.equal(drawn, units_to_patches(units, (2, 2, 2), (2, 3, 2)))
+    assert torch.equal(drawn, mask_to_voxels(units, (2, 2, 2), (2, 3, 2)).flatten(1))
     assert drawn.sum(1).tolist() == [3 * 12, 3 * 12]  # three units of twelve patches
 
 

@@ -93,11 +93,6 @@ def test_awkward_curves_are_drawn() -> None:
         assert pixels(png(chart)).shape[2] == 3
 
 
-def test_a_curve_of_unequal_columns_is_refused() -> None:
-    with pytest.raises(ValueError, match="'a' has columns of different lengths"):
-        Curve("a", [1, 2], [0.5])
-
-
 def test_a_heat_map_grows_lighter_with_its_values_and_writes_them_in() -> None:
     assert {"0.100", "0.200", "0.300", "missing"} <= set(texts(svg(CHARTS[2], "one")))
     image = pixels(png(CHARTS[2]))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -119,7 +120,7 @@ def test_a_prediction_is_in_the_scans_own_units(
     scan[2:-2, 2:-2, 2:-2] = 500 + 50 * np.random.default_rng(0).standard_normal((16, 14, 12))
     file = write_scan(tmp_path / "scan.nii.gz", scan, oblique(1, 1, 1))
     reconstructor = Reconstructor.load(tiny_runs.pretrain)
-    reconstructor.metadata["preparation"]["intensity"] = kind
+    reconstructor.preparation = replace(reconstructor.preparation, intensity=kind)
     torch.nn.init.zeros_(reconstructor.network.head.weight)
     torch.nn.init.constant_(reconstructor.network.head.bias, 1e-3)  # an exact 0 would be background
     monkeypatch.setattr(Reconstructor, "load", lambda path: reconstructor)

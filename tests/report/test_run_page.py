@@ -154,15 +154,15 @@ def test_the_command_to_repeat_a_classification_names_its_table(tiny_sorted: Sor
 def test_a_loss_curve_is_a_running_mean() -> None:
     losses = np.random.default_rng(0).random(200)
     rows = [{"step": i + 1, "loss": float(loss)} for i, loss in enumerate(losses)]
-    found = loss_curve(rows, "crops")
-    assert found.name == "crops, mean of 20 steps"
+    found = loss_curve(rows)
+    assert found.name == "training crops, mean of 20 steps"
     assert list(found.steps) == list(range(20, 201))
     np.testing.assert_allclose(found.values, [losses[i - 20 : i].mean() for i in range(20, 201)])
 
 
 @pytest.mark.parametrize("count", [1, 5, 30, 5000])
 def test_a_loss_curve_is_thin_enough_to_draw(count: int) -> None:
-    found = loss_curve([{"step": i + 1, "loss": 1.0} for i in range(count)], "crops")
+    found = loss_curve([{"step": i + 1, "loss": 1.0} for i in range(count)])
     assert 1 <= len(found.steps) == len(found.values) <= 450
     assert set(np.round(found.values, 9)) == {1.0}
 

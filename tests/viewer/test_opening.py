@@ -58,7 +58,7 @@ def test_the_findings_of_a_folder_stand_with_their_scans(tmp_path: Path) -> None
     deadline = time.monotonic() + 60
     while found.checking and time.monotonic() < deadline:
         time.sleep(0.05)
-    kinds = {item.name: [finding.action for finding in found.findings_of(item)] for item in found.items}
+    kinds = {item.name: [one.action for one in found.findings if one.file in item.files] for item in found.items}
     assert kinds == {"good": [], "bad": ["left out"]}
 
 

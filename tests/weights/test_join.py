@@ -12,8 +12,8 @@ from conftest import Sorted, TinyRuns
 from voxmim import api
 from voxmim.errors import WeightsError
 from voxmim.images.volume import open_image
-from voxmim.networks.ensemble import Ensemble, mean, mean_of_labels, mean_of_regions
 from voxmim.weights.files import read_weights, save_weights
+from voxmim.weights.join import Ensemble, mean, mean_of_labels, mean_of_regions
 from voxmim.weights.load import load_segmentor
 
 Says = Callable[..., tuple[int, str, str]]

@@ -117,7 +117,7 @@ def reconstruct(
         The pictures written.
 
     Raises:
-        VoxmimError: the run or a scan cannot be used.
+        VoxmimError: the run cannot be used, or no scan can.
     """
     from voxmim.report.reconstruct import reconstruct
     from voxmim.tasks.scans import scan_files

@@ -9,14 +9,11 @@ from torch import Tensor, nn
 
 from voxmim.weights.load import load_segmentor
 
-_BATCHES = (1, 3)  # networks are exported with two, and their batch size is free
-_SEED = 0
-
 
 def load_contiguous(run: Path) -> tuple[nn.Module, dict[str, Any]]:
     """A segmentor to export, and its metadata; not in channels last, in which torch's own rounding is larger."""
     network, metadata = load_segmentor(run)
-    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    network.to(memory_format=torch.contiguous_format)
     return network, metadata
 
 
@@ -27,11 +24,11 @@ def input_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
 
 def example(shape: tuple[int, ...], batch: int = 2) -> Tensor:
     """A random volume (B, *shape) float32, 0..1."""
-    return torch.rand(batch, *shape, generator=torch.Generator().manual_seed(_SEED))
+    return torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
 def largest_difference(exported: Callable[[Tensor], Tensor], network: nn.Module, shape: tuple[int, ...]) -> float:
     """The largest absolute difference of two networks' outputs for volumes (B, *shape), for several batch sizes."""
-    volumes = [example(shape, batch) for batch in _BATCHES]
+    volumes = [example(shape, batch) for batch in (1, 3)]  # it is exported with two, and the batch size is free
     return max(float((exported(volume) - network(volume)).abs().max()) for volume in volumes)

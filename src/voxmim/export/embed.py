@@ -1,12 +1,10 @@
 """One vector a scan: the encoder's bottleneck features, averaged over the body."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Self
 
 import numpy as np
 import torch
@@ -25,27 +23,17 @@ from voxmim.tasks.classification.inference import cut, windows
 from voxmim.tasks.scans import Progress, for_each, scan_files
 from voxmim.tasks.task import Predictor
 from voxmim.weights.files import holds
-from voxmim.weights.load import load_classifier, load_encoder, load_regressor, load_segmentor
-
-_ROWS = 256  # that are held before they are written
-_FINE_TUNED = {"segmentor": load_segmentor, "classifier": load_classifier, "regressor": load_regressor}
+from voxmim.weights.load import load_encoder, load_fine_tuned
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What `embed` has written.
-
-    Attributes:
-        file: the Parquet file.
-        scans: how many it holds.
-        width: of a vector.
-        neighbours: (name, cosine) of the nearest scans by the name of each scan, the nearest first.
-    """
+    """What `embed` has written."""
 
     file: Path
-    scans: int
-    width: int
-    neighbours: dict[str, list[tuple[str, float]]]
+    scans: int  # how many it holds
+    width: int  # of a vector
+    neighbours: dict[str, list[tuple[str, float]]]  # see `find_neighbours`
 
 
 class Embedder(Predictor):
@@ -54,16 +42,12 @@ class Embedder(Predictor):
     network: Encoder
 
     @classmethod
-    def load(cls, run: Path) -> Embedder:
-        """The encoder of a pre-training or a fine-tuning, a run folder or a weights file; onto a GPU if there is one.
-
-        Raises:
-            WeightsError: there are no such weights.
-        """
-        for kind, load in _FINE_TUNED.items():
+    def load(cls, run: Path) -> Self:
+        """The encoder of the run folder or weights file of any training; onto a GPU if there is one."""
+        for kind in ("segmentor", "classifier", "regressor"):
             if holds(run, kind):
-                network, metadata = load(run)
-                return cls(cast(Encoder, network.encoder), metadata)
+                network, metadata = load_fine_tuned(run, kind)
+                return cls(network.encoder, metadata)
         encoder = load_encoder(run)
         return cls(encoder, encoder.metadata)  # type: ignore[arg-type]
 
@@ -100,12 +84,7 @@ class Embedder(Predictor):
 def embed(run: Path, scans: Sequence[Path], out: Path, nearest: int = 0, on_case: Progress | None = None) -> Embeddings:
     """Write one row a scan, ``case`` and ``embedding``, as Parquet; a scan that cannot be used is named and left out.
 
-    Args:
-        run: a run folder or weights file.
-        scans: as in `voxmim.tasks.segmentation.predict.predict`.
-        out: a ``.parquet`` file, which appears complete or not at all.
-        nearest: how many neighbours to find for each scan, by the cosine of the vectors; 0 finds none.
-        on_case: called with the scans done and their number.
+    Args as of `voxmim.embed`.
 
     Raises:
         WeightsError: there are no weights, or another file name.
@@ -117,47 +96,27 @@ def embed(run: Path, scans: Sequence[Path], out: Path, nearest: int = 0, on_case
         raise WeightsError(f"{out}: the file name must end in .parquet.")
     require("export", "voxmim embed", "pyarrow")
     import pyarrow as pa
-    from pyarrow.parquet import ParquetWriter
+    from pyarrow.parquet import write_table
 
     embedder = Embedder.load(run)
-    width = embedder.network.width
-    kept = {
-        key: embedder.metadata[key] for key in ("preparation", "crop", "encoder", "data") if key in embedder.metadata
-    }
-    schema = pa.schema(
-        [("case", pa.string()), ("embedding", pa.list_(pa.float32(), width))], metadata={"voxmim": json.dumps(kept)}
-    )
-    rows: list[dict[str, Any]] = []
+    files = channel_files(scan_files(scans), len(embedder.preparation.channels))
+    vectors, _ = for_each(files, lambda name, images: embedder.embed(embedder.prepare(images)), on_case)
+    width, about = embedder.network.width, embedder.metadata
+    kept = {key: about[key] for key in ("preparation", "crop", "encoder", "data") if key in about}
+    columns = [("case", pa.string()), ("embedding", pa.list_(pa.float32(), width))]
+    schema = pa.schema(columns, metadata={"voxmim": json.dumps(kept)})
     with atomic_write(out) as temporary:
-        with ParquetWriter(temporary, schema) as writer:
-
-            def write(minimum: int) -> None:
-                if len(rows) >= minimum:
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
-                    rows.clear()
-
-            def add(name: str, images: Sequence[Path]) -> None:
-                rows.append({"case": name, "embedding": embedder.embed(embedder.prepare(images))})
-                write(_ROWS)
-
-            files = channel_files(scan_files(scans), len(embedder.preparation.channels))
-            done, _ = for_each(files, add, on_case)
-            write(1)
-        neighbours = find_neighbours(temporary, nearest) if nearest else {}
-    return Embeddings(out, len(done), width, neighbours)
+        write_table(pa.table({"case": list(vectors), "embedding": list(vectors.values())}, schema), temporary)
+    return Embeddings(out, len(vectors), width, find_neighbours(vectors, nearest) if nearest else {})
 
 
-def find_neighbours(file: Path, count: int) -> dict[str, list[tuple[str, float]]]:
-    """The nearest scans of each scan of a Parquet file, itself left out, with the cosine of the two vectors."""
-    from pyarrow.parquet import read_table
-
-    table = read_table(file)
-    names = table["case"].to_pylist()
-    vectors = np.stack(table["embedding"].to_numpy())
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+def find_neighbours(vectors: Mapping[str, np.ndarray], count: int) -> dict[str, list[tuple[str, float]]]:
+    """The nearest scans of each scan, itself left out, with the cosine of the two vectors, the nearest first."""
+    names, table = list(vectors), np.stack(list(vectors.values()))
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
     found = {}
-    for at, (name, vector) in enumerate(zip(names, vectors, strict=True)):
-        cosines = vectors @ vector
+    for at, name in enumerate(names):
+        cosines = table @ table[at]
         order = [other for other in np.argsort(-cosines, kind="stable")[: count + 1] if other != at][:count]
         found[name] = [(names[other], float(cosines[other])) for other in order]
     return found

@@ -1,7 +1,5 @@
 """What an export has written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,24 +7,22 @@ from voxmim.errors import WeightsError
 
 
 class Exported(NamedTuple):
-    """What an export has written.
+    """What an export has written."""
 
-    Attributes:
-        what: in a few words, such as ``the encoder for monai``.
-        usage: Python lines or commands that use it.
-        difference: the largest absolute difference of its output to torch's; None where it was not computed.
-        tolerance: of the difference.
-    """
-
-    what: str
-    usage: str
-    difference: float | None = None
-    tolerance: float = 1e-4
+    what: str  # in a few words, such as "the encoder for monai"
+    usage: str  # Python lines or commands that use it
+    difference: float | None = None  # the largest absolute one of its output to torch's; None if it was not computed
+    tolerance: float = 1e-4  # of the difference
 
     @property
     def sound(self) -> bool:
         """Whether its output was not seen to differ from torch's."""
         return self.difference is None or self.difference <= self.tolerance
+
+
+def cannot_export(run: Path, reason: object) -> WeightsError:
+    """The error of an encoder that another package's network cannot hold."""
+    return WeightsError(f"{run}: this encoder cannot be exported, since {reason}.")
 
 
 def no_counterpart(run: Path, form: str, error: BaseException) -> WeightsError:

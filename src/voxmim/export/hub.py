@@ -1,7 +1,5 @@
 """Weights as a folder in the style of Hugging Face's hub: safetensors, config.json and a model card."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
@@ -34,11 +32,7 @@ _LICENCES = {  # the hub's names, without what spelling varies
 def export_hub(run: Path, out: Path) -> Exported:
     """Write ``model.safetensors``, ``config.json`` and ``README.md`` into a new folder; nothing is uploaded.
 
-    voxmim takes the folder as it takes a run folder.
-
-    Args:
-        run: a run folder, whose segmentor, classifier or encoder is taken, or a weights file.
-        out: the folder.
+    Of a run folder its segmentor, classifier or encoder is taken. voxmim takes the folder as it takes a run folder.
 
     Raises:
         WeightsError: there are no weights, or the folder has content.
@@ -70,15 +64,7 @@ def card_head(metadata: Mapping[str, Any]) -> dict[str, Any]:
     data = metadata.get("data", {})
     licence = data.get("licence") or ""
     known = _LICENCES.get(re.sub(r"[^a-z0-9]", "", licence.lower()))
-    named = {"license": known} if known else {"license": "other", "license_name": _slug(licence)}
+    slug = re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-") or "unknown"
+    named = {"license": known} if known else {"license": "other", "license_name": slug}
     tags = ["voxmim", "medical", "3d", metadata["preparation"]["intensity"], metadata.get("encoder", "vit")]
-    return {
-        **named,
-        "library_name": "voxmim",
-        "pipeline_tag": _PIPELINES[metadata["kind"]],
-        "tags": tags,
-    }
-
-
-def _slug(licence: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-") or "unknown"
+    return {**named, "library_name": "voxmim", "pipeline_tag": _PIPELINES[metadata["kind"]], "tags": tags}

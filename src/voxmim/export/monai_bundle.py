@@ -38,14 +38,9 @@ class Probabilities(nn.Module):
 
 
 def export_monai_bundle(run: Path, out: Path) -> Exported:
-    """Write a segmentor as a MONAI bundle: network, configuration, metadata, model card, and transforms as scripts.
+    """Write a segmentor as a MONAI bundle, a new folder, and compare its network with torch.
 
-    Args:
-        run: a fine-tuning's run folder or weights file.
-        out: a new folder.
-
-    Returns:
-        the largest difference of its network to torch, among the rest.
+    The folder has the network, its configuration, metadata, a model card, and our transforms as scripts.
 
     Raises:
         WeightsError: there is no segmentor, a part of it has no counterpart in `torch.export`, or the folder has

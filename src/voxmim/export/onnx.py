@@ -1,13 +1,9 @@
 """A segmentor as one ONNX file, which also says how a scan is prepared and what the outputs mean."""
 
-from __future__ import annotations
-
 import json
 import logging
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,18 +18,11 @@ _KEPT = ("preparation", "window", "crop", "overlap", "data", "versions")  # of t
 
 
 def export_onnx(run: Path, out: Path) -> Exported:
-    """Write the network of a segmentor as ONNX, and compare it with torch in ONNX Runtime.
+    """Write the network of a segmentor as a ``.onnx`` file, and compare it with torch in ONNX Runtime.
 
     Its input ``volume`` is (B, C, *crop) float32, intensities as the network sees them; its output ``logits`` is
     (B, K, *crop) float32. The entry ``voxmim`` of the file's metadata is JSON: preparation, window, crop, overlap,
     labels, values, regions.
-
-    Args:
-        run: a fine-tuning's run folder or weights file.
-        out: a ``.onnx`` file.
-
-    Returns:
-        the largest difference to torch, among the rest.
 
     Raises:
         WeightsError: there is no segmentor, a part of it has no counterpart in ONNX, or another file name.
@@ -48,18 +37,13 @@ def export_onnx(run: Path, out: Path) -> Exported:
         program = _program(network, shape)
     except torch.onnx.OnnxExporterError as error:
         raise no_counterpart(run, "ONNX", error.__cause__ or error) from None
-    program.model.metadata_props["voxmim"] = json.dumps(onnx_metadata(metadata))
+    about = {key: metadata[key] for key in _KEPT if key in metadata} | Structures.from_metadata(metadata).metadata()
+    program.model.metadata_props["voxmim"] = json.dumps(about)
     with atomic_write(out) as temporary:
         program.save(temporary)
         difference = _difference(temporary, network, shape)
     usage = f"python examples/predict_onnx.py {out} SCAN --out labels"
     return Exported("the segmentor for ONNX Runtime", usage, difference)
-
-
-def onnx_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What a program needs besides the network, from the metadata of a segmentor's weights."""
-    kept = {key: metadata[key] for key in _KEPT if key in metadata}
-    return {**kept, **Structures.from_metadata(metadata).metadata()}
 
 
 def _program(network: nn.Module, shape: tuple[int, ...]) -> torch.onnx.ONNXProgram:

@@ -1,7 +1,5 @@
 """What every encoder and every segmentor offers."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -10,9 +8,10 @@ from voxmim.settings import EncoderSettings, Triple
 
 
 class Encoder(nn.Module):
-    """An encoder: ``__init__`` takes its settings, the channels of the volumes, and the voxels of a crop.
+    """An encoder: ``__init__`` takes its settings, the channels of the volumes, and the voxels of a crop along X, Y, Z.
 
-    ``forward`` takes a volume (B, C, X, Y, Z); what it returns is between the encoder and its segmentor.
+    Only learned positions depend on the crop; other crops are encoded too. ``forward`` of a ViT gives its tokens, and
+    otherwise what `encode` does.
 
     Attributes:
         encodes_visible: ``forward`` takes the index (B, V) of the visible patches too, and encodes only those.
@@ -40,6 +39,9 @@ class Encoder(nn.Module):
         """The names of the modules of each layer, from input to output, for layer-wise learning rate decay."""
         raise NotImplementedError
 
+    def forward(self, volume: Tensor) -> Tensor:
+        return self.encode(volume)
+
     def encode(self, volume: Tensor, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
         """The bottleneck features, with some patches hidden where `hidden` is given (arXiv 2111.09886).
 
@@ -52,7 +54,7 @@ class Encoder(nn.Module):
             (B, width, *grid).
 
         Raises:
-            ValueError: the volume is not a multiple of the patch, or only one of `hidden` and `token` is given.
+            ValueError: the volume is not a multiple of the patch.
         """
         raise NotImplementedError
 
@@ -72,8 +74,4 @@ class Segmentor(nn.Module):
 
     @classmethod
     def check(cls, settings: EncoderSettings) -> None:
-        """Check the encoder's settings before it is pre-trained.
-
-        Raises:
-            ValueError: the segmentor does not fit such an encoder.
-        """
+        """Check before an encoder is pre-trained that the segmentor fits it; a ValueError says why not."""

@@ -1,7 +1,5 @@
 """The encoders by name, and how settings become networks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, NamedTuple
@@ -15,8 +13,6 @@ from voxmim.networks.unet import ResidualEncoder, UNet, UNetSettings
 from voxmim.networks.unetr import UNETR
 from voxmim.networks.vit import ViT, ViTSettings
 from voxmim.settings import EncoderSettings, Triple, UNETRSettings
-
-__all__ = ["ENCODERS", "Encoder", "Segmentor", "build_encoder", "build_segmentor"]
 
 ANY = "any"  # the input's name of an encoder that takes any channel
 

@@ -1,7 +1,5 @@
 """A classifier: the encoder's bottleneck features, averaged over the cells, normalised, and one linear layer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch
@@ -15,10 +13,6 @@ class Classifier(nn.Module):
 
     Much of the averaged features is the same in every scan. Training the encoder can change that; for a frozen one
     `fit_scale` standardises each feature, without which a linear layer learns next to nothing.
-
-    Args:
-        encoder: any encoder.
-        classes: number of classes.
     """
 
     middle: Tensor
@@ -52,13 +46,7 @@ class Classifier(nn.Module):
 
 
 class Regressor(Classifier):
-    """The same with a single output, a number.
-
-    Args:
-        encoder: any encoder.
-        mean: of the training scans' numbers, around which it begins.
-        std: of them, the unit of the head's output.
-    """
+    """The same with a single output, a number: the head's in units of `std` around `mean`, as of the training scans."""
 
     mean: Tensor
     std: Tensor

@@ -1,12 +1,8 @@
 """Volumes cut into patches and put together again: the one flattening order that everything uses."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from voxmim.settings import Triple
-
-__all__ = ["Triple", "grid_of", "mask_to_voxels", "patchify", "to_map", "unpatchify"]
 
 
 def grid_of(shape: tuple[int, ...], patch: Triple) -> Triple:

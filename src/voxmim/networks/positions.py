@@ -1,7 +1,5 @@
 """Positional encodings of a 3D grid of tokens."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -58,8 +56,6 @@ def rotate(heads: Tensor, angles: Tensor) -> Tensor:
 
 def resize_positions(table: Tensor, old: Triple, new: Triple) -> Tensor:
     """Interpolate a learned table (N_old, width) linearly from one grid of tokens to another: (N_new, width)."""
-    if old == new:
-        return table
     volume = table.reshape(*old, -1).permute(3, 0, 1, 2)[None]
     resized = functional.interpolate(volume.float(), size=new, mode="trilinear", align_corners=False)
     return resized[0].permute(1, 2, 3, 0).reshape(new[0] * new[1] * new[2], -1).to(table.dtype)

@@ -1,7 +1,5 @@
 """The precision that a network computes in, by what the device is fast at."""
 
-from __future__ import annotations
-
 import torch
 
 from voxmim.settings import Precision

@@ -4,22 +4,19 @@ Tensors have the names of dynamic-network-architectures, nnU-Net's package of ne
 A residual block is that of ResNet-D (arXiv 1812.01187): where it halves the grid, the shortcut is average-pooled.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from math import prod
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxmim.networks.blocks import InstanceNorm, Pool
-from voxmim.networks.unet import ConvEncoder
+from voxmim.networks.blocks import InstanceNorm, Pool, leaky_relu, named
+from voxmim.networks.unet import ConvEncoder, ConvSettings
 from voxmim.settings import Triple, check_range
 
 
 @dataclass
-class ResEncSettings:
+class ResEncSettings(ConvSettings):
     """nnU-Net's encoder; the defaults are its preset ResEnc-L.
 
     Attributes:
@@ -43,7 +40,6 @@ class ResEncSettings:
         "base": {"widths": (32, 64, 128, 256, 320), "blocks": (1, 3, 4, 6, 6)},
         "large": {"widths": (32, 64, 128, 256, 320, 320), "blocks": (1, 3, 4, 6, 6, 6)},
     }
-    min_cells: ClassVar[int] = 2  # instance normalisation removes the mean, which is all of a single cell
 
     def __post_init__(self) -> None:
         check_range(self, "widths", 1)
@@ -62,24 +58,13 @@ class ResEncSettings:
 
     @property
     def stage_strides(self) -> list[Triple]:
-        """The stride of each stage."""
-        return list(self.strides or ((1, 1, 1), *((2, 2, 2),) * (len(self.widths) - 1)))
+        """By which each stage divides the grid along X, Y, Z."""
+        return list(self.strides) if self.strides else super().stage_strides
 
     @property
     def stage_kernels(self) -> list[Triple]:
         """The kernel of each stage."""
         return list(self.kernels or ((3, 3, 3),) * len(self.widths))
-
-    @property
-    def stride(self) -> Triple:
-        """Voxels of a cell of the bottleneck features."""
-        x, y, z = (prod(stride[axis] for stride in self.stage_strides) for axis in range(3))
-        return x, y, z
-
-    @property
-    def patch(self) -> Triple:
-        """The smallest mask unit, a cell of the bottleneck: no stage would be without all trace of a smaller one."""
-        return self.stride
 
     def summary(self) -> str:
         """Such as ``residual encoder of nnU-Net, widths 32-64, blocks 1-3``."""
@@ -89,27 +74,20 @@ class ResEncSettings:
 
 
 class ResEnc(ConvEncoder):
-    """The encoder.
-
-    Args:
-        settings: of the network.
-        channels: of the volumes.
-        crop: not used; convolutions have no positions that depend on it.
-    """
+    """The encoder."""
 
     def __init__(self, settings: ResEncSettings, channels: int = 1, crop: Triple | None = None) -> None:
-        super().__init__(list(settings.widths), settings.stage_strides, channels)
+        super().__init__(settings, list(settings.widths), channels)
         self.settings, self.stages = settings, nn.ModuleList()
         block: type[nn.Module] = _ResidualBlock if settings.residual else _ConvNorm
-        incoming = channels
-        if settings.residual:
-            self.stem = _ConvNorm(channels, settings.widths[0], settings.stage_kernels[0])
-            incoming = settings.widths[0]
+        width = settings.widths[0]
+        self.stem = _ConvNorm(channels, width, settings.stage_kernels[0]) if settings.residual else nn.Identity()
+        incoming = width if settings.residual else channels
         stages = zip(settings.widths, settings.blocks, settings.stage_strides, settings.stage_kernels, strict=True)
         for width, count, stride, kernel in stages:
             blocks = [block(incoming, width, kernel, stride)] if count else []
             blocks += [block(width, width, kernel) for _ in range(count - 1)]
-            self.stages.append(_Stage(blocks))
+            self.stages.append(named(blocks=nn.Sequential(*blocks)))
             incoming = width
         first: Any = self.stem if settings.residual else self.get_submodule("stages.0.blocks.0")
         first.pad_value = settings.pad_value
@@ -118,29 +96,12 @@ class ResEnc(ConvEncoder):
 
     @property
     def layers(self) -> list[tuple[str, ...]]:
-        """The names of the modules of each layer, from input to output: the stem, and each block."""
         stem = [("stem",)] if self.settings.residual else []
         counts = enumerate(self.settings.blocks)
         return [*stem, *((f"stages.{stage}.blocks.{block}",) for stage, count in counts for block in range(count))]
 
     def _stages(self, volume: Tensor) -> list[Tensor]:
-        features = self.stem(volume) if hasattr(self, "stem") else volume
-        maps = []
-        for stage in self.stages:
-            features = stage(features)
-            maps.append(features)
-        return maps
-
-
-class _Stage(nn.Module):
-    """The blocks that share a grid."""
-
-    def __init__(self, blocks: list[nn.Module]) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*blocks)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.blocks(features)
+        return super()._stages(self.stem(volume))
 
 
 class _ConvNorm(nn.Module):
@@ -156,15 +117,14 @@ class _ConvNorm(nn.Module):
         self.linear, self.pad_value = linear, 0.0
 
     def forward(self, volume: Tensor) -> Tensor:
-        features = self.norm(self._convolved(volume))
-        return features if self.linear else functional.leaky_relu(features, 0.01, inplace=True)
-
-    def _convolved(self, volume: Tensor) -> Tensor:
         if self.pad_value == 0.0:
-            return self.conv(volume)
-        x, y, z = (int(size) for size in self.conv.padding)
-        padded = functional.pad(volume, (z, z, y, y, x, x), value=self.pad_value)
-        return functional.conv3d(padded, self.conv.weight, self.conv.bias, self.conv.stride)
+            features = self.conv(volume)
+        else:
+            x, y, z = (int(size) for size in self.conv.padding)
+            padded = functional.pad(volume, (z, z, y, y, x, x), value=self.pad_value)
+            features = functional.conv3d(padded, self.conv.weight, self.conv.bias, self.conv.stride)
+        features = self.norm(features)
+        return features if self.linear else leaky_relu(features)
 
 
 class _ResidualBlock(nn.Module):
@@ -174,15 +134,12 @@ class _ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = _ConvNorm(incoming, outgoing, kernel, stride)
         self.conv2 = _ConvNorm(outgoing, outgoing, kernel, linear=True)
-        shortcut: list[nn.Module] = []
-        if max(stride) > 1:
-            shortcut.append(Pool(stride))
-        if incoming != outgoing:
-            shortcut.append(_ConvNorm(incoming, outgoing, (1, 1, 1), linear=True))
+        shortcut: list[nn.Module] = [Pool(stride)] if max(stride) > 1 else []
+        shortcut += [_ConvNorm(incoming, outgoing, (1, 1, 1), linear=True)] if incoming != outgoing else []
         self.skip = nn.Sequential(*shortcut)
 
     def forward(self, features: Tensor) -> Tensor:
-        return functional.leaky_relu(self.conv2(self.conv1(features)) + self.skip(features), 0.01, inplace=True)
+        return leaky_relu(self.conv2(self.conv1(features)) + self.skip(features))
 
 
 def _initialise(module: nn.Module) -> None:

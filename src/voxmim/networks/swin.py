@@ -4,8 +4,6 @@ MONAI's network does the work. What is added is SimMIM's masking (arXiv 2111.098
 embedding, so that the windows stay complete.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -85,16 +83,8 @@ class Swin(Encoder):
     A volume must be a multiple of the patch. Patch merging pads an odd grid with zeros at the far end, so that the next
     grid is half of it rounded up.
 
-    Args:
-        settings: of the network.
-        channels: of the volumes.
-        crop: not used; a Swin has no positions that depend on it.
-
     Attributes:
-        embed_width: channels of a patch's embedding.
         widths: channels of the maps, finest first.
-        width: channels of the bottleneck features.
-        stride: voxels of a cell of the bottleneck features along X, Y, Z.
     """
 
     takes_mask_token = True
@@ -127,8 +117,7 @@ class Swin(Encoder):
 
     @property
     def layers(self) -> list[tuple[str, ...]]:
-        """The names of the modules of each layer, from input to output: blocks, a stage's last one with its merging."""
-        names: list[tuple[str, ...]] = []
+        names: list[tuple[str, ...]] = []  # of blocks, the first with its convolutions, the last with its merging
         for number in range(1, self.stages + 1):
             (stage,) = getattr(self.swin, f"layers{number}")
             prefix = f"swin.layers{number}.0"
@@ -140,28 +129,19 @@ class Swin(Encoder):
                 names[-1] += (f"{prefix}.downsample",)
         return names
 
-    def forward(self, volume: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) to the bottleneck features (B, width, *grid)."""
-        return self.encode(volume)
-
     def encode(self, volume: Tensor, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
         """The bottleneck features (B, width, *grid), normalised over the channels; see `Encoder.encode`."""
         embedded = self._embed(volume)
-        if hidden is not None and token is not None:
+        if hidden is not None:
+            assert token is not None
             where = hidden.reshape(len(embedded), 1, *embedded.shape[2:])
             embedded = torch.where(where, token.to(embedded.dtype).reshape(-1, 1, 1, 1), embedded)
-        elif hidden is not None or token is not None:
-            raise ValueError("give both hidden and token, or neither")
         return self.swin.proj_out(self._stages(embedded)[-1], normalize=True)
 
     def maps(self, volume: Tensor) -> list[Tensor]:
         """What a decoder reads: the patches' embeddings and the output of each stage, finest first.
 
-        Returns:
-            (B, widths[i], *grid / 2**i, rounded up), normalised over the channels as MONAI's network does.
-
-        Raises:
-            ValueError: the volume is not a multiple of the patch.
+        They are (B, widths[i], *grid / 2**i, rounded up), normalised over the channels as MONAI's network does.
         """
         return [self.swin.proj_out(features, normalize=True) for features in self._stages(self._embed(volume))]
 

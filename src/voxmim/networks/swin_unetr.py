@@ -4,8 +4,6 @@ The order of the blocks is MONAI's: with patches of 2 this is MONAI's own SwinUN
 doubling between the patches' map and the voxels.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 
@@ -20,13 +18,10 @@ from voxmim.settings import UNETRSettings
 
 
 class SwinUNETR(Segmentor):
-    """The segmentor.
+    """The segmentor on a Swin.
 
-    Args:
-        encoder: a Swin.
-        classes: labels with background.
-        settings: of the decoder. Its channels apply at the patches' resolution and finer, and double at each level
-            below, until the encoder's two coarsest feature maps are reached, which keep their channels.
+    The settings' channels apply at the patches' resolution and finer, and double at each level below, until the
+    encoder's two coarsest feature maps are reached, which keep their channels.
     """
 
     encoder: Swin
@@ -50,14 +45,9 @@ class SwinUNETR(Segmentor):
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, volume: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z).
-
-        Raises:
-            ValueError: the volume is not a multiple of the patch, or has a single bottleneck cell, of which instance
-                normalisation would leave nothing.
-        """
+        """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z); a ValueError if it is too small, or no whole patches."""
         *maps, deepest = self.encoder.maps(volume)
-        if deepest[0, 0].numel() == 1:
+        if deepest[0, 0].numel() == 1:  # of which instance normalisation would leave nothing
             size, stride = tuple(volume.shape[2:]), self.encoder.stride
             raise ValueError(f"a volume of {size} voxels is too small: along one axis at least it must exceed {stride}")
         features = self.bottom(deepest)

@@ -4,8 +4,6 @@ Each level of the encoder halves the resolution and doubles the channels, up to 
 transposed and one plain convolution a level.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -29,8 +27,33 @@ from voxmim.networks.patches import grid_of
 from voxmim.settings import Triple, UNETRSettings, check_range
 
 
+class ConvSettings:
+    """What the settings of convolutional encoders have in common; usually each stage but the first halves the grid."""
+
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {}
+    min_cells: ClassVar[int] = 2  # instance normalisation removes the mean, which is all of a single cell
+
+    blocks: tuple[int, ...]
+
+    @property
+    def stage_strides(self) -> list[Triple]:
+        """By which each stage divides the grid along X, Y, Z."""
+        return [(1, 1, 1), *((2, 2, 2),) * (len(self.blocks) - 1)]
+
+    @property
+    def stride(self) -> Triple:
+        """Voxels of a cell of the bottleneck features."""
+        x, y, z = (prod(stride[axis] for stride in self.stage_strides) for axis in range(3))
+        return x, y, z
+
+    @property
+    def patch(self) -> Triple:
+        """The smallest mask unit, a cell of the bottleneck: no stage would be without all trace of a smaller one."""
+        return self.stride
+
+
 @dataclass
-class UNetSettings:
+class UNetSettings(ConvSettings):
     """A residual U-Net; its MAE trains the decoder too.
 
     Attributes:
@@ -43,21 +66,8 @@ class UNetSettings:
     blocks: tuple[int, ...] = (1, 3, 4, 4, 4)
     max_width: int = 320
 
-    sizes: ClassVar[dict[str, dict[str, Any]]] = {}
-    min_cells: ClassVar[int] = 2  # instance normalisation removes the mean, which is all of a single cell
-
     def __post_init__(self) -> None:
         check_range(self, "width blocks max_width", 1)
-
-    @property
-    def stride(self) -> Triple:
-        """Voxels of a cell of the bottleneck features."""
-        return (2 ** (len(self.blocks) - 1),) * 3
-
-    @property
-    def patch(self) -> Triple:
-        """The smallest mask unit, a cell of the bottleneck: no level would be without all trace of a smaller one."""
-        return self.stride
 
     def summary(self) -> str:
         """Such as ``residual U-Net of width 32, blocks 1-3-4-4-4``."""
@@ -67,27 +77,18 @@ class UNetSettings:
 class ConvEncoder(Encoder):
     """An encoder of convolutions, whose stages give ever coarser maps for a U-Net's decoder.
 
-    Args:
-        widths: channels of each stage's map, the finest first.
-        strides: by which each stage divides the grid along X, Y, Z; the first does not.
-        channels: of the volumes.
-
     Attributes:
         widths: channels of each stage's map, the finest first.
-        strides: of the stages.
-        width: channels of the bottleneck features.
-        stride: voxels of a cell of the bottleneck features along X, Y, Z.
-        patch: the smallest mask unit, which is the stride.
+        strides: by which each stage divides the grid along X, Y, Z; the first does not.
+        stages: modules of which each takes the map of the one before.
     """
 
-    def __init__(self, widths: list[int], strides: list[Triple], channels: int) -> None:
-        super().__init__()
-        self.widths, self.width, self.strides, self.channels = widths, widths[-1], strides, channels
-        x, y, z = (prod(stride[axis] for stride in strides) for axis in range(3))
-        self.patch = self.stride = (x, y, z)
+    stages: nn.ModuleList
 
-    def forward(self, volume: Tensor) -> Tensor:
-        return self.encode(volume)
+    def __init__(self, settings: ConvSettings, widths: list[int], channels: int) -> None:
+        super().__init__()
+        self.widths, self.width, self.strides, self.channels = widths, widths[-1], settings.stage_strides, channels
+        self.patch = self.stride = settings.stride
 
     def encode(self, volume: Tensor, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
         """(B, C, X, Y, Z) to the bottleneck features (B, width, X, Y, Z over the stride); raises as `maps` does."""
@@ -105,25 +106,18 @@ class ConvEncoder(Encoder):
             raise ValueError(f"a volume of {shape} voxels has one bottleneck cell; at least two are needed")
         return self._stages(channels_last(volume))
 
-    def _stages(self, volume: Tensor) -> list[Tensor]:
-        raise NotImplementedError
+    def _stages(self, features: Tensor) -> list[Tensor]:
+        return [features := stage(features) for stage in self.stages]
 
 
 class ResidualEncoder(ConvEncoder):
-    """The encoder.
-
-    Args:
-        settings: of the network.
-        channels: of the volumes.
-        crop: not used; convolutions have no positions that depend on it.
-    """
+    """The U-Net's own encoder."""
 
     input_weights = ("stages.0.0.conv1.conv.weight", "stages.0.0.conv3.conv.weight")
 
     def __init__(self, settings: UNetSettings, channels: int = 1, crop: Triple | None = None) -> None:
-        levels = len(settings.blocks)
-        widths = [min(settings.width * 2**level, settings.max_width) for level in range(levels)]
-        super().__init__(widths, [(1, 1, 1), *[(2, 2, 2)] * (levels - 1)], channels)
+        widths = [min(settings.width * 2**level, settings.max_width) for level in range(len(settings.blocks))]
+        super().__init__(settings, widths, channels)
         self.stages = nn.ModuleList()
         incoming = channels
         for level, (outgoing, count) in enumerate(zip(self.widths, settings.blocks, strict=True)):
@@ -134,19 +128,8 @@ class ResidualEncoder(ConvEncoder):
 
     @property
     def layers(self) -> list[tuple[str, ...]]:
-        """The names of the modules of each layer, from input to output: residual blocks."""
-        return [
-            (f"stages.{level}.{block}",)
-            for level, stage in enumerate(self.stages)
-            for block, _ in enumerate(stage.children())
-        ]
-
-    def _stages(self, volume: Tensor) -> list[Tensor]:
-        maps, features = [], volume
-        for stage in self.stages:
-            features = stage(features)
-            maps.append(features)
-        return maps
+        blocks = ((level, block) for level, stage in enumerate(self.stages) for block, _ in enumerate(stage.children()))
+        return [(f"stages.{level}.{block}",) for level, block in blocks]
 
 
 class UNet(Segmentor):
@@ -155,10 +138,7 @@ class UNet(Segmentor):
     All of the decoder but the last convolution, `out`, is the same whatever is predicted, so that it can be carried
     from pre-training to fine-tuning with the encoder.
 
-    Args:
-        encoder: gives the maps of all levels.
-        classes: labels with background, or channels where the scan itself is predicted.
-        settings: with deep supervision, all levels of the decoder but the coarsest predict while it trains.
+    With deep supervision, all levels of the decoder but the coarsest predict while it trains.
     """
 
     carries_decoder = True

@@ -6,8 +6,6 @@ by transposed convolutions, and the finest takes the image itself. Where a patch
 reaches the scan's resolution first and then stays as it is.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch
@@ -31,35 +29,24 @@ from voxmim.settings import EncoderSettings, Triple, UNETRSettings
 
 
 class UNETR(Segmentor):
-    """The segmentor.
-
-    Args:
-        encoder: a ViT whose patch is a power of two along each axis.
-        classes: labels with background.
-        settings: of the decoder.
-
-    Raises:
-        ValueError: another patch, or one of a single voxel.
-    """
+    """The segmentor on a ViT, whose patch must be a power of two along each axis, and not a single voxel."""
 
     encoder: ViT
 
     @classmethod
     def check(cls, settings: EncoderSettings) -> None:
-        """Refuse a patch that is not a power of two."""
         doublings(settings.patch)
 
     def __init__(self, encoder: ViT, classes: int, settings: UNETRSettings) -> None:
         super().__init__()
-        feature_size, stem = settings.feature_size, settings.stem
-        self.encoder = encoder
+        self.encoder, feature_size, stem = encoder, settings.feature_size, settings.stem
         factors = doublings(encoder.patch)
         levels = len(factors)
         self.depths = [max(1, round(encoder.depth * (level + 1) / levels)) for level in range(levels)]
         self.norms = nn.ModuleList(nn.LayerNorm(encoder.width) for _ in self.depths[:-1])
         self.stem = residual_block(encoder.channels, feature_size) if stem else None
         self.skips = nn.ModuleList(
-            _Enlarge(encoder.width, feature_size * 2**level, factors[: levels - level]) for level in range(1, levels)
+            _enlarge(encoder.width, feature_size * 2**level, factors[: levels - level]) for level in range(1, levels)
         )
         channels = [encoder.width, *(feature_size * 2**level for level in reversed(range(levels)))]
         self.ups = nn.ModuleList(
@@ -103,16 +90,11 @@ class DirectLogits(nn.Module):
 
     def forward(self, bottleneck: Tensor, volume: Tensor) -> Tensor:
         """(B, width, *grid), encoded from the volume (B, C, X, Y, Z), to logits (B, classes, X, Y, Z)."""
-        shape = tuple(volume.shape[2:])
-        return functional.interpolate(self.project(bottleneck).float(), size=shape, mode="trilinear")
+        return functional.interpolate(self.project(bottleneck).float(), size=volume.shape[2:], mode="trilinear")
 
 
 def doublings(patch: Triple) -> list[Triple]:
-    """How often each step up, coarsest first, multiplies the cells along X, Y, Z, from one a patch to one a voxel.
-
-    Raises:
-        ValueError: the patch is no power of two along each axis, or a single voxel.
-    """
+    """How often each step up, coarsest first, multiplies the cells along X, Y, Z, from one a patch to one a voxel."""
     if any(size < 1 or size & (size - 1) for size in patch) or max(patch) == 1:
         raise ValueError(
             f"UNETR needs a patch that is a power of two along each axis, and not a single voxel; it is {patch}"
@@ -125,19 +107,11 @@ def doublings(patch: Triple) -> list[Triple]:
     return factors
 
 
-class _Enlarge(nn.Module):
+def _enlarge(incoming: int, outgoing: int, factors: list[Triple]) -> nn.Module:
     """Enlarges a map step by step, as MONAI's UnetrPrUpBlock does (names included), each step by factors of its own."""
-
-    def __init__(self, incoming: int, outgoing: int, factors: list[Triple]) -> None:
-        super().__init__()
-        first, *others = factors
-        self.transp_conv_init = named(conv=Upsample(incoming, outgoing, first))
-        self.blocks = nn.Sequential(
-            *(
-                nn.Sequential(named(conv=Upsample(outgoing, outgoing, factor)), ResidualBlock(outgoing, outgoing))
-                for factor in others
-            )
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.blocks(self.transp_conv_init(features))
+    first, *others = factors
+    blocks = (
+        nn.Sequential(named(conv=Upsample(outgoing, outgoing, factor)), ResidualBlock(outgoing, outgoing))
+        for factor in others
+    )
+    return named(transp_conv_init=named(conv=Upsample(incoming, outgoing, first)), blocks=nn.Sequential(*blocks))

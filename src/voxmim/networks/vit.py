@@ -1,7 +1,5 @@
 """The vision transformer on 3D patches (arXiv 2010.11929), able to encode visible tokens only."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,12 +119,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: attention, then an MLP, each added to its input.
-
-    Args:
-        drop_path: probability that a sample skips each of the two.
-        swiglu: a gated MLP.
-    """
+    """A pre-norm transformer block: attention, then an MLP, each added to its input; `drop_path` may skip each."""
 
     def __init__(
         self, width: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, swiglu: bool = False
@@ -152,17 +145,7 @@ class Block(nn.Module):
 
 
 class ViT(Encoder):
-    """The encoder.
-
-    Args:
-        settings: of the network.
-        channels: of the volumes.
-        crop: voxels of a crop along X, Y, Z; other crops are encoded too, with positions made to fit.
-
-    Attributes:
-        embed_width: channels of a patch's embedding, as many as the tokens have.
-        stride: voxels of a token along X, Y, Z.
-    """
+    """The encoder."""
 
     encodes_visible = True
     takes_mask_token = True
@@ -171,14 +154,9 @@ class ViT(Encoder):
     def __init__(self, settings: ViTSettings, channels: int = 1, crop: Triple = (96, 96, 96)) -> None:
         super().__init__()
         patch, width, depth = settings.patch, settings.width, settings.depth
-        self.channels, self.patch, self.grid, self.width, self.depth = (
-            channels,
-            patch,
-            grid_of(crop, patch),
-            width,
-            depth,
-        )
-        self.embed_width, self.stride, self.grad_checkpointing = width, patch, settings.grad_checkpointing
+        self.channels, self.patch, self.grid, self.stride = channels, patch, grid_of(crop, patch), patch
+        self.width, self.embed_width, self.depth = width, width, depth
+        self.grad_checkpointing = settings.grad_checkpointing
         self.embed = nn.Linear(channels * patch[0] * patch[1] * patch[2], width)
         self.rope, self.rope_temperature = settings.rope, settings.rope_temperature
         self.head_width = width // settings.heads
@@ -197,43 +175,34 @@ class ViT(Encoder):
 
     @property
     def layers(self) -> list[tuple[str, ...]]:
-        """The names of the modules of each layer, from input to output."""
         return [(f"blocks.{number}",) for number in range(self.depth)]
 
     def forward(self, volume: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Encode a volume, or its visible patches only.
-
-        Args:
-            volume: (B, C, X, Y, Z).
-            visible: (B, V) index of the patches to encode, or None for all.
-
-        Returns:
-            (B, N or V, width) normalised tokens.
-        """
-        (last,) = self._states(self.tokens(volume, visible), self.angles(volume, visible), [self.depth])
+        """(B, N or V, width) normalised tokens of a volume (B, C, X, Y, Z), or of its visible patches (B, V) only."""
+        (last,) = self.hidden_states(volume, [self.depth], visible)
         return last
 
     def encode(self, volume: Tensor, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
         """The tokens as a feature map (B, width, *grid), normalised over the channels; see `Encoder.encode`."""
-        grid = grid_of(tuple(volume.shape), self.patch)
-        embedded = self.embed(patchify(volume, self.patch))
-        if hidden is not None and token is not None:
-            embedded = torch.where(hidden.unsqueeze(-1), token.to(embedded.dtype), embedded)
-        elif hidden is not None or token is not None:
-            raise ValueError("give both hidden and token, or neither")
-        (last,) = self._states(embedded + self.positions_for(grid), self.angles(volume), [self.depth])
-        return to_map(last, grid)
+        (last,) = self.hidden_states(volume, [self.depth], hidden=hidden, token=token)
+        return to_map(last, grid_of(tuple(volume.shape), self.patch))
 
-    def tokens(self, volume: Tensor, visible: Tensor | None = None) -> Tensor:
-        """(B, N or V, width) what enters the first block: patches projected, positions added.
+    def tokens(
+        self, volume: Tensor, visible: Tensor | None = None, hidden: Tensor | None = None, token: Tensor | None = None
+    ) -> Tensor:
+        """(B, N or V, width) what enters the first block: patches projected, or a token if hidden, positions added.
 
-        Visible patches are gathered before the projection, so that hidden ones cost nothing.
+        Visible patches are gathered before the projection, so that others cost nothing.
         """
         patches = patchify(volume, self.patch)
         positions = self.positions_for(grid_of(tuple(volume.shape), self.patch)).expand(volume.shape[0], -1, -1)
         if visible is not None:
             patches, positions = take(patches, visible), take(positions, visible)
-        return self.embed(patches) + positions
+        embedded = self.embed(patches)
+        if hidden is not None:
+            assert token is not None
+            embedded = torch.where(hidden.unsqueeze(-1), token.to(embedded.dtype), embedded)
+        return embedded + positions
 
     def angles(self, volume: Tensor, visible: Tensor | None = None) -> Tensor | None:
         """(1 or B, N or V, head width // 2) the angles of RoPE, or None without it."""
@@ -243,13 +212,14 @@ class ViT(Encoder):
         table = rope_angles(grid, self.head_width, self.rope_temperature, volume.device)
         return table[None] if visible is None else table[visible]
 
-    def hidden_states(self, volume: Tensor, after: Sequence[int]) -> list[Tensor]:
-        """The tokens (B, N, width) after the given numbers of blocks; after all `depth` of them, normalised."""
-        return self._states(self.tokens(volume), self.angles(volume), after)
+    def hidden_states(
+        self, volume: Tensor, after: Sequence[int], visible: Tensor | None = None, **hidden: Tensor | None
+    ) -> list[Tensor]:
+        """The tokens after the given numbers of blocks, without the registers; after all `depth` of them, normalised.
 
-    def _states(self, tokens: Tensor, angles: Tensor | None, after: Sequence[int]) -> list[Tensor]:
-        """The tokens (B, N, width) after the given numbers of blocks, without the registers."""
-        extra = 0
+        They are (B, N or V, width) of the patches, of which some may be left out or hidden as `tokens` says.
+        """
+        tokens, angles, extra = self.tokens(volume, visible, **hidden), self.angles(volume, visible), 0
         if self.registers is not None:
             extra = len(self.registers)
             tokens = torch.cat([self.registers.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)

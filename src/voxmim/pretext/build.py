@@ -1,19 +1,15 @@
 """The pretexts by name, and how settings become pretext networks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
 from voxmim.networks.base import Encoder
 from voxmim.networks.build import ENCODERS
 from voxmim.pretext.mae import MAE
-from voxmim.pretext.pretext import Pretext, describe_pretext
+from voxmim.pretext.pretext import Pretext
 from voxmim.pretext.simclr import SimCLR
 from voxmim.pretext.simmim import SimMIM
 from voxmim.settings import MaskSettings
-
-__all__ = ["PRETEXTS", "Pretext", "build_pretext", "describe_pretext", "described_pretext", "fitting_pretexts"]
 
 PRETEXTS: dict[str, type[Pretext]] = {"mae": MAE, "simmim": SimMIM, "simclr": SimCLR}
 
@@ -24,11 +20,7 @@ def fitting_pretexts(encoder: str) -> list[str]:
 
 
 def build_pretext(name: str, settings: Any, mask: MaskSettings, encoder: Encoder) -> Pretext:
-    """The pretext network that settings describe, around an encoder.
-
-    Raises:
-        TypeError: the pretext cannot pre-train such an encoder.
-    """
+    """The pretext network that settings describe, around an encoder; a TypeError if it cannot pre-train such a one."""
     pretext: Any = PRETEXTS[name].for_encoder(type(encoder))
     if pretext is None:
         raise TypeError(f"the pretext {name} cannot pre-train a {type(encoder).__name__}")

@@ -5,8 +5,6 @@ skip connections included, predicts every voxel, and the loss is on hidden voxel
 window in CT, so that a hidden unit looks like air there, and the mean in MR.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -18,13 +16,7 @@ from voxmim.settings import MaskSettings, Training
 
 
 class DenseMAE(MaskedPretext):
-    """The network and the loss.
-
-    Args:
-        encoder: of a U-Net, whose decoder is added.
-        settings: of an MAE, of which the loss counts.
-        mask: what is hidden.
-    """
+    """A U-Net and the loss; of MAE's settings it takes the loss only."""
 
     title: ClassVar[str] = "MAE"
     decoder_prefix: ClassVar[str] = "network.decoder."
@@ -35,25 +27,17 @@ class DenseMAE(MaskedPretext):
 
     @property
     def encoder(self) -> ConvEncoder:  # type: ignore[override]
-        """The network that is pre-trained; its tensors are those of ``network.encoder``."""
         return self.network.encoder
 
     @classmethod
     def check(cls, settings: Any, training: Training) -> None:
-        """Refuse a normalised target."""
         if settings.target == "normalised":
             raise ValueError("mae.target is normalised, but the unet's MAE predicts raw voxels")
 
     def forward(self, volume: Tensor, mask: Tensor, present: Tensor | None = None) -> MaskedOutput:
-        """Hide, predict and compare; N and P in the output count patches of the encoder and their voxels.
+        """Hide the patches of a mask (B, N) in a volume (B, C, X, Y, Z), predict and compare.
 
-        Args:
-            volume: (B, C, X, Y, Z), a multiple of the encoder's patch along each axis.
-            mask: (B, N) bool, True means hidden.
-            present: (B, C) bool, the channels of each sample that count; None where all do.
-
-        Raises:
-            ValueError: the volume is not a multiple of the patch, or does not fit the network.
+        Only the channels `present`, (B, C) bool, count; None counts all.
         """
         patch = self.encoder.patch
         visible = volume.masked_fill(mask_to_voxels(mask, grid_of(tuple(volume.shape), patch), patch), 0)

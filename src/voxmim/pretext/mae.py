@@ -7,8 +7,7 @@ A cross-attention decoder (arXiv 2401.14391) is cheaper: its mask tokens attend 
 other, so that a fraction of them is enough to learn from.
 """
 
-from __future__ import annotations
-
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from voxmim.networks.base import Encoder
-from voxmim.networks.patches import grid_of, patchify, unpatchify
+from voxmim.networks.patches import grid_of, patchify
 from voxmim.networks.positions import rope_angles, rotate, sincos_positions
 from voxmim.networks.unet import ConvEncoder
 from voxmim.networks.vit import Block, attend, initialise, take
 from voxmim.pretext.dense_mae import DenseMAE
 from voxmim.pretext.masked import Loss, MaskedOutput, MaskedPretext, masked_error, on_device, voxels_of
-from voxmim.pretext.masking import visible_index
+from voxmim.pretext.masking import draw_masks, visible_index
 from voxmim.pretext.pretext import Pretext
 from voxmim.settings import MaskSettings, Triple, check_range
 
@@ -87,13 +86,7 @@ class CrossBlock(nn.Module):
 
 
 class MAE(MaskedPretext):
-    """Encoder, decoder and loss.
-
-    Args:
-        encoder: the network that is pre-trained, one that can leave hidden patches out.
-        settings: of the decoder and the loss.
-        mask: what is hidden.
-    """
+    """An encoder that can leave hidden patches out, a decoder of tokens, and the loss."""
 
     Settings = MAESettings
     title: ClassVar[str] = "MAE"
@@ -102,13 +95,12 @@ class MAE(MaskedPretext):
         super().__init__(settings, mask)
         self.encoder = encoder
         width, heads = settings.decoder_width, settings.decoder_heads
-        voxels = encoder.channels * encoder.patch[0] * encoder.patch[1] * encoder.patch[2]
         self.embed = nn.Linear(encoder.width, width)
         self.mask_token = nn.Parameter(torch.zeros(width))
         kind = CrossBlock if settings.cross_attention else Block
         self.decoder = nn.ModuleList(kind(width, heads) for _ in range(settings.decoder_depth))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, voxels)
+        self.head = nn.Linear(width, encoder.channels * math.prod(encoder.patch))
         for part in (self.embed, self.decoder, self.head):
             initialise(part)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -116,17 +108,13 @@ class MAE(MaskedPretext):
 
     @classmethod
     def for_encoder(cls, encoder: type[Encoder]) -> type[Pretext] | None:
-        """This class where the encoder can leave hidden patches out, `DenseMAE` for a U-Net, else None."""
         if issubclass(encoder, ConvEncoder):
             return DenseMAE
         return cls if encoder.encodes_visible else None
 
     def inputs(self, image: Tensor, seeds: Tensor, present: Tensor | None = None) -> tuple[Any, ...]:
-        """The crops, the index of their visible patches, that of the patches to predict, the channels that count.
-
-        In training a fraction of the hidden patches is predicted, drawn for each crop; in evaluation all are.
-        """
-        mask = self.draw_masks(image, seeds)
+        """The crops, the index of their visible patches, that of the patches to predict, the channels that count."""
+        mask = draw_masks(self.mask, self.encoder.patch, image, seeds)
         hidden = visible_index(~mask)
         if self.training and self.settings.predicted_fraction < 1:
             count = max(1, round(self.settings.predicted_fraction * hidden.shape[1]))
@@ -139,13 +127,9 @@ class MAE(MaskedPretext):
     def forward(
         self, volume: Tensor, visible: Tensor, predicted: Tensor, present: Tensor | None = None
     ) -> MaskedOutput:
-        """Encode the visible patches, predict hidden ones and compare.
+        """Encode the visible patches (B, V) of a volume (B, C, X, Y, Z), predict hidden ones (B, R) and compare.
 
-        Args:
-            volume: (B, C, X, Y, Z), a multiple of the patch along each axis.
-            visible: (B, V) index of the visible patches.
-            predicted: (B, R) index of the hidden patches to predict.
-            present: (B, C) bool, the channels that count; None where all do.
+        Only the channels `present`, (B, C) bool, count; None counts all.
         """
         grid = grid_of(tuple(volume.shape), self.encoder.patch)
         encoded = self.embed(self.encoder(volume, visible))
@@ -191,18 +175,15 @@ class MAE(MaskedPretext):
         return (patches - mean) / std
 
     def reconstruct(self, volume: Tensor, output: MaskedOutput) -> Tensor:
-        """(B, C, X, Y, Z) in the volume's units: predicted hidden patches, the visible ones pasted in."""
-        patches, predicted = patchify(volume.float(), self.encoder.patch), output.prediction
         if self.settings.target == "normalised":  # the mean and std of a patch are not predicted: its own are taken
+            patches = patchify(volume.float(), self.encoder.patch)
             mean, std = _patch_statistics(patches, output.present)
-            predicted = predicted * std + mean
-        pasted = torch.where(output.mask.unsqueeze(-1), predicted, patches)
-        return unpatchify(pasted, grid_of(tuple(volume.shape), self.encoder.patch), self.encoder.patch)
+            output = output._replace(prediction=output.prediction * std + mean, target=patches)
+        return super().reconstruct(volume, output)
 
     @classmethod
     def relative_cost(cls, encoder: type[Encoder]) -> float:
-        """The encoder sees visible patches only: measured with the recipe tiny on a CPU core."""
-        return 0.6 if encoder.encodes_visible else 1.0
+        return 0.6 if encoder.encodes_visible else 1.0  # measured with the recipe tiny on a CPU core
 
 
 def _patch_statistics(patches: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,5 @@
 """What the pretexts that predict masked voxels have in common: MAE, SimMIM and the U-Net's MAE."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -20,21 +18,13 @@ _IN_WORDS = {"l1": "mean absolute error", "l2": "mean squared error", "smooth_l1
 
 
 class MaskedOutput(NamedTuple):
-    """What one forward pass gives.
+    """What one forward pass gives."""
 
-    Attributes:
-        loss: scalar, the mean error over the hidden patches that were predicted.
-        prediction: (B, N, P) float32 in the target's units; what is not predicted may be anything.
-        target: (B, N, P) float32.
-        mask: (B, N) bool, True means hidden.
-        present: (B, C) bool, the channels that count; None where all do.
-    """
-
-    loss: Tensor
-    prediction: Tensor
-    target: Tensor
-    mask: Tensor
-    present: Tensor | None = None
+    loss: Tensor  # scalar, the mean error over the hidden patches that were predicted
+    prediction: Tensor  # (B, N, P) float32 in the target's units; what is not predicted may be anything
+    target: Tensor  # (B, N, P) float32
+    mask: Tensor  # (B, N) bool, True means hidden
+    present: Tensor | None = None  # (B, C) bool, the channels that count; None where all do
 
 
 class MaskedPretext(Pretext):
@@ -49,13 +39,9 @@ class MaskedPretext(Pretext):
         super().__init__()
         self.settings, self.mask = settings, mask
 
-    def draw_masks(self, image: Tensor, seeds: Tensor) -> Tensor:
-        """(B, N) bool on the CPU, True means hidden: each crop's mask follows from its seed."""
-        return draw_masks(self.mask, self.encoder.patch, image, seeds)
-
     def inputs(self, image: Tensor, seeds: Tensor, present: Tensor | None = None) -> tuple[Any, ...]:
-        """The crops, their masks (B, N), and the channels that count."""
-        return image, self.draw_masks(image, seeds).to(image.device), on_device(present, image)
+        mask = draw_masks(self.mask, self.encoder.patch, image, seeds)
+        return image, mask.to(image.device), on_device(present, image)
 
     def figures(self, output: MaskedOutput) -> dict[str, Tensor]:
         """The loss, and the least loss that a single value for all hidden voxels of a crop could have."""
@@ -81,7 +67,6 @@ class MaskedPretext(Pretext):
 
     @classmethod
     def loss_name(cls, settings: Any) -> tuple[str, str]:
-        """Title and axis of the plot of the loss."""
         return "Error on hidden patches", _IN_WORDS[settings.loss]
 
 

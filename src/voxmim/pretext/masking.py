@@ -3,8 +3,6 @@
 Every draw is on the CPU, so that a seed gives the same mask on every device.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -17,16 +15,13 @@ BODY = 0.1  # of the range of the units' differences from the background; a larg
 
 
 def draw_masks(settings: MaskSettings, patch: Triple, image: Tensor, seeds: Tensor) -> Tensor:
-    """The masks of a batch of crops: each mask unit is hidden completely or not at all.
+    """(B, N) bool on the CPU: the masks of a batch of crops; each mask unit is hidden completely or not at all.
 
     Args:
         settings: what is hidden.
         patch: voxels of a patch along X, Y, Z.
         image: (B, C, X, Y, Z), a multiple of the mask unit along each axis; only kind body looks at its voxels.
         seeds: (B,) from which each crop's mask follows.
-
-    Returns:
-        (B, N) bool over the patches on the CPU.
     """
     unit = settings.unit or patch
     grid = grid_of(tuple(image.shape), unit)
@@ -40,7 +35,7 @@ def draw_masks(settings: MaskSettings, patch: Triple, image: Tensor, seeds: Tens
             masks.append(block_mask(1, grid, settings.ratio, generator))
         else:
             masks.append(random_mask(1, math.prod(grid), settings.ratio, generator))
-    return units_to_patches(torch.cat(masks), grid, grid_of(unit, patch))
+    return mask_to_voxels(torch.cat(masks), grid, grid_of(unit, patch)).flatten(1)
 
 
 def holds_body(volume: Tensor, unit: Triple) -> Tensor:
@@ -61,17 +56,7 @@ def holds_body(volume: Tensor, unit: Triple) -> Tensor:
 
 
 def random_mask(batch: int, patches: int, ratio: float, generator: torch.Generator | None = None) -> Tensor:
-    """Hide exactly ``round(ratio * patches)`` patches of each sample, chosen uniformly (at least 1, never all).
-
-    Args:
-        batch: B, the number of samples.
-        patches: N, the number of patches of a sample.
-        ratio: the fraction that is hidden.
-        generator: of the draw (on the CPU).
-
-    Returns:
-        (B, N) bool on the CPU.
-    """
+    """(B, N) with ``round(ratio * patches)`` hidden in each sample, chosen uniformly (at least 1, never all)."""
     hidden = _number_hidden(patches, ratio)
     order = torch.rand(batch, patches, generator=generator).argsort(dim=1)
     mask = torch.zeros(batch, patches, dtype=torch.bool)
@@ -79,18 +64,9 @@ def random_mask(batch: int, patches: int, ratio: float, generator: torch.Generat
 
 
 def block_mask(batch: int, grid: Triple, ratio: float, generator: torch.Generator | None = None) -> Tensor:
-    """Hide as many patches as `random_mask`, in cuboids.
+    """(B, N) with as many hidden as in `random_mask`, in cuboids on a grid of N patches along X, Y, Z.
 
     Each side of a cuboid is drawn from a quarter to half of the grid's. The last cuboid is trimmed to the exact number.
-
-    Args:
-        batch: B, the number of samples.
-        grid: patches of a sample along X, Y, Z; N in all.
-        ratio: the fraction that is hidden.
-        generator: of the draw (on the CPU).
-
-    Returns:
-        (B, N) bool on the CPU.
     """
     mask = torch.zeros(batch, *grid, dtype=torch.bool)
     hidden = _number_hidden(mask[0].numel(), ratio)
@@ -107,22 +83,12 @@ def block_mask(batch: int, grid: Triple, ratio: float, generator: torch.Generato
 
 
 def body_mask(body: Tensor, ratio: float, fraction: float, generator: torch.Generator | None = None) -> Tensor:
-    """Hide as many patches as `random_mask`, a given fraction of them on the body.
+    """(B, N) with as many hidden as in `random_mask`, a given fraction of them on the body (B, N).
 
     Of the hidden patches of a sample, ``round(fraction * hidden)`` are on the body and the others off it, chosen
     uniformly within each; where one kind has too few, the other fills up. At least half of the body that a random mask
     would leave visible stays visible: a small body would otherwise be hidden completely, and could not be predicted.
-
-    Args:
-        body: (B, N) bool, True where a patch holds body, or a score that is above 0 there.
-        ratio: the fraction of all patches that is hidden.
-        fraction: the fraction of the hidden patches that lies on the body.
-        generator: of the draw (on the CPU).
-
-    Returns:
-        (B, N) bool on the CPU.
     """
-    body = body.cpu() > 0
     patches = body.shape[1]
     hidden = _number_hidden(patches, ratio)
     on_body = body.sum(1, keepdim=True)
@@ -131,20 +97,6 @@ def body_mask(body: Tensor, ratio: float, fraction: float, generator: torch.Gene
     # One shuffle that puts the body first: a rank counts within the body, or from the body's end on beyond it.
     rank = (torch.rand(body.shape, generator=generator) + ~body).argsort(dim=1).argsort(dim=1)
     return torch.where(body, rank < chosen, rank - on_body < hidden - chosen)
-
-
-def units_to_patches(mask: Tensor, grid: Triple, times: Triple) -> Tensor:
-    """Turn a mask over mask units into one over patches.
-
-    Args:
-        mask: (B, U) bool over the units, in the order of patches: X, Y, Z, with Z fastest.
-        grid: units along X, Y, Z.
-        times: patches of a unit along X, Y, Z.
-
-    Returns:
-        (B, N) bool over the patches, in `patchify`'s order.
-    """
-    return mask_to_voxels(mask, grid, times).flatten(1)
 
 
 def visible_index(mask: Tensor) -> Tensor:

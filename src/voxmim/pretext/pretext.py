@@ -1,7 +1,5 @@
 """What every pretext offers: all that trainings, reports and studies need to know of one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar
@@ -18,8 +16,8 @@ NO_BETTER = 0.97  # of the loss of guessing; above it nothing has been learned
 class Pretext(nn.Module):
     """A self-supervised task: an encoder, what is put on top of it for pre-training, and the loss.
 
-    ``__init__`` takes the encoder, the settings and what is masked. ``forward`` takes what `inputs` returns and gives a
-    named tuple with at least ``loss``. A row of metrics has the figures of a validation by the names in `columns`.
+    ``__init__`` takes the encoder, its own settings and those of the masks. ``forward`` takes what `inputs` returns and
+    gives a named tuple with at least ``loss``. A row of metrics has a validation's figures by the names in `columns`.
 
     Attributes:
         Settings: dataclass of its settings, a group of that name in a recipe.
@@ -54,17 +52,13 @@ class Pretext(nn.Module):
     overlap: float = 1.0
 
     @classmethod
-    def for_encoder(cls, encoder: type[Encoder]) -> type[Pretext] | None:
+    def for_encoder(cls, encoder: type[Encoder]) -> "type[Pretext] | None":
         """The class that pre-trains such an encoder by this pretext, or None where that is not possible."""
         return cls
 
     @classmethod
     def check(cls, settings: Any, training: Training) -> None:
-        """Check the settings against the encoder and the pre-training.
-
-        Raises:
-            ValueError: says what is wrong.
-        """
+        """Check the settings against the encoder and the pre-training; a ValueError says what is wrong."""
 
     def inputs(self, image: Tensor, seeds: Tensor, present: Tensor | None = None) -> tuple[Any, ...]:
         """What `forward` takes for a batch of crops; whatever is random follows from each crop's seed.
@@ -82,12 +76,9 @@ class Pretext(nn.Module):
 
     @classmethod
     def complaint(cls, settings: Any, row: Mapping[str, float], steps: int) -> str:
-        """What is wrong with a pre-training after a validation, and what to try; "" where all is well.
+        """What a validation's row of metrics shows to be wrong with a pre-training of so many steps, and what to try.
 
-        Args:
-            settings: of the pretext.
-            row: of the metrics, with ``step`` and the figures of a validation.
-            steps: of the pre-training.
+        It is "" where all is well.
         """
         if row["step"] < GRACE * steps or "val_loss" not in row:
             return ""

@@ -4,8 +4,6 @@ Each view is encoded, averaged over the bottleneck features, and projected. The 
 view's partner among the views of all processes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -52,28 +50,18 @@ class SimCLRSettings:
 class SimCLROutput(NamedTuple):
     """What one forward pass gives; loss and accuracy are means over the views of this process.
 
-    Attributes:
-        loss: scalar, the NT-Xent loss.
-        accuracy: scalar, the fraction of views whose nearest other view is their partner.
-        std: scalar, the standard deviation of the normalised projections of all processes, averaged over their
-            dimensions: 0 when the representation has collapsed, 1 / sqrt(width) when it fills the sphere.
-        others: the number of views that the partner is picked from.
+    The standard deviation is that of the normalised projections of all processes, averaged over their dimensions: 0
+    when the representation has collapsed, 1 / sqrt(width) when it fills the sphere.
     """
 
-    loss: Tensor
-    accuracy: Tensor
-    std: Tensor
-    others: int
+    loss: Tensor  # scalar, the NT-Xent loss
+    accuracy: Tensor  # scalar, the fraction of views whose nearest other view is their partner
+    std: Tensor  # scalar
+    others: int  # the number of views that the partner is picked from
 
 
 class SimCLR(Pretext):
-    """Encoder, projection head and loss.
-
-    Args:
-        encoder: the network that is pre-trained.
-        settings: of the head and the loss.
-        mask: not used.
-    """
+    """Any encoder, a projection head, and the loss; nothing is masked."""
 
     Settings = SimCLRSettings
     title: ClassVar[str] = "SimCLR"
@@ -99,22 +87,16 @@ class SimCLR(Pretext):
 
     @classmethod
     def check(cls, settings: Any, training: Training) -> None:
-        """Refuse a batch that leaves nothing to compare."""
         if training.batch < 2:
             raise ValueError("pretrain.batch is 1, but SimCLR compares pairs with each other and needs 2 or more")
         if training.accumulate > 1:
             raise ValueError("pretrain.accumulate must be 1 with SimCLR, which compares all pairs of a step")
 
     def inputs(self, image: Tensor, seeds: Tensor, present: Tensor | None = None) -> tuple[Any, ...]:
-        """The two views (B, C, X, Y, Z) of each pair."""
         return image[0::2], image[1::2]
 
     def forward(self, first: Tensor, second: Tensor) -> SimCLROutput:
-        """Encode, project and compare two views (B, C, X, Y, Z) of the same scans, in the same order.
-
-        Raises:
-            ValueError: there is only one pair over all processes.
-        """
+        """Encode, project and compare two views (B, C, X, Y, Z) of the same scans, in the same order; see `nt_xent`."""
         encoded = self.encoder.encode(torch.cat([first, second]))
         pooled = encoded.flatten(2).float().mean(2)
         with torch.autocast(pooled.device.type, enabled=False):  # half precision would blur what views differ by
@@ -122,13 +104,11 @@ class SimCLR(Pretext):
         return nt_xent(a, b, self.settings.temperature)
 
     def figures(self, output: SimCLROutput) -> dict[str, Tensor]:
-        """Loss, the loss of guessing, the std of the projections, and how often the partner is found."""
         guess = output.loss.new_tensor(math.log(output.others))
         return {"val_loss": output.loss, "val_guess": guess, "val_std": output.std, "val_accuracy": output.accuracy}
 
     @classmethod
     def collapse(cls, settings: SimCLRSettings, row: Mapping[str, float]) -> str:
-        """How a validation shows that all projections are nearly the same."""
         full = settings.projection_width**-0.5
         if row["val_std"] >= COLLAPSED * full:
             return ""
@@ -139,17 +119,14 @@ class SimCLR(Pretext):
 
     @classmethod
     def summary(cls, settings: SimCLRSettings, mask: MaskSettings) -> str:
-        """What the encoder learned."""
         return "learned to match two views of a scan among the views of other scans (SimCLR)"
 
     @classmethod
     def loss_name(cls, settings: SimCLRSettings) -> tuple[str, str]:
-        """Title and axis of the plot of the loss."""
         return "Contrastive loss", "NT-Xent"
 
     @classmethod
     def progress(cls, settings: SimCLRSettings, first: Mapping[str, float], last: Mapping[str, float]) -> str:
-        """Loss, how often the partner is found, and the std of the projections."""
         return (
             f"{super().progress(settings, first, last)} The partner was found for {first['val_accuracy']:.0%} of the "
             f"views, then for {last['val_accuracy']:.0%}. The std of the projections was {last['val_std']:.4f}; 0 is "
@@ -172,10 +149,6 @@ class ViewNorm(nn.Module):
 
     Crops of one organ look alike, and what they have in common would dominate the projections: all would be nearly the
     same from the start. There are no running statistics, since the head is only used on batches.
-
-    Args:
-        width: features of a view.
-        shift: learn a shift as well as a scale.
     """
 
     def __init__(self, width: int, shift: bool = True) -> None:
@@ -194,12 +167,7 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> SimCLROutput:
     """The normalised temperature-scaled cross entropy of paired projections.
 
     Under `torch.distributed`, the views of all processes are each other's negatives; every process must have the same
-    number of pairs.
-
-    Args:
-        a: (B, D) projections of the first views, of any length other than 0.
-        b: (B, D) projections of the second views.
-        temperature: divides the cosines.
+    number of pairs. The projections (B, D) of the first and the second views may have any length other than 0.
 
     Raises:
         ValueError: there is only one pair over all processes.

@@ -5,8 +5,6 @@ the bottleneck features into the voxels of that cell; voxels of a cell beyond th
 loss is on hidden patches only.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -34,13 +32,7 @@ class SimMIMSettings:
 
 
 class SimMIM(MaskedPretext):
-    """Encoder, linear head and loss.
-
-    Args:
-        encoder: the network that is pre-trained, one that takes a mask token.
-        settings: the loss.
-        mask: what is hidden.
-    """
+    """An encoder that takes a mask token, a linear head, and the loss."""
 
     Settings = SimMIMSettings
     title: ClassVar[str] = "SimMIM"
@@ -56,16 +48,12 @@ class SimMIM(MaskedPretext):
 
     @classmethod
     def for_encoder(cls, encoder: type[Encoder]) -> type[Pretext] | None:
-        """This class where the encoder takes a mask token."""
         return cls if encoder.takes_mask_token else None
 
     def forward(self, volume: Tensor, mask: Tensor, present: Tensor | None = None) -> MaskedOutput:
-        """Hide, encode, predict and compare.
+        """Hide the patches of a mask (B, N) in a volume (B, C, X, Y, Z), encode, predict and compare.
 
-        Args:
-            volume: (B, C, X, Y, Z), a multiple of the patch along each axis.
-            mask: (B, N) bool over patches, True means hidden.
-            present: (B, C) bool, the channels of each sample that count; None where all do.
+        Only the channels `present`, (B, C) bool, count; None counts all.
         """
         encoded = self.encoder.encode(volume, mask, self.token)
         cells = self.head(encoded.flatten(2).transpose(1, 2)).float()

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from PIL import Image, ImageDraw
 
 from voxmim.doctor.inspect import Slice
-from voxmim.report.figures import display_range, font, slice_panel
+from voxmim.report.figures import display_range, fitted, font, slice_panel
 
 CELL, NAME, GAP, COLUMNS = 150, 20, 8, 8  # pixels, and how many stand in a row
 MARK = "#e69f00"
@@ -23,7 +23,8 @@ def contact_sheet(slices: Mapping[str, Slice], intensity: str, marked: Collectio
         left, top = GAP + index % COLUMNS * (CELL + GAP), GAP + index // COLUMNS * (CELL + NAME + GAP)
         panel = _panel(slices[name], intensity)
         canvas.paste(panel, (left + (CELL - panel.width) // 2, top + (CELL - panel.height) // 2))
-        draw.text((left + CELL // 2, top + CELL + NAME // 2), _short(name), fill="#d5d9df", font=font(12), anchor="mm")
+        short = fitted(name, 12, CELL, keep_end=True)  # names differ there
+        draw.text((left + CELL // 2, top + CELL + NAME // 2), short, fill="#d5d9df", font=font(12), anchor="mm")
         if name in marked:
             draw.rectangle((left - 3, top - 3, left + CELL + 2, top + CELL + NAME + 2), outline=MARK, width=2)
     buffer = io.BytesIO()
@@ -35,11 +36,4 @@ def _panel(one: Slice, intensity: str) -> Image.Image:
     width, height = (n * size for n, size in zip(one.image.shape, one.spacing, strict=True))
     scale = CELL / max(width, height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return slice_panel(display_range(one.image, limits=_CT_WINDOW if intensity == "ct" else None), one.label, size)
-
-
-def _short(name: str) -> str:
-    """The end of a long name, which differs more than its beginning."""
-    while font(12).getlength(name) > CELL:
-        name = "…" + name.removeprefix("…")[1:]
-    return name
+    return slice_panel(display_range(one.image, _CT_WINDOW if intensity == "ct" else None), one.label, size)

@@ -31,24 +31,18 @@ _FILL = 0.35  # opacity of a label's colour within its outline
 _PLANES = (("axial", 2, ("R", "L")), ("coronal", 1, ("R", "L")), ("sagittal", 0, ("A", "P")))
 _TEXT = "#d5d9df"
 
-Panel = tuple[Image.Image, Image.Image, Image.Image]
-
 
 def label_colour(index: int) -> str:
     """The CSS colour of label `index` (1 is the first label, 0 the background); colours repeat after the last."""
     return LABEL_COLOURS[(index - 1) % len(LABEL_COLOURS)]
 
 
-def display_range(
-    image: np.ndarray, low: float = 0.5, high: float = 99.5, limits: tuple[float, float] | None = None
-) -> np.ndarray:
-    """Scale an image of any shape and unit to 0..1 for display, as float32.
+def display_range(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
+    """Scale an image of any shape and unit from its `limits`, or `limits_of` it, to 0..1 for display, as float32.
 
-    `low` and `high` are percentiles of the finite values; `limits` are values in the image's unit instead. Values
-    outside
-    are clipped; values that are not finite, and a constant image, become 0.
+    Values outside are clipped; values that are not finite, and a constant image, become 0.
     """
-    start, stop = limits or _limits(image, low, high)
+    start, stop = limits or limits_of(image)
     scaled = (np.nan_to_num(image, nan=start, posinf=stop, neginf=start) - start) / max(stop - start, 1e-12)
     return np.asarray(np.clip(scaled, 0, 1), dtype=np.float32)
 
@@ -59,16 +53,12 @@ def middle_of(labels: np.ndarray | None, shape: tuple[int, int, int]) -> tuple[i
     With labels (X, Y, Z) it is near their centre of mass, each label weighing the same, moved along each axis to
     the nearest slice that shows at least 80 % of what the fullest one does. Otherwise it is the middle of `shape`.
     """
-    present = [] if labels is None else [int(index) for index in np.unique(labels) if index != 0]
-    if labels is None or not present:
+    if labels is None or not labels.any():
         return shape[0] // 2, shape[1] // 2, shape[2] // 2
-    profiles = [np.zeros(size) for size in labels.shape]
-    for index in present:
-        mask = labels == index
-        for axis, profile in enumerate(profiles):
-            count = mask.sum(axis=tuple(other for other in range(3) if other != axis))
-            profile += count / count.max()
-    x, y, z = (_full_slice(profile) for profile in profiles)
+    masks = (labels == index for index in np.unique(labels) if index != 0)
+    counts = [[mask.sum(axis=others) for others in ((1, 2), (0, 2), (0, 1))] for mask in masks]
+    profiles = (np.sum([count / count.max() for count in axis], axis=0) for axis in zip(*counts, strict=True))
+    x, y, z = map(_full_slice, profiles)
     return x, y, z
 
 
@@ -80,18 +70,10 @@ def segmentation_picture(
 ) -> bytes:
     """Paint label maps (X, Y, Z) of integers side by side over a scan of 0..1; None is the scan alone.
 
-    The planes go through the voxel `at`, see `middle_of`. Raises ValueError where a label map has another shape.
+    The planes go through the voxel `at`, see `middle_of`.
     """
-    for heading, labels in columns:
-        if labels is not None and labels.shape != image.shape:
-            raise ValueError(f"'{heading}' has the shape {labels.shape}, but the image {image.shape}.")
     sizes = _sizes(image.shape, spacing)
-
-    def panel(labels: np.ndarray | None, row: int) -> Image.Image:
-        pixels = _grey(_plane(image, at, row), sizes[row])
-        return _shown(pixels if labels is None else _painted(pixels, _plane(labels, at, row)), sizes[row])
-
-    return _grid([(heading, (panel(labels, 0), panel(labels, 1), panel(labels, 2))) for heading, labels in columns])
+    return _grid([(heading, _column(image, labels, at, sizes)) for heading, labels in columns])
 
 
 def reconstruction_picture(
@@ -105,36 +87,31 @@ def reconstruction_picture(
 
     `hidden` is True where the network did not see the scan, in `HIDDEN_COLOUR`; visible voxels are taken from
     `original`.
-    Raises ValueError where the arrays differ in shape.
     """
-    if not original.shape == hidden.shape == reconstructed.shape:
-        raise ValueError(f"The shapes differ: {original.shape}, {hidden.shape}, {reconstructed.shape}.")
     at = at or middle_of(None, original.shape)
-    sizes = _sizes(original.shape, spacing)
-    limits = _limits(original, 0.5, 99.5)
-    scan = display_range(original, limits=limits)
-    guess = np.where(hidden, display_range(reconstructed, limits=limits), scan)
+    sizes, limits = _sizes(original.shape, spacing), limits_of(original)
+    scan = display_range(original, limits)
+    guess = np.where(hidden, display_range(reconstructed, limits), scan)
 
-    def panel(volume: np.ndarray, covered: bool, row: int) -> Image.Image:
-        pixels = _grey(_plane(volume, at, row), sizes[row])
-        if covered:
-            cover = _resized(_plane(hidden, at, row), sizes[row], Image.Resampling.NEAREST) > 0.5
-            pixels[cover] = ImageColor.getrgb(HIDDEN_COLOUR)
-        return _shown(pixels, sizes[row])
+    def covered(plane: np.ndarray, cover: np.ndarray, size: tuple[int, int]) -> Image.Image:
+        pixels = _grey(plane, size)
+        pixels[_resized(cover, size, Image.Resampling.NEAREST) > 0.5] = ImageColor.getrgb(HIDDEN_COLOUR)
+        return _shown(pixels, size)
 
-    columns = (("original", scan, False), ("masked", scan, True), ("reconstructed", guess, False))
-    return _grid([(heading, (panel(v, c, 0), panel(v, c, 1), panel(v, c, 2))) for heading, v, c in columns])
+    masked = [covered(*row) for row in zip(_planes(scan, at), _planes(hidden, at), sizes, strict=True)]
+    seen, made = (_column(volume, None, at, sizes) for volume in (scan, guess))
+    return _grid([("original", seen), ("masked", masked), ("reconstructed", made)])
 
 
 def slice_panel(plane: np.ndarray, labels: np.ndarray | None, size: tuple[int, int]) -> Image.Image:
     """An axial slice (X, Y) of 0..1 with its labels, `size` (width, height) in pixels."""
-    pixels = _grey(plane[::-1, ::-1].T, size)
-    return _shown(pixels if labels is None else _painted(pixels, labels[::-1, ::-1].T), size)
+    return _panel(_turned(plane), None if labels is None else _turned(labels), size)
 
 
-def _limits(image: np.ndarray, low: float, high: float) -> tuple[float, float]:
+def limits_of(image: np.ndarray) -> tuple[float, float]:
+    """The percentiles of the finite values of an image that are shown as black and white."""
     finite = image[np.isfinite(image)]
-    start, stop = np.percentile(finite, [low, high]) if finite.size else (0.0, 1.0)
+    start, stop = np.percentile(finite, [0.5, 99.5]) if finite.size else (0.0, 1.0)
     return float(start), float(stop)
 
 
@@ -145,11 +122,14 @@ def _full_slice(profile: np.ndarray) -> int:
     return int(full[np.argmin(np.abs(full - centre))])
 
 
-def _plane(volume: np.ndarray, at: tuple[int, int, int], row: int) -> np.ndarray:
-    """The slice of a row as (height, width). Right, anterior and superior grow with the index; in a picture rows
-    grow downwards and, as a radiologist faces the patient, columns to the left side: both axes are turned."""
-    axis = _PLANES[row][1]
-    plane: np.ndarray = np.take(volume, at[axis], axis=axis)
+def _planes(volume: np.ndarray, at: tuple[int, int, int]) -> list[np.ndarray]:
+    """The slice of each row."""
+    return [_turned(np.take(volume, at[axis], axis=axis)) for _, axis, _ in _PLANES]
+
+
+def _turned(plane: np.ndarray) -> np.ndarray:
+    """A slice as (height, width). Right, anterior and superior grow with the index; in a picture rows grow downwards
+    and, as a radiologist faces the patient, columns to the left side: both axes are turned."""
     return plane[::-1, ::-1].T
 
 
@@ -189,11 +169,24 @@ def _painted(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return pixels
 
 
+def _column(
+    image: np.ndarray, labels: np.ndarray | None, at: tuple[int, int, int], sizes: list[tuple[int, int]]
+) -> list[Image.Image]:
+    marked: Sequence[np.ndarray | None] = [None] * 3 if labels is None else _planes(labels, at)
+    return [_panel(*row) for row in zip(_planes(image, at), marked, sizes, strict=True)]
+
+
+def _panel(plane: np.ndarray, labels: np.ndarray | None, size: tuple[int, int]) -> Image.Image:
+    """A plane (height, width) of 0..1 with its labels."""
+    pixels = _grey(plane, size)
+    return _shown(pixels if labels is None else _painted(pixels, labels), size)
+
+
 def _shown(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(pixels).resize(size, Image.Resampling.BOX)
 
 
-def _grid(columns: list[tuple[str, Panel]]) -> bytes:
+def _grid(columns: list[tuple[str, list[Image.Image]]]) -> bytes:
     """Headings above, the planes' names on the left, panels centred in their columns."""
     heights = [max(panels[row].height for _, panels in columns) for row in range(3)]
     width = MARGIN + len(columns) * (PANEL + GAP)
@@ -201,13 +194,13 @@ def _grid(columns: list[tuple[str, Panel]]) -> bytes:
     draw = ImageDraw.Draw(canvas)
     for column, (heading, panels) in enumerate(columns):
         left, top = MARGIN + column * (PANEL + GAP), HEADING
-        draw.text((left + PANEL // 2, HEADING // 2), _fitted(heading), fill=_TEXT, font=font(19), anchor="mm")
+        draw.text((left + PANEL // 2, HEADING // 2), fitted(heading, 19, PANEL), fill=_TEXT, font=font(19), anchor="mm")
         for row, (name, _, (start, stop)) in enumerate(_PLANES):
             edge = left + (PANEL - panels[row].width) // 2
             canvas.paste(panels[row], (edge, top))
             if column == 0:
                 middle = top + heights[row] // 2
-                _turned(canvas, name, middle)
+                _write_upwards(canvas, name, middle)
                 for letter, x, anchor in ((start, edge + 4, "lm"), (stop, edge + panels[row].width - 4, "rm")):
                     draw.text((x, middle), letter, _TEXT, font(17), anchor, stroke_width=2, stroke_fill="black")
             top += heights[row] + GAP
@@ -216,20 +209,20 @@ def _grid(columns: list[tuple[str, Panel]]) -> bytes:
     return buffer.getvalue()
 
 
-def _turned(canvas: Image.Image, text: str, middle: int) -> None:
-    """Write upwards in the left margin, centred on the height `middle`."""
+def _write_upwards(canvas: Image.Image, text: str, middle: int) -> None:
+    """Write in the left margin, centred on the height `middle`."""
     strip = Image.new("RGB", (100, MARGIN - GAP), "black")
     ImageDraw.Draw(strip).text((50, strip.height // 2), text, fill=_TEXT, font=font(16), anchor="mm")
     canvas.paste(strip.rotate(90, expand=True), (GAP // 2, middle - 50))
 
 
-def _fitted(text: str) -> str:
-    """The text, cut with an ellipsis where it is wider than a column."""
-    if font(19).getlength(text) <= PANEL:
-        return text
-    while text and font(19).getlength(text + "…") > PANEL:
-        text = text[:-1]
-    return text + "…"
+def fitted(text: str, size: int, width: int, keep_end: bool = False) -> str:
+    """The text in a font's size, cut at its end, or at its beginning, to so many pixels."""
+    shown, kept = text, text
+    while kept and font(size).getlength(shown) > width:
+        kept = kept[1:] if keep_end else kept[:-1]
+        shown = f"…{kept}" if keep_end else f"{kept}…"
+    return shown
 
 
 @lru_cache

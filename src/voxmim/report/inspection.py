@@ -22,6 +22,9 @@ def inspection_page(file: Path, inspection: Inspection) -> None:
     """Write the page of an inspection; the file appears whole or not at all."""
     source, facts = inspection.source, inspection.facts
     labelled = [each for each in facts.values() if each.labels]
+    note = "What is in doubt is used, but training waits until it is mended, taken out or accepted (--accept-findings)."
+    findings = Table("Findings", ["kind", "file", "reason", "what is done"], finding_rows(inspection), note)
+    orientations = Counter(each.orientation for each in facts.values()).most_common()
     page = Page(
         title=f"Inspection of {source.name}",
         lead=[verdict(inspection)],
@@ -32,9 +35,9 @@ def inspection_page(file: Path, inspection: Inspection) -> None:
             ("with labels", f"{len(labelled):,}"),
             ("channels", ", ".join(source.channels)),
             ("intensity", f"{inspection.intensity.upper()}, as guessed"),
-            ("orientations of the files", _counted(Counter(each.orientation for each in facts.values()))),
+            ("orientations of the files", ", ".join(f"{name} ({count:,})" for name, count in orientations)),
         ],
-        tables=[*_findings(inspection), *([_fingerprint(inspection)] if facts else [])],
+        tables=[*([findings] if findings.rows else []), *([_fingerprint(inspection)] if facts else [])],
         plots=_histograms(inspection),
         pictures=[_contact(inspection)] if inspection.slices else [],
         commands=[f"voxmim inspect {shlex.quote(str(source.path))} --html {shlex.quote(str(file))}"],
@@ -66,19 +69,11 @@ def finding_rows(inspection: Inspection) -> list[list[str]]:
     grave = sorted(inspection.findings, key=lambda one: (not one.unresolved, one.action != "left out"))
     rows = []
     for finding in grave:
-        path = Path(finding.file)
-        short = (
-            str(path.relative_to(inspection.source.path)) if path.is_relative_to(inspection.source.path) else str(path)
-        )
+        path, root = Path(finding.file), inspection.source.path
+        short = str(path.relative_to(root) if path.is_relative_to(root) else path)
         action = f"{finding.action}, in doubt" if finding.unresolved else finding.action
         rows.append([finding.kind, short, finding.reason.removeprefix(f"{finding.file}: "), action])
     return rows
-
-
-def _findings(inspection: Inspection) -> list[Table]:
-    rows = finding_rows(inspection)
-    note = "What is in doubt is used, but training waits until it is mended, taken out or accepted (--accept-findings)."
-    return [Table("Findings", ["kind", "file", "reason", "what is done"], rows, note)] if rows else []
 
 
 def _fingerprint(inspection: Inspection) -> Table:
@@ -132,7 +127,3 @@ def _contact(inspection: Inspection) -> Picture:
 
 def _three(part: dict[str, float]) -> list[str]:
     return [f"{part[key]:,.0f}" if abs(part[key]) >= 1000 else f"{part[key]:.4g}" for key in ("min", "median", "max")]
-
-
-def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())

@@ -11,13 +11,8 @@ from voxmim.training.run import Run
 class Watcher:
     """Called after each row of metrics.csv, and `finish` after the last; as a context it closes the loggers in the end.
 
-    The page of a run in progress is written at its validations, in at most a fiftieth of its time.
-
-    Args:
-        log: names of `LOGGERS`.
-
-    Raises:
-        MissingPackageError: one of them is not installed.
+    The page of a run in progress is written at its validations, in at most a fiftieth of its time. `log` are names of
+    `LOGGERS`; a MissingPackageError if one of them is not installed.
     """
 
     def __init__(self, log: Sequence[str] = ()) -> None:

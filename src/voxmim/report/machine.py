@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from pathlib import Path
 
 import torch
@@ -18,8 +19,5 @@ def machine() -> str:
 
 def _cpu() -> str:
     facts = Path("/proc/cpuinfo")
-    if facts.is_file():
-        for line in facts.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    models = re.findall(r"model name\s*: (.+)", facts.read_text()) if facts.is_file() else []
+    return models[0] if models else platform.processor() or platform.machine()

@@ -1,7 +1,7 @@
 """Charts, drawn by matplotlib: as SVG that follows a page's light or dark colours, and as PNG.
 
 They can be read without colours: each series has its own line and marker, heat maps have their values written in. Each
-chart has a title, a caption, a size in inches, `words` for readers who cannot see it, and `draw` for an empty figure.
+chart has a title, a caption, a size in inches, `words` for readers who cannot see it, and `draw` for empty axes.
 """
 
 import io
@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -40,10 +41,6 @@ class Curve:
     values: list[float]
     band: tuple[list[float], list[float]] | None = None  # lower and upper bounds of a shaded band, as long as `values`
 
-    def __post_init__(self) -> None:
-        if any(len(column) != len(self.steps) for column in (self.values, *(self.band or ()))):
-            raise ValueError(f"The curve '{self.name}' has columns of different lengths.")
-
     @property
     def last(self) -> str:
         """The last finite value."""
@@ -68,8 +65,7 @@ class Plot:
         ends = "; ".join(f"{curve.name} ends at {curve.last}" for curve in self.curves)
         return f"Line chart of {self.y_label} against {self.x_label}. {ends}."
 
-    def draw(self, figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def draw(self, axes: Axes) -> None:
         for i, curve in enumerate(self.curves):
             colour, line, marker = COLOURS[i % 6], LINES[i % 6], MARKERS[i % 6]
             shown = marker if len(curve.steps) <= _MAX_MARKED else None
@@ -82,7 +78,7 @@ class Plot:
         axes.grid(axis="y")
         if self.curves:
             narrow = max(len(curve.name) for curve in self.curves) > 26
-            figure.legend(loc="outside upper left", ncols=1 if narrow else 2)
+            axes.figure.legend(loc="outside upper left", ncols=1 if narrow else 2)
 
 
 @dataclass
@@ -101,8 +97,7 @@ class Histogram:
         low, median, high = (number(float(value)) for value in np.quantile(self.values, [0, 0.5, 1]))
         return f"Histogram of {self.x_label}: {len(self.values):,} values from {low} to {high}, median {median}."
 
-    def draw(self, figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def draw(self, axes: Axes) -> None:
         edges = np.histogram_bin_edges(self.values, bins="auto")
         axes.hist(self.values, bins=min(len(edges) - 1, _MAX_BARS), color=COLOURS[0], rwidth=0.92)
         axes.set(xlabel=self.x_label, ylabel="scans")
@@ -137,8 +132,7 @@ class HeatMap:
             for column, value in zip(self.columns, line, strict=True)
         )
 
-    def draw(self, figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def draw(self, axes: Axes) -> None:
         table = np.array([[np.nan if value is None else value for value in line] for line in self.values], dtype=float)
         finite = table[np.isfinite(table)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
@@ -149,7 +143,7 @@ class HeatMap:
         axes.set_xticks(range(len(self.columns)), self.columns)
         axes.set_yticks(range(len(self.rows)), self.rows)
         axes.set(xlabel=self.column_label, ylabel=self.row_label)
-        figure.colorbar(image, label=self.value_label)
+        axes.figure.colorbar(image, label=self.value_label)
 
 
 @dataclass(frozen=True)
@@ -180,8 +174,7 @@ class Scatter:
         points = "; ".join(f"{point.name}: {number(point.x)}, {number(point.y)}" for point in self.points)
         return f"{self.y_label} against {self.x_label}. {points}."
 
-    def draw(self, figure: Figure) -> None:
-        axes = figure.add_subplot()
+    def draw(self, axes: Axes) -> None:
         series = list(dict.fromkeys(point.series for point in self.points))
         for i, point in enumerate(self.points, start=1):
             kind = series.index(point.series) % 6
@@ -194,7 +187,7 @@ class Scatter:
         axes.margins(x=0.1)
         axes.grid()
         if self.points:
-            figure.legend(loc="outside right upper")
+            axes.figure.legend(loc="outside right upper")
 
 
 Chart = Plot | Histogram | HeatMap | Scatter
@@ -204,8 +197,8 @@ def png(chart: Chart) -> bytes:
     """A chart as PNG."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=chart.size)
-        chart.draw(figure)
-        figure.axes[0].set_title(chart.title)
+        axes = figure.add_subplot(title=chart.title)
+        chart.draw(axes)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()
@@ -215,7 +208,7 @@ def svg(chart: Chart, name: str) -> str:
     """A chart as an SVG element for a page that has its title beside it; `name` keeps its ids apart from others'."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=chart.size)
-        chart.draw(figure)
+        chart.draw(figure.add_subplot())
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

@@ -82,7 +82,6 @@ def status(rows: Sequence[Mapping[str, float]], training: Training, running: boo
 
 
 def _pretraining(run: Run, recipe: Recipe, rows: Sequence[Mapping[str, float]]) -> Page:
-    """What a page says of a pre-training."""
     pretext, settings = recipe.pretext_class, recipe.pretext_settings
     validated = [row for row in rows if "val_loss" in row]
     learned = pretext.summary(settings, recipe.mask)
@@ -96,7 +95,6 @@ def _pretraining(run: Run, recipe: Recipe, rows: Sequence[Mapping[str, float]]) 
 
 
 def _finetuning(run: Run, recipe: Recipe, rows: Sequence[Mapping[str, float]]) -> Page:
-    """What a page says of a fine-tuning, as its task has it."""
     task, training = task_of(run.path), recipe.finetune
     validated = [row for row in rows if task.score in row]
     start = "from a pre-trained encoder" if run.about.get("init") else "from scratch"
@@ -113,7 +111,7 @@ def _finetuning(run: Run, recipe: Recipe, rows: Sequence[Mapping[str, float]]) -
     shown = task.curves(dict.fromkeys(column for row in validated for column in row))
     curves = [curve(name, [row for row in validated if column in row], column) for column, name in shown.items()]
     plots = [Plot("Validation cases", "optimiser step", task.score_name, curves)] if curves else []
-    loss = Plot("Loss", "optimiser step", run.about.get("loss", "loss"), [loss_curve(rows, "training crops")])
+    loss = Plot("Loss", "optimiser step", run.about.get("loss", "loss"), [loss_curve(rows)])
     results = [json.loads(file.read_text()) for file in sorted(run.path.glob("evaluation-*.json"))]
     return Page(
         f"{task.title}: {run.path.name}",
@@ -212,7 +210,7 @@ def pretraining_curves(rows: Sequence[Mapping[str, float]], guess: str) -> list[
     validated = [row for row in rows if "val_loss" in row]
     names = {"val_loss": "validation crops, always the same", "val_guess": guess}
     curves = [curve(name, validated, column) for column, name in names.items() if validated and column in validated[0]]
-    return [loss_curve(rows, "training crops"), *curves]
+    return [loss_curve(rows), *curves]
 
 
 def curve(name: str, rows: Sequence[Mapping[str, float]], column: str) -> Curve:
@@ -220,17 +218,17 @@ def curve(name: str, rows: Sequence[Mapping[str, float]], column: str) -> Curve:
     return Curve(name, [int(row["step"]) for row in rows], [row[column] for row in rows])
 
 
-def loss_curve(rows: Sequence[Mapping[str, float]], name: str) -> Curve:
+def loss_curve(rows: Sequence[Mapping[str, float]]) -> Curve:
     """The training loss as a running mean, thinned to at most about 400 points."""
     rows = [row for row in rows if "loss" in row]
     losses = np.array([row["loss"] for row in rows])
     if not len(losses):
-        return Curve(name, [], [])
+        return Curve("training crops", [], [])
     width = min(_SMOOTH, max(1, len(losses) // 10))
     smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
     steps = [int(row["step"]) for row in rows[width - 1 :]]
     every = max(1, len(steps) // _MAX_POINTS)
-    return Curve(f"{name}, mean of {width} steps", steps[::every], smooth[::every].tolist())
+    return Curve(f"training crops, mean of {width} steps", steps[::every], smooth[::every].tolist())
 
 
 def store_of(run: Run) -> Store | None:

@@ -10,7 +10,7 @@ from voxmim.images.geometry import Grid
 from voxmim.images.intensity import window
 from voxmim.report.figures import HIDDEN_COLOUR, display_range, label_colour, middle_of, segmentation_picture
 from voxmim.report.page import Picture
-from voxmim.report.reconstruct import Reconstructor, picture
+from voxmim.report.reconstruct import Reconstructor
 from voxmim.store.format import Case, Store
 from voxmim.store.prepare import PreparedScan
 from voxmim.tasks.segmentation.predict import Segmentor
@@ -38,7 +38,7 @@ def reconstruction_pictures(run: Run, store: Store) -> list[Picture]:
         pictures.append(
             Picture(
                 f"Reconstruction of {case.name}",
-                picture(found, store.preparation.spacing),
+                found.picture(store.preparation.spacing),
                 f"{recipe.mask.ratio:.0%} of the patches were masked; only those are predicted.",
                 [("masked", HIDDEN_COLOUR)],
             )

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from voxmim.errors import StoreError
 from voxmim.networks.build import ANY, build_encoder
-from voxmim.pretext.build import build_pretext, describe_pretext
+from voxmim.pretext.build import build_pretext
+from voxmim.pretext.pretext import describe_pretext
 from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Case, Store

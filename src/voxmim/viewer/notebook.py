@@ -18,9 +18,7 @@ from voxmim.training.run import Run
 from voxmim.viewer.collection import Item, Layer
 from voxmim.viewer.runs import run_collection
 from voxmim.viewer.scans import as_nifti
-from voxmim.viewer.slices import PLANES, draw_plane
-
-_COVER = 0.5  # opacity of labels and error maps in the viewer
+from voxmim.viewer.slices import COVER, PLANES, draw_plane
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,7 @@ class Png:
 
 
 class OpenRun:
-    """A run folder, finished or not.
-
-    Attributes:
-        path: the folder.
-    """
+    """A run folder, finished or not."""
 
     def __init__(self, path: Path | str) -> None:
         self._run = Run.open(path)
@@ -64,18 +58,11 @@ class OpenRun:
 
     @property
     def cases(self) -> list[str]:
-        """The cases that can be shown: those of the validation.
-
-        Raises:
-            StoreError: the run's store is gone.
-        """
+        """The cases that can be shown, those of the validation; a StoreError if the run's store is gone."""
         return list(self._items)
 
     def show(self, case: str | None = None) -> Any:
-        """A case with what the network makes of it: a NiiVue widget where ipyniivue is installed, a PNG elsewhere.
-
-        Args:
-            case: one of `cases`; the first one if not given.
+        """One of `cases` with what the network makes of it: a NiiVue widget, or a PNG without ipyniivue.
 
         Raises:
             RunError: there is no such case.
@@ -98,7 +85,7 @@ def _widget(layers: list[tuple[Layer, Volume]]) -> Any:
 
     volumes = []
     for layer, volume in layers:
-        opacity = float(layer.shown) * (1 if layer.kind == "image" else _COVER)
+        opacity = float(layer.shown) * (1 if layer.kind == "image" else COVER)
         colours = "inferno" if layer.kind == "error" else "gray"
         made = ipyniivue.Volume(data=as_nifti(volume), name=f"{layer.name}.nii", opacity=opacity, colormap=colours)
         if layer.kind == "labels":
@@ -111,17 +98,9 @@ def _widget(layers: list[tuple[Layer, Volume]]) -> Any:
 
 def _colour_table(layer: Layer) -> dict[str, list[Any]]:
     """The colours of a label map as NiiVue takes them, background first and transparent."""
-    red, green, blue = zip(
-        (0, 0, 0), *(ImageColor.getrgb(label_colour(value))[:3] for value in layer.legend), strict=True
-    )
-    return {
-        "R": [*red],
-        "G": [*green],
-        "B": [*blue],
-        "A": [0, *(255 for _ in layer.legend)],
-        "I": [0, *layer.legend],
-        "labels": ["background", *layer.legend.values()],
-    }
+    colours = [(0, 0, 0, 0), *(ImageColor.getcolor(label_colour(value), "RGBA") for value in layer.legend)]
+    channels = {key: list(values) for key, values in zip("RGBA", zip(*colours, strict=True), strict=True)}
+    return {**channels, "I": [0, *layer.legend], "labels": ["background", *layer.legend.values()]}
 
 
 def _png(layers: list[tuple[Layer, Volume]]) -> Png:

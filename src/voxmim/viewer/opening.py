@@ -1,7 +1,5 @@
 """From a path to what is shown of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from voxmim.errors import SourceError
@@ -14,11 +12,7 @@ from voxmim.viewer.scans import folder_collection, scan_collection, store_collec
 
 
 def open_collection(path: Path) -> Collection:
-    """Whatever lies at a path: a run, a study, a store, a folder or list of scans, or one scan.
-
-    Raises:
-        VoxmimError: nothing there can be shown.
-    """
+    """A run, a study, a store, a folder or list of scans, or one scan; a VoxmimError if nothing there can be shown."""
     if not path.exists():
         raise SourceError(f"{path}: there is no such file or folder; check the path.")
     if (path / ABOUT).is_file():

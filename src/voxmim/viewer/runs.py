@@ -1,7 +1,5 @@
 """A run as a collection: its fixed cases with what the network makes of them, while it trains and afterwards."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -11,8 +9,9 @@ import numpy as np
 
 from voxmim.images.grid import Volume
 from voxmim.images.intensity import window
-from voxmim.report.plots import Curve, Plot, png
+from voxmim.report.plots import Plot, png
 from voxmim.report.reconstruct import Reconstruction, Reconstructor
+from voxmim.report.run_page import curve
 from voxmim.report.run_pictures import prepared_case
 from voxmim.store.format import Case, Store
 from voxmim.studies.trial import TRIALS
@@ -25,12 +24,7 @@ _QUIET = 120  # seconds without a new row after which a training no longer count
 
 
 def run_collection(path: Path) -> Collection:
-    """A pre-training or a fine-tuning, with the validation cases of its store.
-
-    Raises:
-        RunError: this is no run folder.
-        StoreError: the run's store is gone.
-    """
+    """A pre-training or a fine-tuning, with the validation cases of its store; a StoreError if that is gone."""
     run = Run.open(path)
     store = Store(run.about["store"]).in_fold(run.about.get("fold"))
     layers = reconstruction_layers if run.kind == "pretrain" else segmentation_layers
@@ -47,11 +41,7 @@ def run_collection(path: Path) -> Collection:
 
 
 def study_collection(path: Path) -> Collection:
-    """A study: the fixed cases of each pre-training, and those of all fine-tunings on one store side by side.
-
-    Raises:
-        StoreError: a run's store is gone.
-    """
+    """A study: the fixed cases of each pre-training, and those of all fine-tunings on one store side by side."""
     runs = [Run.open(file.parent) for file in sorted((path / TRIALS).glob(f"*/{ABOUT}"))]
     stores = {run.path: Store(run.about["store"]) for run in runs}
     items = []
@@ -82,11 +72,7 @@ def learning_curves(run: Run) -> bytes | None:
     names = [key for key in (validated[0] if validated else {}) if key.startswith("val_") and key != "val_score"]
     if len(validated) < 2:
         return None
-    curves = []
-    for name in names:
-        rows = [row for row in validated if name in row]
-        steps, values = [int(row["step"]) for row in rows], [row[name] for row in rows]
-        curves.append(Curve(name.removeprefix("val_"), steps, values))
+    curves = [curve(key.removeprefix("val_"), [row for row in validated if key in row], key) for key in names]
     return png(Plot("Validation", "optimiser step", "value", curves))
 
 
@@ -106,12 +92,9 @@ def reconstruction_layers(run: Run, store: Store, case: Case) -> tuple[Layer, ..
         }
         return on_store_grid(arrays[name].astype(np.float32), store)
 
-    return (
-        Layer("scan", "image", partial(layer, "scan")),
-        Layer("masked input", "image", partial(layer, "masked input")),
-        Layer("reconstruction", "image", partial(layer, "reconstruction"), shown=True),
-        Layer("error", "error", partial(layer, "error")),
-    )
+    images = ("scan", "masked input", "reconstruction")
+    shown = (Layer(name, "image", partial(layer, name), shown=name == "reconstruction") for name in images)
+    return (*shown, Layer("error", "error", partial(layer, "error")))
 
 
 def segmentation_layers(run: Run, store: Store, case: Case) -> tuple[Layer, ...]:
@@ -136,19 +119,13 @@ def _reconstructed(run: Path, written: float, store: Store, case: str) -> Recons
     return _reconstructor(run, written).reconstruct(seen, recipe.seed)
 
 
-@lru_cache(1)
-def _reconstructor(run: Path, written: float) -> Reconstructor:
-    return Reconstructor.load(run)
+_reconstructor = lru_cache(1)(lambda run, written: Reconstructor.load(run))
+_segmentor = lru_cache(4)(lambda run, written: Segmentor.load(run))
 
 
 @lru_cache(4)
 def _segmented(run: Path, written: float, store: Store, case: str) -> np.ndarray:
     return _segmentor(run, written).prepared_label_map(prepared_case(store, store.cases[case], store.image(case)))
-
-
-@lru_cache(4)
-def _segmentor(run: Path, written: float) -> Segmentor:
-    return Segmentor.load(run)
 
 
 def _written(file: Path) -> float:
@@ -160,6 +137,5 @@ def _is_live(run: Run) -> bool:
     metrics = run.path / METRICS
     if not metrics.is_file() or time.time() - _written(metrics) > _QUIET:
         return False
-    recipe, rows = run.recipe(), run.metrics()
-    steps = (recipe.pretrain if run.kind == "pretrain" else recipe.finetune).steps
-    return not rows or rows[-1]["step"] < steps
+    rows = run.metrics()
+    return not rows or rows[-1]["step"] < getattr(run.recipe(), run.kind).steps

@@ -1,7 +1,5 @@
 """Scans, folders of scans and stores as collections."""
 
-from __future__ import annotations
-
 import threading
 from functools import partial
 from pathlib import Path
@@ -19,38 +17,25 @@ from voxmim.viewer.collection import Collection, Item, Layer, Panel
 
 
 def scan_collection(path: Path) -> Collection:
-    """One scan of any readable format, a DICOM series included.
-
-    Raises:
-        ScanError: the file cannot be read.
-    """
+    """One scan of any readable format, a DICOM series included; a ScanError if it cannot be read."""
     count = len(_read(path).array)
-    layers = tuple(
-        Layer(
-            f"channel {channel + 1}" if count > 1 else "scan",
-            "image",
-            partial(_channel, path, channel),
-            shown=not channel,
-        )
-        for channel in range(count)
-    )
+    names = [f"channel {channel + 1}" for channel in range(count)] if count > 1 else ["scan"]
+    layers = tuple(Layer(name, "image", partial(_channel, path, i), shown=i == 0) for i, name in enumerate(names))
     return Collection("scan", path.name, [Item(case_name(path), (Panel("", layers),), files=(str(path),))])
 
 
 def folder_collection(path: Path) -> Collection:
-    """A folder or list of scans; its files are checked in the background, and findings appear as they are made.
-
-    Raises:
-        SourceError: the folder cannot be used.
-    """
+    """A folder or list of scans; its files are checked in the background, and findings appear as they are made."""
     source = open_source(path)
     found = Collection("folder", source.name or path.name, [_of_source(source, case) for case in source.cases])
     found.findings, found.checking = list(source.findings), "starting"
 
+    def on_case(done: int, count: int) -> None:
+        found.checking = f"{done} of {count}"
+
     def check() -> None:
         try:
-            result = inspect_source(path, workers=1, on_case=lambda done, count: _note(found, f"{done} of {count}"))
-            found.findings = result.findings
+            found.findings = inspect_source(path, workers=1, on_case=on_case).findings
         except VoxmimError as error:
             found.title += f" ({error})"
         found.checking = ""
@@ -60,30 +45,31 @@ def folder_collection(path: Path) -> Collection:
 
 
 def store_collection(path: Path) -> Collection:
-    """A store: its cases as the network sees them, with the findings about the files that they were made of.
-
-    Raises:
-        StoreError: this is no store.
-    """
+    """A store: its cases as the network sees them, with the findings about the files that they were made of."""
     store = Store(path)
-    items = [
-        Item(case.name, (Panel("", store_layers(store, case)),), case.split, _files(case))
-        for case in store.cases.values()
-    ]
+    items = []
+    for case in store.cases.values():
+        files = (*case.image, *((case.label,) if case.label else ()))
+        items.append(Item(case.name, (Panel("", store_layers(store, case)),), case.split, files))
     return Collection("store", store.name, items, findings=list(store.findings))
 
 
 def store_layers(store: Store, case: Case) -> tuple[Layer, ...]:
     """The channels and the label map of a prepared case, on the store's grid (RAS+, origin at the first voxel)."""
-    channels = [
-        Layer(name, "image", partial(_stored, store, case.name, index), shown=index == 0)
+
+    def channel(index: int) -> Volume:
+        return on_store_grid(store.image(case.name)[index].astype(np.float32), store)
+
+    def labels() -> Volume:
+        return on_store_grid(store.label_map(case.name), store)
+
+    channels = tuple(
+        Layer(name, "image", partial(channel, index), shown=index == 0)
         for index, name in enumerate(store.preparation.channels)
         if index not in case.missing
-    ]
-    if not case.label:
-        return tuple(channels)
-    reference = Layer("reference", "labels", partial(_stored_labels, store, case.name), store.labels, shown=True)
-    return (*channels, reference)
+    )
+    reference = Layer("reference", "labels", labels, store.labels, shown=True)
+    return (*channels, reference) if case.label else channels
 
 
 def on_store_grid(array: np.ndarray, store: Store) -> Volume:
@@ -105,8 +91,8 @@ def _of_source(source: Source, case: SourceCase) -> Item:
     one_file = len(case.images) == 1
     layers = []
     for index, name in enumerate(present):
-        read = partial(_channel, case.images[0], index) if one_file else partial(_channel, case.images[index], 0)
-        layers.append(Layer(name, "image", read, shown=index == 0))
+        place = (case.images[0], index) if one_file else (case.images[index], 0)
+        layers.append(Layer(name, "image", partial(_channel, *place), shown=index == 0))
     if case.label is not None:
         label = partial(_label, case.label, case.images[0])
         layers.append(Layer("reference", "labels", label, source.labels, shown=True))
@@ -127,19 +113,3 @@ def _channel(path: Path, index: int) -> Volume:
 
 def _label(path: Path, image: Path) -> Volume:
     return open_image(path).read_label(open_image(image).grid)
-
-
-def _stored(store: Store, name: str, index: int) -> Volume:
-    return on_store_grid(store.image(name)[index].astype(np.float32), store)
-
-
-def _stored_labels(store: Store, name: str) -> Volume:
-    return on_store_grid(store.label_map(name), store)
-
-
-def _files(case: Case) -> tuple[str, ...]:
-    return (*case.image, *((case.label,) if case.label else ()))
-
-
-def _note(found: Collection, text: str) -> None:
-    found.checking = text

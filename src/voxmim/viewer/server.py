@@ -1,13 +1,10 @@
 """The viewer's server: loopback only, a token in every address, and no file but what was opened."""
 
-from __future__ import annotations
-
 import secrets
 import socket
 import webbrowser
-from collections.abc import Callable
-from functools import lru_cache
-from importlib import resources
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import uvicorn
@@ -15,38 +12,34 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.staticfiles import StaticFiles
 
 from voxmim.errors import VoxmimError
+from voxmim.findings import Finding
 from voxmim.images.grid import Volume
 from voxmim.report.figures import label_colour
 from voxmim.viewer.collection import Collection, Item, Layer
 from voxmim.viewer.scans import as_nifti
 from voxmim.viewer.slices import PLANES, draw_plane
 
-_STATIC = {
-    "app.js": "text/javascript", "style.css": "text/css", "niivue.js": "text/javascript",
-    "NIIVUE-LICENSE.txt": "text/plain",
-}  # fmt: skip
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; connect-src 'self' data: blob:; worker-src 'self' blob:; font-src 'self' data:; "
     "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_HEADERS = {
+    "content-security-policy": _POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
+    "cache-control": "no-store", "cross-origin-resource-policy": "same-origin",
+}  # fmt: skip
 _CACHED = 12  # volumes kept in memory
 
 
 def serve(collection: Collection, port: int = 0, open_browser: bool = True, say: Callable[[str], None] = print) -> None:
-    """Serve a collection until interrupted.
-
-    Args:
-        collection: what is shown.
-        port: on 127.0.0.1; 0 takes a free one.
-        open_browser: open the page in the default browser.
-        say: is given the page's address.
+    """Serve a collection on a port of 127.0.0.1, 0 for a free one, until interrupted; `say` gets the page's address.
 
     Raises:
         VoxmimError: the port is taken.
@@ -70,47 +63,29 @@ def make_app(collection: Collection, token: str, port: int) -> Starlette:
     """The application; every address begins with the token, and requests of other sites are refused."""
     views = _Views(collection)
     routes = [
-        Route("/", views.index),
         Route("/collection.json", views.collection),
         Route("/curves.png", views.curves),
         Route("/volumes/{item:int}/{panel:int}/{layer:int}.nii", views.volume),
         Route("/planes/{item:int}/{panel:int}/{plane}.png", views.plane),
         Route("/page/{file:path}", views.page),
-        Route("/{file}", views.static),
+        Mount("/", StaticFiles(packages=[("voxmim.viewer", "static")], html=True)),
     ]
+    hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
     return Starlette(
         routes=[Mount(f"/{token}", routes=routes)],
-        middleware=[Middleware(_OwnOriginOnly, port=port)],
-        exception_handlers={VoxmimError: _failed, HTTPException: _refused},
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=partial(_own_origin_only, hosts))],
+        exception_handlers={VoxmimError: _failed},
     )
 
 
-class _OwnOriginOnly:
-    """Refuses requests under another host's name or from another site's page, and forbids the page to load any."""
-
-    def __init__(self, app: ASGIApp, port: int) -> None:
-        self._app = app
-        self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        origin = headers.get("origin", "").removeprefix("http://")
-        if headers.get("host") not in self._hosts or (origin and origin not in self._hosts):
-            return await PlainTextResponse("refused: another host or origin", 403)(scope, receive, send)
-
-        async def guarded(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                extra = {
-                    "content-security-policy": _POLICY, "x-content-type-options": "nosniff",
-                    "referrer-policy": "no-referrer", "cache-control": "no-store",
-                    "cross-origin-resource-policy": "same-origin",
-                }  # fmt: skip
-                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in extra.items())]
-            await send(message)
-
-        await self._app(scope, receive, guarded)
+async def _own_origin_only(hosts: set[str], request: Request, call_next: RequestResponseEndpoint) -> Response:
+    """Refuse requests under another host's name or from another site's page, and forbid the page to load any."""
+    origin = request.headers.get("origin", "").removeprefix("http://")
+    if request.headers.get("host") not in hosts or (origin and origin not in hosts):
+        return PlainTextResponse("refused: another host or origin", 403)
+    response = await call_next(request)
+    response.headers.update(_HEADERS)
+    return response
 
 
 class _Views:
@@ -118,16 +93,7 @@ class _Views:
 
     def __init__(self, collection: Collection) -> None:
         self._shown = collection
-        self._read = lru_cache(_CACHED)(self._read_layer)
-
-    async def index(self, request: Request) -> Response:
-        return Response(_static("index.html"), media_type="text/html")
-
-    async def static(self, request: Request) -> Response:
-        file = request.path_params["file"]
-        if file not in _STATIC:
-            raise HTTPException(404, "there is no such file")
-        return Response(_static(file), media_type=_STATIC[file])
+        self._read = lru_cache(_CACHED)(lambda layer: layer.read())
 
     async def collection(self, request: Request) -> Response:
         shown = self._shown
@@ -139,21 +105,9 @@ class _Views:
                 "checking": shown.checking,
                 "page": None if shown.page is None else f"page/{shown.page.name}",
                 "curves": shown.kind == "run",
-                "items": [self._described(item) for item in shown.items],
+                "items": [_described(item, shown.findings) for item in shown.items],
             }
         )
-
-    def _described(self, item: Item) -> dict[str, Any]:
-        findings = self._shown.findings_of(item)
-        return {
-            "name": item.name,
-            "group": item.group,
-            "findings": [{"kind": one.kind, "reason": one.reason, "action": one.action} for one in findings],
-            "panels": [
-                {"title": panel.title, "layers": [_described_layer(layer) for layer in panel.layers]}
-                for panel in item.panels
-            ],
-        }
 
     async def curves(self, request: Request) -> Response:
         drawn = await run_in_threadpool(self._shown.curves)
@@ -163,7 +117,7 @@ class _Views:
 
     async def volume(self, request: Request) -> Response:
         item, panel, layer = (request.path_params[key] for key in ("item", "panel", "layer"))
-        volume = await run_in_threadpool(self._volume, item, panel, layer)
+        volume = await run_in_threadpool(self._volume, self._layer(item, panel, layer))
         return Response(await run_in_threadpool(as_nifti, volume), media_type="application/octet-stream")
 
     async def plane(self, request: Request) -> Response:
@@ -175,7 +129,7 @@ class _Views:
             chosen = [int(index) for index in request.query_params.get("layers", "0").split(",")]
         except ValueError:
             raise HTTPException(400, "at is a number and layers a list of indices") from None
-        layers = [(self._layer(item, panel, index), self._volume(item, panel, index)) for index in chosen]
+        layers = [(layer, self._volume(layer)) for layer in (self._layer(item, panel, index) for index in chosen)]
         return Response(await run_in_threadpool(draw_plane, layers, plane, position), media_type="image/png")
 
     async def page(self, request: Request) -> Response:
@@ -195,29 +149,24 @@ class _Views:
         except IndexError:
             raise HTTPException(404, "there is no such layer") from None
 
-    def _volume(self, item: int, panel: int, layer: int) -> Volume:
-        self._layer(item, panel, layer)
-        if self._shown.live():  # what a network makes of a case changes while it trains
-            return self._layer(item, panel, layer).read()
-        return self._read(item, panel, layer)
-
-    def _read_layer(self, item: int, panel: int, layer: int) -> Volume:
-        return self._layer(item, panel, layer).read()
+    def _volume(self, layer: Layer) -> Volume:
+        """What a network makes of a case changes while it trains; other volumes are kept."""
+        return layer.read() if self._shown.live() else self._read(layer)
 
 
-def _described_layer(layer: Layer) -> dict[str, Any]:
-    legend = [{"value": value, "name": name, "colour": label_colour(value)} for value, name in layer.legend.items()]
-    return {"name": layer.name, "kind": layer.kind, "legend": legend, "shown": layer.shown}
+def _described(item: Item, findings: Sequence[Finding]) -> dict[str, Any]:
+    def layer(one: Layer) -> dict[str, Any]:
+        legend = [{"value": value, "name": name, "colour": label_colour(value)} for value, name in one.legend.items()]
+        return {"name": one.name, "kind": one.kind, "legend": legend, "shown": one.shown}
 
-
-def _static(name: str) -> bytes:
-    return (resources.files("voxmim") / "viewer" / "static" / name).read_bytes()
+    own = [finding for finding in findings if finding.file in item.files]
+    return {
+        "name": item.name,
+        "group": item.group,
+        "findings": [{"kind": one.kind, "reason": one.reason, "action": one.action} for one in own],
+        "panels": [{"title": panel.title, "layers": [layer(one) for one in panel.layers]} for panel in item.panels],
+    }
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 500)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return PlainTextResponse(error.detail, error.status_code)

@@ -1,10 +1,8 @@
 """Adapting an encoder's weights to another patch, other channels or another grid of tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,26 +17,20 @@ POSITIONS = "positions"
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an encoder takes in.
+    """What an encoder takes in."""
 
-    Attributes:
-        channels: the name of each channel of the scans.
-        patch: voxels of a patch along X, Y, Z.
-        grid: patches of a crop along X, Y, Z; only learned positions depend on it.
-    """
-
-    channels: tuple[str, ...]
-    patch: Triple
-    grid: Triple
+    channels: tuple[str, ...]  # the name of each channel of the scans
+    patch: Triple  # voxels of a patch along X, Y, Z
+    grid: Triple  # patches of a crop along X, Y, Z; only learned positions depend on it
 
     @classmethod
-    def of(cls, channels: Sequence[str], patch: Triple, crop: Triple) -> Inputs:
+    def of(cls, channels: Sequence[str], patch: Triple, crop: Triple) -> Self:
         """Crops of (X, Y, Z) voxels, a multiple of the patch."""
         x, y, z = (c // p for c, p in zip(crop, patch, strict=True))
         return cls(tuple(channels), patch, (x, y, z))
 
     @classmethod
-    def described(cls, metadata: Mapping[str, Any]) -> Inputs:
+    def described(cls, metadata: Mapping[str, Any]) -> Self:
         """The inputs of the encoder that a weights file describes."""
         x, y, z = metadata["crop"]
         return cls.of(described_inputs(metadata), described_encoder(metadata)[1].patch, (x, y, z))
@@ -47,20 +39,13 @@ class Inputs:
 def adapt(
     state: Mapping[str, Tensor], old: Inputs, new: Inputs, kernels: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Make an encoder's weights fit other inputs.
+    """An encoder's tensors made to fit other inputs, and how each changed one was changed.
 
-    Args:
-        state: the encoder's tensors, under its own names.
-        old: the inputs that they were trained with.
-        new: the wanted ones.
-        kernels: names of the weights that are applied to a volume (`Encoder.input_weights`): the linear embedding or
-            the kernel of patches, or convolutions that do not depend on the patch.
-
-    Returns:
-        the tensors, and how each changed one was changed. With equal inputs nothing is changed.
+    `kernels` are the names of the weights that are applied to a volume (`Encoder.input_weights`): the linear embedding
+    or the kernel of patches, or convolutions that do not depend on the patch.
 
     Raises:
-        ValueError: a tensor does not fit `old`.
+        RuntimeError: a tensor does not fit `old`.
     """
     tensors, changes = dict(state), {}
     sources = channel_sources(old.channels, new.channels)
@@ -70,13 +55,12 @@ def adapt(
     for name in state:
         embeds = state[name].dim() == 2 or tuple(state[name].shape[2:]) == old.patch
         if name in kernels and (channels or (patch and embeds)):
-            kernel = _as_kernel(state[name], old)
+            shape = len(state[name]), len(old.channels), *(old.patch if embeds else state[name].shape[2:])
+            kernel = state[name].reshape(shape)
             kernel = pick_channels(resize_patch(kernel, new.patch) if embeds else kernel, sources)
             tensors[name] = kernel if state[name].dim() == 5 else kernel.flatten(1)
             changes[name] = ", ".join(filter(None, (patch if embeds else "", channels)))
         elif name == POSITIONS and old.grid != new.grid:
-            if len(state[name]) != old.grid[0] * old.grid[1] * old.grid[2]:
-                raise ValueError(f"it has {len(state[name])} learned positions, not those of a grid of {old.grid}")
             tensors[name] = resize_positions(state[name], old.grid, new.grid)
             changes[name] = f"grid {old.grid} to {new.grid}"
     return tensors, changes
@@ -116,18 +100,6 @@ def pick_channels(kernel: Tensor, sources: Sequence[int | None]) -> Tensor:
     mean = kernel.mean(1)
     picked = torch.stack([mean if source is None else kernel[:, source] for source in sources], dim=1)
     return picked * (kernel.shape[1] / len(sources))
-
-
-def _as_kernel(weight: Tensor, inputs: Inputs) -> Tensor:
-    """(width, C, px, py, pz) of a linear embedding's weight in `patchify`'s order, or of a kernel."""
-    channels = len(inputs.channels)
-    shape = (channels, *(inputs.patch if weight.dim() == 2 else weight.shape[2:]))
-    if weight[0].numel() != torch.Size(shape).numel():
-        raise ValueError(
-            f"an embedding of shape {tuple(weight.shape)} is not one of {channels} channels in patches of "
-            f"{inputs.patch}"
-        )
-    return weight.reshape(-1, *shape)
 
 
 def _resize_matrix(old: int, new: int) -> Tensor:

@@ -1,7 +1,5 @@
 """Model cards (arXiv 1810.03993): what a weights file is, in plain text beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

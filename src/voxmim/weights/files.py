@@ -1,7 +1,5 @@
 """Weights files: safetensors whose metadata describe the network, so that it can be built and used again."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -32,11 +30,7 @@ def save_weights(path: Path, network: nn.Module, metadata: Mapping[str, Any]) ->
 
 
 def read_weights(path: Path, kind: str | None = None) -> tuple[Tensors, dict[str, Any]]:
-    """The tensors and the metadata that `save_weights` wrote.
-
-    Args:
-        path: a weights file; with a kind also a run folder.
-        kind: ``encoder``, ``pretext``, ``segmentor``, ``classifier`` or ``regressor``; None reads any.
+    """The tensors and the metadata of a weights file, or with a kind, such as ``encoder``, also of a run folder.
 
     Raises:
         WeightsError: the file is missing, damaged, not voxmim's, or of another kind.
@@ -54,11 +48,7 @@ def read_weights(path: Path, kind: str | None = None) -> tuple[Tensors, dict[str
 
 
 def find_weights(path: Path, kind: str) -> Path:
-    """The weights file of a run folder or of a folder of Hugging Face's style, or the file itself.
-
-    Raises:
-        WeightsError: the folder has no weights of this kind; names those that it has.
-    """
+    """The weights file of a run or a Hugging Face folder, or the file itself; a WeightsError if there is none."""
     file = path / f"{kind}.safetensors"
     for candidate in (path, file, path / MODEL):
         if candidate.is_file():
@@ -78,11 +68,7 @@ def holds(path: Path, kind: str) -> bool:
 
 
 def read_safetensors(path: Path) -> tuple[Tensors, str | None]:
-    """The tensors, and voxmim's metadata as JSON if there are any.
-
-    Raises:
-        WeightsError: the file is damaged.
-    """
+    """The tensors, and voxmim's metadata as JSON if there are any; a WeightsError if the file is damaged."""
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = (file.metadata() or {}).get("voxmim")

@@ -1,7 +1,5 @@
 """Importing an encoder of another package: its checkpoint is read without running code, converted and written."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 import re
@@ -34,16 +32,10 @@ def import_encoder(
     settings: Mapping[str, Any] | None = None,
     licence: str = "",
 ) -> LoadReport:
-    """Write ``OUT/encoder.safetensors`` and its model card from another package's checkpoint.
+    """Write ``OUT/encoder.safetensors`` and its model card from a checkpoint in any layout of `LAYOUTS`.
 
-    Args:
-        file: the checkpoint, in any layout of `LAYOUTS`.
-        out: a new folder.
-        scans: any of spacing, intensity and channels of the scans that the weights were trained on; what is missing or
-            None is taken from `like`, and then from the checkpoint.
-        like: a store whose scans are prepared in the same way.
-        settings: what the checkpoint does not say, such as ``{"vit.heads": 12, "crop": [96, 96, 96]}``.
-        licence: of the weights, kept with them; empty takes that of a Hugging Face model card beside the file.
+    Arguments as of `voxmim.import_weights`; `scans` are any of spacing, intensity and channels, and what is missing or
+    None is taken from `like`, and then from the checkpoint.
 
     Raises:
         RecipeError: a setting is unknown or does not fit the weights.
@@ -92,12 +84,9 @@ def import_encoder(
 
 
 def read_foreign(path: Path) -> list[Checkpoint]:
-    """The groups of named tensors of another package's checkpoint, outermost first.
+    """The groups of named tensors of a ``.safetensors`` file or one that `torch.save` wrote, outermost first.
 
     A pickled checkpoint is read with torch's ``weights_only=True``, which runs no code.
-
-    Args:
-        path: a ``.safetensors`` file, or one that `torch.save` wrote.
 
     Raises:
         WeightsError: the file is missing, damaged, voxmim's own, or holds more than tensors and plain values.
@@ -154,11 +143,7 @@ def _tensor_groups(content: object) -> Iterator[dict[str, Tensor]]:
 
 
 def _preparation(scans: Mapping[str, Any]) -> Preparation:
-    """How scans must be prepared.
-
-    Raises:
-        StoreError: something is missing or makes no sense.
-    """
+    """How scans must be prepared; a StoreError if something is missing or makes no sense."""
     lacking = [f"--{name}" for name in ("spacing", "intensity", "channels") if not scans.get(name)]
     if lacking:
         raise StoreError(f"the file does not say what its scans were like: give --like STORE, or {', '.join(lacking)}.")
@@ -171,10 +156,6 @@ def _preparation(scans: Mapping[str, Any]) -> Preparation:
 
 def _recipe(imported: Imported, settings: Mapping[str, Any], origin: str) -> Recipe:
     """A recipe with the imported encoder and the user's settings, checked as every recipe is."""
-    chosen = {key: value for key, value in settings.items() if key != "axes"}
-    for key in chosen:
-        if key.partition(".")[0] not in (imported.encoder, "crop", "window", "seed"):
-            raise RecipeError(f"--set {key}: an import takes {imported.encoder}.*, crop, window and axes only.")
     nested: dict[str, Any] = {
         "encoder": imported.encoder,
         "pretext": fitting_pretexts(imported.encoder)[0],
@@ -182,8 +163,12 @@ def _recipe(imported: Imported, settings: Mapping[str, Any], origin: str) -> Rec
         **({"window": list(imported.scans["window"])} if "window" in imported.scans else {}),
         imported.encoder: dict(imported.settings),
     }
-    for key, value in chosen.items():
+    for key, value in settings.items():
         group, _, name = key.partition(".")
+        if group not in (imported.encoder, "crop", "window", "seed", "axes"):
+            raise RecipeError(f"--set {key}: an import takes {imported.encoder}.*, crop, window and axes only.")
+        if key == "axes":
+            continue
         nested[group] = {**nested[group], name: value} if name else value
     return make_recipe(nested, origin)
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from voxmim.errors import WeightsError
-from voxmim.networks.ensemble import Ensemble, mean, mean_of_labels, mean_of_regions
 
 _SAME = ("preparation", "window", "crop", "overlap", "labels", "regions", "values", "classes")
 
@@ -15,11 +16,7 @@ Loaded = tuple[nn.Module, dict[str, Any]]
 
 
 def load_joined(load: Callable[[Path | str], Loaded], runs: Sequence[Path | str]) -> Loaded:
-    """The network of one run, or of several as an ensemble, with the metadata of the first.
-
-    Args:
-        load: loads one of them.
-        runs: run folders or weights files.
+    """The network of one run folder or weights file, or of several as an ensemble, with the metadata of the first.
 
     Raises:
         WeightsError: one cannot be loaded, or treats scans or labels in another way than the first.
@@ -39,3 +36,30 @@ def load_joined(load: Callable[[Path | str], Loaded], runs: Sequence[Path | str]
     if metadata["kind"] == "regressor":
         average = mean
     return Ensemble([member for member, _ in loaded], average).eval(), metadata
+
+
+class Ensemble(nn.Module):
+    """Averages the outputs (B, K, ...) of networks for a volume (B, C, X, Y, Z), stacked as (M, B, K, ...)."""
+
+    def __init__(self, members: Sequence[nn.Module], average: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self._average = average
+
+    def forward(self, volume: Tensor) -> Tensor:
+        return self._average(torch.stack([member(volume).float() for member in self.members]))
+
+
+def mean_of_labels(logits: Tensor) -> Tensor:
+    """Logits (B, K, ...) whose softmax is the mean of the members' probabilities."""
+    return logits.log_softmax(dim=2).logsumexp(dim=0)
+
+
+def mean_of_regions(logits: Tensor) -> Tensor:
+    """Logits (B, K, ...) whose sigmoid is the mean of the members' probabilities."""
+    return functional.logsigmoid(logits).logsumexp(dim=0) - functional.logsigmoid(-logits).logsumexp(dim=0)
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean (B, K, ...) of the members' values."""
+    return values.mean(dim=0)

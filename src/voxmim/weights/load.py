@@ -1,10 +1,9 @@
 """Loading weights into a network: what fits is copied or adapted, and every tensor is accounted for."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from voxmim.console import CONSOLE, plain, table
 from voxmim.errors import WeightsError
 from voxmim.networks.build import (
     Encoder,
-    Segmentor,
     build_encoder,
     build_segmentor,
     described_encoder,
@@ -33,27 +31,16 @@ _SHOWN = 3  # names of many
 
 @dataclass
 class LoadReport:
-    """What happened to each tensor of a file and of the network that it was loaded into.
+    """What happened to each tensor of a file and of the network that it was loaded into."""
 
-    Attributes:
-        loaded: tensors copied as they are.
-        adapted: tensors that were changed to fit, and how.
-        renamed: tensors copied from another name, and that name.
-        missing: tensors of the network that the file lacks or has in another shape; they keep their initial values.
-        unused: tensors of the file that the network has no place for.
-        fraction: of the network's parameters that were loaded, adapted or renamed, 0..1.
-        warnings: what else to know about these weights, one sentence each.
-        outputs: which labels or classes go on, are new, or are no longer learned; empty for an encoder.
-    """
-
-    loaded: list[str] = field(default_factory=list)
-    adapted: dict[str, str] = field(default_factory=dict)
-    renamed: dict[str, str] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    unused: list[str] = field(default_factory=list)
-    fraction: float = 0.0
-    warnings: list[str] = field(default_factory=list)
-    outputs: str = ""
+    loaded: list[str] = field(default_factory=list)  # copied as they are
+    adapted: dict[str, str] = field(default_factory=dict)  # changed to fit, and how
+    renamed: dict[str, str] = field(default_factory=dict)  # copied from another name, and that name
+    missing: dict[str, str] = field(default_factory=dict)  # not in the file, or in another shape: they stay fresh
+    unused: list[str] = field(default_factory=list)  # tensors of the file that the network has no place for
+    fraction: float = 0.0  # of the network's parameters that were loaded, adapted or renamed, 0..1
+    warnings: list[str] = field(default_factory=list)  # what else to know about these weights, one sentence each
+    outputs: str = ""  # which labels or classes go on, are new, or are no longer learned; empty for an encoder
 
     def rows(self) -> list[list[str]]:
         """The report as a table: what happened, to how many tensors, to which."""
@@ -89,11 +76,11 @@ def load_into(
     prefix: str = "",
     inputs: tuple[Inputs, Inputs] | None = None,
 ) -> LoadReport:
-    """Copy what fits into a network.
+    """Copy into a network what fits of a file's tensors.
 
     Args:
         network: gets the weights.
-        tensors: those of a file.
+        tensors: those of the file.
         origin: the file, for the error.
         min_fraction: of the network's parameters that must be found.
         prefix: of the wanted tensors in the file, such as ``encoder.``.
@@ -108,21 +95,11 @@ def load_into(
         try:
             assert isinstance(network, Encoder)
             offered, report.adapted = adapt(offered, *inputs, kernels=network.input_weights)
-        except ValueError as error:
-            raise WeightsError(f"{origin}: {error}, which contradicts its metadata; write the file again.") from None
-    report.unused = sorted(set(offered) - set(state))
-    found = 0
-    for name, tensor in state.items():
-        source = offered.get(name)
-        if source is None or source.shape != tensor.shape:
-            have = "not in the file" if source is None else f"{tuple(source.shape)} in the file"
-            report.missing[name] = f"{have}, {tuple(tensor.shape)} in the network"
-            report.adapted.pop(name, None)
-            continue
-        if name not in report.adapted:
-            report.loaded.append(name)
-        tensor.copy_(source)
-        found += tensor.numel()
+        except RuntimeError as error:
+            text = f"{origin}: a tensor's {error}, which contradicts its metadata; write the file again."
+            raise WeightsError(text) from None
+    copy_fitting(state, offered, report)
+    found = sum(tensor.numel() for name, tensor in state.items() if name not in report.missing)
     report.fraction = found / max(1, sum(tensor.numel() for tensor in state.values()))
     if report.fraction < min_fraction:
         misfits = "; ".join(f"{name}: {shapes}" for name, shapes in list(report.missing.items())[:_SHOWN])
@@ -131,6 +108,20 @@ def load_into(
             f"{misfits}; use the recipe that the weights were trained with."
         )
     return report
+
+
+def copy_fitting(state: Mapping[str, Tensor], offered: Mapping[str, Tensor], report: LoadReport) -> None:
+    """Copy tensors of the same name and shape into a network's state; the report gets what happened to each."""
+    report.unused += sorted(set(offered) - set(state))
+    for name, tensor in state.items():
+        source = offered.get(name)
+        if source is not None and source.shape == tensor.shape:
+            tensor.copy_(source)
+            report.loaded += [name] if name not in report.adapted else []
+        else:
+            have = "not in the file" if source is None else f"{tuple(source.shape)} in the file"
+            report.missing[name] = f"{have}, {tuple(tensor.shape)} in the network"
+            report.adapted.pop(name, None)
 
 
 def encoder_from(metadata: Mapping[str, Any]) -> Encoder:
@@ -145,19 +136,7 @@ def load_encoder(
     patch: Triple | None = None,
     channels: Sequence[str] | None = None,
 ) -> Encoder:
-    """The encoder of a pre-training, to be put into another network.
-
-    Args:
-        path: a run folder or an ``encoder.safetensors``.
-        crop: voxels of a crop along X, Y, Z, to which learned positions are interpolated; None keeps that of the file.
-        patch: voxels of a patch along X, Y, Z, to which the kernel is resized (ViT and Swin); None keeps it.
-        channels: the name of each channel of the scans; an unknown name gets the mean of the known ones. None keeps
-            those of the file.
-
-    Returns:
-        the network in evaluation mode; ``encoder.encode(volume)`` turns (B, C, X, Y, Z) into a feature map
-        (B, width, x, y, z). Its attribute ``metadata`` says how scans must be prepared (spacing, intensity, window,
-        crop, channels).
+    """The encoder of a pre-training in evaluation mode, its metadata as an attribute; see `voxmim.load_encoder`.
 
     Raises:
         WeightsError: the file is missing or holds no encoder, or does not allow this crop or patch.
@@ -181,42 +160,28 @@ def load_encoder(
     return encoder.eval()
 
 
-def load_segmentor(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
-    """The segmentor of a fine-tuning in evaluation mode, and its metadata.
+def load_fine_tuned(path: Path | str, kind: str) -> tuple[Any, dict[str, Any]]:
+    """The segmentor, classifier or regressor of a run folder or weights file in evaluation mode, and its metadata.
 
     Raises:
-        WeightsError: the file is missing or holds no segmentor.
+        WeightsError: the file is missing or holds no such network.
     """
-    tensors, metadata = read_weights(Path(path), "segmentor")
-    outputs = metadata.get("values", range(max(map(int, metadata["labels"])) + 1))  # see Structures.from_metadata
-    classes = len(metadata.get("regions", ())) or len(outputs)
-    network = build_segmentor(encoder_from(metadata), UNETRSettings(**metadata["unetr"]), classes)
+    tensors, metadata = read_weights(Path(path), kind)
+    encoder = encoder_from(metadata)
+    network: nn.Module
+    if kind == "segmentor":
+        outputs = metadata.get("values", range(max(map(int, metadata["labels"])) + 1))  # see Structures.from_metadata
+        classes = len(metadata.get("regions", ())) or len(outputs)
+        network = build_segmentor(encoder, UNETRSettings(**metadata["unetr"]), classes)
+    else:
+        network = Classifier(encoder, len(metadata["classes"])) if kind == "classifier" else Regressor(encoder)
     load_into(network, tensors, str(path), min_fraction=1.0)
     return network.eval(), metadata
 
 
-def load_classifier(path: Path | str) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier of a fine-tuning in evaluation mode, and its metadata.
-
-    Raises:
-        WeightsError: the file is missing or holds no classifier.
-    """
-    tensors, metadata = read_weights(Path(path), "classifier")
-    network = Classifier(encoder_from(metadata), len(metadata["classes"]))
-    load_into(network, tensors, str(path), min_fraction=1.0)
-    return network.eval(), metadata
-
-
-def load_regressor(path: Path | str) -> tuple[Regressor, dict[str, Any]]:
-    """The regressor of a fine-tuning in evaluation mode, and its metadata.
-
-    Raises:
-        WeightsError: the file is missing or holds no regressor.
-    """
-    tensors, metadata = read_weights(Path(path), "regressor")
-    network = Regressor(encoder_from(metadata))
-    load_into(network, tensors, str(path), min_fraction=1.0)
-    return network.eval(), metadata
+load_segmentor = partial(load_fine_tuned, kind="segmentor")
+load_classifier = partial(load_fine_tuned, kind="classifier")
+load_regressor = partial(load_fine_tuned, kind="regressor")
 
 
 def _first(names: list[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from voxmim.weights.load import LoadReport
+from voxmim.weights.load import LoadReport, copy_fitting
 
 HEADS = ("out", "coarse", "direct", "head")  # modules of segmentors and classifiers with one channel per output
 BACKGROUND = "background"
@@ -25,34 +25,26 @@ def load_onward(
     Args:
         network: gets the weights.
         tensors: those of the file, with the encoder's under ``encoder.``.
-        old: the name of each output in the file.
-        new: the name of each output of the network.
+        old, new: the name of each output in the file, and of the network.
         report: of the encoder; what happens here is added.
     """
     places = {name.casefold(): index for index, name in enumerate(old)}
     sources = [places.get(name.casefold()) for name in new]
     kept = [name for name, source in zip(new, sources, strict=True) if source is not None]
     goes_on, labels = bool(set(kept) - {BACKGROUND}), BACKGROUND in old
-    state = network.state_dict()
-    for name, tensor in state.items():
-        found = tensors.get(name)
-        if name.startswith("encoder."):
-            continue
-        if name.partition(".")[0] in HEADS and found is not None:
-            if not goes_on or found.shape[1:] != tensor.shape[1:]:
-                report.missing[name] = "fresh, for other labels"
-                continue
-            tensor.copy_(
-                torch.stack([_row(name, found, fresh, at, labels) for at, fresh in zip(sources, tensor, strict=True)])
-            )
-        elif found is not None and found.shape == tensor.shape:
-            tensor.copy_(found)
+    state, offered = (
+        {name: tensor for name, tensor in whole.items() if not name.startswith("encoder.")}
+        for whole in (network.state_dict(), tensors)
+    )
+    for name in [name for name in state if name in offered and name.partition(".")[0] in HEADS]:
+        found, fresh = offered[name], state[name]
+        if goes_on and found.shape[1:] == fresh.shape[1:]:
+            rows = [_row(name, found, row, at, labels) for at, row in zip(sources, fresh, strict=True)]
+            offered[name] = torch.stack(rows)
         else:
-            have = "not in the file" if found is None else f"{tuple(found.shape)} in the file"
-            report.missing[name] = f"{have}, {tuple(tensor.shape)} in the network"
-            continue
-        report.loaded.append(name)
-    report.unused += sorted(name for name in tensors if not name.startswith("encoder.") and name not in state)
+            report.missing[name] = "fresh, for other labels"
+            del state[name], offered[name]
+    copy_fitting(state, offered, report)
     names = {name.casefold() for name in new}
     parts = {
         "kept": kept if goes_on else [],

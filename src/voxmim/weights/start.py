@@ -1,11 +1,9 @@
 """Starting a training from weights: which settings follow from them, and what is loaded into its network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
@@ -26,25 +24,15 @@ _OF_TRAINING = ("drop_path", "grad_checkpointing")  # settings of an encoder tha
 
 @dataclass(frozen=True)
 class Start:
-    """Weights that a training starts from.
-
-    Attributes:
-        file: the weights file.
-        tensors: by name.
-        metadata: of the file.
-    """
+    """Weights that a training starts from: a file, and what it holds."""
 
     file: Path
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Any]
 
     @classmethod
-    def read(cls, init: Path) -> Start:
-        """Read the run folder or weights file of a pre-training or a fine-tuning.
-
-        Raises:
-            WeightsError: there is none.
-        """
+    def read(cls, init: Path) -> Self:
+        """Read the run folder or weights file of a pre-training or a fine-tuning; a WeightsError if there is none."""
         kind = next((kind for kind in KINDS if holds(init, kind)), "encoder")
         return cls(find_weights(init, kind), *read_weights(init, kind))
 
@@ -66,11 +54,7 @@ class Start:
         return {"file": self.file.name, **kept}
 
     def load_into(self, encoder: Encoder, store: Store, recipe: Recipe, channels: Sequence[str]) -> LoadReport:
-        """Load an encoder that takes in such channels, adapted to them and to the recipe's patch and crop.
-
-        Raises:
-            WeightsError: too few parameters fit.
-        """
+        """Load an encoder that takes in such channels, adapted to them and to the recipe's patch and crop."""
         assert recipe.crop is not None
         new = Inputs.of(channels, recipe.encoder_settings.patch, recipe.crop)
         prefix, inputs = "" if self.kind == "encoder" else "encoder.", (Inputs.described(self.metadata), new)
@@ -147,11 +131,7 @@ def account(start: Start | None, report: LoadReport | None, decoder: LoadReport 
 
 
 def carry_decoder(network: nn.Module, init: Path) -> LoadReport:
-    """Load the decoder of a U-Net from the pretext network beside its encoder.
-
-    Raises:
-        WeightsError: there is no such decoder, or the network has none.
-    """
+    """Load the decoder of a U-Net from the pretext network beside its encoder; a WeightsError if there is none."""
     tensors, metadata = read_weights(init.parent, "pretext")
     pretext = PRETEXTS[metadata["pretext"]].for_encoder(ENCODERS[described_encoder(metadata)[0]].encoder)
     if not network.carries_decoder or pretext is None or pretext.decoder_prefix is None:

@@ -189,7 +189,7 @@ def test_a_patch_or_a_grid_that_was_not_the_foreign_one_is_refused() -> None:
         (convolution, PATCH, (4, 8, 12), "24 positions are not those of a grid"),
         (convolution, PATCH, None, "24 positions are not those of a cube; give --set crop"),
         (convolution, PATCH, (5, 12, 12), "is not a multiple of the patch"),
-        (flat, PATCH, CROP, r"multiple of the patch \(2, 4\)"),
+        (flat, PATCH, CROP, r"the patch is \(2, 4\), but a ViT on scans needs three axes"),
         (pictures, (4, 4, 4), CROP, r"the patch is \(2, 4\), not \(4, 4\)"),
         (pictures | {"pos_embed": torch.zeros(1, 16, 24)}, PATCH, CROP, "15 positions are not those of a square"),
     ):

@@ -1,7 +1,5 @@
 """Other packages' layouts: each file turns the names and shapes of one family of networks into ours."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -12,11 +10,7 @@ LAYOUTS: dict[str, Layout] = {**vit.LAYOUTS, **swin.LAYOUTS, **nnunet.LAYOUTS, *
 
 
 def convert(checkpoints: Iterable[Checkpoint], request: Request) -> tuple[str, Imported]:
-    """Find the first checkpoint of a known layout: the layout's name, and its encoder in our terms.
-
-    Args:
-        checkpoints: the groups of tensors of one file, outermost first.
-        request: what the file does not say.
+    """Find the first group of tensors with a known layout: the layout's name, and its encoder in our terms.
 
     Raises:
         ValueError: none is of a known layout, or it does not fit the request or any encoder of ours.
@@ -27,6 +21,9 @@ def convert(checkpoints: Iterable[Checkpoint], request: Request) -> tuple[str, I
         for name, layout in LAYOUTS.items():
             prefix = layout.find(checkpoint.tensors)
             if prefix is not None:
-                return name, layout.convert(replace(checkpoint, prefix=prefix), request)
+                imported = layout.convert(replace(checkpoint, prefix=prefix), request)
+                used = {*imported.names.values(), *imported.used}
+                imported.unused = [one for one in checkpoint.tensors if one not in used]
+                return name, imported
     held = f"it holds {', '.join(names[:3])} and so on" if names else "it holds no named tensors"
     raise ValueError(f"{held}; the known layouts are {', '.join(LAYOUTS)}")

@@ -1,9 +1,8 @@
 """What a layout is, what it gets and what it gives."""
 
-from __future__ import annotations
-
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,19 +16,12 @@ USUAL_CROP: Triple = (96, 96, 96)  # where neither the weights nor the user say 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A group of tensors of another package.
+    """A group of tensors of another package."""
 
-    Attributes:
-        tensors: by name; those of the encoder begin with `prefix`.
-        config: what else the file holds, such as its training's plans.
-        prefix: of the names.
-        folder: of the file, where JSON files may say more.
-    """
-
-    tensors: Mapping[str, Tensor]
-    config: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor]  # by name; those of the encoder begin with `prefix`
+    config: Mapping[str, Any] = field(default_factory=dict)  # what else the file holds, such as its training's plans
     prefix: str = ""
-    folder: Path | None = None
+    folder: Path | None = None  # of the file, where JSON files may say more
 
     def inner(self) -> dict[str, str]:
         """The names under the prefix, without it and whole."""
@@ -40,70 +32,49 @@ class Checkpoint:
 
 
 class Request(NamedTuple):
-    """What a user says of weights that do not say it themselves.
+    """What a user says of weights that do not say it themselves; None takes what the weights say."""
 
-    Attributes:
-        channels: how many the scans have; None takes those of the weights.
-        patch: voxels of a patch along X, Y, Z.
-        crop: voxels of a crop along X, Y, Z.
-        heads: of a ViT's attention.
-        axes: orientation codes of the volumes that convolutions were trained on; voxmim's are RAS.
-        intensity: ``ct`` or ``mr``; None takes that of the weights.
-        window: HU that become 0 and 1; None takes that of the weights.
-    """
-
-    channels: int | None = None
-    patch: Triple | None = None
-    crop: Triple | None = None
-    heads: int | None = None
-    axes: str = "RAS"
-    intensity: str | None = None
-    window: tuple[float, float] | None = None
+    channels: int | None = None  # how many the scans have
+    patch: Triple | None = None  # voxels of a patch along X, Y, Z
+    crop: Triple | None = None  # voxels of a crop along X, Y, Z
+    heads: int | None = None  # of a ViT's attention
+    axes: str = "RAS"  # orientation codes of the volumes that convolutions were trained on; voxmim's are RAS
+    intensity: str | None = None  # ct or mr
+    window: tuple[float, float] | None = None  # HU that become 0 and 1
 
 
 @dataclass
 class Imported:
-    """An encoder of another package in our terms.
+    """An encoder of another package in our terms."""
 
-    Attributes:
-        encoder: the kind of our encoder, such as ``vit``.
-        settings: of that encoder.
-        crop: voxels along X, Y, Z that it was trained on.
-        tensors: under our names.
-        names: the foreign name of each tensor; one that was made up, such as a bias of zero, has none.
-        changes: how each tensor that is not a plain copy came about.
-        unused: foreign names that our encoder has no place for.
-        scans: what the checkpoint says of its scans: any of spacing, intensity, channels and window.
-        about: where the weights come from: any of source and citation.
-        warnings: one sentence each.
-    """
+    encoder: str  # the kind of our encoder, such as vit
+    settings: dict[str, Any]  # of that encoder
+    crop: Triple  # voxels along X, Y, Z that it was trained on
+    tensors: dict[str, Tensor]  # under our names
+    names: dict[str, str]  # the foreign name of each tensor; one that was made up, such as a bias of zero, has none
+    changes: dict[str, str] = field(default_factory=dict)  # how each tensor that is not a plain copy came about
+    used: set[str] = field(default_factory=set)  # foreign names of tensors that are part of others, or there twice
+    unused: list[str] = field(default_factory=list)  # other foreign names, as `convert` finds them
+    scans: dict[str, Any] = field(default_factory=dict)  # any of spacing, intensity, channels and window
+    about: dict[str, str] = field(default_factory=dict)  # any of source and citation
+    warnings: list[str] = field(default_factory=list)  # one sentence each
 
-    encoder: str
-    settings: dict[str, Any]
-    crop: Triple
-    tensors: dict[str, Tensor]
-    names: dict[str, str]
-    changes: dict[str, str] = field(default_factory=dict)
-    unused: list[str] = field(default_factory=list)
-    scans: dict[str, Any] = field(default_factory=dict)
-    about: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    def add_zero_biases(self, weights: Iterable[str]) -> None:
+        """Biases of zero for those of the weights that have none."""
+        for weight in weights:
+            bias = weight.replace("weight", "bias")
+            if bias not in self.tensors:
+                self.tensors[bias] = self.tensors[weight].new_zeros(len(self.tensors[weight]))
+                self.changes[bias] = "zero, as the file has none"
 
 
 class Layout(NamedTuple):
-    """One naming of tensors.
+    """One naming of tensors."""
 
-    Attributes:
-        title: what has it.
-        marks: patterns of names that only this layout has, all under one prefix.
-        convert: from a checkpoint of this layout to our encoder; raises ValueError where that is impossible.
-        axes: of the first mark's tensor; None for any number.
-    """
-
-    title: str
-    marks: tuple[str, ...]
-    convert: Callable[[Checkpoint, Request], Imported]
-    axes: int | None = None
+    title: str  # what has it
+    marks: tuple[str, ...]  # patterns of names that only this layout has, all under one prefix
+    convert: Callable[[Checkpoint, Request], Imported]  # raises ValueError where that is impossible
+    axes: int | None = None  # of the first mark's tensor; None for any number
 
     def find(self, tensors: Mapping[str, Tensor]) -> str | None:
         """The shortest prefix under which all marks stand, or None."""
@@ -127,34 +98,36 @@ def mlp_ratio(weight: Tensor) -> float:
     return hidden / width if int(width * (hidden / width)) == hidden else (hidden + 0.5) / width
 
 
-def cube(number: int, what: str, setting: str) -> Triple:
-    """The sides of a cube of so many.
+def scale_layer(tensors: dict[str, Tensor], layer: str, gamma: Tensor) -> None:
+    """Multiply the outputs of a linear layer, as LayerScale (arXiv 2103.17239) does behind it."""
+    tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"] * gamma[:, None]
+    tensors[f"{layer}.bias"] = tensors[f"{layer}.bias"] * gamma
 
-    Raises:
-        ValueError: it is no cube; `setting` would say more.
-    """
+
+def cube(number: int, what: str, setting: str) -> Triple:
+    """The sides of a cube of so many; a ValueError names the setting that would say more where it is none."""
     side = round(number ** (1 / 3))
     if side**3 != number:
         raise ValueError(f"{number} {what} are not those of a cube; give --set {setting}")
     return side, side, side
 
 
-def grid_of_crop(crop: Triple, patch: Sequence[int]) -> Triple:
-    """Patches of a crop along X, Y, Z.
+def grid_of_positions(number: int, crop: Triple | None, patch: Sequence[int]) -> Triple:
+    """The grid along X, Y, Z of so many learned positions, of the crop or a cube; a ValueError if it is neither."""
+    grid = grid_of_crop(crop, patch) if crop else cube(number, "positions", "crop")
+    if math.prod(grid) != number:
+        raise ValueError(f"{number} positions are not those of a grid of {grid}; give --set crop")
+    return grid
 
-    Raises:
-        ValueError: the crop is not a multiple of the patch.
-    """
+
+def grid_of_crop(crop: Triple, patch: Sequence[int]) -> Triple:
+    """Patches of a crop along X, Y, Z; a ValueError if it is not a multiple of the patch."""
     if len(patch) != 3 or any(c < p or c % p for c, p in zip(crop, patch, strict=True)):
         raise ValueError(f"the crop {crop} is not a multiple of the patch {tuple(patch)}; give --set crop")
     return crop[0] // patch[0], crop[1] // patch[1], crop[2] // patch[2]
 
 
 def check_channels(known: int, request: Request) -> None:
-    """Refuse weights for another number of channels.
-
-    Raises:
-        ValueError: names both numbers.
-    """
+    """Refuse weights for another number of channels by a ValueError."""
     if request.channels not in (None, known):
         raise ValueError(f"the weights are for {known} channels, not {request.channels}")

@@ -4,8 +4,6 @@ nnU-Net reads scans as (z, y, x) and may transpose them again; kernels, strides 
 Its standardised CT differs from our window of 0 to 1 by an affine map, which is folded into the first convolution.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -23,18 +21,14 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
     """Our ResEnc."""
     plans = read_plans(checkpoint)
     residual = any(name.startswith("stem.") for name in checkpoint.inner())
-    tensors, names, unused = {}, {}, []
-    for name in checkpoint.tensors:
-        inner = name.removeprefix(checkpoint.prefix)
-        if ".all_modules." in name:  # the same tensors once more
-            continue
-        if name.startswith(checkpoint.prefix) and re.fullmatch(_RESIDUAL if residual else _PLAIN, inner):
+    tensors, names = {}, {}
+    again = {name for name in checkpoint.tensors if ".all_modules." in name}  # the same tensors once more
+    for inner, name in checkpoint.inner().items():
+        if re.fullmatch(_RESIDUAL if residual else _PLAIN, inner):
             ours = inner.replace("stem.convs.0.", "stem.") if residual else inner.replace(".0.convs.", ".blocks.")
             tensors[ours], names[ours] = turn(checkpoint.tensors[name], plans.axes), name
-        elif name.startswith(checkpoint.prefix) and re.match(r"(stem|stages)\.", inner):
+        elif name not in again and re.match(r"(stem|stages)\.", inner):
             raise ValueError(f"our encoder has no place for {name}")
-        else:
-            unused.append(name)
     first = "stem.conv" if residual else "stages.0.blocks.0.conv"
     kernel = tensors[f"{first}.weight"]
     check_channels(kernel.shape[1], request)
@@ -57,13 +51,12 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
         "residual": residual,
     }
     wide = [name for name, tensor in tensors.items() if max(tensor.shape[2:], default=1) > 1]
-    changes = dict.fromkeys(wide, "turned from (z, y, x)")
-    for name in wide:
-        if (bias := name.replace("weight", "bias")) not in tensors:
-            tensors[bias], changes[bias] = kernel.new_zeros(len(tensors[name])), "zero, as the file has none"
-    scans = {key: value for key, value in (plans.scans or {}).items() if value}
-    if "channels" not in scans:
-        scans["channels"] = [f"channel {number}" for number in range(1, kernel.shape[1] + 1)]
+    x, y, z = request.crop or plans.crop or USUAL_CROP
+    scans, changes = plans.known_scans(kernel.shape[1]), dict.fromkeys(wide, "turned from (z, y, x)")
+    imported = Imported(
+        "resenc", settings, (x, y, z), tensors, names, changes, again, [], scans, about(checkpoint), warnings
+    )
+    imported.add_zero_biases(wide)
     if plans.statistics and request.intensity in (None, "ct"):
         mean, std, window = plans.statistics
         low, high = scans["window"] = request.window or window
@@ -74,8 +67,7 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
         changes[f"{first}.bias"] = changes[f"{first}.weight"].partition(", ")[2]
     elif plans.statistics is None and scans.get("intensity") == "mr":
         warnings.append("nnU-Net takes the z-score of MR over the whole scan, and voxmim over its foreground.")
-    x, y, z = request.crop or plans.crop or USUAL_CROP
-    return Imported("resenc", settings, (x, y, z), tensors, names, changes, unused, scans, about(checkpoint), warnings)
+    return imported
 
 
 def fold_intensity(kernel: Tensor, bias: Tensor, name: str, scale: float, shift: float) -> dict[str, Tensor]:

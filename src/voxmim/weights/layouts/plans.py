@@ -3,8 +3,6 @@
 Plans are in the checkpoint, or in ``plans.json`` and ``dataset.json`` beside it or one folder up.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,33 +17,26 @@ from voxmim.weights.layouts.layout import Checkpoint
 
 @dataclass
 class Plans:
-    """What nnU-Net or nnssl planned, along X, Y, Z.
+    """What nnU-Net or nnssl planned, along X, Y, Z; None where no plans say it."""
 
-    Attributes:
-        axes: the network's axis of each of X, Y, Z.
-        strides: of the stages, or None where no plans say it.
-        crop: voxels of a crop, or None.
-        scans: any of spacing, intensity and channels.
-        statistics: of CT: mean, std, and the window that is clipped to.
-    """
-
-    axes: Triple = (2, 1, 0)
-    strides: list[Triple] | None = None
-    crop: Triple | None = None
-    scans: dict[str, Any] | None = None
-    statistics: tuple[float, float, tuple[float, float]] | None = None
+    axes: Triple = (2, 1, 0)  # the network's axis of each of X, Y, Z
+    strides: list[Triple] | None = None  # of the stages
+    crop: Triple | None = None  # voxels of a crop
+    scans: dict[str, Any] | None = None  # spacing, intensity and channels, each of which may be empty
+    statistics: tuple[float, float, tuple[float, float]] | None = None  # of CT: mean, std, and the window
 
     def turned(self, sizes: Sequence[Any]) -> tuple[Any, Any, Any]:
         """Sizes in the network's order along X, Y, Z."""
         return sizes[self.axes[0]], sizes[self.axes[1]], sizes[self.axes[2]]
 
+    def known_scans(self, channels: int) -> dict[str, Any]:
+        """What is known of the scans, with names for so many channels."""
+        numbered = [f"channel {number}" for number in range(1, channels + 1)]
+        return {"channels": numbered} | {key: value for key, value in (self.scans or {}).items() if value}
+
 
 def read_plans(checkpoint: Checkpoint) -> Plans:
-    """The plans in a checkpoint or beside it; empty ones where there are none.
-
-    Raises:
-        ValueError: a JSON file is damaged, or the plans lack the statistics of CT.
-    """
+    """The plans in a checkpoint or beside it; a ValueError if they are damaged or lack the statistics of CT."""
     own = checkpoint.config.get("nnssl_adaptation_plan") or {}
     training = checkpoint.config.get("init_args") or {}
     plans = own.get("pretrain_plan") or training.get("plans") or _json_beside(checkpoint.folder, "plans.json")

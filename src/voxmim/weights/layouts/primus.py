@@ -4,9 +4,6 @@ Like nnU-Net's, its axes are (z, y, x). Its rotary position embedding takes neig
 where ours takes values half a head apart, so the rows of queries and keys are reordered.
 """
 
-from __future__ import annotations
-
-import math
 import re
 
 import torch
@@ -20,8 +17,8 @@ from voxmim.weights.layouts.layout import (
     Request,
     check_channels,
     count,
-    cube,
-    grid_of_crop,
+    grid_of_positions,
+    scale_layer,
 )
 from voxmim.weights.layouts.plans import about, read_plans, turn
 
@@ -71,17 +68,13 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
             tensors[ours], changes[ours] = torch.cat(rows), "queries, keys and values joined, pairs of RoPE reordered"
         for part, layer in _SCALED.items():
             if f"eva.blocks.{block}.{part}" in inner:
-                gamma = checkpoint[f"eva.blocks.{block}.{part}"]
-                weight, bias = (f"blocks.{block}.{layer}.{kind}" for kind in ("weight", "bias"))
-                tensors[weight], tensors[bias] = tensors[weight] * gamma[:, None], tensors[bias] * gamma
+                scale_layer(tensors, f"blocks.{block}.{layer}", checkpoint[f"eva.blocks.{block}.{part}"])
     positions = checkpoint["eva.pos_embed"][0] if "eva.pos_embed" in inner else None
     registers = checkpoint["register_tokens"][0] if "register_tokens" in inner else kernel.new_zeros(0, width)
     if positions is None:
         raise ValueError("it has no learned positions, which our ViT with RoPE needs")
     crop = request.crop or plans.crop
-    grid = grid_of_crop(crop, patch) if crop else cube(len(positions) - len(registers), "positions", "crop")
-    if len(positions) != math.prod(grid) + len(registers):
-        raise ValueError(f"{len(positions)} positions are not those of a grid of {grid}; give --set crop")
+    grid = grid_of_positions(len(positions) - len(registers), crop, patch)
     foreign = [grid[plans.axes.index(axis)] for axis in range(3)]
     table = positions[len(registers) :].reshape(*foreign, width)
     tensors["positions"] = table.permute(*plans.axes, 3).reshape(-1, width)
@@ -101,12 +94,10 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
         "swiglu": True,
         "registers": len(registers),
     }
-    scans = {key: value for key, value in (plans.scans or {}).items() if value}
-    scans.setdefault("channels", [f"channel {number}" for number in range(1, kernel.shape[1] + 1)])
-    unused = [name for name in checkpoint.tensors if name not in {*names.values(), *used}]
+    scans = plans.known_scans(kernel.shape[1])
     sizes = (grid[0] * patch[0], grid[1] * patch[1], grid[2] * patch[2])
     guess = [] if request.heads or width in _HEADS else [f"The number of heads is taken as {heads} (vit.heads)."]
-    return Imported("vit", settings, sizes, tensors, names, changes, unused, scans, about(checkpoint), guess)
+    return Imported("vit", settings, sizes, tensors, names, changes, used, [], scans, about(checkpoint), guess)
 
 
 def _rows(checkpoint: Checkpoint, name: str, width: int) -> Tensor:

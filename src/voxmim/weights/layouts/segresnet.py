@@ -1,7 +1,5 @@
 """MONAI's SegResNet encoder: a `SegResEncoder` or the encoder of a `SegResNetDS`, such as CT-FM's."""
 
-from __future__ import annotations
-
 import re
 
 from torch import Tensor
@@ -33,18 +31,14 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
         "blocks": [count(tensors, rf"net\.layers\.{stage}\.blocks\.(\d+)\.") for stage in stages],
         "norm": "batch" if "net.layers.0.blocks.0.norm1.running_mean" in tensors else "instance",
     }
-    unused = [name for name in checkpoint.tensors if name not in set(names.values())]
     changes = dict.fromkeys(changed, f"turned from {request.axes}")
-    return Imported("segresnet", settings, request.crop or USUAL_CROP, tensors, names, changes, unused)
+    return Imported("segresnet", settings, request.crop or USUAL_CROP, tensors, names, changes)
 
 
 def reoriented(tensor: Tensor, axes: str) -> Tensor:
     """A kernel for volumes in RAS+ from one for volumes with other orientation codes; other tensors as they are.
 
     A flip does not commute exactly with a stride: of an even grid, the convolution then visits the other voxels.
-
-    Raises:
-        ValueError: these are no orientation codes.
     """
     places = [next((i for i, code in enumerate(axes) if code in pair), None) for pair in ("RL", "AP", "SI")]
     if len(axes) != 3 or None in places:

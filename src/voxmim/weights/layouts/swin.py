@@ -1,7 +1,5 @@
 """MONAI's Swin transformer: in a `SwinUNETR`, or from a pre-training (also the older names)."""
 
-from __future__ import annotations
-
 import re
 
 from voxmim.weights.layouts.layout import (
@@ -32,11 +30,6 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
     if kernel.dim() != 5:
         raise ValueError(f"the patch is {tuple(kernel.shape[2:])}, but a Swin on scans needs three axes")
     check_channels(kernel.shape[1], request)
-    changes = {}
-    for qkv in [name for name in tensors if name.endswith("qkv.weight")]:
-        bias = qkv.replace("weight", "bias")
-        if bias not in tensors:
-            tensors[bias], changes[bias] = kernel.new_zeros(len(tensors[qkv])), "zero, as the file has none"
     stages = range(1, count(tensors, r"swin\.layers(\d+)\.") + 1)
     tables = [tensors[f"swin.layers{stage}.0.blocks.0.attn.relative_position_bias_table"] for stage in stages]
     side = round(len(tables[0]) ** (1 / 3))
@@ -52,8 +45,9 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
         "conv_blocks": any(name.startswith("swin.layers1c.") for name in tensors),
         "last_merge": f"swin.layers{stages[-1]}.0.downsample.reduction.weight" in tensors,
     }
-    unused = [name for name in checkpoint.tensors if name not in set(names.values())]
-    return Imported("swin", settings, request.crop or USUAL_CROP, tensors, names, changes, unused)
+    imported = Imported("swin", settings, request.crop or USUAL_CROP, tensors, names)
+    imported.add_zero_biases([name for name in tensors if name.endswith("qkv.weight")])
+    return imported
 
 
 _MARKS = (r"layers1\.0\.(0\.)?blocks\.0\.attn\.qkv\.weight", r"patch_embed\.proj\.weight")

@@ -4,8 +4,6 @@ A class token becomes a register of our ViT, which is a token without a position
 multiplied into the layer before it.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping
@@ -25,7 +23,9 @@ from voxmim.weights.layouts.layout import (
     count,
     cube,
     grid_of_crop,
+    grid_of_positions,
     mlp_ratio,
+    scale_layer,
 )
 
 _HEAD_WIDTH = 64  # of most ViTs; their weights do not say it
@@ -52,26 +52,21 @@ _SCALED = {"ls1.gamma": "attention.project", "ls2.gamma": "mlp.2"}  # LayerScale
 
 def _from_monai(checkpoint: Checkpoint, request: Request) -> Imported:
     """MONAI's `ViT`, alone or in a `UNETR`, or the encoder of its `MaskedAutoEncoderViT`."""
-    tensors, names, unused = _rename(checkpoint, MONAI_NAMES)
-    weight, positions = tensors["embed.weight"], tensors["positions"][0]
+    found = _rename(checkpoint, MONAI_NAMES)
+    weight, positions = found.tensors["embed.weight"], found.tensors["positions"][0]
     if weight.dim() == 2:  # linear, over (X, Y, Z, channels)
         channels = request.channels or 1
         patch = request.patch or cube(weight.shape[1] // channels, "inputs of the embedding", "vit.patch")
         if weight.shape[1] % math.prod(patch):
             raise ValueError(f"the embedding has {weight.shape[1]} inputs, which are no patches of {patch}")
         weight = weight.unflatten(1, (*patch, -1)).movedim(-1, 1)
-    grid = grid_of_crop(request.crop, weight.shape[2:]) if request.crop else cube(len(positions), "positions", "crop")
-    return _vit(weight, positions, grid, tensors, names, unused, request)
+    return _completed(found, weight, positions, request)
 
 
 def _from_timm_3d(checkpoint: Checkpoint, request: Request) -> Imported:
     """A 3D ViT with a class token in timm's names, such as 3DINO's."""
-    tensors, names, unused = _rename(checkpoint, _TIMM_NAMES)
-    weight, positions = tensors["embed.weight"], _patch_positions(tensors)
-    grid = grid_of_crop(request.crop, weight.shape[2:]) if request.crop else cube(len(positions), "positions", "crop")
-    imported = _vit(weight, positions, grid, tensors, names, unused, request)
-    imported.changes["registers"] = "the class token with its position"
-    return imported
+    found = _rename(checkpoint, _TIMM_NAMES)
+    return _completed(found, found.tensors["embed.weight"], _patch_positions(found), request)
 
 
 def _from_timm_2d(checkpoint: Checkpoint, request: Request) -> Imported:
@@ -80,8 +75,8 @@ def _from_timm_2d(checkpoint: Checkpoint, request: Request) -> Imported:
     Rows of the pictures become X, columns Y. The kernel is divided over the patch's voxels along Z and the positions
     are repeated, so that a volume that is constant along Z is embedded as its slice was.
     """
-    tensors, names, unused = _rename(checkpoint, _TIMM_NAMES)
-    kernel = tensors["embed.weight"]
+    found = _rename(checkpoint, _TIMM_NAMES)
+    kernel = found.tensors["embed.weight"]
     x, y = kernel.shape[2:]
     patch = request.patch or (x, y, x)
     if patch[:2] != (x, y):
@@ -89,56 +84,42 @@ def _from_timm_2d(checkpoint: Checkpoint, request: Request) -> Imported:
     channels = request.channels or 1
     inflated = kernel.unsqueeze(-1).repeat(1, 1, 1, 1, patch[2]) / patch[2]
     weight = pick_channels(inflated, [None] * channels) if channels != kernel.shape[1] else inflated
-    table = _patch_positions(tensors)
+    table = _patch_positions(found)
     side = math.isqrt(len(table))
     if side**2 != len(table):
         raise ValueError(f"{len(table)} positions are not those of a square of patches")
-    grid = grid_of_crop(request.crop or USUAL_CROP, patch)
-    positions = resize_positions(table, (side, side, 1), grid)
-    imported = _vit(weight, positions, grid, tensors, names, unused, request)
-    imported.changes |= {
+    crop = request.crop or USUAL_CROP
+    grid = grid_of_crop(crop, patch)
+    found.changes |= {
         "embed.weight": f"inflated from {(x, y)} to {patch}, {channels} channels instead of {kernel.shape[1]}",
         "positions": f"interpolated and repeated for a grid of {grid}",
-        "registers": "the class token with its position",
     }
-    return imported
+    positions = resize_positions(table, (side, side, 1), grid)
+    return _completed(found, weight, positions, request._replace(crop=crop))
 
 
-def _patch_positions(tensors: dict[str, Tensor]) -> Tensor:
+def _patch_positions(found: Imported) -> Tensor:
     """The positions (N, width) of the patches; that of the class token is added to it."""
-    table = tensors["positions"][0]
-    tensors["registers"] = tensors["registers"] + table[:1]
+    table = found.tensors["positions"][0]
+    found.tensors["registers"] = found.tensors["registers"] + table[:1]
+    found.changes["registers"] = "the class token with its position"
     return table[1:]
 
 
-def _vit(
-    weight: Tensor,
-    positions: Tensor,
-    grid: Triple,
-    tensors: dict[str, Tensor],
-    names: dict[str, str],
-    unused: list[str],
-    request: Request,
-) -> Imported:
+def _completed(found: Imported, weight: Tensor, positions: Tensor, request: Request) -> Imported:
     """Our ViT with a kernel (width, C, px, py, pz) and positions (N, width) of a grid."""
     if weight.dim() != 5:
         raise ValueError(f"the patch is {tuple(weight.shape[2:])}, but a ViT on scans needs three axes")
+    grid = grid_of_positions(len(positions), request.crop, weight.shape[2:])
     patch: Triple = tuple(weight.shape[2:])  # type: ignore[assignment]
     if request.patch not in (None, patch):
         raise ValueError(f"the patch is {patch}, not {request.patch}")
-    if len(positions) != math.prod(grid):
-        raise ValueError(f"{len(positions)} positions are not those of a grid of {grid}")
     check_channels(weight.shape[1], request)
-    width = len(weight)
+    tensors, width = found.tensors, len(weight)
     if len(tensors.get("registers", ())) == 1:
         tensors["registers"] = tensors["registers"][0]
-    changes = {}
-    for name in [name for name in tensors if name.endswith("qkv.weight")]:
-        bias = name.replace("weight", "bias")
-        if bias not in tensors:
-            tensors[bias] = weight.new_zeros(3 * width)
-            changes[bias] = "zero, as the file has none"
-    settings = {
+    found.add_zero_biases([name for name in tensors if name.endswith("qkv.weight")])
+    found.settings = {
         "patch": list(patch),
         "width": width,
         "depth": count(tensors, r"blocks\.(\d+)\."),
@@ -147,14 +128,16 @@ def _vit(
         "position_embedding": "learned",
         "registers": len(tensors.get("registers", ())),
     }
-    crop = (grid[0] * patch[0], grid[1] * patch[1], grid[2] * patch[2])
-    ours = tensors | {"embed.weight": weight.flatten(1), "positions": positions}
-    guess = f"The number of heads is taken as {settings['heads']}, as weights do not say it (vit.heads)."
-    return Imported("vit", settings, crop, ours, names, changes, unused, warnings=[] if request.heads else [guess])
+    found.crop = (grid[0] * patch[0], grid[1] * patch[1], grid[2] * patch[2])
+    tensors |= {"embed.weight": weight.flatten(1), "positions": positions}
+    if not request.heads:
+        heads = found.settings["heads"]
+        found.warnings = [f"The number of heads is taken as {heads}, as weights do not say it (vit.heads)."]
+    return found
 
 
-def _rename(checkpoint: Checkpoint, parts: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """Tensors under our names, the foreign name of each, and the foreign names without a place."""
+def _rename(checkpoint: Checkpoint, parts: Mapping[str, str]) -> Imported:
+    """A ViT's tensors under our names, without its settings."""
     tensors, names, scales = {}, {}, {}
     for inner, name in checkpoint.inner().items():
         inner = re.sub(r"^blocks\.\d+(?=\.(weight|bias)$)", "norm", inner)  # MONAI's MAE has its last norm among them
@@ -168,11 +151,8 @@ def _rename(checkpoint: Checkpoint, parts: Mapping[str, str]) -> tuple[dict[str,
         elif block and "cross_attn" not in part:  # MONAI's blocks have such parts, and do not use them
             raise ValueError(f"our ViT has no place for {name}")
     for layer, name in scales.items():
-        gamma = checkpoint.tensors[name]
-        tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"] * gamma[:, None]
-        tensors[f"{layer}.bias"] = tensors[f"{layer}.bias"] * gamma
-    used = {*names.values(), *scales.values()}
-    return tensors, names, [name for name in checkpoint.tensors if name not in used]
+        scale_layer(tensors, layer, checkpoint.tensors[name])
+    return Imported("vit", {}, USUAL_CROP, tensors, names, used=set(scales.values()))
 
 
 def split(name: str) -> tuple[str, str, str]:

@@ -16,10 +16,10 @@ from torch import nn
 from conftest import TINY_TRAINING, Tiny
 from voxmim import api
 from voxmim.errors import WeightsError
+from voxmim.export.monai import to_monai_swin_unetr, to_monai_unetr
 from voxmim.networks.swin import Swin, SwinSettings
 from voxmim.networks.vit import ViT, ViTSettings
 from voxmim.recipe import make_recipe, write_recipe
-from voxmim.weights.export import to_monai_swin_unetr, to_monai_unetr
 from voxmim.weights.files import read_weights
 from voxmim.weights.layouts import Checkpoint, Request, convert
 from voxmim.weights.load import load_encoder

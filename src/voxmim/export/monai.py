@@ -1,6 +1,4 @@
-"""Exporting an encoder: under the names of MONAI's networks, or as a checkpoint that nnU-Net fine-tunes."""
-
-from __future__ import annotations
+"""An encoder under the names of MONAI's networks."""
 
 import json
 from collections.abc import Mapping
@@ -12,62 +10,31 @@ from safetensors.torch import save
 from torch import Tensor
 
 from voxmim.errors import WeightsError
+from voxmim.export.exported import Exported, cannot_export
 from voxmim.files import atomic_write
 from voxmim.networks.build import Encoder
-from voxmim.networks.resenc import ResEnc
 from voxmim.networks.swin import Swin
 from voxmim.networks.vit import SwiGLU, ViT
-from voxmim.weights.export_nnunet import to_nnunet
 from voxmim.weights.layouts.vit import MONAI_NAMES, split
 from voxmim.weights.load import load_encoder
 
 _KEPT = ("preparation", "window", "crop", "data", "imported", "init")  # of the metadata, in a safetensors file
 
 
-def export_encoder(run: Path, out: Path, to: str = "monai") -> str:
-    """Write an encoder for another package.
-
-    Args:
-        run: a pre-training's run folder or weights file.
-        out: a ``.safetensors`` or ``.pt`` file for MONAI, a ``.pth`` file for nnU-Net.
-        to: ``monai``, whose `UNETR` holds a ViT and whose `SwinUNETR` a Swin, or ``nnunet``, which takes a resenc.
-
-    Returns:
-        the Python lines or commands that use the file.
+def export_monai(run: Path, out: Path) -> Exported:
+    """Write an encoder, a ViT for MONAI's `UNETR` or a Swin for its `SwinUNETR`, as ``.safetensors`` or ``.pt``.
 
     Raises:
-        WeightsError: another file name, or an encoder that the package cannot hold.
+        WeightsError: another file name, or an encoder that MONAI's network cannot hold.
     """
-    endings = {"monai": (".safetensors", ".pt"), "nnunet": (".pth",)}[to]
-    if out.suffix not in endings:
-        raise WeightsError(f"{out}: the file name must end in {' or '.join(endings)}, which says how it is written.")
+    if out.suffix not in (".safetensors", ".pt"):
+        raise WeightsError(f"{out}: the file name must end in .safetensors or .pt, which says how it is written.")
     encoder = load_encoder(run)
     about: dict[str, Any] = encoder.metadata  # type: ignore[assignment]
     try:
-        return _write_nnunet(encoder, about, out) if to == "nnunet" else _write_monai(encoder, about, out)
+        network, arguments, tensors = _for_monai(encoder, about)
     except ValueError as error:
-        raise WeightsError(f"{run}: this encoder cannot be exported, since {error}.") from None
-
-
-def _write_nnunet(encoder: Encoder, about: Mapping[str, Any], out: Path) -> str:
-    if not isinstance(encoder, ResEnc):
-        kind = about.get("encoder", "vit")
-        raise ValueError(f"nnU-Net has no network for the encoder {kind}; pre-train the encoder resenc")
-    if 0 in encoder.settings.blocks:
-        own = ",".join(str(max(1, blocks)) for blocks in encoder.settings.blocks)
-        raise ValueError(f"nnU-Net has no stage without blocks; pre-train with --set resenc.blocks=[{own}]")
-    checkpoint = to_nnunet(encoder, about)
-    with atomic_write(out) as temporary:
-        torch.save(checkpoint, temporary)
-    name = out.stem
-    return "\n".join([
-        f"nnUNetv2_preprocess_like_nnssl -d DATASET -n {name} -pc {out} -am like_pretrained",
-        f"nnUNetv2_train_pretrained DATASET 3d_fullres 0 -p PLANS -tr PretrainedTrainer  # PLANS: ptPlans__{name}...",
-    ])  # fmt: skip
-
-
-def _write_monai(encoder: Encoder, about: Mapping[str, Any], out: Path) -> str:
-    network, arguments, tensors = _for_monai(encoder, about)
+        raise cannot_export(run, error) from None
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     kept = {key: about[key] for key in _KEPT if key in about}
     safe = out.suffix == ".safetensors"
@@ -78,12 +45,13 @@ def _write_monai(encoder: Encoder, about: Mapping[str, Any], out: Path) -> str:
             torch.save(contiguous, temporary)
     reader = f"load_file({str(out)!r})" if safe else f"torch.load({str(out)!r}, weights_only=True)"
     text = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return "\n".join([
+    usage = [
         f"from monai.networks.nets import {network}",
         "from safetensors.torch import load_file" if safe else "import torch",
         f"network = {network}(in_channels={encoder.channels}, out_channels=CLASSES, {text})",
         f"network.load_state_dict({reader}, strict=False)",
-    ])  # fmt: skip
+    ]
+    return Exported("the encoder for monai", "\n".join(usage))
 
 
 def _for_monai(encoder: Encoder, about: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Tensor]]:

@@ -1,27 +1,52 @@
-"""Exporting a ResEnc as a checkpoint that nnU-Net fine-tunes, in the form of nnssl's."""
-
-from __future__ import annotations
+"""A ResEnc as a checkpoint that nnU-Net fine-tunes, in the form of nnssl's."""
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from voxmim.errors import WeightsError
+from voxmim.export.exported import Exported, cannot_export
+from voxmim.files import atomic_write
 from voxmim.networks.resenc import ResEnc
 from voxmim.weights.layouts.nnunet import fold_intensity
 from voxmim.weights.layouts.plans import turn
+from voxmim.weights.load import load_encoder
 
 _PAPER = "Chen, Z. et al. (2023). Masked Image Modeling Advances 3D Medical Image Analysis. WACV."
 
 
-def to_nnunet(encoder: ResEnc, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint for nnU-Net's `PretrainedTrainer`, in the form of nnssl's.
+def export_nnunet(run: Path, out: Path) -> Exported:
+    """Write an encoder, a resenc, as a ``.pth`` file.
 
-    Args:
-        encoder: the network.
-        metadata: of its weights file.
+    Raises:
+        WeightsError: another file name, or an encoder that nnU-Net's network cannot hold.
     """
+    if out.suffix != ".pth":
+        raise WeightsError(f"{out}: the file name must end in .pth, which says how it is written.")
+    encoder = load_encoder(run)
+    about: dict[str, Any] = encoder.metadata  # type: ignore[assignment]
+    if not isinstance(encoder, ResEnc):
+        kind = about.get("encoder", "vit")
+        raise cannot_export(run, f"nnU-Net has no network for the encoder {kind}; pre-train the encoder resenc")
+    if 0 in encoder.settings.blocks:
+        own = ",".join(str(max(1, blocks)) for blocks in encoder.settings.blocks)
+        raise cannot_export(run, f"nnU-Net has no stage without blocks; pre-train with --set resenc.blocks=[{own}]")
+    with atomic_write(out) as temporary:
+        torch.save(_checkpoint(encoder, about), temporary)
+    usage = [
+        f"nnUNetv2_preprocess_like_nnssl -d DATASET -n {out.stem} -pc {out} -am like_pretrained",
+        "nnUNetv2_train_pretrained DATASET 3d_fullres 0 -p PLANS -tr PretrainedTrainer  "
+        f"# PLANS: ptPlans__{out.stem}...",
+    ]
+    return Exported("the encoder for nnunet", "\n".join(usage))
+
+
+def _checkpoint(encoder: ResEnc, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What nnU-Net's `PretrainedTrainer` reads."""
     settings, preparation = encoder.settings, metadata["preparation"]
     residual = settings.residual
     stages = len(settings.widths)
@@ -77,6 +102,10 @@ def to_nnunet(encoder: ResEnc, metadata: Mapping[str, Any]) -> dict[str, Any]:
         mean = low + settings.pad_value * (high - low)
         window = {"mean": mean, "std": high - low, "percentile_00_5": low, "percentile_99_5": high}
         plan["foreground_intensity_properties_per_channel"] = {str(i): window for i in range(encoder.channels)}
+    papers = [{"type": "Pre-training", "name": "voxmim", "apa_citations": [_PAPER]}]
+    imported = metadata.get("imported", {})
+    if imported.get("citation"):
+        papers.append({"type": "Weights", "name": imported["file"], "apa_citations": [imported["citation"]]})
     stem = "encoder.stem" if residual else "encoder.stages.0"
     projection = f"{stem}.convs.0" if residual else f"{stem}.0.convs.0"
     network = "ResidualEncoderUNet" if residual else "PlainConvUNet"
@@ -96,13 +125,5 @@ def to_nnunet(encoder: ResEnc, metadata: Mapping[str, Any]) -> dict[str, Any]:
             "keys_to_in_proj": [f"{projection}.conv", f"{projection}.all_modules.0"],
             "key_to_lpe": None,
         },
-        "citations": _citations(metadata),
+        "citations": papers,
     }
-
-
-def _citations(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    papers = [{"type": "Pre-training", "name": "voxmim", "apa_citations": [_PAPER]}]
-    imported = metadata.get("imported", {})
-    if imported.get("citation"):
-        papers.append({"type": "Weights", "name": imported["file"], "apa_citations": [imported["citation"]]})
-    return papers
