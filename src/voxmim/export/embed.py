@@ -84,7 +84,7 @@ class Embedder(Predictor):
 def embed(run: Path, scans: Sequence[Path], out: Path, nearest: int = 0, on_case: Progress | None = None) -> Embeddings:
     """Write one row a scan, ``case`` and ``embedding``, as Parquet; a scan that cannot be used is named and left out.
 
-    Args as of `voxmim.embed`.
+    Arguments as of `voxmim.embed`.
 
     Raises:
         WeightsError: there are no weights, or another file name.
@@ -106,7 +106,7 @@ def embed(run: Path, scans: Sequence[Path], out: Path, nearest: int = 0, on_case
     columns = [("case", pa.string()), ("embedding", pa.list_(pa.float32(), width))]
     schema = pa.schema(columns, metadata={"voxmim": json.dumps(kept)})
     with atomic_write(out) as temporary:
-        write_table(pa.table({"case": list(vectors), "embedding": list(vectors.values())}, schema), temporary)
+        write_table(pa.table({"case": list(vectors), "embedding": list(vectors.values())}, schema=schema), temporary)
     return Embeddings(out, len(vectors), width, find_neighbours(vectors, nearest) if nearest else {})
 
 
