@@ -54,7 +54,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from voxmim.files import write_text
+from voxmim.files import write_json, write_text
 from voxmim.images.geometry import resample_to_label_map
 from voxmim.images.repair import fitting_label
 from voxmim.images.volume import Volume, write_volume
@@ -71,7 +71,6 @@ from voxmim.tasks.scans import source_of
 from voxmim.tasks.segmentation.scores import score_case, summarise
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.tasks.segmentation.task import MAX_VALIDATION, labelled_cases
-from voxmim.tasks.task import write_json
 
 PEER, SPLITS = "nnU-Net", ("val", "test")
 COLUMNS = ("peer", "seed", "labels", "split", "case", "label", "metric", "value")

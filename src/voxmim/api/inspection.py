@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,11 +40,11 @@ def inspect(
         VoxmimError: the source cannot be read.
     """
     from voxmim.doctor.inspect import inspect_source
-    from voxmim.files import write_text
+    from voxmim.files import write_json
 
     found = inspect_source(source, workers, match_channels, on_case, scheduler)
     if json_file is not None:
-        write_text(Path(json_file), json.dumps(found.as_dict(), indent=1))
+        write_json(Path(json_file), found.as_dict())
     if html_file is not None:
         from voxmim.report.inspection import inspection_page
 

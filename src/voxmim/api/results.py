@@ -44,16 +44,16 @@ def evaluate(
     Raises:
         VoxmimError: the run or the data cannot be used.
     """
+    from voxmim.files import write_json
     from voxmim.report.run_page import write_run_page
     from voxmim.tasks.registry import task_of
-    from voxmim.tasks.task import write_json
     from voxmim.training.run import ABOUT, Run
 
     run, others = Path(run), [Path(other) for other in ensemble]
     own = Run.open(run, "finetune") if (run / ABOUT).is_file() else None
     task, about = task_of(run), {} if own is None else own.about
     table = task.table_of(classes, values)
-    result = task.evaluate(run, Path(data), split, tolerance_mm, about, table, on_case, others)
+    result = task.evaluate(run, Path(data), split, tolerance_mm, on_case, others, about, table)
     if json_file is not None:
         write_json(Path(json_file), result)
     if csv_file is not None:

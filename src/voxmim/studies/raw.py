@@ -1,7 +1,5 @@
-"""Every raw result of a study as CSV, one number a row."""
+"""Every raw result of a study, one number a row."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,16 +14,8 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def raw_csv(comparison: Comparison) -> str:
-    """Every validation of every training that is done, and every score of a test case."""
-    text = io.StringIO()
-    rows = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(_rows(comparison))
-    return text.getvalue()
-
-
-def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
+def raw_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """Every validation of every training that is done, and every score of a test case, by `COLUMNS`."""
     seen = set()
     for arm in comparison.arms:
         chosen = comparison.lr(arm)

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 
 from voxmim.errors import RunError, VoxmimError
-from voxmim.files import write_text
+from voxmim.files import write_json
 from voxmim.pretext.build import fitting_pretexts
 from voxmim.recipe import Recipe, write_recipe
 from voxmim.report.machine import machine
@@ -26,7 +26,6 @@ from voxmim.report.run_page import init_options
 from voxmim.store.format import INDEX, Store
 from voxmim.tasks.segmentation.evaluate import evaluate
 from voxmim.tasks.segmentation.task import labelled_cases
-from voxmim.tasks.task import write_json
 from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import ABOUT
@@ -198,7 +197,7 @@ def carry_out(trial: Trial, out: Path) -> Note:
             text = str(error) if isinstance(error, VoxmimError) else f"{type(error).__name__}: {error}"
             seconds = round(time.monotonic() - began, 1)
             note = Note(trial.name, "failed", seconds, " ".join(text.split()), machine(), trial.source, threads)
-    write_text(_beside(trial, out, ".json"), json.dumps(asdict(note), indent=1))
+    write_json(_beside(trial, out, ".json"), asdict(note))
     return note
 
 

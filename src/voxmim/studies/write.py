@@ -1,13 +1,12 @@
 """The files of a study: a page in HTML and Markdown, every raw result as CSV, and all of it as JSON."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from voxmim.files import write_text
+from voxmim.files import write_csv, write_json
 from voxmim.recipe import recipe_to_yaml
 from voxmim.report.machine import machine
 from voxmim.report.markdown import write_markdown
@@ -15,7 +14,7 @@ from voxmim.report.page import Page, Table, write_page
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.design import Findings
-from voxmim.studies.raw import raw_csv
+from voxmim.studies.raw import COLUMNS, raw_rows
 from voxmim.studies.tables import unlearned_note
 from voxmim.tasks.segmentation.task import labelled_cases
 from voxmim.text import sizes_in_words
@@ -53,11 +52,11 @@ def write_study(
             for key, trial in comparison.trials.items()
         ],
     }
-    write_text(folder / "results.csv", raw_csv(comparison))
+    write_csv(folder / "results.csv", raw_rows(comparison), COLUMNS)
     links = [("results.csv", "every raw result, one number a row"), ("study.json", "arms, results, environment")]
     write_markdown(folder / "page.md", page, links)
     write_page(folder / "report.html", page)
-    write_text(folder / "study.json", json.dumps(content, indent=1))
+    write_json(folder / "study.json", content)
     return content
 
 

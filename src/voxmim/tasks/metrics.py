@@ -8,7 +8,7 @@ organ cut off by the field of view has a surface there. Distances run between ce
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,10 @@ class Metric:
         """A value as tables show it; a dash where nothing was counted."""
         return "–" if value is None else f"{value:.{self.digits}f}"
 
+    def interval(self, ends: Sequence[float] | None) -> str:
+        """An interval (low, high) as tables show it."""
+        return "–" if ends is None else f"{self.text(ends[0])} to {self.text(ends[1])}"
+
 
 def dice(masks: Masks) -> float:
     """Overlap of the volumes, 0 to 1 (Dice, Ecology 26, 1945)."""
@@ -105,10 +109,7 @@ def headings(tolerance_mm: float = 2.0) -> list[str]:
 def cells(scores: Mapping[str, Any]) -> list[str]:
     """The scores of one structure (`summarise`), or of the mean, as the cells of a table's row."""
     found = [metric.text(scores.get(name)) for name, metric in METRICS.items()]
-    low_high = scores["ci95"]
-    main = METRICS[MAIN]
-    interval = "–" if low_high is None else f"{main.text(low_high[0])} to {main.text(low_high[1])}"
-    found.insert(list(METRICS).index(MAIN) + 1, interval)
+    found.insert(list(METRICS).index(MAIN) + 1, METRICS[MAIN].interval(scores["ci95"]))
     return found
 
 

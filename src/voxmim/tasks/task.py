@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +15,6 @@ from voxmim.console import warn
 from voxmim.doctor.facts import measure
 from voxmim.doctor.modality import rule_misfit
 from voxmim.errors import RunError
-from voxmim.files import write_text
 from voxmim.images.channels import read_channels
 from voxmim.images.intensity import window
 from voxmim.networks.build import Encoder
@@ -154,15 +150,26 @@ class Task(ABC):
     def evaluate(
         run: Path,
         data: Path,
-        split: str,
-        tolerance_mm: float,
-        about: Mapping[str, Any],
-        table: Path | None,
-        on_case: Progress | None,
+        split: str = "test",
+        tolerance_mm: float = 2.0,
+        on_case: Progress | None = None,
         others: Sequence[Path] = (),
+        about: Mapping[str, Any] | None = None,
+        table: Path | None = None,
     ) -> dict[str, Any]:
-        """Score a trained network, or its ensemble with others; `about` is its run.json where there is one, `table` has
-        other targets than its."""
+        """Score a trained network.
+
+        Args:
+            run: a fine-tuning's run folder or weights file.
+            data: a store (its source files must still be there), or a folder or list of scans; a split that has to be
+                drawn is drawn as it was for the training.
+            split: ``train``, ``val`` or ``test``; ``all`` takes every case that has a reference.
+            tolerance_mm: of a segmentor's surface Dice.
+            on_case: called with the cases done and their number.
+            others: further runs, whose outputs are averaged with the first one's.
+            about: the run's run.json, where there is one.
+            table: other targets than those it lists.
+        """
 
     @staticmethod
     @abstractmethod
@@ -170,12 +177,26 @@ class Task(ABC):
         run: Path,
         scans: Sequence[Path],
         out: Path,
-        probabilities: bool,
-        on_case: Progress | None,
+        probabilities: bool = False,
+        on_case: Progress | None = None,
         label_format: str = "nifti",
         others: Sequence[Path] = (),
     ) -> list[Path]:
-        """Predict new scans; the files written."""
+        """Predict new scans.
+
+        Args:
+            run: a fine-tuning's run folder or weights file.
+            scans: files, DICOM series, or folders whose scans are all taken; a scan of several channels is one 4D file,
+                or files ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz`` and so on.
+            out: folder for the results.
+            probabilities: of a segmentor, write ``CASE_probabilities.nii.gz`` too.
+            on_case: called with the scans done and their number.
+            label_format: of label maps, a key of `segmentation.predict.FORMATS`.
+            others: further runs, whose outputs are averaged with the first one's.
+
+        Returns:
+            the files written.
+        """
 
     @staticmethod
     @abstractmethod
@@ -241,15 +262,3 @@ class Predictor:
         """(C, X, Y, Z) float32, intensities as the network sees them."""
         bounds = tuple(self.metadata["window"])
         return torch.from_numpy(window(scan.image, self.preparation.intensity, bounds))
-
-
-def write_json(file: Path, result: Mapping[str, Any]) -> None:
-    """Write an evaluation as JSON; the file appears complete or not at all."""
-    write_text(file, json.dumps(result, indent=1))
-
-
-def write_table(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file; it appears complete or not at all."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_text(file, text.getvalue())

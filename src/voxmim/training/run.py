@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from voxmim.errors import RunError
-from voxmim.files import atomic_write, write_text
+from voxmim.files import atomic_write, write_json, write_text
 from voxmim.recipe import Recipe, load_recipe, write_recipe
 from voxmim.settings import RENAMED_COLUMNS
 
@@ -72,7 +72,7 @@ class Run:
 
     def write_about(self) -> None:
         """Write run.json in one stroke."""
-        write_text(self.path / ABOUT, json.dumps({**self.about, "kind": self.kind}, indent=1))
+        write_json(self.path / ABOUT, {**self.about, "kind": self.kind})
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write last.ckpt in one stroke; a kill at any moment leaves the former one."""

@@ -11,8 +11,8 @@ from conftest import Sorted, TinyRuns
 from voxmim import api
 from voxmim.cli import main
 from voxmim.errors import RunError, SourceError, StoreError, WeightsError
-from voxmim.tasks.classification.evaluate import result_tables
 from voxmim.tasks.classification.metrics import summarise
+from voxmim.tasks.classification.task import Classification
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_what_cannot_be_scored_is_refused(tiny_sorted: Sorted, run: Path, tmp_pa
 def test_rows_of_a_table() -> None:
     given = {"x": [0.2, 0.8], "y": [0.9, 0.1]}
     about = {"split": "val", "convention": "As documented."}
-    scores, confusion = result_tables(about | summarise(["a", "b"], {"x": "b", "y": "a"}, given))  # type: ignore[arg-type]
+    scores, confusion = Classification.tables(about | summarise(["a", "b"], {"x": "b", "y": "a"}, given))
     rows = scores.rows
     assert confusion.rows == [["a", "1", "0"], ["b", "0", "1"]]
     assert rows == [
@@ -97,7 +97,7 @@ def test_rows_of_a_table() -> None:
         ["sensitivity of a (1 cases)", "1.000", "–", "–"],
         ["sensitivity of b (1 cases)", "1.000", "–", "–"],
     ]
-    rows = result_tables(about | summarise(["a", "b"], {"x": "b"}, {"x": given["x"]}))[0].rows  # type: ignore[dict-item]
+    rows = Classification.tables(about | summarise(["a", "b"], {"x": "b"}, {"x": given["x"]}))[0].rows
     assert rows[0] == ["AUROC", "–", "–", "0.500"]
     assert rows[2] == ["sensitivity of a (0 cases)", "–", "–", "–"]
 

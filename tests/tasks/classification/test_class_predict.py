@@ -9,7 +9,9 @@ from conftest import Sorted, TinyRuns
 from voxmim import api
 from voxmim.errors import ScanError, SourceError, WeightsError
 from voxmim.store.prepare import prepare_scan
-from voxmim.tasks.classification.predict import Classifier
+from voxmim.tasks.classification.inference import class_probabilities
+from voxmim.tasks.task import Predictor
+from voxmim.weights.load import load_classifier
 
 
 def test_new_scans_get_the_probabilities_of_an_evaluation(tiny_sorted: Sorted, tmp_path: Path) -> None:
@@ -20,9 +22,10 @@ def test_new_scans_get_the_probabilities_of_an_evaluation(tiny_sorted: Sorted, t
     rows = {row["case"]: row for row in csv.DictReader(table.open())}
     assert len(rows) == 30
     assert seen == [(done, 30) for done in range(31)]
-    classifier = Classifier.load(tiny_sorted.run)
+    classifier = Predictor(*load_classifier(tiny_sorted.run))
     for name in ("scan_4", "scan_27"):
-        found = classifier.probabilities(prepare_scan((scans / f"{name}.nii.gz",), classifier.preparation))
+        image = classifier.image(prepare_scan((scans / f"{name}.nii.gz",), classifier.preparation))
+        found = class_probabilities(classifier.network, image, classifier.crop, classifier.metadata["precision"])
         told = [float(rows[name][f"probability {one}"]) for one in ("dense", "light")]
         assert told == pytest.approx(found.tolist(), abs=1e-6)
         assert rows[name]["predicted"] == ("dense" if found[0] > found[1] else "light")

@@ -15,9 +15,8 @@ from conftest import Sorted
 from voxmim import api
 from voxmim.errors import RunError, SourceError
 from voxmim.store.format import Store
-from voxmim.tasks.regression.evaluate import read_values, result_tables
 from voxmim.tasks.regression.metrics import summarise
-from voxmim.tasks.regression.task import Regression
+from voxmim.tasks.regression.task import Regression, read_values
 from voxmim.training.run import Run
 from voxmim.weights.load import load_regressor
 
@@ -51,7 +50,7 @@ def test_numbers_are_learned(run: Path, tiny_sorted: Sorted, values: Path) -> No
     assert result["r2"]["value"] == pytest.approx(r2_score(truth, predicted))
     low, high = result["mae"]["ci95"]
     assert low <= result["mae"]["value"] <= high
-    (table,) = result_tables(result)
+    (table,) = Regression.tables(result)
     assert [row[0] for row in table.rows] == ["MAE", "R²"]
     assert "mean of the training cases" in table.note
     assert json.loads((run / "evaluation-test.json").read_text()) == result

@@ -74,7 +74,7 @@ METRICS = {
 
 
 def summarise(
-    classes: Sequence[str], truth: Mapping[str, str], probabilities: Mapping[str, np.ndarray], seed: int = 0
+    classes: Sequence[str], truth: Mapping[str, str], probabilities: Mapping[str, Sequence[float]], seed: int = 0
 ) -> dict[str, Any]:
     """All scores with their 95 % intervals, as plain lists and numbers ready for JSON.
 
@@ -93,9 +93,8 @@ def summarise(
     names = list(truth)
     index = np.array([classes.index(truth[name]) for name in names])
     given = np.array([probabilities[name] for name in names])
-    called = given.argmax(1)
     confusion = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(confusion, (index, called), 1)
+    np.add.at(confusion, (index, given.argmax(1)), 1)
     draws = _draws(index, seed)
     present = len(np.unique(index))
     chance = {"auroc": 0.5, "balanced_accuracy": 1 / present}
@@ -117,12 +116,16 @@ def summarise(
             for k, name in enumerate(classes)
         },
         "confusion": confusion.tolist(),
-        "cases": [
-            {"case": name, "class": truth[name], "predicted": classes[k],
-             "probabilities": dict(zip(classes, map(float, row), strict=True))}
-            for name, k, row in zip(names, called, given, strict=True)
-        ],
+        "cases": [{"case": name, "class": truth[name], **described(classes, probabilities[name])} for name in names],
     }  # fmt: skip
+
+
+def described(classes: Sequence[str], probabilities: Sequence[float]) -> dict[str, Any]:
+    """The class that is predicted of a scan, and the probability of each of the K."""
+    return {
+        "predicted": classes[int(np.argmax(probabilities))],
+        "probabilities": dict(zip(classes, probabilities, strict=True)),
+    }
 
 
 def _draws(truth: np.ndarray, seed: int) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""What the tasks of whole scans have in common: a target for each scan, read from a table."""
+"""What fine-tuning for the tasks of whole scans has in common: a target for each scan, read from a table."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,31 +18,20 @@ from voxmim.store.format import Case, Store
 from voxmim.tasks.cases import label_count, resumed_cases
 from voxmim.tasks.classification.inference import windows
 from voxmim.tasks.classification.labels import Listed, draw_splits, in_turn, match
-from voxmim.tasks.scans import Progress
-from voxmim.tasks.task import Task
+from voxmim.tasks.classification.scan_results import ScanResults
 from voxmim.weights.start import Start
 
 MAX_VALIDATION = 64  # cases; with fewer, an AUROC is coarse
 MAX_SCALED = 64  # crops, each of another scan, that the scale of a probe's features is fitted to
 
-Read = Callable[[Path], Mapping[str, Any]]
-"""Reads the target of each case from a table."""
 
-
-class ScanTask(Task):
+class ScanTask(ScanResults):
     """A target for each scan, learned from random crops.
 
     Attributes:
-        target: what a target is called, the column of the table.
-        option: that names the table.
         listed: the target of each case by split.
         table: the CSV file that they were read from.
     """
-
-    target: ClassVar[str]
-    option: ClassVar[str]
-    score_listed: ClassVar[Callable[..., dict[str, Any]]]  # `evaluate` of its targets
-    write_predictions: ClassVar[Callable[..., list[Path]]]  # `predict` of its targets
 
     def __init__(
         self, store: Store, train: Sequence[Case], listed: Listed, table: str, seed: int, notes: Sequence[str]
@@ -52,14 +41,14 @@ class ScanTask(Task):
         super().__init__(store, train, val, notes)
 
     @staticmethod
-    @abstractmethod
-    def read(table: Path, /) -> Mapping[str, Any]:
-        """The target of each case; raises SourceError."""
-
-    @staticmethod
     def strata(targets: Mapping[str, Any]) -> Mapping[str, str]:
         """What a draw of cases has some of each of, by case: all the same."""
         return dict.fromkeys(targets, "")
+
+    @staticmethod
+    def counted(targets: Collection[Any], /) -> str:
+        """Targets of one split in words, for the page: how many there are."""
+        return str(len(targets))
 
     @classmethod
     def list_cases(cls, store: Store, table: Path) -> tuple[Listed, list[str]]:
@@ -127,10 +116,9 @@ class ScanTask(Task):
         assert recipe.crop is not None
         return len(windows(case.shape, recipe.crop))
 
-    @staticmethod
-    def counted(targets: Collection[Any], /) -> str:
-        """Targets of one split in words, for the page: how many there are."""
-        return str(len(targets))
+    def score_case(self, network: nn.Module, case: Case, recipe: Recipe) -> Any:
+        assert recipe.crop is not None
+        return self.answer(network, self.image(case, recipe), recipe.crop, recipe.precision)
 
     @classmethod
     def facts(cls, about: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -140,33 +128,6 @@ class ScanTask(Task):
         ]
         return [(name, about[name]), *counts, *([("notes", " ".join(notes))] if notes else [])]
 
-    @classmethod
-    def evaluate(
-        cls,
-        run: Path,
-        data: Path,
-        split: str,
-        tolerance_mm: float,
-        about: Mapping[str, Any],
-        table: Path | None,
-        on_case: Progress | None,
-        others: Sequence[Path] = (),
-    ) -> dict[str, Any]:
-        return cls.score_listed(run, data, split, about.get("listed"), table, on_case, others)
-
-    @classmethod
-    def predict(
-        cls,
-        run: Path,
-        scans: Sequence[Path],
-        out: Path,
-        probabilities: bool,
-        on_case: Progress | None,
-        label_format: str = "nifti",
-        others: Sequence[Path] = (),
-    ) -> list[Path]:
-        return cls.write_predictions(run, scans, out, on_case, others)
-
     def about(self) -> dict[str, Any]:
         cases = [case.name for case in self.train]
         table = {self.option.strip("-"): self.table}
@@ -175,12 +136,6 @@ class ScanTask(Task):
 
 def train_names(store: Store, strata: Mapping[str, str], labels: str | None, seed: int) -> list[str]:
     """The train cases to learn from, drawn by seed with every stratum among them; a smaller draw is part of a larger.
-
-    Args:
-        store: of the cases, for the error.
-        strata: of each train case, such as its class.
-        labels: a fraction or a number; None takes all.
-        seed: of the draw.
 
     Raises:
         StoreError: `labels` is neither a fraction nor a number that fits.

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voxmim.errors import StoreError
+from voxmim.errors import SourceError, StoreError
 from voxmim.recipe import Recipe
+from voxmim.settings import Triple
 from voxmim.store.crops import Batch
 from voxmim.store.format import Case, Store
-from voxmim.tasks.classification import evaluate as evaluation
 from voxmim.tasks.classification.inference import class_probabilities
 from voxmim.tasks.classification.labels import CLASS, Listed, counts_in_words, read_classes
-from voxmim.tasks.classification.metrics import auroc, balanced_accuracy
-from voxmim.tasks.classification.predict import predict
+from voxmim.tasks.classification.metrics import CONVENTION, METRICS, auroc, balanced_accuracy, described, summarise
 from voxmim.tasks.classification.scan_task import ScanTask
-from voxmim.weights.load import LoadReport
+from voxmim.tasks.task import ResultTable
+from voxmim.weights.load import LoadReport, load_classifier
 from voxmim.weights.onward import load_onward
 from voxmim.weights.start import Start
 
@@ -35,6 +35,7 @@ class Classification(ScanTask):
 
     name, title, product = "classification", "Classification", "classifier"
     target, option = CLASS, "--classes"
+    metrics, convention, load = METRICS, CONVENTION, staticmethod(load_classifier)
     score, score_name = "val_score", "AUROC"
     loss_name = "cross-entropy"
     columns = ["val_loss", "val_balanced_accuracy", "val_auroc", "val_score"]  # noqa: RUF012 (overrides a property)
@@ -83,11 +84,42 @@ class Classification(ScanTask):
         weights = self._weights[truth].to(output.device)
         return (functional.cross_entropy(output.float(), truth.to(output.device), reduction="none") * weights).mean()
 
-    def score_case(self, network: nn.Module, case: Case, recipe: Recipe) -> list[float]:
+    @staticmethod
+    def answer(network: nn.Module, image: Tensor, crop: Triple, precision: str) -> list[float]:
         """The probability of each class."""
-        assert recipe.crop is not None
-        found = class_probabilities(network, self.image(case, recipe), recipe.crop, recipe.precision)
-        return [float(value) for value in found]
+        return class_probabilities(network, image, crop, precision).tolist()
+
+    @staticmethod
+    def described(answer: Sequence[float], metadata: Mapping[str, Any]) -> dict[str, Any]:
+        return described(metadata["classes"], answer)
+
+    @staticmethod
+    def cells(described: Mapping[str, Any]) -> dict[str, str]:
+        probabilities = {f"probability {name}": f"{value:.6f}" for name, value in described["probabilities"].items()}
+        return {"predicted": described["predicted"], **probabilities}
+
+    @classmethod
+    def check(cls, truth: Mapping[str, Any], metadata: Mapping[str, Any], data: Path) -> None:
+        classes = metadata["classes"]
+        if unknown := sorted(set(truth.values()) - set(classes)):
+            raise SourceError(f"{data}: class '{unknown[0]}' is none that the classifier knows ({', '.join(classes)}).")
+
+    @staticmethod
+    def summarise(truth: Mapping[str, Any], answers: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+        return summarise(metadata["classes"], truth, answers)
+
+    @classmethod
+    def tables(cls, result: Mapping[str, Any]) -> list[ResultTable]:
+        """The scores beside those of constant guessing, with each sensitivity, and the table of confusions."""
+        (main,) = super().tables(result)
+        for name, scores in result["sensitivity"].items():
+            value = METRICS["balanced_accuracy"].text(scores["value"])
+            main.rows.append([f"sensitivity of {name} ({scores['cases']} cases)", value, "–", "–"])
+        confusion = [
+            [name, *map(str, counts)] for name, counts in zip(result["classes"], result["confusion"], strict=True)
+        ]
+        header = ["class", *(f"predicted {name}" for name in result["classes"])]
+        return [main, ResultTable(f"Predicted classes of the split '{result['split']}'", header, confusion)]
 
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
         """How well scans are classified.
@@ -113,11 +145,6 @@ class Classification(ScanTask):
     def curves(cls, columns: Iterable[str]) -> dict[str, str]:
         labels = {"val_auroc": "AUROC", "val_balanced_accuracy": "balanced accuracy"}
         return {column: labels[column] for column in columns if column in labels}
-
-    score_listed = staticmethod(evaluation.evaluate)
-    write_predictions = staticmethod(predict)
-    tables = staticmethod(evaluation.result_tables)
-    write_csv = staticmethod(evaluation.write_csv)
 
 
 def class_weights(truth: Sequence[int], classes: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Fine-tuning a regressor: a number for each scan."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,19 +9,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from voxmim.errors import SourceError
 from voxmim.networks.build import Encoder
 from voxmim.networks.classifier import Regressor
 from voxmim.recipe import Recipe
+from voxmim.settings import Triple
 from voxmim.store.crops import Batch
 from voxmim.store.format import Case, Store
 from voxmim.tasks.classification.inference import scan_output
-from voxmim.tasks.classification.labels import Listed
+from voxmim.tasks.classification.labels import Listed, read_column
 from voxmim.tasks.classification.scan_task import ScanTask
-from voxmim.tasks.regression import evaluate as evaluation
-from voxmim.tasks.regression.metrics import mean_absolute_error, r_squared
-from voxmim.weights.load import LoadReport
+from voxmim.tasks.regression.metrics import CONVENTION, METRICS, mean_absolute_error, r_squared, summarise
+from voxmim.weights.load import LoadReport, load_regressor
 from voxmim.weights.onward import load_onward
 from voxmim.weights.start import Start
+
+VALUE = "value"  # the column of the table
+
+
+def read_values(file: Path) -> dict[str, float]:
+    """The number of each case that a CSV file lists in the columns ``case`` and ``value``.
+
+    Raises:
+        SourceError: as `read_column`, one is no number, or all are the same.
+    """
+    values: dict[str, float] = {}
+    for case, text in read_column(file, VALUE).items():
+        try:
+            values[case] = float(text)
+        except ValueError:
+            values[case] = float("nan")
+        if not abs(values[case]) < float("inf"):
+            raise SourceError(f"{file}: the value of case '{case}' is '{text}', which is no number; correct it.")
+    if len(set(values.values())) < 2:
+        raise SourceError(f"{file}: at least two different values are needed; add cases.")
+    return values
 
 
 class Regression(ScanTask):
@@ -33,11 +56,12 @@ class Regression(ScanTask):
     """
 
     name, title, product = "regression", "Regression", "regressor"
-    target, option = evaluation.VALUE, "--values"
+    target, option = VALUE, "--values"
+    metrics, convention, load = METRICS, CONVENTION, staticmethod(load_regressor)
     score, score_name = "val_skill", "MAE skill score"
     loss_name = "Huber loss"
     columns = ["val_loss", "val_mae", "val_r2", "val_skill"]  # noqa: RUF012 (overrides a property)
-    read = staticmethod(evaluation.read_values)
+    read = staticmethod(read_values)
     outputs = 1
 
     def __init__(
@@ -61,10 +85,22 @@ class Regression(ScanTask):
         truth = torch.tensor([self._value[case] for case in batch.names], device=output.device)
         return functional.huber_loss(output[:, 0].float() / self.std, truth.float() / self.std)
 
-    def score_case(self, network: nn.Module, case: Case, recipe: Recipe) -> float:
+    @staticmethod
+    def answer(network: nn.Module, image: Tensor, crop: Triple, precision: str) -> float:
         """The predicted number."""
-        assert recipe.crop is not None
-        return float(scan_output(network, self.image(case, recipe), recipe.crop, recipe.precision))
+        return scan_output(network, image, crop, precision).item()
+
+    @staticmethod
+    def described(answer: float, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        return {"predicted": answer}
+
+    @staticmethod
+    def cells(described: Mapping[str, Any]) -> dict[str, str]:
+        return {"predicted": f"{described['predicted']:.6g}"}
+
+    @staticmethod
+    def summarise(truth: Mapping[str, Any], answers: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+        return summarise(truth, answers, metadata["guess"])
 
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
         """MAE and R², and as the score the part of a constant guess's MAE that is avoided."""
@@ -82,8 +118,3 @@ class Regression(ScanTask):
     @classmethod
     def curves(cls, columns: Iterable[str]) -> dict[str, str]:
         return {column: cls.score_name for column in columns if column == cls.score}
-
-    score_listed = staticmethod(evaluation.evaluate)
-    write_predictions = staticmethod(evaluation.predict)
-    tables = staticmethod(evaluation.result_tables)
-    write_csv = staticmethod(evaluation.write_csv)

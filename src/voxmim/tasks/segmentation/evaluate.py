@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from voxmim import files
 from voxmim.errors import VoxmimError
 from voxmim.images.geometry import resample_labels
 from voxmim.images.repair import fitting_label
@@ -16,7 +17,7 @@ from voxmim.tasks.scans import Progress, channel_order, for_each, labelled_cases
 from voxmim.tasks.segmentation.predict import Segmentor
 from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
 from voxmim.tasks.segmentation.scores import Scores, score_case, summarise, without
-from voxmim.tasks.task import ResultTable, write_table
+from voxmim.tasks.task import ResultTable
 from voxmim.weights.files import find_weights
 
 
@@ -27,6 +28,8 @@ def evaluate(
     tolerance_mm: float = 2.0,
     on_case: Progress | None = None,
     others: Sequence[Path] = (),
+    about: Mapping[str, Any] | None = None,
+    table: Path | None = None,
 ) -> dict[str, Any]:
     """Score a segmentor, and the position-only prior of the same labels beside it.
 
@@ -34,14 +37,7 @@ def evaluate(
     Channels and labels of the data are matched with the segmentor's by name. A case that cannot be used is named and
     left out.
 
-    Args:
-        run: a fine-tuning's run folder or weights file.
-        data: a store (its source files must still be there) or a folder of labelled scans; a split that has to be
-            drawn is drawn as it was for the training.
-        split: ``train``, ``val`` or ``test``; ``all`` takes every labelled case.
-        tolerance_mm: of the normalised surface Dice.
-        on_case: called with the cases done and their number.
-        others: further runs, whose probabilities are averaged with the first one's.
+    Arguments are as of `Task.evaluate`, of which `about` and `table` are for other tasks.
 
     Returns:
         what `scores.summarise` gives, with ``run``, ``data``, ``split``, ``tolerance_mm``, ``convention``,
@@ -138,8 +134,8 @@ def result_tables(result: Mapping[str, Any]) -> list[ResultTable]:
 def write_csv(file: Path, result: Mapping[str, Any]) -> None:
     """Write an evaluation as CSV: a row per case and label."""
     rows = (
-        [case["case"], label, *("" if case[metric][label] is None else case[metric][label] for metric in METRICS)]
+        {"case": case["case"], "label": label, **{metric: case[metric][label] for metric in METRICS}}
         for case in result["cases"]
         for label in case[MAIN]
     )
-    write_table(file, ["case", "label", *METRICS], rows)
+    files.write_csv(file, rows, ["case", "label", *METRICS])

@@ -92,21 +92,8 @@ def predict(
 ) -> list[Path]:
     """Label scans and write ``CASE.nii.gz`` (or ``CASE.dcm``) for each, in the scan's own grid, affine and orientation.
 
-    A scan that cannot be used is named and left out.
-
-    Args:
-        run: a fine-tuning's run folder or weights file.
-        scans: files, DICOM series, or folders whose scans are all taken; a scan of several channels is one 4D file, or
-            files ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz`` and so on.
-        out: folder for the label maps.
-        probabilities: write ``CASE_probabilities.nii.gz`` too: 4D, one volume per label, background first; with
-            regions one volume per region, in their order.
-        on_case: called with the scans done and their number.
-        others: further runs, whose probabilities are averaged with the first one's.
-        label_format: of the label maps, a key of `FORMATS`; ``dicom-seg`` needs scans in DICOM.
-
-    Returns:
-        the label maps written.
+    Arguments are as of `Task.predict`. A scan that cannot be used is named and left out. Probabilities are 4D, a volume
+    per label, background first; with regions one volume per region, in their order.
 
     Raises:
         SourceError: no scan was found, two have the same name, one lacks a channel, or a label map would replace its

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from voxmim.errors import RunError, StoreError
+from voxmim.errors import StoreError
 from voxmim.networks.build import Encoder, build_segmentor
 from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch
@@ -18,7 +18,6 @@ from voxmim.store.format import Case, Store
 from voxmim.store.sides import find_sides
 from voxmim.tasks.cases import draw_labelled, resumed_cases
 from voxmim.tasks.metrics import MAIN
-from voxmim.tasks.scans import Progress
 from voxmim.tasks.segmentation import evaluate as evaluation
 from voxmim.tasks.segmentation.inference import predict_slabs, prepared_label_map, window_count
 from voxmim.tasks.segmentation.loss import deep_loss, loss_name, make_criterion
@@ -64,7 +63,6 @@ class Segmentation(Task):
     def choose(
         cls, store: Store, labels: str | None, seed: int, table: Path | None, start: Start | None = None
     ) -> Segmentation:
-        refuse_table(table)
         goes_on = start is not None and start.kind == cls.product
         known = Structures.from_metadata(start.metadata).labels.values() if start and goes_on else ()
         return cls(store, labelled_cases(store, labels, seed), list(known))
@@ -155,20 +153,7 @@ class Segmentation(Task):
         shown = [column for column in columns if column.startswith(cls.score)]
         return {column: column.removeprefix(cls.score).strip() or "mean" for column in shown}
 
-    @staticmethod
-    def evaluate(
-        run: Path,
-        data: Path,
-        split: str,
-        tolerance_mm: float,
-        about: Mapping[str, Any],
-        table: Path | None,
-        on_case: Progress | None,
-        others: Sequence[Path] = (),
-    ) -> dict[str, Any]:
-        refuse_table(table)
-        return evaluation.evaluate(run, data, split, tolerance_mm, on_case, others)
-
+    evaluate = staticmethod(evaluation.evaluate)
     predict = staticmethod(predict)
     tables = staticmethod(evaluation.result_tables)
     write_csv = staticmethod(evaluation.write_csv)
@@ -198,14 +183,6 @@ def labelled_cases(store: Store, labels: str | None, seed: int) -> list[Case]:
     if not cases or not store.labels:
         raise StoreError(f"{store.path}: it has no labelled train case to fine-tune on; prepare a source with labels.")
     return draw_labelled(cases, labels, seed, store)
-
-
-def refuse_table(table: Path | None) -> None:
-    """Refuse a table of targets, since the targets are label maps; raises RunError."""
-    if table is not None:
-        raise RunError(
-            f"{table}: a table of scans is for a classification or a regression, which this is not; leave it out."
-        )
 
 
 def prior_dice(folder: Path, about: Mapping[str, Any], store: Store) -> list[float]:
