@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from voxmim.api.datasets import download
-    from voxmim.api.embedding import embed
     from voxmim.api.inspection import inspect
-    from voxmim.api.results import evaluate, predict, reconstruct
-    from voxmim.api.runs import open_run
+    from voxmim.api.results import embed, evaluate, predict, reconstruct
     from voxmim.api.scans import phantom, prepare, read_volume, split, verify
     from voxmim.api.studies import demo, study
     from voxmim.api.training import finetune, plan, pretrain
+    from voxmim.api.viewing import open_run
     from voxmim.api.weights import export_weights, import_weights, load_encoder
 
 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
@@ -102,8 +103,10 @@ class Recipe:
         Raises:
             ValueError: says what is wrong, and what would do.
         """
+        from voxmim.pretext.build import PRETEXTS
+
         self.encoder_settings = self.encoder_settings or self.encoder_entry.settings()
-        self.pretext_settings = self.pretext_settings or _settings_of(self.pretext)
+        self.pretext_settings = self.pretext_settings or _known(self.pretext, PRETEXTS, "pretext").Settings()
         check_range(self, "crop_voxels devices nodes" + " scans" * (self.scans is not None), 1)
         check_range(self, "max_damaged", 0, 1)
         check_range(self, "overlap", 0, 1, "[)")
@@ -159,6 +162,12 @@ class Recipe:
         """Voxels of a mask unit, or None where the pretext masks nothing."""
         return (self.mask.unit or self.encoder_settings.patch) if self.pretext_class.masked else None
 
+    @property
+    def crop_unit(self) -> Triple:
+        """Voxels of the smallest box of whole patches and mask units; a pre-training crop is a whole number of them."""
+        x, y, z = map(math.lcm, self.encoder_settings.patch, self.mask_unit or (1, 1, 1))
+        return x, y, z
+
     def check_masks(self) -> None:
         """Check that the crop consists of mask units, and of more than one; only a pre-training masks.
 
@@ -190,12 +199,6 @@ class Recipe:
                 f"a crop of {crop} voxels is a single cell of the {self.encoder}'s bottleneck features; use a larger "
                 "crop or fewer levels"
             )
-
-
-def _settings_of(pretext: str) -> Any:
-    from voxmim.pretext.build import PRETEXTS
-
-    return _known(pretext, PRETEXTS, "pretext").Settings()
 
 
 def packaged_recipes() -> dict[str, str]:
@@ -301,15 +304,10 @@ def _instantiate(kind: Any, value: Any, prefix: str) -> Any:
 
 def recipe_to_yaml(recipe: Recipe) -> str:
     """The fully resolved recipe as YAML that `load_recipe` reads back to an equal recipe."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in value.items()}
-        return [plain(inner) for inner in value] if isinstance(value, tuple) else value
-
     groups = {"encoder_settings": recipe.encoder, "pretext_settings": recipe.pretext}
     values = {groups.get(name, name): value for name, value in asdict(recipe).items()}
-    return yaml.safe_dump(plain(values), sort_keys=False, default_flow_style=None)
+    lists_for_tuples = json.loads(json.dumps(values))
+    return yaml.safe_dump(lists_for_tuples, sort_keys=False, default_flow_style=None)
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
@@ -325,9 +323,7 @@ def with_crop(recipe: Recipe, shapes: Sequence[Triple], origin: str, masked: boo
     """
     try:
         if recipe.crop is None:
-            patch, unit = recipe.encoder_settings.patch, recipe.mask_unit or (1, 1, 1)
-            x, y, z = map(math.lcm, patch, unit)
-            recipe = replace(recipe, crop=fit_crop(shapes, (x, y, z), recipe.crop_voxels))
+            recipe = replace(recipe, crop=fit_crop(shapes, recipe.crop_unit, recipe.crop_voxels))
         else:
             recipe = replace(recipe)
         if masked:

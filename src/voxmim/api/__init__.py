@@ -4,15 +4,13 @@ Each function imports what it needs when it is called, so that importing this pa
 """
 
 from voxmim.api.datasets import data_sets, download
-from voxmim.api.embedding import embed
 from voxmim.api.inspection import inspect
 from voxmim.api.machine import doctor
-from voxmim.api.results import evaluate, predict, reconstruct
-from voxmim.api.runs import open_run
+from voxmim.api.results import embed, evaluate, predict, reconstruct
 from voxmim.api.scans import phantom, prepare, read_volume, split, verify
 from voxmim.api.studies import demo, study
 from voxmim.api.training import finetune, plan, pretrain, recipes
-from voxmim.api.viewing import view
+from voxmim.api.viewing import open_run, view
 from voxmim.api.weights import export_weights, import_weights, load_encoder
 
 __all__ = [

@@ -1,8 +1,13 @@
-"""Results of a training: scores, label maps, reconstructions."""
+"""Results of a training: scores, label maps, reconstructions, vectors of scans."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from voxmim.export.embed import Embeddings
 
 OnCase = Callable[[int, int], None]
 
@@ -123,3 +128,33 @@ def reconstruct(
     from voxmim.tasks.scans import scan_files
 
     return reconstruct(Path(run), scan_files([Path(scan) for scan in scans]), Path(out), seed, on_case)
+
+
+def embed(
+    run: Path | str,
+    scans: Sequence[Path | str],
+    out: Path | str,
+    nearest: int = 0,
+    on_case: OnCase | None = None,
+) -> Embeddings:
+    """Turn each scan into one vector, to search, group or compare scans.
+
+    The vector is the mean of the encoder's bottleneck features over the body. The file has one row per scan, with the
+    columns case and embedding; pandas.read_parquet reads it.
+
+    Args:
+        run: run folder of a training, or its weights file.
+        scans: scans, or folders of them.
+        out: file to write, ending in .parquet.
+        nearest: print so many nearest neighbours of each scan, by the cosine of the vectors.
+        on_case: called with the number of scans done and their total.
+
+    Returns:
+        The file, how many vectors of which width it has, and the neighbours.
+
+    Raises:
+        VoxmimError: the run or a scan cannot be used, or a package is missing.
+    """
+    from voxmim.export.embed import embed
+
+    return embed(Path(run), [Path(scan) for scan in scans], Path(out), nearest, on_case)

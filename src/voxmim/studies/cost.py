@@ -60,9 +60,4 @@ def _seconds(trial: Trial, found: Plan) -> float:
     if trial.kind == "evaluate":
         cases = {split: len(Store(trial.store).labelled(split)) for split in ("val", "test")}
         return EVALUATION * found.validation_seconds * cases["test"] / max(1, cases["val"])
-    training = _training(trial)
-    validations, checkpoints = (
-        -(-training.steps // every) for every in (training.validate_every, training.checkpoint_every)
-    )
-    pauses = validations * found.validation_seconds + checkpoints * found.checkpoint_seconds
-    return training.steps * found.step_seconds + pauses
+    return found.seconds_of(_training(trial))

@@ -10,10 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from voxmim.errors import RecipeError, RunError
-from voxmim.files import write_text
 from voxmim.images.geometry import Spacing
 from voxmim.phantoms.cohort import write_cohort
-from voxmim.recipe import load_recipe, recipe_to_yaml
+from voxmim.recipe import load_recipe, write_recipe
 from voxmim.report.reconstruct import reconstruct
 from voxmim.store.format import Store
 from voxmim.store.prepare import prepare
@@ -64,7 +63,7 @@ def demo(
     if chosen.nodes * chosen.devices > 1:
         raise RecipeError("a demo trains in one process; leave out nodes and devices, or run its commands one by one.")
     recipe_file, store, steps = out / "recipe.yaml", out / STORE, Steps()
-    write_text(recipe_file, recipe_to_yaml(chosen))
+    write_recipe(recipe_file, chosen)
     source = Path(data) if data is not None else out / "phantoms"
     if data is None:
         spacing = spacing or PHANTOM_SPACING

@@ -53,9 +53,8 @@ class Request:
             given["pretext"] = pretext
             if pretext != self.base.pretext:
                 given |= _as_long(self.base, pretext)
-            own = {key.partition(":")[2]: value for key, value in self.settings.items() if ":" in key
-                   and key.partition(":")[0] == pretext}  # fmt: skip
-            given |= own
+            own = f"{pretext}:"
+            given |= {key.removeprefix(own): value for key, value in self.settings.items() if key.startswith(own)}
         return load_recipe(self.recipe, {**given, **(settings or {})})
 
     @property
@@ -112,9 +111,8 @@ def ready(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Arm]:
         for seed in seeds:
             labelled_cases(stores[arm.store], arm.labels, seed)
         for path, recipe, masked in arm.trainings:
-            unit = (recipe.mask_unit if masked else None) or (1, 1, 1)
-            parts = (cells.get(path, (1, 1, 1)), recipe.encoder_settings.patch, unit)
-            x, y, z = (math.lcm(*sides) for sides in zip(*parts, strict=True))
+            unit = recipe.crop_unit if masked else recipe.encoder_settings.patch
+            x, y, z = map(math.lcm, cells.get(path, (1, 1, 1)), unit)
             cells[path] = (x, y, z)
 
     def cut(path: Path, recipe: Recipe, masked: bool) -> Recipe:

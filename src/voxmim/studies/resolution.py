@@ -4,12 +4,11 @@ A coarser store is prepared from the scans of the given one. A crop has as many 
 the same and contains more of the body at the coarser one. All is scored in the scans' own geometry.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
 from voxmim.pretext.build import PRETEXTS
-from voxmim.recipe import Recipe, fit_crop
+from voxmim.recipe import fit_crop
 from voxmim.settings import Triple
 from voxmim.store.format import Store
 from voxmim.store.resample import respace
@@ -29,7 +28,7 @@ def arms(request: Request) -> list[Arm]:
     fine = Store(request.stores[0])
     x, y, z = (round(COARSER * size, 3) for size in fine.preparation.spacing)
     coarse = respace(fine, request.out / "stores" / f"{fine.digest()}-{x:g}-{y:g}-{z:g}mm", (x, y, z))
-    unit, shapes = _unit(request.base), [case.shape for case in fine.in_split("train")]
+    unit, shapes = request.base.crop_unit, [case.shape for case in fine.in_split("train")]
     crop = request.base.crop or fit_crop(shapes, unit, request.base.crop_voxels)
     small = _smaller(crop, unit)
     usual, sparse, narrow = (fine.path, crop), (coarse.path, crop), (fine.path, small)
@@ -58,12 +57,6 @@ def _pretrained(request: Request, start: Setting, target: Setting, group: dict[s
     arm = request.pretrained(pretext, {"crop": list(start[1])}, pretrained_on=start[0], **group)
     name = f"{PRETEXTS[pretext].title} at {_words(start)}"
     return request.scratch({"crop": list(target[1])}, name=name, pretraining=arm.pretraining, **group)
-
-
-def _unit(recipe: Recipe) -> Triple:
-    """The smallest box that a crop is a whole number of."""
-    x, y, z = map(math.lcm, recipe.encoder_settings.patch, recipe.mask_unit or (1, 1, 1))
-    return x, y, z
 
 
 def _smaller(crop: Triple, unit: Triple) -> Triple:

@@ -15,17 +15,11 @@ Read = TypeVar("Read")
 
 @dataclass
 class Damage:
-    """The scans that one training could not read.
+    """The scans that one training could not read."""
 
-    Attributes:
-        scans: how many it trains and validates on.
-        max_fraction: of them that may be unreadable.
-        found: what is wrong with each unreadable one, by name; whoever reads a scan adds to it.
-    """
-
-    scans: int = 0
-    max_fraction: float = 0.0
-    found: dict[str, str] = field(default_factory=dict)
+    scans: int = 0  # that it trains and validates on
+    max_fraction: float = 0.0  # of them that may be unreadable
+    found: dict[str, str] = field(default_factory=dict)  # what is wrong with each; whoever reads a scan adds to it
     _named: set[str] = field(default_factory=set)
 
     def readable(self, cases: Sequence[Case], read: Callable[[Case], Read]) -> Iterator[tuple[int, Case, Read]]:

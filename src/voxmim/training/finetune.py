@@ -42,18 +42,8 @@ def finetune(
 ) -> tuple[Run, LoadReport | None]:
     """Train a network for a task on the labelled train cases, from an encoder's weights or from scratch.
 
-    Args:
-        store: of prepared scans.
-        out: the run folder, new or, with `resume`, one that was stopped.
-        recipe: the settings; the crop, where there is none, comes from `init` if it is given, and all of them come
-            from the run with `resume`.
-        init: run folder or weights file of a pre-training, or of a fine-tuning, whose decoder and head go on, too.
-        labels: how many labelled cases to use: a fraction such as ``0.1``, or a number such as ``12``; None takes all.
-        resume: continue exactly where the run stopped.
-        task: one of `TASKS`.
-        table: CSV file of the target of each case, for tasks whose targets are not label maps.
-        fold: ``K/N``, one fold of a cross-validation over the patients of train and val; None takes the store's splits.
-        watcher: called after each row of metrics.csv, in the first process.
+    Arguments are as of `voxmim.finetune`; `table` is a CSV file of the target of each case, and the first process calls
+    `watcher` after each row of metrics.csv. The crop, where the recipe has none, comes from `init`.
 
     Returns:
         the run, and the account of the loaded weights (None from scratch or from a checkpoint).

@@ -3,8 +3,8 @@
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -103,19 +103,27 @@ class Loggers:
             file = run.path / STATE
             self._state = json.loads(file.read_text()) if file.is_file() else {}
             for name in self._names:
-                self._trying(name, partial(self._begin, name, int(row["step"])))
+                with self._guarded(name):
+                    self._begin(name, int(row["step"]))
         missing = {name: [row for row in rows if row["step"] > self._state[name]["step"]] for name in self._open}
         for name in self._open:  # before they are logged: after a kill no point may be logged twice
             self._state[name]["step"] = max(self._state[name]["step"], int(row["step"]))
         write_text(run.path / STATE, json.dumps(self._state))
         for name, lacked in missing.items():
-            self._trying(name, partial(self._log, name, lacked))
+            with self._guarded(name):
+                logger = self._open[name]
+                for one in lacked:
+                    logger.log_metrics({key: value for key, value in one.items() if key != "step"}, int(one["step"]))
+                if name == "tensorboard":
+                    logger.save()  # a kill would lose what is only queued
 
     def pictures(self, step: int, pictures: Iterable[tuple[str, bytes]]) -> None:
         """Log pictures (title, PNG) of a step, unless they are logged already."""
         shown = [(title, Image.open(io.BytesIO(png)).convert("RGB")) for title, png in pictures]
         for name in [name for name in self._open if step > self._state[name]["pictures"]]:
-            self._trying(name, partial(self._log_pictures, name, shown, step))
+            with self._guarded(name):
+                for title, picture in shown:
+                    LOGGERS[name][1](self._open[name], title, picture, step)
         for name in self._open:
             self._state[name]["pictures"] = max(step, self._state[name]["pictures"])
         if self._run is not None:
@@ -124,7 +132,11 @@ class Loggers:
     def close(self, status: str) -> None:
         """End them, with the status ``success`` or ``failed``."""
         for name in list(self._open):
-            self._trying(name, partial(self._end, name, status))
+            with self._guarded(name):
+                logger = self._open.pop(name)
+                logger.finalize(status)
+                if name == "wandb":
+                    logger.experiment.finish(int(status != "success"))
 
     def _begin(self, name: str, step: int) -> None:
         """Open a logger at a row; a new one gets the settings, one of a resumed run goes on where it was."""
@@ -138,26 +150,10 @@ class Loggers:
         self._state[name] = {**known, "id": logger.version}
         self._open[name] = logger
 
-    def _log(self, name: str, rows: Iterable[Mapping[str, float]]) -> None:
-        logger = self._open[name]
-        for row in rows:
-            logger.log_metrics({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
-        if name == "tensorboard":
-            logger.save()  # a kill would lose what is only queued
-
-    def _log_pictures(self, name: str, pictures: Iterable[tuple[str, Image.Image]], step: int) -> None:
-        for title, picture in pictures:
-            LOGGERS[name][1](self._open[name], title, picture, step)
-
-    def _end(self, name: str, status: str) -> None:
-        logger = self._open.pop(name)
-        logger.finalize(status)
-        if name == "wandb":
-            logger.experiment.finish(int(status != "success"))
-
-    def _trying(self, name: str, work: Callable[[], None]) -> None:
+    @contextmanager
+    def _guarded(self, name: str) -> Iterator[None]:
         try:
-            work()
+            yield
         except Exception as error:  # of any kind: a tracker must not end a training
             self._open.pop(name, None)
             ERRORS.print(plain(f"--log {name} stopped, the training goes on: {error}"), soft_wrap=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,13 @@ from voxmim.settings import Training
 from voxmim.store.crops import Batch
 from voxmim.training.damage import Damage
 from voxmim.training.nonfinite import raise_nonfinite
+from voxmim.training.one_process import Fabric
 from voxmim.training.optimiser import learning_rate, make_optimiser
 from voxmim.training.processes import all_ranks, kill_children_on_error, make_fabric
 from voxmim.training.progress import TrainingProgress
 from voxmim.training.run import MetricsFile, Run
 from voxmim.training.speed import Speed
 from voxmim.training.stopping import StopSignal
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 __all__ = ["Job", "Watcher", "make_fabric", "train"]
 
@@ -49,43 +47,24 @@ class BestStep(Protocol):
 
 @dataclass
 class Job:
-    """What one training does.
+    """What one training does."""
 
-    Attributes:
-        title: in front of the progress bar.
-        network: what is trained.
-        training: its settings.
-        betas: of AdamW.
-        batches: this process's batches from a step on.
-        loss: of one batch at one step, through the given (possibly wrapped) network.
-        validate: figures by name after a step; every process calls it.
-        columns: the names of those figures.
-        save: writes the weights that other commands load, after a step.
-        best: if set, `save` is called after each validation that improved; without it, with each checkpoint.
-        watch: a warning about a validated row of metrics, or nothing; printed once.
-        files: the image files of cases, for error messages.
-        compile: use torch.compile.
-        watcher: called by the first process after each row of metrics.csv.
-        damage: the scans that could not be read.
-        average: the averaged weights, while it trains; None where the settings have none.
-    """
-
-    title: str
+    title: str  # in front of the progress bar
     network: nn.Module
     training: Training
-    betas: tuple[float, float]
-    batches: Callable[[int], Iterator[Batch]]
-    loss: Callable[[nn.Module, Batch, int], Tensor]
-    validate: Callable[[int], dict[str, float]]
-    columns: list[str]
-    save: Callable[[int], None]
-    best: BestStep | None = None
-    watch: Callable[[dict[str, float]], str] = lambda _: ""
-    files: Callable[[list[str]], list[str]] = lambda names: names
-    compile: bool = False
-    watcher: Watcher = lambda *_: None
-    damage: Damage = field(default_factory=Damage)
-    average: AveragedModel | None = None
+    betas: tuple[float, float]  # of AdamW
+    batches: Callable[[int], Iterator[Batch]]  # this process's, from a step on
+    loss: Callable[[nn.Module, Batch, int], Tensor]  # of a batch at a step, through the network, which may be wrapped
+    validate: Callable[[int], dict[str, float]]  # figures by name after a step; every process calls it
+    columns: list[str]  # the names of those figures
+    save: Callable[[int], None]  # writes the weights that other commands load, after a step
+    best: BestStep | None = None  # `save` is called where a validation improved; without it, with each checkpoint
+    watch: Callable[[dict[str, float]], str] = lambda _: ""  # a warning about a validated row of metrics; printed once
+    files: Callable[[list[str]], list[str]] = lambda names: names  # the image files of cases, for error messages
+    compile: bool = False  # use torch.compile
+    watcher: Watcher = lambda *_: None  # called by the first process after each row of metrics.csv
+    damage: Damage = field(default_factory=Damage)  # the scans that could not be read
+    average: AveragedModel | None = None  # the averaged weights, while it trains
 
 
 def train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
@@ -104,7 +83,7 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
     training, leads = job.training, fabric.is_global_zero
     if training.freeze == 1:
         cast(nn.Module, job.network.encoder).requires_grad_(False)
-    network = fabric.setup_module(torch.compile(job.network) if job.compile else job.network)  # type: ignore[arg-type]
+    network = fabric.setup_module(torch.compile(job.network) if job.compile else job.network)
     optimiser: Any = fabric.setup_optimizers(make_optimiser(job.network, training, job.betas))
     decay = get_ema_multi_avg_fn(training.ema)
     job.average = AveragedModel(job.network, multi_avg_fn=decay) if training.ema else None
@@ -179,7 +158,7 @@ def _step(
             loss = job.loss(network, part, step) / len(parts)
             total += loss.detach()
             fabric.backward(loss)
-    mean = float(cast(Tensor, fabric.all_reduce(total.clone(), reduce_op="mean")))
+    mean = float(fabric.all_reduce(total.clone(), reduce_op="mean"))
     if not math.isfinite(mean):
         raise_nonfinite(fabric, f"{run.path}: the loss is {mean} at step {step + 1}", job.network, batch, job.files)
     if step < round(training.freeze * training.steps) and training.freeze < 1:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import nn
 
 from voxmim.store.crops import Batch
 from voxmim.store.format import Store
+from voxmim.training.one_process import Fabric
 from voxmim.training.processes import raise_on_all_ranks
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 HINT = "start again with a lower --lr, a longer warm-up or --precision 32"
 

@@ -36,40 +36,35 @@ class OneProcess:
         """There is nobody to wait for."""
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Forward passes compute in the chosen precision."""
         return torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32)
 
     def setup_module(self, module: nn.Module) -> nn.Module:
-        """The module on the device, its forward pass in the chosen precision."""
         return _Autocast(module.to(self.device), self.autocast)
 
     def setup_optimizers(self, optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """The optimiser as it is."""
         return optimiser
 
     def to_device(self, value: Tensor) -> Tensor:
-        """A tensor on the device."""
         return value.to(self.device, non_blocking=True)
 
     def backward(self, loss: Tensor) -> None:
-        """Add to the gradients."""
         loss.backward()
 
     def no_backward_sync(self, module: nn.Module, enabled: bool = True) -> AbstractContextManager[None]:
-        """Gradients are never exchanged."""
         return nullcontext()
 
     def all_reduce(self, value: Value, reduce_op: str = "mean") -> Value:
-        """The mean or sum over one process."""
         return value
 
     def broadcast(self, value: Value, src: int = 0) -> Value:
-        """What the one process has."""
         return value
 
     def clip_gradients(self, module: nn.Module, optimiser: Any, max_norm: float, error_if_nonfinite: bool) -> Tensor:
-        """Scale the gradients to a norm of `max_norm` at most."""
         return nn.utils.clip_grad_norm_(module.parameters(), max_norm, error_if_nonfinite=error_if_nonfinite)
+
+
+Fabric = OneProcess
+"""What all trainings are typed with: this, or Lightning's Fabric, which has the same methods."""
 
 
 class _Autocast(nn.Module):

@@ -7,9 +7,11 @@ import tempfile
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from voxmim.errors import RecipeError
 from voxmim.recipe import Recipe
+from voxmim.settings import Training
 from voxmim.store.format import Store
 from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
@@ -21,35 +23,36 @@ STEPS = WARM_UP + 4
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training would take; sizes in bytes, times in seconds.
+    """What a training would take; sizes in bytes, times in seconds."""
 
-    Attributes:
-        encoder_parameters: of the encoder.
-        parameters: of all that is trained.
-        memory: peak memory of a process: of the GPU where there is one.
-        on_gpu: whether that is the GPU's.
-        crops: of a step, over all processes.
-        steps: of the training.
-        step_seconds: one step, reading of its crops included.
-        validation_seconds: one validation.
-        checkpoint_seconds: one checkpoint.
-        seconds: the training with its validations and checkpoints.
-        store_bytes: the store on disk.
-        run_bytes: one checkpoint and the weights beside it.
-    """
-
+    training: Training
     encoder_parameters: int
-    parameters: int
-    memory: int
-    on_gpu: bool
-    crops: int
-    steps: int
-    step_seconds: float
+    parameters: int  # of all that is trained
+    memory: int  # peak memory of a process: of the GPU where there is one
+    on_gpu: bool  # whether that is the GPU's
+    crops: int  # of a step, over all processes
+    step_seconds: float  # reading of its crops included
     validation_seconds: float
     checkpoint_seconds: float
-    seconds: float
-    store_bytes: int
-    run_bytes: int
+    store_bytes: int  # on disk
+    run_bytes: int  # one checkpoint and the weights beside it
+
+    @property
+    def steps(self) -> int:
+        """Of the training."""
+        return self.training.steps
+
+    @property
+    def seconds(self) -> float:
+        """The training with its validations and checkpoints."""
+        return self.seconds_of(self.training)
+
+    def seconds_of(self, training: Training) -> float:
+        """Another training's seconds, if its steps, validations and checkpoints take as long each."""
+        validations = -(-training.steps // training.validate_every)
+        checkpoints = -(-training.steps // training.checkpoint_every)
+        pauses = validations * self.validation_seconds + checkpoints * self.checkpoint_seconds
+        return training.steps * self.step_seconds + pauses
 
     def rows(self) -> list[list[str]]:
         """The rows of a table."""
@@ -77,10 +80,10 @@ def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | Non
     Raises:
         VoxmimError: whatever the training itself would raise in its first steps.
     """
-    training = recipe.pretrain if kind == "pretrain" else recipe.finetune
+    training: Training = getattr(recipe, kind)
     steps = min(STEPS, training.steps)
-    trial = replace(training, steps=steps, validate_every=steps, checkpoint_every=steps)
-    short = replace(recipe, pretrain=trial) if kind == "pretrain" else replace(recipe, finetune=trial)
+    changed: Any = {kind: replace(training, steps=steps, validate_every=steps, checkpoint_every=steps)}
+    short = replace(recipe, **changed)
     with tempfile.TemporaryDirectory(prefix="voxmim-plan-") as folder:
         out = Path(folder) / "run"
         with redirect_stdout(io.StringIO()):  # no progress bar of six steps
@@ -89,15 +92,10 @@ def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | Non
         written = [run.path / CHECKPOINT, *run.path.glob("*.safetensors")]
         run_bytes = sum(file.stat().st_size for file in written)
     views = recipe.pretext_class.views if kind == "pretrain" else 1
-    validations = -(-training.steps // training.validate_every)
-    checkpoints = -(-training.steps // training.checkpoint_every)
     return Plan(
         **speed,
+        training=training,
         crops=views * training.batch,
-        steps=training.steps,
-        seconds=training.steps * speed["step_seconds"]
-        + validations * speed["validation_seconds"]
-        + checkpoints * speed["checkpoint_seconds"],
         store_bytes=sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
         run_bytes=run_bytes,
     )
@@ -114,11 +112,11 @@ def for_hours(store: Store, recipe: Recipe, hours: float, kind: str = "pretrain"
     if not hours > 0:
         raise RecipeError(f"--hours {hours:g}: give a time above 0.")
     found = plan(store, recipe, kind, labels)
-    training = recipe.pretrain if kind == "pretrain" else recipe.finetune
+    training: Training = getattr(recipe, kind)
     factor = 3600 * hours / found.seconds
     numbers = {
         name: max(1, round(factor * getattr(training, name)))
         for name in ("steps", "validate_every", "checkpoint_every")
     }
-    changed = replace(training, **numbers)
-    return replace(recipe, pretrain=changed) if kind == "pretrain" else replace(recipe, finetune=changed)
+    changed: Any = {kind: replace(training, **numbers)}
+    return replace(recipe, **changed)

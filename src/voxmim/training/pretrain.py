@@ -38,13 +38,7 @@ def pretrain(
 ) -> Run:
     """Pre-train an encoder on the train and unlabelled scans of a store; labels are never read.
 
-    Args:
-        store: of prepared scans.
-        out: the run folder, new or, with `resume`, one that was stopped.
-        recipe: the settings; with `resume`, the run's own take their place.
-        resume: go on exactly where the run stopped.
-        init: a pre-training's run folder or weights file to start from; None starts from nothing.
-        watcher: called after each row of metrics.csv, in the first process.
+    Arguments are as of `voxmim.pretrain`; the first process calls `watcher` after each row of metrics.csv.
 
     Raises:
         RunError: `out` is occupied, or nothing to resume.

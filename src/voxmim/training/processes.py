@@ -6,17 +6,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import distributed
 
 from voxmim.errors import TrainingError, VoxmimError
 from voxmim.recipe import Recipe
-from voxmim.training.one_process import OneProcess
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+from voxmim.training.one_process import Fabric, OneProcess
 
 for _name in ("lightning.fabric", "lightning.pytorch"):  # Lightning greets through whichever was imported last
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -42,16 +39,17 @@ def make_fabric(recipe: Recipe) -> Fabric:
     _check_started(world, recipe)
     if world == 1 and recipe.precision != "16":
         dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-        return cast("Fabric", OneProcess(torch.device(accelerator), dtype))
-    from lightning.fabric import Fabric  # takes seconds to import
+        return OneProcess(torch.device(accelerator), dtype)
+    from lightning import fabric  # takes seconds to import
 
-    return Fabric(
+    several: Any = fabric.Fabric(
         accelerator=accelerator,
         devices=recipe.devices,
         num_nodes=recipe.nodes,
         strategy="auto" if world == 1 else "ddp",
         precision=PRECISIONS[recipe.precision],  # type: ignore[arg-type]
     )
+    return several
 
 
 def _check_started(world: int, recipe: Recipe) -> None:
@@ -109,7 +107,7 @@ def all_ranks(fabric: Fabric, work: Callable[[], Result]) -> Result:
     except (VoxmimError, OSError) as failed:
         error = failed
     failures = fabric.all_reduce(torch.tensor(float(error is not None), device=fabric.device), reduce_op="sum")
-    if failures > 0:  # type: ignore[operator]
+    if failures > 0:
         raise_on_all_ranks(fabric, "" if error is None else str(error), error is not None)
     return result  # type: ignore[return-value]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from voxmim.errors import RunError
-from voxmim.files import atomic_write, write_json, write_text
+from voxmim.files import atomic_write, write_csv, write_json
 from voxmim.recipe import Recipe, load_recipe, write_recipe
 from voxmim.settings import RENAMED_COLUMNS
 
@@ -110,28 +110,21 @@ class MetricsFile:
     def __init__(self, run: Run, columns: list[str], first_step: int) -> None:
         self.columns = columns
         file = run.path / METRICS
-        kept = [row for row in run.metrics() if row["step"] <= first_step]
-        write_text(file, "".join([_line(columns), *(self._row(row) for row in kept)]))
+        write_csv(file, (self._row(row) for row in run.metrics() if row["step"] <= first_step), columns)
         self._file = file.open("a", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
 
     def add(self, row: Mapping[str, float]) -> None:
         """Append one row."""
-        self._file.write(self._row(row))
+        self._writer.writerow(self._row(row))
         self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _row(self, row: Mapping[str, float]) -> str:
-        return _line(int(row[column]) if column == "step" else row.get(column) for column in self.columns)
-
-
-def _line(cells: Iterable[object]) -> str:
-    """One line of CSV; a label's name may hold a comma."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+    def _row(self, row: Mapping[str, float]) -> dict[str, float]:
+        return {column: row[column] for column in self.columns if column in row} | {"step": int(row["step"])}
 
 
 def refuse_occupied(path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,10 +20,8 @@ from voxmim.store import augment
 from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Case, Store
 from voxmim.tasks.task import Task
+from voxmim.training.one_process import Fabric
 from voxmim.training.setup import augmenter, stream
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 RAMP = 0.1  # of the steps, over which the weight rises
 _CHANGES = ("shift", "contrast", "gamma", "noise", "low_resolution")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,28 +19,20 @@ from voxmim.store import augment
 from voxmim.store.crops import Batch, Crops, batches
 from voxmim.store.format import Store
 from voxmim.store.sides import Sides
+from voxmim.training.one_process import Fabric
 from voxmim.training.run import CHECKPOINT, Run, refuse_occupied
 from voxmim.weights.load import LoadReport
 from voxmim.weights.start import Start, account
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 _NAMED = 5  # findings that a refusal names
 
 
 class Beginning(NamedTuple):
-    """Where a training begins.
+    """Where a training begins."""
 
-    Attributes:
-        recipe: the settings, with what follows from the weights, the store and the device.
-        run: the run to resume, or None where a new one is to be made.
-        start: the weights to start from, or None from nothing or from a checkpoint.
-    """
-
-    recipe: Recipe
-    run: Run | None
-    start: Start | None
+    recipe: Recipe  # with what follows from the weights, the store and the device
+    run: Run | None  # the run to resume, or None where a new one is to be made
+    start: Start | None  # the weights to start from, or None from nothing or from a checkpoint
 
 
 def begin(store: Store, out: Path, kind: str, recipe: Recipe, init: Path | None, resume: bool) -> Beginning:
@@ -59,7 +51,8 @@ def begin(store: Store, out: Path, kind: str, recipe: Recipe, init: Path | None,
                 "store or a copy of it."
             )
         run.about |= made_of(store)
-        return Beginning(run.recipe(), run, restart(run))
+        before_first_checkpoint = run.about.get("init") is not None and not (run.path / CHECKPOINT).is_file()
+        return Beginning(run.recipe(), run, Start.read(Path(run.about["init"])) if before_first_checkpoint else None)
     start = None if init is None else Start.read(init)
     refuse_occupied(out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -69,13 +62,6 @@ def begin(store: Store, out: Path, kind: str, recipe: Recipe, init: Path | None,
     shapes = [case.shape for case in store.in_split("train", "unlabelled")]
     shapes = shapes or [case.shape for case in store.cases.values()]
     return Beginning(with_crop(recipe, shapes, str(store.path), masked=kind == "pretrain"), None, start)
-
-
-def restart(run: Run) -> Start | None:
-    """The weights that a resumed run started from, if it was stopped before its first checkpoint."""
-    if run.about.get("init") is None or (run.path / CHECKPOINT).is_file():
-        return None
-    return Start.read(Path(run.about["init"]))
 
 
 def refuse_unresolved(store: Store, accepted: bool = False) -> None:

@@ -8,15 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from voxmim.training.one_process import Fabric
 from voxmim.training.run import Run
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 WARM_UP = 2  # steps that are not counted: the first ones allocate memory and choose kernels
 

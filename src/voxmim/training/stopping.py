@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+from voxmim.training.one_process import Fabric
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
@@ -43,6 +42,6 @@ class StopSignal:
         """The signal that this or another process has received, or 0; all processes must call this."""
         if self._fabric.world_size > 1:
             own = torch.tensor(float(self.received), device=self._fabric.device)
-            total = float(self._fabric.all_reduce(own, reduce_op="sum"))  # type: ignore[arg-type]
+            total = float(self._fabric.all_reduce(own, reduce_op="sum"))
             self.received = self.received or (int(signal.SIGTERM) if total else 0)
         return self.received

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,33 +15,20 @@ from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch, CropPlan, Crops, batches, channels_of, middle_start, read_crop, show
 from voxmim.store.format import Case, Store
 from voxmim.training.damage import Damage
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+from voxmim.training.one_process import Fabric
 
 
 @dataclass
 class Validation:
-    """Computes a pretext's figures on validation cases.
+    """Computes a pretext's figures on validation cases."""
 
-    Attributes:
-        fabric: launched.
-        network: the pretext, unwrapped.
-        store: of the cases.
-        cases: to validate on.
-        plan: how crops are cut.
-        recipe: of the pre-training.
-        augmented: puts a batch onto the device and augments it; used for views only.
-        damage: the account of the scans that cannot be read.
-    """
-
-    fabric: Fabric
-    network: Pretext
+    fabric: Fabric  # launched
+    network: Pretext  # unwrapped
     store: Store
     cases: Sequence[Case]
-    plan: CropPlan
+    plan: CropPlan  # how crops are cut
     recipe: Recipe
-    augmented: Callable[[Batch], Batch] = field(default=lambda batch: batch)
+    augmented: Callable[[Batch], Batch] = field(default=lambda batch: batch)  # used for views only
     damage: Damage = field(default_factory=Damage)
 
     @torch.no_grad()
