@@ -64,13 +64,14 @@ from voxmim.store.format import Store
 from voxmim.store.prepare import PreparedScan, prepare_scan
 from voxmim.studies.arm import case_scores, common_scores
 from voxmim.studies.tables import PRIOR, difference_cell
+from voxmim.tasks.cases import labelled_train_cases
 from voxmim.tasks.intervals import mean_interval
 from voxmim.tasks.metrics import METRICS, convention
 from voxmim.tasks.scans import labelled_cases as cases_of_split
 from voxmim.tasks.scans import source_of
 from voxmim.tasks.segmentation.scores import score_case, summarise
 from voxmim.tasks.segmentation.structures import Structures
-from voxmim.tasks.segmentation.task import MAX_VALIDATION, labelled_cases
+from voxmim.tasks.segmentation.task import MAX_VALIDATION
 
 PEER, SPLITS = "nnU-Net", ("val", "test")
 COLUMNS = ("peer", "seed", "labels", "split", "case", "label", "metric", "value")
@@ -109,7 +110,7 @@ def main() -> None:
     for seed in options.seeds:
         asked = {
             "labels": options.labels,
-            "cases": [case.name for case in labelled_cases(store, options.labels, seed)],
+            "cases": [case.name for case in labelled_train_cases(store, options.labels, seed)],
             "data": store.digest(),
             "memory": options.memory,
             "mirror": options.mirror,
@@ -268,8 +269,8 @@ class Study:
         told = json.loads((folder / "study.json").read_text())
         if not any(store.digest() in fact for fact in told["facts"].values()):
             sys.exit(f"{folder}: that study was made on other data than {store.path}; name its own store.")
-        count = len(labelled_cases(store, labels, 0))  # however it is told, as a share or a number
-        same = [arm for arm in told["arms"] if len(labelled_cases(store, arm["labels"], 0)) == count]
+        count = len(labelled_train_cases(store, labels, 0))  # however it is told, as a share or a number
+        same = [arm for arm in told["arms"] if len(labelled_train_cases(store, arm["labels"], 0)) == count]
         arms = {(arm["group"], arm["name"]) for arm in same}
         arms |= {(group, PRIOR) for group, _ in arms}
         if not arms:

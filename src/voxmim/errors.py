@@ -63,16 +63,7 @@ class TrainingError(VoxmimError):
 
 
 class StoppedError(VoxmimError):
-    """A training was stopped by a signal, after a checkpoint.
-
-    Args:
-        run: the run folder.
-        step: the last step.
-        number: of the signal.
-
-    Attributes:
-        status: exit status of the command, as a shell gives it.
-    """
+    """A training was stopped by a signal, after a checkpoint; `status` is the exit status, as a shell gives it."""
 
     def __init__(self, run: Path, step: int, number: int) -> None:
         name = signal.Signals(number).name

@@ -17,7 +17,7 @@ from voxmim.settings import Training
 from voxmim.store.format import Store
 from voxmim.studies import trial as module
 from voxmim.studies.trial import Note, Trial, carry_out, note_of
-from voxmim.tasks.segmentation.task import labelled_cases
+from voxmim.tasks.cases import labelled_train_cases
 from voxmim.training.run import Run
 
 
@@ -77,7 +77,7 @@ def test_a_name_follows_from_labels_start_and_data(tiny: Tiny, tmp_path: Path) -
     assert replace(finetune, store=moved).name == finetune.name
     index["cases"][0]["split"] = "test"
     (moved / "index.json").write_text(json.dumps(index))
-    count = len(labelled_cases(Store(tiny.store), "0.5", 0))
+    count = len(labelled_train_cases(Store(tiny.store), "0.5", 0))
     assert replace(finetune, labels=str(count)).name == finetune.name  # another word for the same cases
     others = {
         replace(finetune, labels=str(count + 1)).name,

@@ -18,8 +18,8 @@ from voxmim.report.run_page import write_run_page
 from voxmim.store.crops import CropPlan
 from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.store.writing import write_case
+from voxmim.tasks.cases import labelled_train_cases as draw_cases
 from voxmim.tasks.scans import labelled_cases, source_of
-from voxmim.tasks.segmentation.task import labelled_cases as draw_cases
 from voxmim.training.finetune import finetune
 from voxmim.training.loop import make_fabric
 from voxmim.training.pretrain import pretrain

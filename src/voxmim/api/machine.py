@@ -4,8 +4,9 @@ import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
+
+from voxmim import workers
 
 PACKAGES = ("voxmim", "torch", "lightning", "monai", "numpy", "SimpleITK", "nibabel", "blosc2", "safetensors")
 OPTIONAL = {  # package: what it is for
@@ -42,15 +43,17 @@ def _version(package: str) -> str:
 
 def _devices() -> list[list[str]]:
     """The CPU and each GPU, with the precision that `precision: auto` chooses there."""
-    if find_spec("torch") is None:
-        return []
     import torch
 
     from voxmim.networks.precision import chosen_precision
 
     cpu = torch.device("cpu")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    rows = [["CPU", f"{cores} cores, {torch.get_num_threads()} threads, precision {chosen_precision('auto', cpu)}"]]
+    rows = [
+        [
+            "CPU",
+            f"{workers.cores()} cores, {torch.get_num_threads()} threads, precision {chosen_precision('auto', cpu)}",
+        ]
+    ]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         precision = chosen_precision("auto", torch.device("cuda", index))

@@ -13,7 +13,7 @@ from voxmim.recipe import Recipe, fit_crop, load_recipe, with_crop
 from voxmim.settings import Triple
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Pretraining
-from voxmim.tasks.segmentation.task import labelled_cases
+from voxmim.tasks.cases import labelled_train_cases
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def ready(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Arm]:
                     f"{arm.store}: there is no labelled case in the split '{split}', which a study needs; add one."
                 )
         for seed in seeds:
-            labelled_cases(stores[arm.store], arm.labels, seed)
+            labelled_train_cases(stores[arm.store], arm.labels, seed)
         for path, recipe, masked in arm.trainings:
             unit = recipe.crop_unit if masked else recipe.encoder_settings.patch
             x, y, z = map(math.lcm, cells.get(path, (1, 1, 1)), unit)

@@ -24,8 +24,8 @@ from voxmim.recipe import Recipe, write_recipe
 from voxmim.report.machine import machine
 from voxmim.report.run_page import init_options
 from voxmim.store.format import INDEX, Store
+from voxmim.tasks.cases import labelled_train_cases
 from voxmim.tasks.segmentation.evaluate import evaluate
-from voxmim.tasks.segmentation.task import labelled_cases
 from voxmim.training.finetune import finetune
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import ABOUT
@@ -140,7 +140,7 @@ def _data(store: Path, _: int) -> str:
 @lru_cache
 def _label_count(store: Path, _: int, labels: str | None) -> int:
     """How many labelled cases that is: a tenth and 6 may be the same."""
-    return len(labelled_cases(Store(store), labels, 0))
+    return len(labelled_train_cases(Store(store), labels, 0))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.design import Findings
 from voxmim.studies.raw import COLUMNS, raw_rows
 from voxmim.studies.tables import unlearned_note
-from voxmim.tasks.segmentation.task import labelled_cases
+from voxmim.tasks.cases import labelled_train_cases
 from voxmim.text import sizes_in_words
 
 
@@ -87,7 +87,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
 
 def _labels(arm: Arm) -> str:
     """How many labelled cases an arm learns from, of how many."""
-    few, every = (len(labelled_cases(Store(arm.store), labels, 0)) for labels in (arm.labels, None))
+    few, every = (len(labelled_train_cases(Store(arm.store), labels, 0)) for labels in (arm.labels, None))
     return f"{few} of {every}"
 
 

@@ -10,14 +10,22 @@ from voxmim.errors import StoreError
 from voxmim.store.format import Case, Store
 
 
-def draw_labelled(cases: Sequence[Case], labels: str | None, seed: int, store: Store) -> list[Case]:
-    """Draw labelled cases by seed, in their order; a smaller draw is a part of a larger one.
+def labelled_train_cases(store: Store, labels: str | None, seed: int) -> list[Case]:
+    """The labelled train cases that a run may learn from, drawn by seed; a smaller draw is a part of a larger one.
+
+    `labels` is a fraction such as ``0.1``, a number such as ``12``, or None for all. Cases that lack a channel are left
+    out.
 
     Raises:
-        StoreError: `labels` is neither a fraction nor a number that fits.
+        StoreError: there are none, or `labels` does not fit.
     """
+    cases = store.labelled("train")
+    if not cases and any(case.label for case in store.in_split("train")):
+        raise StoreError(f"{store.path}: each of its labelled train cases lacks a channel; add files, or leave it out.")
+    if not cases or not store.labels:
+        raise StoreError(f"{store.path}: it has no labelled train case to fine-tune on; prepare a source with labels.")
     if labels is None:
-        return list(cases)
+        return cases
     order = np.random.default_rng([seed, 11]).permutation(len(cases))
     return [cases[i] for i in sorted(order[: label_count(labels, len(cases), store)])]
 

@@ -22,11 +22,6 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 
 
     It is narrow for a handful of cases; for one case it is (value, value).
 
-    Args:
-        values: one finite number a case.
-        seed: of the resampling: the same values always give the same interval.
-        resamples: how often the cases are drawn, with replacement.
-
     Raises:
         ValueError: no values, or one that is not finite.
     """

@@ -22,40 +22,24 @@ _ROUNDING_MM = 1e-4
 
 @dataclass(frozen=True)
 class Masks:
-    """One structure in two label maps; neither mask is empty.
+    """One structure in two label maps; neither mask is empty."""
 
-    Attributes:
-        prediction: (X, Y, Z) bool.
-        reference: (X, Y, Z) bool.
-        spacing: voxel size in mm along X, Y, Z.
-        tolerance_mm: how far apart two surfaces may lie and still agree.
-    """
-
-    prediction: np.ndarray
-    reference: np.ndarray
-    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
-    tolerance_mm: float = 2.0
+    prediction: np.ndarray  # (X, Y, Z) bool
+    reference: np.ndarray  # (X, Y, Z) bool
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)  # voxel size in mm along X, Y, Z
+    tolerance_mm: float = 2.0  # how far apart two surfaces may lie and still agree
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric.
+    """One metric."""
 
-    Attributes:
-        function: its value: of the `Masks` of a structure in one case, or of what another task documents.
-        title: its name in tables; ``{tolerance_mm}`` is filled in.
-        unit: such as ``mm``; empty where it has none.
-        digits: printed after the decimal point.
-        higher_is_better: the direction.
-        absent: what a structure scores that only one of the two label maps holds; None is the scan's diagonal in mm.
-    """
-
-    function: Callable[..., Any]
-    title: str
-    unit: str
-    digits: int
+    function: Callable[..., Any]  # of the `Masks` of a structure in one case, or of what another task documents
+    title: str  # in tables; ``{tolerance_mm}`` is filled in
+    unit: str  # such as ``mm``; empty where it has none
+    digits: int  # printed after the decimal point
     higher_is_better: bool
-    absent: float | None = 0.0
+    absent: float | None = 0.0  # score of a structure that only one label map holds; None: the scan's diagonal in mm
 
     def heading(self, tolerance_mm: float = 2.0) -> str:
         """Title and unit, as the head of a column."""

@@ -102,18 +102,13 @@ def for_each(
     return results, list(errors)
 
 
-def chosen_cases(source: Source, split: str) -> list[SourceCase]:
-    """The cases of a split; ``all`` takes every case."""
-    return [case for case in source.cases if split in ("all", case.split)]
-
-
 def labelled_cases(source: Source, split: str) -> tuple[list[SourceCase], list[str]]:
     """The labelled cases of a split, and the names of those left out because they lack a channel.
 
     Raises:
         StoreError: there is none.
     """
-    labelled = [case for case in chosen_cases(source, split) if case.label]
+    labelled = [case for case in source.cases if split in ("all", case.split) and case.label]
     left_out = [case.name for case in labelled if case.missing]
     found = [case for case in labelled if not case.missing]
     if not found:

@@ -38,33 +38,19 @@ class ResultTable(NamedTuple):
 
 
 class Task(ABC):
-    """One task on the data of one training.
+    """One task on the data of one training."""
 
-    Attributes:
-        name: as ``--task`` takes it.
-        title: what its page calls the training.
-        product: what is trained; the weights are ``PRODUCT.safetensors``.
-        score: the column of metrics.csv that the best step is chosen by (higher is better).
-        score_name: of that column, in sentences.
-        labelled: whether crops are read with their label maps.
-        option: that names the table of its targets; empty where they are label maps.
-        store: of the scans.
-        train: the cases to train on.
-        val: the cases to validate on.
-        notes: what the user should know about the choice of cases, a sentence each.
-    """
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    product: ClassVar[str]
-    score: ClassVar[str]
-    score_name: ClassVar[str]
-    labelled: ClassVar[bool] = False
-    sides: Sides = Sides()
-
-    option: ClassVar[str] = ""
+    name: ClassVar[str]  # as ``--task`` takes it
+    title: ClassVar[str]  # what its page calls the training
+    product: ClassVar[str]  # what is trained; the weights are ``PRODUCT.safetensors``
+    score: ClassVar[str]  # the column of metrics.csv that the best step is chosen by (higher is better)
+    score_name: ClassVar[str]  # of that column, in sentences
+    option: ClassVar[str] = ""  # that names the table of its targets; empty where they are label maps
+    labelled: ClassVar[bool] = False  # whether crops are read with their label maps
+    sides: Sides = Sides()  # of its labels
 
     def __init__(self, store: Store, train: Sequence[Case], val: Sequence[Case], notes: Sequence[str] = ()) -> None:
+        """The cases to train and to validate on, and a sentence on each thing to know about their choice."""
         self.store, self.train, self.val, self.notes = store, list(train), list(val), list(notes)
 
     @classmethod
@@ -191,7 +177,7 @@ class Task(ABC):
             out: folder for the results.
             probabilities: of a segmentor, write ``CASE_probabilities.nii.gz`` too.
             on_case: called with the scans done and their number.
-            label_format: of label maps, a key of `segmentation.predict.FORMATS`.
+            label_format: of label maps, ``nifti`` or ``dicom-seg``.
             others: further runs, whose outputs are averaged with the first one's.
 
         Returns:
@@ -225,13 +211,7 @@ class Task(ABC):
 
 
 class Predictor:
-    """A trained network with everything that it needs to predict a scan from its files.
-
-    Attributes:
-        network: the weights, in evaluation mode.
-        preparation: what a scan must go through first.
-        metadata: the rest of what the weights file says.
-    """
+    """A trained network, in evaluation mode, with everything that it needs to predict a scan from its files."""
 
     def __init__(self, network: nn.Module, metadata: dict[str, Any]) -> None:
         self.network = network.cuda() if torch.cuda.is_available() else network

@@ -29,13 +29,7 @@ def raise_nonfinite(
 
 
 def find_cause(network: nn.Module, batch: Batch, files: Sequence[str]) -> tuple[bool, str]:
-    """Whether the cause is certain, and what to say of it.
-
-    Args:
-        network: with the weights that gave the loss.
-        batch: the crops that gave it.
-        files: the image files of each crop, one text per crop.
-    """
+    """Whether the cause is certain, and what to say of it; `files` are the image files of each crop of the batch."""
     bad_crops = (~torch.isfinite(batch.image).flatten(1).all(1)).tolist()
     if any(bad_crops):
         bad = _listed([name for name, is_bad in zip(files, bad_crops, strict=True) if is_bad])

@@ -71,11 +71,7 @@ class Plan:
 def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | None = None) -> Plan:
     """Train for a few steps, with one validation and one checkpoint, in a folder that is deleted afterwards.
 
-    Args:
-        store: of the scans.
-        recipe: the settings.
-        kind: ``pretrain``, or ``finetune`` from scratch.
-        labels: of a fine-tuning, labelled cases to use.
+    `kind` is ``pretrain``, or ``finetune`` from scratch, for which `labels` are the labelled cases to use.
 
     Raises:
         VoxmimError: whatever the training itself would raise in its first steps.

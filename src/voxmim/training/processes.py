@@ -113,13 +113,9 @@ def all_ranks(fabric: Fabric, work: Callable[[], Result]) -> Result:
 
 
 def raise_on_all_ranks(fabric: Fabric, message: str, certain: bool, prefix: str = "") -> NoReturn:
-    """End all processes, each of which calls this.
+    """End all processes, each of which calls this with what it found.
 
-    Args:
-        fabric: launched.
-        message: what this process found.
-        certain: whether it is the cause; uncertain messages count where no process has a certain one.
-        prefix: the same on every process.
+    Messages that are not `certain` to be the cause count where no process has a certain one.
 
     Raises:
         TrainingError: on the first process, with the messages of all; the others exit silently.

@@ -31,13 +31,9 @@ def progress_options(quiet: bool, log_every: int) -> Iterator[None]:
 
 
 class TrainingProgress:
-    """Progress with the newest figures and the time left.
+    """Progress of a training, of which `first` steps are done already, with the newest figures and the time left.
 
-    Args:
-        title: in front of it.
-        first: steps done already.
-        steps: of the training.
-        visible: False on all processes but the first.
+    It is `visible` in the first process only.
     """
 
     def __init__(self, title: str, first: int, steps: int, visible: bool) -> None:

@@ -20,13 +20,7 @@ RECIPE, ABOUT, METRICS, CHECKPOINT = "recipe.yaml", "run.json", "metrics.csv", "
 
 
 class Run:
-    """One run folder.
-
-    Attributes:
-        path: the folder.
-        kind: ``pretrain`` or ``finetune``.
-        about: what the run was made of (store, cases, init), as in run.json.
-    """
+    """One run folder; its `kind` is ``pretrain`` or ``finetune``, and run.json has what it was made of, `about`."""
 
     def __init__(self, path: Path, kind: str, about: Mapping[str, Any]) -> None:
         self.path, self.kind, self.about = path, kind, dict(about)
@@ -115,12 +109,10 @@ class MetricsFile:
         self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Append one row."""
         self._writer.writerow(self._row(row))
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def _row(self, row: Mapping[str, float]) -> dict[str, float]:

@@ -34,14 +34,7 @@ def unlabelled_cases(store: Store, task: Task) -> list[Case]:
 
 
 class SelfTraining:
-    """The loss on unlabelled crops.
-
-    Args:
-        fabric: that trains.
-        store: of the scans.
-        task: a segmentation.
-        recipe: with a crop.
-        damaged: what is wrong with each scan that cannot be read, by name.
+    """The loss on unlabelled crops; `damaged` says what is wrong with each scan that cannot be read, by name.
 
     Raises:
         RecipeError: the task has no such loss, or there is no scan to learn from.

@@ -20,13 +20,7 @@ WARM_UP = 2  # steps that are not counted: the first ones allocate memory and ch
 
 
 class Speed:
-    """Times of one training.
-
-    Args:
-        network: what is trained.
-        fabric: launched.
-        spent: seconds that a resumed run has taken already.
-    """
+    """Times of one training, which has taken `spent` seconds already if it is resumed."""
 
     def __init__(self, network: nn.Module, fabric: Fabric, spent: float) -> None:
         self._network, self._fabric = network, fabric

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from voxmim.settings import Training
@@ -20,64 +21,51 @@ from voxmim.training.damage import Damage
 _STEP_COST = 3.0  # forward passes that one crop of a training step takes
 
 
+@dataclass
 class Validation:
-    """Validates the steps of one training.
+    """Validates the steps of one training."""
 
-    Args:
-        cases: to validate on, in the order in which they take turns.
-        windows: of each case, the windows that its prediction takes.
-        score_case: what one case shows; plain numbers, lists and dicts, which a checkpoint can keep.
-        figures: of the scores of several cases, by case name, the columns of metrics.csv.
-        score: the column to choose the best step by (higher is better).
-        training: the settings; `validation_fraction` of 1 and more scores all cases each time.
-        damage: knows the scans that cannot be read.
+    cases: Sequence[Case]  # to validate on, in the order in which they take turns
+    windows: Sequence[int]  # of each case, the windows that its prediction takes
+    score_case: Callable[
+        [Case], Any
+    ]  # what one case shows; plain numbers, lists and dicts, which a checkpoint can keep
+    figures: Callable[[Mapping[str, Any]], dict[str, float]]  # of cases' scores, by name, the columns of metrics.csv
+    score: str  # the column to choose the best step by (higher is better)
+    training: Training  # its `validation_fraction` of 1 and more scores all cases each time
+    damage: Damage  # knows the scans that cannot be read
+    improved: bool = False  # whether the last validation was the best one so far
 
-    Attributes:
-        improved: whether the last validation was the best one so far.
-    """
-
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        windows: Sequence[int],
-        score_case: Callable[[Case], Any],
-        figures: Callable[[Mapping[str, Any]], dict[str, float]],
-        score: str,
-        training: Training,
-        damage: Damage,
-    ) -> None:
-        self._cases, self._windows = list(cases), list(windows)
-        self._score_case, self._figures, self._score = score_case, figures, score
-        self._training, self._damage = training, damage
+    def __post_init__(self) -> None:
+        training = self.training
         interval = training.validation_fraction * _STEP_COST * training.batch * training.validate_every
-        mean = max(1.0, sum(windows) / max(1, len(windows)))
+        mean = max(1.0, sum(self.windows) / max(1, len(self.windows)))
         # Half of the time is for the turns, the other half for scoring all cases of promising steps.
-        self._turn = min(len(self._cases), max(1, round(interval / mean / 2)))
+        self._turn = min(len(self.cases), max(1, round(interval / mean / 2)))
         self._next, self._spent = 0, 0.0
         self._newest: dict[str, Any] = {}
         self._best_scores: dict[str, Any] = {}
         self._best = -math.inf
-        self.improved = False
 
     def __call__(self, step: int) -> dict[str, float]:
         """Validate after a step: the columns of metrics.csv, and `improved`."""
         self.improved = False
-        full = step >= self._training.steps or self._training.validation_fraction >= 1
-        count = len(self._cases)
+        full = step >= self.training.steps or self.training.validation_fraction >= 1
+        count = len(self.cases)
         turn = range(count) if full else [(self._next + at) % count for at in range(self._turn)]
         found = self._scored(turn)
         self._next = (self._next + len(turn)) % count
         merged = self._value(self._best_scores | found)
         rest = [index for index in range(count) if index not in turn]
-        budget = self._training.validation_fraction * _STEP_COST * self._training.batch * step
-        affordable = self._spent + sum(self._windows[index] for index in rest) <= budget
+        budget = self.training.validation_fraction * _STEP_COST * self.training.batch * step
+        affordable = self._spent + sum(self.windows[index] for index in rest) <= budget
         if not full and merged > self._best and affordable:
             found |= self._scored(rest)
             full = True
         self._newest |= found
         if full and (value := self._value(found)) > self._best:
             self._best, self._best_scores, self.improved = value, found, True
-        return self._figures(self._newest)
+        return self.figures(self._newest)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -97,9 +85,9 @@ class Validation:
         self._newest, self._best_scores = dict(state["newest"]), dict(state["best_scores"])
 
     def _scored(self, indices: Sequence[int]) -> dict[str, Any]:
-        self._spent += sum(self._windows[index] for index in indices)
-        chosen = [self._cases[index] for index in indices]
-        return {case.name: score for _, case, score in self._damage.readable(chosen, self._score_case)}
+        self._spent += sum(self.windows[index] for index in indices)
+        chosen = [self.cases[index] for index in indices]
+        return {case.name: score for _, case, score in self.damage.readable(chosen, self.score_case)}
 
     def _value(self, scores: Mapping[str, Any]) -> float:
-        return self._figures(scores).get(self._score, -math.inf)
+        return self.figures(scores).get(self.score, -math.inf)

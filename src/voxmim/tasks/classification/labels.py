@@ -33,11 +33,7 @@ def read_classes(file: Path) -> dict[str, str]:
 
 
 def read_column(file: Path, column: str) -> dict[str, str]:
-    """What a column of a CSV file says of each case; rows where it is empty are passed over.
-
-    Args:
-        file: with a column ``case``, named in its first line; further columns are not read.
-        column: the other column.
+    """What a column of a CSV file says of each case of its column ``case``; rows where it is empty are passed over.
 
     Raises:
         SourceError: the file is missing, no such table, or lists a case twice.
@@ -73,14 +69,7 @@ def read_column(file: Path, column: str) -> dict[str, str]:
 def match(
     classes: Mapping[str, Any], splits: Mapping[str, str], file: Path, data: Path, target: str = CLASS
 ) -> tuple[Listed, list[str]]:
-    """Match the table with the cases that there are.
-
-    Args:
-        classes: of each listed case.
-        splits: of each case that there is.
-        file: the table, for messages.
-        data: where the cases are, for messages.
-        target: what the table holds, for messages.
+    """Match the classes (or another `target`) that a table lists with the cases that `data` has, given with their splits.
 
     Returns:
         the class of each case by split (``train``, ``val``, ``test``, ``unlabelled``), and a sentence on

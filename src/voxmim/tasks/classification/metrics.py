@@ -76,13 +76,7 @@ METRICS = {
 def summarise(
     classes: Sequence[str], truth: Mapping[str, str], probabilities: Mapping[str, Sequence[float]], seed: int = 0
 ) -> dict[str, Any]:
-    """All scores with their 95 % intervals, as plain lists and numbers ready for JSON.
-
-    Args:
-        classes: the K names, in the order of the probabilities.
-        truth: the class of each case.
-        probabilities: (K,) of each case.
-        seed: of the bootstrap.
+    """All scores, from the class and the probabilities (K,) of each case, with 95 % intervals, ready for JSON.
 
     Returns:
         ``{"classes", "auroc": {"value", "ci95", "chance"}, "balanced_accuracy": {the same}, "sensitivity": {class:

@@ -24,21 +24,12 @@ PREDICTIONS = "predictions.csv"
 
 
 class ScanResults(Task):
-    """What a network says of whole scans.
+    """What a network says of whole scans."""
 
-    Attributes:
-        target: what a target is called, the column of the table.
-        option: that names the table.
-        metrics: of an evaluation.
-        convention: how it counts, printed below its tables.
-        load: loads trained weights.
-    """
-
-    target: ClassVar[str]
-    option: ClassVar[str]
-    metrics: ClassVar[Mapping[str, Metric]]
-    convention: ClassVar[str]
-    load: ClassVar[Callable[[Path | str], Loaded]]
+    target: ClassVar[str]  # what a target is called, the column of the table
+    metrics: ClassVar[Mapping[str, Metric]]  # of an evaluation
+    convention: ClassVar[str]  # how it counts, printed below its tables
+    load: ClassVar[Callable[[Path | str], Loaded]]  # loads trained weights
 
     @staticmethod
     @abstractmethod

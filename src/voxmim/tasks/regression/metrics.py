@@ -37,13 +37,7 @@ METRICS = {
 def summarise(
     truth: Mapping[str, float], predicted: Mapping[str, float], guess: float, seed: int = 0
 ) -> dict[str, Any]:
-    """All scores with their 95 % intervals, as plain lists and numbers ready for JSON.
-
-    Args:
-        truth: the value of each case.
-        predicted: what was predicted of each.
-        guess: the constant to compare with.
-        seed: of the bootstrap.
+    """All scores, from the values of the cases, with 95 % intervals, as plain lists and numbers ready for JSON.
 
     Returns:
         ``{"mae": {"value", "ci95", "chance"}, "r2": {the same}, "cases": [{"case", "value", "predicted"}]}``, where

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,21 +64,7 @@ class Segmentor(Predictor):
         return original_label_map(self.slabs(scan), scan.grid, scan.original, self.structures)
 
 
-def _write_nifti(file: Path, scan: Path, labels: Volume, structures: Structures) -> None:
-    write_volume(file, labels)
-
-
-def _write_dicom_seg(file: Path, scan: Path, labels: Volume, structures: Structures) -> None:
-    if not is_dicom(scan):
-        raise ScanError(f"{scan}: a DICOM segmentation must refer to a DICOM series, which this is not; write NIfTI.")
-    write_segmentation(file, scan, labels.array[0], structures.labels)
-
-
-FORMATS: dict[str, tuple[str, Callable[[Path, Path, Volume, Structures], None]]] = {
-    "nifti": (".nii.gz", _write_nifti),
-    "dicom-seg": (".dcm", _write_dicom_seg),
-}
-"""The ending of a label map's file, and how it is written."""
+ENDINGS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}  # of label maps, by their format
 
 
 def predict(
@@ -101,7 +87,7 @@ def predict(
         ScanError: no scan can be used.
         WeightsError: the run holds no segmentor.
     """
-    ending, write = FORMATS[label_format]
+    ending = ENDINGS[label_format]
     segmentor = Segmentor.load(run, *others)
     found = channel_files(scan_files(scans), len(segmentor.preparation.channels))
     for name, images in found.items():
@@ -114,7 +100,14 @@ def predict(
             outside = None if segmentor.structures.regions else 0
             full = resample_probabilities(segmentor.probabilities(scan), scan.grid, scan.original, outside)
             write_volume(out / f"{name}_probabilities.nii.gz", Volume(full, scan.original.affine))
-        write(file, images[0], Volume(segmentor.label_map(scan)[None], scan.original.affine), segmentor.structures)
+        if label_format == "nifti":
+            write_volume(file, Volume(segmentor.label_map(scan)[None], scan.original.affine))
+        elif is_dicom(images[0]):
+            write_segmentation(file, images[0], segmentor.label_map(scan), segmentor.structures.labels)
+        else:
+            raise ScanError(
+                f"{images[0]}: a DICOM segmentation must refer to a DICOM series, which this is not; write NIfTI."
+            )
         return file
 
     written, _ = for_each(found, label, on_case)

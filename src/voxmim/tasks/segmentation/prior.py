@@ -25,17 +25,11 @@ _FACTORS = tuple(2.0 ** (step / 2) for step in range(13))  # 1 to 64
 
 @dataclass(frozen=True)
 class PositionPrior:
-    """How often each label lies where, over the training cases, relative to the foreground box.
+    """How often each label lies where, over the training cases, relative to the foreground box."""
 
-    Attributes:
-        probability: (L, G, G, G) float16 fraction of the training cases that hold each label at each place.
-        labels: the L label values.
-        factor: by which these fractions are multiplied before they are compared to the background's.
-    """
-
-    probability: np.ndarray
-    labels: tuple[int, ...]
-    factor: float
+    probability: np.ndarray  # (L, G, G, G) float16 fraction of the training cases with each label at each place
+    labels: tuple[int, ...]  # the L label values
+    factor: float  # by which these fractions are multiplied before they are compared to the background's
 
     @classmethod
     def fit(cls, label_maps: Iterable[np.ndarray], labels: Iterable[int], grid: int = GRID) -> PositionPrior:
@@ -123,10 +117,7 @@ def _decide(
 def _best_factor(sums: torch.Tensor, references: list[torch.Tensor], labels: tuple[int, ...]) -> float:
     """The factor with the highest mean Dice when each fold is predicted from the mean of the others.
 
-    Args:
-        sums: (folds, L, G, G, G) sum of the masks of each fold's cases.
-        references: (G, G, G) uint8 label map of each case; case i belongs to fold i modulo the folds.
-        labels: the L label values.
+    `sums` (folds, L, G, G, G) are those of the masks of each fold's cases; case i belongs to fold i modulo the folds.
     """
     shape = (sums.shape[2], sums.shape[3], sums.shape[4])
     total = sums.sum(0)

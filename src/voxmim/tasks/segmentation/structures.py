@@ -27,21 +27,13 @@ from voxmim.weights.onward import BACKGROUND
 
 @dataclass(frozen=True)
 class Structures:
-    """Either labels that exclude each other, or regions (unions of labels) that may overlap.
+    """Either labels that exclude each other, or regions (unions of labels) that may overlap."""
 
-    Attributes:
-        labels: name of each label value, background left out.
-        regions: name of each region to its label values; empty where labels are distinguished.
-        values: the label value of each output of the network, background first; unused with regions.
-        unseen: labels that the data set lists and no training case holds.
-        ignore: label value of the voxels that nobody annotated, if there is one.
-    """
-
-    labels: dict[int, str]
-    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    values: tuple[int, ...] = ()
-    unseen: dict[int, str] = field(default_factory=dict)
-    ignore: int | None = None
+    labels: dict[int, str]  # name of each label value, background left out
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)  # label values by name; empty with labels only
+    values: tuple[int, ...] = ()  # the label value of each output, background first; unused with regions
+    unseen: dict[int, str] = field(default_factory=dict)  # that the data set lists and no training case holds
+    ignore: int | None = None  # label value of the voxels that nobody annotated, if there is one
 
     @classmethod
     def of_store(cls, store: Store, cases: Sequence[Case], known: Collection[str] = ()) -> Structures:
@@ -165,11 +157,7 @@ class Structures:
     def match(self, labels: Mapping[int, str], where: Path) -> tuple[np.ndarray, dict[str, tuple[int, ...]], list[str]]:
         """How the label maps of a data set are compared with those of the segmentor: by the names of the labels.
 
-        Where one side has no names (``label 1``), values decide.
-
-        Args:
-            labels: name of each label value of the data set.
-            where: the data set, for the error.
+        Where one side has no names (``label 1``), values decide. `labels` are those of the data set `where`.
 
         Returns:
             a table (256,) uint8 from the data set's label values to the segmentor's; the structures that can be scored;

@@ -16,7 +16,7 @@ from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch
 from voxmim.store.format import Case, Store
 from voxmim.store.sides import find_sides
-from voxmim.tasks.cases import draw_labelled, resumed_cases
+from voxmim.tasks.cases import labelled_train_cases, resumed_cases
 from voxmim.tasks.metrics import MAIN
 from voxmim.tasks.segmentation import evaluate as evaluation
 from voxmim.tasks.segmentation.inference import predict_slabs, prepared_label_map, window_count
@@ -65,7 +65,7 @@ class Segmentation(Task):
     ) -> Segmentation:
         goes_on = start is not None and start.kind == cls.product
         known = Structures.from_metadata(start.metadata).labels.values() if start and goes_on else ()
-        return cls(store, labelled_cases(store, labels, seed), list(known))
+        return cls(store, labelled_train_cases(store, labels, seed), list(known))
 
     @classmethod
     def resume(cls, store: Store, about: Mapping[str, Any], seed: int) -> Segmentation:
@@ -162,27 +162,6 @@ class Segmentation(Task):
 def levels_of(output: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
     """Float32 logits of each level of a segmentor's output, the finest first; one without deep supervision."""
     return [logits.float() for logits in ((output,) if isinstance(output, Tensor) else output)]
-
-
-def labelled_cases(store: Store, labels: str | None, seed: int) -> list[Case]:
-    """The labelled train cases that a run may learn from, drawn by seed; a smaller draw is a part of a larger one.
-
-    Cases that lack a channel are left out.
-
-    Args:
-        store: of prepared scans.
-        labels: a fraction such as ``0.1``, a number such as ``12``, or None for all.
-        seed: of the draw.
-
-    Raises:
-        StoreError: there are none, or `labels` does not fit.
-    """
-    cases = store.labelled("train")
-    if not cases and any(case.label for case in store.in_split("train")):
-        raise StoreError(f"{store.path}: each of its labelled train cases lacks a channel; add files, or leave it out.")
-    if not cases or not store.labels:
-        raise StoreError(f"{store.path}: it has no labelled train case to fine-tune on; prepare a source with labels.")
-    return draw_labelled(cases, labels, seed, store)
 
 
 def prior_dice(folder: Path, about: Mapping[str, Any], store: Store) -> list[float]:
