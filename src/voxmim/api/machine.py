@@ -48,12 +48,8 @@ def _devices() -> list[list[str]]:
     from voxmim.networks.precision import chosen_precision
 
     cpu = torch.device("cpu")
-    rows = [
-        [
-            "CPU",
-            f"{workers.cores()} cores, {torch.get_num_threads()} threads, precision {chosen_precision('auto', cpu)}",
-        ]
-    ]
+    threads, precision = torch.get_num_threads(), chosen_precision("auto", cpu)
+    rows = [["CPU", f"{workers.cores()} cores, {threads} threads, precision {precision}"]]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         precision = chosen_precision("auto", torch.device("cuda", index))

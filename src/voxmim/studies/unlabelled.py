@@ -1,7 +1,5 @@
 """What do unlabelled scans give: before the fine-tuning (pre-training), during it (self-training), or both?"""
 
-from __future__ import annotations
-
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.labels import label_group

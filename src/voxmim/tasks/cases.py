@@ -1,7 +1,5 @@
 """Which cases of a store a fine-tuning learns from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -6,8 +6,6 @@ too narrow, since it takes the few seeds for all that there are. `mean_draws` gi
 many degrees of freedom as the scores have (Behrens-Fisher; Kenward and Roger, Biometrics 53, 1997, discuss the case).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ another label or with the outside of the image (the label minus its binary erosi
 organ cut off by the field of view has a surface there. Distances run between centres of surface voxels, in mm.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

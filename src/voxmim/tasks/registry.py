@@ -1,7 +1,5 @@
 """The tasks that an encoder can be fine-tuned for."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The scans that are evaluated or predicted: found, ordered by channel, and worked on one by one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,12 +1,10 @@
 """What an encoder is fine-tuned for: the parts of a training, an evaluation and a page that depend on the task."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -57,12 +55,12 @@ class Task(ABC):
     @abstractmethod
     def choose(
         cls, store: Store, labels: str | None, seed: int, table: Path | None, start: Start | None = None
-    ) -> Task:
+    ) -> Self:
         """The task of a new run, its cases chosen; raises StoreError, SourceError or RunError."""
 
     @classmethod
     @abstractmethod
-    def resume(cls, store: Store, about: Mapping[str, Any], seed: int) -> Task:
+    def resume(cls, store: Store, about: Mapping[str, Any], seed: int) -> Self:
         """The task of a run that is resumed, from its run.json."""
 
     @classmethod

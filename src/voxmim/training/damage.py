@@ -1,7 +1,5 @@
 """Scans of the store that cannot be read during a training: skipped, named once, too many of them end it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """Fine-tuning for any task: from a store, and an encoder or none, to a trained network."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -4,8 +4,6 @@ The crops, masks, augmentation and stochastic depth of a step follow from the se
 resumed run continues exactly from weights, optimiser state and that number.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A loss that is not finite ends the training and says where it comes from: the scans, the weights, or neither."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 

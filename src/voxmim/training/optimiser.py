@@ -1,7 +1,5 @@
 """AdamW, its parameter groups, and the schedule of the learning rate."""
 
-from __future__ import annotations
-
 import math
 from inspect import unwrap
 

@@ -1,7 +1,5 @@
 """What a training would take, measured on a few of its steps."""
 
-from __future__ import annotations
-
 import io
 import tempfile
 from contextlib import redirect_stdout

@@ -3,8 +3,6 @@
 The learning rate falls to 0 over the steps, which flattens every curve: a longer schedule may still end higher.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pre-training: from a store of scans to an encoder."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

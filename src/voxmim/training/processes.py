@@ -1,7 +1,5 @@
 """The processes of one training: how they are set up, and how all of them end when one fails."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Iterator

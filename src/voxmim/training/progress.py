@@ -1,12 +1,10 @@
 """The progress of a training: a bar on a terminal, plain lines in a file or pipe."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -58,7 +56,7 @@ class TrainingProgress:
         self._started = self._last = time.monotonic()
         self._last_step = first
 
-    def __enter__(self) -> TrainingProgress:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 

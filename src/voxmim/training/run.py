@@ -1,13 +1,11 @@
 """The folder that one training writes, and the three ways to come to one: new, resumed, started from weights."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -26,7 +24,7 @@ class Run:
         self.path, self.kind, self.about = path, kind, dict(about)
 
     @classmethod
-    def new(cls, path: Path | str, kind: str, recipe: Recipe, about: Mapping[str, Any]) -> Run:
+    def new(cls, path: Path | str, kind: str, recipe: Recipe, about: Mapping[str, Any]) -> Self:
         """Make a fresh run folder.
 
         Raises:
@@ -41,7 +39,7 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: Path | str, kind: str | None = None) -> Run:
+    def open(cls, path: Path | str, kind: str | None = None) -> Self:
         """Open a run folder, optionally of a certain kind.
 
         Raises:

@@ -4,8 +4,6 @@ The teacher (arXiv 1703.01780) sees a crop as it is, the network a version of it
 and with boxes erased (arXiv 2001.07685, 1708.04552). Both see the same geometry, so that the teacher's labels fit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 

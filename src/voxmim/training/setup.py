@@ -1,7 +1,5 @@
 """What every training sets up: where it begins, its run folder, its crops and how they are changed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How long the parts of a training take and what memory they need, kept in run.json."""
 
-from __future__ import annotations
-
 import resource
 import statistics
 import sys

@@ -1,11 +1,9 @@
 """SIGTERM and SIGUSR1, by which SLURM and others announce that a training has to stop: a checkpoint comes first."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -26,7 +24,7 @@ class StopSignal:
         self.received = 0
         self._former: dict[int, Any] = {}
 
-    def __enter__(self) -> StopSignal:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
             self._former = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self

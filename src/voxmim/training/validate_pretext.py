@@ -1,7 +1,5 @@
 """The validation of a pre-training, on fixed crops with fixed masks or views."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -7,8 +7,6 @@ training step (forward and backward). So which cases are scored does not depend 
 validates the same ones.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,9 +25,7 @@ class Validation:
 
     cases: Sequence[Case]  # to validate on, in the order in which they take turns
     windows: Sequence[int]  # of each case, the windows that its prediction takes
-    score_case: Callable[
-        [Case], Any
-    ]  # what one case shows; plain numbers, lists and dicts, which a checkpoint can keep
+    score_case: Callable[[Case], Any]  # what one case shows: plain numbers, lists and dicts, for checkpoints
     figures: Callable[[Mapping[str, Any]], dict[str, float]]  # of cases' scores, by name, the columns of metrics.csv
     score: str  # the column to choose the best step by (higher is better)
     training: Training  # its `validation_fraction` of 1 and more scores all cases each time

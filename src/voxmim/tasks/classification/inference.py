@@ -1,7 +1,5 @@
 """A whole prepared scan through the classifier, window by window."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import product
 

@@ -1,7 +1,5 @@
 """The classes of scans: read from a table, matched with the cases of a store, divided by splits."""
 
-from __future__ import annotations
-
 import csv
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -69,7 +67,7 @@ def read_column(file: Path, column: str) -> dict[str, str]:
 def match(
     classes: Mapping[str, Any], splits: Mapping[str, str], file: Path, data: Path, target: str = CLASS
 ) -> tuple[Listed, list[str]]:
-    """Match the classes (or another `target`) that a table lists with the cases that `data` has, given with their splits.
+    """Match the classes (or another `target`) that a table lists with the cases in `data`, given by their splits.
 
     Returns:
         the class of each case by split (``train``, ``val``, ``test``, ``unlabelled``), and a sentence on

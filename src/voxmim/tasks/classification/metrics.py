@@ -8,8 +8,6 @@
 The intervals are percentile bootstrap intervals over cases, drawn class by class, so that no draw lacks a class.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

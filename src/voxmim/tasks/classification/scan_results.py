@@ -1,7 +1,5 @@
 """Evaluation and prediction of the tasks of whole scans, each of which has a target in a table."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,12 +1,10 @@
 """What fine-tuning for the tasks of whole scans has in common: a target for each scan, read from a table."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -83,7 +81,7 @@ class ScanTask(ScanResults):
     @classmethod
     def choose(
         cls, store: Store, labels: str | None, seed: int, table: Path | None, start: Start | None = None
-    ) -> ScanTask:
+    ) -> Self:
         """The task of a new run: all train cases with a target, or `labels` of them, with every stratum among them."""
         if table is None:
             raise RunError(
@@ -94,7 +92,7 @@ class ScanTask(ScanResults):
         return cls(store, [store.cases[name] for name in names], listed, str(table.resolve()), seed, notes)
 
     @classmethod
-    def resume(cls, store: Store, about: Mapping[str, Any], seed: int) -> ScanTask:
+    def resume(cls, store: Store, about: Mapping[str, Any], seed: int) -> Self:
         train, notes = resumed_cases(store, about["cases"]), about.get("notes", about.get("told", ()))
         return cls(store, train, about["listed"], about[cls.option.strip("-")], seed, notes)
 

@@ -1,7 +1,5 @@
 """Fine-tuning a classifier: the class of a scan."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

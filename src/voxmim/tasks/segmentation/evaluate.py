@@ -1,7 +1,5 @@
 """How good a segmentor is: its label maps against the references, in each scan's own geometry."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

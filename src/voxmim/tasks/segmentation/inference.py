@@ -1,7 +1,5 @@
 """Sliding-window prediction of a scan, slab by slab: the probabilities of the whole scan are never in memory."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from itertools import product

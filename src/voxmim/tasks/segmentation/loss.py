@@ -1,7 +1,5 @@
 """Segmentation losses: overlap and voxel-wise error, of labels or of regions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

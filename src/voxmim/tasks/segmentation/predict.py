@@ -1,9 +1,8 @@
 """Label maps for new scans, in the scans' own grids."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ class Segmentor(Predictor):
     """
 
     @classmethod
-    def load(cls, *runs: Path | str) -> Segmentor:
+    def load(cls, *runs: Path | str) -> Self:
         """From a fine-tuning's run folder or a weights file, or several to average, onto a GPU if there is one."""
         return cls(*load_joined(load_segmentor, runs))
 

@@ -3,12 +3,11 @@
 Every Dice is read against it. A network that scores no higher has learned where organs lie, not how they look.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ class PositionPrior:
     factor: float  # by which these fractions are multiplied before they are compared to the background's
 
     @classmethod
-    def fit(cls, label_maps: Iterable[np.ndarray], labels: Iterable[int], grid: int = GRID) -> PositionPrior:
+    def fit(cls, label_maps: Iterable[np.ndarray], labels: Iterable[int], grid: int = GRID) -> Self:
         """Average the training label maps on a common grid.
 
         The masks of each label are averaged over the cells of the grid where a map is finer than it, and
@@ -77,7 +76,7 @@ class PositionPrior:
             np.savez_compressed(file, probability=self.probability, labels=self.labels, factor=self.factor)
 
     @classmethod
-    def load(cls, path: Path | str) -> PositionPrior:
+    def load(cls, path: Path | str) -> Self:
         """Read what `save` wrote.
 
         Raises:

@@ -1,7 +1,5 @@
 """A predicted label map scored against its reference, per case and per label or region, and the means over cases."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

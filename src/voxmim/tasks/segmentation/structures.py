@@ -7,13 +7,11 @@ Some voxels were annotated by nobody (`ignore`), and in some cases only some of 
 background there may be any of the others. Losses and metrics leave out what is not known.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -36,7 +34,7 @@ class Structures:
     ignore: int | None = None  # label value of the voxels that nobody annotated, if there is one
 
     @classmethod
-    def of_store(cls, store: Store, cases: Sequence[Case], known: Collection[str] = ()) -> Structures:
+    def of_store(cls, store: Store, cases: Sequence[Case], known: Collection[str] = ()) -> Self:
         """Those that can be learned from cases of a store; labels with these `known` names need not be in any.
 
         Raises:
@@ -57,7 +55,7 @@ class Structures:
         return cls(labels, regions, (0, *sorted(labels)), unseen, ignore)
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> Structures:
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> Self:
         """Those of a segmentor's weights, as `metadata` put them there."""
         labels = {int(value): str(name) for value, name in metadata["labels"].items()}
         regions = {name: tuple(values) for name, values in metadata.get("regions", {}).items()}

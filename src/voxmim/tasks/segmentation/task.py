@@ -1,11 +1,9 @@
 """Fine-tuning a segmentor: the labels or regions of voxels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor, nn
@@ -62,13 +60,13 @@ class Segmentation(Task):
     @classmethod
     def choose(
         cls, store: Store, labels: str | None, seed: int, table: Path | None, start: Start | None = None
-    ) -> Segmentation:
+    ) -> Self:
         goes_on = start is not None and start.kind == cls.product
         known = Structures.from_metadata(start.metadata).labels.values() if start and goes_on else ()
         return cls(store, labelled_train_cases(store, labels, seed), list(known))
 
     @classmethod
-    def resume(cls, store: Store, about: Mapping[str, Any], seed: int) -> Segmentation:
+    def resume(cls, store: Store, about: Mapping[str, Any], seed: int) -> Self:
         return cls(store, resumed_cases(store, about["cases"]), about.get("known", ()))
 
     @property
