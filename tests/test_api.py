@@ -28,7 +28,7 @@ def test_all_public_names_are_there() -> None:
         assert function is getattr(api, name)
         assert callable(function)
         assert inspect.getdoc(function)
-    assert set(voxmim.__all__) <= set(api.__all__)
+    assert all(getattr(voxmim, name) is getattr(api, name) for name in voxmim.__all__)
     with pytest.raises(AttributeError, match="module 'voxmim' has no attribute 'nothing'"):
         _ = voxmim.nothing
 

@@ -259,13 +259,11 @@ def _shape(function: Callable[..., Any], command: Command) -> Signature:
         )
         type_ = type_ | None if default is None else type_  # cyclopts checks defaults where pydantic is imported
         parameters.append(Parameter(name, kind, default=default, annotation=Annotated[type_, info]))
-    short = {name: (type_, help_text) for name, (_, type_, help_text) in SHORT.items()} if command.phase else {}
-    for name, (type_, help_text) in {**short, **{name: (bool, text) for name, text in command.flags.items()}}.items():
-        info = cyclopts.Parameter(name=f"--{name.replace('_', '-')}", help=help_text, show_default=False)
-        default = False if name in command.flags else None
-        parameters.append(
-            Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_ | None, info])
-        )
+    short = [(name, type_, text, None) for name, (_, type_, text) in SHORT.items()] if command.phase else []
+    for name, type_, text, default in [*short, *((name, bool, text, False) for name, text in command.flags.items())]:
+        info = cyclopts.Parameter(name=f"--{name.replace('_', '-')}", help=text, show_default=False)
+        annotation = Annotated[type_ | None, info]
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
     return Signature(parameters)
 
 

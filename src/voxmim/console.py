@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
@@ -39,23 +40,21 @@ def warn(text: str) -> None:
     Console(stderr=True).print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-class bar:
+def announce(command: str) -> None:
+    """Print a command line before what it does begins."""
+    CONSOLE.print(f"\n$ {command}", style="bold", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def bar(title: str, of_bytes: bool = False, console: Console = CONSOLE) -> Iterator[Callable[[int, int | None], None]]:
     """A progress bar with the time left; its function takes the cases (or bytes) done and their total."""
-
-    def __init__(self, title: str, of_bytes: bool = False, console: Console = CONSOLE) -> None:
-        count = DownloadColumn() if of_bytes else MofNCompleteColumn()
-        columns = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn())
-        self._progress = Progress(
-            *columns, TextColumn("left"), TimeRemainingColumn(), console=console, disable=console.quiet
-        )
-        self._task = self._progress.add_task(title, total=None)
-
-    def __enter__(self) -> Callable[[int, int | None], None]:
-        self._progress.start()
-        return lambda cases, total: self._progress.update(self._task, completed=cases, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+    count = DownloadColumn() if of_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn())
+    with Progress(
+        *columns, TextColumn("left"), TimeRemainingColumn(), console=console, disable=console.quiet
+    ) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda cases, total: progress.update(task, completed=cases, total=total)
 
 
 def table(title: str, header: list[str], rows: list[list[str]]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 Action = Literal["used", "repaired", "left out"]
 
@@ -57,7 +57,7 @@ class Finding:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Finding":
         """The inverse of ``dataclasses.asdict``, also from JSON."""
-        return cls(values["file"], values["kind"], values["reason"], cast(Action, values["action"]))
+        return cls(**values)
 
 
 def sound(findings: Iterable[Finding]) -> bool:

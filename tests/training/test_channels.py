@@ -21,8 +21,8 @@ from voxmim.store.writing import write_case
 from voxmim.tasks.cases import labelled_train_cases as draw_cases
 from voxmim.tasks.scans import labelled_cases, source_of
 from voxmim.training.finetune import finetune
-from voxmim.training.loop import make_fabric
 from voxmim.training.pretrain import pretrain
+from voxmim.training.processes import make_fabric
 from voxmim.training.run import Run
 from voxmim.training.validate_pretext import Validation
 from voxmim.weights.files import read_weights

@@ -18,8 +18,9 @@ from voxmim.settings import Training
 from voxmim.store.crops import Batch
 from voxmim.training import loop as loop_module
 from voxmim.training.damage import Damage
-from voxmim.training.loop import Job, make_fabric, train
+from voxmim.training.loop import Job, train
 from voxmim.training.optimiser import learning_rate
+from voxmim.training.processes import make_fabric
 from voxmim.training.run import Run
 
 BETAS = (0.9, 0.95)

@@ -22,8 +22,8 @@ from voxmim.store import augment
 from voxmim.store.crops import CropPlan
 from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.store.split import split
-from voxmim.training.loop import make_fabric
 from voxmim.training.pretrain import pretrain, pretraining_cases
+from voxmim.training.processes import make_fabric
 from voxmim.training.run import Run
 from voxmim.training.validate_pretext import Validation
 from voxmim.weights.files import read_weights

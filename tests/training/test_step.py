@@ -16,7 +16,7 @@ from voxmim import api
 from voxmim.report.reconstruct import Reconstructor
 from voxmim.store.crops import CropPlan
 from voxmim.store.format import Store
-from voxmim.training.loop import make_fabric
+from voxmim.training.processes import make_fabric
 from voxmim.training.run import Run
 from voxmim.training.validate_pretext import Validation
 from voxmim.weights.files import read_weights

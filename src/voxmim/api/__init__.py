@@ -12,30 +12,3 @@ from voxmim.api.studies import demo, study
 from voxmim.api.training import finetune, plan, pretrain, recipes
 from voxmim.api.viewing import open_run, view
 from voxmim.api.weights import export_weights, import_weights, load_encoder
-
-__all__ = [
-    "data_sets",
-    "demo",
-    "doctor",
-    "download",
-    "embed",
-    "evaluate",
-    "export_weights",
-    "finetune",
-    "import_weights",
-    "inspect",
-    "load_encoder",
-    "open_run",
-    "phantom",
-    "plan",
-    "predict",
-    "prepare",
-    "pretrain",
-    "read_volume",
-    "recipes",
-    "reconstruct",
-    "split",
-    "study",
-    "verify",
-    "view",
-]

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 from voxmim import workers
+from voxmim.console import CONSOLE, announce
 from voxmim.recipe import Recipe
 from voxmim.studies.curves import Cost
 from voxmim.studies.trial import Note, Trial, carry_out
@@ -90,7 +90,6 @@ class Comparison:
     scheduler: str | None = None  # address of a Dask scheduler; None runs one trial after another here
     trials: dict[str, Trial] = field(default_factory=dict)  # all that were needed, by name
     notes: dict[str, Note] = field(default_factory=dict)  # how they ended, by name
-    console: Console = field(default_factory=lambda: Console(highlight=False))  # for the lines between the trials
     _rows: dict[str, list[dict[str, float]]] = field(default_factory=dict, init=False)
     _results: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
 
@@ -233,16 +232,15 @@ class Comparison:
     def _print(self, note: Note) -> None:
         if note.state != "done":
             line = f"{note.state}: {note.trial}: {note.error}"
-            self.console.print(line, style="yellow", markup=False, soft_wrap=True)
+            CONSOLE.print(line, style="yellow", markup=False, soft_wrap=True)
         elif self.scheduler is not None:
-            self.console.print(f"done: {note.trial}, {note.seconds:.0f} s", markup=False, soft_wrap=True)
+            CONSOLE.print(f"done: {note.trial}, {note.seconds:.0f} s", markup=False, soft_wrap=True)
 
 
 def _announced(trial: Trial, out: Path) -> Note:
     """Run one trial here, with its command above its progress bar unless it is done already."""
     if not trial.is_done(out):
-        command = f"\n$ {trial.command(out)}"
-        Console(highlight=False).print(command, style="bold", markup=False, soft_wrap=True)
+        announce(trial.command(out))
     return carry_out(trial, out)
 
 

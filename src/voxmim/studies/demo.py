@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from voxmim.console import announce
 from voxmim.errors import RecipeError, RunError
 from voxmim.images.geometry import Spacing
 from voxmim.phantoms.cohort import write_cohort
@@ -40,7 +39,7 @@ class Steps:
         """Print the command of a step, run the step and note its time."""
         text = shlex.join(["voxmim", *map(str, command)])
         self.commands.append(text)
-        Console(highlight=False).print(f"\n$ {text}", style="bold", markup=False, soft_wrap=True)
+        announce(text)
         began = time.monotonic()
         result = step()
         self.seconds[str(command[0])] = round(time.monotonic() - began, 1)

@@ -1,14 +1,11 @@
 """What does pre-training gain with how many labels?"""
 
-import numpy as np
-
-from voxmim.report.plots import Curve, Plot
+from voxmim.report.plots import Plot
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.request import Request
-from voxmim.studies.tables import grouped_findings, seeds_caption
-from voxmim.tasks.intervals import seed_interval
+from voxmim.studies.tables import grouped_findings, seeds_caption, seeds_curve
 
 NUMBERS = ("3", "6", "12", "all")  # by default
 
@@ -49,11 +46,7 @@ def _plot(comparison: Comparison, groups: list[list[Arm]]) -> Plot:
             run, table = comparison.run(arm, comparison.seeds[0]), comparison.tested(arm)
             if run is not None and table:
                 points[len(run.about["cases"])] = table[0].mean(axis=1)
-        numbers = sorted(points)
-        intervals = [seed_interval(points[number][:, None]) for number in numbers]
-        low, high = ([float(interval[end][0]) for interval in intervals] for end in (0, 1))
-        means = [float(np.mean(points[number])) for number in numbers]
-        curves.append(Curve(name, numbers, means, (low, high) if len(comparison.seeds) > 2 else None))
+        curves.append(seeds_curve(name, dict(sorted(points.items()))))
     title = "Dice on test cases by the number of labels"
     return Plot(title, "labelled cases", "mean Dice", curves, seeds_caption(comparison))
 

@@ -1,15 +1,19 @@
 """Does longer pre-training, or pre-training on more scans, help more?"""
 
-import numpy as np
-
-from voxmim.report.plots import Curve, Plot
+from voxmim.report.plots import Plot
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.request import Request
 from voxmim.studies.speed import plateau_table
-from voxmim.studies.tables import difference_table, score_table, seeds_caption, tested_in_words, validation_plot
-from voxmim.tasks.intervals import seed_interval
+from voxmim.studies.tables import (
+    difference_table,
+    score_table,
+    seeds_caption,
+    seeds_curve,
+    tested_in_words,
+    validation_plot,
+)
 from voxmim.training.pretrain import pretraining_cases
 
 SCANS = (10, 40)  # and all
@@ -56,10 +60,7 @@ def _plot(comparison: Comparison) -> Plot:
             pair = comparison.tested(scratch, arm)
             if pair and arm.pretraining is not None:
                 gains[arm.pretraining.recipe.pretrain.steps] = (pair[1] - pair[0]).mean(axis=1)
-        intervals = [seed_interval(gain[:, None]) for gain in gains.values()]
-        low, high = ([float(interval[end][0]) for interval in intervals] for end in (0, 1))
-        means = [float(np.mean(gain)) for gain in gains.values()]
-        curves.append(Curve(group, list(gains), means, (low, high) if len(comparison.seeds) > 2 else None))
+        curves.append(seeds_curve(group, gains))
     title = "What pre-training gains by its length and its scans"
     return Plot(title, "steps of the pre-training", "test Dice minus from scratch", curves, seeds_caption(comparison))
 

@@ -12,13 +12,13 @@ from voxmim.settings import Triple
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison, case_scores, common_scores, grouped
 from voxmim.studies.design import Findings
-from voxmim.studies.raw import PRIOR
 from voxmim.tasks.intervals import mean_interval, seed_interval, verdict
 from voxmim.tasks.metrics import MAIN, METRICS, cells, convention, headings
 from voxmim.tasks.segmentation.task import case_column, prior_dice
 from voxmim.text import sizes_in_words
 
 MISSING = "missing"
+PRIOR = "position-only prior"
 MAIN_METRIC = METRICS[MAIN]
 
 
@@ -176,9 +176,7 @@ def validation_plot(comparison: Comparison, arms: Sequence[Arm], title: str = ""
             continue
         steps = [int(row["step"]) for row in found[0]]
         dice = np.array([[row["val_dice"] for row in rows] for rows in found])
-        low, high = seed_interval(dice)
-        band = (low.tolist(), high.tolist()) if len(found) > 2 else None  # two seeds have a band as wide as the plot
-        curves.append(Curve(marked(comparison, arm), steps, dice.mean(axis=0).tolist(), band))
+        curves.append(seeds_curve(marked(comparison, arm), dict(zip(steps, dice.T, strict=True))))
     if (prior := _prior(comparison, arms)) is not None:
         ends = [min(curve.steps[0] for curve in curves), max(curve.steps[-1] for curve in curves)]
         curves.append(Curve(PRIOR, ends, [prior] * 2))
@@ -193,6 +191,15 @@ def _prior(comparison: Comparison, arms: Sequence[Arm]) -> float | None:
             dice = prior_dice(run.path, run.about, Store(arm.store))
             return float(np.mean(dice)) if dice else None
     return None
+
+
+def seeds_curve(name: str, scores: Mapping[int, np.ndarray]) -> Curve:
+    """The means over seeds of the scores (S,) at each step or number, with their t intervals."""
+    found = [seed_interval(scores[at][:, None]) for at in scores]
+    low, high = ([float(interval[end][0]) for interval in found] for end in (0, 1))
+    # of two seeds, the band would be as wide as the plot
+    band = (low, high) if min(map(len, scores.values()), default=0) > 2 else None
+    return Curve(name, list(scores), [float(own.mean()) for own in scores.values()], band)
 
 
 def seeds_caption(comparison: Comparison) -> str:

@@ -191,12 +191,13 @@ def carry_out(trial: Trial, out: Path) -> Note:
     began, threads = time.monotonic(), torch.get_num_threads()
     with _ONE_AT_A_TIME:
         try:
+            error = ""
             _do(trial, out)
-            note = Note(trial.name, "done", round(time.monotonic() - began, 1), "", machine(), trial.source, threads)
-        except Exception as error:  # whatever it is, the other trials shall go on
-            text = str(error) if isinstance(error, VoxmimError) else f"{type(error).__name__}: {error}"
-            seconds = round(time.monotonic() - began, 1)
-            note = Note(trial.name, "failed", seconds, " ".join(text.split()), machine(), trial.source, threads)
+        except Exception as failure:  # whatever it is, the other trials shall go on
+            text = str(failure) if isinstance(failure, VoxmimError) else f"{type(failure).__name__}: {failure}"
+            error = " ".join(text.split())
+    seconds = round(time.monotonic() - began, 1)
+    note = Note(trial.name, "failed" if error else "done", seconds, error, machine(), trial.source, threads)
     write_json(_beside(trial, out, ".json"), asdict(note))
     return note
 

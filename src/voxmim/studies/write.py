@@ -1,6 +1,6 @@
 """The files of a study: a page in HTML and Markdown, every raw result as CSV, and all of it as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +14,16 @@ from voxmim.report.page import Page, Table, write_page
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.design import Findings
-from voxmim.studies.raw import COLUMNS, raw_rows
-from voxmim.studies.tables import unlearned_note
+from voxmim.studies.tables import PRIOR, unlearned_note
+from voxmim.studies.trial import Trial
 from voxmim.tasks.cases import labelled_train_cases
+from voxmim.tasks.metrics import METRICS
+from voxmim.tasks.segmentation.task import case_column
 from voxmim.text import sizes_in_words
+
+COLUMNS = (
+    "trial", "kind", "group", "arm", "seed", "lr", "chosen", "split", "step", "case", "label", "metric", "value",
+)  # fmt: skip
 
 
 def write_study(
@@ -125,3 +131,43 @@ def _holes(comparison: Comparison) -> Table | None:
     rows = [[note.trial, note.state, note.error] for note in comparison.notes.values() if note.state != "done"]
     note = "Run the same command to try them again."
     return Table("Missing trials", ["trial", "state", "reason"], rows, note) if rows else None
+
+
+def raw_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """Every validation of every training that is done, and every score of a test case, by `COLUMNS`."""
+    seen = set()
+    for arm in comparison.arms:
+        chosen = comparison.lr(arm)
+        for seed in comparison.seeds:
+            start = arm.pretrain(seed)
+            if start is not None and start.name not in seen:
+                seen.add(start.name)
+                yield from _validated(comparison, start, {"arm": arm.name, "seed": seed})
+            for lr in arm.recipe.lrs:
+                about = {"group": arm.group, "arm": arm.name, "seed": seed, "lr": lr, "chosen": int(lr == chosen)}
+                yield from _validated(comparison, arm.finetune(seed, lr), about)
+        for seed, result in comparison.results(arm).items():
+            trial = comparison.evaluation(arm, seed, chosen)
+            assert trial is not None
+            about = {"trial": trial.name, "kind": "evaluate", "group": arm.group, "seed": seed, "lr": chosen}
+            about |= {"chosen": 1, "split": result["split"]}
+            for who, scored in ((arm.name, result), (PRIOR, result["prior"])):
+                for case in scored["cases"]:
+                    for metric in METRICS:
+                        for label, value in case.get(metric, {}).items():
+                            one = {"arm": who, "case": case["case"], "label": label, "metric": metric, "value": value}
+                            yield about | one
+
+
+def _validated(comparison: Comparison, trial: Trial, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for row in comparison.rows(trial):
+        for key, value in row.items():
+            one = {"trial": trial.name, "kind": trial.kind, "split": "val", "step": int(row["step"]), "value": value}
+            if key.startswith(case_column("")):
+                yield {**about, **one, "case": key.removeprefix(case_column("")), "metric": "dice"}
+            elif key.startswith("val_dice "):
+                yield {**about, **one, "label": key.removeprefix("val_dice "), "metric": "dice"}
+            elif key == "loss":
+                yield {**about, **one, "split": "train", "metric": "loss"}
+            elif key not in ("step", "lr"):
+                yield {**about, **one, "metric": key.removeprefix("val_")}

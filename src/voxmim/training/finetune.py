@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
+from voxmim.console import warn
 from voxmim.networks.build import build_encoder
 from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Store
 from voxmim.tasks.registry import TASKS
 from voxmim.training.damage import Damage
-from voxmim.training.loop import Job, Watcher, make_fabric, train
+from voxmim.training.loop import Job, Watcher, train
 from voxmim.training.nonfinite import image_files
+from voxmim.training.processes import make_fabric
 from voxmim.training.run import CHECKPOINT, Run
 from voxmim.training.self_training import SelfTraining
 from voxmim.training.setup import Beginning, augmenter, begin, made_of, new_run, stream, weights_metadata
@@ -77,7 +78,7 @@ def finetune(
         about: dict[str, Any] = {**made_of(store), "loss": chosen.loss_name, **chosen.about(), **kept}
         run = new_run(fabric, out, "finetune", recipe, about, start, transfer, carried)
     for note in chosen.notes if fabric.is_global_zero else ():
-        Console(stderr=True).print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(note)
 
     training = recipe.finetune
     plan = CropPlan(recipe.crop, recipe.window, recipe.seed, training.crops_per_scan, labelled=chosen.labelled,

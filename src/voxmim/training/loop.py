@@ -21,13 +21,11 @@ from voxmim.training.damage import Damage
 from voxmim.training.nonfinite import raise_nonfinite
 from voxmim.training.one_process import Fabric
 from voxmim.training.optimiser import learning_rate, make_optimiser
-from voxmim.training.processes import all_ranks, kill_children_on_error, make_fabric
+from voxmim.training.processes import all_ranks, kill_children_on_error
 from voxmim.training.progress import TrainingProgress
 from voxmim.training.run import MetricsFile, Run
 from voxmim.training.speed import Speed
 from voxmim.training.stopping import StopSignal
-
-__all__ = ["Job", "Watcher", "make_fabric", "train"]
 
 Watcher = Callable[[Run, Mapping[str, float], bool], None]
 """Takes the run, a row of metrics.csv, and whether it is a validation that is not the last."""

@@ -16,8 +16,9 @@ from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Case, Store
 from voxmim.training.damage import Damage
-from voxmim.training.loop import Job, Watcher, make_fabric, train
+from voxmim.training.loop import Job, Watcher, train
 from voxmim.training.nonfinite import image_files
+from voxmim.training.processes import make_fabric
 from voxmim.training.run import Run
 from voxmim.training.setup import augmenter, begin, made_of, new_run, stream, weights_metadata
 from voxmim.training.validate_pretext import Validation

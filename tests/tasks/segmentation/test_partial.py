@@ -14,8 +14,7 @@ from voxmim import api
 from voxmim.images.volume import Volume, open_image, write_volume
 from voxmim.store.format import Store
 from voxmim.tasks.segmentation.evaluate import result_tables
-from voxmim.tasks.segmentation.loss import deep_loss, make_criterion
-from voxmim.tasks.segmentation.partial import compare_known
+from voxmim.tasks.segmentation.loss import compare_known, deep_loss, make_criterion
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.tasks.segmentation.task import Segmentation
 

@@ -18,8 +18,7 @@ from voxmim.tasks.cases import labelled_train_cases, resumed_cases
 from voxmim.tasks.metrics import MAIN
 from voxmim.tasks.segmentation import evaluate as evaluation
 from voxmim.tasks.segmentation.inference import predict_slabs, prepared_label_map, window_count
-from voxmim.tasks.segmentation.loss import deep_loss, loss_name, make_criterion
-from voxmim.tasks.segmentation.partial import compare_known
+from voxmim.tasks.segmentation.loss import compare_known, deep_loss, loss_name, make_criterion
 from voxmim.tasks.segmentation.predict import predict
 from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
 from voxmim.tasks.segmentation.scores import score_case, without
