@@ -67,14 +67,6 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
     CONSOLE.print(shown)
 
 
-def figure(value: float | None, interval: list[float] | None = None, digits: int = 3) -> str:
-    """A number and its interval as text; a dash for None."""
-    if value is None:
-        return "-"
-    text = f"{value:.{digits}f}"
-    return f"{text} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})" if interval else text
-
-
 def agreed(terms: str, beforehand: bool) -> bool:
     """Show terms and ask for agreement, unless given beforehand; False without a terminal."""
     CONSOLE.print(plain(terms), soft_wrap=True)

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from voxmim.settings import Training
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.trial import Trial
@@ -46,18 +45,15 @@ def cost_rows(comparison: Comparison, tested: Iterable[Arm], follow_up: bool = F
 
 def _kind(trial: Trial) -> Trial:
     """The trial with all settings that do not change what a step costs as they are by default."""
-    training = replace(_training(trial), steps=1, validate_every=1, checkpoint_every=1, lr=1.0, warmup=0.0)
+    training = replace(
+        getattr(trial.recipe, trial.kind), steps=1, validate_every=1, checkpoint_every=1, lr=1.0, warmup=0.0
+    )
     changes: Any = {"seed": 0, trial.kind: training}
     return replace(trial, recipe=replace(trial.recipe, **changes), start=None)
-
-
-def _training(trial: Trial) -> Training:
-    training: Training = getattr(trial.recipe, trial.kind)
-    return training
 
 
 def _seconds(trial: Trial, found: Plan) -> float:
     if trial.kind == "evaluate":
         cases = {split: len(Store(trial.store).labelled(split)) for split in ("val", "test")}
         return EVALUATION * found.validation_seconds * cases["test"] / max(1, cases["val"])
-    return found.seconds_of(_training(trial))
+    return found.seconds_of(getattr(trial.recipe, trial.kind))

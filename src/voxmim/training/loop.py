@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +26,10 @@ from voxmim.training.progress import TrainingProgress
 from voxmim.training.run import MetricsFile, Run
 from voxmim.training.speed import Speed
 from voxmim.training.stopping import StopSignal
+from voxmim.training.validation import Validation
 
 Watcher = Callable[[Run, Mapping[str, float], bool], None]
 """Takes the run, a row of metrics.csv, and whether it is a validation that is not the last."""
-
-
-class BestStep(Protocol):
-    """Knows whether the last validation was the best one so far; its state is kept in checkpoints."""
-
-    improved: bool
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass
@@ -54,7 +45,7 @@ class Job:
     validate: Callable[[int], dict[str, float]]  # figures by name after a step; every process calls it
     columns: list[str]  # the names of those figures
     save: Callable[[int], None]  # writes the weights that other commands load, after a step
-    best: BestStep | None = None  # `save` is called where a validation improved; without it, with each checkpoint
+    best: Validation | None = None  # `save` is called where a validation improved; without it, with each checkpoint
     watch: Callable[[dict[str, float]], str] = lambda _: ""  # a warning about a validated row of metrics; printed once
     files: Callable[[list[str]], list[str]] = lambda names: names  # the image files of cases, for error messages
     compile: bool = False  # use torch.compile

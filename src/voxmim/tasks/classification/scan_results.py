@@ -57,6 +57,7 @@ class ScanResults(Task):
     @classmethod
     def check(cls, truth: Mapping[str, Any], metadata: Mapping[str, Any], data: Path) -> None:
         """Raise SourceError where a target is none that the network can give; any may be by default."""
+        return
 
     @classmethod
     def evaluate(

@@ -1,6 +1,5 @@
 """What fine-tuning for the tasks of whole scans has in common: a target for each scan, read from a table."""
 
-from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from voxmim.errors import RunError, StoreError
-from voxmim.networks.build import Encoder
 from voxmim.networks.classifier import Classifier
 from voxmim.recipe import Recipe
 from voxmim.store.format import Case, Store
@@ -95,14 +93,6 @@ class ScanTask(ScanResults):
     def resume(cls, store: Store, about: Mapping[str, Any], seed: int) -> Self:
         train, notes = resumed_cases(store, about["cases"]), about.get("notes", about.get("told", ()))
         return cls(store, train, about["listed"], about[cls.option.strip("-")], seed, notes)
-
-    @property
-    @abstractmethod
-    def outputs(self) -> int:
-        """How many outputs the network has."""
-
-    def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
-        return Classifier(encoder, self.outputs)
 
     def prepare(self, network: nn.Module, crops: Iterable[Tensor], recipe: Recipe, folder: Path) -> None:
         """Fit the scale of the features that a linear probe learns from."""

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from voxmim.errors import SourceError, StoreError
+from voxmim.networks.build import Encoder
+from voxmim.networks.classifier import Classifier
 from voxmim.recipe import Recipe
 from voxmim.settings import Triple
 from voxmim.store.crops import Batch
@@ -69,9 +71,8 @@ class Classification(ScanTask):
             )
         return listed, notes
 
-    @property
-    def outputs(self) -> int:
-        return len(self.classes)
+    def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
+        return Classifier(encoder, len(self.classes))
 
     def go_on(self, network: nn.Module, start: Start, report: LoadReport) -> None:
         if start.kind == self.product:

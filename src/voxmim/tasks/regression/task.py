@@ -62,7 +62,6 @@ class Regression(ScanTask):
     loss_name = "Huber loss"
     columns = ["val_loss", "val_mae", "val_r2", "val_skill"]  # noqa: RUF012 (overrides a property)
     read = staticmethod(read_values)
-    outputs = 1
 
     def __init__(
         self, store: Store, train: Sequence[Case], listed: Listed, table: str, seed: int, notes: Sequence[str]
