@@ -134,7 +134,6 @@ class Recipe:
 
     @property
     def encoder_entry(self) -> EncoderEntry:
-        """The encoder's settings, network and segmentor classes."""
         from voxmim.networks.build import ENCODERS
 
         return _known(self.encoder, ENCODERS, "encoder")

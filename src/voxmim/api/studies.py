@@ -76,15 +76,4 @@ def study(
     """
     from voxmim.studies.study import study
 
-    return study(
-        name,
-        data,
-        out,
-        seeds,
-        recipe=recipe,
-        settings=settings,
-        labels=labels,
-        scheduler=scheduler,
-        accept_findings=accept_findings,
-        plan_only=plan_only,
-    )
+    return study(name, data, out, seeds, recipe, settings, labels, scheduler, accept_findings, plan_only)

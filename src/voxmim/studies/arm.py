@@ -67,7 +67,6 @@ class Arm:
         return Trial("pretrain", self.pretraining.store, replace(self.pretraining.recipe, seed=seed))
 
     def finetune(self, seed: int, lr: float) -> Trial:
-        """Its fine-tuning with a seed at a learning rate."""
         recipe = replace(self.recipe, seed=seed, finetune=replace(self.recipe.finetune, lr=lr))
         return Trial("finetune", self.store, recipe, self.labels, self.pretrain(seed))
 

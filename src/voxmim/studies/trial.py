@@ -106,7 +106,6 @@ class Trial:
         return out / TRIALS / own.name
 
     def is_done(self, out: Path) -> bool:
-        """Whether it was carried out to its end."""
         note = note_of(self, out)
         return note is not None and note.state == "done" and self.result(out).is_file()
 

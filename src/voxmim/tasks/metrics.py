@@ -40,7 +40,6 @@ class Metric:
     absent: float | None = 0.0  # score of a structure that only one label map holds; None: the scan's diagonal in mm
 
     def heading(self, tolerance_mm: float = 2.0) -> str:
-        """Title and unit, as the head of a column."""
         title = self.title.format(tolerance_mm=f"{tolerance_mm:g}")
         return f"{title} ({self.unit})" if self.unit else title
 

@@ -159,7 +159,6 @@ def _step(
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:
-    """A batch cut into equal parts, for gradient accumulation."""
     size = len(batch.image) // count
     return [Batch(*(values[at * size : (at + 1) * size] for values in batch)) for at in range(count)]  # type: ignore[arg-type]
 

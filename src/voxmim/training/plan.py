@@ -37,7 +37,6 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Of the training."""
         return self.training.steps
 
     @property
@@ -53,7 +52,6 @@ class Plan:
         return training.steps * self.step_seconds + pauses
 
     def rows(self) -> list[list[str]]:
-        """The rows of a table."""
         memory = "GPU memory" if self.on_gpu else "memory"
         return [
             ["parameters", f"{self.parameters:,}, of which the encoder has {self.encoder_parameters:,}"],

@@ -70,11 +70,9 @@ class TrainingProgress:
             self._warned = True
 
     def say(self, text: str) -> None:
-        """Print a line above the bar."""
         CONSOLE.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def update(self, row: dict[str, Any]) -> None:
-        """Show a step, a row of metrics.csv."""
         self._newest |= {key: row[key] for key in _FIGURES if key in row}
         figures = "  ".join(f"{key} {value:.4f}" for key, value in self._newest.items())
         if self._lines and self._due(row):
@@ -95,7 +93,6 @@ class TrainingProgress:
         return step - self._first in _FIRST or seconds >= _SECONDS or (way >= _FRACTION and seconds >= 1)
 
     def _left(self, row: dict[str, Any]) -> str:
-        """The time left, by the speed since the start of this process."""
         done, seconds = max(1, row["step"] - self._first), time.monotonic() - self._started
         minutes, seconds = divmod(round(seconds / done * (self._steps - row["step"])), 60)
         return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"

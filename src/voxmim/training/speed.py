@@ -28,7 +28,6 @@ class Speed:
             torch.cuda.reset_peak_memory_stats(fabric.device)
 
     def elapsed(self) -> float:
-        """Seconds since the training began."""
         return time.monotonic() - self._began
 
     @contextmanager
@@ -62,6 +61,5 @@ def _count(network: Any) -> int:
 
 
 def _peak_memory() -> int:
-    """The most memory that this process has held, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in kB

@@ -64,7 +64,6 @@ class Validation:
         return self.figures(self._newest)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
         return {
             "next": self._next,
             "spent": self._spent,

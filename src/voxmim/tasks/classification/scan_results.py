@@ -133,7 +133,6 @@ class ScanResults(Task):
 
     @classmethod
     def write_csv(cls, file: Path, result: Mapping[str, Any]) -> None:
-        """Write an evaluation as CSV: a row per case."""
         rows = [{"case": one["case"], cls.target: one[cls.target], **cls.cells(one)} for one in result["cases"]]
         write_csv(file, rows)
 

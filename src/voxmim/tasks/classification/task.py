@@ -85,7 +85,6 @@ class Classification(ScanTask):
 
     @staticmethod
     def answer(network: nn.Module, image: Tensor, crop: Triple, precision: str) -> list[float]:
-        """The probability of each class."""
         return class_probabilities(network, image, crop, precision).tolist()
 
     @staticmethod

@@ -86,7 +86,6 @@ class Regression(ScanTask):
 
     @staticmethod
     def answer(network: nn.Module, image: Tensor, crop: Triple, precision: str) -> float:
-        """The predicted number."""
         return scan_output(network, image, crop, precision).item()
 
     @staticmethod

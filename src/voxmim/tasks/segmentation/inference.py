@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from voxmim.images.geometry import Grid, resample_probabilities, resample_to_label_map
 from voxmim.networks.precision import working_dtype
+from voxmim.settings import Triple
 from voxmim.store.crops import has_contrast
 from voxmim.tasks.segmentation.structures import Structures
 
@@ -19,7 +20,6 @@ _SLAB_VALUES = 2**25  # probabilities of a slab; 128 MiB
 _CACHED_VALUES = 2**20  # probabilities that are computed at once
 _LARGE_SUMS = 2**29  # values; more are summed in float16, which changes a label where two are as likely
 
-Triple = tuple[int, int, int]
 Slab = tuple[int, Tensor]
 """Its first plane along the scan's longest axis, and its probabilities (K, X, Y, Z) float32."""
 

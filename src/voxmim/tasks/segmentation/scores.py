@@ -126,6 +126,5 @@ def _box_of(boxes: Sequence[_Box | None], values: Sequence[int]) -> _Box | None:
 
 
 def _joined(boxes: Sequence[_Box]) -> _Box:
-    """The smallest box around several."""
     x, y, z = (slice(min(p.start for p in axis), max(p.stop for p in axis)) for axis in zip(*boxes, strict=True))
     return x, y, z

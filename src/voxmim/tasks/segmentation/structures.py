@@ -64,7 +64,6 @@ class Structures:
         return cls(labels, regions, tuple(values), unseen)
 
     def metadata(self) -> dict[str, Any]:
-        """What a weights file keeps of them."""
         return {
             "labels": {str(value): name for value, name in self.labels.items()},
             "regions": {name: list(values) for name, values in self.regions.items()},
@@ -79,12 +78,10 @@ class Structures:
 
     @property
     def outputs(self) -> int:
-        """Channels of the network's output."""
         return len(self.names)
 
     @property
     def names(self) -> list[str]:
-        """The name of each output."""
         return list(self.regions) or [BACKGROUND, *(self.labels.get(v, f"label {v}") for v in self.values[1:])]
 
     def activate(self, logits: Tensor) -> Tensor:
