@@ -43,12 +43,10 @@ def study(result: Mapping[str, Any], given: Given) -> int:
 
 
 def phantom(result: Path, given: Given) -> None:
-    """The folder."""
     done(result, f"{given['cases']} phantoms with labels")
 
 
 def download(result: Path | list[list[str]], given: Given) -> None:
-    """The folder, or the data sets there are."""
     if isinstance(result, list):
         table("Public data sets", ["name", "content", "licence"], result)
     else:
@@ -87,12 +85,10 @@ def verify(result: list[str], given: Given) -> int:
 
 
 def split(result: Mapping[str, int], given: Given) -> None:
-    """The number of cases in each split."""
     done(given["store"], ", ".join(f"{count} {name}" for name, count in result.items()))
 
 
 def pretrain(result: Path | Plan, given: Given) -> None:
-    """The encoder, or the plan."""
     if isinstance(result, Path):
         _say_whether_done(result)
         return done(result / "encoder.safetensors", "the encoder; its report is report.html in the same folder")
@@ -101,7 +97,6 @@ def pretrain(result: Path | Plan, given: Given) -> None:
 
 
 def finetune(result: Path, given: Given) -> None:
-    """The segmentor, classifier or regressor."""
     from voxmim.tasks.registry import task_of
 
     _say_whether_done(result)
@@ -118,7 +113,6 @@ def _say_whether_done(run: Path) -> None:
 
 
 def evaluate(result: Mapping[str, Any], given: Given) -> None:
-    """The scores."""
     from voxmim.tasks.registry import TASKS
 
     for title, header, rows, note in TASKS[result.get("task", "segmentation")].tables(result):
@@ -129,7 +123,6 @@ def evaluate(result: Mapping[str, Any], given: Given) -> None:
 
 
 def predict(result: list[Path], given: Given) -> None:
-    """The folder of label maps, or the table of classes."""
     if result[0].suffix != ".csv":
         done(given["out"], f"{len(result)} label maps")
     else:
@@ -137,12 +130,10 @@ def predict(result: list[Path], given: Given) -> None:
 
 
 def reconstruct(result: list[Path], given: Given) -> None:
-    """The folder of pictures."""
     done(given["out"], f"{len(result)} pictures, each with its NIfTI volumes")
 
 
 def embed(result: Embeddings, given: Given) -> None:
-    """The neighbours, and the file."""
     if result.neighbours:
         rows = [
             [name, ", ".join(f"{other} ({cosine:.3f})" for other, cosine in near)]
@@ -153,7 +144,6 @@ def embed(result: Embeddings, given: Given) -> None:
 
 
 def import_weights(result: LoadReport, given: Given) -> None:
-    """What happened to each tensor."""
     result.show(given["file"])
     done(given["out"] / "encoder.safetensors", f"the encoder, for --init {given['out']}")
 
@@ -170,7 +160,6 @@ def export_weights(result: Exported, given: Given) -> int:
 
 
 def recipes(result: Mapping[str, str] | Recipe, given: Given) -> None:
-    """The packaged recipes, or the settings of one."""
     if isinstance(result, dict):
         table("Packaged recipes", ["name", "what it is for"], [list(row) for row in result.items()])
         CONSOLE.print("'voxmim recipes NAME' prints all settings. A recipe of your own: a YAML file with what differs.")
@@ -181,7 +170,6 @@ def recipes(result: Mapping[str, str] | Recipe, given: Given) -> None:
 
 
 def doctor(result: list[list[str]], given: Given) -> None:
-    """The machine."""
     table("This machine", ["what", "value"], result)
 
 
