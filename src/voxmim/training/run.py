@@ -59,6 +59,7 @@ class Run:
         return cls(path, found, about)
 
     def recipe(self) -> Recipe:
+        """The run's fully resolved recipe."""
         return load_recipe(self.path / RECIPE)
 
     def write_about(self) -> None:
@@ -89,6 +90,7 @@ class Run:
         return [{RENAMED_COLUMNS.get(key, key): float(value) for key, value in row.items() if value} for row in rows]
 
     def seconds(self) -> float:
+        """The time that the run has taken so far."""
         rows = self.metrics()
         return rows[-1]["seconds"] if rows else 0.0
 
