@@ -70,7 +70,7 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
     training, leads = job.training, fabric.is_global_zero
     if training.freeze == 1:
         cast(nn.Module, job.network.encoder).requires_grad_(False)
-    network = fabric.setup_module(torch.compile(job.network) if job.compile else job.network)
+    network = fabric.setup_module(torch.compile(job.network) if job.compile else job.network)  # type: ignore[arg-type]
     optimiser: Any = fabric.setup_optimizers(make_optimiser(job.network, training, job.betas))
     decay = get_ema_multi_avg_fn(training.ema)
     job.average = AveragedModel(job.network, multi_avg_fn=decay) if training.ema else None

@@ -1,7 +1,7 @@
 """Evaluation and prediction of the tasks of whole scans, each of which has a target in a table."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,12 +27,16 @@ class ScanResults(Task):
     target: ClassVar[str]  # what a target is called, the column of the table
     metrics: ClassVar[Mapping[str, Metric]]  # of an evaluation
     convention: ClassVar[str]  # how it counts, printed below its tables
-    load: ClassVar[Callable[[Path | str], Loaded]]  # loads trained weights
 
     @staticmethod
     @abstractmethod
     def read(table: Path, /) -> Mapping[str, Any]:
         """The target of each case; raises SourceError."""
+
+    @staticmethod
+    @abstractmethod
+    def load(path: Path | str, /) -> Loaded:
+        """A trained network, and its metadata; raises WeightsError."""
 
     @staticmethod
     @abstractmethod

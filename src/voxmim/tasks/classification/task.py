@@ -35,11 +35,11 @@ class Classification(ScanTask):
 
     name, title, product = "classification", "Classification", "classifier"
     target, option = CLASS, "--classes"
-    metrics, convention, load = METRICS, CONVENTION, staticmethod(load_classifier)
+    metrics, convention = METRICS, CONVENTION
     score, score_name = "val_score", "AUROC"
     loss_name = "cross-entropy"
     columns = ["val_loss", "val_balanced_accuracy", "val_auroc", "val_score"]  # noqa: RUF012 (overrides a property)
-    read = staticmethod(read_classes)
+    read, load = staticmethod(read_classes), staticmethod(load_classifier)
     counted = staticmethod(counts_in_words)
 
     def __init__(

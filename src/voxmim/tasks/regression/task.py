@@ -57,11 +57,11 @@ class Regression(ScanTask):
 
     name, title, product = "regression", "Regression", "regressor"
     target, option = VALUE, "--values"
-    metrics, convention, load = METRICS, CONVENTION, staticmethod(load_regressor)
+    metrics, convention = METRICS, CONVENTION
     score, score_name = "val_skill", "MAE skill score"
     loss_name = "Huber loss"
     columns = ["val_loss", "val_mae", "val_r2", "val_skill"]  # noqa: RUF012 (overrides a property)
-    read = staticmethod(read_values)
+    read, load = staticmethod(read_values), staticmethod(load_regressor)
 
     def __init__(
         self, store: Store, train: Sequence[Case], listed: Listed, table: str, seed: int, notes: Sequence[str]
