@@ -262,8 +262,9 @@ def _shape(function: Callable[..., Any], command: Command) -> Signature:
     short = [(name, type_, text, None) for name, (_, type_, text) in SHORT.items()] if command.phase else []
     for name, type_, text, default in [*short, *((name, bool, text, False) for name, text in command.flags.items())]:
         info = cyclopts.Parameter(name=f"--{name.replace('_', '-')}", help=text, show_default=False)
-        annotation = Annotated[type_ | None, info]
-        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+        parameters.append(
+            Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_ | None, info])
+        )
     return Signature(parameters)
 
 
