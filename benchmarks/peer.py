@@ -54,9 +54,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from voxmim.doctor.reading import read_label
 from voxmim.files import write_json, write_text
 from voxmim.images.geometry import resample_to_label_map
-from voxmim.images.repair import fitting_label
 from voxmim.images.volume import Volume, write_volume
 from voxmim.networks.precision import chosen_precision
 from voxmim.report.machine import machine
@@ -207,7 +207,7 @@ def score(store: Store, folder: Path, split: str) -> None:
         assert case.label is not None
         name, images, label = case.name, case.images, case.label
         scan = prepare_scan(images, store.preparation)
-        reference = fitting_label(label, scan.original, images[0])
+        reference = read_label(label, scan.original, images[0])
         shares = label_shares(store, folder / "predicted" / f"{name}.npz")
         found = resample_to_label_map(shares, scan.grid, scan.original)
         scores[name] = score_case(found, reference, parts, scan.original.spacing, TOLERANCE_MM)

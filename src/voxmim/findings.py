@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from voxmim.errors import ScanError
+
 Action = Literal["used", "repaired", "left out"]
 
 # What each kind says of a file.
@@ -53,6 +55,16 @@ class Finding:
     def unresolved(self) -> bool:
         """Whether something is in doubt: probably wrong, but used."""
         return self.action == "used" and self.kind in DOUBTFUL
+
+    @classmethod
+    def of(cls, file: object, kind: str, text: str, action: Action = "left out") -> "Finding":
+        """A finding on a file whose reason is the text, with the file in front."""
+        return cls(str(file), kind, f"{file}: {text}", action)
+
+    @classmethod
+    def of_error(cls, file: object, error: ScanError) -> "Finding":
+        """The finding on a file that is left out because of an error."""
+        return cls(str(file), error.kind, str(error), "left out")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Finding":

@@ -41,16 +41,16 @@ def test_the_fingerprint_is_what_a_plain_count_gives(tmp_path: Path) -> None:
 
 
 def test_each_file_is_read_once(tiny_source: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    from voxmim.doctor import judge
+    from voxmim.doctor import reading
 
     read: list[str] = []
-    real = judge.open_image
+    real = reading.open_image
 
     def count(path: Path) -> ImageFile:
         read.append(str(path))
         return real(path)
 
-    monkeypatch.setattr(judge, "open_image", count)
+    monkeypatch.setattr(reading, "open_image", count)
     inspection = inspect_source(tiny_source(cases=3, unlabelled=1), workers=1)
     assert sorted(read) == inspection.files
     assert len(read) == 7

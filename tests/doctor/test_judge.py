@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scan_files import AFFINE, OBLIQUE, scan, turned, write
-from voxmim.doctor import judge as module
+from voxmim.doctor import reading as module
 from voxmim.doctor.judge import Judged, judge_case
 from voxmim.images.image_file import ImageFile
 from voxmim.sources import SourceCase
@@ -37,7 +37,7 @@ def test_a_good_case_has_no_finding_and_keeps_its_voxels(tmp_path: Path) -> None
 
 def test_both_faults_of_a_label_map_are_reported_and_the_scan_is_kept(tmp_path: Path) -> None:
     found = judged(tmp_path, IMAGE, np.where(LABEL == 2, 9, LABEL)[:, 1:].astype(np.uint8))
-    assert kinds(found) == [("label.nii.gz", kind, "left out") for kind in ("unknown label", "other grid")]
+    assert kinds(found) == [("label.nii.gz", kind, "left out") for kind in ("other grid", "unknown label")]
     assert found.image is not None
     assert found.label is None
     assert found.facts is not None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import tiny_case
-from voxmim.doctor.judge import looks_like_labels
+from voxmim.doctor.reading import looks_like_labels
 from voxmim.phantoms.trunk import draw_trunk
 
 

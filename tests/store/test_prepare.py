@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from voxmim.doctor.reading import read_label
 from voxmim.errors import ScanError, SourceError, StoreError
 from voxmim.images.geometry import resample_labels
-from voxmim.images.repair import fitting_label
 from voxmim.images.volume import Volume, read_volume, write_volume
 from voxmim.store import prepare as prepare_module
 from voxmim.store.format import Preparation, Store
@@ -27,7 +27,7 @@ def run(source: Path, out: Path, **options: object) -> prepare_module.PrepareRes
 
 
 def prepare_label(file: Path, scan: PreparedScan) -> np.ndarray:
-    return resample_labels(fitting_label(file, scan.original, scan.path), scan.original, scan.grid)
+    return resample_labels(read_label(file, scan.original, scan.path), scan.original, scan.grid)
 
 
 def spoil(file: Path, how: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -35,7 +35,8 @@ def judge_cohort(
     found = [*duplicates, *_spacing_outliers(cases, facts), *_mirrored(cases, facts), *_divided_patients(cases)]
     for case in cases:
         if (why := rule_misfit(facts[case.name], kind)) is not None:
-            found.append(_on_scan(case, "intensity rule", f"it is taken for {kind.upper()}, but {why}."))
+            text = f"it is taken for {kind.upper()}, but {why}."
+            found.append(Finding.of(case.images[0], "intensity rule", text, "used"))
     return in_order([*found, *([] if labels else _rare_labels(cases, facts))])
 
 
@@ -54,14 +55,6 @@ def duplicate_rank(name: str, has_label_file: bool, facts: Facts) -> Rank:
     return not facts.labels, not has_label_file, name
 
 
-def _on_scan(case: SourceCase, kind: str, text: str) -> Finding:
-    return Finding(str(case.images[0]), kind, f"{case.images[0]}: {text}", "used")
-
-
-def _on_label(case: SourceCase, kind: str, text: str) -> Finding:
-    return Finding(str(case.label), kind, f"{case.label}: {text}", "used")
-
-
 def _duplicates(cases: Sequence[SourceCase], facts: Mapping[str, Facts]) -> Iterator[Finding]:
     same = defaultdict(list)
     for case in cases:
@@ -72,8 +65,7 @@ def _duplicates(cases: Sequence[SourceCase], facts: Mapping[str, Facts]) -> Iter
         )
         for case in others:
             also = " (and a label map of its own)" if case.label is not None else ""
-            text = f"{case.images[0]}: it has the same voxels as {kept.images[0]}{also}."
-            yield Finding(str(case.images[0]), "duplicate", text, "left out")
+            yield Finding.of(case.images[0], "duplicate", f"it has the same voxels as {kept.images[0]}{also}.")
 
 
 def _spacing_outliers(cases: Sequence[SourceCase], facts: Mapping[str, Facts]) -> Iterator[Finding]:
@@ -86,19 +78,21 @@ def _spacing_outliers(cases: Sequence[SourceCase], facts: Mapping[str, Facts]) -
     for case, size, own in zip(cases, sizes, off, strict=True):
         if np.any((own > np.log(_OUTLIER_RATIO)) & (own > _OUTLIER_STDS * std)):
             its, theirs = (" x ".join(f"{each:.3g}" for each in np.exp(three)) for three in (size, median))
-            yield _on_scan(case, "spacing outlier", f"its voxels are {its} mm, those of the other scans {theirs} mm.")
+            text = f"its voxels are {its} mm, those of the other scans {theirs} mm."
+            yield Finding.of(case.images[0], "spacing outlier", text, "used")
 
 
 def _mirrored(cases: Sequence[SourceCase], facts: Mapping[str, Facts]) -> Iterator[Finding]:
     scans, labels = mirrored_scans(facts), mirrored_labels(facts)
     for case in cases:
         axes = scans.get(case.name, set())
-        if axes:
-            sides = " and ".join(_SIDES[axis] for axis in sorted(axes))
-            yield _on_scan(case, "wrong orientation", f"compared with the other scans, {sides} are swapped.")
-        if only_label := labels.get(case.name, set()) - axes:
-            sides = " and ".join(_SIDES[axis] for axis in sorted(only_label))
-            yield _on_label(case, "flipped label", f"compared with the other label maps, {sides} are swapped.")
+        for file, kind, what, swapped in (
+            (case.images[0], "wrong orientation", "scans", axes),
+            (case.label, "flipped label", "label maps", labels.get(case.name, set()) - axes),
+        ):
+            if swapped:
+                sides = " and ".join(_SIDES[axis] for axis in sorted(swapped))
+                yield Finding.of(file, kind, f"compared with the other {what}, {sides} are swapped.", "used")
 
 
 def _divided_patients(cases: Sequence[SourceCase]) -> Iterator[Finding]:
@@ -110,7 +104,8 @@ def _divided_patients(cases: Sequence[SourceCase]) -> Iterator[Finding]:
     for case in cases:
         if len(splits.get(case.group, ())) > 1:
             others = ", ".join(sorted(splits[case.group] - {case.split}))
-            yield _on_scan(case, "patient in two splits", f"it is in {case.split}, its patient also in {others}.")
+            text = f"it is in {case.split}, its patient also in {others}."
+            yield Finding.of(case.images[0], "patient in two splits", text, "used")
 
 
 def _rare_labels(cases: Sequence[SourceCase], facts: Mapping[str, Facts]) -> Iterator[Finding]:
@@ -118,6 +113,5 @@ def _rare_labels(cases: Sequence[SourceCase], facts: Mapping[str, Facts]) -> Ite
     labelled = [case for case in cases if facts[case.name].labels]
     for case in labelled if len(labelled) > 1 else ():
         if rare := sorted(value for value in facts[case.name].labels if count[value] == 1):
-            yield _on_label(
-                case, "rare label", f"no other case has label value {', '.join(map(str, rare))}; is it meant?"
-            )
+            text = f"no other case has label value {', '.join(map(str, rare))}; is it meant?"
+            yield Finding.of(case.label, "rare label", text, "used")

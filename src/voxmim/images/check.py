@@ -1,4 +1,4 @@
-"""Is a case fit to be prepared? Errors refuse it, warnings let it pass."""
+"""Is a scan or a label map fit to be prepared? Errors refuse it."""
 
 from collections.abc import Collection
 from itertools import product
@@ -10,12 +10,11 @@ from voxmim.errors import ScanError
 from voxmim.images.grid import Grid, Volume
 
 _FEWEST = 2  # voxels along an axis: fewer make no volume
-_FEW = 8
 SAME = 1e-2  # of a voxel: how far apart two corners may lie that should be the same
 
 
-def check_image(volume: Volume, path: Path) -> list[str]:
-    """Warnings on a scan; raises ScanError where it has under 2 voxels along an axis, or a constant channel."""
+def check_image(volume: Volume, path: Path) -> None:
+    """Raise ScanError where a scan has under 2 voxels along an axis, or a constant channel."""
     if min(volume.shape) < _FEWEST:
         shape = " x ".join(map(str, volume.shape))
         raise ScanError(f"{path}: {shape} voxels make a slice, not a volume; give a 3D scan.", "tiny")
@@ -24,8 +23,6 @@ def check_image(volume: Volume, path: Path) -> list[str]:
             where = f" in channel {index}" if len(volume.array) > 1 else ""
             text = f"{path}: every voxel{where} has the value {channel.flat[0]:g}; leave this scan out."
             raise ScanError(text, "constant")
-    thin = [f"{path}: only {n} voxels along axis {'XYZ'[axis]}." for axis, n in enumerate(volume.shape) if n < _FEW]
-    return thin
 
 
 def grid_offset(grid: Grid, reference: Grid) -> float:
@@ -52,19 +49,11 @@ def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Pat
         )
 
 
-def check_label(label: Volume, image: Grid, path: Path, image_path: Path, known: Collection[int] = ()) -> list[str]:
-    """Warnings on a label map of one channel for a scan on the grid `image`.
+def check_label_values(label: Volume, path: Path, known: Collection[int] = ()) -> None:
+    """Raise ScanError where a label map of one channel has other values than whole numbers from 0 to 255.
 
-    Raises ScanError for another grid, values that are no whole numbers from 0 to 255, or values that are not among
-    those
-    that the source lists (`known`, without 0; empty if it lists none).
+    So it does for a value that is not among those that the source lists (`known`, without 0; empty if it lists none).
     """
-    check_same_grid(Grid.of(label), image, path, image_path)
-    return check_label_values(label, path, known)
-
-
-def check_label_values(label: Volume, path: Path, known: Collection[int] = ()) -> list[str]:
-    """`check_label` without a scan: only the values."""
     values = np.unique(label.array)
     if not np.all(np.isfinite(values)) or np.any(np.rint(values) != values) or values[0] < 0 or values[-1] > 255:
         raise ScanError(
@@ -80,4 +69,3 @@ def check_label_values(label: Volume, path: Path, known: Collection[int] = ()) -
             "list it there or correct the label map.",
             "unknown label",
         )
-    return [f"{path}: the label map is empty."] if values[-1] == 0 else []

@@ -1,25 +1,16 @@
 """Repairs of a label map that need no guess: values and affines off by rounding, axes in another order."""
 
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from voxmim.findings import Finding
-from voxmim.images.check import SAME, check_label, grid_offset
+from voxmim.images.check import SAME, grid_offset
 from voxmim.images.geometry import ras_axes, reoriented
 from voxmim.images.grid import Grid, Volume
-from voxmim.images.volume import open_image
 
 _ROUNDING = 0.25  # of a voxel: how far a corner may lie off for its affine to be taken for the scan's, badly rounded
 _WHOLE = 1e-3  # how far a value may lie off a whole number
-
-
-def fitting_label(path: Path, grid: Grid, image_path: Path, known: Collection[int] = ()) -> np.ndarray:
-    """Read a label map, repaired where it can be, on the grid of its scan: (X, Y, Z) uint8; raises as `check_label`."""
-    label, _ = repair_label(open_image(path).read_label(grid), grid, path)
-    check_label(label, grid, path, image_path, known)
-    return label.array[0].astype(np.uint8)
 
 
 def repair_label(label: Volume, grid: Grid | None, path: Path) -> tuple[Volume, list[Finding]]:
@@ -28,26 +19,23 @@ def repair_label(label: Volume, grid: Grid | None, path: Path) -> tuple[Volume, 
     What cannot be repaired stays as it is. Returns the label map, and what was repaired.
     """
     findings = []
-
-    def repaired(kind: str, text: str) -> None:
-        findings.append(Finding(str(path), kind, f"{path}: {text}", "repaired"))
-
     if label.array.dtype.kind == "f":
         nearest = np.rint(label.array)
         off = float(np.abs(nearest - label.array).max())
         if 0 < off <= _WHOLE:
             label = Volume(nearest, label.affine)
-            repaired("not integers", f"its label values are up to {off:.1g} off whole numbers, and are rounded.")
+            text = f"its label values are up to {off:.1g} off whole numbers, and are rounded."
+            findings.append(Finding.of(path, "not integers", text, "repaired"))
     if grid is not None:
         turned = _turned(label, grid)
         if turned is not None:
             label = turned
-            repaired("other axes", "its axes run another way than its scan's, and are turned; no voxel moves.")
+            text = "its axes run another way than its scan's, and are turned; no voxel moves."
+            findings.append(Finding.of(path, "other axes", text, "repaired"))
         elif label.shape == grid.shape and SAME < (off := grid_offset(Grid.of(label), grid)) <= _ROUNDING:
             label = Volume(label.array, grid.affine)
-            repaired(
-                "other grid", f"its affine puts a corner {off:.2g} voxels off that of its scan, whose affine is taken."
-            )
+            text = f"its affine puts a corner {off:.2g} voxels off that of its scan, whose affine is taken."
+            findings.append(Finding.of(path, "other grid", text, "repaired"))
     return label, findings
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from voxmim.doctor.reading import read_channels
 from voxmim.errors import WeightsError
 from voxmim.files import atomic_write
-from voxmim.images.channels import read_channels
 from voxmim.images.geometry import resample
 from voxmim.images.intensity import unwindow
 from voxmim.images.volume import Volume, write_volume
@@ -109,7 +109,7 @@ def reconstruct(
         found = reconstructor.reconstruct(reconstructor.image(scan).numpy(), seed)
         with atomic_write(out / f"{name}.png") as temporary:
             temporary.write_bytes(found.picture(scan.grid.spacing))
-        own, _ = read_channels(images, len(scan.image), preparation.match_channels)
+        own = read_channels(images, len(scan.image), preparation.match_channels)
         write_in_own_grid(own, scan, found, out / name, bounds)
         return out / f"{name}.png"
 

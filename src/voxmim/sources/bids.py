@@ -31,13 +31,17 @@ def bids(path: Path) -> Source:
     described = read_object(path / "dataset_description.json")
     scans = [(folder, file) for folder in path.glob("sub-*") for file in files_below(folder) if is_scan(file)]
     scans = [(folder, file) for folder, file in scans if file.parent.name in _FOLDERS and _suffix(file) not in _NO_SCAN]
-    images = sorted(file for folder, file in scans if file.name.startswith(f"{folder.name}_"))
-    findings = [_misnamed(folder, file) for folder, file in scans if not file.name.startswith(f"{folder.name}_")]
+    images, findings = [], []
+    for folder, file in scans:
+        if file.name.startswith(f"{folder.name}_"):
+            images.append(file)
+        else:
+            findings.append(Finding.of(file, "name", f"its name does not begin with {folder.name}_, as in BIDS."))
     if not images:
         raise SourceError(f"{path}: there is no scan as sub-01/anat/sub-01_T1w.nii.gz, which BIDS has; put some there.")
     channels = tuple(sorted({_suffix(file) for file in images}))
     sessions: dict[str, list[Path]] = {}
-    for file in images:
+    for file in sorted(images):
         sessions.setdefault("_".join(_entities(file, "sub-", "ses-")), []).append(file)
     grouped: dict[str, list[Path]] = {}
     for session, members in sessions.items():
@@ -51,8 +55,8 @@ def bids(path: Path) -> Source:
             cases.append(_case(name, members, channels, labels.get(name)))
         else:
             listed = ", ".join(file.name for file in members)
-            text = f"{members[0]}: case {name} has two images of one suffix ({listed}); remove one."
-            findings.append(Finding(str(members[0]), "channels", text, "left out"))
+            text = f"case {name} has two images of one suffix ({listed}); remove one."
+            findings.append(Finding.of(members[0], "channels", text))
     return Source(
         path,
         str(described.get("Name") or path.name),
@@ -62,10 +66,6 @@ def bids(path: Path) -> Source:
         licence=str(described.get("License") or ""),
         findings=(*findings, *left_out),
     )
-
-
-def _misnamed(folder: Path, file: Path) -> Finding:
-    return Finding(str(file), "name", f"{file}: its name does not begin with {folder.name}_, as in BIDS.", "left out")
 
 
 def _case(name: str, images: Sequence[Path], channels: Sequence[str], label: Path | None) -> SourceCase:
@@ -90,7 +90,7 @@ def _labels_of(path: Path, grouped: dict[str, list[Path]]) -> tuple[dict[str, Pa
             candidates.setdefault(fitting[0], []).append(file)
         else:
             why = "fits several scans" if fitting else "has no scan"
-            findings.append(Finding(str(file), "label", f"{file}: this label map {why} of the patient.", "left out"))
+            findings.append(Finding.of(file, "label", f"this label map {why} of the patient."))
     labels = {}
     for name, files in candidates.items():
         best = min(_LABELS.index(_suffix(file)) for file in files)
@@ -98,10 +98,8 @@ def _labels_of(path: Path, grouped: dict[str, list[Path]]) -> tuple[dict[str, Pa
         if len(chosen) == 1:
             labels[name] = chosen[0]
         for file in files if len(chosen) > 1 else [file for file in files if file != chosen[0]]:
-            reason = (
-                f"{file}: this is one of {len(files)} label maps of case {name}; say in a CSV list which one to take."
-            )
-            findings.append(Finding(str(file), "label", reason, "left out"))
+            text = f"this is one of {len(files)} label maps of case {name}; say in a CSV list which one to take."
+            findings.append(Finding.of(file, "label", text))
     return labels, findings
 
 

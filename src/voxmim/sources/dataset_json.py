@@ -41,14 +41,12 @@ def described_folder(path: Path, values: Mapping[str, Any]) -> Source:
     if not (path / "imagesTr").is_dir():
         raise SourceError(f"{path}: there is a dataset.json but no folder imagesTr; put the scans there.")
     further = [str(values["unlabelled_folder"])] if values.get("unlabelled_folder") else []
+    absent = "which is missing; add the folder or remove the key."
     findings = [
-        Finding(
-            str(path / folder), "unreadable",
-            f"{path / folder}: the key unlabelled_folder of {file} names this folder, which is missing; add the "
-            "folder or remove the key.", "left out",
-        )
-        for folder in further if not (path / folder).is_dir()
-    ]  # fmt: skip
+        Finding.of(path / folder, "unreadable", f"the key unlabelled_folder of {file} names this folder, {absent}")
+        for folder in further
+        if not (path / folder).is_dir()
+    ]
     cases, more = paired_cases(path, found.channels, further, numbered="file_ending" in values)
     cases = _partly_annotated(file, values.get("annotated", {}), cases, found.labels)
     return Source(path, found.name, found.channels, found.labels, tuple(cases), regions=found.regions,

@@ -19,8 +19,8 @@ def scans_below(folder: Path) -> tuple[list[Path], list[Finding]]:
     found, findings = [], []
     for file in files_below(folder):
         if is_segmentation_name(file):
-            text = f"{file}: this is a segmentation of 3D Slicer, which is a label map and no scan."
-            findings.append(Finding(str(file), "no scan", text, "left out"))
+            text = "this is a segmentation of 3D Slicer, which is a label map and no scan."
+            findings.append(Finding.of(file, "no scan", text))
         elif is_scan(file):
             found.append(file)
     series = find_series(folder)
@@ -32,7 +32,7 @@ def scans_below(folder: Path) -> tuple[list[Path], list[Finding]]:
 
 def odd_name(path: Path) -> Finding:
     """The finding of a path that is not UTF-8, which no store, page or console can write down."""
-    return Finding(printable(path), "name", f"{printable(path)}: this path is not UTF-8; rename it.", "left out")
+    return Finding.of(printable(path), "name", "this path is not UTF-8; rename it.")
 
 
 def names_of(files: Sequence[Path], folder: Path) -> dict[Path, str]:
@@ -61,8 +61,8 @@ def scans_in(folder: Path) -> tuple[dict[str, Path], list[Finding]]:
             continue
         other = found.setdefault(case_name(path), path)
         if other != path:
-            text = f"{path}: {other.name} has the same name and is used; rename or remove one of them."
-            findings.append(Finding(str(path), "name", text, "left out"))
+            text = f"{other.name} has the same name and is used; rename or remove one of them."
+            findings.append(Finding.of(path, "name", text))
     return found, findings
 
 
@@ -94,5 +94,5 @@ def findings_in(path: Path) -> list[Finding]:
 def findings_of(series: Series) -> list[Finding]:
     """The notes and the fault of a DICOM series."""
     path, kind = printable(series.path), series.kind
-    found = [Finding(path, kind, f"{path}: {note}.", "repaired") for note in series.notes]
-    return found if series.fault is None else [*found, Finding(path, kind, f"{path}: {series.fault}.", "left out")]
+    found = [Finding.of(path, kind, f"{note}.", "repaired") for note in series.notes]
+    return found if series.fault is None else [*found, Finding.of(path, kind, f"{series.fault}.")]

@@ -60,8 +60,8 @@ def _cases_of(
     findings += more
     grouped = by_case(list(scans.values()), len(channels), labels, numbered)
     for name in sorted(set(labels) - set(grouped)):
-        text = f"{labels[name]}: this label map has no scan {name} in {folder.name}; add the scan or rename it."
-        findings.append(Finding(str(labels[name]), "label", text, "left out"))
+        text = f"this label map has no scan {name} in {folder.name}; add the scan or rename it."
+        findings.append(Finding.of(labels[name], "label", text))
     cases = []
     for name, images in grouped.items():
         inner = _in_its_folder(images, channels)
@@ -72,10 +72,10 @@ def _cases_of(
         if missing is None:
             listed = ", ".join(file.name for file in images)
             text = (
-                f"{images[0]}: case {name} has {len(images)} files ({listed}) for {len(channels)} channel(s); "
+                f"case {name} has {len(images)} files ({listed}) for {len(channels)} channel(s); "
                 f"name them {name}_0000, {name}_0001 and so on, by the number of their channel."
             )
-            findings.append(Finding(str(images[0]), "channels", text, "left out"))
+            findings.append(Finding.of(images[0], "channels", text))
         else:
             label = label_file(labels[name]) if name in labels else None
             cases.append(SourceCase(name, tuple(images), label, missing=missing))

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from voxmim.console import bar, plain
 from voxmim.doctor.cohort import duplicate_rank
-from voxmim.doctor.judge import MAX_VOXELS, judge_case, process_died
+from voxmim.doctor.judge import judge_case, process_died
+from voxmim.doctor.reading import MAX_VOXELS, read_channels
 from voxmim.errors import ScanError, StoreError
 from voxmim.findings import Finding, sound
-from voxmim.images.channels import read_channels
 from voxmim.images.geometry import Grid, Spacing, resample, resample_labels, resampled_grid, to_ras
 from voxmim.images.intensity import HU_RANGE, Intensity, fit_intensity, foreground_box
 from voxmim.images.volume import Volume
@@ -71,7 +71,7 @@ def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing
     channels do not lie on one grid, or the scan would be huge.
     """
     files, there = [Path(image) for image in images], len(preparation.channels) - len(missing)
-    volume, _ = read_channels(files, there, preparation.match_channels)
+    volume = read_channels(files, there, preparation.match_channels)
     return prepare_volume(volume, preparation, files[0], missing)
 
 
@@ -211,10 +211,11 @@ def _prepare_case(
     except StoreError:
         raise
     except ScanError as error:
-        return case.name, None, (*judged.findings, Finding(str(case.images[0]), error.kind, str(error), "left out"))
+        fault = Finding.of_error(case.images[0], error)
     except Exception as error:  # no single file ends the work on the others
-        text = f"{case.images[0]}: could not be prepared ({error!r}); fix the cause and run again."
-        return case.name, None, (*judged.findings, Finding(str(case.images[0]), "failed", text, "left out"))
+        text = f"could not be prepared ({error!r}); fix the cause and run again."
+        fault = Finding.of(case.images[0], "failed", text)
+    return case.name, None, (*judged.findings, fault)
 
 
 def _on_death(case: SourceCase) -> Outcome:

@@ -4,8 +4,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from voxmim.doctor.reading import read_label
 from voxmim.images.geometry import Spacing, resample_labels
-from voxmim.images.repair import fitting_label
 from voxmim.store.format import Store
 from voxmim.store.index import Case, Preparation
 from voxmim.store.prepare import prepare_scan
@@ -38,7 +38,7 @@ def _prepared(case: Case, preparation: Preparation, out: Path) -> Case:
     scan = prepare_scan(case.image, preparation, case.missing)
     label_map = None
     if case.label is not None:
-        given = fitting_label(Path(case.label), scan.original, Path(case.image[0]))
+        given = read_label(Path(case.label), scan.original, Path(case.image[0]))
         label_map = resample_labels(given, scan.original, scan.grid)
     x, y, z = scan.grid.shape
     return write_case(out, replace(case, shape=(x, y, z)), scan.image, label_map)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from voxmim.console import warn
 from voxmim.doctor.facts import measure
 from voxmim.doctor.modality import rule_misfit
+from voxmim.doctor.reading import read_channels
 from voxmim.errors import RunError
-from voxmim.images.channels import read_channels
 from voxmim.images.intensity import window
 from voxmim.networks.build import Encoder
 from voxmim.recipe import Recipe
@@ -228,7 +228,7 @@ class Predictor:
         A scan that looks as if it were of the other modality is named in a warning.
         """
         kind = self.preparation.intensity
-        volume, _ = read_channels(images, len(self.preparation.channels), self.preparation.match_channels)
+        volume = read_channels(images, len(self.preparation.channels), self.preparation.match_channels)
         if (why := rule_misfit(measure(volume), kind)) is not None:
             warn(f"{images[0]}: the network was trained on {kind.upper()}, but {why}; check what the scan is.")
         scan = prepare_volume(volume, self.preparation, images[0])

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from voxmim import files
+from voxmim.doctor.reading import read_label
 from voxmim.errors import VoxmimError
 from voxmim.images.geometry import resample_labels
-from voxmim.images.repair import fitting_label
 from voxmim.sources import SourceCase
 from voxmim.sources.source import ignored_value
 from voxmim.tasks.metrics import MAIN, METRICS, cells, convention, headings
@@ -66,7 +66,7 @@ def evaluate(
     def score(name: str, case: SourceCase) -> tuple[dict[str, Scores], dict[str, Scores]]:
         assert case.label is not None
         scan = segmentor.prepare(case.images, order)
-        label = fitting_label(case.label, scan.original, case.images[0])
+        label = read_label(case.label, scan.original, case.images[0])
         unknown = label == ignore
         reference = without(values[label], unknown)
         if unknown.any():

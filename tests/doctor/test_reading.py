@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from voxmim.doctor.reading import judge_channels, read_channels
 from voxmim.errors import ScanError, StoreError
-from voxmim.images.channels import read_channels
+from voxmim.findings import Finding
 from voxmim.images.volume import Volume, write_volume
 from voxmim.store.format import Store
 from voxmim.store.prepare import prepare, prepare_scan
@@ -34,17 +35,20 @@ def test_channels_on_one_grid_are_stacked_unchanged(tmp_path: Path) -> None:
     files = two(tmp_path)
     write_volume(files[1], Volume(-ramp((16, 14, 10), FIRST).array, FIRST))
     for match in (False, True):
-        volume, warnings = read_channels(files, 2, match)
+        volume = read_channels(files, 2, match)
         np.testing.assert_array_equal(volume.array[1], -volume.array[0])
-        assert warnings == []
 
 
 def test_another_grid_is_refused_or_interpolated_in_the_same_place_of_the_world(tmp_path: Path) -> None:
     files = two(tmp_path)
     with pytest.raises(ScanError, match=r"a_0001\.nii\.gz: its shape .*, or prepare with --match-channels\.$"):
         read_channels(files, 2)
-    volume, warnings = read_channels(files, 2, match=True)
-    assert warnings == [f"{files[1]}: its voxels are interpolated on those of a_0000.nii.gz."]
+    findings: list[Finding] = []
+    volume = judge_channels(files, 2, True, findings)
+    assert volume is not None
+    assert [finding.reason for finding in findings] == [
+        f"{files[1]}: its voxels are interpolated on those of a_0000.nii.gz."
+    ]
     np.testing.assert_array_equal(volume.affine, FIRST)
     inside = volume.array[1] > volume.array[1].min()  # what the second does not reach has its lowest value
     assert 0.5 < inside.mean() < 1
