@@ -34,13 +34,15 @@ def atomic_folder(path: Path, occupied: Exception) -> Iterator[Path]:
 
     `occupied` is raised where `path` is there already, unless it is an empty folder.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise occupied
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     temporary.mkdir()
     try:
         yield temporary
+        if path.exists():
+            path.rmdir()  # Windows replaces no folder
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

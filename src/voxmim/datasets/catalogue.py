@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from voxmim.errors import DownloadError, nearest
 
 MIRROR = "https://msd-for-monai.s3-us-west-2.amazonaws.com"  # AWS Open Data
-LICENCE, LICENCE_TEXT = "CC BY-SA 4.0", "https://creativecommons.org/licenses/by-sa/4.0/"
+LICENCE, LICENCE_TEXT = "CC BY-SA 4.0", "https://creativecommons.org/licenses/by-sa/4.0/"  # of all ten
 CITATION = "M. Antonelli et al., The Medical Segmentation Decathlon. Nature Communications 13, 4128 (2022)."
 
 
@@ -16,9 +16,6 @@ class Archive:
     folder: str  # the folder it unpacks to; the archive is this folder's name with ``.tar``
     md5: str  # of the archive, as published
     about: str  # what it shows
-    licence: str = LICENCE  # the name of its terms
-    licence_text: str = LICENCE_TEXT  # where they can be read
-    citation: str = CITATION  # whom to cite
 
     @property
     def file(self) -> str:
@@ -49,11 +46,7 @@ ARCHIVES = {
 
 
 def archive_of(name: str) -> Archive:
-    """The data set of a name.
-
-    Raises:
-        DownloadError: there is none of this name.
-    """
+    """The data set of a name; raises DownloadError where there is none."""
     if name not in ARCHIVES:
         guess = nearest(name, ARCHIVES) or "; 'voxmim download' lists those that are."
         raise DownloadError(f"{name}: no data set of this name is known{guess}")

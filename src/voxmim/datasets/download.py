@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePosixPath
 
-from voxmim.datasets.catalogue import ARCHIVES, MIRROR, Archive, archive_of
+from voxmim.datasets.catalogue import ARCHIVES, CITATION, LICENCE, LICENCE_TEXT, MIRROR, archive_of
 from voxmim.datasets.fetch import OnBytes, check, fetch, size_of
 from voxmim.errors import DownloadError
 
@@ -33,7 +33,11 @@ def download(
         return folder
     url = f"{(mirror or MIRROR).rstrip('/')}/{archive.file}"
     size = size_of(url)
-    if not agree(terms(name, archive, url, size)):
+    much = "of unknown size" if size is None else f"{size / 1e6:,.1f} MB"
+    terms = (
+        f"{name}: {archive.about}.\nFrom: {url}, {much}\nLicence: {LICENCE} ({LICENCE_TEXT})\nPlease cite: {CITATION}"
+    )
+    if not agree(terms):
         raise DownloadError(f"{name}: not downloaded, because its terms were not accepted; answer y, or add --yes.")
     out.mkdir(parents=True, exist_ok=True)
     _check_room(out, size, file)
@@ -49,16 +53,7 @@ def download(
 
 def data_sets() -> list[list[str]]:
     """The data sets that `download` knows: name, content, licence."""
-    return [[name, archive.about, archive.licence] for name, archive in ARCHIVES.items()]
-
-
-def terms(name: str, archive: Archive, url: str, size: int | None) -> str:
-    """Content, address, size, licence and citation, in lines."""
-    much = "of unknown size" if size is None else f"{size / 1e6:,.1f} MB"
-    return (
-        f"{name}: {archive.about}.\nFrom: {url}, {much}\n"
-        f"Licence: {archive.licence} ({archive.licence_text})\nPlease cite: {archive.citation}"
-    )
+    return [[name, archive.about, LICENCE] for name, archive in ARCHIVES.items()]
 
 
 def unpack(file: Path, folder: Path, on_bytes: OnBytes = lambda done, total: None) -> None:

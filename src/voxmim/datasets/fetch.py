@@ -1,7 +1,6 @@
 """Downloading one file: its size, resuming a partial file, and its checksum."""
 
 import hashlib
-import re
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
@@ -17,32 +16,24 @@ _PATIENCE = 60  # seconds without a byte
 
 
 def size_of(url: str) -> int | None:
-    """The size of the file at a URL in bytes; None if the server does not say.
-
-    Raises:
-        DownloadError: the server cannot be reached, or has no such file.
-    """
+    """The size of the file at a URL in bytes, None if the server does not say; raises DownloadError as `fetch`."""
     with _ask(url, method="HEAD") as answer:
         length = answer.headers.get("Content-Length", "")
     return int(length) if length.isdigit() else None
 
 
 def fetch(url: str, file: Path, size: int | None, on_bytes: OnBytes) -> None:
-    """Download `url` to `file`, continuing a partial file if the server supports it; it is kept where the connection
-    breaks.
+    """Download `url` to `file`, of which a part that is there is continued if the server supports it.
 
-    Raises DownloadError where the server cannot be reached, the connection broke, or `file` cannot be written.
+    Raises DownloadError where the server has no such file, cannot be reached, or the connection broke (what came is
+    kept), or where `file` cannot be written.
     """
     there = file.stat().st_size if file.exists() else 0
     if size is not None and there == size:
         return
     if size is None or there > size:
         there = 0
-    answer = _ask(url, {"Range": f"bytes={there}-"} if there else {})
-    if answer.status == 206 and not _continues(answer.headers.get("Content-Range", ""), there, size):
-        answer.close()
-        answer = _ask(url)
-    with answer:
+    with _ask(url, {"Range": f"bytes={there}-"} if there else {}) as answer:
         if answer.status != 206:  # the complete file, not the requested range
             there = 0
         try:
@@ -57,11 +48,7 @@ def fetch(url: str, file: Path, size: int | None, on_bytes: OnBytes) -> None:
 
 
 def check(file: Path, md5: str, on_bytes: OnBytes) -> None:
-    """Compare a file's checksum; a wrong file is removed.
-
-    Raises:
-        DownloadError: this is not the published file.
-    """
+    """Compare a file's checksum; a wrong file is removed, and DownloadError raised."""
     digest, size, seen = hashlib.md5(usedforsecurity=False), file.stat().st_size, 0
     with file.open("rb") as source:
         while block := source.read(_BLOCK):
@@ -90,12 +77,6 @@ def _ask(url: str, headers: dict[str, str] | None = None, method: str = "GET") -
     except (OSError, HTTPException, ValueError) as error:
         why = getattr(error, "reason", error)
         raise DownloadError(f"{url}: the server cannot be reached ({why}); check the network and run again.") from None
-
-
-def _continues(content_range: str, there: int, size: int | None) -> bool:
-    """Whether a Content-Range starts where the partial file ends, in a file of the same size."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range.strip())
-    return found is not None and int(found[1]) == there and found[2] in ("*", str(size))
 
 
 def _copy(answer: Any, target: IO[bytes], there: int, size: int | None, on_bytes: OnBytes) -> int:

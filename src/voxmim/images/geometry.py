@@ -98,8 +98,7 @@ def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
     wins.
 
     Better than the nearest neighbour, which frays surfaces and drops thin structures when voxels grow. Outside the
-    field of
-    view is background.
+    field of view is background.
     """
     to_old = np.linalg.inv(old.affine) @ new.affine
     if old.shape == new.shape and np.allclose(to_old, np.eye(4), atol=1e-4):

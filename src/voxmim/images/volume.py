@@ -51,8 +51,7 @@ def open_image(path: Path | str) -> ImageFile:
     """Parse the header of a scan or label map of any format.
 
     `path` is a file, a folder that holds one DICOM series, or one series among several, as `find_series` gives it.
-    Raises
-    ScanError where the file is missing, of no known format, or damaged.
+    Raises ScanError where the file is missing, of no known format, or damaged.
     """
     path = Path(path)
     if is_dicom(path):

@@ -106,11 +106,7 @@ def volume(array: np.ndarray, spacing: Triple, middle: Triple, signs: tuple[int,
 
 
 def generator(seed: int) -> np.random.Generator:
-    """The random numbers of one phantom or of one cohort.
-
-    Raises:
-        VoxmimError: the seed is negative.
-    """
+    """The random numbers of one phantom or of one cohort; raises VoxmimError for a negative seed."""
     if seed < 0:
         raise VoxmimError(f"seed {seed}: the seed of a phantom must be 0 or more; choose another.")
     return np.random.default_rng(seed)

@@ -2,15 +2,14 @@
 
 import csv
 import json
-import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from voxmim.errors import SourceError, VoxmimError, nearest
+from voxmim.files import atomic_folder
 from voxmim.images.grid import Volume
 from voxmim.images.volume import write_volume
 from voxmim.phantoms import head, trunk
@@ -53,14 +52,10 @@ def write_cohort(
         raise VoxmimError(f"'{kind}' is no kind of phantom ({', '.join(KINDS)}){nearest(kind, KINDS) or '.'}")
     if cases < 4:
         raise VoxmimError(f"{cases} phantom(s) cannot be split into train, val and test; ask for 4 cases or more.")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise SourceError(f"{out}: is not an empty folder; choose another one for the phantoms or empty it.")
+    occupied = SourceError(f"{out}: is not an empty folder; choose another one for the phantoms or empty it.")
     chosen, names = KINDS[kind], [f"phantom_{index:03d}" for index in range(cases)]
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{os.getpid()}-{out.name}")
     classes = [["case", "class"]]
-    try:
+    with atomic_folder(out.resolve(), occupied) as temporary:
         for index, name in enumerate(names):
             image, labels = chosen.draw(seed * 1_000_003 + index)
             classes.append([name, chosen.class_of(seed * 1_000_003 + index, labels)])
@@ -68,22 +63,17 @@ def write_cohort(
             write_volume(temporary / "labelsTr" / f"{name}.nii.gz", labels)
             if on_case:
                 on_case(index + 1, cases)
-        dataset = {
+        dataset: dict[str, object] = {
             "name": "voxmim phantoms",
             "channel_names": {str(index): channel for index, channel in enumerate(chosen.channels)},
             "labels": {"background": 0} | {name: value for value, name in chosen.labels.items()},
             **({"regions": chosen.regions} if chosen.regions else {}),
             "file_ending": ".nii.gz",
         }
-        _write_json(temporary / "dataset.json", dataset)
-        _write_json(temporary / "splits.json", _split(names, rng))
+        for file, content in (("dataset.json", dataset), ("splits.json", _split(names, rng))):
+            (temporary / file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         with (temporary / "classes.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(classes)
-        if out.exists():
-            out.rmdir()
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _split(names: list[str], rng: np.random.Generator) -> dict[str, list[str]]:
@@ -92,7 +82,3 @@ def _split(names: list[str], rng: np.random.Generator) -> dict[str, list[str]]:
     test, val = max(1, round(0.25 * len(names))), max(1, round(0.15 * len(names)))
     parts = {"train": order[test + val :], "val": order[test : test + val], "test": order[:test]}
     return {part: sorted(cases) for part, cases in parts.items()} | {"unlabelled": []}
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -36,8 +36,7 @@ Shade = Callable[[str], np.ndarray]
 
 def draw_head(seed: int) -> tuple[Volume, Volume]:
     """The scan, (4, 48, 56, 48) int16 in the order of `SEQUENCES`, 3.8 mm voxels oriented LPS, and its label map, uint8
-    with the
-    values of `LABELS`; the same seed gives the same case.
+    with the values of `LABELS`; the same seed gives the same case.
     """
     rng = generator(seed)
     shades = {tissue: np.array(values) * np.exp(rng.normal(0, 0.04, 4)) for tissue, values in _SHADES.items()}

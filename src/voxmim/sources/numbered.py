@@ -31,9 +31,8 @@ def by_case(
 ) -> dict[str, list[Path]]:
     """The files of each case, by the case's name; no number of `channels` or more is taken for that of a channel.
 
-    Names in `labelled`, those of label maps, are never taken apart. With `always`, four digits at the end are a
-    channel even
-    if it is the only one and there is no label map.
+    Names in `labelled`, those of label maps, are never taken apart. With `always`, four digits at the end are a channel
+    even if it is the only one and there is no label map.
     """
     grouped: dict[str, list[Path]] = {}
     for file in files:

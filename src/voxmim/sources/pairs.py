@@ -34,8 +34,7 @@ def paired_cases(
     """The cases of all these folders below `path`, and of `further` ones without labels; and what is left out.
 
     With `numbered`, every file's name ends with the number of its channel, even of a single one. Raises SourceError
-    where
-    DICOM slices lie loose in one of the folders.
+    where DICOM slices lie loose in one of the folders.
     """
     pair = next(pair for pair in _PAIRS if (path / pair[0]).is_dir())
     folders = [(*pair, "", ""), ("imagesTs", "labelsTs", "test", "unlabelled")]

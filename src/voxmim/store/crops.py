@@ -60,9 +60,8 @@ Row = tuple[Tensor, Tensor, int, str, Tensor]
 class Crops:
     """An endless numbered stream of crops.
 
-    Every scan is visited once, in a new random order, before any is visited again. A scan that cannot be read is
-    noted by
-    name in `damaged` and not tried again; its turns go to other scans.
+    Every scan is visited once, in a new random order, before any is visited again. A scan that cannot be read is noted
+    by name in `damaged` and not tried again; its turns go to other scans.
     """
 
     def __init__(

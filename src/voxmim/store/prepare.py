@@ -66,9 +66,8 @@ class PrepareResult:
 def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing: Collection[int] = ()) -> PreparedScan:
     """Read and prepare one scan: one file per channel that is there, or one file of all channels.
 
-    A channel that is `missing`, by its index, becomes air in CT, 0 in MR. Raises ScanError where a file cannot be
-    used, the
-    channels do not lie on one grid, or the scan would be huge.
+    A channel that is `missing`, by its index, becomes air in CT, 0 in MR. Raises ScanError where a file cannot be used,
+    the channels do not lie on one grid, or the scan would be huge.
     """
     files, there = [Path(image) for image in images], len(preparation.channels) - len(missing)
     volume = read_channels(files, there, preparation.match_channels)
@@ -107,11 +106,9 @@ def prepare(
 ) -> PrepareResult:
     """Prepare every scan of a source into a store; cases that it holds already stay, those of other sources too.
 
-    Arguments as of `voxmim.prepare`. Raises SourceError, WorkerError, or StoreError: `out` is a store of another
-    kind, is
-    being changed by another process, cannot be written to, or has a case of the same name from elsewhere; or nothing
-    could
-    be prepared.
+    Arguments as of `voxmim.prepare`. Raises SourceError, WorkerError, or StoreError: `out` is a store of another kind,
+    is being changed by another process, cannot be written to, or has a case of the same name from elsewhere; or nothing
+    could be prepared.
     """
     opened, out = open_source(source, seed), Path(out).absolute()
     preparation, read = resolve_preparation(opened, out, spacing, intensity, match_channels)

@@ -23,9 +23,8 @@ def split(
     """Give the cases of a store other splits, which it keeps when cases are added; no voxel changes. See
     `voxmim.split`.
 
-    Raises StoreError where there is no store, another process is changing it, the fractions make no sense, or the
-    file puts
-    scans of one patient into two splits; SourceError where it names a case that is not there, a case twice, or no
+    Raises StoreError where there is no store, another process is changing it, the fractions make no sense, or the file
+    puts scans of one patient into two splits; SourceError where it names a case that is not there, a case twice, or no
     split.
     """
     path = Path(path)

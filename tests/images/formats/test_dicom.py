@@ -51,7 +51,7 @@ def test_slices_in_any_order_of_names_become_a_volume_in_its_place(
     assert series.path == tmp_path / "a" / "scan.one"
     assert case_name(series.path) == "scan.one"
     assert (series.fault, series.notes, series.modality) == (None, (), "CT")
-    np.testing.assert_allclose(series.spacing, (*SPACING, 2.5))
+    np.testing.assert_allclose(series.grid.spacing, (*SPACING, 2.5))
 
 
 def test_reading_does_not_change_the_locale(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_what_is_no_scan_is_left_out_and_said_so(tmp_path: Path, tags: dict[str,
     write_series(tmp_path, voxels(4), uid="1.2.8", names=[f"x{i}" for i in range(4)], **tags)
     sound = [series for series in find_series(tmp_path) if series.fault is None]
     left_out = [series for series in find_series(tmp_path) if series.fault is not None]
-    assert [series.shape for series in sound] == [(8, 7, 3)]
+    assert [series.grid.shape for series in sound] == [(8, 7, 3)]
     assert [fault in str(series.fault) for series in left_out] == [True]
     assert read_volume(tmp_path).shape == (8, 7, 3)  # the one that is left needs no name
 

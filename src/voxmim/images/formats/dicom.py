@@ -1,13 +1,13 @@
 """Scans among DICOM files: a folder of any depth sorted into series, each judged and, if sound, read.
 
-A series is called by its modality and a hash of its number, as ``MR-3fa2b1c0``, so that names of patients, dates
-and descriptions are never copied. Its path is the folder that holds it, or, where the folder holds several, its one
-file of many frames, or that folder and the series' name with an ending that no file has:
-``FOLDER/MR-3fa2b1c0.series``.
+A series is called by its modality and a hash of its number, as ``MR-3fa2b1c0``, so that names of patients, dates and
+descriptions are never copied. Its path is the folder that holds it, or, where the folder holds several, its one file of
+many frames, or that folder and the series' name with an ending that no file has: ``FOLDER/MR-3fa2b1c0.series``.
 """
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -20,7 +20,7 @@ from voxmim.images.formats.dicom_file import is_dicom_file, is_segmentation, rea
 from voxmim.images.formats.dicom_planes import UNREADABLE, Planes, read_planes
 from voxmim.images.formats.dicom_seg import open_segmentation
 from voxmim.images.formats.dicom_stack import Stack, stack
-from voxmim.images.grid import LPS_TO_RAS
+from voxmim.images.grid import LPS_TO_RAS, Grid
 from voxmim.images.image_file import ImageFile
 from voxmim.images.walk import files_below, printable
 
@@ -39,36 +39,21 @@ class Series:
     files: tuple[Path, ...]  # those of its slices, or one of many frames
     # upward along their normal; empty where they make no volume
     planes: tuple[Plane, ...] = field(default=(), repr=False)
-    affine: np.ndarray = field(default_factory=lambda: np.eye(4))  # (4, 4) voxel index to LPS world mm
+    grid: Grid = field(default_factory=lambda: Grid((0, 0, 0), np.eye(4)), repr=False)  # where they lie
     notes: tuple[str, ...] = ()  # what was odd and is repaired, one sentence each
     fault: str | None = None  # why it is left out, one sentence, or None
     kind: str = "dicom series"  # of the findings that notes and fault make
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels along X, Y, Z."""
-        columns, rows = self.planes[0][0].size if self.planes else (0, 0)
-        return columns, rows, len(self.planes)
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in mm along X, Y, Z."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
 
     def load(self) -> np.ndarray:
         """(X, Y, Z) rescaled values; raises ScanError where a file cannot be read."""
         rescale = np.array([planes.rescale[at] for planes, at in self.planes])
         integer = bool(np.all(rescale == np.rint(rescale)))
-        result = np.empty(self.shape, np.int32 if integer else np.float32, order="F")
-        opened: tuple[Path | None, np.ndarray] = (None, np.zeros(0))
-        for index, (planes, at) in enumerate(self.planes):
-            if opened[0] != planes.path:
-                opened = planes.path, read_pixels(planes.path)
-            stored = opened[1][at].T
+        result = np.empty(self.grid.shape, np.int32 if integer else np.float32, order="F")
+        pixels = lru_cache(1)(read_pixels)
+        for index, ((planes, at), (slope, intercept)) in enumerate(zip(self.planes, rescale, strict=True)):
+            stored = pixels(planes.path)[at].T
             if stored.dtype.kind == "f" and integer:
                 result, integer = result.astype(np.float32, order="F"), False
-            slope, intercept = rescale[index]
             result[..., index] = stored * slope + intercept if (slope, intercept) != (1, 0) else stored
         small = integer and result.min() >= -(1 << 15) and result.max() < 1 << 15
         return result.astype(np.int16, order="F") if small else result
@@ -97,7 +82,7 @@ def open_dicom(path: Path) -> ImageFile:
     if path.is_file() and is_segmentation(path):
         return open_segmentation(path)
     series = wanted_series(path)
-    return ImageFile(path, series.shape, LPS_TO_RAS @ series.affine, series.load)
+    return ImageFile(path, series.grid.shape, series.grid.affine, series.load)
 
 
 def wanted_series(path: Path) -> Series:
@@ -112,16 +97,16 @@ def wanted_series(path: Path) -> Series:
         if not named:
             raise ScanError(f"{path}: {path.parent} holds no series of this name; list its series again.")
         return _sound(named[0])
-    found_here = find_series(path)
-    sound = [series for series in found_here if series.fault is None]
+    here = find_series(path)
+    sound = [series for series in here if series.fault is None]
     if len(sound) > 1:
         some = ", ".join(series.name for series in sound[:5]) + (", ..." if len(sound) > 5 else "")
         raise ScanError(f"{path}: {len(sound)} DICOM series lie here ({some}); name one, as {sound[0].path}.")
-    if not found_here:
+    if not here:
         raise ScanError(f"{path}: there is no DICOM file in this folder; check the path.")
     if not sound:
-        more = f" (and {len(found_here) - 1} more are left out)" if len(found_here) > 1 else ""
-        raise ScanError(f"{path}: {found_here[0].fault}{more}; no scan is left in this folder.")
+        more = f" (and {len(here) - 1} more are left out)" if len(here) > 1 else ""
+        raise ScanError(f"{path}: {here[0].fault}{more}; no scan is left in this folder.")
     return sound[0]
 
 
@@ -149,16 +134,10 @@ def _sorted_into_series(seen: tuple[tuple[Path, int, int], ...]) -> tuple[Series
                 kinds.append([found])
             else:
                 kind.append(found)
-    series, taken = [], set[str]()
-    for kinds in groups.values():
-        for files in kinds:
-            found_series = _as_series(files, len(kinds))
-            name, twins = found_series.name, 1
-            while name in taken:
-                twins += 1
-                name = f"{found_series.name}-{twins}"
-            taken.add(name)
-            series.append(replace(found_series, name=name))
+    series, count = [], Counter[str]()
+    for each in (_as_series(files, len(kinds)) for kinds in groups.values() for files in kinds):
+        count[each.name] += 1
+        series.append(each if count[each.name] == 1 else replace(each, name=f"{each.name}-{count[each.name]}"))
     return tuple(sorted(_with_paths(series), key=lambda each: each.name))
 
 
@@ -166,13 +145,13 @@ def _with_paths(series: list[Series]) -> Iterable[Series]:
     """Give each series its path: its folder, if no other sound series lies there, or else its one file or its name."""
     homes = [Path(os.path.commonpath([file.parent for file in each.files])) for each in series]
     for each, home in zip(series, homes, strict=True):
-        own_folder = each.fault is None and not any(
-            other.fault is None and other is not each and any(file.is_relative_to(home) for file in other.files)
-            for other in series
-        )
-        of_frames = each.fault is None and len(each.files) == 1
-        named = each.files[0] if of_frames else home / f"{each.name}{SERIES_ENDING}"
-        yield replace(each, path=home if own_folder else named)
+        others = [other for other in series if other.fault is None and other is not each]
+        if each.fault is None and not any(file.is_relative_to(home) for other in others for file in other.files):
+            yield replace(each, path=home)
+        elif each.fault is None and len(each.files) == 1:
+            yield replace(each, path=each.files[0])
+        else:
+            yield replace(each, path=home / f"{each.name}{SERIES_ENDING}")
 
 
 def _as_series(files: Sequence[Planes], kinds: int) -> Series:
@@ -208,7 +187,8 @@ def _as_series(files: Sequence[Planes], kinds: int) -> Series:
     affine[:3, 0], affine[:3, 1] = first.across * first.spacing[0], first.down * first.spacing[1]
     affine[:3, 2] = normal * stacked.spacing
     affine[:3, 3] = places[stacked.order[0]]
-    return replace(series, planes=tuple(order), affine=affine, notes=tuple(notes), fault=fault)
+    grid = Grid((*first.size, len(order)), LPS_TO_RAS @ affine)
+    return replace(series, planes=tuple(order), grid=grid, notes=tuple(notes), fault=fault)
 
 
 def _called(plane: Plane) -> str:
@@ -230,16 +210,12 @@ def _mixed(order: Sequence[Plane], stacked: Stack, heights: np.ndarray) -> str |
     The sign is an instance number that occurs twice; or, without numbers, two folders of interleaved, even stacks.
     """
     text = "cannot be distinguished from those of another scan of the same numbers and names"
-    seen: dict[int, Plane] = {}
-    for plane in order if not order[0][0].enhanced else ():
-        number = plane[0].number
-        if number is not None and number in seen:
-            other = seen[number]
-            if len({each[0].number for each in order}) > 1:
-                return f"its slices {text} (first {_called(other)} and {_called(plane)}, both of number {number})"
-        elif number is not None:
-            seen[number] = plane
-    if seen:
+    numbers = [] if order[0][0].enhanced else [planes.number for planes, _ in order]
+    for index, number in enumerate(numbers):
+        if number is not None and number in numbers[:index] and len(set(numbers)) > 1:
+            pair = f"{_called(order[numbers.index(number)])} and {_called(order[index])}"
+            return f"its slices {text} (first {pair}, both of number {number})"
+    if any(number is not None for number in numbers):
         return None
     of_folder: dict[Path, list[float]] = {}
     for plane, index in zip(order, stacked.order, strict=True):

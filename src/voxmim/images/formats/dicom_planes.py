@@ -5,7 +5,7 @@ Names and numbers of patients are compared and never leave this room.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,24 +69,27 @@ class _Fault(ScanError):
 
 def read_planes(path: Path) -> Planes:
     """Read the tags of a file; one that is no image, or not part of a scan, comes with its fault."""
-    found = Planes(path, str(path.parent), "DICOM", fault=UNREADABLE)
+    found = Planes(path, str(path.parent), "DICOM")
     try:
         with quietly(path, "it"):
             data, is_complete = parsed(path, _TAGS)
-            series = str(data.get("SeriesInstanceUID") or path.parent)
-            modality = re.sub(r"[^A-Z0-9]", "", str(data.get("Modality", "")).upper())[:16] or "DICOM"
-            identity = tuple(str(data.get(name) or "") for name in _IDENTITY)
-            enhanced = _ENHANCED.fullmatch(str(data.get("SOPClassUID", ""))) is not None
             number = data.get("InstanceNumber")
-            found = Planes(path, series, modality, identity, None if number is None else int(number), enhanced)
+            found = Planes(
+                path,
+                series=str(data.get("SeriesInstanceUID") or path.parent),
+                modality=re.sub(r"[^A-Z0-9]", "", str(data.get("Modality", "")).upper())[:16] or "DICOM",
+                identity=tuple(str(data.get(name) or "") for name in _IDENTITY),
+                number=None if number is None else int(number),
+                enhanced=_ENHANCED.fullmatch(str(data.get("SOPClassUID", ""))) is not None,
+            )
             _refuse_no_scan(data)
             if not is_complete:
                 raise _Fault(UNREADABLE)
             return _placed(found, data)
     except _Fault as fault:
-        return Planes(path, found.series, found.modality, found.identity, enhanced=found.enhanced, fault=str(fault))
+        return replace(found, fault=str(fault))
     except ScanError:
-        return Planes(path, found.series, found.modality, found.identity, fault=UNREADABLE)
+        return replace(found, enhanced=False, fault=UNREADABLE)
 
 
 def _refuse_no_scan(data: Any) -> None:
@@ -124,15 +127,15 @@ def _placed(found: Planes, data: Any) -> Planes:
     if abs(across @ down) > 1e-3 or not np.allclose([across @ across, down @ down], 1, atol=1e-2):
         raise _Fault("an image whose axes are not at right angles")
     rescale = [(_number(each, "RescaleSlope", 1), _number(each, "RescaleIntercept", 0)) for *_, each in frames]
-    return Planes(
-        found.path, found.series, found.modality, found.identity, found.number, found.enhanced,
+    return replace(
+        found,
         size=(int(data.Columns), int(data.Rows)),
         spacing=(float(sizes[0, 1]), float(sizes[0, 0])),  # DICOM names the distance of rows first
         across=across,
         down=down,
         positions=positions,
         rescale=np.array(rescale, dtype=float),
-    )  # fmt: skip
+    )
 
 
 def _enhanced_frames(data: Any) -> list[tuple[Any, ...]]:

@@ -13,6 +13,7 @@ import pydicom
 from voxmim.errors import ScanError
 from voxmim.files import atomic_write
 from voxmim.images.formats.dicom import Series, wanted_series
+from voxmim.images.grid import LPS_TO_RAS
 
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
 _MAY_BE_EMPTY = (
@@ -49,7 +50,7 @@ def write_segmentation(file: Path, scan: Path, labels: np.ndarray, names: Mappin
     sources = _sources(series)
     pixels = highdicom.Volume(
         np.ascontiguousarray(labels.transpose(2, 1, 0)),  # slices, rows, columns
-        series.affine[:, [2, 1, 0, 3]],
+        (LPS_TO_RAS @ series.grid.affine)[:, [2, 1, 0, 3]],
         coordinate_system="PATIENT",
         frame_of_reference_uid=sources[0].FrameOfReferenceUID,
     )
@@ -92,7 +93,7 @@ def _sources(series: Series) -> list[pydicom.Dataset]:
         for tag in _MAY_BE_EMPTY:
             if tag not in header:
                 setattr(header, tag, None)
-        header.SpacingBetweenSlices = round(series.spacing[2], 6)  # of which some files say something else
+        header.SpacingBetweenSlices = round(series.grid.spacing[2], 6)  # of which some files say something else
         found.append(header)
     return found
 

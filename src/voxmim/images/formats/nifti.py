@@ -30,9 +30,8 @@ _ZIP_ERRORS = (EOFError, OSError, OverflowError, ValueError, ZipError, MemoryErr
 def open_nifti(path: Path) -> ImageFile:
     """Parse the header of a NIfTI file.
 
-    The affine is the sform's where that is set and invertible, else the qform's, else nibabel's base affine (LAS,
-    with the
-    origin in the middle). Raises ScanError for a damaged header, and for Analyze, which does not say which side is
+    The affine is the sform's where that is set and invertible, else the qform's, else nibabel's base affine (LAS, with
+    the origin in the middle). Raises ScanError for a damaged header, and for Analyze, which does not say which side is
     left.
     """
     data = path
@@ -98,27 +97,24 @@ def _type_of(path: Path, header: Any) -> np.dtype:
 
 def _oriented(path: Path, header: Any, scale: float) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """The affine to world mm, and what is odd about it; `scale` makes mm of the header's unit."""
-    sform, qform = _in_mm(header.get_sform(coded=True)[0], scale), _in_mm(_qform(path, header), scale)
-    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    forms = {"sform": sform, "qform": qform}
-    bad = [name for name, form in forms.items() if form is not None and not is_invertible(form)]
-    used = next((form for name, form in forms.items() if form is not None and name not in bad), None)
+    to_mm = np.diag([scale, scale, scale, 1])
+    given = {"sform": header.get_sform(coded=True)[0], "qform": _qform(header)}
+    forms = {name: to_mm @ form for name, form in given.items() if form is not None}
+    bad = [name for name, form in forms.items() if not is_invertible(form)]
+    used = next((form for name, form in forms.items() if name not in bad), None)
     if used is None and bad:
         raise ScanError(f"{path}: its {bad[0]} is not invertible; repair the header.", "wrong orientation")
     if used is None:
         text = f"{path}: neither sform nor qform is set; which side is left is a guess."
-        return _in_mm(header.get_base_affine(), scale), [("no orientation", text)]
+        return to_mm @ header.get_base_affine(), [("no orientation", text)]
     faults = [f"its {name} is not invertible, and the other one is taken; repair the header" for name in bad]
-    if sform is not None and not bad:
-        faults = list(_contradictions(sform, qform, header["pixdim"][1:4] * scale, sform_code == qform_code))
+    if "sform" in forms and not bad:
+        same_world = header["sform_code"] == header["qform_code"]
+        faults = list(_contradictions(forms["sform"], forms.get("qform"), header["pixdim"][1:4] * scale, same_world))
     return used, [("wrong orientation", f"{path}: {fault}.") for fault in faults]
 
 
-def _in_mm(affine: np.ndarray | None, scale: float) -> Any:
-    return None if affine is None else np.diag([scale, scale, scale, 1]) @ affine
-
-
-def _qform(path: Path, header: Any) -> np.ndarray | None:
+def _qform(header: Any) -> np.ndarray | None:
     try:
         return header.get_qform(coded=True)[0]
     except (ValueError, nib.spatialimages.HeaderDataError):  # its quaternion is longer than 1

@@ -20,9 +20,8 @@ READERS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO"
 _LONGEST = 1 << 20  # bytes of a header
 _RATIO = 1100  # times that deflate can shrink
 _MM = {
-    "nm": 1e-6, "nanometer": 1e-6, "nanometre": 1e-6, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "micron": 1e-3,
-    "micrometer": 1e-3, "micrometre": 1e-3, "cm": 10.0, "centimeter": 10.0, "centimetre": 10.0, "m": 1e3,
-    "meter": 1e3, "metre": 1e3,
+    "nm": 1e-6, "nanometer": 1e-6, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "micron": 1e-3, "micrometer": 1e-3,
+    "cm": 10.0, "centimeter": 10.0, "m": 1e3, "meter": 1e3,
 }  # fmt: skip
 _SPACES = re.compile(r"(right-anterior|left-anterior|left-posterior)-superior(-time)?|(ra|la|lp)st?")
 # Field of a MetaImage to the power of the dimension that is the count of its numbers.
@@ -78,7 +77,12 @@ def open_text_header(path: Path) -> ImageFile:
         return np.moveaxis(array.transpose(), 0, -1) if components > 1 else array.transpose()
 
     doubts = []
-    if not (_is_oriented_meta if meta else _is_oriented_nrrd)(header.fields):
+    if meta:
+        oriented = bool({"transformmatrix", "orientation", "rotation"} & header.fields.keys())
+    else:
+        space = _SPACES.fullmatch(header.fields.get("space", "").lower())
+        oriented = space is not None and "space directions" in header.fields
+    if not oriented:
         doubts.append(("no orientation", f"{path}: its header has no orientation; which side is left is a guess."))
     affine = LPS_TO_RAS @ _in_mm(header.fields) @ _affine_of(reader) if reader.GetDimension() >= 3 else np.eye(4)
     return ImageFile(path, sizes, affine, load, tuple(doubts), partial=".seg" in path.suffixes[-2:-1])
@@ -97,18 +101,9 @@ def _in_mm(fields: dict[str, str]) -> np.ndarray:
     """(4, 4), from the units that a header names along each axis of the world to mm; what is unknown is mm."""
     named = re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))
     named = [fields["distanceunits"]] if "distanceunits" in fields else [unit for unit in named if unit.strip()]
-    scales = [_MM.get(unit.strip().lower().removesuffix("s"), 1.0) for unit in named]
-    if len(scales) < 3:
-        return np.diag([*(scales[:1] or [1.0]) * 3, 1.0])
-    return np.diag([*scales[:3], 1.0])
-
-
-def _is_oriented_nrrd(fields: dict[str, str]) -> bool:
-    return "space directions" in fields and _SPACES.fullmatch(fields.get("space", "").lower()) is not None
-
-
-def _is_oriented_meta(fields: dict[str, str]) -> bool:
-    return any(name in fields for name in ("transformmatrix", "orientation", "rotation"))
+    scales = [_MM.get(unit.strip().lower().removesuffix("s").replace("metre", "meter"), 1.0) for unit in named]
+    scales = scales[:3] if len(scales) >= 3 else (scales[:1] or [1.0]) * 3
+    return np.diag([*scales, 1.0])
 
 
 def _nrrd_header(path: Path) -> _Header:
