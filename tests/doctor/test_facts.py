@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scan_files import AFFINE, scan, turned
-from voxmim.doctor.facts import PERCENTILES, Facts, measure, orientation
+from voxmim.doctor.facts import PERCENTILES, Facts, measure
 from voxmim.images.volume import Volume
 
 IMAGE, LABEL = scan(0)
@@ -68,5 +68,8 @@ def test_facts_survive_json() -> None:
 
 
 def test_orientations_are_named_as_nibabel_does() -> None:
-    assert orientation(np.diag([-1.0, -1, 1, 1])) == "LPS"
-    assert orientation(np.array([[0, 0, 1.0, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])) == "PIR"
+    for affine, name in (
+        (np.diag([-1.0, -1, 1, 1]), "LPS"),
+        (np.array([[0, 0, 1.0, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]), "PIR"),
+    ):
+        assert measure(Volume(np.arange(1000).reshape(1, 10, 10, 10), affine)).orientation == name

@@ -23,8 +23,7 @@ def judge_cohort(
 ) -> list[Finding]:  # fmt: skip
     """Compare the cases that were not left out: those with facts, by the case's name.
 
-    `labels` are those that the source lists, empty if it lists none; an `intensity` of ``auto`` is guessed from the
-    facts.
+    `labels` are those that the source lists, if any; an `intensity` of ``auto`` is guessed from the facts.
     """
     cases = [case for case in cases if case.name in facts]
     kind = guess_intensity([facts[case.name] for case in cases], channels) if intensity == "auto" else intensity

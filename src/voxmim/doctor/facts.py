@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
 import scipy
 
-from voxmim.images.geometry import ras_axes, to_ras
+from voxmim.images.geometry import to_ras
 from voxmim.images.grid import Volume
 from voxmim.images.intensity import thinned
 
 PERCENTILES = (0.0, 0.5, 25.0, 50.0, 75.0, 99.5, 100.0)
 COARSE = (6, 6, 6)
 _SUBSAMPLE = 1 << 21  # voxels that percentiles are taken from
-_LETTERS = ("LR", "PA", "IS")
 
 
 class LabelFacts(NamedTuple):
@@ -53,13 +53,6 @@ class Facts:
         return cls(**{**values, **tuples, "percentiles": tuple(map(tuple, values["percentiles"])), "labels": labels})
 
 
-def orientation(affine: np.ndarray) -> str:
-    """Where the voxel axes point, such as ``LPS`` for left, posterior, superior."""
-    order, signs = ras_axes(affine)
-    letters = {voxel: _LETTERS[world][sign > 0] for world, (voxel, sign) in enumerate(zip(order, signs, strict=True))}
-    return letters[0] + letters[1] + letters[2]
-
-
 def measure(image: Volume, label: np.ndarray | None = None) -> Facts:
     """The facts of a scan (C, X, Y, Z) and its label map (X, Y, Z) uint8 on the same grid, if there is one."""
     ras = to_ras(image)
@@ -71,7 +64,7 @@ def measure(image: Volume, label: np.ndarray | None = None) -> Facts:
     return Facts(
         shape=ras.shape,
         spacing=(x, y, z),
-        orientation=orientation(image.affine),
+        orientation="".join(nib.aff2axcodes(image.affine)),
         whole=whole,
         percentiles=tuple(percentiles),
         overview=_overview(ras.array[0], percentiles[0][1], percentiles[0][-2]),

@@ -161,10 +161,6 @@ def _volumes(labelled: Sequence[Facts], value: int) -> dict[str, float]:
 def _summaries(rows: Sequence[Sequence[float]]) -> list[dict[str, float]]:
     """Minimum, median and maximum of each column."""
     return [
-        {"min": _rounded(min(column)), "median": _rounded(float(np.median(column))), "max": _rounded(max(column))}
+        {name: float(f"{how(column):.6g}") for name, how in (("min", min), ("median", np.median), ("max", max))}
         for column in zip(*rows, strict=True)
     ]
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")

@@ -5,6 +5,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import apply_affine
 
 from voxmim.errors import ScanError
 from voxmim.images.grid import Grid, Volume
@@ -27,8 +28,8 @@ def check_image(volume: Volume, path: Path) -> None:
 
 def grid_offset(grid: Grid, reference: Grid) -> float:
     """How far, in voxels along an axis, a corner of a grid lies off that of another of the same shape."""
-    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in grid.shape))])
-    there = corners @ (np.linalg.inv(reference.affine) @ grid.affine).T
+    corners = np.array(list(product(*((0, n - 1) for n in grid.shape))))
+    there = apply_affine(np.linalg.inv(reference.affine) @ grid.affine, corners)
     return float(np.abs(there - corners).max())
 
 

@@ -5,12 +5,13 @@ the wanted grid lies at index inv(A) @ B @ j. Oblique, flipped and anisotropic s
 """
 
 from collections.abc import Sequence
-from itertools import permutations
+from itertools import permutations, product
 from typing import Literal
 
 import numpy as np
 import scipy
 import SimpleITK as sitk
+from nibabel.affines import apply_affine
 
 from voxmim.images.grid import Grid, Spacing, Volume
 
@@ -62,7 +63,7 @@ def resampled_grid(grid: Grid, spacing: Spacing) -> Grid:
         shape.append(max(1, int(np.ceil(count / ratio - _KEPT))))
         affine[:3, axis] *= ratio
         start[axis] = (ratio - 1) / 2  # old index of the new first voxel's centre
-    affine[:3, 3] = _moved(grid.affine, start)[:3, 3]
+    affine[:3, 3] = apply_affine(grid.affine, start)
     return Grid((shape[0], shape[1], shape[2]), affine)
 
 
@@ -72,16 +73,9 @@ def resample(
     """Interpolate every channel on another grid.
 
     Where voxels grow by more than 1.5 times along an axis, linear interpolation comes after a Gaussian whose width
-    makes the old voxel's extent the new one's (Cardoso et al., MICCAI 2015, doi:10.1007/978-3-319-24571-3_81).
-
-    Args:
-        volume: (C, X, Y, Z).
-        grid: the grid wanted.
-        order: of the interpolation.
-        fill: value outside the volume's field of view; None repeats the nearest voxel.
-
-    Returns:
-        float32 for linear interpolation, the volume's own type for nearest.
+    makes the old voxel's extent the new one's (Cardoso et al., MICCAI 2015, doi:10.1007/978-3-319-24571-3_81). Outside
+    the volume's field of view is `fill`; None repeats the nearest voxel. Returns float32, or for the order ``nearest``
+    the volume's own type.
     """
     to_old = np.linalg.inv(volume.affine) @ grid.affine
     linear = order == "linear"
@@ -94,11 +88,9 @@ def resample(
 
 
 def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
-    """Bring a label map (X, Y, Z) uint8 to another grid: each label is interpolated as a mask, and the largest value
-    wins.
+    """A label map (X, Y, Z) uint8 on another grid: each label is interpolated as a mask, and the largest value wins.
 
-    Better than the nearest neighbour, which frays surfaces and drops thin structures when voxels grow. Outside the
-    field of view is background.
+    The nearest neighbour would fray surfaces and drop thin structures. Outside the field of view is background.
     """
     to_old = np.linalg.inv(old.affine) @ new.affine
     if old.shape == new.shape and np.allclose(to_old, np.eye(4), atol=1e-4):
@@ -106,18 +98,17 @@ def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
     sigma = _smoothing(to_old)
     margin = _MARGIN + np.ceil(4 * sigma).astype(int)
     result = np.zeros(new.shape, dtype=np.uint8)
-    best = np.full(new.shape, 0.0, dtype=np.float32)
+    best = np.zeros(new.shape, dtype=np.float32)
     covered = np.zeros(new.shape, dtype=np.float32)  # fraction of a voxel that any label holds; the rest is background
     for value, found in enumerate(scipy.ndimage.find_objects(labels), start=1):
         if found is None:
             continue
         low = np.maximum([part.start for part in found] - margin, 0)
         high = np.minimum([part.stop for part in found] + margin, old.shape)
-        box = _box(low, high)
-        target = _image_of_box(low, high, to_old, new.shape)
-        start, shape = np.array([part.start for part in target]), new.crop(target).shape
-        inner = _moved(_moved(to_old, start), -low, before=True)
-        fraction = _interpolated(labels[box] == value, inner, shape, sigma, True, 0.0)
+        box, target = _box(low, high), _image_of_box(low, high, to_old, new.shape)
+        part, wanted = old.crop(box), new.crop(target)
+        inner = np.linalg.inv(part.affine) @ wanted.affine
+        fraction = _interpolated(labels[box] == value, inner, wanted.shape, sigma, True, 0.0)
         covered[target] += fraction
         wins = fraction > best[target]
         best[target][wins] = fraction[wins]
@@ -150,13 +141,6 @@ def resample_to_label_map(probabilities: np.ndarray, old: Grid, new: Grid, outsi
     return result
 
 
-def _moved(affine: np.ndarray, start: np.ndarray, before: bool = False) -> np.ndarray:
-    """The affine of a grid that begins at index `start` (or, with `before`, that leads to indices shifted by it)."""
-    moved = affine.copy()
-    moved[:3, 3] += start if before else affine[:3, :3] @ start
-    return moved
-
-
 def _box(low: np.ndarray, high: np.ndarray) -> tuple[slice, slice, slice]:
     x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     return x, y, z
@@ -166,12 +150,10 @@ def _image_of_box(
     low: np.ndarray, high: np.ndarray, to_old: np.ndarray, shape: tuple[int, int, int]
 ) -> tuple[slice, slice, slice]:
     """The smallest box of the new grid that holds every voxel inside the box low..high of the old one."""
-    corners = np.array(
-        [[(low, high)[i][0], (low, high)[j][1], (low, high)[k][2], 1] for i, j, k in np.ndindex(2, 2, 2)]
-    )
-    there = (corners - [0.5, 0.5, 0.5, 0]) @ np.linalg.inv(to_old).T
-    first = np.clip(np.floor(there[:, :3].min(axis=0)), 0, np.array(shape) - 1)
-    last = np.clip(np.ceil(there[:, :3].max(axis=0)) + 1, first + 1, shape)
+    corners = np.array(list(product(*zip(low, high, strict=True)))) - 0.5
+    there = apply_affine(np.linalg.inv(to_old), corners)
+    first = np.clip(np.floor(there.min(axis=0)), 0, np.array(shape) - 1)
+    last = np.clip(np.ceil(there.max(axis=0)) + 1, first + 1, shape)
     return _box(first, last)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import apply_affine
 
 from voxmim.errors import ScanError
 from voxmim.images.grid import Grid, Volume, is_invertible
@@ -78,8 +79,7 @@ class ImageFile:
 def _padded(part: Volume, grid: Grid) -> np.ndarray | None:
     """The labels (X, Y, Z) of a part, perhaps with other axes, on the grid; None where one lies on no voxel of it."""
     found = np.argwhere(part.array[0])
-    to_grid = np.linalg.inv(grid.affine) @ part.affine
-    there = found @ to_grid[:3, :3].T + to_grid[:3, 3]
+    there = apply_affine(np.linalg.inv(grid.affine) @ part.affine, found)
     nearest = np.rint(there).astype(int)
     if np.abs(there - nearest).max(initial=0) > 0.05 or np.any(nearest < 0) or np.any(nearest >= grid.shape):
         return None

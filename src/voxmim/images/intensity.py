@@ -103,7 +103,7 @@ def unwindow(array: np.ndarray, kind: str, bounds: tuple[float, float]) -> np.nd
 
 def _constant_background(array: np.ndarray) -> tuple[float, float] | None:
     """Bounds of a channel's constant background: the one value of most voxels on the volume's six faces."""
-    faces = np.concatenate([array[s].ravel() for axis in range(3) for s in _faces(axis)])
+    faces = np.concatenate([np.take(array, (0, -1), axis).ravel() for axis in range(3)])
     low, high = np.percentile(thinned(array), (0.5, 99.5))
     reach = _FLAT * (high - low)
     value = np.median(faces)
@@ -122,10 +122,6 @@ def thinned(array: np.ndarray, enough: int = 1 << 24) -> np.ndarray:
     return array[::step, ::step, ::step]
 
 
-def _faces(axis: int) -> list[tuple[slice | int, ...]]:
-    return [(*(slice(None),) * axis, end) for end in (0, -1)]
-
-
 def _bodies(channel: np.ndarray) -> list[Box]:
     """The boxes of what is connected and denser than air, but for what is small."""
     mask = (channel > BODY_HU).astype(np.uint8)
@@ -137,11 +133,8 @@ def _bodies(channel: np.ndarray) -> list[Box]:
     measured = sitk.LabelShapeStatisticsImageFilter()
     measured.ComputePerimeterOff()
     measured.Execute(sitk.Threshold(components, upper=large) if len(sizes) > large else components)
-    boxes = []
-    for label in measured.GetLabels():
-        x, y, z, *extent = measured.GetBoundingBox(label)
-        boxes.append(tuple((start, start + n) for start, n in zip((x, y, z), extent, strict=True)))
-    return boxes
+    boxes = [np.reshape(measured.GetBoundingBox(label), (2, 3)) for label in measured.GetLabels()]  # starts, extents
+    return [tuple((int(start), int(start + extent)) for start, extent in box.T) for box in boxes]
 
 
 def _not_flat(channel: np.ndarray) -> list[Box]:

@@ -45,9 +45,7 @@ class Canvas:
         self.x, self.y, self.z = (body[..., axis].astype(np.float32) + 4 * self.noise(110) for axis in range(3))
 
     def paint(self, shape: Shape, value: float | np.ndarray, label: int = 0) -> None:
-        """Cover the inside of a shape with what broadcasts to (C, X, Y, Z): voxels on its edge mix, half inside get the
-        label.
-        """
+        """Cover the inside of a shape with what broadcasts to (C, X, Y, Z); voxels on its edge mix."""
         inside = np.clip(0.5 - shape / self.spacing.mean(), 0, 1).astype(np.float32)
         self.values += inside * (value - self.values)
         self.labels[inside > 0.5] = label

@@ -35,9 +35,7 @@ Shade = Callable[[str], np.ndarray]
 
 
 def draw_head(seed: int) -> tuple[Volume, Volume]:
-    """The scan, (4, 48, 56, 48) int16 in the order of `SEQUENCES`, 3.8 mm voxels oriented LPS, and its label map, uint8
-    with the values of `LABELS`; the same seed gives the same case.
-    """
+    """The scan of a seed, (4, 48, 56, 48) int16 as `SEQUENCES`, 3.8 mm, LPS; and its label map, uint8 as `LABELS`."""
     rng = generator(seed)
     shades = {tissue: np.array(values) * np.exp(rng.normal(0, 0.04, 4)) for tissue, values in _SHADES.items()}
     canvas = Canvas(_SHAPE, _SPACING, rng.uniform(-2, 2, 3) - (0, 0, 2), shades["fluid"], rng)

@@ -33,8 +33,7 @@ def _phase(rng: np.random.Generator) -> int:
 
 
 def draw_trunk(seed: int) -> tuple[Volume, Volume]:
-    """The scan, (1, X, Y, Z) int16 HU, about 72 x 60 x 64 voxels of 5 mm, and its label map, uint8 with the values of
-    `LABELS`.
+    """The scan, (1, X, Y, Z) int16 HU, about 72 x 60 x 64 voxels of 5 mm, and its label map, uint8 with the `LABELS`.
 
     The same seed gives the same case; consecutive seeds differ in orientation.
     """

@@ -51,8 +51,11 @@ def bids(path: Path) -> Source:
     labels, left_out = _labels_of(path, grouped)
     cases = []
     for name, members in grouped.items():
-        if len(set(map(_suffix, members))) == len(members):
-            cases.append(_case(name, members, channels, labels.get(name)))
+        by_suffix = {_suffix(file): file for file in members}
+        if len(by_suffix) == len(members):
+            found = tuple(by_suffix[channel] for channel in channels if channel in by_suffix)
+            missing = tuple(index for index, channel in enumerate(channels) if channel not in by_suffix)
+            cases.append(SourceCase(name, found, labels.get(name), "", missing, name.split("_")[0]))
         else:
             listed = ", ".join(file.name for file in members)
             text = f"case {name} has two images of one suffix ({listed}); remove one."
@@ -66,13 +69,6 @@ def bids(path: Path) -> Source:
         licence=str(described.get("License") or ""),
         findings=(*findings, *left_out),
     )
-
-
-def _case(name: str, images: Sequence[Path], channels: Sequence[str], label: Path | None) -> SourceCase:
-    by_suffix = {_suffix(file): file for file in images}
-    found = tuple(by_suffix[channel] for channel in channels if channel in by_suffix)
-    missing = tuple(index for index, channel in enumerate(channels) if channel not in by_suffix)
-    return SourceCase(name, found, label, "", missing, name.split("_")[0])
 
 
 def _labels_of(path: Path, grouped: dict[str, list[Path]]) -> tuple[dict[str, Path], list[Finding]]:

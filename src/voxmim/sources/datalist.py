@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from voxmim.errors import SourceError, nearest
 from voxmim.images.formats.dicom import is_dicom
-from voxmim.sources.dataset_json import Description, describe
+from voxmim.sources.dataset_json import describe
 from voxmim.sources.jsons import read_json
 from voxmim.sources.listing import label_file, names_of
 from voxmim.sources.source import SPLITS, Source, SourceCase, annotated_values
@@ -37,10 +37,8 @@ class _Row(NamedTuple):
 
 
 def datalist(file: Path) -> Source:
-    """The cases of such a file; raises SourceError for unknown columns, missing files, and rows that contradict each
-    other.
-    """
-    described = Description(file.stem, (), {}, {}, "")
+    """The cases of such a file; raises SourceError for unknown columns, missing files, or contradictory rows."""
+    described = Source(file, file.stem, (), {}, ())
     if file.suffix.lower() == ".csv":
         rows = list(_table(file))
     else:
@@ -50,24 +48,20 @@ def datalist(file: Path) -> Source:
             unnamed = not {"channel_names", "modality"} & values.keys()
             assumed = {"channel_names": {"0": "image"}} if unnamed else {}
             described = describe(file, {"name": file.stem, "labels": {}, **assumed, **values})
-            described = described._replace(channels=()) if unnamed else described
+            described = replace(described, channels=()) if unnamed else described
     if not rows:
         raise SourceError(f"{file}: it lists no case; add a row for each.")
-    for row in rows:
-        _refuse_unknown(row)
+    for where, column in ((row.where, column) for row in rows for column in row.fields):
+        if column not in _COLUMNS and (not column.startswith(_CHANNEL) or column == _CHANNEL):
+            known = f"{', '.join(_COLUMNS)} or {_CHANNEL}NAME of a channel"
+            raise SourceError(
+                f"{where}: '{column}' is no column ({known}){nearest(column, _COLUMNS) or '; take it out.'}"
+            )
     channels = _channels(file, rows, described.channels)
     cases = [_case(file, row, channels, described.labels) for row in rows]
     names = names_of([case.images[0] for case in cases if not case.name], file.parent)
     cases = [case if case.name else replace(case, name=names[case.images[0]]) for case in cases]
-    return Source(
-        file,
-        described.name,
-        channels,
-        described.labels,
-        tuple(cases),
-        regions=described.regions,
-        licence=described.licence,
-    )
+    return replace(described, channels=channels, cases=tuple(cases))
 
 
 def _table(file: Path) -> Iterator[_Row]:
@@ -107,15 +101,6 @@ def _objects(file: Path, values: Any) -> list[_Row]:
                 del fields["fold"]
             found.append(_Row(f"{file}: case {number} of '{name}'", fields, split))
     return found
-
-
-def _refuse_unknown(row: _Row) -> None:
-    for column in row.fields:
-        if column not in _COLUMNS and not (column.startswith(_CHANNEL) and column != _CHANNEL):
-            known = f"{', '.join(_COLUMNS)} or {_CHANNEL}NAME of a channel"
-            raise SourceError(
-                f"{row.where}: '{column}' is no column ({known}){nearest(column, _COLUMNS) or '; take it out.'}"
-            )
 
 
 def _channels(file: Path, rows: Sequence[_Row], given: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ SOURCE/splits_final.json   of nnU-Net: a list of folds, of which the first count
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from voxmim.errors import SourceError, nearest
 from voxmim.findings import Finding
@@ -22,20 +22,8 @@ from voxmim.sources.pairs import paired_cases
 from voxmim.sources.source import IGNORE, Source, SourceCase, annotated_values
 
 
-class Description(NamedTuple):
-    """What a dataset.json says of a data set; the fields are those of `Source`."""
-
-    name: str
-    channels: tuple[str, ...]
-    labels: dict[int, str]
-    regions: dict[str, tuple[int, ...]]
-    licence: str
-
-
 def described_folder(path: Path, values: Mapping[str, Any]) -> Source:
-    """The cases of such a folder, of whose dataset.json these are the values; raises SourceError where it has no
-    imagesTr.
-    """
+    """The cases of a folder whose dataset.json has these values; raises SourceError where there is no imagesTr."""
     file = path / "dataset.json"
     found = describe(file, values)
     if not (path / "imagesTr").is_dir():
@@ -49,12 +37,14 @@ def described_folder(path: Path, values: Mapping[str, Any]) -> Source:
     ]
     cases, more = paired_cases(path, found.channels, further, numbered="file_ending" in values)
     cases = _partly_annotated(file, values.get("annotated", {}), cases, found.labels)
-    return Source(path, found.name, found.channels, found.labels, tuple(cases), regions=found.regions,
-                  licence=found.licence, findings=(*findings, *more))  # fmt: skip
+    return replace(found, path=path, cases=tuple(cases), findings=(*findings, *more))
 
 
-def describe(file: Path, values: Mapping[str, Any]) -> Description:
-    """Parse a dataset.json; raises SourceError where it has no channels or labels, or contradicts itself."""
+def describe(file: Path, values: Mapping[str, Any]) -> Source:
+    """The source that a dataset.json describes, without cases.
+
+    Raises SourceError where it has no channels or labels, or contradicts itself.
+    """
     values = _with_regions(file, values) if "file_ending" in values else values
     channels = values.get("channel_names", values.get("modality"))
     if not isinstance(channels, Mapping) or not channels:
@@ -72,8 +62,8 @@ def describe(file: Path, values: Mapping[str, Any]) -> Description:
     if len({value for value, _ in pairs}) < len(pairs) or any(not 0 <= value <= 255 for value, _ in pairs):
         raise SourceError(f"{file}: label values must be different whole numbers from 0 to 255; repair the file.")
     regions = _regions(file, values.get("regions", {}), labels)
-    licence = str(values.get("licence") or values.get("license") or "")
-    return Description(str(values.get("name") or file.parent.name), ordered, labels, regions, licence)
+    name, licence = values.get("name") or file.parent.name, values.get("licence") or values.get("license") or ""
+    return Source(file, str(name), ordered, labels, (), regions=regions, licence=str(licence))
 
 
 def _integer(value: object) -> int:

@@ -37,13 +37,8 @@ def by_case(
     grouped: dict[str, list[Path]] = {}
     for file in files:
         name = case_name(file)
-        match = _CHANNEL_SUFFIX.fullmatch(name)
-        if (
-            match
-            and name not in labelled
-            and int(match[2]) < channels
-            and (always or channels > 1 or match[1] in labelled)
-        ):
+        match = None if name in labelled else _CHANNEL_SUFFIX.fullmatch(name)
+        if match and int(match[2]) < channels and (always or channels > 1 or match[1] in labelled):
             name = match[1]
         grouped.setdefault(name, []).append(file)
     return grouped

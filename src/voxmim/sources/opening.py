@@ -18,8 +18,7 @@ from voxmim.sources.splits import SPLITS_FILES, draw_split, follow_splits
 
 
 def open_source(path: Path | str, seed: int = 0) -> Source:
-    """Find the cases of a folder of scans, or of a list of them; no scan is read. A split that is not given is drawn by
-    seed.
+    """Find the cases of a folder or a list of scans, none of which is read; a split that is not given is drawn by seed.
 
     Raises SourceError where the source is missing or empty, or contradicts itself.
     """

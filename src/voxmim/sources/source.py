@@ -51,15 +51,9 @@ def ignored_value(labels: Mapping[int, str]) -> int | None:
 
 
 def annotated_values(named: Iterable[object], labels: Mapping[int, str], where: str) -> tuple[int, ...]:
-    """The values of labels given by name, or by value where they have no names.
+    """The values of labels given by name, or by value where the data set's `labels` have no names.
 
-    Args:
-        named: the labels.
-        labels: name of each label value of the data set; empty where it does not say.
-        where: the file and the place in it, for the error.
-
-    Raises:
-        SourceError: there is no such label.
+    Raises SourceError, which names the place `where` they stand, if there is no such label.
     """
     values = {name.casefold(): value for value, name in labels.items()} | {str(value): value for value in labels}
     found = []

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +21,7 @@ def follow_splits(file: Path, cases: Sequence[SourceCase]) -> list[SourceCase]:
     """The cases that a file lists: splits.json, or nnU-Net's splits_final.json, of whose folds the first counts.
 
     Unlisted scans of the unlabelled folders stay in, unless it lists unlabelled ones. Beside a fold, the labelled scans
-    of imagesTs are the test.
-
-    Raises:
-        SourceError: it names a case that is not there, a case twice, or a split that is none.
+    of imagesTs are the test. Raises SourceError as `split_of_each`.
     """
     splits = read_object(file) if file.name == SPLITS_FILES[0] else _first_fold(file, cases)
     split_of = split_of_each(file, splits, {case.name: case for case in cases})
@@ -79,22 +76,15 @@ def draw_split(cases: Sequence[SourceCase], seed: int) -> list[SourceCase]:
     fractions = {split: fraction for split, fraction in FRACTIONS.items() if split not in known}
     sizes = Counter(case.group for case in cases if case.label is not None and case.group not in given)
     drawn = {**given, **draw_parts(sizes, fractions, seed)}
-    return [replace(case, split=case.split or along(case, drawn.get(case.group, ""))) for case in cases]
+    return [replace(case, split=case.split or along(case.label, drawn.get(case.group, ""))) for case in cases]
 
 
 def draw_parts(sizes: Mapping[str, int], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
     """Put groups, undivided, into val and test (the keys of `fractions`), and what is left into train.
 
-    In an order drawn by seed, each group joins the first part that it brings closer to its size. Of four groups or
-    more no part stays empty; of fewer all train.
-
-    Args:
-        sizes: the number of cases of each group.
-        fractions: of all the cases, for each part but train.
-        seed: of the order.
-
-    Returns:
-        the part of each group.
+    `sizes` has the number of cases of each group, `fractions` are of all cases. In an order drawn by seed, each group
+    joins the first part that it brings closer to its size. Of four groups or more no part stays empty; of fewer all
+    train. Returns the part of each group.
     """
     names = sorted(sizes)
     if len(names) < 4:
@@ -118,16 +108,8 @@ def draw_parts(sizes: Mapping[str, int], fractions: Mapping[str, float], seed: i
 def folded(cases: Sequence[Any], fold: str, seed: int, where: Path) -> list[Any]:
     """The cases in one fold of a cross-validation: the patients of train and val are dealt anew into N parts.
 
-    Part K validates, and the others train; test and unlabelled cases stay what they are.
-
-    Args:
-        cases: of a source or of a store.
-        fold: ``K/N``, K from 1.
-        seed: of the dealing, the same for all folds.
-        where: the cases are, for the error.
-
-    Raises:
-        SourceError: it is no such fold, or there are fewer patients than folds.
+    Of the fold ``K/N`` part K, from 1, validates, and the others train; test and unlabelled cases stay what they are.
+    Raises SourceError, which names the place `where` the cases are, for another text or fewer patients than folds.
     """
     groups = sorted({case.group for case in cases if case.split in ("train", "val")})
     part, _, parts = fold.partition("/")
@@ -147,16 +129,9 @@ def folded(cases: Sequence[Any], fold: str, seed: int, where: Path) -> list[Any]
     ]
 
 
-class _Labelled(Protocol):
-    """A case of a source or of a store."""
-
-    @property
-    def label(self) -> object: ...
-
-
-def along(case: _Labelled, split: str) -> str:
-    """The split of a case that goes along with its patient's; an unlabelled one does so only into val and test."""
-    return split if case.label is not None or split in FRACTIONS else "unlabelled"
+def along(label: object, split: str) -> str:
+    """The split of a case that goes along with its patient's; one without a label does so only into val and test."""
+    return split if label is not None or split in FRACTIONS else "unlabelled"
 
 
 def strictest(*splits: str) -> str:

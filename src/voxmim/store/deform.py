@@ -70,8 +70,7 @@ def _spline(voxels: int, spacing: float, control: float) -> Tensor:
 
 
 def smooth(image: Tensor, blur: Tensor, low_resolution: Tensor, spacing: Spacing) -> None:
-    """Blur (B, C, X, Y, Z) by a sigma (B,) in mm, and simulate voxels of a size (B,) in voxels (1 changes nothing), in
-    place.
+    """Blur (B, C, X, Y, Z) by a sigma (B,) in mm, and simulate larger voxels, of a size (B,) in voxels; in place.
 
     Both mix voxels along one axis at a time, by one matrix per axis. `spacing` is in mm.
     """

@@ -29,9 +29,7 @@ SAMPLES = 500  # voxels kept per label and case: enough that balanced crops do n
 
 
 class Store:
-    """Read access to a store by its `path`, `index` and `cases` (by name); cheap to open and to send to other
-    processes.
-    """
+    """Read access to a store by its `path`, `index` and `cases` (by name); cheap to open and to send to a process."""
 
     def __init__(self, path: Path | str) -> None:
         """Open a store; raises StoreError where the folder is missing, no store, or holds no case."""
@@ -133,7 +131,13 @@ class Store:
         file = self.path / kind / f"{name}.b2nd"
         try:
             kept = self._kept.get(file)
-            self._check(kind, name, kept)
+            shape: tuple[int, ...] = self.cases[name].shape
+            dtype = "uint8"
+            if kind == "images":
+                shape = (len(self.preparation.channels), *shape)
+                dtype = "int16" if self.preparation.intensity == "ct" else "float16"
+            if kept.shape != shape or kept.dtype != dtype:
+                raise ValueError(f"it holds {kept.shape} {kept.dtype}, but {shape} {dtype} in the index")
             return take(kept)
         except FileNotFoundError:
             raise StoreError(f"{file}: this file of the store is missing; run 'voxmim prepare' again.") from None
@@ -142,12 +146,3 @@ class Store:
             raise StoreError(
                 f"{file}: this file of the store is damaged ({error}); delete it and run 'voxmim prepare' again."
             ) from None
-
-    def _check(self, kind: str, name: str, kept: KeptFile) -> None:
-        shape: tuple[int, ...] = self.cases[name].shape
-        dtype = "uint8"
-        if kind == "images":
-            shape = (len(self.preparation.channels), *shape)
-            dtype = "int16" if self.preparation.intensity == "ct" else "float16"
-        if kept.shape != shape or kept.dtype != dtype:
-            raise ValueError(f"it holds {kept.shape} {kept.dtype}, but {shape} {dtype} in the index")

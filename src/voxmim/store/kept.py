@@ -20,13 +20,7 @@ Slices = tuple[slice, ...]
 
 
 class KeptFile:
-    """One Blosc2 file.
-
-    Attributes:
-        mark: of the file's version, since a replaced file must not be read through an old handle.
-        shape: of its array.
-        dtype: of its array.
-    """
+    """One Blosc2 file; its `mark` is of its version, since a replaced file must not be read through an old handle."""
 
     def __init__(self, file: Path, mark: tuple[int, ...]) -> None:
         """Read the file; raises what Blosc2 raises, ValueError where it cannot be opened."""
@@ -78,11 +72,7 @@ class KeptFiles:
         self._files: OrderedDict[Path, KeptFile] = OrderedDict()
 
     def get(self, file: Path) -> KeptFile:
-        """The file, read again where it has changed.
-
-        Raises:
-            FileNotFoundError: it is missing.
-        """
+        """The file, read again where it has changed; raises FileNotFoundError where it is missing."""
         now = os.stat(file)
         mark = (now.st_ino, now.st_size, now.st_mtime_ns)
         kept = self._files.get(file)

@@ -14,8 +14,7 @@ from voxmim.workers import run
 
 
 def respace(store: Store, out: Path, spacing: Spacing) -> Store:
-    """Prepare a store's scans at another spacing (mm); cases that `out` holds already, made of the same files, are
-    kept.
+    """Prepare a store's scans at another spacing (mm); what `out` holds already of the same files is kept.
 
     Raises ScanError where a source file is missing or cannot be used, StoreError where `out` cannot be written to.
     """

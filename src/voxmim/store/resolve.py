@@ -57,10 +57,7 @@ def resolve_preparation(
 
 
 def _median_spacing(source: Source) -> Spacing:
-    """The size along each axis that the scan in the middle has, to the seven digits of a float32: no mean of two sizes.
-
-    Scans of one size are thus not resampled.
-    """
+    """The median size along each axis, to the seven digits of a float32; no mean of two: equal scans keep it."""
     spacings = []
     for case in source.cases:
         try:

@@ -54,9 +54,7 @@ class Sides:
 def find_sides(labels: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None = None) -> Sides:
     """Find the labels that have a side by their names, such as ``kidney_left``, ``RightParotid`` or ``rkid``.
 
-    Args:
-        labels: name of each label value.
-        regions: the values of each region; one that has a side must have a partner region, too.
+    A region that has a side must have a partner region, too.
     """
     value_of = {name.casefold(): value for value, name in labels.items()}
     partner: dict[int, int] = {}

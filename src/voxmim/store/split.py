@@ -20,8 +20,7 @@ def split(
     seed: int = 0,
     fractions: tuple[float, float] = (FRACTIONS["val"], FRACTIONS["test"]),
 ) -> dict[str, int]:
-    """Give the cases of a store other splits, which it keeps when cases are added; no voxel changes. See
-    `voxmim.split`.
+    """Give the cases of a store other splits, which it keeps when cases are added; no voxel changes.
 
     Raises StoreError where there is no store, another process is changing it, the fractions make no sense, or the file
     puts scans of one patient into two splits; SourceError where it names a case that is not there, a case twice, or no
@@ -52,7 +51,7 @@ def split(
 def _drawn(cases: Sequence[Case], seed: int, fractions: dict[str, float]) -> list[Case]:
     sizes = Counter(case.group for case in cases if case.label is not None)
     part_of = draw_parts(sizes, {part: fraction for part, fraction in fractions.items() if fraction > 0}, seed)
-    return [replace(case, split=along(case, part_of.get(case.group, "unlabelled"))) for case in cases]
+    return [replace(case, split=along(case.label, part_of.get(case.group, "unlabelled"))) for case in cases]
 
 
 def _refuse_divided(file: Path, cases: Sequence[Case]) -> None:

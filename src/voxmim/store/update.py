@@ -32,8 +32,7 @@ class Update:
     def make_index(
         self, prepared: Sequence[Case] = (), failures: Sequence[Finding] = ()
     ) -> tuple[Index, dict[str, str]]:
-        """The index of all cases of the store, compared with each other, and why each is left out because of the
-        others.
+        """The index of all cases of the store, and the reason for each that is left out because of the others.
 
         `prepared` are cases that were prepared since (duplicates have no digest), `failures` findings on those that
         could not be.
@@ -59,10 +58,8 @@ def plan_update(source: Source, out: Path, preparation: Preparation) -> Update:
     """Compare a source with the store at `out`.
 
     Splits are those of the source, unless the store was split anew. A case that is new to the store joins the other
-    scans of its patient.
-
-    Raises:
-        StoreError: the store was prepared otherwise, or a case, label or region of the source is another in the store.
+    scans of its patient. Raises StoreError where the store was prepared otherwise, or a case, label or region of the
+    source is another in the store.
     """
     index = Index.read(out)
     if index is not None and index.preparation != preparation:
@@ -78,7 +75,7 @@ def plan_update(source: Source, out: Path, preparation: Preparation) -> Update:
     def with_split(case: SourceCase) -> SourceCase:
         if case.name in fixed:
             return replace(case, split=fixed[case.name].split)
-        return replace(case, split=along(case, groups[case.group])) if groups.get(case.group) else case
+        return replace(case, split=along(case.label, groups[case.group])) if groups.get(case.group) else case
 
     cases = {case.name: with_split(case) for case in source.cases}
     done, others = [], []
@@ -106,7 +103,9 @@ def paths(case: SourceCase) -> tuple[tuple[str, ...], str | None]:
 
 def stamps(case: SourceCase) -> tuple[tuple[int, int], ...]:
     """Size and modification time of each file of a case: images, then the label map."""
-    return tuple(map(_stamp, case.images if case.label is None else (*case.images, case.label)))
+    paths = case.images if case.label is None else (*case.images, case.label)
+    found = [[file.stat() for file in _files(path)] for path in paths]
+    return tuple((sum(each.st_size for each in of), max((each.st_mtime_ns for each in of), default=0)) for of in found)
 
 
 def _as_source(case: Case) -> SourceCase:
@@ -138,11 +137,6 @@ def _is_made_of(entry: Case, case: SourceCase) -> bool:
             "another store."
         )
     return False
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    found = [file.stat() for file in _files(path)]
-    return sum(each.st_size for each in found), max((each.st_mtime_ns for each in found), default=0)
 
 
 def _files(path: Path) -> list[Path]:

@@ -13,8 +13,7 @@ from voxmim.workers import run
 
 
 def verify(path: Path | str, workers: int | None = None, scheduler: str | None = None) -> list[str]:
-    """A sentence for each fault of a store: of its files against its index, and of voxels against checksums and label
-    counts.
+    """A sentence for each fault: of the files against the index, and of voxels against checksums and label counts.
 
     Raises StoreError where there is no store, its index is damaged, or it holds no case.
     """

@@ -52,8 +52,7 @@ def digest_of(image: np.ndarray, label_map: np.ndarray | None) -> str:
 
 
 def write_case(path: Path, case: Case, image: np.ndarray, label_map: np.ndarray | None) -> Case:
-    """Put a case, (C, X, Y, Z) int16 or float16 and (X, Y, Z) uint8, into the store at `path`, completely or not at
-    all.
+    """Put a case, (C, X, Y, Z) int16 or float16 and (X, Y, Z) uint8, into the store at `path`, or no file of it.
 
     Returns its entry with counts and digest. Raises StoreError where it cannot be written.
     """

@@ -26,15 +26,9 @@ _GOLDEN = 0.618  # of the circle of hues: neighbouring numbers get colours that 
 def write_segmentation(file: Path, scan: Path, labels: np.ndarray, names: Mapping[int, str]) -> None:
     """Write a label map as a binary DICOM segmentation, whose segments are numbered by the label values.
 
-    Args:
-        file: a ``.dcm`` file.
-        scan: the DICOM series that was labelled, as `open_dicom` takes it.
-        labels: (X, Y, Z) uint8 on the grid of the series.
-        names: of each label value, background left out.
-
-    Raises:
-        ScanError: a label has no name, the scan is one file of many frames, the series lacks what a segmentation must
-            refer to, or the file cannot be written.
+    `scan` is the DICOM series that was labelled, as `open_dicom` takes it, and `labels` (X, Y, Z) uint8 on its grid.
+    Raises ScanError where a label has no name, the scan is one file of many frames, the series lacks what a
+    segmentation must refer to, or the file cannot be written.
     """
     unnamed = [value for value, name in names.items() if not name.strip()]
     if unnamed:
