@@ -55,10 +55,10 @@ def test_background_padding_and_missing_channels_are_one_value(source: Path, tmp
     padded = np.ones(crop.shape[1:], bool)
     padded[tuple(slice(4, 4 + n) for n in store.cases["a"].shape)] = False
     corner = store.image("a")[:, 0, 0, 0]
-    assert set(np.unique(crop[:, padded])) == set(corner) == {np.float16(store.outside)}
-    assert np.all(store.image("b")[1] == store.outside)
+    assert set(np.unique(crop[:, padded])) == set(corner) == {np.float16(store.preparation.outside)}
+    assert np.all(store.image("b")[1] == store.preparation.outside)
     image = Crops(store, [store.cases["b"]], CropPlan((24, 24, 24), (0, 1), 0))[0][0]
-    assert float(image[0, 0, 0, 0]) == float(image[1].unique()) == store.outside
+    assert float(image[0, 0, 0, 0]) == float(image[1].unique()) == store.preparation.outside
 
 
 def test_a_store_of_before_scales_the_background_and_keeps_doing_so(source: Path, tmp_path: Path) -> None:

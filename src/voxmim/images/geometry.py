@@ -117,7 +117,7 @@ def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
     return result
 
 
-def resample_probabilities(probabilities: np.ndarray, old: Grid, new: Grid, outside: int | None = 0) -> np.ndarray:
+def resample_probabilities(probabilities: np.ndarray, old: Grid, new: Grid, outside: int | None) -> np.ndarray:
     """(K, X, Y, Z) float32 class probabilities on another grid; beyond the old one, `outside` or no class is sure."""
     channels = []
     for label, channel in enumerate(probabilities):
@@ -126,12 +126,12 @@ def resample_probabilities(probabilities: np.ndarray, old: Grid, new: Grid, outs
     return np.stack(channels)
 
 
-def resample_to_label_map(probabilities: np.ndarray, old: Grid, new: Grid, outside: int = 0) -> np.ndarray:
+def resample_to_label_map(probabilities: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
     """The most probable of K classes (K, X, Y, Z) on another grid as uint8, without holding all classes there at once.
 
-    Logits do as well as probabilities; voxels outside the grid `old` are of the class `outside`.
+    Logits do as well as probabilities; voxels outside the grid `old` are of class 0.
     """
-    result = np.full(new.shape, outside, dtype=np.uint8)
+    result = np.zeros(new.shape, dtype=np.uint8)
     best = np.full(new.shape, -np.inf, dtype=np.float32)
     for label, channel in enumerate(probabilities):
         values = resample(Volume(channel[None], old.affine), new, fill=-np.inf).array[0]

@@ -24,11 +24,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def has_utf8_name(path: Path) -> bool:
     """Whether a path can be written down as text, as a store, a page and a console must."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return printable(path) == str(path)
 
 
 def printable(path: Path) -> str:

@@ -93,21 +93,16 @@ class Store:
         return {int(value): np.asarray(rows).reshape(-1, 3) for value, rows in packed.items() if int(value) != ignored}
 
     def crop(self, name: str, start: Iterable[int], size: Iterable[int], expected: int = 1) -> np.ndarray:
-        """(C, *size) a box of the scan as stored; where the box leaves the scan, voxels are `outside`.
+        """(C, *size) a box of the scan as stored; where the box leaves the scan, voxels are `preparation.outside`.
 
         `expected` boxes of the scan, this one among them, will be asked for one after the other. The array may be
         read-only.
         """
-        return self._box("images", name, tuple(start), tuple(size), self.outside, expected)
+        return self._box("images", name, tuple(start), tuple(size), self.preparation.outside, expected)
 
     def label_crop(self, name: str, start: Iterable[int], size: Iterable[int], expected: int = 1) -> np.ndarray:
         """(*size) uint8 a box of the label map, as `crop` has it; background where the box leaves the scan."""
         return self._box("labels", name, tuple(start), tuple(size), 0, expected)
-
-    @property
-    def outside(self) -> int:
-        """The stored value of voxels outside the scan: air for CT, 0 for MR."""
-        return -1024 if self.preparation.intensity == "ct" else 0
 
     def _box(
         self, kind: str, name: str, start: tuple[int, ...], size: tuple[int, ...], fill: int, expected: int

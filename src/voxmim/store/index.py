@@ -11,6 +11,7 @@ from voxmim.doctor.facts import Facts
 from voxmim.errors import StoreError
 from voxmim.files import write_text
 from voxmim.findings import Finding
+from voxmim.images.intensity import HU_RANGE
 
 INDEX = "index.json"
 
@@ -38,6 +39,11 @@ class Preparation:
     # this rule scaled it like tissue, and is read so
     zero_background: bool = True
 
+    @property
+    def outside(self) -> int:
+        """The stored value of voxels outside the scan, and of missing channels: air for CT, 0 for MR."""
+        return HU_RANGE[0] if self.intensity == "ct" else 0
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preparation":
         """The inverse of ``dataclasses.asdict``, also from JSON."""
@@ -62,7 +68,9 @@ class Case:
     label: str | None = None  # path of the source label map, if there is one
     counts: dict[int, int] = field(default_factory=dict)  # prepared voxels per label value
     digest: str = ""  # of the prepared voxels and labels (see `digest_of`)
-    missing: tuple[int, ...] = ()  # the index of each channel that the scan lacks; it is stored as `Store.outside`
+    missing: tuple[
+        int, ...
+    ] = ()  # the index of each channel that the scan lacks; it is stored as `Preparation.outside`
     group: str = ""  # the patient, whose cases all go into one split; the case's own name where the source does not say
     # size and modification time of each source file when it was read, images first; empty in older stores
     stamps: tuple[tuple[int, int], ...] = ()

@@ -17,7 +17,7 @@ from voxmim.doctor.reading import MAX_VOXELS, read_channels
 from voxmim.errors import ScanError, StoreError
 from voxmim.findings import Finding, sound
 from voxmim.images.geometry import Grid, Spacing, resample, resample_labels, resampled_grid, to_ras
-from voxmim.images.intensity import HU_RANGE, Intensity, fit_intensity, foreground_box
+from voxmim.images.intensity import Intensity, fit_intensity, foreground_box
 from voxmim.images.volume import Volume
 from voxmim.sources import SourceCase, open_source
 from voxmim.store.duplicates import claim_known, is_duplicate, release_claims
@@ -88,7 +88,7 @@ def prepare_volume(volume: Volume, preparation: Preparation, path: Path, missing
     cropped = resampled[(slice(None), *box)]
     stored = np.stack([rule.apply(channel) for rule, channel in zip(intensities, cropped, strict=True)])
     for channel in sorted(missing):
-        stored = np.insert(stored, channel, HU_RANGE[0] if preparation.intensity == "ct" else 0, axis=0)
+        stored = np.insert(stored, channel, preparation.outside, axis=0)
         intensities.insert(channel, Intensity(preparation.intensity))
     return PreparedScan(stored, grid.crop(box), original, tuple(intensities), path)
 

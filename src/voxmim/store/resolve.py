@@ -5,8 +5,9 @@ from statistics import median_low
 
 import numpy as np
 
+from voxmim.doctor.facts import Facts
 from voxmim.doctor.judge import Judged, judge_case
-from voxmim.doctor.modality import MAX_VOTES, guess_intensity, is_decided, named_ct
+from voxmim.doctor.modality import guess_intensity, is_decided, named_ct
 from voxmim.errors import StoreError
 from voxmim.images.geometry import ras_axes
 from voxmim.images.grid import Spacing
@@ -75,14 +76,12 @@ def _median_spacing(source: Source) -> Spacing:
 def _guess(source: Source, match: bool) -> tuple[str, dict[str, Read]]:
     """CT or MR, by the first scans that can be read."""
     read: dict[str, Read] = {}
-    if not named_ct(source.channels):
-        facts = []
-        for case in source.cases:
-            before = stamps(case)
-            judged = judge_case(case, source.channels, tuple(source.labels), match)
-            read[case.name] = before, judged
-            facts += [] if judged.facts is None else [judged.facts]
-            if len(facts) == MAX_VOTES or is_decided(facts):
-                break
-        return guess_intensity(facts, source.channels), read
-    return "ct", read
+    facts: list[Facts] = []
+    for case in () if named_ct(source.channels) else source.cases:
+        before = stamps(case)
+        judged = judge_case(case, source.channels, tuple(source.labels), match)
+        read[case.name] = before, judged
+        facts += [] if judged.facts is None else [judged.facts]
+        if is_decided(facts):
+            break
+    return guess_intensity(facts, source.channels), read
