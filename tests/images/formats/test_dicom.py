@@ -109,9 +109,9 @@ def test_mixed_series_are_sorted_and_named_without_a_word_of_the_patient(tmp_pat
 
 def test_a_folder_is_looked_at_anew_when_it_changes(tmp_path: Path) -> None:
     write_series(tmp_path, voxels(4))
-    assert only(tmp_path).shape == (8, 7, 4)
+    assert only(tmp_path).grid.shape == (8, 7, 4)
     (tmp_path / "003.dcm").unlink()
-    assert only(tmp_path).shape == (8, 7, 3)
+    assert only(tmp_path).grid.shape == (8, 7, 3)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_rounded_positions_are_even(tmp_path: Path) -> None:
     heights = np.round(np.arange(10) * 1.0 / 3, 2)
     write_series(tmp_path, voxels(10), np.array([[0, 0, height] for height in heights]))
     assert only(tmp_path).fault is None
-    assert only(tmp_path).spacing[2] == pytest.approx(1 / 3)
+    assert only(tmp_path).grid.spacing[2] == pytest.approx(1 / 3)
 
 
 def test_duplicate_slices_are_taken_once(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_positions_rounded_by_an_export_are_even(tmp_path: Path, step: float, di
     positions = np.round(places(40, step), digits)
     write_series(tmp_path, voxels(40), positions)
     assert only(tmp_path).fault is None
-    assert only(tmp_path).spacing[2] == pytest.approx(step, abs=10**-digits / 39 * 1.01)
+    assert only(tmp_path).grid.spacing[2] == pytest.approx(step, abs=10**-digits / 39 * 1.01)
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
