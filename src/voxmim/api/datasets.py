@@ -43,6 +43,6 @@ def download(
 
 def data_sets() -> list[list[str]]:
     """List the data sets that `download` knows, as rows of name, content and licence."""
-    from voxmim.datasets.download import data_sets
+    from voxmim.datasets.catalogue import ARCHIVES, LICENCE
 
-    return data_sets()
+    return [[name, archive.about, LICENCE] for name, archive in ARCHIVES.items()]

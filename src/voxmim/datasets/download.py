@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePosixPath
 
-from voxmim.datasets.catalogue import ARCHIVES, CITATION, LICENCE, LICENCE_TEXT, MIRROR, archive_of
+from voxmim.datasets.catalogue import CITATION, LICENCE, LICENCE_TEXT, MIRROR, archive_of
 from voxmim.datasets.fetch import OnBytes, check, fetch, size_of
 from voxmim.errors import DownloadError
 
@@ -40,7 +40,13 @@ def download(
     if not agree(terms):
         raise DownloadError(f"{name}: not downloaded, because its terms were not accepted; answer y, or add --yes.")
     out.mkdir(parents=True, exist_ok=True)
-    _check_room(out, size, file)
+    there = file.stat().st_size if file.exists() else 0
+    need, free = 2 * (size or 0) - there, shutil.disk_usage(out).free  # for the archive, and as much for its files
+    if need > free:
+        raise DownloadError(
+            f"{out}: {need / 1e9:.1f} GB are needed here, and {free / 1e9:.1f} GB are free; make room, or name another "
+            "--out."
+        )
     with watch("downloading") as on_bytes:
         fetch(url, file, size, on_bytes)
     with watch("checking") as on_bytes:
@@ -49,11 +55,6 @@ def download(
         unpack(file, folder, on_bytes)
     file.unlink()
     return folder
-
-
-def data_sets() -> list[list[str]]:
-    """The data sets that `download` knows: name, content, licence."""
-    return [[name, archive.about, LICENCE] for name, archive in ARCHIVES.items()]
 
 
 def unpack(file: Path, folder: Path, on_bytes: OnBytes = lambda done, total: None) -> None:
@@ -80,14 +81,3 @@ def unpack(file: Path, folder: Path, on_bytes: OnBytes = lambda done, total: Non
         ) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-
-
-def _check_room(out: Path, size: int | None, file: Path) -> None:
-    """Refuse if the disk lacks space for the archive and its files, which take about as much."""
-    there = file.stat().st_size if file.exists() else 0
-    need, free = 2 * (size or 0) - there, shutil.disk_usage(out).free
-    if need > free:
-        raise DownloadError(
-            f"{out}: {need / 1e9:.1f} GB are needed here, and {free / 1e9:.1f} GB are free; make room, or name another "
-            "--out."
-        )
