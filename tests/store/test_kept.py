@@ -40,7 +40,7 @@ def test_crops_are_the_same_before_and_after_the_array_is_kept_whole(tmp_path: P
         found = file.box(box)
         np.testing.assert_array_equal(found, expected[box])
     assert file.nbytes == expected.nbytes
-    assert json.loads(file.meta("case"))["name"] == "a"
+    assert json.loads(file.meta["case"])["name"] == "a"
     np.testing.assert_array_equal(file.whole(), expected)
 
 

@@ -88,7 +88,7 @@ class Store:
 
     def samples(self, name: str) -> dict[int, np.ndarray]:
         """For each label present but `ignore`, (n, 3) voxel indices that carry it, n at most SAMPLES."""
-        packed = self._read("labels", name, lambda kept: kept.meta("samples"))
+        packed = self._read("labels", name, lambda kept: kept.meta["samples"])
         ignored = ignored_value(self.labels)
         return {int(value): np.asarray(rows).reshape(-1, 3) for value, rows in packed.items() if int(value) != ignored}
 

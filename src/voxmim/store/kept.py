@@ -26,15 +26,16 @@ class KeptFile:
         """Read the file; raises what Blosc2 raises, ValueError where it cannot be opened."""
         self.mark, self._cut = mark, 0
         self._whole: np.ndarray | None = None
-        size = mark[1]
-        self._bytes = size if size <= _LARGE else 0
+        self._bytes = mark[1] if mark[1] <= _LARGE else 0
         try:
-            small = blosc2.ndarray_from_cframe(file.read_bytes(), copy=True) if self._bytes else None
-            self._array = blosc2.open(str(file), mode="r") if small is None else small
+            if self._bytes:
+                self._array = blosc2.ndarray_from_cframe(file.read_bytes(), copy=True)
+            else:
+                self._array = blosc2.open(str(file), mode="r")
         except RuntimeError:
             raise ValueError("Blosc2 cannot open it") from None
         self.shape, self.dtype, self._size = tuple(self._array.shape), np.dtype(self._array.dtype), self._array.nbytes
-        self._meta: dict[str, Any] = {}
+        self.meta: dict[str, Any] = self._array.schunk.vlmeta.getall()  # what is noted in the file
 
     @property
     def nbytes(self) -> int:
@@ -49,7 +50,7 @@ class KeptFile:
         """A box of the array, perhaps read-only; so many voxels are expected to be asked for in this and the next."""
         wanted = max(self._cut, voxels * self.dtype.itemsize)
         if self._whole is None and wanted >= self._size and self._size <= _LARGE:
-            self._whole, self._meta = self._array[...], self._array.schunk.vlmeta.getall()
+            self._whole = self._array[...]
             self._whole.setflags(write=False)
             self._array, self._bytes = None, 0
         if self._whole is not None:
@@ -57,12 +58,6 @@ class KeptFile:
         found: np.ndarray = self._array[box]
         self._cut += found.nbytes
         return found
-
-    def meta(self, name: str) -> Any:
-        """What is noted in the file under a name."""
-        if name not in self._meta:
-            self._meta[name] = self._array.schunk.vlmeta[name]
-        return self._meta[name]
 
 
 class KeptFiles:
