@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from voxmim.settings import Augmentation
@@ -43,7 +44,7 @@ def draw(settings: Augmentation, seeds: Tensor, partner: Mapping[int, int] | Non
     matrix = torch.eye(3).repeat(len(rows), 1, 1)
     for i in (chance[:, 4] < settings.affine).nonzero().flatten().tolist():
         angles, size = amount[i, :3] * math.radians(settings.rotate), 1 + float(amount[i, 3]) * settings.scale
-        matrix[i] = _rotation(angles) * size
+        matrix[i] = torch.from_numpy(Rotation.from_euler("xyz", angles.numpy()).as_matrix()) * size
 
     def with_chance(drawn: Tensor, chance: float, values: Tensor, otherwise: float) -> Tensor:
         return torch.where(drawn < chance, values, torch.tensor(otherwise, dtype=values.dtype))
@@ -132,15 +133,3 @@ def _change_intensity(image: Tensor, parameters: Parameters, present: Tensor) ->
     for row in (parameters.noise > 0).nonzero().flatten().tolist():
         noise = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(int(parameters.seed[row]) // 2))
         image[row] += noise.to(image.device) * parameters.noise[row].to(image.device)
-
-
-def _rotation(angles: Tensor) -> Tensor:
-    """(3, 3) rotation about X, then Y, then Z by angles in radians."""
-    product = torch.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = [(1, 2), (2, 0), (0, 1)][axis]
-        turn = torch.eye(3)
-        turn[i, i] = turn[j, j] = angle.cos()
-        turn[i, j], turn[j, i] = -angle.sin(), angle.sin()
-        product = turn @ product
-    return product

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.interpolate import BSpline
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 from torch.nn import functional
 
@@ -61,12 +64,9 @@ def _control_points(reach: Tensor, seeds: Tensor, shape: list[int]) -> Tensor:
 
 def _spline(voxels: int, spacing: float, control: float) -> Tensor:
     """(voxels, points) weights of a uniform cubic B-spline; they are positive and sum to 1, so no voxel overshoots."""
-    place = (torch.arange(voxels) + 0.5) * spacing / control
-    first = place.floor()
-    t = (place - first)[:, None]
-    weights = torch.cat([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], dim=1) / 6
-    columns = first.long()[:, None] + torch.arange(4)
-    return torch.zeros(voxels, int(columns.max()) + 1).scatter(1, columns, weights)
+    place = (np.arange(voxels) + 0.5) * spacing / control
+    knots = np.arange(-3, int(place[-1]) + 5)
+    return torch.from_numpy(BSpline.design_matrix(place, knots, 3).toarray().astype(np.float32))
 
 
 def smooth(image: Tensor, blur: Tensor, low_resolution: Tensor, spacing: Spacing) -> None:
@@ -85,11 +85,9 @@ def smooth(image: Tensor, blur: Tensor, low_resolution: Tensor, spacing: Spacing
 
 def _blur(voxels: int, sigma: float) -> Tensor:
     """(voxels, voxels) a Gaussian of sigma voxels, truncated at four sigma; the edge is repeated."""
-    radius = int(4 * sigma + 0.5)
-    away = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-((away / max(sigma, 1e-6)) ** 2) / 2)
-    columns = (torch.arange(voxels)[:, None] + away).clamp(0, voxels - 1)
-    return torch.zeros(voxels, voxels).scatter_add(1, columns, (kernel / kernel.sum()).expand(voxels, -1))
+    return torch.from_numpy(
+        gaussian_filter1d(np.eye(voxels, dtype=np.float32), max(sigma, 1e-6), axis=0, mode="nearest")
+    )
 
 
 def _low_resolution(voxels: int, size: float) -> Tensor:
