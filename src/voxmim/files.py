@@ -71,13 +71,10 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequenc
 @contextmanager
 def lock_folder(folder: Path, busy: Exception) -> Iterator[None]:
     """Hold the lock of a folder, which is created if missing; raise `busy` if another process holds it."""
-    lock = FileLock(folder / ".lock", blocking=False)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock.acquire()
+        lock = FileLock(folder / ".lock", blocking=False).acquire()
     except Timeout:
         raise busy from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()

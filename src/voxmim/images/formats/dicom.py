@@ -61,12 +61,8 @@ class Series:
 
 def find_series(folder: Path | str) -> list[Series]:
     """Sort the DICOM files below a folder (hidden ones aside) into series, by name; those left out have a fault."""
-    seen = []
-    for file in files_below(Path(folder)):
-        if file.name.upper() != "DICOMDIR":
-            state = file.stat()
-            seen.append((file, state.st_size, state.st_mtime_ns))
-    return list(_sorted_into_series(tuple(seen)))
+    files = [(file, file.stat()) for file in files_below(Path(folder)) if file.name.upper() != "DICOMDIR"]
+    return list(_sorted_into_series(tuple((file, state.st_size, state.st_mtime_ns) for file, state in files)))
 
 
 def is_dicom(path: Path) -> bool:
