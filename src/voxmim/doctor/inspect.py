@@ -110,7 +110,7 @@ def inspect_source(
     compared = judge_cohort(source.cases, facts, source.channels, source.labels)
     dropped = left_out(source.cases, compared)
     kept = [case.name for case in source.cases if case.name in facts and case.name not in dropped]
-    files = {str(file) for case in source.cases for file in (*case.images, case.label) if file is not None}
+    files = {str(file) for case in source.cases for file in case.files}
     findings = in_order([*findings, *compared])
     return Inspection(
         source,

@@ -70,8 +70,8 @@ def write_cohort(
             **({"regions": chosen.regions} if chosen.regions else {}),
             "file_ending": ".nii.gz",
         }
-        for file, content in (("dataset.json", dataset), ("splits.json", _split(names, rng))):
-            (temporary / file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        for part, content in (("dataset.json", dataset), ("splits.json", _split(names, rng))):
+            (temporary / part).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         with (temporary / "classes.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(classes)
 

@@ -71,7 +71,6 @@ def _with_series_findings(source: Source) -> Source:
 
 def _without_odd_names(source: Source) -> Source:
     """Leave out the cases with a path that is not UTF-8."""
-    files = ((case.name, file) for case in source.cases for file in (*case.images, case.label) if file is not None)
-    odd = {name: odd_name(file) for name, file in files if not has_utf8_name(file)}
+    odd = {case.name: odd_name(file) for case in source.cases for file in case.files if not has_utf8_name(file)}
     cases = tuple(case for case in source.cases if case.name not in odd)
     return replace(source, cases=cases, findings=(*source.findings, *odd.values()))

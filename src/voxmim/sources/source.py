@@ -27,6 +27,11 @@ class SourceCase:
     # all were
     annotated: tuple[int, ...] | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its images, then its label map."""
+        return self.images if self.label is None else (*self.images, self.label)
+
 
 @dataclass(frozen=True)
 class Source:

@@ -103,8 +103,7 @@ def paths(case: SourceCase) -> tuple[tuple[str, ...], str | None]:
 
 def stamps(case: SourceCase) -> tuple[tuple[int, int], ...]:
     """Size and modification time of each file of a case: images, then the label map."""
-    paths = case.images if case.label is None else (*case.images, case.label)
-    found = [[file.stat() for file in _files(path)] for path in paths]
+    found = [[file.stat() for file in _files(path)] for path in case.files]
     return tuple((sum(each.st_size for each in of), max((each.st_mtime_ns for each in of), default=0)) for of in found)
 
 
@@ -116,7 +115,7 @@ def _as_source(case: Case) -> SourceCase:
 def _dropped_elsewhere(findings: Iterable[Finding], source: Source) -> list[Finding]:
     """The findings on left-out files that the source, which reports its own again, does not hold."""
     own = {finding.file for finding in source.findings}
-    own |= {str(file) for case in source.cases for file in (*case.images, case.label) if file is not None}
+    own |= {str(file) for case in source.cases for file in case.files}
     return [
         one
         for one in findings
