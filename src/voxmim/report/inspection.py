@@ -108,11 +108,7 @@ def _histograms(inspection: Inspection) -> list[Histogram]:
 
 def _contact(inspection: Inspection) -> Picture:
     faulty = {finding.file for finding in inspection.findings}
-    marked = [
-        case.name
-        for case in inspection.source.cases
-        if faulty & {str(file) for file in (*case.images, case.label) if file is not None}
-    ]
+    marked = [case.name for case in inspection.source.cases if faulty & set(map(str, case.files))]
     labels = [one.label for one in inspection.slices.values() if one.label is not None]
     values = sorted({int(value) for label in labels for value in np.unique(label)})
     names, shown = inspection.source.labels, f"{len(inspection.slices)} of {len(inspection.facts)} cases"

@@ -12,6 +12,7 @@ from voxmim.errors import StoreError
 from voxmim.files import write_text
 from voxmim.findings import Finding
 from voxmim.images.intensity import HU_RANGE
+from voxmim.sources import SourceCase
 
 INDEX = "index.json"
 
@@ -78,6 +79,11 @@ class Case:
     facts: Facts | None = None
     findings: tuple[Finding, ...] = ()  # what is odd about its own files; none in the index
     annotated: tuple[int, ...] | None = None  # the label values that were annotated; None where all were (`SourceCase`)
+
+    def as_source(self) -> SourceCase:
+        """The case of the files that it was made of."""
+        label, images = None if self.label is None else Path(self.label), tuple(map(Path, self.image))
+        return SourceCase(self.name, images, label, self.split, self.missing, self.group, self.annotated)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Case":

@@ -38,7 +38,7 @@ class Update:
         could not be.
         """
         cases = sorted([*self.done, *self.others, *prepared], key=lambda case: case.name)
-        as_source = [_as_source(case) for case in cases]
+        as_source = [case.as_source() for case in cases]
         facts = {case.name: case.facts for case in cases if case.facts is not None}
         how = self.index.preparation
         compared = judge_cohort(as_source, facts, how.channels, self.index.labels, how.intensity)
@@ -105,11 +105,6 @@ def stamps(case: SourceCase) -> tuple[tuple[int, int], ...]:
     """Size and modification time of each file of a case: images, then the label map."""
     found = [[file.stat() for file in _files(path)] for path in case.files]
     return tuple((sum(each.st_size for each in of), max((each.st_mtime_ns for each in of), default=0)) for of in found)
-
-
-def _as_source(case: Case) -> SourceCase:
-    label = None if case.label is None else Path(case.label)
-    return SourceCase(case.name, tuple(map(Path, case.image)), label, case.split, case.missing, case.group)
 
 
 def _dropped_elsewhere(findings: Iterable[Finding], source: Source) -> list[Finding]:

@@ -32,12 +32,8 @@ def source_of(data: Path, seed: int) -> Source:
     if not (data / INDEX).is_file():
         return open_source(data, seed)
     store = Store(data)
-    cases = [
-        SourceCase(case.name, tuple(map(Path, case.image)), Path(case.label) if case.label else None,
-                   case.split, case.missing, case.group, case.annotated)
-        for case in store.cases.values()
-    ]  # fmt: skip
-    return Source(data, store.name, store.preparation.channels, store.labels, tuple(cases), store.seed, store.regions)
+    cases = tuple(case.as_source() for case in store.cases.values())
+    return Source(data, store.name, store.preparation.channels, store.labels, cases, store.seed, store.regions)
 
 
 def source_in_fold(data: Path, metadata: Mapping[str, Any]) -> Source:

@@ -96,8 +96,7 @@ def _of_source(source: Source, case: SourceCase) -> Item:
     if case.label is not None:
         label = partial(_label, case.label, case.images[0])
         layers.append(Layer("reference", "labels", label, source.labels, shown=True))
-    files = tuple(str(file) for file in (*case.images, case.label) if file is not None)
-    return Item(case.name, (Panel("", tuple(layers)),), case.split, files)
+    return Item(case.name, (Panel("", tuple(layers)),), case.split, tuple(map(str, case.files)))
 
 
 def _read(path: Path) -> Volume:
