@@ -1,7 +1,5 @@
 """Writing a cohort of phantoms: scans, label maps, classes and a split, in the layout of the Decathlon."""
 
-import csv
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from voxmim.errors import SourceError, VoxmimError, nearest
-from voxmim.files import atomic_folder
+from voxmim.files import atomic_folder, write_csv, write_json
 from voxmim.images.grid import Volume
 from voxmim.images.volume import write_volume
 from voxmim.phantoms import head, trunk
@@ -54,26 +52,25 @@ def write_cohort(
         raise VoxmimError(f"{cases} phantom(s) cannot be split into train, val and test; ask for 4 cases or more.")
     occupied = SourceError(f"{out}: is not an empty folder; choose another one for the phantoms or empty it.")
     chosen, names = KINDS[kind], [f"phantom_{index:03d}" for index in range(cases)]
-    classes = [["case", "class"]]
+    classes = []
     with atomic_folder(out.resolve(), occupied) as temporary:
         for index, name in enumerate(names):
             image, labels = chosen.draw(seed * 1_000_003 + index)
-            classes.append([name, chosen.class_of(seed * 1_000_003 + index, labels)])
+            classes.append({"case": name, "class": chosen.class_of(seed * 1_000_003 + index, labels)})
             write_volume(temporary / "imagesTr" / f"{name}.nii.gz", image)
             write_volume(temporary / "labelsTr" / f"{name}.nii.gz", labels)
             if on_case:
                 on_case(index + 1, cases)
-        dataset: dict[str, object] = {
+        dataset = {
             "name": "voxmim phantoms",
             "channel_names": {str(index): channel for index, channel in enumerate(chosen.channels)},
             "labels": {"background": 0} | {name: value for value, name in chosen.labels.items()},
             **({"regions": chosen.regions} if chosen.regions else {}),
             "file_ending": ".nii.gz",
         }
-        for part, content in (("dataset.json", dataset), ("splits.json", _split(names, rng))):
-            (temporary / part).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        with (temporary / "classes.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(classes)
+        write_json(temporary / "dataset.json", dataset)
+        write_json(temporary / "splits.json", _split(names, rng))
+        write_csv(temporary / "classes.csv", classes)
 
 
 def _split(names: list[str], rng: np.random.Generator) -> dict[str, list[str]]:

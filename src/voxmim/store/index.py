@@ -9,7 +9,7 @@ from typing import Any
 
 from voxmim.doctor.facts import Facts
 from voxmim.errors import StoreError
-from voxmim.files import write_text
+from voxmim.files import write_json
 from voxmim.findings import Finding
 from voxmim.images.intensity import HU_RANGE
 from voxmim.sources import SourceCase
@@ -148,4 +148,4 @@ class Index:
         cases = [replace(case, facts=None, findings=()) for case in sorted(self.cases, key=lambda case: case.name)]
         values = {"format": 1, **asdict(replace(self, cases=cases))}
         with write_errors(path / INDEX):
-            write_text(path / INDEX, json.dumps(values, indent=1))
+            write_json(path / INDEX, values)
