@@ -95,18 +95,17 @@ def inspect_source(
     """Read every file of a source once; arguments and errors as of `voxmim.inspect`."""
     source = open_source(path)
     with_slice = {case.name for case in source.cases[:: max(1, -(-len(source.cases) // MAX_SLICES))]}
-    tasks = [(case, case.name in with_slice) for case in source.cases]
     findings, facts, slices = list(source.findings), {}, {}
     one = partial(_inspect_case, channels=source.channels, known=tuple(source.labels), match=match_channels)
-    with closing(run(one, tasks, workers, scheduler, _on_death)) as outcomes:
+    with closing(run(one, source.cases, workers, scheduler, _on_death)) as outcomes:
         for done, (name, found, measured, middle) in enumerate(outcomes, start=1):
             findings += found
             if measured is not None:
                 facts[name] = measured
-            if middle is not None:
+            if middle is not None and name in with_slice:
                 slices[name] = middle
             if on_case is not None:
-                on_case(done, len(tasks))
+                on_case(done, len(source.cases))
     compared = judge_cohort(source.cases, facts, source.channels, source.labels)
     dropped = left_out(source.cases, compared)
     kept = [case.name for case in source.cases if case.name in facts and case.name not in dropped]
@@ -122,19 +121,16 @@ def inspect_source(
     )
 
 
-Task = tuple[SourceCase, bool]
 Outcome = tuple[str, tuple[Finding, ...], Facts | None, Slice | None]
 
 
-def _inspect_case(task: Task, channels: Sequence[str], known: Sequence[int], match: bool) -> Outcome:
-    case, with_slice = task
+def _inspect_case(case: SourceCase, channels: Sequence[str], known: Sequence[int], match: bool) -> Outcome:
     judged = judge_case(case, channels, known, match)
-    middle = None if judged.image is None or not with_slice else _middle(judged.image, judged.label)
+    middle = None if judged.image is None else _middle(judged.image, judged.label)
     return case.name, judged.findings, judged.facts, middle
 
 
-def _on_death(task: Task) -> Outcome:
-    case, _ = task
+def _on_death(case: SourceCase) -> Outcome:
     return case.name, (process_died(case),), None, None
 
 
