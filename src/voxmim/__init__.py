@@ -4,10 +4,8 @@ import getpass
 import os
 from importlib.metadata import version
 
-from voxmim.api.datasets import download
-from voxmim.api.inspection import inspect
 from voxmim.api.results import embed, evaluate, predict, reconstruct
-from voxmim.api.scans import phantom, prepare, read_volume, split, verify
+from voxmim.api.scans import download, inspect, phantom, prepare, read_volume, split, verify
 from voxmim.api.studies import demo, study
 from voxmim.api.training import finetune, plan, pretrain
 from voxmim.api.viewing import open_run

@@ -3,11 +3,9 @@
 Each function imports what it needs when it is called, so that importing this package costs nothing.
 """
 
-from voxmim.api.datasets import data_sets, download
-from voxmim.api.inspection import inspect
 from voxmim.api.machine import doctor
 from voxmim.api.results import embed, evaluate, predict, reconstruct
-from voxmim.api.scans import phantom, prepare, read_volume, split, verify
+from voxmim.api.scans import data_sets, download, inspect, phantom, prepare, read_volume, split, verify
 from voxmim.api.studies import demo, study
 from voxmim.api.training import finetune, plan, pretrain, recipes
 from voxmim.api.viewing import open_run, view

@@ -1,4 +1,4 @@
-"""Scans and stores: phantoms, and everything between scans on disk and a store."""
+"""Scans and stores: phantoms, public data sets, and everything between scans on disk and a store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from voxmim.datasets.download import Watch
+    from voxmim.doctor.inspect import Inspection
     from voxmim.images.grid import Volume
     from voxmim.store.prepare import PrepareResult
 
@@ -58,6 +60,86 @@ def phantom(
 
     write_cohort(Path(out), cases, seed, on_case, kind)
     return Path(out)
+
+
+def download(
+    name: str,
+    out: Path | str = ".",
+    mirror: str | None = None,
+    agree: Callable[[str], bool] = lambda _: True,
+    watch: Watch | None = None,
+) -> Path:
+    """Download a public data set of the Medical Segmentation Decathlon.
+
+    Licence, size and citation come first. A broken download continues where it stopped. The archive is checked against
+    its published checksum, and the data set's folder appears only when it is complete. Without a name, the data sets
+    are listed.
+
+    Args:
+        name: data set to download, such as msd-hippocampus.
+        out: folder to create the data set's own folder in.
+        mirror: URL of a folder that holds the archive. Default: the AWS Open Data bucket.
+        agree: called with licence, size and citation; nothing is downloaded if it returns False.
+        watch: called with the name of a stage; returns a context manager that gives a function of bytes done and total.
+
+    Returns:
+        The data set's folder, which `prepare` reads. An existing one is left as it is.
+
+    Raises:
+        DownloadError: unknown name, no connection, a damaged archive, no space, or the terms were not accepted.
+    """
+    from voxmim.datasets.download import download, unwatched
+
+    return download(name, out, mirror, agree, watch or unwatched)
+
+
+def data_sets() -> list[list[str]]:
+    """List the data sets that `download` knows, as rows of name, content and licence."""
+    from voxmim.datasets.catalogue import ARCHIVES, LICENCE
+
+    return [[name, archive.about, LICENCE] for name, archive in ARCHIVES.items()]
+
+
+def inspect(
+    source: Path | str,
+    json_file: Path | str | None = None,
+    html_file: Path | str | None = None,
+    workers: int | None = None,
+    match_channels: bool = False,
+    on_case: Callable[[int, int], None] | None = None,
+    scheduler: str | None = None,
+) -> Inspection:
+    """Check every file of a source, and describe its scans.
+
+    Findings say what is wrong and what 'prepare' will do about it. Every file is read once and none is changed. The
+    exit status is 1 if anything is left out or in doubt.
+
+    Args:
+        source: folder or list of scans, as 'prepare' takes it.
+        json_file: write findings and fingerprint to this JSON file.
+        html_file: write a page with findings, histograms and pictures to this file.
+        workers: number of processes. Default: one per CPU core.
+        match_channels: resample channels of another grid to the grid of the first, as 'prepare' does.
+        on_case: called with the number of cases done and their total.
+        scheduler: address of a Dask scheduler whose workers read the files.
+
+    Returns:
+        The findings of every scan, and the fingerprint of the cohort.
+
+    Raises:
+        VoxmimError: the source cannot be read.
+    """
+    from voxmim.doctor.inspect import inspect_source
+    from voxmim.files import write_json
+
+    found = inspect_source(source, workers, match_channels, on_case, scheduler)
+    if json_file is not None:
+        write_json(Path(json_file), found.as_dict())
+    if html_file is not None:
+        from voxmim.report.inspection import inspection_page
+
+        inspection_page(Path(html_file), found)
+    return found
 
 
 def prepare(

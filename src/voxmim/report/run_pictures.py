@@ -33,7 +33,7 @@ def reconstruction_pictures(run: Run, store: Store) -> list[Picture]:
     cases, held_out = pretraining_cases(store, recipe.seed)
     pictures = []
     complete_first = sorted(held_out or cases, key=lambda case: len(case.missing))
-    for _, case, stored in islice(Damage().readable(complete_first, lambda case: store.image(case.name)), _SHOWN):
+    for case, stored in islice(Damage().readable(complete_first, lambda case: store.image(case.name)), _SHOWN):
         found = reconstructor.reconstruct(window(stored, store.preparation.intensity, recipe.window), recipe.seed)
         pictures.append(
             Picture(
@@ -57,7 +57,7 @@ def segmentation_pictures(runs: Mapping[str, Run], store: Store, split: str = "v
     def read(case: Case) -> tuple[np.ndarray, np.ndarray]:
         return store.image(case.name), store.label_map(case.name)
 
-    for _, case, (stored, reference) in islice(Damage().readable(labelled, read), _SHOWN):
+    for case, (stored, reference) in islice(Damage().readable(labelled, read), _SHOWN):
         columns: list[tuple[str, np.ndarray | None]] = [("scan", None), ("reference", reference)]
         for name, segmentor in segmentors.items():
             # windows side by side, as in the validation: nobody waits minutes for a page

@@ -20,13 +20,13 @@ class Damage:
     found: dict[str, str] = field(default_factory=dict)  # what is wrong with each; whoever reads a scan adds to it
     _named: set[str] = field(default_factory=set)
 
-    def readable(self, cases: Sequence[Case], read: Callable[[Case], Read]) -> Iterator[tuple[int, Case, Read]]:
-        """The index, the case and what `read` returns of each case that can be read."""
-        for index, case in enumerate(cases):
+    def readable(self, cases: Sequence[Case], read: Callable[[Case], Read]) -> Iterator[tuple[Case, Read]]:
+        """Each case that can be read, and what `read` returns of it."""
+        for case in cases:
             if case.name in self.found:
                 continue
             try:
-                yield index, case, read(case)
+                yield case, read(case)
             except StoreError as error:
                 self.found[case.name] = str(error)
 

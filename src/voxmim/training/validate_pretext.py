@@ -38,7 +38,7 @@ class Validation:
     def _single_crops(self) -> dict[str, float]:
         """Mean figures over the cases, of the middle crop of each, with the same mask every time."""
         places, found = {case.name: place for place, case in enumerate(self.cases)}, []
-        for _, case, (image, present) in self.damage.readable(self.cases, lambda case: self._middle(case, places)):
+        for case, (image, present) in self.damage.readable(self.cases, lambda case: self._middle(case, places)):
             seeds = torch.tensor([self.recipe.seed * 7_368_787 + places[case.name]])
             output = self.network(*self.network.inputs(self.fabric.to_device(image), seeds, present))
             found.append({name: float(value) for name, value in self.network.figures(output).items()})

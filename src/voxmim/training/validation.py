@@ -82,7 +82,7 @@ class Validation:
     def _scored(self, indices: Sequence[int]) -> dict[str, Any]:
         self._spent += sum(self.windows[index] for index in indices)
         chosen = [self.cases[index] for index in indices]
-        return {case.name: score for _, case, score in self.damage.readable(chosen, self.score_case)}
+        return {case.name: score for case, score in self.damage.readable(chosen, self.score_case)}
 
     def _value(self, scores: Mapping[str, Any]) -> float:
         return self.figures(scores).get(self.score, -math.inf)
