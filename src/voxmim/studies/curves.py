@@ -51,10 +51,10 @@ class Saving:
 
 
 def steps_to(steps: np.ndarray, curves: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The step (R,) at which each curve (R, T) first reaches its target (R,), linear between two validations at `steps`
-    (T,).
+    """The step (R,) at which each curve (R, T), validated at `steps` (T,), first reaches its target (R,).
 
-    Nothing is known of a curve before its first validation; where it stays below its target, the step is infinite.
+    A curve is linear between validations, and nothing is known of it before the first; where it stays below its target,
+    the step is infinite.
     """
     reached = curves >= targets[:, None]
     after = reached.argmax(axis=1)
@@ -71,10 +71,8 @@ def speed_up(
 ) -> SpeedUp:
     """How much sooner one arm reaches `fraction` of another arm's best, by the mean curves over seeds and cases.
 
-    `own` and `other` are the validation Dice (S, T, C) of the same S seeds and C cases, at steps (T,). Every draw of
-    the
-    interval has its own target and curves; one in which the arm never reaches the target counts as ratio 0, the
-    slowest.
+    `own` and `other` are the validation Dice (S, T, C) of the same seeds and cases at steps (T,). Every draw of the
+    interval has its own target and curves; where the arm never reaches the target, the ratio is 0, the slowest.
     """
 
     def ratios(mine: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -38,13 +38,7 @@ def mean_draws(scores: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndar
     one seed vary by cases only, and scores of one case by seeds only. Arrays of the same S and C are drawn alike, so
     that draws of two paired arms may be subtracted or divided.
 
-    Args:
-        scores: (S, C) of S seeds and C cases, or (S, T, C) at each of T steps; finite.
-        seed: of the draws.
-        draws: R, how many.
-
-    Returns:
-        (R,) or (R, T) float64.
+    Scores are (S, C) of S seeds and C cases, or (S, T, C) at each of T steps; the R draws (R,) or (R, T) float64.
 
     Raises:
         ValueError: a score is not finite, or there is none.

@@ -145,13 +145,9 @@ def prepared_label_map(slabs: Iterator[Slab], shape: Triple, structures: Structu
 
 
 def original_label_map(slabs: Iterator[Slab], grid: Grid, original: Grid, structures: Structures) -> np.ndarray:
-    """(X, Y, Z) uint8 label map on the scan's own grid; background outside the prepared one.
+    """(X, Y, Z) uint8 label map on the scan's own grid, `original`, from slabs on the prepared one, `grid`.
 
-    Args:
-        slabs: of probabilities on the prepared grid.
-        grid: the prepared grid.
-        original: the scan's own grid, whose axes are those of `grid` in another order or direction.
-        structures: decides on label values.
+    The axes of both are the same in another order or direction. Outside the prepared grid lies background.
     """
     axis = longest_axis(grid.shape)
     row = (np.linalg.inv(grid.affine) @ original.affine)[axis]

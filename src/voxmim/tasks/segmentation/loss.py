@@ -69,14 +69,10 @@ def deep_loss(
     foreground_weight: float = 1.0,
     known: Tensor | None = None,
 ) -> Tensor:
-    """The mean loss of logits of several levels, each weighing half of the next finer one (arXiv 1809.10486).
+    """The mean loss of logits (B, K, X, Y, Z) of several levels, the finest first, by the criterion of one level.
 
-    Args:
-        criterion: the loss of one level.
-        levels: logits (B, K, X, Y, Z) of each level, the finest first.
-        label: values (B, 1, X, Y, Z) of the finest level; coarser ones are its nearest voxels.
-        foreground_weight: see `make_criterion`.
-        known: see `make_criterion`; of the finest level, like `label`.
+    Each level weighs half of the next finer one (arXiv 1809.10486). Label values (B, 1, X, Y, Z) and `known` (see
+    `make_criterion`) are of the finest level; coarser levels take its nearest voxels.
     """
     total, weights = levels[0].new_zeros(()), [0.5**level for level in range(len(levels))]
     for weight, logits in zip(weights, levels, strict=True):
@@ -94,13 +90,9 @@ def _nearest(volume: Tensor, logits: Tensor) -> Tensor:
 def compare_known(
     structures: Structures, levels: Sequence[Tensor], label: Tensor, annotated: Sequence[Sequence[int] | None]
 ) -> tuple[list[Tensor], Tensor, Tensor | None]:
-    """The arguments of a loss that only counts what is known.
+    """The arguments of a loss that only counts what is known, from logits (B, K, X, Y, Z) of each level of the decoder.
 
-    Args:
-        structures: the outputs of the network.
-        levels: logits (B, K, X, Y, Z) of each level of the decoder.
-        label: values (B, 1, X, Y, Z).
-        annotated: of each crop, the label values that were annotated in its case; None where all were.
+    `annotated` has for each crop the label values that were annotated in its case, or None where all were.
 
     Returns:
         the logits, the label values, and where they are known (bool, (B, 1, X, Y, Z) or, of regions, (B, K, X, Y, Z)),
@@ -123,11 +115,8 @@ def merge_unknown(logits: Tensor, unknown: Tensor) -> Tensor:
     """Logits (B, K, X, Y, Z) of labels whose background takes in the outputs of which nothing is known.
 
     Where a crop's label map shows background, any label that nobody annotated there may be (arXiv 2007.03868): only the
-    sum of their probabilities is compared with it.
-
-    Args:
-        logits: of background and labels.
-        unknown: (B, K) bool, the outputs that were not annotated in a crop's case; never the background.
+    sum of their probabilities is compared with it. `unknown` (B, K) bool are the outputs that were not annotated in a
+    crop's case; never the background.
     """
     hidden = unknown[:, 1:, None, None, None]
     outside, labels = logits[:, :1], logits[:, 1:]

@@ -40,10 +40,8 @@ class PositionPrior:
         multiplied by one factor, from 1 to 64 in steps of the root of 2: the one with the highest mean Dice on
         training cases that were left out of the mean (5 folds; a single case, which leaves none out, gets 1).
 
-        Args:
-            label_maps: each (X, Y, Z) uint8, RAS, cropped to its foreground box; they are gone through once.
-            labels: the label values; 0, the background, is passed over.
-            grid: G, cells of the common grid along each axis.
+        Label maps are (X, Y, Z) uint8, RAS, cropped to their foreground box, and gone through once. `grid` is G, the
+        cells of the common grid along each axis.
 
         Raises:
             ValueError: there is no label map, or no label.

@@ -23,21 +23,13 @@ def score_case(
     tolerance_mm: float = 2.0,
     metrics: Iterable[str] | None = None,
 ) -> dict[str, Scores]:
-    """Score one predicted label map, structure by structure (see `metrics.convention`).
+    """Score a predicted label map (X, Y, Z) uint8 against a reference, structure by structure.
+
+    `metrics.convention` says how structures are counted. `parts` has the label values of each label or region to score,
+    `spacing` the voxel size in mm; `tolerance_mm` is of the surface Dice, and `metrics` are keys of `METRICS`.
 
     Everything is computed inside the smallest box that holds the structure in both maps. That gives the same as the
     whole volume, because beyond the box there is only background, which is also what lies outside the image.
-
-    Args:
-        prediction: (X, Y, Z) uint8 label map.
-        reference: (X, Y, Z) uint8 label map.
-        parts: the name of each label or region to score, and its label values.
-        spacing: (3,) voxel size in mm along X, Y, Z.
-        tolerance_mm: how far a surface voxel may lie from the other surface and still be right for the NSD.
-        metrics: which of `METRICS`; None takes all.
-
-    Returns:
-        The scores of each structure by its name, in the order of `parts`.
 
     Raises:
         ValueError: the two label maps are not 3D or differ in shape.
