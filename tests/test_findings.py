@@ -28,7 +28,7 @@ def test_every_kind_has_a_test_of_a_faulty_file() -> None:
 
 def test_findings_survive_json_and_stand_once_by_file() -> None:
     one, other = Finding("b", "tiny", "b: it is.", "used"), Finding("a", "constant", "a: it is.", "left out")
-    assert Finding.from_dict(json.loads(json.dumps(asdict(one)))) == one
+    assert Finding(**json.loads(json.dumps(asdict(one)))) == one
     assert in_order([one, other, one]) == [other, one]
 
 

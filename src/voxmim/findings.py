@@ -1,8 +1,8 @@
 """Findings: what is odd about a file of a source, and what is done about it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from voxmim.errors import ScanError
 
@@ -65,11 +65,6 @@ class Finding:
     def of_error(cls, file: object, error: ScanError) -> "Finding":
         """The finding on a file that is left out because of an error."""
         return cls(str(file), error.kind, str(error), "left out")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Finding":
-        """The inverse of ``dataclasses.asdict``, also from JSON."""
-        return cls(**values)
 
 
 def sound(findings: Iterable[Finding]) -> bool:

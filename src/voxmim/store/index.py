@@ -96,7 +96,7 @@ class Case:
         known["stamps"] = tuple((int(size), int(time)) for size, time in known.get("stamps", ()))
         known["counts"] = {int(label): int(count) for label, count in known["counts"].items()}
         known["facts"] = Facts.from_dict(known["facts"]) if known.get("facts") else None
-        known["findings"] = tuple(map(Finding.from_dict, known.get("findings", ())))
+        known["findings"] = tuple(Finding(**one) for one in known.get("findings", ()))
         known["annotated"] = None if known.get("annotated") is None else tuple(known["annotated"])
         return cls(**known)
 
@@ -131,7 +131,7 @@ class Index:
                 regions={str(name): tuple(region) for name, region in values.get("regions", {}).items()},
                 licence=str(values.get("licence", "")),
                 resplit=bool(values.get("resplit", False)),
-                findings=[Finding.from_dict(entry) for entry in values.get("findings", ())],
+                findings=[Finding(**entry) for entry in values.get("findings", ())],
             )
         except (FileNotFoundError, NotADirectoryError):
             return None
