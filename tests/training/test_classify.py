@@ -167,7 +167,7 @@ def test_the_best_auroc_is_kept_and_among_equals_the_lowest_loss(
 
         def __call__(self, step: int) -> dict[str, float]:
             figures = scripted(None, None)
-            self._figures = lambda scores: figures if scores else {}
+            self.figures = lambda scores: figures if scores else {}
             return super().__call__(step)
 
     monkeypatch.setattr("voxmim.training.finetune.Validation", Scripted)
