@@ -6,6 +6,7 @@ import locale
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pydicom.uid import JPEGLSLossless, RLELossless
 from dicom_files import AXIAL, OBLIQUE, PATIENT, SPACING, places, voxels, write_enhanced, write_series
 from voxmim.errors import ScanError
 from voxmim.images.formats.dicom import Series, find_series
+from voxmim.images.formats.dicom_file import quietly
 from voxmim.images.volume import case_name, is_scan, open_image, read_volume
 
 
@@ -352,3 +354,26 @@ def test_enhanced_frames_in_lossless_jpeg_are_decoded(tmp_path: Path) -> None:
     data["PixelData"].VR = "OB"
     data.save_as(tmp_path / "a.dcm")
     np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").array[0], array)
+
+
+def test_threads_that_read_at_once_leave_the_logging_as_it_was(tmp_path: Path) -> None:
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with quietly(tmp_path, "it"):
+            first_in.set()
+            second_in.wait(0.3)
+        first_out.set()
+
+    def second() -> None:
+        first_in.wait()
+        with quietly(tmp_path, "it"):
+            second_in.set()
+            first_out.wait(10)
+
+    threads = [threading.Thread(target=target) for target in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert logging.root.manager.disable == logging.NOTSET

@@ -8,6 +8,7 @@ import mmap
 import re
 import struct
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from pydicom.uid import (
 from voxmim.errors import ScanError
 
 SEGMENTATION = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47]")  # its class
+_ONE_THREAD = threading.RLock()  # may be quiet at a time: logging and warnings are those of the process
 _PIXELS = 0x7FE00010
 _RATIO = 5000  # times that a picture of one grey value may be packed
 _BARE = re.compile(rb"[\x02\x08]\x00.\x00([A-Z]{2}|.\x00\x00\x00)|\x00\x08\x00.[A-Z]{2}", re.DOTALL)  # without preamble
@@ -39,19 +41,19 @@ _BARE = re.compile(rb"[\x02\x08]\x00.\x00([A-Z]{2}|.\x00\x00\x00)|\x00\x08\x00.[
 @contextmanager
 def quietly(path: Path, what: str) -> Iterator[None]:
     """Silence pydicom and highdicom, whose messages may quote tags, and turn their errors into ScanError."""
-    disabled = logging.root.manager.disable
-    try:
+    with _ONE_THREAD, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        disabled = logging.root.manager.disable
         logging.disable()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        try:
             yield
-    except ScanError:
-        raise
-    except Exception:  # on damaged bytes a parser may fail in any way, and what it says may quote them
-        text = f"{path}: {what} cannot be read; the file is cut off or damaged, copy it again."
-        raise ScanError(text, "cut off") from None
-    finally:
-        logging.disable(disabled)
+        except ScanError:
+            raise
+        except Exception:  # on damaged bytes a parser may fail in any way, and what it says may quote them
+            text = f"{path}: {what} cannot be read; the file is cut off or damaged, copy it again."
+            raise ScanError(text, "cut off") from None
+        finally:
+            logging.disable(disabled)
 
 
 def is_dicom_file(path: Path) -> bool:
