@@ -39,7 +39,7 @@ def cases_of_error(runs: TinyRuns, empty: Path) -> Iterator[tuple[list[object], 
         "recipe 'tinny' is not known; did you mean 'tiny'",
     )
     yield ["pretrain", runs.store, empty / "out", "--recipe", "x.yaml"], r"x\.yaml: there is no such recipe file"
-    yield ["pretrain", runs.store, empty / "out", "--set", "mask.ratoi=0.5"], "did you mean 'ratio'"
+    yield ["pretrain", runs.store, empty / "out", "--set", "mask.ratoi=0.5"], "did you mean 'mask.ratio'"
     yield ["pretrain", runs.store, empty / "out", "--set", "mask.ratio"], r"write it as KEY=VALUE"
     yield ["pretrain", runs.store, empty / "out", "--set", "crop=[8,"], r"--set crop=\[8,: '\[8,' is no valid value"
     yield ["pretrain", runs.store, empty / "out", "--set", "crop=[8, 8]"], "a setting has a value that does not fit"
@@ -153,14 +153,14 @@ def test_prepare_counts_the_cases_it_left_out(tiny_source: Maker, tmp_path: Path
     scan.write_bytes(whole[: len(whole) // 2])
     status, said, errors = voxmim_says("prepare", source, tmp_path / "store", "--workers", 1)
     assert status == 1
-    assert "1 cases were left out for the reasons above" in said
-    assert re.search(r"done: 2 cases prepared, 0 were there already: .*store", flat(said))
+    assert "1 case left out for the reasons above" in said
+    assert re.search(r"MR at 1 x 1 x 1 mm: 2 train done: 2 cases prepared, 0 there already: .*store", flat(said))
     assert re.search(r"left out .*case_1\.nii\.gz: the file is cut off or damaged; copy it again\.", errors)
 
     scan.write_bytes(whole)
     status, said, _ = voxmim_says("prepare", source, tmp_path / "store", "--workers", 1)
     assert status == 0
-    assert "1 cases prepared, 2 were there already" in flat(said)
+    assert "1 case prepared, 2 there already" in flat(said)
 
 
 def test_recipes_are_listed_and_printed(tmp_path: Path, voxmim_says: Says) -> None:
@@ -235,7 +235,7 @@ def test_predict_and_reconstruct_write_to_the_given_folder(
     assert nib.load(tmp_path / "a" / "case_7_probabilities.nii.gz").shape == (20, 18, 16, 3)
     status, said, _ = voxmim_says("reconstruct", tiny_runs.pretrain, scan, "--out", tmp_path / "b", "--seed", 4)
     assert status == 0
-    assert said.rstrip().endswith(f"done: 1 pictures, each with its NIfTI volumes: {tmp_path / 'b'}")
+    assert said.rstrip().endswith(f"done: 1 picture with NIfTI volumes: {tmp_path / 'b'}")
     assert len(list((tmp_path / "b").iterdir())) == 4
 
 

@@ -125,7 +125,7 @@ def test_an_unquoted_precision_is_understood() -> None:
         # unknown names, with the nearest known one
         ({"ratoi": 1}, "'ratoi' is not a setting"),
         ({"windwo": [0, 1]}, "'windwo' is not a setting; did you mean 'window'?"),
-        ({"mask": {"ratoi": 0.5}}, "'mask.ratoi' is not a setting; did you mean 'ratio'?"),
+        ({"mask": {"ratoi": 0.5}}, "'mask.ratoi' is not a setting; did you mean 'mask.ratio'?"),
         ({"finetune": {"augmentation": {"flop": 1}}}, "'finetune.augmentation.flop' .* did you mean 'flip'?"),
         # values of the wrong type
         ({"vit": {"width": "wide"}}, "vit.width"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voxmim.console import CONSOLE, done, plain, table
+from voxmim.text import counted, sizes_in_words
 
 if TYPE_CHECKING:
     from voxmim.doctor.inspect import Inspection
@@ -68,11 +70,18 @@ def inspect(result: Inspection, given: Given) -> int:
 def prepare(result: PrepareResult, given: Given) -> int:
     """The number of cases; status 1 if something was left out or is in doubt."""
     if result.failed:
-        CONSOLE.print(f"[red]{len(result.failed)} cases were left out[/red] for the reasons above.")
+        CONSOLE.print(f"[red]{counted(len(result.failed), 'case')} left out[/red] for the reasons above.")
     if result.unresolved:
-        text = f"[yellow]{len(result.unresolved)} findings are in doubt[/yellow]: fix or remove these files and prepare"
+        doubts = counted(len(result.unresolved), "finding")
+        text = f"[yellow]{doubts} in doubt[/yellow]: fix or remove these files and prepare"
         CONSOLE.print(f"{text} again, or train with --accept-findings.", soft_wrap=True)
-    done(result.store, f"{result.prepared} cases prepared, {result.skipped_already} were there already")
+    from voxmim.store.format import Store
+
+    store = Store(result.store)
+    splits = Counter(case.split for case in store.cases.values())
+    preparation = f"{store.preparation.intensity.upper()} at {sizes_in_words(store.preparation.spacing)} mm"
+    CONSOLE.print(f"{preparation}: {', '.join(f'{count} {split}' for split, count in splits.items())}", soft_wrap=True)
+    done(result.store, f"{counted(result.prepared, 'case')} prepared, {result.skipped_already} there already")
     return 0 if result.sound else 1
 
 
@@ -80,7 +89,7 @@ def verify(result: list[str], given: Given) -> int:
     """The faults; status 1 if there is any."""
     for fault in result:
         CONSOLE.print(plain(fault), style="red", soft_wrap=True)
-    done(given["store"], f"{len(result)} fault{'' if len(result) == 1 else 's'}")
+    done(given["store"], counted(len(result), "fault"))
     return 1 if result else 0
 
 
@@ -119,18 +128,20 @@ def evaluate(result: Mapping[str, Any], given: Given) -> None:
         table(title, header, rows)
         if note:
             CONSOLE.print(plain(note), style="dim", soft_wrap=True)
-    done(given["json_file"] or given["csv_file"] or given["run"], "the result")
+    file = Path(given["run"]) / f"evaluation-{given['split']}.json"
+    own = file if file.is_file() and not given["ensemble"] else file.parent
+    done(given["json_file"] or given["csv_file"] or own, "the result")
 
 
 def predict(result: list[Path], given: Given) -> None:
     if result[0].suffix != ".csv":
-        done(given["out"], f"{len(result)} label maps")
+        done(given["out"], counted(len(result), "label map"))
     else:
         done(result[0], "the predictions")
 
 
 def reconstruct(result: list[Path], given: Given) -> None:
-    done(given["out"], f"{len(result)} pictures, each with its NIfTI volumes")
+    done(given["out"], f"{counted(len(result), 'picture')} with NIfTI volumes")
 
 
 def embed(result: Embeddings, given: Given) -> None:

@@ -379,7 +379,8 @@ def _override(settings: dict[str, Any], dotted: str, value: Any) -> None:
 def _check_keys(settings: Mapping[str, Any], kinds: Mapping[str, Any], origin: str, above: str = "") -> None:
     for key, value in settings.items():
         if key not in kinds:
-            raise RecipeError(f"{origin}: '{above}{key}' is not a setting{nearest(str(key), kinds) or '.'}")
+            close = nearest(f"{above}{key}", [f"{above}{name}" for name in kinds])
+            raise RecipeError(f"{origin}: '{above}{key}' is not a setting{close or '.'}")
         if is_dataclass(kinds[key]):
             if not isinstance(value, Mapping):
                 raise RecipeError(f"{origin}: '{above}{key}' is a group of settings, but has the single value {value}.")

@@ -106,5 +106,5 @@ def test_one_that_learns_nothing_says_so(tiny: Tiny, tmp_path: Path, capsys: pyt
 def test_its_settings_are_checked_as_any(tiny: Tiny) -> None:
     with pytest.raises(RecipeError, match=r"brightness\.gain is -1.0, but must be above 0"):
         load_recipe(tiny.recipe, {"pretext": "brightness", "brightness.gain": -1.0})
-    with pytest.raises(RecipeError, match=r"'brightness\.gian' is not a setting; did you mean 'gain'"):
+    with pytest.raises(RecipeError, match=r"'brightness\.gian' is not a setting; did you mean 'brightness.gain'"):
         load_recipe(tiny.recipe, {"brightness.gian": 1.0})

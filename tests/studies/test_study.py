@@ -309,7 +309,11 @@ def test_the_command_says_what_was_seen(
         ({"labels": "7"}, StoreError, "--labels 7: give a fraction such as 0.1 or a number from 1 to 4"),
         ({"settings": {"devices": 2}}, RecipeError, "leave out nodes and devices"),
         ({"settings": {"simclear:pretrain.steps": 2}}, RecipeError, "'simclear' is no pretext; did you mean 'simclr'"),
-        ({"settings": {"mae:pretrain.step": 2}}, RecipeError, "'pretrain.step' is not a setting; did you mean 'steps'"),
+        (
+            {"settings": {"mae:pretrain.step": 2}},
+            RecipeError,
+            "'pretrain.step' is not a setting; did you mean 'pretrain.steps'",
+        ),
         ({"settings": {"crop": [14, 12, 12]}}, RecipeError, "not a multiple of the vit's patch"),
     ],
 )

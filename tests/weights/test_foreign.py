@@ -135,7 +135,7 @@ def test_weights_of_pictures_are_inflated_to_the_crop(
         ({"crop": [16, 16]}, r"--set crop=\[16, 16\]: give three whole numbers"),
         ({"crop": [16, 16, 16.0]}, "give three whole numbers"),
         ({"vit.heads": 5, "crop": [16] * 3}, "vit.width 128 must be a multiple of its number of heads, 5"),
-        ({"vit.headds": 5, "crop": [16] * 3}, "'vit.headds' is not a setting; did you mean 'heads'"),
+        ({"vit.headds": 5, "crop": [16] * 3}, "'vit.headds' is not a setting; did you mean 'vit.heads'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, settings: dict[str, Any], told: str) -> None:

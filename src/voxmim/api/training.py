@@ -227,5 +227,8 @@ def _resumed(out: Path | str, **given: Any) -> Recipe:
 
     changed = [name for name, value in given.items() if value is not None]
     if changed:
-        raise RunError(f"{out}: a resumed run keeps its own settings; leave out {', '.join(changed)}.")
+        raise RunError(
+            f"{out}: a resumed run keeps its own settings; leave out {', '.join(changed)}, or go on from its weights "
+            f"in a new run with --init {out}."
+        )
     return Run.open(out).recipe()

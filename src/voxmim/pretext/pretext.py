@@ -110,8 +110,10 @@ class Pretext(nn.Module):
     @classmethod
     def progress(cls, settings: Any, first: Mapping[str, float], last: Mapping[str, float]) -> str:
         """What the first and the last validation found, in a sentence or two."""
-        change = "fell" if last["val_loss"] <= first["val_loss"] else "rose"
         guess = f"; {cls.guess} has {last['val_guess']:.3f}" if "val_guess" in last else ""
+        if first["step"] == last["step"]:
+            return f"On validation {cls.samples}, the loss is {last['val_loss']:.3f}{guess}."
+        change = "fell" if last["val_loss"] <= first["val_loss"] else "rose"
         losses = f"from {first['val_loss']:.3f} to {last['val_loss']:.3f}"
         return f"On validation {cls.samples}, the loss {change} {losses}{guess}."
 

@@ -143,5 +143,8 @@ def scan_files(paths: Sequence[Path]) -> list[Path]:
     for file in files:
         other = names.setdefault(case_name(file), file)
         if other != file:
-            raise SourceError(f"{file}: {other} has the same name, and one result would replace the other; rename one.")
+            raise SourceError(
+                f"{file}: {other} has the same name, and one result would replace the other; rename one, or give "
+                "them one at a time, each with an --out of its own."
+            )
     return list(names.values())

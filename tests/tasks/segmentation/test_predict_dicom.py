@@ -27,7 +27,7 @@ def test_a_series_gets_a_segmentation_equal_to_the_nifti(
     assert voxmim_says("predict", "run", scan, "--out", tmp_path / "nifti")[0] == 0
     status, said, _ = voxmim_says("predict", "run", scan, "--out", tmp_path / "dicom", "--format", "dicom-seg")
     assert status == 0
-    assert "1 label maps" in said
+    assert "1 label map" in said
     label = open_image(tmp_path / "dicom" / "scan.dcm").read_label(open_image(scan).grid).array[0]
     assert set(np.unique(label)) == {0, 1, 2}
     np.testing.assert_array_equal(label, np.asarray(nib.load(tmp_path / "nifti" / "scan.nii.gz").dataobj))
