@@ -154,7 +154,7 @@ def test_prepare_counts_the_cases_it_left_out(tiny_source: Maker, tmp_path: Path
     status, said, errors = voxmim_says("prepare", source, tmp_path / "store", "--workers", 1)
     assert status == 1
     assert "1 case left out for the reasons above" in said
-    assert re.search(r"MR at 1 x 1 x 1 mm: 2 train done: 2 cases prepared, 0 there already: .*store", flat(said))
+    assert re.search(r"CT at 1 x 1 x 1 mm: 2 train done: 2 cases prepared, 0 there already: .*store", flat(said))
     assert re.search(r"left out .*case_1\.nii\.gz: the file is cut off or damaged; copy it again\.", errors)
 
     scan.write_bytes(whole)

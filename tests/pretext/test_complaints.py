@@ -102,3 +102,10 @@ def test_nothing_is_said_of_a_network_that_learns(
     run = Run.open(api.pretrain(tiny.store, tmp_path / "run", tiny.recipe, settings))
     assert run.metrics()[-1]["val_loss"] < run.metrics()[-1]["val_guess"]
     assert "hardly anything" not in capsys.readouterr().out + (run.path / "report.html").read_text()
+
+
+def test_a_single_validation_is_no_progress() -> None:
+    first, last = ({"step": step, "val_loss": loss, "val_guess": 0.9} for step, loss in ((10.0, 0.5), (20.0, 0.4)))
+    assert "the loss is 0.500; " in MAE.progress(MAESettings(), first, first)
+    assert "the loss fell from 0.500 to 0.400; " in MAE.progress(MAESettings(), first, last)
+    assert "the loss rose from 0.400 to 0.500; " in MAE.progress(MAESettings(), {**last, "step": 5.0}, first)
