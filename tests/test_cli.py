@@ -231,7 +231,7 @@ def test_predict_and_reconstruct_write_to_the_given_folder(
     scan = tiny_runs.source / "imagesTr" / "case_7.nii.gz"
     status, said, _ = voxmim_says("predict", tiny_runs.finetune, scan, "--out", tmp_path / "a", "--probabilities")
     assert status == 0
-    assert said.rstrip().endswith(f"done: 1 label maps: {tmp_path / 'a'}")
+    assert said.rstrip().endswith(f"done: 1 label map: {tmp_path / 'a'}")
     assert nib.load(tmp_path / "a" / "case_7_probabilities.nii.gz").shape == (20, 18, 16, 3)
     status, said, _ = voxmim_says("reconstruct", tiny_runs.pretrain, scan, "--out", tmp_path / "b", "--seed", 4)
     assert status == 0
