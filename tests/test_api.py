@@ -79,7 +79,7 @@ def test_settings_change_the_recipe(tiny: Tiny, tmp_path: Path) -> None:
     run = Run.open(api.pretrain(str(tiny.store), str(tmp_path / "run"), str(tiny.recipe), settings))
     assert run.recipe() == load_recipe(tiny.recipe, settings)
     assert (run.recipe().mask.ratio, run.recipe().seed) == (0.5, 7)
-    with pytest.raises(RecipeError, match="did you mean 'steps'"):
+    with pytest.raises(RecipeError, match=r"did you mean 'pretrain\.steps'"):
         api.pretrain(tiny.store, tmp_path / "other", tiny.recipe, {"pretrain.step": 1})
     assert not (tmp_path / "other").exists()
 
