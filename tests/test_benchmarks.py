@@ -55,3 +55,25 @@ def test_peak_memory_is_what_the_work_takes() -> None:
     from benchmarks.timing import peak_memory
 
     assert 0.24 < peak_memory(lambda: np.ones(2**25)) < 0.3  # 256 MiB
+
+
+def test_evaluations_are_compared_by_case_and_seed_and_again_from_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.compare import main
+
+    gains = {"scratch": (0.0, 0.0), "mae": (0.1, 0.2)}
+    for name, added in gains.items():
+        for seed, gain in enumerate(added):
+            cases = [{"case": f"case_{at}", "dice": {"bone": 0.5 + 0.01 * at + gain, "fat": None}} for at in range(5)]
+            (tmp_path / f"{name}{seed}.json").write_text(json.dumps({"cases": cases}))
+    table = str(tmp_path / "scores.csv")
+    sides = [str(tmp_path / f"{name}{seed}.json") for name in gains for seed in range(2)]
+    said = []
+    for options in (["--first", *sides[:2], "--second", *sides[2:], "--csv", table], ["--csv", table]):
+        monkeypatch.setattr("sys.argv", ["compare.py", *options])
+        main()
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert "second minus first: +0.1500 (" in said[0]
+    assert "second: 0.670 (" in said[0]

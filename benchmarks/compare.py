@@ -1,0 +1,76 @@
+"""The difference in Dice between two kinds of runs, paired by test case and seed.
+
+    voxmim evaluate scratch0 store --json scratch0.json      # and so on, for each seed of both
+    python benchmarks/compare.py --first scratch0.json scratch1.json --second mae0.json mae1.json
+
+The files of both sides are paired in their order, so that the n-th of each has the same seed. Prints the mean of each
+side, and the mean difference with its 95 % interval over seeds and cases; with --csv, the scores are also written to a
+file, which takes the place of the JSON files in another call: `--csv FILE` alone.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from voxmim.studies.arm import case_scores, common_scores
+from voxmim.studies.tables import difference_cell
+from voxmim.tasks.intervals import mean_interval
+from voxmim.tasks.metrics import MAIN
+
+COLUMNS = ("side", "pair", "case", MAIN)
+SIDES = ("first", "second")
+
+
+def main() -> None:
+    """Read, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for side in SIDES:
+        parser.add_argument(f"--{side}", type=Path, nargs="+", default=[], help="evaluations, one for each seed")
+    parser.add_argument("--csv", type=Path, help="the scores; written where evaluations are given, otherwise read")
+    options = parser.parse_args()
+    if len(options.first) != len(options.second):
+        parser.error("give as many files with --first as with --second")
+    if options.first:
+        scores = [
+            [case_scores(json.loads(file.read_text()), MAIN) for file in getattr(options, side)] for side in SIDES
+        ]
+        if options.csv:
+            write(options.csv, scores)
+    elif options.csv:
+        scores = read(options.csv)
+    else:
+        parser.error("give --first and --second, or --csv")
+    tables = common_scores(scores)
+    if not tables:
+        parser.error("the evaluations have no case in common")
+    for side, table in zip(SIDES, tables, strict=True):
+        low, high = mean_interval(table)
+        print(
+            f"{side}: {table.mean():.3f} ({low:.3f} to {high:.3f}); by seed {np.round(table.mean(axis=1), 4).tolist()}"
+        )
+    print(f"second minus first: {difference_cell(tables[1] - tables[0], 4)}")
+
+
+def write(file: Path, scores: list[list[dict[str, float]]]) -> None:
+    """One score a row."""
+    with file.open("w", newline="", encoding="utf-8") as lines:
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for side, runs in zip(SIDES, scores, strict=True):
+            writer.writerows((side, pair, case, score) for pair, run in enumerate(runs) for case, score in run.items())
+
+
+def read(file: Path) -> list[list[dict[str, float]]]:
+    """What `write` wrote."""
+    runs: dict[str, dict[str, dict[str, float]]] = {side: {} for side in SIDES}
+    with file.open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            runs[row["side"]].setdefault(row["pair"], {})[row["case"]] = float(row[MAIN])
+    return [list(runs[side].values()) for side in SIDES]
+
+
+if __name__ == "__main__":
+    main()
