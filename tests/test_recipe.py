@@ -126,7 +126,10 @@ def test_an_unquoted_precision_is_understood() -> None:
         ({"ratoi": 1}, "'ratoi' is not a setting"),
         ({"windwo": [0, 1]}, "'windwo' is not a setting; did you mean 'window'?"),
         ({"mask": {"ratoi": 0.5}}, "'mask.ratoi' is not a setting; did you mean 'mask.ratio'?"),
-        ({"finetune": {"augmentation": {"flop": 1}}}, "'finetune.augmentation.flop' .* did you mean 'finetune.augmentation.flip'?"),
+        (
+            {"finetune": {"augmentation": {"flop": 1}}},
+            "'finetune.augmentation.flop' .* did you mean 'finetune.augmentation.flip'?",
+        ),
         # values of the wrong type
         ({"vit": {"width": "wide"}}, "vit.width"),
         ({"seed": 1.5}, "seed"),
