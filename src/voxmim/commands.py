@@ -75,12 +75,14 @@ def prepare(result: PrepareResult, given: Given) -> int:
         doubts = counted(len(result.unresolved), "finding")
         text = f"[yellow]{doubts} in doubt[/yellow]: fix or remove these files and prepare"
         CONSOLE.print(f"{text} again, or train with --accept-findings.", soft_wrap=True)
+    from voxmim.sources.source import SPLITS
     from voxmim.store.format import Store
 
     store = Store(result.store)
     splits = Counter(case.split for case in store.cases.values())
     preparation = f"{store.preparation.intensity.upper()} at {sizes_in_words(store.preparation.spacing)} mm"
-    CONSOLE.print(f"{preparation}: {', '.join(f'{count} {split}' for split, count in splits.items())}", soft_wrap=True)
+    counts = ", ".join(f"{splits[split]} {split}" for split in SPLITS if splits[split])
+    CONSOLE.print(f"{preparation}: {counts}", soft_wrap=True)
     done(result.store, f"{counted(result.prepared, 'case')} prepared, {result.skipped_already} there already")
     return 0 if result.sound else 1
 
