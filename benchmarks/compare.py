@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from voxmim.files import write_csv
 from voxmim.studies.arm import case_scores, common_scores
 from voxmim.studies.tables import difference_cell
 from voxmim.tasks.intervals import mean_interval
@@ -56,11 +57,13 @@ def main() -> None:
 
 def write(file: Path, scores: list[list[dict[str, float]]]) -> None:
     """One score a row."""
-    with file.open("w", newline="", encoding="utf-8") as lines:
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for side, runs in zip(SIDES, scores, strict=True):
-            writer.writerows((side, pair, case, score) for pair, run in enumerate(runs) for case, score in run.items())
+    found = (
+        (side, pair, case, score)
+        for side, runs in zip(SIDES, scores, strict=True)
+        for pair, run in enumerate(runs)
+        for case, score in run.items()
+    )
+    write_csv(file, [dict(zip(COLUMNS, row, strict=True)) for row in found])
 
 
 def read(file: Path) -> list[list[dict[str, float]]]:

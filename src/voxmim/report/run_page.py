@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from voxmim.errors import StoreError
-from voxmim.files import atomic_write, write_text
+from voxmim.files import atomic_write, write_json
 from voxmim.networks.build import has_patch_setting
 from voxmim.recipe import Recipe, recipe_to_yaml
 from voxmim.report.page import Page, Picture, Table, write_page
@@ -54,7 +54,7 @@ def write_run_page(run: Run, running: bool = False) -> Page:
         with atomic_write(run.path / "figures" / name) as file:
             file.write_bytes(shown.png)
     write_page(run.path / REPORT, page)
-    write_text(run.path / STATUS, json.dumps(status(rows, training, running), indent=1))
+    write_json(run.path / STATUS, status(rows, training, running))
     return page
 
 
