@@ -1,6 +1,7 @@
 """Random crops a second of CPU time, beside MONAI's PersistentDataset and CacheDataset, and reads a crop.
 
-All sides cut four crops from each scan and clip its intensities; the files are in the page cache. MONAI's chain up to
+All sides cut four crops from each scan, clip its intensities and stack the four to a batch, as a training does:
+MONAI's crops are views of the scan, which are only copied then. The files are in the page cache. MONAI's chain up to
 the crop is cached by its data sets, as float32. Ours reads the store's files, whose bytes are kept up to a bound: one
 row is measured with all scans within it, another with a bound of a few scans, as of a large store.
 """
@@ -61,18 +62,19 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
 
 
 def cut(crops: Crops, count: int) -> Work:
-    """Work that takes the next crops of the stream, round after round."""
-    numbers = iter(range(10**9))
+    """Work that takes the next crops of the stream as batches, round after round."""
+    firsts = iter(range(0, 10**9, PER_SCAN))
 
     def work() -> None:
-        for _ in range(count):
-            crops[next(numbers)]
+        for _ in range(count // PER_SCAN):
+            first = next(firsts)
+            crops.batch(range(first, first + PER_SCAN))
 
     return work
 
 
 def monai_sides(folder: Path, size: int, scans: int) -> dict[str, Work]:
-    """MONAI's data sets with the same crops."""
+    """MONAI's data sets with the same crops, as batches."""
     from monai import data, transforms
 
     warnings.filterwarnings("ignore", module="monai")
@@ -88,7 +90,7 @@ def monai_sides(folder: Path, size: int, scans: int) -> dict[str, Work]:
     def work(scans_of: Any) -> Work:
         def take() -> None:
             for at in range(scans):
-                scans_of[at]
+                data.list_data_collate(scans_of[at])
 
         return take
 

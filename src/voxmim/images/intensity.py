@@ -83,12 +83,15 @@ def foreground_box(kind: str, image: np.ndarray, margin: int = 2) -> tuple[slice
     return x, y, z
 
 
-def window(array: np.ndarray, kind: str, bounds: tuple[float, float]) -> np.ndarray:
-    """Stored values as a network sees them, float32: for CT the HU between `bounds` become 0..1, for MR as they are."""
+def window(array: np.ndarray, kind: str, bounds: tuple[float, float], out: np.ndarray | None = None) -> np.ndarray:
+    """Stored values as a network sees them, float32: for CT the HU between `bounds` become 0..1, for MR as they are.
+
+    They are written into `out`, a float32 array of the same shape, if it is given.
+    """
+    low, high = bounds if kind == "ct" else (0.0, 1.0)
+    seen = np.subtract(array, np.float32(low), dtype=np.float32, out=out)
     if kind != "ct":
-        return array.astype(np.float32)
-    low, high = bounds
-    seen = np.subtract(array, np.float32(low), dtype=np.float32)
+        return seen
     seen *= np.float32(1 / (high - low))
     return np.clip(seen, 0, 1, out=seen)
 

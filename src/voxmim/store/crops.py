@@ -75,47 +75,56 @@ class Crops:
         self._order = np.arange(0)
 
     def __getitem__(self, number: int) -> Row:
+        return self._row(number, self._empty(1)[0])
+
+    def _empty(self, count: int) -> Tensor:
+        """Memory for the images of so many crops."""
+        return torch.empty(count, len(self.store.preparation.channels), *self.plan.size)
+
+    def _row(self, number: int, out: Tensor) -> Row:
+        """A crop, its image (C, X, Y, Z) written into `out`."""
         visit = (number if self.plan.views is None else number // 2) // self.plan.crops_per_scan
         while True:
             case = self._case_of(visit)
             try:
-                return self._cut(case, number)
+                return self._cut(case, number, out)
             except StoreError as error:
                 self.damaged[case.name] = str(error)
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The crops of these numbers; read again if one was damaged, so that two views come from one scan."""
-        known = -1
+        known, images = -1, self._empty(len(numbers))
         while known != len(self.damaged):
             known = len(self.damaged)
-            rows = [self[number] for number in numbers]
-        images, labels, seeds, names, present = zip(*rows, strict=True)
-        tensors = torch.stack(images), torch.stack(labels), torch.tensor(seeds)
-        return Batch(*tensors, list(names), torch.stack(present), numbers)
+            rows = [self._row(number, out) for number, out in zip(numbers, images, strict=True)]
+        found, labels, seeds, names, present = zip(*rows, strict=True)
+        if self.plan.channels == "one":  # fewer than were read
+            images = torch.stack(found)
+        return Batch(images, torch.stack(labels), torch.tensor(seeds), list(names), torch.stack(present), numbers)
 
-    def _cut(self, case: Case, number: int) -> Row:
+    def _cut(self, case: Case, number: int, out: Tensor) -> Row:
         plan = self.plan
         rng = np.random.default_rng([plan.seed, 1, number])
         if plan.labelled:
             centre = self._centre(case, rng) if rng.random() < plan.foreground else None
-            image, label = read_crop(self.store, case, draw_start(case.shape, plan.size, rng, centre), plan)
+            image, label = read_crop(self.store, case, draw_start(case.shape, plan.size, rng, centre), plan, out)
         elif plan.views is not None and number % 2:
-            partner, *_ = self._draw(case, np.random.default_rng([plan.seed, 1, number - 1]))
+            partner, *_ = self._draw(case, np.random.default_rng([plan.seed, 1, number - 1]), out)
             start = draw_near(partner, case.shape, plan.size, plan.views, rng)
-            image, label = read_crop(self.store, case, start, plan)
+            image, label = read_crop(self.store, case, start, plan, out)
         else:
-            _, image, label = self._draw(case, rng)
+            _, image, label = self._draw(case, rng, out)
         shown = channels_of(case, len(image))
         if plan.channels != "all":
             shown = draw_channels(shown, plan.channels == "one", np.random.default_rng([plan.seed, 2, number]))
         image, present = show(image, shown, plan)
         return image, label, int(rng.integers(2**62)), case.name, present
 
-    def _draw(self, case: Case, rng: np.random.Generator) -> tuple[Triple, Tensor, Tensor]:
+    def _draw(self, case: Case, rng: np.random.Generator, out: Tensor) -> tuple[Triple, Tensor, Tensor]:
         """A crop without labels, and where it starts; drawn again while it is constant, as the air around a CT is."""
         for _ in range(_MAX_DRAWS):
             start = draw_start(case.shape, self.plan.size, rng)
-            image, label = read_crop(self.store, case, start, self.plan)
+            image, label = read_crop(self.store, case, start, self.plan, out)
             if has_contrast(image):
                 break
         return start, image, label
@@ -228,10 +237,13 @@ def middle_start(shape: Triple, size: Triple) -> Triple:
     return x, y, z
 
 
-def read_crop(store: Store, case: Case, start: Triple, plan: CropPlan) -> tuple[Tensor, Tensor]:
-    """Read one crop: image (C, *size) float32, and label (1, *size) int64 or an empty one."""
+def read_crop(
+    store: Store, case: Case, start: Triple, plan: CropPlan, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Read one crop: image (C, *size) float32, into `out` if given, and label (1, *size) int64 or an empty one."""
     stored = store.crop(case.name, start, plan.size, plan.crops_per_scan)
-    image = torch.from_numpy(window(stored, store.preparation.intensity, plan.window))
+    into = None if out is None else out.numpy()
+    image = torch.from_numpy(window(stored, store.preparation.intensity, plan.window, into))
     if not plan.labelled:
         return image, torch.zeros(1, 0, 0, 0, dtype=torch.int64)
     label = store.label_crop(case.name, start, plan.size, plan.crops_per_scan)

@@ -12,7 +12,7 @@ from typing import Any
 import blosc2
 import numpy as np
 
-LIMIT = 2**28  # bytes of arrays and compressed files that a process keeps
+LIMIT = 2**30  # bytes of arrays and compressed files that a process keeps
 _LARGE = 2**26  # bytes; a larger file is left on disk, and a larger array compressed
 blosc2.set_nthreads(1)  # crops are read beside the training, in one thread
 
