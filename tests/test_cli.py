@@ -239,6 +239,23 @@ def test_predict_and_reconstruct_write_to_the_given_folder(
     assert len(list((tmp_path / "b").iterdir())) == 4
 
 
+@pytest.mark.parametrize("command", ["predict", "reconstruct", "evaluate"])
+def test_the_status_is_1_if_a_scan_is_left_out(
+    tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says, command: str
+) -> None:
+    """Of a list of two cases, one is cut off."""
+    whole = tiny_runs.source / "imagesTr" / "case_7.nii.gz"
+    label = tiny_runs.source / "labelsTr" / "case_7.nii.gz"
+    (tmp_path / "cut.nii.gz").write_bytes(whole.read_bytes()[:300])
+    rows = [f"{name},{image},{label},test" for name, image in (("whole", whole), ("cut", "cut.nii.gz"))]
+    (tmp_path / "list.csv").write_text("\n".join(["case,image,label,split", *rows]))
+    run = tiny_runs.pretrain if command == "reconstruct" else tiny_runs.finetune
+    option = "--json" if command == "evaluate" else "--out"
+    status, said, errors = voxmim_says(command, run, tmp_path / "list.csv", option, tmp_path / "out")
+    assert (status, errors.count("left out: ")) == (1, 1)
+    assert "done: " in said
+
+
 def test_phantoms_are_written_in_the_decathlons_layout(tmp_path: Path, voxmim_says: Says) -> None:
     status, said, _ = voxmim_says("phantom", tmp_path / "cohort", "--cases", 4, "--seed", 1)
     assert status == 0

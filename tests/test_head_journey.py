@@ -102,3 +102,21 @@ def test_label_maps_hold_known_values_on_the_scans_grid_from_one_file_or_four(jo
     (picture,) = api.reconstruct(journey / "pretrain", [apart], tmp_path / "pictures")
     assert picture.name == "case.png"
     assert nib.load(tmp_path / "pictures" / "case_reconstructed.nii.gz").shape == own.shape
+
+
+def test_a_list_may_name_the_channels_in_any_order(journey: Path, tmp_path: Path) -> None:
+    scan = next(iter(Store(journey / "store").in_split("test"))).image[0]
+    whole, files = read_volume(scan, 4), [f"case_000{channel}.nii.gz" for channel in range(4)]
+    for file, channel in zip(files, whole.array, strict=True):
+        write_volume(tmp_path / "apart" / file, Volume(channel[None], whole.affine))
+    header = ",".join(f"image:{name}" for name in reversed(SEQUENCES))
+    (tmp_path / "apart" / "list.csv").write_text(f"case,{header}\nlisted,{','.join(reversed(files))}\n")
+    given = [tmp_path / "apart", tmp_path / "apart" / "list.csv"]
+    for folder, written in (
+        ("labels", api.predict(journey / "finetune", given, tmp_path / "labels")),
+        ("pictures", api.reconstruct(journey / "pretrain", given, tmp_path / "pictures")),
+    ):
+        assert [file.name.split(".")[0] for file in written] == ["case", "listed"]
+        for one in (tmp_path / folder).glob("case*.nii.gz"):
+            other = one.with_name(one.name.replace("case", "listed"))
+            np.testing.assert_array_equal(nib.load(one).dataobj, nib.load(other).dataobj)

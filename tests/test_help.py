@@ -14,6 +14,7 @@ import pytest
 import voxmim
 from command_line import flat, stub
 from voxmim import api, cli, commands
+from voxmim.tasks.given import Written
 
 Maker = Callable[..., Path]
 TRAINING = ["STORE", "OUT", "--recipe", "--resume", "--steps", "--batch", "--lr", "--seed", "--devices", "--precision"]
@@ -109,7 +110,7 @@ def test_help_lists_all_commands_in_order_and_where_to_start(voxmim_says: Says) 
 
 def test_options_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, voxmim_says: Says) -> None:
     called: list[dict[str, Any]] = []
-    stub(monkeypatch, "predict", lambda **given: called.append(given) or [Path("a.nii.gz")])
+    stub(monkeypatch, "predict", lambda **given: called.append(given) or Written([Path("a.nii.gz")], []))
     for arguments in ("run a b --out x", "run --out x a b", "--out x run a b", "run a -o x b", "run a b --out=x"):
         assert voxmim_says("predict", *arguments.split())[0] == 0
         assert (called[-1]["run"], called[-1]["scans"], called[-1]["out"]) == (

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from voxmim.export.exported import Exported
     from voxmim.recipe import Recipe
     from voxmim.store.prepare import PrepareResult
+    from voxmim.tasks.given import Written
     from voxmim.training.plan import Plan
     from voxmim.weights.load import LoadReport
 
@@ -123,7 +124,8 @@ def _say_whether_done(run: Path) -> None:
         CONSOLE.print(words, soft_wrap=True)
 
 
-def evaluate(result: Mapping[str, Any], given: Given) -> None:
+def evaluate(result: Mapping[str, Any], given: Given) -> int:
+    """The tables; status 1 if a case was left out."""
     from voxmim.tasks.registry import TASKS
 
     for title, header, rows, note in TASKS[result.get("task", "segmentation")].tables(result):
@@ -133,27 +135,34 @@ def evaluate(result: Mapping[str, Any], given: Given) -> None:
     file = Path(given["run"]) / f"evaluation-{given['split']}.json"
     own = file if file.is_file() and not given["ensemble"] else file.parent
     done(given["json_file"] or given["csv_file"] or own, "the result")
+    return 1 if result["left_out"] else 0
 
 
-def predict(result: list[Path], given: Given) -> None:
+def predict(result: Written, given: Given) -> int:
+    """Where the predictions are; status 1 if a scan was left out."""
     if result[0].suffix != ".csv":
         done(given["out"], counted(len(result), "label map"))
     else:
         done(result[0], "the predictions")
+    return 1 if result.left_out else 0
 
 
-def reconstruct(result: list[Path], given: Given) -> None:
+def reconstruct(result: Written, given: Given) -> int:
+    """Where the pictures are; status 1 if a scan was left out."""
     done(given["out"], f"{counted(len(result), 'picture')} with NIfTI volumes")
+    return 1 if result.left_out else 0
 
 
-def embed(result: Embeddings, given: Given) -> None:
+def embed(result: Embeddings, given: Given) -> int:
+    """The neighbours; status 1 if a scan was left out."""
     if result.neighbours:
         rows = [
             [name, ", ".join(f"{other} ({cosine:.3f})" for other, cosine in near)]
             for name, near in result.neighbours.items()
         ]
         table("Nearest scans", ["scan", "neighbours (cosine)"], rows)
-    done(result.file, f"{result.scans} vectors of {result.width} numbers")
+    done(result.file, f"{counted(result.scans, 'vector')} of {result.width} numbers")
+    return 1 if result.left_out else 0
 
 
 def import_weights(result: LoadReport, given: Given) -> None:

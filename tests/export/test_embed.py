@@ -76,8 +76,8 @@ def test_a_scan_that_cannot_be_read_is_named_and_left_out(
     bad = tmp_path / "bad.nii.gz"
     bad.write_bytes(good.read_bytes()[:200])
     status, said, errors = voxmim_says("embed", tiny_runs.pretrain, bad, good, "--out", tmp_path / "a.parquet")
-    assert status == 0
-    assert "1 vectors" in said
+    assert status == 1
+    assert "1 vector of 24" in said
     assert f"left out: {bad}" in errors
     with pytest.raises(ScanError, match=r"bad\.nii\.gz"):
         api.embed(tiny_runs.pretrain, [bad], tmp_path / "none.parquet")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from voxmim.export.embed import Embeddings
+    from voxmim.tasks.given import Written
 
 OnCase = Callable[[int, int], None]
 
@@ -28,7 +29,8 @@ def evaluate(
 
     A segmentor by Dice, 95 % Hausdorff distance and surface Dice, a classifier by AUROC, a regressor by its mean
     absolute error. Labels are scored in each scan's own geometry, beside a prior that knows positions only. The result
-    is also written to the run folder (evaluation-SPLIT.json) and shown in its report.
+    is also written to the run folder (evaluation-SPLIT.json) and shown in its report. The exit status is 1 if a case is
+    left out.
 
     Args:
         run: run folder or weights file of a fine-tuning.
@@ -77,23 +79,24 @@ def predict(
     on_case: OnCase | None = None,
     label_format: Literal["nifti", "dicom-seg"] = "nifti",
     ensemble: Sequence[Path | str] = (),
-) -> list[Path]:
+) -> Written:
     """Predict the label maps of new scans, or their classes or values.
 
     A label map has the grid, affine and orientation of its scan. On the command line, further runs may follow the
-    first: RUN RUN RUN SCAN.
+    first: RUN RUN RUN SCAN. The exit status is 1 if a scan is left out.
 
     Args:
         run: run folder or weights file of a fine-tuning.
-        scans: scans, or folders of them.
-        out: folder for the label maps (CASE.nii.gz), or for predictions.csv of a classifier or regressor.
+        scans: scans, or folders or lists (.csv, .json) of them, as 'prepare' takes them.
+        out: folder for the label maps (CASE.nii.gz; scans of one name in several folders get the folder's name in
+            front, FOLDER-CASE.nii.gz), or for predictions.csv of a classifier or regressor.
         probabilities: write the probability of each label, or region, too.
         on_case: called with the number of scans done and their total.
         label_format: write label maps as NIfTI, or as DICOM segmentations (CASE.dcm), which need scans in DICOM.
         ensemble: further runs whose probabilities are averaged with the first one's, such as those of other folds.
 
     Returns:
-        The label maps written, or the table.
+        The label maps written, or the table; `left_out` of this list names the scans that could not be used.
 
     Raises:
         VoxmimError: the run or a scan cannot be used.
@@ -106,28 +109,27 @@ def predict(
 
 def reconstruct(
     run: Path | str, scans: Sequence[Path | str], out: Path | str, seed: int = 0, on_case: OnCase | None = None
-) -> list[Path]:
+) -> Written:
     """Show how a pre-trained network reconstructs masked parts of scans.
 
-    A picture and three NIfTI volumes per scan.
+    A picture and three NIfTI volumes per scan. The exit status is 1 if a scan is left out.
 
     Args:
         run: run folder of a pre-training.
-        scans: scans, or folders of them.
+        scans: scans, or folders or lists (.csv, .json) of them, as 'prepare' takes them.
         out: folder for the results.
         seed: seed of the masks.
         on_case: called with the number of scans done and their total.
 
     Returns:
-        The pictures written.
+        The pictures written; `left_out` of this list names the scans that could not be used.
 
     Raises:
         VoxmimError: the run cannot be used, or no scan can.
     """
     from voxmim.report.reconstruct import reconstruct
-    from voxmim.tasks.scans import scan_files
 
-    return reconstruct(Path(run), scan_files([Path(scan) for scan in scans]), Path(out), seed, on_case)
+    return reconstruct(Path(run), [Path(scan) for scan in scans], Path(out), seed, on_case)
 
 
 def embed(
@@ -140,11 +142,11 @@ def embed(
     """Turn each scan into one vector, to search, group or compare scans.
 
     The vector is the mean of the encoder's bottleneck features over the body. The file has one row per scan, with the
-    columns case and embedding; pandas.read_parquet reads it.
+    columns case and embedding; pandas.read_parquet reads it. The exit status is 1 if a scan is left out.
 
     Args:
         run: run folder of a training, or its weights file.
-        scans: scans, or folders of them.
+        scans: scans, or folders or lists (.csv, .json) of them, as 'prepare' takes them.
         out: file to write, ending in .parquet.
         nearest: print so many nearest neighbours of each scan, by the cosine of the vectors.
         on_case: called with the number of scans done and their total.

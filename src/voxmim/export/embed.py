@@ -17,10 +17,10 @@ from voxmim.images.intensity import BODY_HU
 from voxmim.networks.base import Encoder
 from voxmim.networks.build import ANY, described_inputs
 from voxmim.networks.precision import working_dtype
-from voxmim.sources import channel_files
 from voxmim.store.prepare import PreparedScan
 from voxmim.tasks.classification.inference import cut, windows
-from voxmim.tasks.scans import Progress, for_each, scan_files
+from voxmim.tasks.given import given_scans
+from voxmim.tasks.scans import Progress, for_each
 from voxmim.tasks.task import Predictor
 from voxmim.weights.files import holds
 from voxmim.weights.load import load_encoder, load_fine_tuned
@@ -34,6 +34,7 @@ class Embeddings:
     scans: int  # how many it holds
     width: int  # of a vector
     neighbours: dict[str, list[tuple[str, float]]]  # see `find_neighbours`
+    left_out: list[str]  # the names or paths of scans that could not be used
 
 
 class Embedder(Predictor):
@@ -88,7 +89,7 @@ def embed(run: Path, scans: Sequence[Path], out: Path, nearest: int = 0, on_case
 
     Raises:
         WeightsError: there are no weights, or another file name.
-        SourceError: no scan was found, or two have the same name.
+        SourceError: as of `given_scans`.
         ScanError: no scan can be used.
         MissingPackageError: the extra ``export`` is not installed.
     """
@@ -99,15 +100,16 @@ def embed(run: Path, scans: Sequence[Path], out: Path, nearest: int = 0, on_case
     from pyarrow.parquet import write_table
 
     embedder = Embedder.load(run)
-    files = channel_files(scan_files(scans), len(embedder.preparation.channels))
-    vectors, _ = for_each(files, lambda name, images: embedder.embed(embedder.prepare(images)), on_case)
+    given, left_out = given_scans(scans, embedder.preparation.channels)
+    vectors, failed = for_each(given, lambda name, scan: embedder.embed(embedder.prepare(*scan)), on_case)
     width, about = embedder.network.width, embedder.metadata
     kept = {key: about[key] for key in ("preparation", "crop", "encoder", "data") if key in about}
     columns = [("case", pa.string()), ("embedding", pa.list_(pa.float32(), width))]
     schema = pa.schema(columns, metadata={"voxmim": json.dumps(kept)})
     with atomic_write(out) as temporary:
         write_table(pa.table({"case": list(vectors), "embedding": list(vectors.values())}, schema=schema), temporary)
-    return Embeddings(out, len(vectors), width, find_neighbours(vectors, nearest) if nearest else {})
+    neighbours = find_neighbours(vectors, nearest) if nearest else {}
+    return Embeddings(out, len(vectors), width, neighbours, [*left_out, *failed])
 
 
 def find_neighbours(vectors: Mapping[str, np.ndarray], count: int) -> dict[str, list[tuple[str, float]]]:

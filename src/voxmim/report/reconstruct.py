@@ -19,8 +19,8 @@ from voxmim.networks.patches import grid_of, mask_to_voxels
 from voxmim.networks.precision import working_dtype
 from voxmim.pretext.build import build_pretext, described_pretext
 from voxmim.report.figures import reconstruction_picture
-from voxmim.sources import channel_files
 from voxmim.store.prepare import PreparedScan
+from voxmim.tasks.given import Scan, Written, given_scans
 from voxmim.tasks.scans import Progress, for_each
 from voxmim.tasks.task import Predictor
 from voxmim.weights.files import read_weights
@@ -89,9 +89,7 @@ class Reconstructor(Predictor):
         return whole_crop, mask_to_voxels(output.mask[:1].cpu(), grid_of((x, y, z), patch), patch)[0, 0]
 
 
-def reconstruct(
-    run: Path, scans: Sequence[Path], out: Path, seed: int = 0, on_case: Progress | None = None
-) -> list[Path]:
+def reconstruct(run: Path, scans: Sequence[Path], out: Path, seed: int = 0, on_case: Progress | None = None) -> Written:
     """Write for each scan a picture and three volumes in its own grid and units; arguments as of `voxmim.reconstruct`.
 
     ``CASE.png`` shows original, masked and reconstructed in three planes. ``CASE_reconstructed.nii.gz`` has the
@@ -103,18 +101,20 @@ def reconstruct(
     """
     reconstructor = Reconstructor.load(run)
     preparation, bounds = reconstructor.preparation, tuple(reconstructor.metadata["window"])
+    given, left_out = given_scans(scans, preparation.channels)
 
-    def write(name: str, images: Sequence[Path]) -> Path:
-        scan = reconstructor.prepare(images)
+    def write(name: str, files: Scan) -> Path:
+        scan = reconstructor.prepare(*files)
         found = reconstructor.reconstruct(reconstructor.image(scan).numpy(), seed)
         with atomic_write(out / f"{name}.png") as temporary:
             temporary.write_bytes(found.picture(scan.grid.spacing))
-        own = read_channels(images, len(scan.image), preparation.match_channels)
+        own = read_channels(files.images, len(scan.image), preparation.match_channels)
+        own = own if files.order is None else Volume(own.array[list(files.order)], own.affine)
         write_in_own_grid(own, scan, found, out / name, bounds)
         return out / f"{name}.png"
 
-    written, _ = for_each(channel_files(scans, len(preparation.channels)), write, on_case)
-    return list(written.values())
+    written, failed = for_each(given, write, on_case)
+    return Written(written.values(), [*left_out, *failed])
 
 
 def write_in_own_grid(

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from voxmim.errors import SourceError, nearest
 from voxmim.images.formats.dicom import is_dicom
+from voxmim.images.volume import case_name
 from voxmim.sources.dataset_json import describe
 from voxmim.sources.jsons import read_json
 from voxmim.sources.listing import label_file, names_of
@@ -59,7 +60,7 @@ def datalist(file: Path) -> Source:
             )
     channels = _channels(file, rows, described.channels)
     cases = [_case(file, row, channels, described.labels) for row in rows]
-    names = names_of([case.images[0] for case in cases if not case.name], file.parent)
+    names = names_of({case.images[0]: case_name(case.images[0]) for case in cases if not case.name}, file.parent)
     cases = [case if case.name else replace(case, name=names[case.images[0]]) for case in cases]
     return replace(described, channels=channels, cases=tuple(cases))
 

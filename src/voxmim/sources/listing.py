@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from voxmim.errors import SourceError
@@ -35,17 +35,17 @@ def odd_name(path: Path) -> Finding:
     return Finding.of(printable(path), "name", "this path is not UTF-8; rename it.")
 
 
-def names_of(files: Sequence[Path], folder: Path) -> dict[Path, str]:
-    """The case's name of each file: its own; where several have the same, with the folders below `folder`.
+def names_of(own: Mapping[Path, str], folder: Path) -> dict[Path, str]:
+    """The case's name of each file: its `own`; where several have the same, with the folders below `folder`.
 
     Files of one name and folder, such as ``a.nii`` and ``a.nii.gz``, keep their endings.
     """
-    names = {file: case_name(file) for file in files}
+    names = dict(own)
     for with_ending in (False, True):
         count = Counter(names.values())
-        for file in [file for file in files if count[names[file]] > 1]:
+        for file in [file for file in own if count[names[file]] > 1]:
             folders = [part for part in Path(os.path.relpath(file.parent, folder)).parts if part not in ("..", ".")]
-            names[file] = "-".join([*folders, file.name if with_ending else case_name(file)])
+            names[file] = "-".join([*folders, file.name if with_ending else own[file]])
     return names
 
 

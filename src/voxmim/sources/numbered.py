@@ -4,26 +4,30 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from voxmim.errors import SourceError
 from voxmim.images.volume import case_name
+from voxmim.sources.listing import names_of
 
 _CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
 
 
-def channel_files(files: Sequence[Path], channels: int) -> dict[str, tuple[Path, ...]]:
-    """The files of each scan by the scan's name: one of all channels, or one per channel, numbered as in a source.
+def channel_files(files: Sequence[Path], channels: int, folder: Path) -> dict[str, tuple[Path, ...]]:
+    """The files of each scan by its name: one of all channels, or one per channel, numbered as in a source.
 
-    Raises SourceError where some channels of a scan in several files are missing.
+    Scans of one name in several folders get the folders below `folder` in front of it.
     """
-    grouped = by_case(files, channels)
-    for name, images in grouped.items():
-        if len(images) not in (1, channels):
-            listed = ", ".join(file.name for file in images)
-            raise SourceError(
-                f"{images[0].parent}: scan {name} has {len(images)} files ({listed}) for {channels} channels; add the "
-                "others, or leave the scan out."
-            )
-    return {case_name(images[0]) if len(images) == 1 else name: tuple(images) for name, images in grouped.items()}
+    scans = [(name, part) for name, images in by_case(files, channels).items() for part in _apart(images)]
+    names = names_of({part[0]: name if len(part) > 1 else case_name(part[0]) for name, part in scans}, folder)
+    return {names[part[0]]: tuple(part) for _, part in scans}
+
+
+def _apart(images: Sequence[Path]) -> list[Sequence[Path]]:
+    """The files of each scan among those of one name: where two are of one channel, the folders are scans."""
+    if len(set(map(case_name, images))) == len(images):
+        return [images]
+    folders = dict.fromkeys(image.parent for image in images)
+    if len(folders) == 1:
+        return [[image] for image in images]
+    return [part for folder in folders for part in _apart([image for image in images if image.parent == folder])]
 
 
 def by_case(

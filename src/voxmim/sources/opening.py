@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from voxmim.errors import SourceError
-from voxmim.images.volume import SCAN_ENDINGS
+from voxmim.images.volume import SCAN_ENDINGS, case_name
 from voxmim.images.walk import has_utf8_name, printable
 from voxmim.sources.bids import bids
 from voxmim.sources.datalist import LIST_ENDINGS, datalist
@@ -16,6 +16,8 @@ from voxmim.sources.pairs import has_pairs, paired_cases
 from voxmim.sources.source import Source, SourceCase
 from voxmim.sources.splits import SPLITS_FILES, draw_split, follow_splits
 
+UNNAMED = ("image",)  # the channels of a folder that does not name them
+
 
 def open_source(path: Path | str, seed: int = 0) -> Source:
     """Find the cases of a folder or a list of scans, none of which is read; a split that is not given is drawn by seed.
@@ -25,9 +27,7 @@ def open_source(path: Path | str, seed: int = 0) -> Source:
     path = Path(path).absolute()
     if seed < 0:
         raise SourceError(f"{path}: the seed of the split is {seed}, but must be 0 or more; choose another.")
-    if not has_utf8_name(path):
-        raise SourceError(f"{printable(path)}: this path is not UTF-8; rename the folder.")
-    source = _without_odd_names(_of_its_kind(path))
+    source = read_source(path)
     if not source.cases:
         more = f" ({source.findings[0].reason})" if source.findings else ""
         raise SourceError(
@@ -42,10 +42,22 @@ def open_source(path: Path | str, seed: int = 0) -> Source:
     return replace(source, cases=tuple(sorted(cases, key=lambda case: case.name)), seed=seed)
 
 
+def is_list(path: Path) -> bool:
+    """Whether a path is that of a file that lists cases, by its ending."""
+    return path.is_file() and path.suffix.lower() in LIST_ENDINGS
+
+
+def read_source(path: Path) -> Source:
+    """The cases of a folder or list, before any split is drawn; there may be none. Raises SourceError."""
+    if not has_utf8_name(path):
+        raise SourceError(f"{printable(path)}: this path is not UTF-8; rename the folder.")
+    return _without_odd_names(_of_its_kind(path))
+
+
 def _of_its_kind(path: Path) -> Source:
-    """The source as its own kind of folder or file is read, before any split is drawn."""
+    """The source as its own kind of folder or file is read."""
     if path.is_file():
-        if path.suffix.lower() not in LIST_ENDINGS:
+        if not is_list(path):
             raise SourceError(f"{path}: a folder of scans is expected, or a list of them ({', '.join(LIST_ENDINGS)}).")
         return _with_series_findings(datalist(path))
     if not path.is_dir():
@@ -55,12 +67,12 @@ def _of_its_kind(path: Path) -> Source:
     if (path / "dataset.json").is_file():
         return _with_series_findings(described_folder(path, read_object(path / "dataset.json")))
     if has_pairs(path):
-        cases, findings = paired_cases(path, ("image",))
-        return _with_series_findings(Source(path, path.name, ("image",), {}, tuple(cases), findings=tuple(findings)))
+        cases, findings = paired_cases(path, UNNAMED)
+        return _with_series_findings(Source(path, path.name, UNNAMED, {}, tuple(cases), findings=tuple(findings)))
     files, findings = scans_below(path)
-    names = names_of(files, path)
+    names = names_of({file: case_name(file) for file in files}, path)
     plain = tuple(SourceCase(names[file], (file,), None, "unlabelled") for file in files)
-    return Source(path, path.name, ("image",), {}, plain, findings=tuple(findings))
+    return Source(path, path.name, UNNAMED, {}, plain, findings=tuple(findings))
 
 
 def _with_series_findings(source: Source) -> Source:

@@ -1,4 +1,4 @@
-"""The scans that are evaluated or predicted: found, ordered by channel, and worked on one by one."""
+"""The scans that are evaluated or predicted: their order of channels, and the work on them one by one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -7,11 +7,7 @@ from typing import Any, TypeVar
 
 from voxmim.console import warn
 from voxmim.errors import SourceError, StoreError, VoxmimError
-from voxmim.findings import Finding
-from voxmim.images.formats.dicom import is_dicom
-from voxmim.images.volume import SCAN_ENDINGS, case_name
 from voxmim.sources import Source, SourceCase, open_source
-from voxmim.sources.listing import scans_below
 from voxmim.sources.splits import folded
 from voxmim.store.format import INDEX, Store
 
@@ -111,40 +107,3 @@ def labelled_cases(source: Source, split: str) -> tuple[list[SourceCase], list[s
             f"{source.path}: it has no labelled case{lacking} in the split '{split}'; name another with --split."
         )
     return found, left_out
-
-
-def scan_files(paths: Sequence[Path]) -> list[Path]:
-    """The scans among files and folders, each name once.
-
-    Raises:
-        SourceError: there is none, a path is missing, or two scans would be written to the same name.
-    """
-    files: list[Path] = []
-    left_out: list[Finding] = []
-    for path in paths:
-        if path.is_dir():
-            found, findings = scans_below(path)
-            files += found
-            left_out += [finding for finding in findings if finding.action == "left out"]
-        elif path.is_file() or is_dicom(path):
-            files.append(path)
-        else:
-            raise SourceError(f"{path}: there is no such scan or folder; check the path.")
-    if not files:
-        more = f" ({left_out[0].reason.removesuffix('.')})" if left_out else ""
-        raise SourceError(
-            f"{', '.join(map(str, paths))}: no scan was found here{more}; "
-            f"give DICOM or files of {', '.join(SCAN_ENDINGS)}."
-        )
-    for finding in left_out:
-        if finding.kind != "no scan":
-            warn(f"left out: {finding.reason}")
-    names: dict[str, Path] = {}
-    for file in files:
-        other = names.setdefault(case_name(file), file)
-        if other != file:
-            raise SourceError(
-                f"{file}: {other} has the same name, and one result would replace the other; rename one, or give "
-                "them one at a time, each with an --out of its own."
-            )
-    return list(names.values())

@@ -21,6 +21,7 @@ from voxmim.store.crops import Batch
 from voxmim.store.format import Case, Preparation, Store
 from voxmim.store.prepare import PreparedScan, prepare_volume
 from voxmim.store.sides import Sides
+from voxmim.tasks.given import Written
 from voxmim.tasks.scans import Progress
 from voxmim.weights.load import LoadReport
 from voxmim.weights.start import Start
@@ -165,13 +166,12 @@ class Task(ABC):
         on_case: Progress | None = None,
         label_format: str = "nifti",
         others: Sequence[Path] = (),
-    ) -> list[Path]:
+    ) -> Written:
         """Predict new scans.
 
         Args:
             run: a fine-tuning's run folder or weights file.
-            scans: files, DICOM series, or folders whose scans are all taken; a scan of several channels is one 4D file,
-                or files ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz`` and so on.
+            scans: files, DICOM series, folders or lists, all of whose scans are taken; see `given_scans`.
             out: folder for the results.
             probabilities: of a segmentor, write ``CASE_probabilities.nii.gz`` too.
             on_case: called with the scans done and their number.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +12,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-import dicom_files
 from conftest import TinyRuns, tiny_case
 from dicom_files import OBLIQUE, PATIENT, write_series
 from voxmim import api
 from voxmim.errors import ScanError, SourceError, WeightsError
 from voxmim.images.volume import read_volume
-from voxmim.tasks.scans import scan_files
 from voxmim.tasks.segmentation.predict import predict
 
 Scan = Callable[..., Path]
@@ -157,14 +156,6 @@ def test_probabilities_are_written_on_request_only(tiny_runs: TinyRuns, tmp_path
 # Which scans
 
 
-def test_folders_and_files_are_found_once_each(tmp_path: Path, write_scan: Scan) -> None:
-    for name in ("a/one.nii.gz", "a/deep/two.nii", "b/three.nii.gz"):
-        write_scan(tmp_path / name, np.zeros((3, 3, 3), np.int16))
-    (tmp_path / "a" / "notes.txt").write_text("no scan")
-    found = scan_files([tmp_path / "a", tmp_path / "b" / "three.nii.gz", tmp_path / "a" / "one.nii.gz"])
-    assert [file.name for file in found] == ["two.nii", "one.nii.gz", "three.nii.gz"]
-
-
 def test_a_dicom_folder_is_labelled_in_its_own_grid(tmp_path: Path, fake_segmentor: Fake) -> None:
     fake_segmentor(spacing=(0.8, 0.7, 2.5))
     write_series(tmp_path / "study" / "scan", bright_block(), orientation=OBLIQUE)
@@ -175,15 +166,6 @@ def test_a_dicom_folder_is_labelled_in_its_own_grid(tmp_path: Path, fake_segment
     np.testing.assert_allclose(label.affine, scan.affine, atol=1e-4)
     np.testing.assert_array_equal(label.array, scan.array > 200)
     assert PATIENT.encode() not in label_file.read_bytes()
-    with pytest.raises(SourceError, match=r"scout: no scan was found here .*hold a localizer.*; give DICOM or"):
-        scan_files([tmp_path / "study" / "scout"])
-
-
-def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_series(tmp_path / "whole", bright_block())
-    write_series(tmp_path / "gap", bright_block()[..., :3], dicom_files.places(4)[[0, 1, 3]], uid="1.2.5")
-    assert scan_files([tmp_path]) == [tmp_path / "whole"]
-    assert "its slices lie 2.5 to 5 mm apart" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_missing_scan_is_named(tiny_runs: TinyRuns, tmp_path: Path) -> None:
@@ -195,17 +177,14 @@ def test_a_missing_scan_is_named(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_two_scans_of_one_name_are_refused(tmp_path: Path, write_scan: Scan) -> None:
-    for name in ("a/scan.nii.gz", "b/scan.nii"):
-        write_scan(tmp_path / name, np.zeros((3, 3, 3), np.int16))
-    with pytest.raises(SourceError, match=r"b/scan\.nii: .*a/scan\.nii\.gz has the same name"):
-        scan_files([tmp_path / "a", tmp_path / "b"])
-
-
 def test_a_scan_is_never_replaced_by_its_label_map(tiny_runs: TinyRuns, oblique_scan: Path) -> None:
     before = oblique_scan.read_bytes()
     with pytest.raises(SourceError, match=r"oblique\.nii\.gz: .* would replace the scan; name another folder"):
         api.predict(tiny_runs.finetune, [oblique_scan], oblique_scan.parent)
+    (oblique_scan.parent / "list.csv").write_text("case,image\na,oblique.nii.gz\noblique,a.nii.gz\n")
+    shutil.copy(oblique_scan, oblique_scan.with_name("a.nii.gz"))
+    with pytest.raises(SourceError, match=r"a\.nii\.gz: .* would replace the scan"):
+        api.predict(tiny_runs.finetune, [oblique_scan.parent / "list.csv"], oblique_scan.parent)
     assert oblique_scan.read_bytes() == before
 
 

@@ -13,6 +13,7 @@ from conftest import tiny_case
 from dicom_files import OBLIQUE, write_series
 from voxmim.api import results
 from voxmim.images.volume import open_image
+from voxmim.tasks.given import Written
 from voxmim.tasks.segmentation.predict import ENDINGS
 
 Says = Callable[..., tuple[int, str, str]]
@@ -45,4 +46,5 @@ def test_a_scan_that_is_not_dicom_is_refused_in_a_sentence(
 
 
 def test_the_option_offers_every_format() -> None:
-    assert get_args(get_type_hints(results.predict)["label_format"]) == tuple(ENDINGS)
+    hints = get_type_hints(results.predict, localns={"Written": Written})
+    assert get_args(hints["label_format"]) == tuple(ENDINGS)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from voxmim.errors import SourceError, StoreError
 from voxmim.files import write_csv
 from voxmim.settings import Triple
-from voxmim.sources import Source, channel_files
+from voxmim.sources import Source
 from voxmim.sources.source import SPLITS
 from voxmim.tasks.classification.labels import Listed, match
+from voxmim.tasks.given import Scan, Written, given_scans
 from voxmim.tasks.metrics import Metric
-from voxmim.tasks.scans import Progress, channel_order, for_each, scan_files, source_in_fold
+from voxmim.tasks.scans import Progress, channel_order, for_each, source_in_fold
 from voxmim.tasks.task import Predictor, ResultTable, Task
 from voxmim.weights.join import Loaded, load_joined
 
@@ -88,10 +89,8 @@ class ScanResults(Task):
         truth, notes = cls._targets(run, data, source, split, (about or {}).get("listed"), table)
         cls.check(truth, predictor.metadata, data)
         order = channel_order(predictor.preparation.channels, source.channels, data)
-        files = {case.name: case.images for case in source.cases}
-        answers, left_out = for_each(
-            {name: files[name] for name in truth}, lambda _, images: cls._answer(predictor, images, order), on_case
-        )
+        scans = {case.name: Scan(case.images, order) for case in source.cases if case.name in truth}
+        answers, left_out = for_each(scans, lambda _, scan: cls._answer(predictor, scan), on_case)
         return {
             "task": cls.name,
             "run": str(run),
@@ -113,14 +112,14 @@ class ScanResults(Task):
         on_case: Progress | None = None,
         label_format: str = "nifti",
         others: Sequence[Path] = (),
-    ) -> list[Path]:
+    ) -> Written:
         """Write ``predictions.csv``, the only file of the list returned; scans that cannot be used are left out."""
         predictor = Predictor(*load_joined(cls.load, [run, *others]))
-        files = channel_files(scan_files(scans), len(predictor.preparation.channels))
-        answers, _ = for_each(files, lambda _, images: cls._answer(predictor, images), on_case)
+        found, left_out = given_scans(scans, predictor.preparation.channels)
+        answers, failed = for_each(found, lambda _, scan: cls._answer(predictor, scan), on_case)
         described = {name: cls.described(answer, predictor.metadata) for name, answer in answers.items()}
         write_csv(out / PREDICTIONS, [{"case": name, **cls.cells(one)} for name, one in described.items()])
-        return [out / PREDICTIONS]
+        return Written([out / PREDICTIONS], [*left_out, *failed])
 
     @classmethod
     def tables(cls, result: Mapping[str, Any]) -> list[ResultTable]:
@@ -141,8 +140,8 @@ class ScanResults(Task):
         write_csv(file, rows)
 
     @classmethod
-    def _answer(cls, predictor: Predictor, images: Sequence[Path], order: Sequence[int] | None = None) -> Any:
-        image = predictor.image(predictor.prepare(images, order))
+    def _answer(cls, predictor: Predictor, scan: Scan) -> Any:
+        image = predictor.image(predictor.prepare(*scan))
         return cls.answer(predictor.network, image, predictor.crop, predictor.metadata["precision"])
 
     @classmethod

@@ -12,9 +12,9 @@ from voxmim.images.formats.dicom import is_dicom
 from voxmim.images.formats.dicom_seg_write import write_segmentation
 from voxmim.images.geometry import resample_probabilities
 from voxmim.images.volume import Volume, write_volume
-from voxmim.sources import channel_files
 from voxmim.store.prepare import PreparedScan
-from voxmim.tasks.scans import Progress, for_each, scan_files
+from voxmim.tasks.given import Scan, Written, given_scans
+from voxmim.tasks.scans import Progress, for_each
 from voxmim.tasks.segmentation.inference import (
     Slab,
     longest_axis,
@@ -74,40 +74,40 @@ def predict(
     on_case: Progress | None = None,
     label_format: str = "nifti",
     others: Sequence[Path] = (),
-) -> list[Path]:
+) -> Written:
     """Label scans and write ``CASE.nii.gz`` (or ``CASE.dcm``) for each, in the scan's own grid, affine and orientation.
 
     Arguments are as of `Task.predict`. A scan that cannot be used is named and left out. Probabilities are 4D, a volume
     per label, background first; with regions one volume per region, in their order.
 
     Raises:
-        SourceError: no scan was found, two have the same name, one lacks a channel, or a label map would replace its
-            scan.
+        SourceError: as of `given_scans`, or a label map would replace a scan.
         ScanError: no scan can be used.
         WeightsError: the run holds no segmentor.
     """
     ending = ENDINGS[label_format]
     segmentor = Segmentor.load(run, *others)
-    found = channel_files(scan_files(scans), len(segmentor.preparation.channels))
-    for name, images in found.items():
-        if (out / f"{name}{ending}").resolve() in [path.resolve() for path in images]:
-            raise SourceError(f"{images[0]}: its label map would replace the scan; name another folder with --out.")
+    found, left_out = given_scans(scans, segmentor.preparation.channels)
+    files = {path.resolve() for scan in found.values() for path in scan.images}
+    for file in (out / f"{name}{ending}" for name in found):
+        if file.resolve() in files:
+            raise SourceError(f"{file}: a label map would replace the scan; name another folder with --out.")
 
-    def label(name: str, images: Sequence[Path]) -> Path:
-        scan, file = segmentor.prepare(images), out / f"{name}{ending}"
+    def label(name: str, given: Scan) -> Path:
+        scan, file = segmentor.prepare(*given), out / f"{name}{ending}"
         if probabilities:
             outside = None if segmentor.structures.regions else 0
             full = resample_probabilities(segmentor.probabilities(scan), scan.grid, scan.original, outside)
             write_volume(out / f"{name}_probabilities.nii.gz", Volume(full, scan.original.affine))
         if label_format == "nifti":
             write_volume(file, Volume(segmentor.label_map(scan)[None], scan.original.affine))
-        elif is_dicom(images[0]):
-            write_segmentation(file, images[0], segmentor.label_map(scan), segmentor.structures.labels)
+        elif is_dicom(given.images[0]):
+            write_segmentation(file, given.images[0], segmentor.label_map(scan), segmentor.structures.labels)
         else:
             raise ScanError(
-                f"{images[0]}: a DICOM segmentation must refer to a DICOM series, which this is not; write NIfTI."
+                f"{given.images[0]}: a DICOM segmentation must refer to a DICOM series, which this is not; write NIfTI."
             )
         return file
 
-    written, _ = for_each(found, label, on_case)
-    return list(written.values())
+    written, failed = for_each(found, label, on_case)
+    return Written(written.values(), [*left_out, *failed])
