@@ -119,8 +119,8 @@ class Recipe:
                 raise ValueError(f"{name}.batch {training.batch} must be a multiple of {parts}")
         if self.pretrain.freeze:
             raise ValueError(f"pretrain.freeze is {self.pretrain.freeze}, but a pre-training trains the encoder; use 0")
-        if self.pretrain.steps < 1:
-            raise ValueError("pretrain.steps is 0, but must be at least 1")
+        if not self.pretrain.steps:
+            raise ValueError(f"pretrain.steps is {self.pretrain.steps}, but must be at least 1")
         if self.self_training.weight and not self.finetune.ema:
             raise ValueError(
                 "self_training needs averaged weights, which label the scans; set finetune.ema, such as to 0.99"

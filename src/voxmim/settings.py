@@ -7,11 +7,15 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 Triple = tuple[int, int, int]
 Precision = Literal["auto", "bf16", "16", "32"]
 Bounds = Literal["[]", "(]", "[)", "()"]
+if TYPE_CHECKING:
+    Steps = int  # what trains has them as a number
+else:
+    Steps = int | None  # what a recipe may hold
 
 RENAMED_COLUMNS = {"val_constant": "val_guess", "val_spread": "val_std"}  # of metrics.csv
 
@@ -243,7 +247,8 @@ class Training:
     """How one training runs.
 
     Attributes:
-        steps: optimiser steps; a fine-tuning of none keeps the network that it starts from.
+        steps: optimiser steps; a fine-tuning of 0 keeps the network that it starts from, and one of null makes as many
+            as suit its scans (see `voxmim.training.length.steps_for`).
         batch: crops per step, over all devices; for SimCLR, pairs of crops.
         accumulate: gradient accumulation steps: slower, in less memory.
         crops_per_scan: crops (or pairs) cut from each scan that is opened.
@@ -265,7 +270,7 @@ class Training:
         augmentation: random changes of the crops.
     """
 
-    steps: int = 18000
+    steps: Steps = 18000
     batch: int = 16
     accumulate: int = 1
     crops_per_scan: int = 4
@@ -284,7 +289,7 @@ class Training:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        check_range(self, "steps", 0)
+        check_range(self, "steps" * (not self.steps_from_data), 0)
         check_range(self, "batch accumulate crops_per_scan validate_every checkpoint_every", 1)
         check_range(self, "lr layer_decay", 0, bounds="()")
         check_range(self, "weight_decay clip", 0)
@@ -292,6 +297,11 @@ class Training:
         check_range(self, "warmup freeze foreground", 0, 1)
         check_range(self, "validation_fraction", 0)
         check_range(self, "ema", 0, 1, "[)")
+
+    @property
+    def steps_from_data(self) -> bool:
+        """Whether the steps are left to the data, and so not known yet."""
+        return self.steps is None
 
     def foreground_weight_at(self, step: int) -> float:
         """The weight of labelled voxels at a step, counted from 0."""

@@ -16,13 +16,14 @@ import pytest
 
 from command_line import parsed
 from conftest import TINY_RECIPE
-from voxmim import api
+from voxmim import api, commands
 from voxmim.errors import RecipeError, RunError, StoreError
 from voxmim.phantoms.cohort import write_cohort
 from voxmim.recipe import load_recipe, make_recipe, write_recipe
 from voxmim.store.format import Store
 from voxmim.studies import demo as module
-from voxmim.studies import trial
+from voxmim.studies import speed, trial
+from voxmim.training.plateau import Plateau
 from voxmim.training.run import Run
 
 SPLITS = {
@@ -115,6 +116,17 @@ def test_a_demo_done_again_trains_nothing(demo: Demo, monkeypatch: pytest.Monkey
     monkeypatch.setattr(trial, "_do", lambda *_: pytest.fail("it was trained again"))
     again = api.demo(demo.data, demo.out, 5, demo.out.parent / "tiny.yaml", SETTINGS, spacing=(7.5, 7.5, 10.0))
     assert again["tables"] == demo.result["tables"]
+
+
+def test_the_console_names_the_arms_that_are_not_done(
+    demo: Demo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(speed, "plateau", lambda steps, _: Plateau(0.5, float(steps[-1]), done=False))
+    recipe = demo.out.parent / "tiny.yaml"
+    again = api.demo(demo.data, demo.out, 5, recipe, SETTINGS, spacing=(7.5, 7.5, 10.0))
+    commands.demo(again, {"out": demo.out})
+    assert "Not done: from scratch; pre-trained. The last quarter" in capsys.readouterr().out
+    assert "with more steps, such as --set finetune.steps=8, they may" in (demo.out / "report.html").read_text()
 
 
 def test_one_test_case_is_predicted_and_one_reconstructed(demo: Demo) -> None:

@@ -59,7 +59,8 @@ def test_the_command_prints_a_table_and_writes_nothing(
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_hours_become_the_steps_that_fit_into_them(tiny: Tiny, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(tiny.recipe, {f"{kind}.steps": 100, f"{kind}.validate_every": 10})
-    monkeypatch.setattr("voxmim.training.plan.plan", lambda *_: SimpleNamespace(seconds=1800.0))
+    measured = SimpleNamespace(seconds=1800.0, training=getattr(recipe, kind))
+    monkeypatch.setattr("voxmim.training.plan.plan", lambda *_: measured)
     training = getattr(for_hours(Store(tiny.store), recipe, 2.0, kind), kind)
     assert (training.steps, training.validate_every) == (400, 40)
 

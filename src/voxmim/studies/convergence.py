@@ -8,7 +8,7 @@ from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.curves import equal_time_steps
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.request import Request
-from voxmim.studies.speed import plateau_table, saving_table, speed_in_words, speed_table
+from voxmim.studies.speed import plateau_table, saving_table, speed_in_words, speed_table, undone_in_words
 
 EQUAL_TIME = "from scratch, equal time"
 
@@ -44,6 +44,7 @@ def findings(comparison: Comparison) -> Findings:
     pairs = [*((scratch, arm) for arm in every[1:]), *combinations(pretrained, 2)]
     lead = [tables.tested_in_words(comparison, scratch, arm) for arm in pretrained]
     lead += [speed_in_words(comparison, arm, scratch) for arm in pretrained]
+    lead.append(undone_in_words(comparison, every))
     return Findings(
         lead=lead,
         tables=[

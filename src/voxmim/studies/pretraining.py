@@ -8,7 +8,7 @@ from voxmim.studies import tables
 from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.request import Request
-from voxmim.studies.speed import plateau_table, speed_in_words
+from voxmim.studies.speed import plateau_table, speed_in_words, undone_in_words
 
 
 def arms(request: Request) -> list[Arm]:
@@ -32,6 +32,7 @@ def findings(comparison: Comparison) -> Findings:
             "the same number of steps, each at the learning rate that did best on validation cases.",
             tables.tested_in_words(comparison, scratch, pretrained),
             speed_in_words(comparison, pretrained, scratch),
+            undone_in_words(comparison, arms),
         ],
         tables=[
             tables.score_table(comparison, arms),

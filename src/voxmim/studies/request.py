@@ -14,6 +14,7 @@ from voxmim.settings import Triple
 from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Pretraining
 from voxmim.tasks.cases import labelled_train_cases
+from voxmim.training.length import with_steps
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,22 @@ class Request:
 
     @cached_property
     def base(self) -> Recipe:
-        """The recipe that all arms follow."""
-        return self.recipe_of()
+        """The recipe that all arms follow; steps that it leaves to the data suit the most labels on the first store."""
+        recipe = load_recipe(self.recipe, self._common)
+        if not recipe.finetune.steps_from_data:
+            return recipe
+        store = Store(self.stores[0])
+        given = (None,) if "all" in self.labels else self.labels
+        cases = max((labelled_train_cases(store, labels, recipe.seed) for labels in given), key=len)
+        shapes = [case.shape for case in store.in_split("train", "unlabelled")]
+        cut = with_crop(recipe, shapes, str(store.path), masked=False)
+        return replace(recipe, finetune=with_steps(cut, cases, "--set finetune.steps=N").finetune)
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        """What differs from the recipe in all arms; validations score all cases, so that curves can be compared."""
+        own = {key: value for key, value in self.settings.items() if ":" not in key}
+        return {"finetune.validation_fraction": 1.0, **own}
 
     def recipe_of(self, pretext: str | None = None, settings: Mapping[str, Any] | None = None) -> Recipe:
         """The recipe of a fine-tuning, or of a pre-training by a pretext, with what differs in one arm.
@@ -47,8 +62,7 @@ class Request:
         Each pretext gets about the same time: its steps follow from what a step of each costs
         (`Pretext.relative_cost`), and whatever else it needs from `Pretext.comparable`.
         """
-        given: dict[str, Any] = {"finetune.validation_fraction": 1.0}  # curves of the same cases at every step
-        given |= {key: value for key, value in self.settings.items() if ":" not in key}
+        given = {**self._common, "finetune.steps": self.base.finetune.steps}
         if pretext is not None:
             given["pretext"] = pretext
             if pretext != self.base.pretext:

@@ -5,7 +5,7 @@ from voxmim.store.format import Store
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.request import Request
-from voxmim.studies.speed import plateau_table
+from voxmim.studies.speed import plateau_table, undone_in_words
 from voxmim.studies.tables import (
     difference_table,
     score_table,
@@ -40,7 +40,7 @@ def findings(comparison: Comparison) -> Findings:
     scratch, *others = comparison.arms
     every = [scratch, *others]
     return Findings(
-        lead=[tested_in_words(comparison, scratch, arm) for arm in others],
+        lead=[*(tested_in_words(comparison, scratch, arm) for arm in others), undone_in_words(comparison, every)],
         tables=[
             score_table(comparison, every),
             difference_table(comparison, [(scratch, arm) for arm in others]),

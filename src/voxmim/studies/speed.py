@@ -78,6 +78,21 @@ def plateau_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
     return table(comparison, "Plateaus on validation cases", header, rows, note, arms)
 
 
+def undone_in_words(comparison: Comparison, arms: Sequence[Arm]) -> str:
+    """Which arms are not done by their mean validation curves, and what to do; empty if all are."""
+    undone = []
+    for arm in arms:
+        for steps, curves in comparison.validation(arm):
+            undone += [] if plateau(steps, curves.mean(axis=(0, 2))).done else [arm.full_name]
+    if not undone:
+        return ""
+    more = f"--set finetune.steps={2 * arms[0].recipe.finetune.steps}"
+    return (
+        f"Not done: {'; '.join(undone)}. The last quarter of the steps still raised the validation Dice by {TOLERANCE} "
+        f"or more: with more steps, such as {more}, they may end higher."
+    )
+
+
 def saving_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]]) -> Table:
     """The cost to reach fractions of the second arm's plateau, for both arms of each pair."""
     rows = []

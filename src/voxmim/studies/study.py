@@ -62,9 +62,9 @@ def study(
         raise StoreError(f"--labels {' '.join(given)}: the study {name} uses one number of labelled cases; give one.")
     if seeds < 1:
         raise RunError(f"--seeds {seeds}: give 1 or more.")
-    request = Request(stores, out, recipe or chosen.recipe, settings or {}, given or chosen.labels)
     for store in stores:
         refuse_unresolved(Store(store), accept_findings)
+    request = Request(stores, out, recipe or chosen.recipe, settings or {}, given or chosen.labels)
     options = {"seeds": seeds, "recipe": recipe, "scheduler": scheduler}
     command = ["voxmim", "study", name, "--data", *map(str, stores), "--out", str(out)]
     command += [text for key, value in options.items() if value is not None for text in (f"--{key}", str(value))]

@@ -4,7 +4,7 @@ from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.design import Findings, Study
 from voxmim.studies.labels import label_group
 from voxmim.studies.request import Request
-from voxmim.studies.speed import plateau_table, saving_table
+from voxmim.studies.speed import plateau_table, saving_table, undone_in_words
 from voxmim.studies.tables import grouped_findings
 
 WEIGHT = 0.3  # of self-training, where the recipe has none
@@ -39,6 +39,7 @@ def findings(comparison: Comparison) -> Findings:
     pairs += [(own[1], arm) for own in groups for arm in own[2:]]
     found = grouped_findings(comparison, pairs)
     every = list(comparison.arms)
+    found.lead.append(undone_in_words(comparison, every))
     savings = [(arm, own[0]) for own in groups for arm in own[2:]]
     found.tables += [plateau_table(comparison, every), saving_table(comparison, savings)]
     return found

@@ -15,6 +15,7 @@ from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Store
 from voxmim.tasks.registry import TASKS
 from voxmim.training.damage import Damage
+from voxmim.training.length import with_steps
 from voxmim.training.loop import Job, Watcher, train
 from voxmim.training.nonfinite import image_files
 from voxmim.training.processes import make_fabric
@@ -55,7 +56,6 @@ def finetune(
         TrainingError: the loss is not finite, or too many scans cannot be read.
     """
     recipe, run, start = begin_finetune(store, out, recipe, init, resume)
-    assert recipe.crop is not None
     fold = fold if run is None else run.about.get("fold")
     store = store.in_fold(fold)
     if run is not None:
@@ -64,6 +64,8 @@ def finetune(
         chosen = TASKS[task].choose(store, labels, recipe.seed, table, start)
     fabric = make_fabric(recipe)
     fabric.launch()
+    recipe = with_steps(recipe, chosen.train, "--steps or --hours" if fabric.is_global_zero else "")
+    assert recipe.crop is not None
     torch.manual_seed(recipe.seed)
     encoder = build_encoder(recipe.encoder_settings, len(store.preparation.channels), recipe.crop)
     network = chosen.network(encoder, recipe)

@@ -12,6 +12,7 @@ from voxmim.recipe import Recipe
 from voxmim.settings import Training
 from voxmim.store.format import Store
 from voxmim.training.finetune import finetune
+from voxmim.training.length import with_steps
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import CHECKPOINT
 from voxmim.training.speed import WARM_UP
@@ -73,7 +74,7 @@ def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | Non
         VoxmimError: whatever the training itself would raise in its first steps.
     """
     training: Training = getattr(recipe, kind)
-    steps = min(STEPS, training.steps)
+    steps = min(STEPS, training.steps or STEPS)
     changed: Any = {kind: replace(training, steps=steps, validate_every=steps, checkpoint_every=steps)}
     short = replace(recipe, **changed)
     with tempfile.TemporaryDirectory(prefix="voxmim-plan-") as folder:
@@ -83,6 +84,9 @@ def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | Non
         speed = run.about["speed"]
         written = [run.path / CHECKPOINT, *run.path.glob("*.safetensors")]
         run_bytes = sum(file.stat().st_size for file in written)
+        if kind == "finetune":  # its steps may follow from its cases
+            cases = [store.cases[name] for name in run.about["cases"]]
+            training = with_steps(replace(recipe, crop=run.recipe().crop), cases).finetune
     views = recipe.pretext_class.views if kind == "pretrain" else 1
     return Plan(
         **speed,
@@ -104,7 +108,7 @@ def for_hours(store: Store, recipe: Recipe, hours: float, kind: str = "pretrain"
     if not hours > 0:
         raise RecipeError(f"--hours {hours:g}: give a time above 0.")
     found = plan(store, recipe, kind, labels)
-    training: Training = getattr(recipe, kind)
+    training = found.training
     factor = 3600 * hours / found.seconds
     numbers = {
         name: max(1, round(factor * getattr(training, name)))
