@@ -219,6 +219,12 @@ def test_masks_that_do_not_fit_are_refused_only_where_something_is_masked(wrong:
     assert with_crop(recipe, [(96, 96, 96)], "store", masked=False) == recipe
 
 
+def test_a_unet_takes_mask_units_smaller_than_its_patch() -> None:
+    recipe = make_recipe({"encoder": "unet", "mask": {"unit": [8, 8, 8]}})
+    assert recipe.encoder_settings.patch == (16, 16, 16)
+    assert with_crop(recipe, [(96, 96, 96)], "store").mask_unit == (8, 8, 8)
+
+
 def test_a_recipe_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe 'tini' is not known; did you mean 'tiny'\?"):
         load_recipe("tini")

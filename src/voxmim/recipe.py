@@ -176,7 +176,7 @@ class Recipe:
         unit, patch = self.mask_unit, self.encoder_settings.patch
         if unit is None:
             return
-        if _rest(unit, patch):
+        if self.pretext_class.whole_patches and _rest(unit, patch):
             raise ValueError(f"mask.unit {unit} is not a multiple of the {self.encoder}'s patch {patch}")
         if self.crop is not None and _rest(self.crop, unit):
             raise ValueError(f"the crop {self.crop} is not a multiple of the mask unit {unit}; change mask.unit")

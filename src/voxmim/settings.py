@@ -113,7 +113,8 @@ class MaskSettings:
     Attributes:
         kind: how mask units are drawn: uniformly (random), in cuboids (block), or mostly on the body (body).
         ratio: fraction of the mask units that are hidden.
-        unit: voxels of a mask unit along X, Y, Z, a multiple of the encoder's patch; null takes the patch.
+        unit: voxels of a mask unit along X, Y, Z; null takes the encoder's patch. It is a multiple of the patch,
+            except on a U-Net.
         body_fraction: fraction of the hidden units that lie on the body, as far as some of it stays visible (kind body
             only).
     """

@@ -140,6 +140,17 @@ def test_a_crop_of_another_grid_is_taken_and_one_that_does_not_fit_is_refused() 
         mae(torch.randn(1, 2, 4, 4, 16), torch.zeros(1, 5, dtype=torch.bool))
 
 
+def test_a_mask_unit_may_be_smaller_than_a_cell_of_the_bottleneck() -> None:
+    encoder = ResidualEncoder(UNetSettings(width=4, blocks=(1, 1, 1)))
+    mae, volume = DenseMAE(encoder, MAESettings(), MaskSettings(unit=(2, 2, 4))), torch.randn(1, 1, 8, 8, 8)
+    output = mae(*mae.inputs(volume, torch.tensor([0])))
+    assert encoder.patch == (4, 4, 4)
+    assert torch.equal(output.target, patchify(volume, (2, 2, 4)))
+    assert output.mask.shape == (1, 32)
+    hidden = mask_to_voxels(output.mask, (4, 4, 2), (2, 2, 4))
+    assert torch.equal(mae.reconstruct(volume, output)[~hidden], volume[~hidden])
+
+
 @pytest.mark.parametrize("loss", ["l1", "l2"])
 def test_a_few_steps_on_smooth_volumes_beat_the_mean_on_others(loss: str) -> None:
     """What is hidden can be told from what surrounds it, also in volumes that were never trained on."""

@@ -2,7 +2,8 @@
 
 Convolutions cannot leave hidden patches out. So hidden mask units are set to zero, the complete U-Net, decoder and
 skip connections included, predicts every voxel, and the loss is on hidden voxels only. Zero is the lower end of the
-window in CT, so that a hidden unit looks like air there, and the mean in MR.
+window in CT, so that a hidden unit looks like air there, and the mean in MR. A mask unit may be smaller than a cell of
+the bottleneck.
 """
 
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from torch import Tensor
 from voxmim.networks.patches import grid_of, mask_to_voxels, patchify
 from voxmim.networks.unet import ConvEncoder, UNet
 from voxmim.pretext.masked import MaskedOutput, MaskedPretext, masked_error
-from voxmim.settings import MaskSettings, Training
+from voxmim.settings import MaskSettings, Training, Triple
 
 
 class DenseMAE(MaskedPretext):
@@ -20,6 +21,7 @@ class DenseMAE(MaskedPretext):
 
     title: ClassVar[str] = "MAE"
     decoder_prefix: ClassVar[str] = "network.decoder."
+    whole_patches: ClassVar[bool] = False
 
     def __init__(self, encoder: ConvEncoder, settings: Any, mask: MaskSettings) -> None:
         super().__init__(settings, mask)
@@ -28,6 +30,10 @@ class DenseMAE(MaskedPretext):
     @property
     def encoder(self) -> ConvEncoder:  # type: ignore[override]
         return self.network.encoder
+
+    @property
+    def patch(self) -> Triple:
+        return self.mask.unit or self.encoder.patch
 
     @classmethod
     def check(cls, settings: Any, training: Training) -> None:
@@ -39,7 +45,7 @@ class DenseMAE(MaskedPretext):
 
         Only the channels `present`, (B, C) bool, count; None counts all.
         """
-        patch = self.encoder.patch
+        patch = self.patch
         visible = volume.masked_fill(mask_to_voxels(mask, grid_of(tuple(volume.shape), patch), patch), 0)
         prediction, target = patchify(self.network(visible).float(), patch), patchify(volume.float(), patch)
         loss = masked_error(prediction, target, self.settings.loss, mask, present)

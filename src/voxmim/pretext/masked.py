@@ -9,7 +9,7 @@ from torch.nn import functional
 from voxmim.networks.patches import grid_of, unpatchify
 from voxmim.pretext.masking import draw_masks
 from voxmim.pretext.pretext import Pretext
-from voxmim.settings import MaskSettings
+from voxmim.settings import MaskSettings, Triple
 
 Loss = Literal["l1", "l2", "smooth_l1"]
 
@@ -39,8 +39,13 @@ class MaskedPretext(Pretext):
         super().__init__()
         self.settings, self.mask = settings, mask
 
+    @property
+    def patch(self) -> Triple:
+        """Voxels along X, Y, Z of what an entry of a mask hides."""
+        return self.encoder.patch
+
     def inputs(self, image: Tensor, seeds: Tensor, present: Tensor | None = None) -> tuple[Any, ...]:
-        mask = draw_masks(self.mask, self.encoder.patch, image, seeds)
+        mask = draw_masks(self.mask, self.patch, image, seeds)
         return image, mask.to(image.device), on_device(present, image)
 
     def figures(self, output: MaskedOutput) -> dict[str, Tensor]:
@@ -57,7 +62,7 @@ class MaskedPretext(Pretext):
     def reconstruct(self, volume: Tensor, output: MaskedOutput) -> Tensor:
         """(B, C, X, Y, Z) in the volume's units: predicted hidden patches, the visible ones pasted in."""
         pasted = torch.where(output.mask.unsqueeze(-1), output.prediction, output.target)
-        return unpatchify(pasted, grid_of(tuple(volume.shape), self.encoder.patch), self.encoder.patch)
+        return unpatchify(pasted, grid_of(tuple(volume.shape), self.patch), self.patch)
 
     @classmethod
     def summary(cls, settings: Any, mask: MaskSettings) -> str:

@@ -23,6 +23,7 @@ class Pretext(nn.Module):
         Settings: dataclass of its settings, a group of that name in a recipe.
         title: its name in reports.
         masked: it masks what the recipe's `mask` says.
+        whole_patches: a mask unit must consist of whole patches of the encoder.
         reconstructs: it predicts voxels, and has a method `reconstruct`.
         views: overlapping crops that a sample takes, next to each other in a batch.
         overlap: minimum overlap of two views along each axis, as a fraction of the crop.
@@ -39,6 +40,7 @@ class Pretext(nn.Module):
     Settings: ClassVar[Any]
     title: ClassVar[str]
     masked: ClassVar[bool] = False
+    whole_patches: ClassVar[bool] = True
     reconstructs: ClassVar[bool] = False
     views: ClassVar[int] = 1
     samples: ClassVar[str] = "crops"

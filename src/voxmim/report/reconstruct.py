@@ -77,7 +77,7 @@ class Reconstructor(Predictor):
 
     def _reconstruct_crop(self, crop: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One crop (C, X, Y, Z) reconstructed, and where it was hidden (X, Y, Z)."""
-        patch, (x, y, z) = self.network.encoder.patch, crop.shape[1:]
+        patch, (x, y, z) = self.network.patch, crop.shape[1:]
         seed = torch.randint(2**62, (1,), generator=generator)
         # A network of one input gets channel after channel, each under the same mask.
         volume = crop[None] if self.network.encoder.channels == len(crop) else crop[:, None]
