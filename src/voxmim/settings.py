@@ -13,9 +13,9 @@ Triple = tuple[int, int, int]
 Precision = Literal["auto", "bf16", "16", "32"]
 Bounds = Literal["[]", "(]", "[)", "()"]
 if TYPE_CHECKING:
-    Steps = int  # what trains has them as a number
+    Steps = int  # `training.length.with_steps` fills them in before anything reads them
 else:
-    Steps = int | None  # what a recipe may hold
+    Steps = int | None  # what a recipe may hold, by which it is checked
 
 RENAMED_COLUMNS = {"val_constant": "val_guess", "val_spread": "val_std"}  # of metrics.csv
 
@@ -290,7 +290,8 @@ class Training:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        check_range(self, "steps" * (not self.steps_from_data), 0)
+        if not self.steps_from_data:
+            check_range(self, "steps", 0)
         check_range(self, "batch accumulate crops_per_scan validate_every checkpoint_every", 1)
         check_range(self, "lr layer_decay", 0, bounds="()")
         check_range(self, "weight_decay clip", 0)
