@@ -254,7 +254,7 @@ def _shape(function: Callable[..., Any], command: Command) -> Signature:
         info = cyclopts.Parameter(
             name=label,
             required=required,
-            show_default=default not in (None, False, "", Parameter.empty),
+            show_default=default not in (None, False, "", (), Parameter.empty),
             consume_multiple=name != "settings",
         )
         type_ = type_ | None if default is None else type_  # cyclopts checks defaults where pydantic is imported

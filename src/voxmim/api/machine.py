@@ -17,12 +17,10 @@ OPTIONAL = {  # package: what it is for
 
 
 def doctor() -> list[list[str]]:
-    """Describe this machine, for a bug report.
-
-    Versions, devices and their fast precision, optional parts, disk space.
+    """Show versions, devices, optional packages and disk space, for a bug report.
 
     Returns:
-        Rows of a table: what, and its value.
+        Rows of a table: name and value.
     """
     rows = [["Python", f"{platform.python_version()} on {platform.platform()}"]]
     rows += [[name, _version(name)] for name in PACKAGES]

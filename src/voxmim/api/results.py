@@ -1,4 +1,4 @@
-"""Results of a training: scores, label maps, reconstructions, vectors of scans."""
+"""Results of a training: scores, label maps, reconstructions, embeddings."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a segmentor, classifier or regressor.
 
-    A segmentor by Dice, 95 % Hausdorff distance and surface Dice, a classifier by AUROC, a regressor by its mean
-    absolute error. Labels are scored in each scan's own geometry, beside a prior that knows positions only. The result
-    is also written to the run folder (evaluation-SPLIT.json) and shown in its report. The exit status is 1 if a case is
-    left out.
+    A segmentor is scored by Dice, 95 % Hausdorff distance and surface Dice in each scan's own geometry, next to a
+    position-only prior, the mean training label map. A classifier is scored by AUROC, a regressor by its mean absolute
+    error. The result is also written to the run folder (evaluation-SPLIT.json) and shown in its report. The exit status
+    is 1 if a case is left out.
 
     Args:
         run: run folder or weights file of a fine-tuning.
         data: store, or folder or list of labelled scans.
         split: which cases to score.
         tolerance_mm: tolerance of the surface Dice in mm.
-        json_file: write the result to this JSON file too.
-        csv_file: write one row per case and label to this CSV file (otherwise one row per case).
+        json_file: also write the result to this JSON file.
+        csv_file: write one row per case and label to this CSV file (for a classifier or regressor, one row per case).
         on_case: called with the number of cases done and their total.
         classes: for a classifier, CSV file of the classes to score. Default: the table it was trained with.
         values: for a regressor, CSV file of the values to score. Default: the table it was trained with.
-        ensemble: further runs whose probabilities are averaged with the first one's, such as those of other folds; the
-            result is then kept only where asked.
+        ensemble: further runs, such as those of other folds; their probabilities are averaged with those of the first
+            run. The result is then not written to the run folder.
 
     Returns:
         The result, as in the JSON file.
@@ -82,18 +82,19 @@ def predict(
 ) -> Written:
     """Predict the label maps of new scans, or their classes or values.
 
-    A label map has the grid, affine and orientation of its scan. On the command line, further runs may follow the
-    first: RUN RUN RUN SCAN. The exit status is 1 if a scan is left out.
+    A label map has the grid, affine and orientation of its scan. On the command line, several runs make an ensemble:
+    RUN RUN RUN SCAN. The exit status is 1 if a scan is left out.
 
     Args:
         run: run folder or weights file of a fine-tuning.
-        scans: scans, or folders or lists (.csv, .json) of them, as 'prepare' takes them.
-        out: folder for the label maps (CASE.nii.gz; scans of one name in several folders get the folder's name in
-            front, FOLDER-CASE.nii.gz), or for predictions.csv of a classifier or regressor.
-        probabilities: write the probability of each label, or region, too.
+        scans: scans, or folders or lists (.csv, .json) of scans, as for 'prepare'.
+        out: folder for the label maps (CASE.nii.gz), or for predictions.csv of a classifier or regressor. If scans in
+            different folders have the same name, the file is FOLDER-CASE.nii.gz.
+        probabilities: also write the probability of each label or region.
         on_case: called with the number of scans done and their total.
-        label_format: write label maps as NIfTI, or as DICOM segmentations (CASE.dcm), which need scans in DICOM.
-        ensemble: further runs whose probabilities are averaged with the first one's, such as those of other folds.
+        label_format: format of the label maps: NIfTI, or DICOM segmentations (CASE.dcm) of scans in DICOM.
+        ensemble: further runs, such as those of other folds; their probabilities are averaged with those of the first
+            run.
 
     Returns:
         The label maps written, or the table; `left_out` of this list names the scans that could not be used.
@@ -110,13 +111,13 @@ def predict(
 def reconstruct(
     run: Path | str, scans: Sequence[Path | str], out: Path | str, seed: int = 0, on_case: OnCase | None = None
 ) -> Written:
-    """Show how a pre-trained network reconstructs masked parts of scans.
+    """Show how a pre-trained network reconstructs masked scans.
 
-    A picture and three NIfTI volumes per scan. The exit status is 1 if a scan is left out.
+    It writes a picture and three NIfTI volumes per scan. The exit status is 1 if a scan is left out.
 
     Args:
         run: run folder of a pre-training.
-        scans: scans, or folders or lists (.csv, .json) of them, as 'prepare' takes them.
+        scans: scans, or folders or lists (.csv, .json) of scans, as for 'prepare'.
         out: folder for the results.
         seed: seed of the masks.
         on_case: called with the number of scans done and their total.
@@ -139,20 +140,20 @@ def embed(
     nearest: int = 0,
     on_case: OnCase | None = None,
 ) -> Embeddings:
-    """Turn each scan into one vector, to search, group or compare scans.
+    """Compute one feature vector per scan, to search, cluster or compare scans.
 
     The vector is the mean of the encoder's bottleneck features over the body. The file has one row per scan, with the
     columns case and embedding; pandas.read_parquet reads it. The exit status is 1 if a scan is left out.
 
     Args:
         run: run folder of a training, or its weights file.
-        scans: scans, or folders or lists (.csv, .json) of them, as 'prepare' takes them.
+        scans: scans, or folders or lists (.csv, .json) of scans, as for 'prepare'.
         out: file to write, ending in .parquet.
-        nearest: print so many nearest neighbours of each scan, by the cosine of the vectors.
+        nearest: number of nearest neighbours to print for each scan, by cosine similarity.
         on_case: called with the number of scans done and their total.
 
     Returns:
-        The file, how many vectors of which width it has, and the neighbours.
+        The file, the number and width of its vectors, and the neighbours.
 
     Raises:
         VoxmimError: the run or a scan cannot be used, or a package is missing.

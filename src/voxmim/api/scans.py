@@ -17,8 +17,8 @@ def read_volume(path: Path | str, channels: int = 1) -> Volume:
     """Read a scan or label map of any format: NIfTI, NRRD, MetaImage or DICOM.
 
     Args:
-        path: a file, or a folder that holds one DICOM series.
-        channels: how many channels are expected; a 4D file is taken for a scan of that many channels.
+        path: a file, or a folder with one DICOM series.
+        channels: number of channels that a 4D file must have.
 
     Returns:
         `array` (C, X, Y, Z), rescaled, and `affine` (4, 4) from voxel index to world mm (RAS+).
@@ -40,8 +40,8 @@ def phantom(
 ) -> Path:
     """Generate phantoms with label maps: CT of a trunk, or MR of a head.
 
-    The folder has the layout of the Medical Segmentation Decathlon, with splits.json and classes.csv (the class of each
-    scan as a whole). No patient is involved.
+    The folder has the layout of the Medical Segmentation Decathlon, with splits.json, and classes.csv for a
+    classification of whole scans. No patient data is involved.
 
     Args:
         out: new or empty folder.
@@ -71,14 +71,14 @@ def download(
 ) -> Path:
     """Download a public data set of the Medical Segmentation Decathlon.
 
-    Licence, size and citation come first. A broken download continues where it stopped. The archive is checked against
-    its published checksum, and the data set's folder appears only when it is complete. Without a name, the data sets
-    are listed.
+    It first shows licence, size and citation. A broken download continues where it stopped. The archive is checked
+    against its published checksum, and the folder appears only when it is complete. Without a name, the data sets are
+    listed.
 
     Args:
         name: data set to download, such as msd-hippocampus.
-        out: folder to create the data set's own folder in.
-        mirror: URL of a folder that holds the archive. Default: the AWS Open Data bucket.
+        out: parent folder of the data set's own folder.
+        mirror: URL of a folder with the archive. Default: the AWS Open Data bucket.
         agree: called with licence, size and citation; nothing is downloaded if it returns False.
         watch: called with the name of a stage; returns a context manager that gives a function of bytes done and total.
 
@@ -111,15 +111,15 @@ def inspect(
 ) -> Inspection:
     """Check every file of a source, and describe its scans.
 
-    Findings say what is wrong and what 'prepare' will do about it. Every file is read once and none is changed. The
-    exit status is 1 if anything is left out or in doubt.
+    It reports what is wrong with a file and whether 'prepare' will use it. No file is changed. The exit status is 1 if
+    anything is left out or in doubt.
 
     Args:
-        source: folder or list of scans, as 'prepare' takes it.
-        json_file: write findings and fingerprint to this JSON file.
+        source: folder or list of scans, as for 'prepare'.
+        json_file: write findings and statistics to this JSON file.
         html_file: write a page with findings, histograms and pictures to this file.
         workers: number of processes. Default: one per CPU core.
-        match_channels: resample channels of another grid to the grid of the first, as 'prepare' does.
+        match_channels: resample channels on another voxel grid to that of the first channel, as 'prepare' does.
         on_case: called with the number of cases done and their total.
         scheduler: address of a Dask scheduler whose workers read the files.
 
@@ -153,22 +153,22 @@ def prepare(
     match_channels: bool | None = None,
     scheduler: str | None = None,
 ) -> PrepareResult:
-    """Turn scans into a store, which crops are read from quickly.
+    """Preprocess scans into a store, the folder that training reads.
 
-    Scans are oriented, resampled, cropped to the foreground, and their intensities scaled.
-    Run it again to continue where it stopped, or with another source to add scans. The exit status is 1 if anything was
-    left out or is in doubt.
+    Scans are reoriented, resampled and cropped to the foreground, and MR intensities are normalised. Run it again to
+    continue where it stopped, or with another source to add scans. The exit status is 1 if anything was left out or is
+    in doubt.
 
     Args:
         source: folder of scans (any layout, or that of the Decathlon, nnU-Net or BIDS), or a list (.csv, .json).
         out: folder of the store.
-        spacing: voxel size in mm. Default: that of the store, or the median of the scans.
-        intensity: ct keeps HU, mr becomes z-scores per scan, auto decides from the scans.
+        spacing: voxel size in mm. Default: that of the store; for a new store, the median of the scans.
+        intensity: ct keeps HU, mr normalises each scan to z-scores, auto decides from the scans.
         workers: number of processes. Default: one per CPU core.
         seed: seed of the split, if the source has none.
         quiet: print no progress and no messages.
-        match_channels: resample channels of another grid to the grid of the first. Default: as in the store; a new
-            store leaves such scans out.
+        match_channels: resample channels on another voxel grid to that of the first channel. Default: as in the store;
+            a new store leaves such scans out.
         scheduler: address of a Dask scheduler whose workers prepare the scans (docs/clusters.md).
 
     Returns:
@@ -185,8 +185,8 @@ def prepare(
 def verify(store: Path | str, workers: int | None = None, scheduler: str | None = None) -> list[str]:
     """Check a store for damage.
 
-    Its index is compared with its files, their checksums and their label counts. One line per fault; the exit status is
-    1 if there is any.
+    It compares the index with the files, their checksums and their label counts, and prints one line per fault. The
+    exit status is 1 if there is any.
 
     Args:
         store: folder written by 'voxmim prepare'.
@@ -210,9 +210,9 @@ def split(
     seed: int = 0,
     fractions: tuple[float, float] = (0.15, 0.25),
 ) -> dict[str, int]:
-    """Split the cases of a store again, by patient.
+    """Draw a new split of a store's cases, by patient.
 
-    No voxel is changed.
+    The images are not changed.
 
     Args:
         store: folder written by 'voxmim prepare'.

@@ -15,8 +15,8 @@ def demo(
 ) -> dict[str, Any]:
     """Run every step in one go, on phantoms or on your own scans.
 
-    Prepare, pre-train, fine-tune, evaluate, predict; a segmentor from scratch is trained for comparison. Each step's
-    own command is printed. Run it again to continue where it stopped.
+    The steps are prepare, pretrain, finetune, evaluate and predict; a segmentor is also trained from scratch for
+    comparison. The command of each step is printed. Run it again to continue where it stopped.
 
     Args:
         data: folder or list of labelled scans. Default: generated phantoms.
@@ -49,27 +49,26 @@ def study(
     accept_findings: bool = False,
     plan_only: bool = False,
 ) -> dict[str, Any]:
-    """Run one of the paper's questions as an experiment on your data.
+    """Answer one of the paper's questions with an experiment on your data.
 
-    Run it again to continue where it stopped. Test cases are evaluated once, at the end. The exit status is 1 if trials
-    are missing.
+    It trains all arms of a comparison with several seeds and writes a page. Test cases are scored once, at the end. Run
+    it again to continue where it stopped. The exit status is 1 if trials are missing.
 
     Args:
-        name: convergence, masking, decoder, labels, resolution, transfer, pretraining,
-            unlabelled or scaling.
-        data: stores with labels in the splits train, val and test: one, or two and more for transfer.
-        out: folder for everything; studies in the same folder reuse each other's trainings.
+        name: convergence, masking, decoder, labels, resolution, transfer, pretraining, unlabelled or scaling.
+        data: store with labels in the splits train, val and test; for transfer, two or more stores.
+        out: folder for all results; studies in the same folder share trainings.
         seeds: number of seeds.
         recipe: packaged recipe or YAML file for all arms. Default: tiny, and resenc-tiny for unlabelled and scaling.
-        settings: settings that differ from the recipe, also of one pretext only, such as simclr:pretrain.batch=32.
-        labels: labelled cases to use: a fraction (0.1), a number, or all; several for the studies labels and
-            unlabelled. Default: a tenth.
+        settings: settings that differ from the recipe; for one pretext only, such as simclr:pretrain.batch=32.
+        labels: labelled cases to use: a fraction (0.1), a number, or all. The studies labels and unlabelled take
+            several. Default: a tenth; labels 3 6 12 all, unlabelled 3 6.
         scheduler: address of a Dask scheduler whose workers run one trial each.
         accept_findings: train although findings of a store are in doubt.
-        plan_only: train nothing; print the trials, hours and disk that the study will take.
+        plan_only: train nothing; print how many trials, hours and GB the study will take.
 
     Returns:
-        The content of study.json, or with plan_only what it will take.
+        The content of study.json; with plan_only, the estimate.
 
     Raises:
         VoxmimError: the stores, the recipe or the folder cannot be used.

@@ -37,15 +37,14 @@ def pretrain(
         recipe: packaged recipe or YAML file. Default: that of the initial weights, or resenc-tiny.
         settings: settings that differ from the recipe, such as mask.ratio=0.6.
         resume: continue exactly where the run stopped, with its own settings.
-        init: run folder or weights file of a pre-training whose encoder to start from; it replaces the encoder of the
-            recipe, and its weights are adapted to a patch given in the settings. Default: random weights.
-        hours: train about this long; the number of steps follows from the speed of a few. Default: the steps of the
-            recipe.
-        accept_findings: train although findings of the store are in doubt.
+        init: run folder or weights file to start from. Its encoder replaces that of the recipe; a patch in the settings
+            adapts it. Default: random weights.
+        hours: train for about this many hours; a few steps are timed to choose the number of steps. Default: the steps
+            of the recipe.
+        accept_findings: train although some findings of the store are in doubt.
         quiet: print no progress.
-        log_every: print a line every so many steps. Default: a bar on a terminal, elsewhere a line every 30 s or 1 %.
-        log: also log to these; wandb and mlflow write into the run folder unless WANDB_MODE or MLFLOW_TRACKING_URI is
-            set.
+        log_every: print a line every N steps. Default: a bar on a terminal, elsewhere a line every 30 s or 1 %.
+        log: loggers to use. wandb and mlflow write into the run folder unless WANDB_MODE or MLFLOW_TRACKING_URI is set.
 
     Returns:
         The run folder, with encoder.safetensors and report.html.
@@ -76,7 +75,7 @@ def pretrain(
 
 
 def plan(store: Path | str, recipe: str | Path | None = None, settings: Mapping[str, Any] | None = None) -> Plan:
-    """Estimate the time, memory and disk that a pre-training takes, from a few of its steps. Nothing is kept.
+    """Estimate the time, memory and disk of a pre-training from a few of its steps. Nothing is kept.
 
     Args:
         store: folder written by 'voxmim prepare'.
@@ -119,25 +118,24 @@ def finetune(
     Args:
         store: folder written by 'voxmim prepare', with labels for a segmentation.
         out: run folder: new, or a stopped run to resume.
-        init: run folder or weights file to start from: a pre-training's encoder, or a fine-tuned network, whose decoder
-            goes on too, and whose labels do by their names. It replaces the encoder of the recipe, and its weights are
-            adapted to a patch given in the settings. Default: from scratch.
-        labels: labelled train cases to use: a fraction (0.1) or a number (12). Default: all.
+        init: run folder or weights file to start from: a pre-trained encoder, or a fine-tuned network with its decoder
+            and its labels, matched by name. Its encoder replaces that of the recipe; a patch in the settings adapts it.
+            Default: from scratch.
+        labels: labelled training cases to use: a fraction (0.1) or a number (12). Default: all.
         recipe: packaged recipe or YAML file. Default: that of the initial weights, or resenc-tiny.
-        settings: settings that differ from the recipe.
+        settings: settings that differ from the recipe, such as finetune.ema=0.99.
         resume: continue exactly where the run stopped, with its own settings.
         task: what to learn. Default: segmentation.
         classes: for a classification, CSV file with the columns case and class.
         values: for a regression of a number per scan, CSV file with the columns case and value.
-        fold: one fold of a cross-validation by patient, K/N with K from 1: the train and val cases are dealt into N
-            parts, of which the K-th validates. Default: the splits of the store.
-        hours: train about this long; the number of steps follows from the speed of a few (only for a
-            segmentation). Default: the steps of the recipe.
-        accept_findings: train although findings of the store are in doubt.
+        fold: one fold of a cross-validation by patient, as K/N. The train and val cases are divided into N parts; part
+            K, counted from 1, is for validation. Default: the splits of the store.
+        hours: train for about this many hours; a few steps are timed to choose the number of steps. For segmentation
+            only. Default: the steps of the recipe.
+        accept_findings: train although some findings of the store are in doubt.
         quiet: print no progress.
-        log_every: print a line every so many steps. Default: a bar on a terminal, elsewhere a line every 30 s or 1 %.
-        log: also log to these; wandb and mlflow write into the run folder unless WANDB_MODE or MLFLOW_TRACKING_URI is
-            set.
+        log_every: print a line every N steps. Default: a bar on a terminal, elsewhere a line every 30 s or 1 %.
+        log: loggers to use. wandb and mlflow write into the run folder unless WANDB_MODE or MLFLOW_TRACKING_URI is set.
 
     Returns:
         The run folder, with segmentor.safetensors (or classifier.safetensors, ...) and report.html.

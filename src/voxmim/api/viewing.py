@@ -1,4 +1,4 @@
-"""Scans and results to look at: in the browser, and in a notebook."""
+"""Show scans and results in the browser and in a notebook."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 def view(path: Path | str, port: int = 0, no_browser: bool = False) -> None:
-    """Look at a run, a study, a store, a folder of scans or a scan in the browser, until interrupted.
+    """Show a run, a study, a store, a folder of scans or a scan in the browser, until interrupted.
 
-    The page is served on this machine only, under an address with a random token. It shows three planes and 3D, label
-    maps and reconstructions as layers, learning curves while a run trains, and what is wrong with which file.
+    The page shows three planes and 3D, label maps and reconstructions as layers, learning curves, and findings about
+    files. It is served on this machine only, under an address with a random token.
 
     Args:
         path: run, study, store, folder or list of scans, or one scan of any readable format.
-        port: on 127.0.0.1. Default: a free one.
-        no_browser: print the address, and open no browser.
+        port: port on 127.0.0.1. Default: a free one.
+        no_browser: only print the address.
 
     Raises:
         VoxmimError: nothing there can be shown, or the port is taken.
@@ -32,9 +32,9 @@ def view(path: Path | str, port: int = 0, no_browser: bool = False) -> None:
 def open_run(path: Path | str) -> OpenRun:
     """Open a run in a notebook.
 
-    ``run.metrics`` are the rows of metrics.csv (a DataFrame where pandas is installed), ``run.figures`` the pictures of
-    its report, ``run.cases`` the names of the cases that ``run.show(case)`` shows: scan, reference and prediction, or
-    scan, masked input and reconstruction, as a NiiVue widget where ipyniivue is installed and otherwise as a picture.
+    ``run.metrics`` has the rows of metrics.csv (a DataFrame if pandas is installed), ``run.figures`` the pictures of
+    the report. ``run.show(case)`` shows scan, reference and prediction, or scan, masked input and reconstruction, of
+    one of ``run.cases``: as a NiiVue widget if ipyniivue is installed, otherwise as a picture.
 
     Args:
         path: run folder of a training, finished or not.

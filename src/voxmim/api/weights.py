@@ -25,23 +25,23 @@ def import_weights(
     """Convert another package's weights to a voxmim encoder.
 
     It recognises the networks of nnU-Net, nnssl and OpenMind (ResEnc, plain, Primus), MONAI (ViT, MAE, Swin UNETR,
-    SegResNet), 3DINO and 2D MAEs by themselves; docs/weights.md lists them.
+    SegResNet), 3DINO and 2D MAEs; docs/weights.md lists them.
 
     Args:
-        file: checkpoint, pickled by torch or safetensors.
+        file: checkpoint, a torch pickle or safetensors.
         out: new folder for the encoder.
-        like: store whose scans are like those the weights were trained on.
+        like: store whose scans were prepared like those that the weights were trained on.
         spacing: voxel size in mm of the training scans. Default: that of the store, or else of the file.
         intensity: intensity rule of the training scans. Default: that of the store, or else of the file.
         channels: names of the channels. Default: those of the store, or else of the file.
-        licence: licence note to keep with the weights. Default: that of a README.md beside the file.
+        licence: licence to store with the weights. Default: that of a README.md beside the file.
         settings: settings that the file does not contain, such as vit.heads=12 or crop=[96,96,96].
 
     Returns:
         What happened to each tensor.
 
     Raises:
-        VoxmimError: the file is not such a checkpoint, or too little of it fits.
+        VoxmimError: the file is not such a checkpoint, or too few of its tensors fit.
     """
     from voxmim.weights.foreign import import_encoder
 
@@ -54,21 +54,21 @@ def export_weights(
 ) -> Exported:
     """Write a trained network for another program.
 
-    The lines or commands that use it there are printed. docs/export.md shows each of them.
+    It prints the code or command that uses the network there (docs/export.md).
 
     Args:
         run: run folder of a training, or its weights file.
         out: file or folder to write.
-        to: the format. An encoder for MONAI's UNETR (ViT) or SwinUNETR (Swin), .safetensors or .pt; an encoder (resenc)
-            that nnU-Net fine-tunes, .pth; a segmentor for ONNX Runtime, .onnx, compared with torch: status 1 where the
-            outputs differ by more than 1e-4; a segmentor as a MONAI bundle, a new folder, compared in the same way; a
-            new folder in the style of Hugging Face's hub, with weights of any kind.
+        to: monai: an encoder for MONAI's UNETR (ViT) or SwinUNETR (Swin), .safetensors or .pt. nnunet: an encoder
+            (resenc) to fine-tune with nnU-Net, .pth. onnx: a segmentor for ONNX Runtime, .onnx. monai-bundle: a
+            segmentor as a new folder. hub: any weights, as a new folder for the Hugging Face Hub. onnx and monai-bundle
+            are compared with torch; the exit status is 1 if outputs differ by more than 1e-4.
 
     Returns:
-        What was written, how it is used, and its difference to torch where that was computed.
+        What was written, how to use it, and its difference to torch if that was computed.
 
     Raises:
-        VoxmimError: there are no such weights, the format has no counterpart of the network, or a package is missing.
+        VoxmimError: there are no such weights, the format does not support the network, or a package is missing.
     """
     from voxmim.export.formats import FORMATS
 
@@ -81,13 +81,14 @@ def load_encoder(
     patch: tuple[int, int, int] | None = None,
     channels: Sequence[str] | None = None,
 ) -> Encoder:
-    """Load a pre-trained encoder as an ordinary module, to put into another network.
+    """Load a pre-trained encoder as an ordinary PyTorch module.
 
     Args:
         path: run folder of a pre-training, or its encoder.safetensors.
-        crop: voxels of a crop along X, Y, Z, to adapt learned positions to. Default: that of the weights.
-        patch: voxels of a patch along X, Y, Z, to resize the kernel to (ViT and Swin). Default: that of the weights.
-        channels: names of the scans' channels; a channel that the weights do not know gets the mean of theirs.
+        crop: voxels of a crop along X, Y, Z; learned positions are interpolated to it. Default: that of the weights.
+        patch: voxels of a patch along X, Y, Z; the kernel is resized to it (ViT and Swin). Default: that of the
+            weights.
+        channels: names of the scans' channels; a channel that the weights do not have gets the mean of their kernels.
             Default: those of the weights.
 
     Returns:
