@@ -35,7 +35,7 @@ COMMANDS = {
     ],
     "phantom": ["OUT", "--cases", "--seed", "--kind"],
     "download": ["NAME", "--out", "--mirror", "--yes"],
-    "inspect": ["SOURCE", "--json", "--html", "--workers", "--match-channels", "--scheduler"],
+    "inspect": ["SOURCE", "--json", "--html", "--list", "--workers", "--match-channels", "--scheduler"],
     "prepare": [
         "SOURCE",
         "OUT",

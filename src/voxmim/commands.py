@@ -65,6 +65,8 @@ def inspect(result: Inspection, given: Given) -> int:
     CONSOLE.print(plain(verdict(result)), soft_wrap=True)
     for file in filter(None, (given["json_file"], given["html_file"])):
         done(file, "the inspection")
+    if given["list_file"]:
+        done(given["list_file"], "the list, for 'voxmim prepare'; check which label map belongs to which scan")
     return 0 if result.sound else 1
 
 

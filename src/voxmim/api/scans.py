@@ -108,6 +108,7 @@ def inspect(
     match_channels: bool = False,
     on_case: Callable[[int, int], None] | None = None,
     scheduler: str | None = None,
+    list_file: Path | str | None = None,
 ) -> Inspection:
     """Check every file of a source, and describe its scans.
 
@@ -122,16 +123,21 @@ def inspect(
         match_channels: resample channels on another voxel grid to that of the first channel, as 'prepare' does.
         on_case: called with the number of cases done and their total.
         scheduler: address of a Dask scheduler whose workers read the files.
+        list_file: write the usable scans to this new CSV file, a list that 'prepare' reads, with label maps beside the
+            scans that they are named after; check it, and fill in labels, splits and groups.
 
     Returns:
         The findings of every scan, and the fingerprint of the cohort.
 
     Raises:
-        VoxmimError: the source cannot be read.
+        VoxmimError: the source cannot be read, or the list not be written.
     """
     from voxmim.doctor.inspect import inspect_source
+    from voxmim.doctor.write_list import refuse_list, write_list
     from voxmim.files import write_json
 
+    if list_file is not None:
+        refuse_list(Path(list_file))
     found = inspect_source(source, workers, match_channels, on_case, scheduler)
     if json_file is not None:
         write_json(Path(json_file), found.as_dict())
@@ -139,6 +145,8 @@ def inspect(
         from voxmim.report.inspection import inspection_page
 
         inspection_page(Path(html_file), found)
+    if list_file is not None:
+        write_list(Path(list_file), found)
     return found
 
 

@@ -123,7 +123,8 @@ def _case(file: Path, row: _Row, channels: Sequence[str], labels: Mapping[int, s
     images = images if isinstance(images, list) else [images]
     missing = tuple(index for index, image in enumerate(images) if image is None)
     if len(missing) == len(images) or len(images) not in (1, len(channels)):
-        raise SourceError(f"{row.where} names {len(images) - len(missing)} images for {len(channels)} channel(s).")
+        count = len(images) - len(missing)
+        raise SourceError(f"{row.where} names {count} images for {len(channels)} channel(s); correct it.")
     split, name = fields.get("split", row.split), str(fields.get("case", ""))
     if split not in ("", *SPLITS):
         raise SourceError(
