@@ -19,6 +19,7 @@ from voxmim.recipe import load_recipe
 from voxmim.training import finetune
 from voxmim.training.run import Run
 from voxmim.weights.files import read_weights
+from voxmim.weights.load import load_segmentor
 
 
 def test_all_public_names_are_there() -> None:
@@ -57,8 +58,20 @@ def test_an_encoder_goes_into_anyones_network(tiny_runs: TinyRuns) -> None:
     network = Classifier()
     network(torch.rand(3, 1, 12, 12, 12)).sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
-    with pytest.raises(WeightsError, match="there is no encoder"):
-        voxmim.load_encoder(tiny_runs.finetune)
+
+
+def test_a_fine_tuned_encoder_is_that_of_its_network(tiny_runs: TinyRuns) -> None:
+    network, metadata = load_segmentor(tiny_runs.finetune)
+    for path in (tiny_runs.finetune, tiny_runs.finetune / "segmentor.safetensors"):
+        encoder = voxmim.load_encoder(path)
+        assert encoder.metadata == metadata
+        torch.testing.assert_close(encoder.state_dict(), network.encoder.state_dict(), rtol=0, atol=0)
+
+
+def test_a_folder_without_weights_has_no_encoder(tmp_path: Path) -> None:
+    accepted = "give the run folder of a pre-training or a fine-tuning"
+    with pytest.raises(WeightsError, match=rf"there is no encoder\.safetensors here; {accepted}"):
+        voxmim.load_encoder(tmp_path)
 
 
 @pytest.mark.parametrize("labels", [2, "2", 0.5, "0.5"])

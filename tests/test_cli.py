@@ -57,7 +57,7 @@ def cases_of_error(runs: TinyRuns, empty: Path) -> Iterator[tuple[list[object], 
     yield ["import", runs.pretrain / "last.ckpt", empty / "out", *scans], r"last\.ckpt: this cannot be imported, since"
     yield ["export", runs.pretrain, empty / "out.bin"], r"out\.bin: the file name must end in \.safetensors or \.pt"
     yield ["export", runs.pretrain, empty / "out.pt"], "MONAI's UNETR has patches of 16 and 12 blocks"
-    yield ["export", runs.finetune, empty / "out.pt"], r"there is no encoder\.safetensors here"
+    yield ["export", empty, empty / "out.pt"], r"there is no encoder\.safetensors here"
     yield ["evaluate", runs.pretrain, runs.store], "this run is a pretrain, but a finetune is needed here"
     yield ["evaluate", runs.finetune, empty], r"empty: there is no scan"
     yield ["evaluate", runs.finetune, runs.store, "--tolerance", -1], r"tolerance -1\.0 mm: it must be 0 or more"

@@ -65,3 +65,13 @@ def test_a_description_of_before_there_were_kinds_is_a_vits() -> None:
     old = describe_encoder(recipe.encoder, recipe.encoder_settings)
     del old["encoder"]
     assert described_encoder(json.loads(json.dumps(old))) == ("vit", recipe.encoder_settings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_volume_of_other_channels_or_axes_is_refused_in_a_sentence(kind: str) -> None:
+    encoder = build_encoder(recipe_of(kind).encoder_settings, 2, CROP)
+    for shape in ((1, 3, *CROP), (2, *CROP)):
+        with pytest.raises(
+            ValueError, match=r"was given, but \(B, 2, X, Y, Z\) is needed; load_encoder\(PATH, channels"
+        ):
+            encoder.encode(torch.zeros(shape))

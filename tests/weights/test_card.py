@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+
+from command_line import parsed
 from conftest import TinyRuns
 from voxmim.weights.card import CARD, model_card
-from voxmim.weights.files import read_weights
+from voxmim.weights.files import KINDS, read_weights
 
 METADATA = {
     "kind": "encoder",
     "preparation": {"spacing": [1.5, 1.5, 2.0], "intensity": "ct", "channels": ["CT"]},
     "window": [-175.0, 250.0],
     "crop": [96, 96, 64],
-    "vit": {"patch": [16, 16, 16], "width": 768},
+    "vit": {"patch": [16, 16, 16], "width": 768, "size": None},
     "data": {"name": "Some scans", "licence": "CC BY 4.0"},
 }
 
@@ -48,6 +51,12 @@ def test_figures_stand_on_the_card_only_where_there_are_any() -> None:
     assert "## Figures" not in model_card("encoder.safetensors", METADATA)
     card = model_card("encoder.safetensors", METADATA | {"figures": {"validation Dice": 0.81}})
     assert "## Figures\n\n| | |\n|---|---|\n| validation Dice | 0.81 |" in card
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_command_on_a_card_is_understood(kind: str) -> None:
+    command = model_card("any.safetensors", METADATA | {"kind": kind}).split("```")[-2].strip()
+    assert parsed(command.split()[1:]).command == ("finetune" if kind == "encoder" else "predict")
 
 
 def test_each_training_writes_a_card_beside_its_weights(tiny_runs: TinyRuns) -> None:

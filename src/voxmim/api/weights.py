@@ -81,10 +81,10 @@ def load_encoder(
     patch: tuple[int, int, int] | None = None,
     channels: Sequence[str] | None = None,
 ) -> Encoder:
-    """Load a pre-trained encoder as an ordinary PyTorch module.
+    """Load a trained encoder as an ordinary PyTorch module.
 
     Args:
-        path: run folder of a pre-training, or its encoder.safetensors.
+        path: run folder of a pre-training or a fine-tuning, or its weights file (.safetensors).
         crop: voxels of a crop along X, Y, Z; learned positions are interpolated to it. Default: that of the weights.
         patch: voxels of a patch along X, Y, Z; the kernel is resized to it (ViT and Swin). Default: that of the
             weights.

@@ -22,8 +22,7 @@ from voxmim.tasks.classification.inference import cut, windows
 from voxmim.tasks.given import given_scans
 from voxmim.tasks.scans import Progress, for_each
 from voxmim.tasks.task import Predictor
-from voxmim.weights.files import holds
-from voxmim.weights.load import load_encoder, load_fine_tuned
+from voxmim.weights.load import load_encoder
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,6 @@ class Embedder(Predictor):
     @classmethod
     def load(cls, run: Path) -> Self:
         """The encoder of the run folder or weights file of any training; onto a GPU if there is one."""
-        for kind in ("segmentor", "classifier", "regressor"):
-            if holds(run, kind):
-                network, metadata = load_fine_tuned(run, kind)
-                return cls(network.encoder, metadata)
         encoder = load_encoder(run)
         return cls(encoder, encoder.metadata)  # type: ignore[arg-type]
 

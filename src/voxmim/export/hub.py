@@ -14,7 +14,7 @@ from voxmim.export.exported import Exported
 from voxmim.files import atomic_folder
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.weights.card import model_card
-from voxmim.weights.files import MODEL, find_weights, holds, read_weights
+from voxmim.weights.files import MODEL, find_weights, kind_of, read_weights
 
 _PIPELINES = {
     "segmentor": "image-segmentation",
@@ -37,7 +37,7 @@ def export_hub(run: Path, out: Path) -> Exported:
     Raises:
         WeightsError: there are no weights, or the folder has content.
     """
-    kind = next((kind for kind in _PIPELINES if holds(run, kind)), "encoder")
+    kind = kind_of(run)
     tensors, metadata = read_weights(find_weights(run, kind), kind)
     with atomic_folder(out, WeightsError(f"{out}: it exists already; name a new folder.")) as folder:
         text = json.dumps(metadata)

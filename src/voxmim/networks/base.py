@@ -54,9 +54,17 @@ class Encoder(nn.Module):
             (B, width, *grid).
 
         Raises:
-            ValueError: the volume is not a multiple of the patch.
+            ValueError: the volume has other channels or axes, or is not a multiple of the patch.
         """
         raise NotImplementedError
+
+    def check(self, volume: Tensor) -> None:
+        """Raise a ValueError unless the volume is (B, C, X, Y, Z) with the encoder's channels."""
+        if volume.dim() != 5 or volume.shape[1] != self.channels:
+            raise ValueError(
+                f"a volume of shape {tuple(volume.shape)} was given, but (B, {self.channels}, X, Y, Z) is needed; "
+                "load_encoder(PATH, channels=NAMES) adapts weights to other channels"
+            )
 
 
 class Segmentor(nn.Module):

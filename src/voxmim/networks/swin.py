@@ -146,6 +146,7 @@ class Swin(Encoder):
         return [self.swin.proj_out(features, normalize=True) for features in self._stages(self._embed(volume))]
 
     def _embed(self, volume: Tensor) -> Tensor:
+        self.check(volume)
         grid_of(tuple(volume.shape), self.patch)  # MONAI would pad the volume silently
         return self.swin.patch_embed(volume)
 

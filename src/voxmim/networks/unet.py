@@ -99,8 +99,10 @@ class ConvEncoder(Encoder):
         """The map of each stage, (B, widths[stage], *grid), the finest first.
 
         Raises:
-            ValueError: the volume (B, C, X, Y, Z) is not a multiple of the stride, or has a single bottleneck cell.
+            ValueError: the volume (B, C, X, Y, Z) has other channels, is not a multiple of the stride, or has a single
+                bottleneck cell.
         """
+        self.check(volume)
         shape = tuple(volume.shape[2:])
         if grid_of(shape, self.stride) == (1, 1, 1):
             raise ValueError(f"a volume of {shape} voxels has one bottleneck cell; at least two are needed")

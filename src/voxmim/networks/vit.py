@@ -194,6 +194,7 @@ class ViT(Encoder):
 
         Visible patches are gathered before the projection, so that others cost nothing.
         """
+        self.check(volume)
         patches = patchify(volume, self.patch)
         positions = self.positions_for(grid_of(tuple(volume.shape), self.patch)).expand(volume.shape[0], -1, -1)
         if visible is not None:

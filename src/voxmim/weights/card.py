@@ -7,11 +7,13 @@ from typing import Any
 from voxmim.files import write_text
 
 CARD = "MODEL_CARD.md"
+
+_PREDICT = ("voxmim.predict('.', [SCAN], 'predictions')", "voxmim predict . SCAN --out predictions")
 _KINDS = {  # what a file is, and how it is used
     "encoder": ("A pre-trained encoder", "voxmim.load_encoder({file!r})", "voxmim finetune STORE OUT --init ."),
-    "segmentor": ("A segmentation network", "voxmim.predict('.', SCAN)", "voxmim predict . SCAN"),
-    "regressor": ("A network that predicts a number", "voxmim.predict('.', SCAN)", "voxmim predict . SCAN"),
-    "classifier": ("A classification network", "voxmim.predict('.', SCAN)", "voxmim predict . SCAN"),
+    "segmentor": ("A segmentation network", *_PREDICT),
+    "regressor": ("A network that predicts a number", *_PREDICT),
+    "classifier": ("A classification network", *_PREDICT),
 }
 
 
@@ -72,7 +74,8 @@ def _preparation(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _network(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     kind = metadata.get("encoder", "vit")
-    yield "encoder", f"{kind} ({', '.join(f'{name} {value}' for name, value in metadata[kind].items())})"
+    settings = [f"{name} {value}" for name, value in metadata[kind].items() if value is not None]
+    yield "encoder", f"{kind} ({', '.join(settings)})"
     if labels := metadata.get("labels") or metadata.get("classes"):
         yield "labels", ", ".join(labels.values() if isinstance(labels, Mapping) else labels)
     for name in ("pretext", "step", "seed"):

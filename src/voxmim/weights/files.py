@@ -16,6 +16,7 @@ from voxmim.settings import with_current_names
 from voxmim.weights.card import write_card
 
 Tensors = dict[str, Tensor]
+KINDS = ("encoder", "segmentor", "classifier", "regressor")  # of weights that have an encoder
 MODEL = "model.safetensors"  # in a folder of Hugging Face's style, weights of any kind
 
 
@@ -54,7 +55,7 @@ def find_weights(path: Path, kind: str) -> Path:
         if candidate.is_file():
             return candidate
     found = ", ".join(sorted(other.name for other in path.glob("*.safetensors"))) if path.is_dir() else ""
-    training = "pre-training" if kind in ("encoder", "pretext") else "fine-tuning"
+    training = {"encoder": "pre-training or a fine-tuning", "pretext": "pre-training"}.get(kind, "fine-tuning")
     raise WeightsError(
         f"{path}: there is no {file.name} here{f', but {found}' if found else ''}; give the run folder of a {training}."
     )
@@ -65,6 +66,11 @@ def holds(path: Path, kind: str) -> bool:
     if path.is_file():
         return bool(read_weights(path)[1]["kind"] == kind)
     return (path / f"{kind}.safetensors").is_file() or ((path / MODEL).is_file() and holds(path / MODEL, kind))
+
+
+def kind_of(path: Path) -> str:
+    """Which of the `KINDS` a run folder or a weights file holds; ``encoder`` if none."""
+    return next((kind for kind in KINDS if holds(path, kind)), "encoder")
 
 
 def read_safetensors(path: Path) -> tuple[Tensors, str | None]:

@@ -23,7 +23,7 @@ from voxmim.networks.classifier import Classifier, Regressor
 from voxmim.networks.patches import Triple
 from voxmim.settings import UNETRSettings
 from voxmim.weights.adapt import Inputs, adapt
-from voxmim.weights.files import read_weights
+from voxmim.weights.files import kind_of, read_weights
 
 MIN_FRACTION = 0.9  # of an encoder's parameters; with fewer loaded, it is hardly the encoder that was pre-trained
 _SHOWN = 3  # names of many
@@ -136,18 +136,19 @@ def load_encoder(
     patch: Triple | None = None,
     channels: Sequence[str] | None = None,
 ) -> Encoder:
-    """The encoder of a pre-training in evaluation mode, its metadata as an attribute; see `voxmim.load_encoder`.
+    """The encoder of a training in evaluation mode, its metadata as an attribute; see `voxmim.load_encoder`.
 
     Raises:
         WeightsError: the file is missing or holds no encoder, or does not allow this crop or patch.
     """
-    tensors, metadata = read_weights(Path(path), "encoder")
+    kind = kind_of(Path(path))
+    tensors, metadata = read_weights(Path(path), kind)
     wanted = copy.deepcopy(metadata)
-    kind = metadata.get("encoder", "vit")
+    name = metadata.get("encoder", "vit")
     if patch is not None:
         if not has_patch_setting(described_encoder(metadata)[1]):
-            raise WeightsError(f"{path}: the encoder {kind} has no patch that could be resized; leave out patch.")
-        wanted[kind]["patch"] = list(patch)
+            raise WeightsError(f"{path}: the encoder {name} has no patch that could be resized; leave out patch.")
+        wanted[name]["patch"] = list(patch)
     wanted["crop"] = list(crop or metadata["crop"])
     if channels is not None:
         wanted["inputs"] = wanted["preparation"]["channels"] = list(channels)
@@ -155,7 +156,8 @@ def load_encoder(
     if any(c < p or c % p for c, p in zip(wanted["crop"], new.patch, strict=True)):
         raise WeightsError(f"{path}: the crop {tuple(wanted['crop'])} is not a multiple of the patch {new.patch}.")
     encoder = encoder_from(wanted)
-    load_into(encoder, tensors, str(path), min_fraction=1.0, inputs=(Inputs.described(metadata), new))
+    prefix, inputs = "" if kind == "encoder" else "encoder.", (Inputs.described(metadata), new)
+    load_into(encoder, tensors, str(path), min_fraction=1.0, prefix=prefix, inputs=inputs)
     encoder.metadata = wanted  # type: ignore[assignment]
     return encoder.eval()
 

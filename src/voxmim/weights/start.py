@@ -15,10 +15,9 @@ from voxmim.settings import Triple, UNETRSettings
 from voxmim.store.format import Preparation, Store
 from voxmim.text import sizes_in_words
 from voxmim.weights.adapt import Inputs
-from voxmim.weights.files import find_weights, holds, read_weights
+from voxmim.weights.files import find_weights, kind_of, read_weights
 from voxmim.weights.load import LoadReport, load_into
 
-KINDS = ("encoder", "segmentor", "classifier", "regressor")  # that a training can start from
 _OF_TRAINING = ("drop_path", "grad_checkpointing")  # settings of an encoder that do not change what it computes
 
 
@@ -33,7 +32,7 @@ class Start:
     @classmethod
     def read(cls, init: Path) -> Self:
         """Read the run folder or weights file of a pre-training or a fine-tuning; a WeightsError if there is none."""
-        kind = next((kind for kind in KINDS if holds(init, kind)), "encoder")
+        kind = kind_of(init)
         return cls(find_weights(init, kind), *read_weights(init, kind))
 
     @property

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,6 +89,19 @@ def test_a_label_that_was_never_learned_stands_in_the_table_as_such(
     (table,) = result_tables(result)
     assert table.rows[-1][:2] == ["muscle (never learned)", "–"]
     assert "Not scored, since the data do not label them: fat." in table.note
+
+
+@pytest.mark.parametrize(("fat", "below"), [(0.65, "fat"), (0.5, "mean, fat"), (0.75, "")])
+def test_the_table_says_where_the_prior_is_not_reached(fat: float, below: str) -> None:
+    def figures(bone: float, fat: float) -> dict[str, Any]:
+        means = {"mean": (bone + fat) / 2, "bone": bone, "fat": fat}
+        mean, *labels = ({"dice": dice, "hd95_mm": None, "nsd": None, "ci95": None} for dice in means.values())
+        return {"mean": mean, "labels": dict(zip(("bone", "fat"), labels, strict=True))}
+
+    result = {"split": "test", "tolerance_mm": 2.0, "convention": "", "cases": [{}], **figures(0.6, fat)}
+    (table,) = result_tables({**result, "prior": figures(0.5, 0.7)})
+    sentence = f"Dice below the prior's: {below}; train longer, or check the labels."
+    assert table.note.startswith(sentence) if below else "below" not in table.note
 
 
 def test_labels_that_the_segmentor_does_not_know_are_refused(

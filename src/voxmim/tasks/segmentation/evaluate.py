@@ -105,16 +105,20 @@ def evaluate(
 def result_tables(result: Mapping[str, Any]) -> list[ResultTable]:
     """An evaluation per label or region, the position-only prior beside it, the convention below."""
     prior, main = result.get("prior"), METRICS[MAIN]
-    rows = []
+    rows, below = [], []
     for name, scores in [("mean", result["mean"]), *result["labels"].items()]:
-        beside = None if prior is None else (prior["mean"] if name == "mean" else prior["labels"][name])
-        rows.append([name, *cells(scores), main.text(beside[MAIN] if beside else None)])
+        beside = None if prior is None else (prior["mean"] if name == "mean" else prior["labels"][name])[MAIN]
+        rows.append([name, *cells(scores), main.text(beside)])
+        if beside is not None and scores[MAIN] is not None and scores[MAIN] < beside:
+            below.append(name)
     header = ["label", *headings(result["tolerance_mm"]), f"prior's {main.title}"]
     rows += [[f"{name} (never learned)", *["–"] * (len(header) - 1)] for name in result.get("not_learned", ())]
     note = [
         result["convention"],
         "The prior knows positions only: it is the mean training label map, and never sees the image.",
     ]
+    if below:
+        note.insert(0, f"Dice below the prior's: {', '.join(below)}; train longer, or check the labels.")
     if result.get("not_scored"):
         note.append(f"Not scored, since the data do not label them: {', '.join(result['not_scored'])}.")
     if ignored := result.get("ignored"):
