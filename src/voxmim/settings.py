@@ -262,8 +262,8 @@ class Training:
         ema: EMA decay of the averaged weights, which are then validated and saved (0 is off).
         freeze: fraction of the steps during which the encoder is frozen (fine-tuning only); 1 freezes it throughout.
         validate_every: steps between two validations.
-        validation_fraction: of the time that a fine-tuning may spend on validation: each validation scores the next few
-            cases, and all of them where a step looks best and at the end; 1 scores all cases each time.
+        validation_fraction: of the time that a fine-tuning may spend on validation. Validations beyond it are left out,
+            except the first, the last and the one after three quarters of the steps; 1 leaves none out.
         checkpoint_every: steps between two checkpoints (last.ckpt).
         foreground: fraction of crops centred on a labelled voxel (fine-tuning only).
         foreground_weight: weight of labelled voxels in a segmentor's cross-entropy at the first step; it falls linearly

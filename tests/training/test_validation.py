@@ -1,101 +1,111 @@
-"""Validation: which cases are scored when, what is reported, and which step is the best one."""
+"""Validation: which steps are validated, and which is the best one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from voxmim.settings import Training
 from voxmim.store.format import Case
 from voxmim.training.damage import Damage
+from voxmim.training.plateau import plateau
 from voxmim.training.validation import Validation
 
 CASES = [Case(f"case_{at}", "val", (8, 8, 8), ("x",)) for at in range(6)]
 
 
 class Bench:
-    """A validation of six cases of some windows each, whose scores are scripted by step.
+    """A validation of six cases, whose scores are scripted by step.
 
     A step of two crops costs as much as six windows; validations are ten steps apart, so 10 % are six windows.
     """
 
-    def __init__(self, quality: Mapping[int, float], fraction: float = 0.1, windows: int = 4) -> None:
-        self.quality, self.step, self.scored = quality, 0, []
-        training = Training(steps=100, batch=2, validate_every=10, validation_fraction=fraction)
-        self.validation = Validation(CASES, [windows] * 6, self.score, self.figures, "val_dice", training, Damage())
+    def __init__(self, quality: Mapping[int, float], fraction: float = 0.1, windows: int = 6, steps: int = 100) -> None:
+        self.quality, self.step, self.scored = quality, 0, 0
+        self.steps = range(10, steps + 1, 10)
+        training = Training(steps=steps, batch=2, validate_every=10, validation_fraction=fraction)
+        self.validation = Validation(CASES, windows, self.score, self.figures, "val_dice", training, Damage())
 
     def score(self, case: Case) -> float:
-        self.scored.append(case.name)
-        return self.quality[self.step] + 0.01 * int(case.name[-1])
+        self.scored += 1
+        return self.quality.get(self.step, 0.5) + 0.01 * int(case.name[-1])
 
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
         return {"val_dice": sum(scores.values()) / len(scores)} if scores else {}
 
-    def run(self, *steps: int) -> list[list[str]]:
-        """The cases that are scored after each step."""
-        found = []
-        for self.step in steps:
-            self.scored = []
-            self.validation(self.step)
-            found.append([name[-1] for name in self.scored])
+    def run(self, *steps: int) -> dict[int, float]:
+        """The score of each step that is validated."""
+        found = {}
+        for step in steps or self.steps:
+            self.step = step
+            row = self.validation(self.step)
+            found |= {self.step: row["val_dice"]} if row else {}
         return found
 
 
-def test_cases_take_turns() -> None:
-    bench = Bench(dict.fromkeys(range(0, 101, 10), 0.5))
-    assert bench.run(10, 20, 30) == [["0"], ["1"], ["2"]]
+def test_every_validation_that_is_due_takes_place_if_there_is_time() -> None:
+    assert list(Bench({}, windows=6).run()) == [*range(10, 101, 10)]
 
 
-def test_all_cases_are_scored_where_a_step_looks_best_and_time_allows() -> None:
-    bench = Bench({10: 0.1, 20: 0.2, 30: 0.3, 40: 0.4, 50: 0.5, 60: 0.4}, windows=2)
-    scored = bench.run(10, 20, 30, 40, 50, 60)
-    assert [len(cases) for cases in scored] == [2, 2, 2, 6, 2, 2]  # 24 windows can be afforded after 40 steps
-    assert bench.validation.state_dict()["best"] == pytest.approx(0.425)
+def test_validations_are_left_out_where_they_take_too_long() -> None:
+    assert list(Bench({}, windows=18).run()) == [10, 60, 70, 100]  # 36 windows can be afforded after 60 steps
 
 
-def test_a_step_that_is_worse_on_the_same_cases_is_not_looked_into() -> None:
-    bench = Bench({step: 1.0 - 0.005 * step for step in range(0, 101, 10)}, fraction=0.5)
-    scored = bench.run(10, 20, 30, 40, 50)
-    assert sorted(scored[0]) == ["0", "1", "2", "3", "4", "5"]
-    assert all(len(cases) < 6 for cases in scored[1:])
+def test_the_first_the_last_and_the_one_before_the_last_quarter_are_never_left_out() -> None:
+    assert list(Bench({}, windows=1000).run()) == [10, 70, 100]
 
 
-def test_all_cases_are_scored_after_the_last_step() -> None:
-    bench = Bench({90: 0.5, 100: 0.6})
-    assert len(bench.run(90, 100)[1]) == 6
-    assert bench.validation.improved
+def test_a_validation_scores_all_cases() -> None:
+    bench = Bench({10: 0.3})
+    assert bench.run(10) == {10: pytest.approx(0.325)}
+    assert bench.scored == len(CASES)
 
 
-def test_the_time_stays_within_the_fraction() -> None:
-    bench = Bench({step: 0.001 * step for step in range(0, 101, 10)})  # every step is the best so far
-    windows = sum(4 * len(cases) for cases in bench.run(*range(10, 100, 10)))
-    assert windows <= 0.1 * 3 * 2 * 90 + 4
+def test_a_fraction_of_one_leaves_none_out() -> None:
+    assert list(Bench({}, fraction=1.0, windows=1000).run()) == [*range(10, 101, 10)]
 
 
-def test_a_fraction_of_one_scores_all_cases_each_time() -> None:
-    bench = Bench({10: 0.2, 20: 0.1}, fraction=1.0)
-    assert [len(cases) for cases in bench.run(10, 20)] == [6, 6]
-    assert not bench.validation.improved
+@given(windows=st.integers(1, 400), tens=st.integers(1, 40), fraction=st.floats(0, 0.9))
+def test_the_time_stays_within_the_fraction_but_for_the_three_that_are_needed(
+    windows: int, tens: int, fraction: float
+) -> None:
+    validated = Bench({}, fraction, windows, steps=10 * tens).run()
+    assert len(validated) * windows <= fraction * 6 * 10 * tens + 3 * windows
 
 
-def test_the_newest_score_of_each_case_is_reported() -> None:
-    bench = Bench({10: 0.1, 20: 0.9})
-    bench.run(10)
-    bench.step = 20
-    assert bench.validation(20)["val_dice"] == pytest.approx((0.1 + 0.91) / 2)
+@given(windows=st.integers(1, 400), tens=st.integers(4, 40), start=st.floats(0, 0.9))
+def test_whether_a_training_is_done_can_be_told_from_what_is_validated(windows: int, tens: int, start: float) -> None:
+    """A curve that rises to the end is not done, and a flat one is, whatever is left out."""
+    last = 10 * tens
+    for slope, done in ((0.1 / last, False), (0.0, True)):
+        quality = {step: start + slope * step for step in range(10, last + 1, 10)}
+        found = Bench(quality, 0.1, windows, steps=last).run()
+        assert plateau(np.array(list(found)), np.array(list(found.values()))).done == done
 
 
-@pytest.mark.parametrize("stop", [10, 30, 40, 50])
-def test_a_resumed_validation_goes_on_with_the_same_cases(stop: int) -> None:
+def test_the_best_step_is_the_best_one_that_was_validated() -> None:
+    bench = Bench({10: 0.1, 20: 0.4, 30: 0.3, 40: 0.4})
+    improved = []
+    for bench.step in (10, 20, 30, 40):
+        bench.validation(bench.step)
+        improved.append(bench.validation.improved)
+    assert improved == [True, True, False, False]
+
+
+@pytest.mark.parametrize("stop", [10, 30, 60, 70])
+def test_a_resumed_validation_validates_the_same_steps(stop: int) -> None:
     quality = {step: 0.3 + 0.1 * (step % 30) / 30 for step in range(0, 101, 10)}
-    steps = range(10, 110, 10)
-    straight = Bench(quality).run(*steps)
-    first, second = Bench(quality), Bench(quality)
+    straight, first, second = (Bench(quality, windows=18) for _ in range(3))
+    steps = straight.steps
     before = first.run(*(step for step in steps if step <= stop))
     second.validation.load_state_dict(first.validation.state_dict())
-    assert before + second.run(*(step for step in steps if step > stop)) == straight
+    assert before | second.run(*(step for step in steps if step > stop)) == straight.run()
+    assert second.validation.state_dict() == straight.validation.state_dict()
 
 
 def test_a_checkpoint_of_version_0_1_has_the_best_value_only() -> None:

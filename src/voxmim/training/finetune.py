@@ -105,7 +105,7 @@ def finetune(
             return labelled
         return labelled + unlabelled.loss(wrapped, job.average.module, step)
 
-    windows = [chosen.windows(case, recipe) for case in chosen.val]
+    windows = sum(chosen.windows(case, recipe) for case in chosen.val)
     validation = Validation(chosen.val, windows, lambda case: chosen.score_case(network, case, recipe),
                             chosen.figures, chosen.score, training, damage)  # fmt: skip
     metadata = weights_metadata(store, recipe, run) | chosen.metadata(recipe)

@@ -9,7 +9,7 @@ import numpy as np
 
 TOLERANCE = 0.005  # of the score: less is no gain
 TAIL = 0.25  # fraction of the steps in which there must be no gain
-_ENOUGH = 4  # validations, to say anything
+_ENOUGH = 3  # validations, to say anything
 
 
 @dataclass(frozen=True)
