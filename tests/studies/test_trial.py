@@ -16,7 +16,7 @@ from voxmim.recipe import load_recipe
 from voxmim.settings import Training
 from voxmim.store.format import Store
 from voxmim.studies import trial as module
-from voxmim.studies.trial import Note, Trial, carry_out, note_of
+from voxmim.studies.trial import Note, Trial, note_of, run_trial
 from voxmim.tasks.cases import labelled_train_cases
 from voxmim.training.run import Run
 
@@ -110,7 +110,7 @@ def test_the_hash_of_the_code_changes_with_a_file_that_results_depend_on(
 
 
 def test_a_worker_with_other_code_does_no_trial(tiny: Tiny, tmp_path: Path) -> None:
-    note = carry_out(replace(trials(tiny)[0], source="other"), tmp_path)
+    note = run_trial(replace(trials(tiny)[0], source="other"), tmp_path)
     assert (note.state, note.error) == ("failed", "this worker has another version of voxmim's code")
     assert not (tmp_path / module.TRIALS).exists()
 
@@ -119,7 +119,7 @@ def test_a_worker_with_other_code_does_no_trial(tiny: Tiny, tmp_path: Path) -> N
 
 
 def test_what_is_done_is_not_done_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notes = [carry_out(trial, tmp_path) for trial in trials(tiny)]
+    notes = [run_trial(trial, tmp_path) for trial in trials(tiny)]
     assert [note.state for note in notes] == ["done"] * 3
     assert all(note.machine and note.seconds >= 0 for note in notes)
     finetuned = trials(tiny)[1].path(tmp_path)
@@ -127,14 +127,14 @@ def test_what_is_done_is_not_done_again(tiny: Tiny, tmp_path: Path, monkeypatch:
     result = json.loads((finetuned / "evaluation-test.json").read_text())
     assert [case["case"] for case in result["cases"]] == ["case_6", "case_7"]
     monkeypatch.setattr(module, "_do", lambda *_: pytest.fail("it was done again"))
-    assert [carry_out(trial, tmp_path) for trial in trials(tiny)] == notes
+    assert [run_trial(trial, tmp_path) for trial in trials(tiny)] == notes
 
 
 def test_a_trial_whose_start_is_not_there_is_skipped(tiny: Tiny, tmp_path: Path) -> None:
     pretrain, finetune, evaluation = trials(tiny)
-    note = carry_out(finetune, tmp_path)
-    assert (note.state, note.error) == ("skipped", f"{pretrain.name} is not there, from which it starts")
-    assert carry_out(evaluation, tmp_path).state == "skipped"
+    note = run_trial(finetune, tmp_path)
+    assert (note.state, note.error) == ("skipped", f"{pretrain.name}, from which it starts, is missing")
+    assert run_trial(evaluation, tmp_path).state == "skipped"
     assert note_of(finetune, tmp_path) is None  # nothing stands in the way of a later attempt
 
 
@@ -142,10 +142,10 @@ def test_a_failure_is_noted_and_tried_again(tiny: Tiny, tmp_path: Path, monkeypa
     pretrain = trials(tiny)[0]
     with monkeypatch.context() as patched:
         patched.setattr(module, "pretrain", lambda *_: [][0])
-        note = carry_out(pretrain, tmp_path)
+        note = run_trial(pretrain, tmp_path)
     assert (note.state, note.error) == ("failed", "IndexError: list index out of range")
     assert note_of(pretrain, tmp_path) == note
-    assert carry_out(pretrain, tmp_path).state == "done"
+    assert run_trial(pretrain, tmp_path).state == "done"
 
 
 def test_a_trial_that_was_stopped_goes_on_from_its_checkpoint(tiny: Tiny, tmp_path: Path, monkeypatch: Any) -> None:
@@ -161,11 +161,11 @@ def test_a_trial_that_was_stopped_goes_on_from_its_checkpoint(tiny: Tiny, tmp_pa
     with monkeypatch.context() as patched:
         patched.setattr(Run, "save_checkpoint", stopped)
         with pytest.raises(KeyboardInterrupt):
-            carry_out(pretrain, tmp_path)
+            run_trial(pretrain, tmp_path)
         assert note_of(pretrain, tmp_path) is None
-        assert carry_out(pretrain, tmp_path).state == "done"
+        assert run_trial(pretrain, tmp_path).state == "done"
     assert saved == [2, 4, 6]
-    whole = carry_out(pretrain, tmp_path / "whole")
+    whole = run_trial(pretrain, tmp_path / "whole")
     assert whole.state == "done"
     losses = [[row["loss"] for row in Run.open(pretrain.path(out)).metrics()] for out in (tmp_path, tmp_path / "whole")]
     assert losses[0] == losses[1]
@@ -173,9 +173,9 @@ def test_a_trial_that_was_stopped_goes_on_from_its_checkpoint(tiny: Tiny, tmp_pa
 
 def test_a_trial_whose_result_is_gone_is_done_again(tiny: Tiny, tmp_path: Path) -> None:
     pretrain = trials(tiny)[0]
-    carry_out(pretrain, tmp_path)
+    run_trial(pretrain, tmp_path)
     shutil.rmtree(pretrain.path(tmp_path))
-    assert carry_out(pretrain, tmp_path).state == "done"
+    assert run_trial(pretrain, tmp_path).state == "done"
     assert pretrain.result(tmp_path).is_file()
 
 
@@ -183,13 +183,13 @@ def test_a_folder_that_is_no_run_yet_is_begun_anew(tiny: Tiny, tmp_path: Path) -
     pretrain = trials(tiny)[0]
     (pretrain.path(tmp_path)).mkdir(parents=True)
     (pretrain.path(tmp_path) / "recipe.yaml").write_text("about: cut o")
-    assert carry_out(pretrain, tmp_path).state == "done"
+    assert run_trial(pretrain, tmp_path).state == "done"
 
 
 def test_a_trials_command_does_what_it_did(tiny: Tiny, tmp_path: Path) -> None:
     pretrain, finetune, evaluation = trials(tiny)
     for trial in (pretrain, finetune):
-        assert carry_out(trial, tmp_path).state == "done"
+        assert run_trial(trial, tmp_path).state == "done"
     for trial in (pretrain, finetune, evaluation):
         program, *arguments = shlex.split(trial.command(tmp_path))
         assert program == "voxmim"

@@ -1,1 +1,1 @@
-"""Whole experiments: several runs side by side, and what they showed."""
+"""Studies: experiments that compare several trainings."""

@@ -1,4 +1,4 @@
-"""Does pre-training make fine-tuning converge sooner, and end higher, than SimCLR does and than no pre-training?"""
+"""Does pre-training make fine-tuning converge sooner and end higher than training from scratch?"""
 
 from dataclasses import replace
 from itertools import combinations
@@ -24,7 +24,7 @@ def arms(request: Request) -> list[Arm]:
 
 
 def follow_up(comparison: Comparison) -> list[Arm]:
-    """From scratch for as long as the last pre-training and its fine-tuning take; none if that is no longer."""
+    """From scratch for as long as the last pre-training and its fine-tuning take, unless that adds no steps."""
     scratch, pretrained = comparison.arms[0], comparison.arms[-1]
     costs = comparison.cost(scratch), comparison.cost(pretrained)
     if costs[0] is None or costs[1] is None:
@@ -38,7 +38,7 @@ def follow_up(comparison: Comparison) -> list[Arm]:
 
 
 def findings(comparison: Comparison) -> Findings:
-    """Scores, differences of each pair, plateaus, the steps and minutes to reach them, curves, segmentations."""
+    """Scores, differences, plateaus, the steps and minutes to reach them, curves and segmentations."""
     every = list(comparison.arms)
     scratch, pretrained = every[0], [arm for arm in every if arm.pretraining is not None]
     pairs = [*((scratch, arm) for arm in every[1:]), *combinations(pretrained, 2)]

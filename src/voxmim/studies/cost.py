@@ -1,4 +1,4 @@
-"""What a study will take: trials, hours and disk, from a few timed steps of each kind of training."""
+"""The estimated cost of a study: trials, hours and disk, from a few timed steps of each kind of training."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,15 +9,15 @@ from voxmim.studies.arm import Arm, Comparison
 from voxmim.studies.trial import Trial
 from voxmim.training.plan import Plan, plan
 
-EVALUATION = 3.0  # a test case takes as long as this many validation cases: it is read, resampled and scored too
+EVALUATION = 3.0  # the time of a test case in validation cases: it is also read, resampled and scored
 
 
 def cost_rows(comparison: Comparison, tested: Iterable[Arm], follow_up: bool = False) -> list[list[str]]:
-    """The rows of a table: the trials by kind, those done before, and hours and disk of the others.
+    """Table rows: the number of trials by kind, those already done, and hours and disk of the others.
 
     `tested` are the arms that are scored on test cases; with `follow_up` the study adds an arm later.
     """
-    trials = {trial.name: trial for trial in comparison.possible(tested)}
+    trials = {trial.name: trial for trial in comparison.planned(tested)}
     done = {name for name, trial in trials.items() if trial.is_done(comparison.out)}
     measured: dict[str, Plan] = {}
     seconds, disk = 0.0, 0
@@ -44,7 +44,7 @@ def cost_rows(comparison: Comparison, tested: Iterable[Arm], follow_up: bool = F
 
 
 def _kind(trial: Trial) -> Trial:
-    """The trial with all settings that do not change what a step costs as they are by default."""
+    """The trial with a default for each setting that does not change the cost of a step."""
     training = replace(
         getattr(trial.recipe, trial.kind), steps=1, validate_every=1, checkpoint_every=1, lr=1.0, warmup=0.0
     )
@@ -52,8 +52,8 @@ def _kind(trial: Trial) -> Trial:
     return replace(trial, recipe=replace(trial.recipe, **changes), start=None)
 
 
-def _seconds(trial: Trial, found: Plan) -> float:
+def _seconds(trial: Trial, measured: Plan) -> float:
     if trial.kind == "evaluate":
         cases = {split: len(Store(trial.store).labelled(split)) for split in ("val", "test")}
-        return EVALUATION * found.validation_seconds * cases["test"] / max(1, cases["val"])
-    return found.seconds_of(getattr(trial.recipe, trial.kind))
+        return EVALUATION * measured.validation_seconds * cases["test"] / max(1, cases["val"])
+    return measured.seconds_of(getattr(trial.recipe, trial.kind))

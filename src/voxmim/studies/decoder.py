@@ -1,4 +1,4 @@
-"""How light may the decoder of a masked pre-training be?"""
+"""How light can the decoder of a masked pre-training be?"""
 
 from collections.abc import Sequence
 
@@ -17,12 +17,12 @@ LINEAR = "SimMIM, linear head"
 
 
 def arms(request: Request) -> list[Arm]:
-    """From scratch; MAE with decoders of several depths and widths; and SimMIM, whose head is a single linear layer.
+    """From scratch, MAE with decoders of several depths and widths, and SimMIM, whose head is a single linear layer.
 
-    A decoder needs at least one block: without attention, a masked position would know nothing but where it is.
+    A decoder needs at least one block: without attention, masked tokens have only their position.
 
     Raises:
-        RecipeError: MAE has no decoder of blocks with this encoder.
+        RecipeError: this encoder's MAE has no decoder of blocks.
     """
     encoder = request.base.encoder
     if not {"mae", "simmim"} <= set(request.pretexts) or not ENCODERS[encoder].encoder.encodes_visible:
@@ -40,14 +40,14 @@ def arms(request: Request) -> list[Arm]:
 
 
 def tested(comparison: Comparison) -> Sequence[Arm]:
-    """From scratch, the lightest decoder, and the one that does best on validation cases."""
+    """From scratch, the lightest decoder, and the best one on validation cases."""
     scratch, lightest, *others = comparison.arms
     best = tables.best_of(comparison, [lightest, *others])
     return [scratch, lightest, *([best] if best not in (None, lightest) else [])]
 
 
 def findings(comparison: Comparison) -> Findings:
-    """Cost against quality as a plot and a table, and the results of those that were tested."""
+    """Cost against Dice as a plot and a table, and the results of the tested arms."""
     arms = list(tested(comparison))
     pairs = [(arms[0], arm) for arm in arms[1:]] + ([(arms[1], arms[2])] if len(arms) == 3 else [])
     costs, points = _costs(comparison)
@@ -64,7 +64,7 @@ def findings(comparison: Comparison) -> Findings:
 
 
 def _costs(comparison: Comparison) -> tuple[Table, list[Scatter]]:
-    """Milliseconds of a pre-training step with the first seed, and the validation Dice, as a table and as points."""
+    """Milliseconds of a pre-training step with the first seed against validation Dice, as a table and a plot."""
     rows, points = [], []
     for arm in comparison.arms[1:]:
         run, scores = comparison.finished(arm.pretrain(comparison.seeds[0])), tables.best_scores(comparison, arm)

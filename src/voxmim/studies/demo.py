@@ -1,4 +1,4 @@
-"""Every step in one command, on phantoms or own scans: prepare, compare pre-training with none, predict, report."""
+"""All steps in one command, on phantoms or own scans: prepare, compare with and without pre-training, predict."""
 
 import shlex
 import time
@@ -30,10 +30,10 @@ STORE = "store"
 
 @dataclass
 class Steps:
-    """Runs steps, each after printing its command."""
+    """The steps that were run."""
 
-    seconds: dict[str, float] = field(default_factory=dict)  # how long each took
-    commands: list[str] = field(default_factory=list)  # the commands
+    seconds: dict[str, float] = field(default_factory=dict)  # by the name of the command
+    commands: list[str] = field(default_factory=list)
 
     def run(self, command: list[str | Path], step: Callable[[], Any]) -> Any:
         """Print the command of a step, run the step and note its time."""
@@ -54,7 +54,7 @@ def demo(
     settings: Mapping[str, Any] | None = None,
     spacing: Spacing | None = None,
 ) -> dict[str, Any]:
-    """Run every step and write ``report.html``; arguments, result and errors as of `voxmim.demo`."""
+    """Run all steps and write ``report.html``; see `voxmim.demo` for arguments, result and errors."""
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").is_file()):
         raise RunError(f"{out}: there is something else here already; name another folder with --out, or delete it.")

@@ -1,4 +1,4 @@
-"""What a study is: a question, the arms that answer it, and what its page shows."""
+"""The definition of a study: a question, the arms that answer it, and the content of its page."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ LABELS = "0.1"
 
 @dataclass
 class Findings:
-    """What a study found, in the order of its page."""
+    """The results of a study, in the order of its page."""
 
     lead: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
@@ -27,12 +27,12 @@ class Study:
     """One study."""
 
     title: str  # its question
-    arms: Callable[[Request], list[Arm]]  # what is compared
-    findings: Callable[[Comparison], Findings]  # what the page shows
-    # the arms that are scored on test cases; where that is not all of them, those chosen on validation cases
+    arms: Callable[[Request], list[Arm]]
+    findings: Callable[[Comparison], Findings]
+    # the arms that are scored on test cases: all, or those selected on validation cases
     tested: Callable[[Comparison], Sequence[Arm]] = attrgetter("arms")
-    stores: tuple[int, int] = (1, 1)  # the least and the largest number of stores
+    stores: tuple[int, int] = (1, 1)  # the smallest and the largest number of stores
     labels: tuple[str, ...] = (LABELS,)  # the default number of labelled cases; several if the study varies it
-    recipe: str = "tiny"  # that its arms follow by default
-    # arms that depend on what the others took, trained after them
+    recipe: str = "tiny"  # the default
+    # arms that depend on the cost of the others and are trained after them
     follow_up: Callable[[Comparison], list[Arm]] | None = None

@@ -1,4 +1,4 @@
-"""What does pre-training gain with how many labels?"""
+"""How does the gain from pre-training depend on the number of labels?"""
 
 from voxmim.report.plots import Plot
 from voxmim.store.format import Store
@@ -11,7 +11,7 @@ NUMBERS = ("3", "6", "12", "all")  # by default
 
 
 def arms(request: Request) -> list[Arm]:
-    """From scratch and from each pre-training, with each number of labelled cases; one group for each number."""
+    """From scratch and from each pre-training with each number of labelled cases, which is a group."""
     cases = len(Store(request.stores[0]).labelled("train"))
     numbers = request.labels
     if numbers == NUMBERS:
@@ -24,7 +24,7 @@ def arms(request: Request) -> list[Arm]:
 
 
 def label_group(number: str) -> dict[str, str]:
-    """What the arms with this number of labels have in common, as `Request.scratch` takes it."""
+    """The attributes of the arms with this number of labels, for `Request.scratch`."""
     what = "of all labelled cases" if "." in number else "labelled case" + "s" * (number != "1")
     return {"labels": number, "group": f"{number} {what}"}
 

@@ -1,4 +1,4 @@
-"""How much should be hidden, and in how large pieces?"""
+"""How much should be masked, and in how large units?"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ Cut = tuple[Triple, Triple]  # patch, mask unit
 
 
 def cuts(request: Request) -> list[Cut]:
-    """The recipe's patch with units of that and of twice that; and patches of twice that where the encoder takes them.
+    """The recipe's patch with mask units of once and twice its size, and patches twice as large if the encoder can.
 
     Units that do not fit the recipe's crop are left out.
     """
@@ -37,35 +37,35 @@ def cuts(request: Request) -> list[Cut]:
 
 
 def arms(request: Request) -> list[Arm]:
-    """For each patch, one group: from scratch, then MAE and SimMIM with each unit and each ratio.
+    """A group for each patch: from scratch, then MAE and SimMIM with each unit and each ratio.
 
     Raises:
-        RecipeError: no way to cut the crop fits.
+        RecipeError: no mask unit fits the crop.
     """
     found: list[Arm] = []
-    for patch, unit in (known := cuts(request)):
-        group, settings = {"group": f"patch {_size(patch)}"}, _patched(request, patch)
+    for patch, unit in cuts(request):
+        group, settings = {"group": f"patch {_size(patch)}"}, _patch_setting(request, patch)
         if group["group"] not in {arm.group for arm in found}:
             found.append(request.scratch(settings, name=f"from scratch, {group['group']}", **group))
         for pretext in (pretext for pretext in request.pretexts if PRETEXTS[pretext].masked):
             for ratio in RATIOS:
-                own = {**settings, "mask.ratio": ratio, "mask.unit": list(unit)}
+                masked = {**settings, "mask.ratio": ratio, "mask.unit": list(unit)}
                 name = f"{PRETEXTS[pretext].title}, {_name((patch, unit))}, {ratio:.0%}"
-                found.append(request.pretrained(pretext, own, name=name, **group))
-    if not known:
+                found.append(request.pretrained(pretext, masked, name=name, **group))
+    if not found:
         raise RecipeError(f"the crop {request.base.crop} is not a whole number of mask units, or one; change it.")
     return found
 
 
 def tested(comparison: Comparison) -> Sequence[Arm]:
-    """Of each pretext the arm that does best on validation cases, and the arms from scratch of the same patch."""
-    best = [arm for own in _by_pretext(comparison).values() if (arm := tables.best_of(comparison, own)) is not None]
+    """The best arm of each pretext on validation cases, and the arms from scratch with the same patch."""
+    best = [arm for arms in _by_pretext(comparison).values() if (arm := tables.best_of(comparison, arms)) is not None]
     groups = {arm.group for arm in best}
-    return [own[0] for name, own in grouped(comparison.arms).items() if name in groups or not groups] + best
+    return [arms[0] for name, arms in grouped(comparison.arms).items() if name in groups or not groups] + best
 
 
 def findings(comparison: Comparison) -> Findings:
-    """Heat maps of Dice and of the pretext's loss, reconstructions, and the results of the best."""
+    """Heat maps of Dice and of the pretext's loss, reconstructions, and the results of the best arms."""
     arms = list(tested(comparison))
     scratch = {arm.group: arm for arm in arms if arm.pretraining is None}
     pairs = [(scratch[arm.group], arm) for arm in arms if arm.pretraining is not None]
@@ -83,19 +83,21 @@ def findings(comparison: Comparison) -> Findings:
 
 
 def _takes(request: Request, patch: Triple) -> bool:
+    """Whether the encoder can have this patch."""
     if not has_patch_setting(request.base.encoder_settings) or max(patch) > MAX_PATCH:
         return False
     try:
-        request.recipe_of(None, _patched(request, patch))
+        request.recipe_of(None, _patch_setting(request, patch))
     except RecipeError:
         return False
     return True
 
 
-def _patched(request: Request, patch: Triple) -> dict[str, Any]:
-    """The setting of a patch, where the encoder has one."""
-    own = has_patch_setting(request.base.encoder_settings)
-    return {f"{request.base.encoder}.patch": list(patch)} if own else {}
+def _patch_setting(request: Request, patch: Triple) -> dict[str, Any]:
+    """The setting of a patch; none if the encoder has no such setting."""
+    if not has_patch_setting(request.base.encoder_settings):
+        return {}
+    return {f"{request.base.encoder}.patch": list(patch)}
 
 
 def _by_pretext(comparison: Comparison) -> dict[str, list[Arm]]:
@@ -107,7 +109,7 @@ def _by_pretext(comparison: Comparison) -> dict[str, list[Arm]]:
 
 
 def _loss(comparison: Comparison, arm: Arm) -> tuple[float, float] | None:
-    """The last validation loss of the pretext and that of guessing, with the first seed."""
+    """The pretext's last validation loss with the first seed, and the loss of guessing."""
     start = arm.pretrain(comparison.seeds[0])
     rows = [] if start is None else comparison.rows(start)
     return (rows[-1]["val_loss"], rows[-1]["val_guess"]) if rows else None
@@ -115,7 +117,7 @@ def _loss(comparison: Comparison, arm: Arm) -> tuple[float, float] | None:
 
 def _losses(comparison: Comparison) -> Table:
     rows = []
-    for arm in (arm for own in _by_pretext(comparison).values() for arm in own):
+    for arm in (arm for arms in _by_pretext(comparison).values() for arm in arms):
         loss, guess = _loss(comparison, arm) or (0.0, 0.0)
         cells = [f"{loss:.3f}", f"{guess:.3f}", f"{loss / guess:.2f}"] if guess else [tables.MISSING] * 3
         rows.append([tables.marked(comparison, arm), *cells])
@@ -124,7 +126,7 @@ def _losses(comparison: Comparison) -> Table:
 
 
 def _heat_maps(comparison: Comparison) -> list[HeatMap]:
-    """Dice after fine-tuning and the loss relative to guessing, by mask unit and ratio, for each pretext."""
+    """Dice after fine-tuning and loss relative to guessing by mask unit and ratio, for each pretext."""
 
     def dice(arm: Arm) -> float | None:
         scores = tables.best_scores(comparison, arm)
@@ -135,8 +137,8 @@ def _heat_maps(comparison: Comparison) -> list[HeatMap]:
         return loss[0] / loss[1] if loss and loss[1] else None
 
     maps = []
-    for pretext, own in _by_pretext(comparison).items():
-        cells = {_cell(arm): arm for arm in own}
+    for pretext, arms in _by_pretext(comparison).items():
+        cells = {_cell(arm): arm for arm in arms}
         names = list(dict.fromkeys(name for name, _ in cells))
         for value, title, bar, caption in (
             (dice, "Dice after fine-tuning", "best Dice on validation cases", "Mean over seeds and validation cases."),
@@ -150,10 +152,10 @@ def _heat_maps(comparison: Comparison) -> list[HeatMap]:
 
 
 def _reconstructions(comparison: Comparison) -> list[Picture]:
-    """One case as each pretext with the recipe's patch reconstructs it, at each ratio."""
+    """Reconstructions of one case at each ratio, by each pretext with the recipe's patch."""
     pictures = []
-    for own in _by_pretext(comparison).values():
-        for arm in (arm for arm in own if _cell(arm)[0] == _cell(own[0])[0]):
+    for arms in _by_pretext(comparison).values():
+        for arm in (arm for arm in arms if _cell(arm)[0] == _cell(arms[0])[0]):
             run = comparison.finished(arm.pretrain(comparison.seeds[0]))
             if run is not None and arm.pretraining is not None:
                 picture = reconstruction_pictures(run, Store(arm.pretraining.store))[0]
@@ -162,6 +164,7 @@ def _reconstructions(comparison: Comparison) -> list[Picture]:
 
 
 def _cell(arm: Arm) -> tuple[str, float]:
+    """Row and column of an arm in a heat map: patch and unit, and ratio."""
     assert arm.pretraining is not None
     recipe = arm.pretraining.recipe
     patch = recipe.encoder_settings.patch

@@ -1,4 +1,4 @@
-"""Does pre-training help? Two arms: from scratch, and from the recipe's own pre-training."""
+"""Does pre-training help? Two arms: from scratch, and from the recipe's pre-training."""
 
 from voxmim.report.plots import Plot
 from voxmim.report.run_page import pretraining_curves
@@ -17,7 +17,7 @@ def arms(request: Request) -> list[Arm]:
 
 
 def findings(comparison: Comparison) -> Findings:
-    """Scores, also by label, curves of both trainings, reconstructions and segmentations."""
+    """Scores overall and by label, curves of both trainings, reconstructions and segmentations."""
     scratch, pretrained = arms = list(comparison.arms)
     start = pretrained.pretrain(comparison.seeds[0])
     assert start is not None

@@ -1,4 +1,4 @@
-"""The request of a study, and the recipes that follow from it."""
+"""The stores and settings of a study, and the recipes of its arms."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ class Request:
 
     stores: tuple[Path, ...]  # of prepared scans
     out: Path  # the folder of all studies
-    recipe: str | Path  # packaged recipe or YAML file that all arms follow
-    # what differs from it, such as ``{"pretrain.steps": 500, "simclr:pretrain.batch": 32}``, where a pretext and a
-    # colon restrict it to the pre-training by that pretext
+    recipe: str | Path  # packaged recipe or YAML file of all arms
+    # changes to it, such as ``{"pretrain.steps": 500, "simclr:pretrain.batch": 32}``; a pretext and a colon restrict a
+    # change to the pre-training by that pretext
     settings: Mapping[str, Any]
-    labels: tuple[str, ...]  # labelled cases to use, as `finetune` takes them; ``all`` for all
+    labels: tuple[str, ...]  # numbers of labelled cases, as for `finetune`; ``all`` for all
 
     def __post_init__(self) -> None:
         if self.base.nodes * self.base.devices > 1:
@@ -39,37 +39,39 @@ class Request:
 
     @cached_property
     def base(self) -> Recipe:
-        """The recipe that all arms follow; steps that it leaves to the data suit the most labels on the first store."""
+        """The recipe of all arms; steps that depend on the data are those of the most labels on the first store."""
         recipe = load_recipe(self.recipe, self._common)
         if not recipe.finetune.steps_from_data:
             return recipe
         store = Store(self.stores[0])
-        given = (None,) if "all" in self.labels else self.labels
-        cases = max((labelled_train_cases(store, labels, recipe.seed) for labels in given), key=len)
+        numbers = (None,) if "all" in self.labels else self.labels
+        cases = max((labelled_train_cases(store, labels, recipe.seed) for labels in numbers), key=len)
         shapes = [case.shape for case in store.in_split("train", "unlabelled")]
         cut = with_crop(recipe, shapes, str(store.path), masked=False)
         return replace(recipe, finetune=with_steps(cut, cases, "--set finetune.steps=N").finetune)
 
     @property
     def _common(self) -> dict[str, Any]:
-        """What differs from the recipe in all arms; validations score all cases, so that curves can be compared."""
-        own = {key: value for key, value in self.settings.items() if ":" not in key}
-        return {"finetune.validation_fraction": 1.0, **own}
+        """Changes to the recipe in all arms; validations score all cases, so that curves can be compared."""
+        general = {key: value for key, value in self.settings.items() if ":" not in key}
+        return {"finetune.validation_fraction": 1.0, **general}
 
     def recipe_of(self, pretext: str | None = None, settings: Mapping[str, Any] | None = None) -> Recipe:
-        """The recipe of a fine-tuning, or of a pre-training by a pretext, with what differs in one arm.
+        """The recipe of a fine-tuning, or of a pre-training by a pretext, with the `settings` of one arm.
 
-        Each pretext gets about the same time: its steps follow from what a step of each costs
-        (`Pretext.relative_cost`), and whatever else it needs from `Pretext.comparable`.
+        All pretexts are trained for about the same time: the number of steps follows from the cost of a step
+        (`Pretext.relative_cost`); `Pretext.comparable` has further settings of the pretext.
         """
-        given = {**self._common, "finetune.steps": self.base.finetune.steps}
+        changes = {**self._common, "finetune.steps": self.base.finetune.steps}
         if pretext is not None:
-            given["pretext"] = pretext
+            changes["pretext"] = pretext
             if pretext != self.base.pretext:
-                given |= _as_long(self.base, pretext)
-            own = f"{pretext}:"
-            given |= {key.removeprefix(own): value for key, value in self.settings.items() if key.startswith(own)}
-        return load_recipe(self.recipe, {**given, **(settings or {})})
+                changes |= _as_long(self.base, pretext)
+            prefix = f"{pretext}:"
+            changes |= {
+                key.removeprefix(prefix): value for key, value in self.settings.items() if key.startswith(prefix)
+            }
+        return load_recipe(self.recipe, {**changes, **(settings or {})})
 
     @property
     def pretexts(self) -> list[str]:
@@ -77,37 +79,38 @@ class Request:
         return fitting_pretexts(self.base.encoder)[::-1]
 
     def pretrained(self, pretext: str, settings: Mapping[str, Any] | None = None, /, **arm: Any) -> Arm:
-        """The arm that is fine-tuned from a pre-training on the first store, or on that of ``pretrained_on``.
+        """An arm that is fine-tuned from a pre-training on the first store, or on ``pretrained_on``.
 
-        `settings` is what differs from the recipe, in both trainings; `arm` are attributes of the `Arm`.
+        `settings` are changes to the recipe of both trainings; `arm` are attributes of the `Arm`.
         """
         store = arm.pop("pretrained_on", self.stores[0])
         pretraining = Pretraining(store, self.recipe_of(pretext, settings))
         return self.scratch(settings, **{"name": PRETEXTS[pretext].title, "pretraining": pretraining, **arm})
 
     def scratch(self, settings: Mapping[str, Any] | None = None, /, **arm: Any) -> Arm:
-        """The arm that starts from scratch; arguments as of `pretrained`."""
-        own = {"name": "from scratch", "store": self.stores[0], "labels": self.labels[0], **arm}
-        own["labels"] = None if own["labels"] == "all" else own["labels"]
-        own["recipe"] = replace(self.recipe_of(None, settings) if settings else self.base, scratch_lr=None)
-        return Arm(**own)
+        """An arm that is trained from scratch; see `pretrained` for the arguments."""
+        arm = {"name": "from scratch", "store": self.stores[0], "labels": self.labels[0], **arm}
+        arm["labels"] = None if arm["labels"] == "all" else arm["labels"]
+        arm["recipe"] = replace(self.recipe_of(None, settings) if settings else self.base, scratch_lr=None)
+        return Arm(**arm)
 
 
 def _as_long(base: Recipe, pretext: str) -> dict[str, Any]:
-    """Settings that make a pre-training by another pretext take as long as the recipe's own."""
+    """Settings with which a pre-training by another pretext takes as long as the recipe's own."""
     encoder = base.encoder_entry.encoder
-    own = PRETEXTS[pretext].comparable(base.pretrain)
+    settings = PRETEXTS[pretext].comparable(base.pretrain)
     costs = {name: PRETEXTS[name].relative_cost(encoder) for name in (base.pretext, pretext)}  # of a step
-    costs[pretext] *= own.get("pretrain.batch", base.pretrain.batch) / base.pretrain.batch
+    costs[pretext] *= settings.get("pretrain.batch", base.pretrain.batch) / base.pretrain.batch
     for key in ("steps", "validate_every", "checkpoint_every"):
-        own[f"pretrain.{key}"] = max(1, round(getattr(base.pretrain, key) * costs[base.pretext] / costs[pretext]))
-    return own
+        steps = getattr(base.pretrain, key) * costs[base.pretext] / costs[pretext]
+        settings[f"pretrain.{key}"] = max(1, round(steps))
+    return settings
 
 
 def ready(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Arm]:
-    """The arms with a crop, after checking all that could stop them.
+    """Check the stores and settings of the arms, and set their crops.
 
-    If the recipe has no crop, it is fitted to a store's scans, the same for all arms on that store.
+    Without a crop in the recipe, one is fitted to the scans of each store, the same for all arms on that store.
 
     Raises:
         StoreError: a store lacks labels, or cases to validate or to test on.

@@ -1,7 +1,7 @@
-"""Does the gain of pre-training hold at other spacings and crop sizes, and when fine-tuning has others?
+"""Does the gain from pre-training hold at other spacings and crop sizes, also if they differ in the fine-tuning?
 
-A coarser store is prepared from the scans of the given one. A crop has as many voxels at either spacing, so it costs
-the same and contains more of the body at the coarser one. All is scored in the scans' own geometry.
+A coarser store is resampled from the given one. A crop has the same number of voxels at both spacings, so it costs the
+same and contains more of the body at the coarser one. Results are scored in the scans' own geometry.
 """
 
 from pathlib import Path
@@ -24,20 +24,20 @@ Setting = tuple[Path, Triple]  # store, crop
 
 
 def arms(request: Request) -> list[Arm]:
-    """For each spacing, and for a smaller crop, one group: from scratch, and pre-trained at either."""
+    """A group for each spacing and for a smaller crop: from scratch, and pre-trained at the same and other settings."""
     fine = Store(request.stores[0])
     x, y, z = (round(COARSER * size, 3) for size in fine.preparation.spacing)
     coarse = respace(fine, request.out / "stores" / f"{fine.digest()}-{x:g}-{y:g}-{z:g}mm", (x, y, z))
     unit, shapes = request.base.crop_unit, [case.shape for case in fine.in_split("train")]
     crop = request.base.crop or fit_crop(shapes, unit, request.base.crop_voxels)
     small = _smaller(crop, unit)
-    usual, sparse, narrow = (fine.path, crop), (coarse.path, crop), (fine.path, small)
+    given, coarser, smaller = (fine.path, crop), (coarse.path, crop), (fine.path, small)
+    starts_of = {given: [given, coarser], coarser: [coarser, given]}
+    if small != crop:
+        starts_of[given].append(smaller)
+        starts_of[smaller] = [smaller, given]
     found = []
-    for target, starts in (
-        (usual, [usual, sparse, *([narrow] if small != crop else [])]),
-        (sparse, [sparse, usual]),
-        *([(narrow, [narrow, usual])] if small != crop else []),
-    ):
+    for target, starts in starts_of.items():
         group: dict[str, Any] = {"store": target[0], "group": f"fine-tuned at {_words(target)}"}
         found.append(request.scratch({"crop": list(target[1])}, **group))
         found += [_pretrained(request, start, target, group) for start in starts]
@@ -47,12 +47,12 @@ def arms(request: Request) -> list[Arm]:
 def findings(comparison: Comparison) -> Findings:
     """Scores and curves for each group, and the differences within it."""
     groups = grouped(comparison.arms).values()
-    pairs = [(own[first], arm) for first in (0, 1) for own in groups for arm in own[first + 1 :]]
+    pairs = [(arms[first], arm) for first in (0, 1) for arms in groups for arm in arms[first + 1 :]]
     return grouped_findings(comparison, pairs)
 
 
 def _pretrained(request: Request, start: Setting, target: Setting, group: dict[str, Any]) -> Arm:
-    """The arm that was pre-trained at one spacing and crop, and is fine-tuned at another."""
+    """An arm that is pre-trained at one spacing and crop, and fine-tuned at another."""
     pretext = request.base.pretext
     arm = request.pretrained(pretext, {"crop": list(start[1])}, pretrained_on=start[0], **group)
     name = f"{PRETEXTS[pretext].title} at {_words(start)}"
@@ -60,7 +60,7 @@ def _pretrained(request: Request, start: Setting, target: Setting, group: dict[s
 
 
 def _smaller(crop: Triple, unit: Triple) -> Triple:
-    """A crop of about two thirds of each side, in whole units, and of two of them where it had as many."""
+    """A crop of about two thirds of each side in whole units, at least two units unless the crop has fewer."""
     x, y, z = (max(min(2 * u, c), round(SMALLER * c / u) * u) for c, u in zip(crop, unit, strict=True))
     return x, y, z
 

@@ -16,12 +16,12 @@ from voxmim.studies.tables import (
 )
 from voxmim.training.pretrain import pretraining_cases
 
-SCANS = (10, 40)  # and all
-LENGTHS = (0.25, 1, 4)  # times the recipe's steps
+SCANS = (10, 40)  # besides all
+LENGTHS = (0.25, 1, 4)  # multiples of the recipe's steps
 
 
 def arms(request: Request) -> list[Arm]:
-    """From scratch, and from pre-trainings on 10, 40 and all scans for a quarter, once and four times the steps."""
+    """From scratch, and from pre-trainings on `SCANS` and all scans, each for `LENGTHS` times the recipe's steps."""
     base = request.base
     cases, _ = pretraining_cases(Store(request.stores[0]), base.seed)
     title, found = base.pretext_class.title, [request.scratch()]
@@ -51,12 +51,12 @@ def findings(comparison: Comparison) -> Findings:
 
 
 def _plot(comparison: Comparison) -> Plot:
-    """Test Dice minus that from scratch against the steps of the pre-training, a curve for each number of scans."""
+    """The gain in test Dice over scratch against the pre-training steps, with a curve for each number of scans."""
     scratch, *others = comparison.arms
     curves = []
-    for group, own in grouped(others).items():
+    for group, arms in grouped(others).items():
         gains = {}
-        for arm in own:
+        for arm in arms:
             pair = comparison.tested(scratch, arm)
             if pair and arm.pretraining is not None:
                 gains[arm.pretraining.recipe.pretrain.steps] = (pair[1] - pair[0]).mean(axis=1)

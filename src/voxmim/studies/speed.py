@@ -1,4 +1,4 @@
-"""Tables and sentences on how soon, and at what cost, one arm reaches another arm's best validation Dice."""
+"""Tables and sentences on the steps and the cost at which one arm reaches another arm's best validation Dice."""
 
 import math
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def speed_cell(found: SpeedUp) -> str:
 
 
 def speed_in_words(comparison: Comparison, arm: Arm, other: Arm) -> str:
-    """In how many of the other arm's steps an arm reaches the other's best validation Dice."""
+    """A sentence on when an arm reaches the other arm's best validation Dice."""
     found = comparison.validation(arm, other)
     if not found:
         return ""
@@ -56,7 +56,7 @@ def speed_in_words(comparison: Comparison, arm: Arm, other: Arm) -> str:
 
 
 def plateau_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
-    """Where each arm's mean validation curve ends, and what it took."""
+    """The plateau of each arm's mean validation curve, and its cost."""
     rows = []
     for arm in arms:
         found, cost = comparison.validation(arm), comparison.cost(arm)
@@ -79,11 +79,13 @@ def plateau_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
 
 
 def undone_in_words(comparison: Comparison, arms: Sequence[Arm]) -> str:
-    """Which arms are not done by their mean validation curves, and what to do; empty if all are."""
-    undone = []
-    for arm in arms:
-        for steps, curves in comparison.validation(arm):
-            undone += [] if plateau(steps, curves.mean(axis=(0, 2))).done else [arm.full_name]
+    """A sentence on the arms whose mean validation curves still rise; empty if there are none."""
+    undone = [
+        arm.full_name
+        for arm in arms
+        for steps, curves in comparison.validation(arm)
+        if not plateau(steps, curves.mean(axis=(0, 2))).done
+    ]
     if not undone:
         return ""
     more = f"--set finetune.steps={2 * arms[0].recipe.finetune.steps}"
@@ -94,7 +96,7 @@ def undone_in_words(comparison: Comparison, arms: Sequence[Arm]) -> str:
 
 
 def saving_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]]) -> Table:
-    """The cost to reach fractions of the second arm's plateau, for both arms of each pair."""
+    """The cost for both arms of each pair of reaching fractions of the second arm's plateau."""
     rows = []
     for arm, other in pairs:
         found, own, others = comparison.validation(arm, other), comparison.cost(arm), comparison.cost(other)
@@ -102,10 +104,10 @@ def saving_table(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]]) -> Ta
             continue
         (steps, curves), (other_steps, other_curves) = found
         means = curves.mean(axis=(0, 2)), other_curves.mean(axis=(0, 2))
-        for one in savings(steps, means[0], own, other_steps, means[1], others):
-            pair = f"{marked(comparison, arm)} to {one.fraction:.0%} of {other.name}"
-            steps_needed = [_number(value, 0) for value in (one.steps, one.other_steps)]
-            minutes = [_number(value, 1) for value in (one.minutes, one.other_minutes, one.break_even)]
+        for saving in savings(steps, means[0], own, other_steps, means[1], others):
+            pair = f"{marked(comparison, arm)} to {saving.fraction:.0%} of {other.name}"
+            steps_needed = [_number(value, 0) for value in (saving.steps, saving.other_steps)]
+            minutes = [_number(value, 1) for value in (saving.minutes, saving.other_minutes, saving.break_even)]
             rows.append([pair, *steps_needed, *minutes])
     note = (
         "By the mean validation curves. Core-minutes include the whole pre-training. Break-even: the number of "

@@ -1,4 +1,4 @@
-"""Run a study by its name: train, choose on validation cases, test once, write the page."""
+"""Run a study by name: train, select on validation cases, test once, write the page."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -45,10 +45,10 @@ def study(
     accept_findings: bool = False,
     plan_only: bool = False,
 ) -> dict[str, Any]:
-    """Answer one of the paper's questions; arguments and errors as of `voxmim.study`.
+    """Run a study; see `voxmim.study` for arguments and errors.
 
     Returns:
-        the content of ``study.json``; with `plan_only` ``{"plan": rows of (what, how much)}``.
+        the content of ``study.json``; with `plan_only` ``{"plan": table rows}``, see `cost_rows`.
     """
     if name not in STUDIES:
         raise RunError(f"'{name}' is no study ({', '.join(STUDIES)}){nearest(name, STUDIES) or '.'}")
@@ -85,7 +85,7 @@ def answer(
     scheduler: str | None = None,
     plan_only: bool = False,
 ) -> dict[str, Any]:
-    """Train the arms of a study, test them and write its page into `folder`; the rest is as of `study`.
+    """Train the arms of a study, test them and write its page into `folder`; see `study`.
 
     `commands` are the command lines that repeat it, the study's own last.
     """

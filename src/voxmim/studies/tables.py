@@ -1,4 +1,4 @@
-"""Tables and plots that the studies have in common; the position-only prior is in every table of results."""
+"""Tables and plots of the studies; all tables of results contain the position-only prior."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ MAIN_METRIC = METRICS[MAIN]
 
 
 def interval_note(comparison: Comparison) -> str:
-    """What the intervals are over."""
+    """A sentence on what the intervals cover."""
     if len(comparison.seeds) == 1:
         return "95 % intervals over cases. With one seed they say nothing of what another run would change."
     return (
@@ -40,12 +40,12 @@ def table(
     note: str,
     arms: Sequence[Arm] | None = None,
 ) -> Table:
-    """A table whose note ends with what the asterisks of its arms mean."""
+    """A table with a note that explains the asterisks of its arms."""
     return Table(title, header, rows, f"{note} {unlearned_note(comparison, arms or comparison.arms)}".strip())
 
 
 def score_table(comparison: Comparison, arms: Sequence[Arm], title: str = "") -> Table:
-    """The scores of each arm's chosen runs on the test cases, the prior first."""
+    """The scores of each arm's selected runs on the test cases, after those of the prior."""
     rows: list[list[str]] = []
     cases = 0
     for arm in arms:
@@ -64,14 +64,17 @@ def score_table(comparison: Comparison, arms: Sequence[Arm], title: str = "") ->
 
 
 def label_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
-    """The mean Dice of each label on the test cases, an arm a column."""
+    """The mean Dice of each label on the test cases, with a column for each arm."""
     found = [list(comparison.results(arm).values()) for arm in arms]
     names = dict.fromkeys(name for results in found for result in results for name in result["labels"])
     rows = []
     for name in names:
-        scores = [[result["labels"][name][MAIN] for result in results if name in result["labels"]] for results in found]
-        counted = [[score for score in own if score is not None] for own in scores]
-        rows.append([name, *(MAIN_METRIC.text(float(np.mean(own)) if own else None) for own in counted)])
+        row = [name]
+        for results in found:
+            scores = [result["labels"][name][MAIN] for result in results if name in result["labels"]]
+            counted = [score for score in scores if score is not None]
+            row.append(MAIN_METRIC.text(float(np.mean(counted)) if counted else None))
+        rows.append(row)
     header = ["label", *(marked(comparison, arm) for arm in arms)]
     return table(comparison, f"{MAIN_METRIC.title} by label on test cases", header, rows, "", arms)
 
@@ -109,14 +112,14 @@ def tested_in_words(comparison: Comparison, first: Arm, second: Arm) -> str:
 
 
 def unlearned(comparison: Comparison, arm: Arm) -> str:
-    """What is wrong with the pre-trainings of an arm that learned no more than guessing; nothing if all learned."""
-    found = []
+    """The losses of an arm's pre-trainings that ended no better than guessing; empty if there are none."""
+    losses = []
     for seed in comparison.seeds:
         start = arm.pretrain(seed)
         rows = [] if start is None else comparison.rows(start)
         if rows and rows[-1]["val_loss"] >= (guess := rows[-1]["val_guess"]):
-            found.append(f"{rows[-1]['val_loss']:.3f} against {guess:.3f} (seed {seed})")
-    return ", ".join(found)
+            losses.append(f"{rows[-1]['val_loss']:.3f} against {guess:.3f} (seed {seed})")
+    return ", ".join(losses)
 
 
 def marked(comparison: Comparison, arm: Arm) -> str:
@@ -125,7 +128,7 @@ def marked(comparison: Comparison, arm: Arm) -> str:
 
 
 def unlearned_note(comparison: Comparison, arms: Sequence[Arm]) -> str:
-    """What the asterisks mean; nothing without any."""
+    """A sentence that explains the asterisks; empty without any."""
     found = {arm.name: losses for arm in arms if (losses := unlearned(comparison, arm))}
     if not found:
         return ""
@@ -134,20 +137,20 @@ def unlearned_note(comparison: Comparison, arms: Sequence[Arm]) -> str:
 
 
 def best_scores(comparison: Comparison, arm: Arm) -> np.ndarray | None:
-    """The validation Dice (S, C) of each seed at the step whose weights were kept; None if nothing is there."""
+    """The validation Dice (S, C) of each seed at the best step, whose weights are kept; None without results."""
     rows = [max(found, key=lambda row: row["val_dice"]) for found in comparison.curves(arm).values()]
     found = common_scores([[{key: row[key] for key in row if key.startswith(case_column(""))} for row in rows]])
     return found[0] if found else None
 
 
 def best_of(comparison: Comparison, arms: Sequence[Arm]) -> Arm | None:
-    """The arm with the highest mean of its best validation Dice; None if nothing is there."""
+    """The arm with the highest mean of its best validation Dice; None without results."""
     means = [(arm, scores.mean()) for arm in arms if (scores := best_scores(comparison, arm)) is not None]
     return max(means, key=lambda pair: pair[1])[0] if means else None
 
 
 def validation_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
-    """The best validation Dice of each arm, by which one of many is chosen; the prior first."""
+    """The best validation Dice of each arm, which arms are selected by, after that of the prior."""
     rows = [[PRIOR, MAIN_METRIC.text(_prior(comparison, arms)), "–", "–", "–"]]
     for arm in arms:
         scores = best_scores(comparison, arm)
@@ -168,7 +171,7 @@ def validation_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:
 
 
 def validation_plot(comparison: Comparison, arms: Sequence[Arm], title: str = "") -> Plot:
-    """Validation Dice against steps, the mean over seeds with its interval over them."""
+    """Validation Dice against steps: the mean over seeds with its interval."""
     curves = []
     for arm in arms:
         found = list(comparison.curves(arm).values())
@@ -195,15 +198,15 @@ def _prior(comparison: Comparison, arms: Sequence[Arm]) -> float | None:
 
 def seeds_curve(name: str, scores: Mapping[int, np.ndarray]) -> Curve:
     """The means over seeds of the scores (S,) at each step or number, with their t intervals."""
-    found = [seed_interval(scores[at][:, None]) for at in scores]
-    low, high = ([float(interval[end][0]) for interval in found] for end in (0, 1))
-    # of two seeds, the band would be as wide as the plot
+    intervals = [seed_interval(values[:, None]) for values in scores.values()]
+    low, high = ([float(interval[end][0]) for interval in intervals] for end in (0, 1))
+    # with two seeds, the band would be as wide as the plot
     band = (low, high) if min(map(len, scores.values()), default=0) > 2 else None
-    return Curve(name, list(scores), [float(own.mean()) for own in scores.values()], band)
+    return Curve(name, list(scores), [float(values.mean()) for values in scores.values()], band)
 
 
 def seeds_caption(comparison: Comparison) -> str:
-    """What the curves and their bands are."""
+    """The caption of curves over seeds."""
     seeds = len(comparison.seeds)
     band = " The band is the 95 % t interval over seeds." if seeds > 2 else ""
     return f"Mean of {seeds} seeds.{band}" if seeds > 1 else "One seed."
@@ -215,23 +218,23 @@ def grouped_findings(comparison: Comparison, pairs: Sequence[tuple[Arm, Arm]]) -
     return Findings(
         lead=[tested_in_words(comparison, *pair) for pair in pairs],
         tables=[
-            *(score_table(comparison, own, f"Test cases, {name}") for name, own in groups.items()),
+            *(score_table(comparison, arms, f"Test cases, {name}") for name, arms in groups.items()),
             difference_table(comparison, pairs),
             pretraining_table(comparison),
         ],
-        plots=[validation_plot(comparison, own, f"Dice on validation cases, {name}") for name, own in groups.items()],
+        plots=[validation_plot(comparison, arms, f"Dice on validation cases, {name}") for name, arms in groups.items()],
     )
 
 
 def segmentations(comparison: Comparison, arms: Sequence[Arm], split: str = "val") -> list[Picture]:
-    """What the first seed's runs of arms on one store make of two cases."""
+    """Pictures of two cases as segmented by the first seed's runs of arms on one store."""
     runs = {arm.name: comparison.run(arm, comparison.seeds[0]) for arm in arms}
     found = {name: run for name, run in runs.items() if run is not None}
     return segmentation_pictures(found, Store(arms[0].store), split) if found else []
 
 
 def pretraining_table(comparison: Comparison) -> Table:
-    """What each pre-training was and took, and its loss beside that of guessing, with the first seed."""
+    """Settings, minutes and losses of each pre-training, with the first seed."""
     seed, rows, seen = comparison.seeds[0], [], set()
     for arm in comparison.arms:
         trial = arm.pretrain(seed)
@@ -262,7 +265,7 @@ def setting_in_words(store: Store, crop: Triple | None) -> str:
 
 
 def _scores(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The cells of `headings`: means over seeds and cases, and the main metric's interval."""
+    """The cells of `headings`: means over seeds and cases, with the main metric's interval."""
     found = {metric: common_scores([[case_scores(result, metric) for result in results]]) for metric in METRICS}
     if not found[MAIN]:
         return ["–"] * len(headings())

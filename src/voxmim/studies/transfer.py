@@ -1,4 +1,4 @@
-"""Does an encoder that was pre-trained on other scans help as much as one of the same scans?"""
+"""Does an encoder pre-trained on other scans help as much as one pre-trained on the same scans?"""
 
 from itertools import combinations
 
@@ -11,7 +11,7 @@ from voxmim.studies.tables import grouped_findings
 
 
 def arms(request: Request) -> list[Arm]:
-    """For each store, one group: from scratch, and pre-trained on each of the stores, its own first.
+    """A group for each store: from scratch, and pre-trained on each of the stores, its own first.
 
     Raises:
         StoreError: two stores have the same name.
@@ -32,7 +32,7 @@ def arms(request: Request) -> list[Arm]:
 def findings(comparison: Comparison) -> Findings:
     """Scores and curves for each store, and the difference of each pair."""
     groups = grouped(comparison.arms).values()
-    return grouped_findings(comparison, [pair for own in groups for pair in combinations(own, 2)])
+    return grouped_findings(comparison, [pair for arms in groups for pair in combinations(arms, 2)])
 
 
 def _name(store: Store) -> str:

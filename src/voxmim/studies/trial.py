@@ -1,7 +1,7 @@
-"""One trial of a study: a training or an evaluation, whose folder is named after all that its result depends on.
+"""One trial of a study: a training or an evaluation, whose folder is named by a hash of all that determines its result.
 
-Two trials that would do the same are one trial, which several arms and several studies in one folder use. A trial that
-is done is not run again, one that was stopped resumes from its last checkpoint, one that failed is run again.
+So identical trials of several arms, or of several studies in one folder, are run once. A trial that is done is not run
+again, one that was stopped resumes from its last checkpoint, and one that failed is run again.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from voxmim.training.run import ABOUT
 TRIALS = "trials"  # the folder of all trials, beside those of the studies
 SPLIT = "test"
 EVALUATION = f"evaluation-{SPLIT}.json"
-CODE = (  # of the package, what the result of a trial depends on
+CODE = (  # the parts of the package that determine the result of a trial
     "images", "sources", "store", "networks", "weights", "pretext", "training", "tasks", "recipe.py", "settings.py",
 )  # fmt: skip
 _ONE_AT_A_TIME = threading.Lock()  # a worker of a cluster may have several threads, but torch has one random state
@@ -41,42 +41,40 @@ _ONE_AT_A_TIME = threading.Lock()  # a worker of a cluster may have several thre
 
 @lru_cache
 def source_hash() -> str:
-    """Hash of the package's source, as far as the result of a trial depends on it (`CODE`)."""
+    """Hash of the parts of the package's source in `CODE`."""
     root = Path(__file__).parents[1]
-    files = sorted(
-        file for part in CODE for file in ([root / part] if part.endswith(".py") else (root / part).rglob("*.py"))
-    )
     digest = hashlib.blake2b(digest_size=5)
-    for file in files:
+    for file in sorted(root.rglob("*.py")):
+        if file.relative_to(root).parts[0] not in CODE:
+            continue
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training or evaluation, and all that its result depends on."""
+    """One training or evaluation, with all that determines its result."""
 
-    # ``pretrain``, ``finetune``, or ``evaluate``, which scores a fine-tuning on the test cases
-    kind: Literal["pretrain", "finetune", "evaluate"]
-    store: Path  # of the scans
-    recipe: Recipe  # the settings, with a crop and a seed
-    labels: str | None = None  # labelled cases to use, as `finetune` takes them
+    kind: Literal["pretrain", "finetune", "evaluate"]  # an evaluation scores a fine-tuning on the test cases
+    store: Path
+    recipe: Recipe  # with a crop and a seed
+    labels: str | None = None  # the number of labelled cases, as for `finetune`
     start: "Trial | None" = None  # the pre-training to start from, or the fine-tuning to evaluate
     source: str = field(default_factory=source_hash)  # of the code that runs it
 
     @cached_property
     def name(self) -> str:
-        """The same for the same work on the same data by the same code."""
+        """The folder's name: kind, start and seed, and a hash of data, settings and code."""
         index = self.store / INDEX
         written = index.stat().st_mtime_ns if index.is_file() else 0
-        follows_from = {
+        determined_by = {
             "source": self.source,
             "data": _data(self.store, written),
             "recipe": asdict(self.own_recipe),
             "labels": _label_count(self.store, written, self.labels) if self.kind == "finetune" else None,
             "start": None if self.start is None else self.start.name,
         }
-        digest = hashlib.blake2b(json.dumps(follows_from, sort_keys=True).encode(), digest_size=5).hexdigest()
+        digest = hashlib.blake2b(json.dumps(determined_by, sort_keys=True).encode(), digest_size=5).hexdigest()
         what = {"pretrain": self.recipe.pretext, "finetune": "scratch", "evaluate": SPLIT}[self.kind]
         if self.kind == "finetune" and self.start is not None:
             what = f"from-{self.start.recipe.pretext}"
@@ -84,38 +82,37 @@ class Trial:
 
     @cached_property
     def own_recipe(self) -> Recipe:
-        """The recipe, with all that does not matter to this kind of trial as it is by default."""
+        """The recipe with a default for each setting that this kind of trial does not use."""
         recipe, default = self.recipe, Recipe()
-        idle = {"about", "crop_voxels", "scratch_lr", "lrs"}
+        unused = {"about", "crop_voxels", "scratch_lr", "lrs"}
         if self.kind == "pretrain":
-            idle |= {"finetune", "self_training", "unetr", "overlap", "carry_decoder"} | (
-                set() if recipe.pretext_class.masked else {"mask"}
-            )
+            unused |= {"finetune", "self_training", "unetr", "overlap", "carry_decoder"}
+            unused |= set() if recipe.pretext_class.masked else {"mask"}
         else:
-            idle |= {"pretrain", "channels", "mask", "scans"}
+            unused |= {"pretrain", "channels", "mask", "scans"}
             recipe = replace(recipe, pretext=fitting_pretexts(recipe.encoder)[0], pretext_settings=None)
-        return replace(recipe, **{name: getattr(default, name) for name in idle})
+        return replace(recipe, **{name: getattr(default, name) for name in unused})
 
     def absolute(self) -> "Trial":
-        """The same, for a process that may stand in another folder."""
+        """The same with absolute paths, for a process with another working directory."""
         return replace(self, store=self.store.resolve(), start=self.start and self.start.absolute())
 
     def path(self, out: Path) -> Path:
-        """The run folder; that of an evaluation is the fine-tuning's."""
-        own = self.start if self.kind == "evaluate" and self.start is not None else self
-        return out / TRIALS / own.name
+        """The run folder; an evaluation uses that of its fine-tuning."""
+        trial = self.start if self.kind == "evaluate" and self.start is not None else self
+        return out / TRIALS / trial.name
 
     def is_done(self, out: Path) -> bool:
         note = note_of(self, out)
         return note is not None and note.state == "done" and self.result(out).is_file()
 
     def result(self, out: Path) -> Path:
-        """The file that a trial which is done has written."""
+        """The file that the trial writes when it is done."""
         name = {"pretrain": "encoder.safetensors", "finetune": "segmentor.safetensors", "evaluate": EVALUATION}
         return self.path(out) / name[self.kind]
 
     def command(self, out: Path) -> str:
-        """The command that does the same, from the recipe that lies beside the trial's folder."""
+        """The command that repeats the trial, with the recipe beside its folder."""
         run, recipe_file = self.path(out), _beside(self, out, ".yaml")
         if self.kind == "evaluate":
             return shlex.join(["voxmim", "evaluate", str(run), str(self.store), "--split", SPLIT])
@@ -131,36 +128,35 @@ class Trial:
 
 @lru_cache
 def _data(store: Path, _: int) -> str:
-    """What a trial follows from of the store whose index was written at that time."""
+    """The content of a store that determines a result; cached by the time at which its index was written."""
     opened = Store(store)
     return json.dumps([opened.digest(), sorted(opened.labels.items()), sorted(opened.regions.items())])
 
 
 @lru_cache
 def _label_count(store: Path, _: int, labels: str | None) -> int:
-    """How many labelled cases that is: a tenth and 6 may be the same."""
+    """The number of labelled cases: a fraction of 0.1 may be the same as 6."""
     return len(labelled_train_cases(Store(store), labels, 0))
 
 
 @dataclass(frozen=True)
 class Note:
-    """How a trial ended, kept as ``NAME.json`` beside its folder, where ``NAME.yaml`` is its recipe."""
+    """The outcome of a trial, stored as ``NAME.json`` beside its folder; ``NAME.yaml`` is its recipe."""
 
     trial: str  # its name
-    # ``done``, ``failed``, or ``skipped`` since what it starts from is not there
-    state: Literal["done", "failed", "skipped"]
-    seconds: float = 0.0  # how long it took, in this attempt
+    state: Literal["done", "failed", "skipped"]  # skipped: the trial that it starts from is missing
+    seconds: float = 0.0  # of the last attempt
     error: str = ""  # why it failed or was skipped
-    machine: str = ""  # where it was carried out
-    source: str = ""  # of the code that carried it out
-    threads: int = 1  # of torch, while it ran
+    machine: str = ""
+    source: str = ""  # of the code that ran it
+    threads: int = 1  # of torch
 
 
 def refuse_other_code(out: Path) -> None:
-    """Refuse a folder with trials of another version of the code: results of two programs must not be compared.
+    """Check that no trial in a folder was run by another version of the code.
 
     Raises:
-        RunError: there are some.
+        RunError: there is one, and its results must not be compared with new ones.
     """
     notes = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((out / TRIALS).glob("*.json"))]
     other = [note for note in notes if note.get("source") != source_hash()]
@@ -172,27 +168,28 @@ def refuse_other_code(out: Path) -> None:
 
 
 def note_of(trial: Trial, out: Path) -> Note | None:
-    """How the trial ended, or None where it was never carried out to an end."""
+    """The outcome of a trial, or None if it has not ended yet."""
     file = _beside(trial, out, ".json")
     return Note(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
-def carry_out(trial: Trial, out: Path) -> Note:
-    """Do a trial, for which its start must be done, unless it is done itself; what goes wrong becomes its note."""
-    known = note_of(trial, out)
-    if known is not None and trial.is_done(out):
-        return known
+def run_trial(trial: Trial, out: Path) -> Note:
+    """Run a trial unless it is done; errors become its note."""
+    note = note_of(trial, out)
+    if note is not None and trial.is_done(out):
+        return note
     if trial.source != source_hash():
         return Note(trial.name, "failed", error="this worker has another version of voxmim's code", machine=machine())
-    before = None if trial.start is None else note_of(trial.start, out)
-    if trial.start is not None and (before is None or before.state != "done"):
-        return Note(trial.name, "skipped", error=f"{trial.start.name} is not there, from which it starts")
+    if trial.start is not None:
+        start = note_of(trial.start, out)
+        if start is None or start.state != "done":
+            return Note(trial.name, "skipped", error=f"{trial.start.name}, from which it starts, is missing")
     began, threads = time.monotonic(), torch.get_num_threads()
     with _ONE_AT_A_TIME:
         try:
             error = ""
-            _do(trial, out)
-        except Exception as failure:  # whatever it is, the other trials shall go on
+            _run(trial, out)
+        except Exception as failure:  # the other trials must go on
             text = str(failure) if isinstance(failure, VoxmimError) else f"{type(failure).__name__}: {failure}"
             error = " ".join(text.split())
     seconds = round(time.monotonic() - began, 1)
@@ -201,8 +198,8 @@ def carry_out(trial: Trial, out: Path) -> Note:
     return note
 
 
-def _do(trial: Trial, out: Path) -> None:
-    """The work itself; the page of the study takes the place of a report of each run."""
+def _run(trial: Trial, out: Path) -> None:
+    """Train or evaluate; the page of the study replaces the reports of its runs."""
     path = trial.path(out)
     init = None if trial.start is None else trial.start.path(out)
     if trial.kind == "evaluate":
@@ -210,7 +207,7 @@ def _do(trial: Trial, out: Path) -> None:
         return
     write_recipe(_beside(trial, out, ".yaml"), trial.own_recipe)
     resume = (path / ABOUT).is_file()
-    if not resume:  # a kill may have left a folder that is no run yet
+    if not resume:  # a killed process may have left an incomplete folder
         shutil.rmtree(path, ignore_errors=True)
     store = Store(trial.store)
     if trial.kind == "pretrain":

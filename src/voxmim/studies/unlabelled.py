@@ -1,4 +1,4 @@
-"""What do unlabelled scans give: before the fine-tuning (pre-training), during it (self-training), or both?"""
+"""What do unlabelled scans add before the fine-tuning (pre-training), during it (self-training), or both?"""
 
 from voxmim.studies.arm import Arm, Comparison, grouped
 from voxmim.studies.design import Findings, Study
@@ -13,34 +13,33 @@ WEIGHT = 0.3  # of self-training, where the recipe has none
 def arms(request: Request) -> list[Arm]:
     """With each number of labels: from scratch, the same for twice the steps, and with each use of unlabelled scans.
 
-    A step of self-training costs about twice as much, which the longer run from scratch makes up for.
+    A step of self-training costs about twice as much; the longer run from scratch compensates for that.
     """
     pretext, found = request.base.pretext, []
     title = request.base.pretext_class.title
     longer = {"finetune.steps": 2 * request.base.finetune.steps}
-    taught = {"self_training.weight": request.base.self_training.weight or WEIGHT}
-    untaught = {"self_training.weight": 0.0}
+    self_training = {"self_training.weight": request.base.self_training.weight or WEIGHT}
+    supervised = {"self_training.weight": 0.0}
     for number in request.labels:
         group = label_group(number)
         found += [
-            request.scratch(untaught, **group),
-            request.scratch(untaught | longer, name="from scratch, twice the steps", **group),
-            request.scratch(taught, name="self-training", **group),
-            request.pretrained(pretext, untaught, **group),
-            request.pretrained(pretext, taught, name=f"{title} and self-training", **group),
+            request.scratch(supervised, **group),
+            request.scratch(supervised | longer, name="from scratch, twice the steps", **group),
+            request.scratch(self_training, name="self-training", **group),
+            request.pretrained(pretext, supervised, **group),
+            request.pretrained(pretext, self_training, name=f"{title} and self-training", **group),
         ]
     return found
 
 
 def findings(comparison: Comparison) -> Findings:
-    """Scores and differences from scratch, plateaus, what it takes to reach them, curves, segmentations."""
+    """Scores, differences, plateaus, the cost of reaching them, and curves."""
     groups = grouped(comparison.arms).values()
-    pairs = [(own[0], arm) for own in groups for arm in own[1:]]
-    pairs += [(own[1], arm) for own in groups for arm in own[2:]]
+    pairs = [(arms[first], arm) for first in (0, 1) for arms in groups for arm in arms[first + 1 :]]
     found = grouped_findings(comparison, pairs)
     every = list(comparison.arms)
     found.lead.append(undone_in_words(comparison, every))
-    savings = [(arm, own[0]) for own in groups for arm in own[2:]]
+    savings = [(arm, arms[0]) for arms in groups for arm in arms[2:]]
     found.tables += [plateau_table(comparison, every), saving_table(comparison, savings)]
     return found
 

@@ -1,4 +1,4 @@
-"""The files of a study: a page in HTML and Markdown, every raw result as CSV, and all of it as JSON."""
+"""The files of a study: the page in HTML and Markdown, raw results as CSV, and everything as JSON."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -33,12 +33,15 @@ def write_study(
 
     `commands` are the command lines that repeat the study, its own last.
     """
-    holes = _holes(comparison)
-    tables = [*findings.tables, _lr_table(comparison), *([holes] if holes else [])]
-    missing = [f"{len(holes.rows)} trials are missing; see the last table."] if holes else []
+    lead = [*findings.lead, unlearned_note(comparison, comparison.arms)]
+    tables = [*findings.tables, _lr_table(comparison)]
+    if missing := [[note.trial, note.state, note.error] for note in comparison.notes.values() if note.state != "done"]:
+        lead.append(f"{len(missing)} trials are missing; see the last table.")
+        again = "Run the same command to try them again."
+        tables.append(Table("Missing trials", ["trial", "state", "reason"], missing, again))
     page = Page(
         title=title,
-        lead=[*findings.lead, unlearned_note(comparison, comparison.arms), *missing],
+        lead=lead,
         tables=tables,
         plots=findings.plots,
         pictures=findings.pictures,
@@ -92,9 +95,9 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _labels(arm: Arm) -> str:
-    """How many labelled cases an arm learns from, of how many."""
-    few, every = (len(labelled_train_cases(Store(arm.store), labels, 0)) for labels in (arm.labels, None))
-    return f"{few} of {every}"
+    """The number of labelled cases that an arm uses, such as ``6 of 60``."""
+    used, available = (len(labelled_train_cases(Store(arm.store), labels, 0)) for labels in (arm.labels, None))
+    return f"{used} of {available}"
 
 
 def _arm(comparison: Comparison, arm: Arm) -> dict[str, Any]:
@@ -127,14 +130,8 @@ def _lr_table(comparison: Comparison) -> Table:
     return Table("Choice of the learning rates", ["arm", *(f"{lr:g}" for lr in lrs), "chosen"], rows, note)
 
 
-def _holes(comparison: Comparison) -> Table | None:
-    rows = [[note.trial, note.state, note.error] for note in comparison.notes.values() if note.state != "done"]
-    note = "Run the same command to try them again."
-    return Table("Missing trials", ["trial", "state", "reason"], rows, note) if rows else None
-
-
 def raw_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """Every validation of every training that is done, and every score of a test case, by `COLUMNS`."""
+    """The rows of results.csv: all validations of finished trainings, and all scores of test cases."""
     seen = set()
     for arm in comparison.arms:
         chosen = comparison.lr(arm)
@@ -155,19 +152,19 @@ def raw_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
                 for case in scored["cases"]:
                     for metric in METRICS:
                         for label, value in case.get(metric, {}).items():
-                            one = {"arm": who, "case": case["case"], "label": label, "metric": metric, "value": value}
-                            yield about | one
+                            score = {"case": case["case"], "label": label, "metric": metric, "value": value}
+                            yield {**about, "arm": who, **score}
 
 
 def _validated(comparison: Comparison, trial: Trial, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for row in comparison.rows(trial):
         for key, value in row.items():
-            one = {"trial": trial.name, "kind": trial.kind, "split": "val", "step": int(row["step"]), "value": value}
+            entry = {"trial": trial.name, "kind": trial.kind, "split": "val", "step": int(row["step"]), "value": value}
             if key.startswith(case_column("")):
-                yield {**about, **one, "case": key.removeprefix(case_column("")), "metric": "dice"}
+                yield {**about, **entry, "case": key.removeprefix(case_column("")), "metric": "dice"}
             elif key.startswith("val_dice "):
-                yield {**about, **one, "label": key.removeprefix("val_dice "), "metric": "dice"}
+                yield {**about, **entry, "label": key.removeprefix("val_dice "), "metric": "dice"}
             elif key == "loss":
-                yield {**about, **one, "split": "train", "metric": "loss"}
+                yield {**about, **entry, "split": "train", "metric": "loss"}
             elif key not in ("step", "lr"):
-                yield {**about, **one, "metric": key.removeprefix("val_")}
+                yield {**about, **entry, "metric": key.removeprefix("val_")}

@@ -1,4 +1,4 @@
-"""Which cases of a store a fine-tuning learns from."""
+"""The cases of a store that a fine-tuning trains on."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from voxmim.store.format import Case, Store
 
 
 def labelled_train_cases(store: Store, labels: str | None, seed: int) -> list[Case]:
-    """The labelled train cases that a run may learn from, drawn by seed; a smaller draw is a part of a larger one.
+    """A random sample of the labelled train cases; with the same seed, a smaller sample is a part of a larger one.
 
     `labels` is a fraction such as ``0.1``, a number such as ``12``, or None for all. Cases that lack a channel are left
     out.
 
     Raises:
-        StoreError: there are none, or `labels` does not fit.
+        StoreError: there is no such case, or `labels` is not valid.
     """
     cases = store.labelled("train")
     if not cases and any(case.label for case in store.in_split("train")):
@@ -29,10 +29,10 @@ def labelled_train_cases(store: Store, labels: str | None, seed: int) -> list[Ca
 
 
 def label_count(labels: str, cases: int, store: Store, minimum: int = 1) -> int:
-    """How many of the labelled train cases a fraction or a number means; a fraction gives at least `minimum`.
+    """The number of cases that ``--labels`` stands for: a fraction of all `cases` (at least `minimum`), or a number.
 
     Raises:
-        StoreError: it is neither a fraction nor a number that fits.
+        StoreError: it is not a fraction up to 1, nor a number from `minimum` to `cases`.
     """
     try:
         count = max(minimum, round(float(labels) * cases)) if "." in labels else int(labels)
@@ -51,9 +51,9 @@ def resumed_cases(store: Store, names: Sequence[str]) -> list[Case]:
     """The cases that a resumed run was trained on.
 
     Raises:
-        StoreError: one of them is gone.
+        StoreError: one of them is no longer in the store.
     """
-    gone = [name for name in names if name not in store.cases]
-    if gone:
-        raise StoreError(f"{store.path}: {gone[0]}, which the run was trained on, is gone; prepare it again.")
+    missing = [name for name in names if name not in store.cases]
+    if missing:
+        raise StoreError(f"{store.path}: {missing[0]}, which the run was trained on, is gone; prepare it again.")
     return [store.cases[name] for name in names]

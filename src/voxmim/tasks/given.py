@@ -1,4 +1,4 @@
-"""The new scans that a command is given, and the files that it writes for them."""
+"""The new scans that `predict`, `reconstruct` and `embed` read, and the files that they write."""
 
 import os
 from collections import Counter
@@ -17,14 +17,14 @@ from voxmim.tasks.scans import channel_order
 
 
 class Scan(NamedTuple):
-    """The files of a scan, as `Predictor.prepare` takes them."""
+    """The arguments of `Predictor.prepare`."""
 
     images: tuple[Path, ...]  # one of all channels, or one per channel
     order: Sequence[int] | None = None  # for each channel of the network, its index in the scan; None: the same order
 
 
 class Written(list[Path]):
-    """The files that a command has written.
+    """The files that a command wrote.
 
     Attributes:
         left_out: the names or paths of scans that could not be used.
@@ -36,14 +36,17 @@ class Written(list[Path]):
 
 
 def given_scans(paths: Sequence[Path], channels: Sequence[str]) -> tuple[dict[str, Scan], list[str]]:
-    """The scans among files, folders and lists, by name, for a network of these channels; and paths of those left out.
+    """Find the scans in files, folders and lists, for a network with these channels.
 
     Folders and lists are read as `prepare` reads them. Where nothing names the channels, the files ``CASE_0000`` and
-    ``CASE_0001`` are those of one scan.
+    ``CASE_0001`` are channels of one scan.
+
+    Returns:
+        the scans by name, and the files of scans that are left out.
 
     Raises:
         SourceError: there is no scan, a path is missing, a list cannot be read, a folder or list has other channels, or
-            a scan of a list has the name of another.
+            two scans have the same name.
     """
     paths = [path.absolute() for path in paths]
     files: list[Path] = []
@@ -56,8 +59,9 @@ def given_scans(paths: Sequence[Path], channels: Sequence[str]) -> tuple[dict[st
             if path.is_dir() and source.channels == UNNAMED:
                 files += [image for case in source.cases for image in case.images]
             else:
-                found, lacking = _complete(source, channels)
-                cases, left_out = [*cases, *found], [*left_out, *lacking]
+                complete, incomplete = _complete(source, channels)
+                cases += complete
+                left_out += incomplete
         elif path.is_file() or is_dicom(path):
             files.append(path)
         else:
@@ -81,11 +85,12 @@ def given_scans(paths: Sequence[Path], channels: Sequence[str]) -> tuple[dict[st
 def _complete(source: Source, channels: Sequence[str]) -> tuple[list[tuple[str, Scan]], list[Finding]]:
     """The scans of a folder or list that have all channels, and findings on the others."""
     order = None if len(source.channels) == 1 else channel_order(channels, source.channels, source.path)
-    found = [(case.name, Scan(case.images, order)) for case in source.cases if not case.missing]
-    lacking = []
+    complete, incomplete = [], []
     for case in source.cases:
         if case.missing:
             names = ", ".join(source.channels[index] for index in case.missing)
             text = f"its case {case.name} lacks the channel {names}, which the network needs."
-            lacking.append(Finding.of(case.images[0], "channels", text))
-    return found, lacking
+            incomplete.append(Finding.of(case.images[0], "channels", text))
+        else:
+            complete.append((case.name, Scan(case.images, order)))
+    return complete, incomplete

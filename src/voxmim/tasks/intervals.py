@@ -1,9 +1,9 @@
-"""95 % intervals of a mean: over cases of one run, and over cases and seeds of several.
+"""95 % confidence intervals of a mean: over the cases of one run, and over the cases and seeds of several runs.
 
-Runs with S seeds scored on the same C cases give a table of scores. Another seed would score otherwise, and so would
-other patients: a score is mean + seed effect + case effect + rest. With two or three seeds a bootstrap over them is far
-too narrow, since it takes the few seeds for all that there are. `mean_draws` gives each effect a t distribution with as
-many degrees of freedom as the scores have (Behrens-Fisher; Kenward and Roger, Biometrics 53, 1997, discuss the case).
+Scores of S seeds on the same C cases vary with the seed and with the case: score = mean + seed effect + case effect +
+residual. A bootstrap over two or three seeds is far too narrow, because it treats them as the whole population.
+`mean_draws` draws each effect from a t distribution with S - 1 or C - 1 degrees of freedom instead (Behrens-Fisher; see
+Kenward and Roger, Biometrics 53, 1997).
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ DRAWS = 4000
 def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean over cases (Efron and Tibshirani, 1993, chapter 13).
 
-    It is narrow for a handful of cases; for one case it is (value, value).
+    It is too narrow for a handful of cases; for one case it is (value, value).
 
     Raises:
-        ValueError: no values, or one that is not finite.
+        ValueError: there is no value, or one is not finite.
     """
     sample = np.asarray(values, dtype=np.float64)
     if sample.size == 0 or not np.isfinite(sample).all():
@@ -33,12 +33,18 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 
 def mean_draws(scores: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
     """Draws of the mean over seeds and cases, whose quantiles are its interval.
 
-    Each draw adds to the mean of `scores` a seed effect, of the covariance that the seeds show and S - 1 degrees of
-    freedom, and a case effect with C - 1. Both effects contain the rest, which is taken out of the second. Scores of
-    one seed vary by cases only, and scores of one case by seeds only. Arrays of the same S and C are drawn alike, so
-    that draws of two paired arms may be subtracted or divided.
+    Each draw is the mean of `scores` plus a random seed effect and a random case effect. Both contain the residual, so
+    its variance is subtracted from the case effect. With one seed only the cases vary, with one case only the seeds.
+    Arrays of the same S and C use the same random numbers, so the draws of two paired arms may be subtracted or
+    divided.
 
-    Scores are (S, C) of S seeds and C cases, or (S, T, C) at each of T steps; the R draws (R,) or (R, T) float64.
+    Args:
+        scores: (S, C) of S seeds and C cases, or (S, T, C) at each of T steps.
+        seed: of the random numbers.
+        draws: how many, R.
+
+    Returns:
+        (R,) or (R, T) float64.
 
     Raises:
         ValueError: a score is not finite, or there is none.
@@ -52,10 +58,10 @@ def mean_draws(scores: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndar
     seed_means, case_means, mean = scores.mean(axis=-1), scores.mean(axis=0), scores.mean(axis=(0, -1))
     case_effects = case_means - mean[..., None]
     if seeds > 1 and cases > 1:
-        rest = scores - seed_means[..., None] - case_effects
-        rest_square = (rest**2).sum(axis=(0, -1)) / ((seeds - 1) * (cases - 1))
+        residuals = scores - seed_means[..., None] - case_effects
+        residual_square = (residuals**2).sum(axis=(0, -1)) / ((seeds - 1) * (cases - 1))
         case_square = seeds * (case_effects**2).sum(axis=-1) / (cases - 1)
-        ratio = np.divide(rest_square, case_square, out=np.ones_like(mean), where=case_square > 0)
+        ratio = np.divide(residual_square, case_square, out=np.ones_like(mean), where=case_square > 0)
         case_effects = case_effects * np.sqrt(np.clip(1 - ratio, 0, 1))[..., None]
     return mean + np.tensordot(seed_weights, seed_means, 1) + np.tensordot(case_weights, case_effects, (1, -1))
 
@@ -66,7 +72,7 @@ def mean_interval(scores: np.ndarray, seed: int = 0) -> tuple[float, float]:
 
 
 def seed_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % t interval of the mean over seeds, of values (S, T): two arrays (T,). One seed has no width."""
+    """95 % t interval of the mean over seeds of values (S, T): two arrays (T,), equal for a single seed."""
     count, mean = len(values), values.mean(axis=0)
     if count == 1:
         return mean, mean
@@ -75,13 +81,13 @@ def seed_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def central(draws: np.ndarray) -> tuple[float, float]:
-    """Where the middle 95 % of draws (R,) lie; infinite draws count, and no draw is interpolated."""
+    """The central 95 % of draws (R,); draws may be infinite, and none are interpolated."""
     low, high = np.quantile(draws, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], method="nearest")
     return float(low), float(high)
 
 
 def verdict(difference: float, interval: tuple[float, float], digits: int = 3) -> str:
-    """``higher``, ``lower`` or ``no difference seen``, by whether the interval as printed contains zero."""
+    """``higher`` or ``lower``; ``no difference seen`` if the interval, rounded as it is printed, contains zero."""
     low, high = (round(end, digits) for end in interval)
     if low <= 0 <= high:
         return "no difference seen"
@@ -89,7 +95,7 @@ def verdict(difference: float, interval: tuple[float, float], digits: int = 3) -
 
 
 def _t_weights(rng: np.random.Generator, draws: int, count: int) -> np.ndarray:
-    """(draws, count) weights of a sample, whose weighted sum is its mean's error by the t distribution; 0 for one."""
+    """(draws, count) weights; a sample's weighted sum is a t-distributed error of its mean, 0 for a sample of one."""
     if count == 1:
         return np.zeros((draws, 1))
     normal = rng.standard_normal((draws, count))

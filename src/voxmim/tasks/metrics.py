@@ -1,8 +1,8 @@
-"""The metrics of a predicted label map, one entry each: tables, JSON, CSV, pages and studies read this dict.
+"""The metrics of a predicted label map; tables, JSON, CSV, pages and studies read the dict `METRICS`.
 
-Surfaces are as MONAI defines them: the surface of a label is the set of its voxels that share a face with a voxel of
-another label or with the outside of the image (the label minus its binary erosion by one voxel, 6 neighbours), so an
-organ cut off by the field of view has a surface there. Distances run between centres of surface voxels, in mm.
+Surfaces are defined as in MONAI: a label's voxels that share a face with a voxel of another label or with the outside
+of the image (the label minus its binary erosion by one voxel, 6 neighbours). So an organ cut off by the field of view
+has a surface there. Distances are between centres of surface voxels, in mm.
 """
 
 import warnings
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-# Added to the tolerance: voxel sizes taken from a float32 affine are off in the seventh digit, and a distance of
-# exactly the tolerance must not fall on either side of it by chance.
+# Added to the tolerance: voxel sizes from a float32 affine are off in the seventh digit, which must not decide whether
+# a distance of exactly the tolerance counts.
 _ROUNDING_MM = 1e-4
 
 
@@ -32,12 +32,12 @@ class Masks:
 class Metric:
     """One metric."""
 
-    function: Callable[..., Any]  # of the `Masks` of a structure in one case, or of what another task documents
+    function: Callable[..., Any]  # takes the `Masks` of a structure in one case; of scans, the targets and predictions
     title: str  # in tables; ``{tolerance_mm}`` is filled in
-    unit: str  # such as ``mm``; empty where it has none
+    unit: str  # such as ``mm``, or empty
     digits: int  # printed after the decimal point
     higher_is_better: bool
-    absent: float | None = 0.0  # score of a structure that only one label map holds; None: the scan's diagonal in mm
+    absent: float | None = 0.0  # score of a structure that only one label map has; None: the scan's diagonal in mm
 
     def heading(self, tolerance_mm: float = 2.0) -> str:
         title = self.title.format(tolerance_mm=f"{tolerance_mm:g}")
@@ -77,18 +77,18 @@ METRICS: dict[str, Metric] = {
     "hd95_mm": Metric(hd95, "HD95", "mm", 2, higher_is_better=False, absent=None),
     "nsd": Metric(surface_dice, "NSD ({tolerance_mm} mm)", "", 3, higher_is_better=True, absent=0.0),
 }
-MAIN = "dice"  # has an interval in tables and is what the best step of a training is chosen by
+MAIN = "dice"  # has an interval in tables and selects the best step of a training
 
 
 def headings(tolerance_mm: float = 2.0) -> list[str]:
-    """The columns that `cells` fills: each metric, the main one followed by its interval."""
+    """The column headings of `cells`: each metric, the main one followed by its interval."""
     heads = [metric.heading(tolerance_mm) for metric in METRICS.values()]
     heads.insert(list(METRICS).index(MAIN) + 1, "95 % interval")
     return heads
 
 
 def cells(scores: Mapping[str, Any]) -> list[str]:
-    """The scores of one structure (`summarise`), or of the mean, as the cells of a table's row."""
+    """The table row of one structure's scores, or of their mean, as `summarise` returns them."""
     found = [metric.text(scores.get(name)) for name, metric in METRICS.items()]
     found.insert(list(METRICS).index(MAIN) + 1, METRICS[MAIN].interval(scores["ci95"]))
     return found

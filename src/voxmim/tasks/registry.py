@@ -13,7 +13,7 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (Segmentation, Class
 
 
 def task_of(run: Path) -> type[Task]:
-    """The task of a fine-tuning's run folder or weights file; segmentation where nothing says otherwise."""
+    """The task of a fine-tuning's run folder or weights file; segmentation by default."""
     about = run / "run.json"
     if about.is_file():
         return TASKS[json.loads(about.read_text()).get("task", Segmentation.name)]

@@ -1,4 +1,4 @@
-"""The scans that are evaluated or predicted: their order of channels, and the work on them one by one."""
+"""The scans of an evaluation or prediction: their source, the order of their channels, and a loop over them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 def source_of(data: Path, seed: int) -> Source:
-    """The source files of a store's cases, or those of a folder or list; a split is drawn by the seed if there is none.
+    """The source of a store's cases, or of a folder or list; without splits of its own it is split by the seed.
 
     Raises:
         StoreError: the store cannot be used.
@@ -33,7 +33,7 @@ def source_of(data: Path, seed: int) -> Source:
 
 
 def source_in_fold(data: Path, metadata: Mapping[str, Any]) -> Source:
-    """`source_of`, split as the weights with this metadata were trained: their own data set is in their fold."""
+    """`source_of`, with the splits that weights with this metadata were trained on, folds included."""
     trained, fold = metadata["data"], metadata.get("fold")
     source = source_of(data, trained["seed"])
     if fold is None or source.name != trained.get("name"):
@@ -41,25 +41,25 @@ def source_in_fold(data: Path, metadata: Mapping[str, Any]) -> Source:
     return replace(source, cases=tuple(folded(source.cases, fold, source.seed, data)))
 
 
-def channel_order(known: Sequence[str], have: Sequence[str], where: Path) -> list[int]:
-    """For each channel that a network knows, the index of the channel of that name among those of the data.
+def channel_order(needs: Sequence[str], have: Sequence[str], where: Path) -> list[int]:
+    """The index in the data (channels `have`) of each channel that a network needs.
 
-    Names are compared without regard to case. Where one side has no names of its own (``image``, ``channel 0``), or
-    there is only one channel, the order decides.
+    Names are compared without regard to case. Where one side has generic names (``image``, ``channel 0``), or there is
+    only one channel, the order is kept.
 
     Raises:
-        SourceError: the names differ, or their number does.
+        SourceError: the names or their number differ.
     """
-    theirs = [name.casefold() for name in have]
-    wanted = [name.casefold() for name in known]
-    if len(theirs) == len(wanted) and (len(wanted) == 1 or any(map(_is_generic, (theirs, wanted)))):
-        return list(range(len(wanted)))
-    if sorted(theirs) != sorted(wanted):
+    present = [name.casefold() for name in have]
+    needed = [name.casefold() for name in needs]
+    if len(present) == len(needed) and (len(needed) == 1 or _is_generic(present) or _is_generic(needed)):
+        return list(range(len(needed)))
+    if sorted(present) != sorted(needed):
         raise SourceError(
-            f"{where}: its channels are {', '.join(have)}, but the network needs {', '.join(known)}; give scans of "
+            f"{where}: its channels are {', '.join(have)}, but the network needs {', '.join(needs)}; give scans of "
             "these channels, named so."
         )
-    return [theirs.index(name) for name in wanted]
+    return [present.index(name) for name in needed]
 
 
 def _is_generic(names: Sequence[str]) -> bool:
@@ -69,10 +69,13 @@ def _is_generic(names: Sequence[str]) -> bool:
 def for_each(
     items: Mapping[str, Item], work: Callable[[str, Item], Result], on_case: Progress | None
 ) -> tuple[dict[str, Result], list[str]]:
-    """The result of each item by its name, and the names of those that failed; what is wrong with them is printed.
+    """Run `work` on each item; items that fail are left out with a warning.
+
+    Returns:
+        the results by name, and the names of the items that failed.
 
     Raises:
-        VoxmimError: all of them failed; the first one's error.
+        VoxmimError: all items failed; this is the first one's error.
     """
     results: dict[str, Result] = {}
     errors: dict[str, VoxmimError] = {}
@@ -85,8 +88,8 @@ def for_each(
             errors[name] = error
     if errors and not results:
         raise next(iter(errors.values()))
-    for left_out in errors.values():
-        warn(f"left out: {left_out}")
+    for failure in errors.values():
+        warn(f"left out: {failure}")
     if on_case is not None:
         on_case(len(items), len(items))
     return results, list(errors)
@@ -96,14 +99,14 @@ def labelled_cases(source: Source, split: str) -> tuple[list[SourceCase], list[s
     """The labelled cases of a split, and the names of those left out because they lack a channel.
 
     Raises:
-        StoreError: there is none.
+        StoreError: there is no labelled case.
     """
     labelled = [case for case in source.cases if split in ("all", case.split) and case.label]
     left_out = [case.name for case in labelled if case.missing]
-    found = [case for case in labelled if not case.missing]
-    if not found:
+    complete = [case for case in labelled if not case.missing]
+    if not complete:
         lacking = f" that has every channel ({len(left_out)} lack one)" if left_out else ""
         raise StoreError(
             f"{source.path}: it has no labelled case{lacking} in the split '{split}'; name another with --split."
         )
-    return found, left_out
+    return complete, left_out

@@ -1,4 +1,4 @@
-"""What an encoder is fine-tuned for: the parts of a training, an evaluation and a page that depend on the task."""
+"""The interface of a task: the parts of training, evaluation and report that depend on it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ from voxmim.weights.start import Start
 
 
 class ResultTable(NamedTuple):
-    """A table of an evaluation, as console and page show it."""
+    """A table of an evaluation, for console and page."""
 
     title: str
     header: list[str]
@@ -39,17 +39,17 @@ class ResultTable(NamedTuple):
 class Task(ABC):
     """One task on the data of one training."""
 
-    name: ClassVar[str]  # as ``--task`` takes it
-    title: ClassVar[str]  # what its page calls the training
+    name: ClassVar[str]  # the value of ``--task``
+    title: ClassVar[str]  # of the training, on its page
     product: ClassVar[str]  # what is trained; the weights are ``PRODUCT.safetensors``
-    score: ClassVar[str]  # the column of metrics.csv that the best step is chosen by (higher is better)
+    score: ClassVar[str]  # the column of metrics.csv that selects the best step (higher is better)
     score_name: ClassVar[str]  # of that column, in sentences
-    option: ClassVar[str] = ""  # that names the table of its targets; empty where they are label maps
+    option: ClassVar[str] = ""  # of the command line, for the table of targets; empty if the targets are label maps
     labelled: ClassVar[bool] = False  # whether crops are read with their label maps
     sides: Sides = Sides()  # of its labels
 
     def __init__(self, store: Store, train: Sequence[Case], val: Sequence[Case], notes: Sequence[str] = ()) -> None:
-        """The cases to train and to validate on, and a sentence on each thing to know about their choice."""
+        """Set the cases to train and to validate on; `notes` are sentences on their choice."""
         self.store, self.train, self.val, self.notes = store, list(train), list(val), list(notes)
 
     @classmethod
@@ -57,7 +57,7 @@ class Task(ABC):
     def choose(
         cls, store: Store, labels: str | None, seed: int, table: Path | None, start: Start | None = None
     ) -> Self:
-        """The task of a new run, its cases chosen; raises StoreError, SourceError or RunError."""
+        """The task of a new run, with its cases; raises StoreError, SourceError or RunError."""
 
     @classmethod
     @abstractmethod
@@ -66,7 +66,7 @@ class Task(ABC):
 
     @classmethod
     def table_of(cls, classes: Path | str | None, values: Path | str | None) -> Path | None:
-        """The table of targets, given by the option of this task; raises RunError where another one was given."""
+        """The table of targets from this task's option; raises RunError if another task's option is set."""
         given = {"--classes": classes, "--values": values}
         for option, table in given.items():
             if table is not None and option != cls.option:
@@ -83,52 +83,52 @@ class Task(ABC):
     @property
     @abstractmethod
     def loss_name(self) -> str:
-        """The axis of the loss's plot."""
+        """The axis label of the loss plot."""
 
     @abstractmethod
     def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
-        """A fresh network on an encoder."""
+        """A new network on an encoder."""
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch, foreground_weight: float = 1.0) -> Tensor:
-        """The loss of the network's output for a batch, in float32 whatever the output's precision.
+        """The loss of the network's output for a batch, computed in float32.
 
-        `foreground_weight` is that of labelled voxels, for a task that has them.
+        `foreground_weight` is the weight of labelled voxels in a segmentation.
         """
 
     def self_training_loss(
         self, output: Any, teacher: Any, batch: Batch, threshold: float, foreground_weight: float = 1.0
     ) -> Tensor:
-        """The loss of the network's output against what its averaged weights say of the same crops; only of labels."""
+        """The loss against a teacher's output for the same crops, for a task with label maps."""
         raise NotImplementedError
 
     @abstractmethod
     def windows(self, case: Case, recipe: Recipe) -> int:
-        """How many windows the prediction of a case takes."""
+        """The number of windows in the prediction of a case."""
 
     @abstractmethod
     def score_case(self, network: nn.Module, case: Case, recipe: Recipe) -> Any:
-        """What a validation keeps of one case, plain numbers in lists and dicts; raises StoreError."""
+        """The scores of one case in a validation, as plain numbers in lists and dicts; raises StoreError."""
 
     @abstractmethod
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
         """The columns of metrics.csv from the scores of cases, by case name."""
 
-    def go_on(self, network: nn.Module, start: Start, report: LoadReport) -> None:
-        """Load what fits of a fine-tuned network besides its encoder; nothing by default."""
+    def load_head(self, network: nn.Module, start: Start, report: LoadReport) -> None:
+        """Load the decoder and head of a fine-tuned network as far as they fit; nothing by default."""
         return
 
     def prepare(self, network: nn.Module, crops: Iterable[Tensor], recipe: Recipe, folder: Path) -> None:
-        """What happens once before the first step; nothing by default."""
+        """Called once before the first step; does nothing by default."""
         return
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
-        """What run.json keeps of it."""
+        """The entries of run.json."""
 
     @abstractmethod
     def metadata(self, recipe: Recipe) -> dict[str, Any]:
-        """What the weights file keeps of it."""
+        """The entries of the weights file's metadata."""
 
     @staticmethod
     @abstractmethod
@@ -146,14 +146,14 @@ class Task(ABC):
 
         Args:
             run: a fine-tuning's run folder or weights file.
-            data: a store (its source files must still be there), or a folder or list of scans; a split that has to be
-                drawn is drawn as it was for the training.
-            split: ``train``, ``val`` or ``test``; ``all`` takes every case that has a reference.
+            data: a store (its source files must still be there), or a folder or list of scans, which is split as it
+                was for the training if it has no splits of its own.
+            split: ``train``, ``val`` or ``test``; ``all`` means every case that has a reference.
             tolerance_mm: of a segmentor's surface Dice.
             on_case: called with the cases done and their number.
             others: further runs, whose outputs are averaged with the first one's.
-            about: the run's run.json, where there is one.
-            table: other targets than those it lists.
+            about: the content of the run's run.json, if there is one.
+            table: targets to use instead of those in `about`.
         """
 
     @staticmethod
@@ -185,7 +185,7 @@ class Task(ABC):
     @staticmethod
     @abstractmethod
     def tables(result: Mapping[str, Any]) -> list[ResultTable]:
-        """An evaluation as console and page show it."""
+        """The tables of an evaluation, for console and page."""
 
     @staticmethod
     @abstractmethod
@@ -195,21 +195,21 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def curves(cls, columns: Iterable[str]) -> dict[str, str]:
-        """Those of the columns of metrics.csv that the plot of the validation shows, with their labels."""
+        """The columns of metrics.csv in the validation plot, with their labels."""
 
     @classmethod
     def facts(cls, about: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """What the page says of a run.json, as (name, value)."""
+        """The rows (name, value) that the page shows of a run.json."""
         return []
 
     def image(self, case: Case, recipe: Recipe) -> Tensor:
-        """(C, X, Y, Z) float32, a prepared scan as the network sees it; raises StoreError."""
+        """A prepared scan as the network's input, (C, X, Y, Z) float32; raises StoreError."""
         stored = self.store.image(case.name)
         return torch.from_numpy(window(stored, self.store.preparation.intensity, recipe.window))
 
 
 class Predictor:
-    """A trained network, in evaluation mode, with everything that it needs to predict a scan from its files."""
+    """A trained network in evaluation mode, with what is needed to predict a scan from its files."""
 
     def __init__(self, network: nn.Module, metadata: dict[str, Any]) -> None:
         self.network = network.cuda() if torch.cuda.is_available() else network
@@ -218,14 +218,14 @@ class Predictor:
 
     @property
     def crop(self) -> tuple[int, int, int]:
-        """Voxels of a window along X, Y, Z."""
+        """The size of a window, in voxels along X, Y, Z."""
         x, y, z = self.metadata["crop"]
         return x, y, z
 
     def prepare(self, images: Sequence[Path], order: Sequence[int] | None = None) -> PreparedScan:
-        """Read a scan; `order` brings its channels into the order that the network knows.
+        """Read and prepare a scan; `order` has the index in the scan of each channel of the network.
 
-        A scan that looks as if it were of the other modality is named in a warning.
+        Prints a warning if the scan seems to be of another modality than the training scans.
         """
         kind = self.preparation.intensity
         volume = read_channels(images, len(self.preparation.channels), self.preparation.match_channels)
@@ -237,6 +237,6 @@ class Predictor:
         return replace(scan, image=scan.image[list(order)], intensities=tuple(scan.intensities[at] for at in order))
 
     def image(self, scan: PreparedScan) -> Tensor:
-        """(C, X, Y, Z) float32, intensities as the network sees them."""
+        """The network's input, (C, X, Y, Z) float32, windowed as in training."""
         bounds = tuple(self.metadata["window"])
         return torch.from_numpy(window(scan.image, self.preparation.intensity, bounds))

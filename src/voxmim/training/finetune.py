@@ -72,7 +72,7 @@ def finetune(
     transfer = None if start is None else start.load_into(encoder, store, recipe, store.preparation.channels)
     carried = None
     if start is not None and transfer is not None and start.kind != "encoder":
-        chosen.go_on(network, start, transfer)
+        chosen.load_head(network, start, transfer)
     elif start is not None and recipe.carry_decoder:
         carried = carry_decoder(network, start.file)
     kept = {} if fold is None else {"fold": fold}

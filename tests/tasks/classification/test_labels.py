@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voxmim.errors import SourceError
-from voxmim.tasks.classification.labels import counts_in_words, draw_splits, in_turn, match, read_classes
+from voxmim.tasks.classification.labels import counts_in_words, draw_splits, match, read_classes, stratified_order
 
 TWO = {"a": "sick", "b": "healthy", "c": "sick"}
 TABLES = st.dictionaries(st.text("abcdef", min_size=1, max_size=4), st.sampled_from(["x", "y", "z"]), min_size=1)
@@ -93,7 +93,7 @@ def test_a_split_follows_from_its_seed() -> None:
 
 @given(TABLES, st.integers(0, 9))
 def test_every_beginning_of_the_order_is_stratified(classes: dict[str, str], seed: int) -> None:
-    order = in_turn(classes, seed)
+    order = stratified_order(classes, seed)
     assert sorted(order) == sorted(classes)
     counts = Counter(classes.values())
     assert {classes[case] for case in order[: len(counts)]} == set(counts)

@@ -13,12 +13,18 @@ from torch import Tensor, nn
 from conftest import TinyRuns
 from stand_ins import TINY_BANDS, ByIntensity
 from voxmim.images.geometry import Grid, resample_probabilities, resample_to_label_map
+from voxmim.settings import Triple
 from voxmim.tasks.segmentation import inference
-from voxmim.tasks.segmentation.inference import original_label_map, predict_probabilities, predict_slabs
+from voxmim.tasks.segmentation.inference import joined, original_label_map, predict_slabs
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.weights.load import load_segmentor
 
 sizes = st.integers(3, 20)
+
+
+def predict_probabilities(network: nn.Module, image: Tensor, crop: Triple, overlap: float, precision: str) -> Tensor:
+    x, y, z = image.shape[1:]
+    return joined(predict_slabs(network, image, crop, overlap, precision), (x, y, z))
 
 
 class Brightness(nn.Module):

@@ -1,24 +1,25 @@
-"""The classes of scans: read from a table, matched with the cases of a store, divided by splits."""
+"""The classes of scans: reading them from a table, matching them with cases, splitting them."""
 
 import csv
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from voxmim.errors import SourceError, nearest
+from voxmim.text import counted
 
 CASE, CLASS = "case", "class"  # the columns of the table
 _FRACTIONS = {"test": 0.25, "val": 0.15}  # of a split that is drawn; the rest trains
 
 Listed = dict[str, dict[str, Any]]
-"""For each split, the class (or another target) of each of its cases."""
+"""The class (or another target) of each case, by split and case name."""
 
 
 def read_classes(file: Path) -> dict[str, str]:
-    """The class of each case that a CSV file lists in the columns ``case`` and ``class``.
+    """Read the class of each case from the columns ``case`` and ``class`` of a CSV file.
 
     Raises:
         SourceError: as `read_column`, or there are fewer than two classes.
@@ -31,13 +32,13 @@ def read_classes(file: Path) -> dict[str, str]:
 
 
 def read_column(file: Path, column: str) -> dict[str, str]:
-    """What a column of a CSV file says of each case of its column ``case``; rows where it is empty are passed over.
+    """Read a column of a CSV file by case, as its column ``case`` names it; rows where the column is empty are skipped.
 
     Raises:
-        SourceError: the file is missing, no such table, or lists a case twice.
+        SourceError: the file is missing, is no such table, or lists a case twice.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")  # with the mark that spreadsheets put first, or without
+        text = file.read_text(encoding="utf-8-sig")  # with or without the byte order mark of spreadsheets
     except FileNotFoundError:
         raise SourceError(f"{file}: there is no such file; check the path.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -50,7 +51,7 @@ def read_column(file: Path, column: str) -> dict[str, str]:
             f"'{(text.splitlines() or [''])[0][:60]}'; correct it."
         )
     rows.fieldnames = header
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     seen: set[str] = set()
     for row in rows:
         case, value = (row[CASE] or "").strip(), (row[column] or "").strip()
@@ -60,21 +61,28 @@ def read_column(file: Path, column: str) -> dict[str, str]:
             raise SourceError(f"{file}: case '{case}' is listed twice; leave it in once.")
         seen.add(case)
         if value:
-            found[case] = value
-    return found
+            values[case] = value
+    return values
 
 
 def match(
     classes: Mapping[str, Any], splits: Mapping[str, str], file: Path, data: Path, target: str = CLASS
 ) -> tuple[Listed, list[str]]:
-    """Match the classes (or another `target`) that a table lists with the cases in `data`, given by their splits.
+    """Match the classes (or other targets) in a table with the cases in `data`.
+
+    Args:
+        classes: the class of each case in the table.
+        splits: the split of each case in the data.
+        file: the table, for messages.
+        data: the data, for messages.
+        target: what a class is called in messages.
 
     Returns:
-        the class of each case by split (``train``, ``val``, ``test``, ``unlabelled``), and a sentence on
-        each kind of case that takes no part.
+        the class of each case by split (``train``, ``val``, ``test``, ``unlabelled``), and sentences on the cases that
+        are left out.
 
     Raises:
-        SourceError: none of the listed cases is there.
+        SourceError: the table and the data have no case in common.
     """
     listed: Listed = {}
     for case, split in splits.items():
@@ -95,44 +103,41 @@ def match(
 
 
 def draw_splits(classes: Mapping[str, str], seed: int) -> dict[str, str]:
-    """Draw the split of each case by seed: of each class a quarter for testing, 15 % for validation, the rest to train.
+    """A random split of each case, stratified by class: a quarter for testing, 15 % for validation, the rest to train.
 
-    Of three cases or more of a class, one at least goes into each split; of two, one trains and one tests.
+    A class of three or more cases has at least one in each split; of a class of two, one trains and one tests.
     """
     drawn: dict[str, str] = {}
-    for name in sorted(set(classes.values())):
-        cases = _shuffled([case for case in classes if classes[case] == name], seed)
+    for cases in _shuffled_classes(classes, seed):
+        total = len(cases)
         for split, fraction in _FRACTIONS.items():
-            count = max(1, round(fraction * sum(one == name for one in classes.values()))) if len(cases) > 1 else 0
+            count = max(1, round(fraction * total)) if len(cases) > 1 else 0
             drawn.update(dict.fromkeys(cases[:count], split))
             cases = cases[count:]
         drawn.update(dict.fromkeys(cases, "train"))
     return {case: drawn[case] for case in classes}
 
 
-def in_turn(classes: Mapping[str, str], seed: int) -> list[str]:
-    """The cases in an order drawn by seed, the first n of which are a stratified draw of n with every class among them.
-
-    So a smaller draw is a part of a larger one.
-    """
-    places: dict[str, float] = {}
-    for name in sorted(set(classes.values())):
-        cases = _shuffled([case for case in classes if classes[case] == name], seed)
+def stratified_order(classes: Mapping[str, str], seed: int) -> list[str]:
+    """The cases in a random order, of which the first n are a stratified sample that has every class."""
+    position: dict[str, float] = {}
+    for cases in _shuffled_classes(classes, seed):
         for rank, case in enumerate(cases):
-            places[case] = (rank + 0.5) / len(cases) if rank else 0.0
-    return sorted(places, key=lambda case: places[case])
+            position[case] = (rank + 0.5) / len(cases) if rank else 0.0
+    return sorted(position, key=position.__getitem__)
 
 
-def counts_in_words(cases: Collection[str]) -> str:
-    """How many cases there are of each class, such as ``12 healthy, 9 sick``."""
-    return ", ".join(f"{count} {name}" for name, count in sorted(Counter(cases).items()))
+def counts_in_words(classes: Collection[str]) -> str:
+    """The number of cases of each class, such as ``12 healthy, 9 sick``."""
+    return ", ".join(f"{count} {name}" for name, count in sorted(Counter(classes).items()))
 
 
-def _shuffled(cases: list[str], seed: int) -> list[str]:
-    ordered = sorted(cases)
-    return [ordered[i] for i in np.random.default_rng([seed, 13]).permutation(len(ordered))]
+def _shuffled_classes(classes: Mapping[str, str], seed: int) -> Iterator[list[str]]:
+    for name in sorted(set(classes.values())):
+        cases = sorted(case for case in classes if classes[case] == name)
+        yield [cases[i] for i in np.random.default_rng([seed, 13]).permutation(len(cases))]
 
 
 def _some(cases: list[str]) -> str:
     names = f"{', '.join(cases[:3])}{', ...' if len(cases) > 3 else ''}"
-    return f"{len(cases)} case{'s' if len(cases) > 1 else ''} ({names})"
+    return f"{counted(len(cases), 'case')} ({names})"

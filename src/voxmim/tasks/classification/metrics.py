@@ -1,11 +1,10 @@
-"""Scores of the classes that a classifier gave whole scans.
+"""Metrics of a classifier of whole scans.
 
-- AUROC: the chance that of two scans, one of the class and one of another, the first has the higher probability of the
-  class; a tie counts half (the Mann-Whitney statistic). With more than two classes, the mean over classes, each against
-  the rest.
-- Balanced accuracy: the mean over classes of the sensitivity, the fraction of its scans that were recognised.
+- AUROC: the probability that a scan of the class has a higher score than a scan of another class; a tie counts half
+  (the Mann-Whitney statistic). With more than two classes, the mean over classes, each against the rest.
+- Balanced accuracy: the mean over classes of the sensitivity, the fraction of the class's scans that are recognised.
 
-The intervals are percentile bootstrap intervals over cases, drawn class by class, so that no draw lacks a class.
+The intervals are percentile bootstrap intervals over cases, stratified by class, so that no sample lacks a class.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,14 +26,14 @@ RESAMPLES = 2000
 
 
 def auroc(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve, the mean over the classes that are there.
+    """Area under the ROC curve, averaged over the classes in `truth`.
 
     Args:
         truth: (N,) the class of each case, from 0.
         probabilities: (..., N, K) of each class.
 
     Returns:
-        (...) 0 to 1; NaN where there is only one class.
+        (...) 0 to 1; NaN if there is only one class.
     """
     present = np.unique(truth)
     if len(present) < 2:
@@ -42,19 +41,19 @@ def auroc(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     ranks = scipy.stats.rankdata(probabilities, axis=-2)
     areas = []
     for k in present:
-        of_class = truth == k
-        positive, negative = of_class.sum(), (~of_class).sum()
-        won = ranks[..., of_class, k].sum(-1) - positive * (positive + 1) / 2
-        areas.append(won / (positive * negative))
+        is_k = truth == k
+        positive, negative = is_k.sum(), (~is_k).sum()
+        wins = ranks[..., is_k, k].sum(-1) - positive * (positive + 1) / 2
+        areas.append(wins / (positive * negative))
     return np.mean(areas, axis=0)
 
 
 def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Mean sensitivity over the classes that are there.
+    """Mean sensitivity over the classes in `truth`.
 
     Args:
         truth: (N,) the class of each case, from 0.
-        predicted: (..., N) the class given to it.
+        predicted: (..., N) its predicted class.
 
     Returns:
         (...) 0 to 1.
@@ -74,63 +73,66 @@ METRICS = {
 def summarise(
     classes: Sequence[str], truth: Mapping[str, str], probabilities: Mapping[str, Sequence[float]], seed: int = 0
 ) -> dict[str, Any]:
-    """All scores, from the class and the probabilities (K,) of each case, with 95 % intervals, ready for JSON.
+    """All scores of the cases' classes and probabilities (K,), with 95 % intervals, for JSON.
 
     Returns:
         ``{"classes", "auroc": {"value", "ci95", "chance"}, "balanced_accuracy": {the same}, "sensitivity": {class:
-        {"value", "cases"}}, "confusion": [[cases of class i that were called j]], "cases": [{"case", "class",
-        "predicted", "probabilities": {class: p}}]}``. ``chance`` is the value of a constant guess; None stands
-        where nothing was counted.
+        {"value", "cases"}}, "confusion": [[cases of class i predicted as j]], "cases": [{"case", "class",
+        "predicted", "probabilities": {class: p}}]}``. ``chance`` is the score of a constant guess; a value that is not
+        defined is None.
     """
     names = list(truth)
-    index = np.array([classes.index(truth[name]) for name in names])
-    given = np.array([probabilities[name] for name in names])
+    targets = np.array([classes.index(truth[name]) for name in names])
+    predicted = np.array([probabilities[name] for name in names])
     confusion = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(confusion, (index, given.argmax(1)), 1)
-    draws = _draws(index, seed)
-    present = len(np.unique(index))
-    chance = {"auroc": 0.5, "balanced_accuracy": 1 / present}
+    np.add.at(confusion, (targets, predicted.argmax(1)), 1)
+    samples = _stratified_samples(targets, seed)
+    present = len(np.unique(targets))
+    scores: dict[str, Any] = {
+        "auroc": {"value": None, "ci95": None, "chance": 0.5},
+        "balanced_accuracy": {"value": None, "ci95": None, "chance": 1 / present},
+    }
+    for name, metric in METRICS.items():
+        if present > 1 or name != "auroc":
+            scores[name]["value"] = float(metric.function(targets, predicted))
+            scores[name]["ci95"] = _interval(metric.function, targets, predicted, samples)
+    sensitivity = {}
+    for k, name in enumerate(classes):
+        cases = int(confusion[k].sum())
+        sensitivity[name] = {"value": float(confusion[k, k] / cases) if cases else None, "cases": cases}
     return {
         "classes": list(classes),
-        **{
-            name: {
-                "value": float(metric.function(index, given)),
-                "ci95": _interval(lambda rows, of=metric.function: of(index, given[rows]), draws),  # type: ignore[misc]
-                "chance": chance[name],
-            }
-            if present > 1 or name != "auroc"
-            else {"value": None, "ci95": None, "chance": chance[name]}
-            for name, metric in METRICS.items()
-        },
-        "sensitivity": {
-            name: {"value": float(confusion[k, k] / confusion[k].sum()) if k in index else None,
-                   "cases": int(confusion[k].sum())}
-            for k, name in enumerate(classes)
-        },
+        **scores,
+        "sensitivity": sensitivity,
         "confusion": confusion.tolist(),
         "cases": [{"case": name, "class": truth[name], **described(classes, probabilities[name])} for name in names],
-    }  # fmt: skip
+    }
 
 
 def described(classes: Sequence[str], probabilities: Sequence[float]) -> dict[str, Any]:
-    """The class that is predicted of a scan, and the probability of each of the K."""
+    """The predicted class of a scan and the probability of each of the K classes."""
     return {
         "predicted": classes[int(np.argmax(probabilities))],
         "probabilities": dict(zip(classes, probabilities, strict=True)),
     }
 
 
-def _draws(truth: np.ndarray, seed: int) -> np.ndarray:
-    """(RESAMPLES, N) cases drawn with replacement, in each place one of the class of the case that was there."""
+def _stratified_samples(truth: np.ndarray, seed: int) -> np.ndarray:
+    """(RESAMPLES, N) indices of cases drawn with replacement; each case is replaced by one of its own class."""
     rng = np.random.default_rng(seed)
-    draws = np.empty((RESAMPLES, len(truth)), dtype=int)
+    samples = np.empty((RESAMPLES, len(truth)), dtype=int)
     for k in np.unique(truth):
         cases = np.flatnonzero(truth == k)
-        draws[:, cases] = rng.choice(cases, (RESAMPLES, len(cases)))
-    return draws
+        samples[:, cases] = rng.choice(cases, (RESAMPLES, len(cases)))
+    return samples
 
 
-def _interval(figure: Callable[[np.ndarray], np.ndarray], draws: np.ndarray) -> list[float]:
-    """The middle 95 % of a figure over the draws, a hundred at a time to stay small in memory."""
-    values = np.concatenate([figure(draws[first : first + 100]) for first in range(0, len(draws), 100)])
-    return [float(edge) for edge in np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])]
+def _interval(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    samples: np.ndarray,
+) -> list[float]:
+    """The central 95 % of a score over the samples, computed 100 at a time to save memory."""
+    values = [score(truth, probabilities[samples[i : i + 100]]) for i in range(0, len(samples), 100)]
+    return np.quantile(np.concatenate(values), [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]).tolist()

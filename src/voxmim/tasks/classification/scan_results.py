@@ -1,4 +1,4 @@
-"""Evaluation and prediction of the tasks of whole scans, each of which has a target in a table."""
+"""Evaluation and prediction of the tasks that have one target per scan."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -23,45 +23,45 @@ PREDICTIONS = "predictions.csv"
 
 
 class ScanResults(Task):
-    """What a network says of whole scans."""
+    """A task with one target per scan, listed in a table."""
 
-    target: ClassVar[str]  # what a target is called, the column of the table
+    target: ClassVar[str]  # what a target is called; the column of the table
     metrics: ClassVar[Mapping[str, Metric]]  # of an evaluation
-    convention: ClassVar[str]  # how it counts, printed below its tables
+    convention: ClassVar[str]  # how scores are counted, printed below the tables
 
     @staticmethod
     @abstractmethod
     def read(table: Path, /) -> Mapping[str, Any]:
-        """The target of each case; raises SourceError."""
+        """Read the target of each case; raises SourceError."""
 
     @staticmethod
     @abstractmethod
     def load(path: Path | str, /) -> Loaded:
-        """A trained network, and its metadata; raises WeightsError."""
+        """Load a trained network and its metadata; raises WeightsError."""
 
     @staticmethod
     @abstractmethod
-    def answer(network: nn.Module, image: Tensor, crop: Triple, precision: str) -> Any:
-        """What a network says of a scan (C, X, Y, Z), as plain numbers; see `scan_output`."""
+    def infer(network: nn.Module, image: Tensor, crop: Triple, precision: str) -> Any:
+        """The network's output for a scan (C, X, Y, Z), as plain numbers; see `scan_output`."""
 
     @staticmethod
     @abstractmethod
-    def described(answer: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """An answer as an evaluation keeps it for a case, by the metadata of the weights."""
+    def described(output: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """The entries of an output in the result of an evaluation; `metadata` is of the weights."""
 
     @staticmethod
     @abstractmethod
     def cells(described: Mapping[str, Any]) -> dict[str, str]:
-        """The columns of a CSV file that show it."""
+        """The CSV columns of these entries."""
 
     @staticmethod
     @abstractmethod
-    def summarise(truth: Mapping[str, Any], answers: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """The scores, from the target and the answer of each case, ready for JSON."""
+    def summarise(truth: Mapping[str, Any], outputs: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """The scores, from the target and the output of each case, for JSON."""
 
     @classmethod
     def check(cls, truth: Mapping[str, Any], metadata: Mapping[str, Any], data: Path) -> None:
-        """Raise SourceError where a target is none that the network can give; any may be by default."""
+        """Raise SourceError if the network cannot predict one of the targets; it can predict any by default."""
         return
 
     @classmethod
@@ -76,13 +76,13 @@ class ScanResults(Task):
         about: Mapping[str, Any] | None = None,
         table: Path | None = None,
     ) -> dict[str, Any]:
-        """Compare a network with the targets of scans, each read from its own file and prepared as `predict` does it.
+        """Score a network; scans are read from their files and prepared as in `predict`.
 
         Raises:
-            SourceError: the table cannot be used, or has a target that the network cannot give.
-            StoreError: no case in this split, or one is not in the data.
+            SourceError: the table cannot be used, or has a target that the network cannot predict.
+            StoreError: no case is in this split, or one is not in the data.
             ScanError: no case can be used.
-            WeightsError: the run holds no such network.
+            WeightsError: the run has no such network.
         """
         predictor = Predictor(*load_joined(cls.load, [run, *others]))
         source = source_in_fold(data, predictor.metadata)
@@ -90,7 +90,7 @@ class ScanResults(Task):
         cls.check(truth, predictor.metadata, data)
         order = channel_order(predictor.preparation.channels, source.channels, data)
         scans = {case.name: Scan(case.images, order) for case in source.cases if case.name in truth}
-        answers, left_out = for_each(scans, lambda _, scan: cls._answer(predictor, scan), on_case)
+        outputs, left_out = for_each(scans, lambda _, scan: cls._infer(predictor, scan), on_case)
         return {
             "task": cls.name,
             "run": str(run),
@@ -99,7 +99,7 @@ class ScanResults(Task):
             "left_out": left_out,
             **({} if table is None else {"table": str(table), "notes": notes}),
             "convention": cls.convention,
-            **cls.summarise({name: truth[name] for name in answers}, answers, predictor.metadata),
+            **cls.summarise({name: truth[name] for name in outputs}, outputs, predictor.metadata),
         }
 
     @classmethod
@@ -113,12 +113,12 @@ class ScanResults(Task):
         label_format: str = "nifti",
         others: Sequence[Path] = (),
     ) -> Written:
-        """Write ``predictions.csv``, the only file of the list returned; scans that cannot be used are left out."""
+        """Write ``predictions.csv``; scans that cannot be used are left out."""
         predictor = Predictor(*load_joined(cls.load, [run, *others]))
         found, left_out = given_scans(scans, predictor.preparation.channels)
-        answers, failed = for_each(found, lambda _, scan: cls._answer(predictor, scan), on_case)
-        described = {name: cls.described(answer, predictor.metadata) for name, answer in answers.items()}
-        write_csv(out / PREDICTIONS, [{"case": name, **cls.cells(one)} for name, one in described.items()])
+        outputs, failed = for_each(found, lambda _, scan: cls._infer(predictor, scan), on_case)
+        described = {name: cls.described(output, predictor.metadata) for name, output in outputs.items()}
+        write_csv(out / PREDICTIONS, [{"case": name, **cls.cells(entry)} for name, entry in described.items()])
         return Written([out / PREDICTIONS], [*left_out, *failed])
 
     @classmethod
@@ -126,8 +126,9 @@ class ScanResults(Task):
         """The scores beside those of constant guessing."""
         rows = []
         for key, metric in cls.metrics.items():
-            value, interval, chance = (result[key][what] for what in ("value", "ci95", "chance"))
-            rows.append([metric.heading(), metric.text(value), metric.interval(interval), metric.text(chance)])
+            score = result[key]
+            cells = [metric.text(score["value"]), metric.interval(score["ci95"]), metric.text(score["chance"])]
+            rows.append([metric.heading(), *cells])
         notes = [*result.get("notes", ()), result["convention"]]
         if result.get("left_out"):
             notes.append(f"Left out, since they cannot be used: {', '.join(result['left_out'])}.")
@@ -140,15 +141,15 @@ class ScanResults(Task):
         write_csv(file, rows)
 
     @classmethod
-    def _answer(cls, predictor: Predictor, scan: Scan) -> Any:
+    def _infer(cls, predictor: Predictor, scan: Scan) -> Any:
         image = predictor.image(predictor.prepare(*scan))
-        return cls.answer(predictor.network, image, predictor.crop, predictor.metadata["precision"])
+        return cls.infer(predictor.network, image, predictor.crop, predictor.metadata["precision"])
 
     @classmethod
     def _targets(
         cls, run: Path, data: Path, source: Source, split: str, listed: Listed | None, table: Path | None
     ) -> tuple[dict[str, Any], list[str]]:
-        """The target of each case of a split, as the run lists them or by another table, and notes on that table."""
+        """The target of each case of a split, from `table` or else from the run (`listed`), and notes on the table."""
         splits, notes = {case.name: case.split for case in source.cases}, list[str]()
         if table is not None:
             listed, notes = match(cls.read(table), splits, table, data, cls.target)
@@ -156,13 +157,15 @@ class ScanResults(Task):
             raise SourceError(
                 f"{run}: these weights do not know the {cls.target} of scans; give a CSV file with {cls.option}."
             )
-        wanted = SPLITS if split == "all" else (split,)
-        truth = {case: value for one in wanted for case, value in listed.get(one, {}).items()}
+        splits_used = SPLITS if split == "all" else (split,)
+        truth = {case: value for each in splits_used for case, value in listed.get(each, {}).items()}
         if not truth:
             raise StoreError(
                 f"{data}: it has no case with a {cls.target} in the split '{split}'; name another with --split."
             )
-        gone = [case for case in truth if case not in splits]
-        if gone:
-            raise StoreError(f"{data}: {gone[0]}, which the run lists, is not there; give the data it was trained on.")
+        missing = [case for case in truth if case not in splits]
+        if missing:
+            raise StoreError(
+                f"{data}: {missing[0]}, which the run lists, is not there; give the data it was trained on."
+            )
         return truth, notes

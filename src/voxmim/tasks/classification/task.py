@@ -1,4 +1,4 @@
-"""Fine-tuning a classifier: the class of a scan."""
+"""Classification of scans."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -57,7 +57,7 @@ class Classification(ScanTask):
 
     @classmethod
     def list_cases(cls, store: Store, table: Path) -> tuple[Listed, list[str]]:
-        """As of any such task; raises StoreError where a class has no train case."""
+        """As `ScanTask.list_cases`; also raises StoreError if a class has no train case."""
         listed, notes = super().list_cases(store, table)
         known = {name for cases in listed.values() for name in cases.values()}
         lacking = sorted(known - set(listed["train"].values()))
@@ -66,15 +66,13 @@ class Classification(ScanTask):
                 f"{table}: no case of the class {lacking[0]} is in the split 'train' of {store.path}; add one."
             )
         if len(known) < 2:
-            raise StoreError(
-                f"{table}: {store.path} holds cases of {', '.join(known)} only; add cases of another class."
-            )
+            raise StoreError(f"{table}: {store.path} has cases of {', '.join(known)} only; add cases of another class.")
         return listed, notes
 
     def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
         return Classifier(encoder, len(self.classes))
 
-    def go_on(self, network: nn.Module, start: Start, report: LoadReport) -> None:
+    def load_head(self, network: nn.Module, start: Start, report: LoadReport) -> None:
         if start.kind == self.product:
             load_onward(network, start.tensors, start.metadata["classes"], self.classes, report)
 
@@ -84,12 +82,12 @@ class Classification(ScanTask):
         return (functional.cross_entropy(output.float(), truth.to(output.device), reduction="none") * weights).mean()
 
     @staticmethod
-    def answer(network: nn.Module, image: Tensor, crop: Triple, precision: str) -> list[float]:
+    def infer(network: nn.Module, image: Tensor, crop: Triple, precision: str) -> list[float]:
         return class_probabilities(network, image, crop, precision).tolist()
 
     @staticmethod
-    def described(answer: Sequence[float], metadata: Mapping[str, Any]) -> dict[str, Any]:
-        return described(metadata["classes"], answer)
+    def described(output: Sequence[float], metadata: Mapping[str, Any]) -> dict[str, Any]:
+        return described(metadata["classes"], output)
 
     @staticmethod
     def cells(described: Mapping[str, Any]) -> dict[str, str]:
@@ -103,12 +101,12 @@ class Classification(ScanTask):
             raise SourceError(f"{data}: class '{unknown[0]}' is none that the classifier knows ({', '.join(classes)}).")
 
     @staticmethod
-    def summarise(truth: Mapping[str, Any], answers: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
-        return summarise(metadata["classes"], truth, answers)
+    def summarise(truth: Mapping[str, Any], outputs: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+        return summarise(metadata["classes"], truth, outputs)
 
     @classmethod
     def tables(cls, result: Mapping[str, Any]) -> list[ResultTable]:
-        """The scores beside those of constant guessing, with each sensitivity, and the table of confusions."""
+        """The scores beside those of constant guessing, with each sensitivity, and the confusion matrix."""
         (main,) = super().tables(result)
         for name, scores in result["sensitivity"].items():
             value = METRICS["balanced_accuracy"].text(scores["value"])
@@ -120,20 +118,20 @@ class Classification(ScanTask):
         return [main, ResultTable(f"Predicted classes of the split '{result['split']}'", header, confusion)]
 
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
-        """How well scans are classified.
+        """Loss, balanced accuracy and AUROC.
 
-        ``val_loss`` is the cross-entropy, each class weighing the same. ``val_score`` is the AUROC, and among steps of
-        the same AUROC, which are many where scans are few, the one of lower loss is better.
+        ``val_loss`` is the cross-entropy with all classes weighted equally. ``val_score`` is the AUROC; a lower loss
+        decides between equal AUROCs, which are frequent with few scans.
         """
         if not scores:
             return {}
-        truth, given = np.array([self._index[name] for name in scores]), np.array(list(scores.values()))
-        errors = -np.log(np.maximum(given[np.arange(len(truth)), truth], 1e-7))
+        truth, predicted = np.array([self._index[name] for name in scores]), np.array(list(scores.values()))
+        errors = -np.log(np.maximum(predicted[np.arange(len(truth)), truth], 1e-7))
         loss = float(np.mean([errors[truth == k].mean() for k in np.unique(truth)]))
-        figures = {"val_loss": loss, "val_balanced_accuracy": float(balanced_accuracy(truth, given.argmax(1)))}
+        figures = {"val_loss": loss, "val_balanced_accuracy": float(balanced_accuracy(truth, predicted.argmax(1)))}
         if len(np.unique(truth)) > 1:
-            figures["val_auroc"] = float(auroc(truth, given))
-        # A loss is at most 16.2 here, and the smallest step of the AUROC about a thousandth.
+            figures["val_auroc"] = float(auroc(truth, predicted))
+        # The loss is at most 16.2, and AUROCs differ by about a thousandth or more.
         return figures | {"val_score": figures.get("val_auroc", 0.0) - 1e-5 * loss}
 
     def metadata(self, recipe: Recipe) -> dict[str, Any]:
@@ -146,6 +144,6 @@ class Classification(ScanTask):
 
 
 def class_weights(truth: Sequence[int], classes: int) -> Tensor:
-    """(classes,) the weight of each class in the loss: inverse to its number of cases, 1 on average over cases."""
+    """(classes,) loss weights, inversely proportional to the number of cases, with mean 1 over the cases."""
     counts = np.bincount(truth, minlength=classes)
     return torch.tensor(len(truth) / (classes * counts), dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Scores of the numbers that a regressor gave scans, with percentile bootstrap intervals over cases."""
+"""Metrics of a regressor, with percentile bootstrap intervals over cases."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,12 +17,12 @@ RESAMPLES = 2000
 
 
 def mean_absolute_error(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """(..., N) values and predictions to (...) mean absolute errors."""
+    """Mean absolute errors (...) of values and predictions (..., N)."""
     return np.abs(truth - predicted).mean(axis=-1)
 
 
 def r_squared(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """(..., N) values and predictions to (...) coefficients of determination; NaN where the values are all the same."""
+    """Coefficients of determination (...) of values and predictions (..., N); NaN if all values are the same."""
     errors = ((truth - predicted) ** 2).sum(axis=-1)
     total = ((truth - truth.mean(axis=-1, keepdims=True)) ** 2).sum(axis=-1)
     return 1 - errors / np.where(total > 0, total, np.nan)
@@ -37,28 +37,29 @@ METRICS = {
 def summarise(
     truth: Mapping[str, float], predicted: Mapping[str, float], guess: float, seed: int = 0
 ) -> dict[str, Any]:
-    """All scores, from the values of the cases, with 95 % intervals, as plain lists and numbers ready for JSON.
+    """All scores of the cases' values, with 95 % intervals, for JSON.
 
     Returns:
         ``{"mae": {"value", "ci95", "chance"}, "r2": {the same}, "cases": [{"case", "value", "predicted"}]}``, where
-        ``chance`` is the score of the constant guess, and None stands where a score or an interval is not defined.
+        ``chance`` is the score of the constant guess; a score or interval that is not defined is None.
     """
-    values, given = (np.array([one[name] for name in truth], dtype=float) for one in (truth, predicted))
-    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    values = np.array(list(truth.values()), dtype=float)
+    outputs = np.array([predicted[name] for name in truth], dtype=float)
+    samples = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
     return {
-        **{name: _scores(metric.function, values, given, guess, draws) for name, metric in METRICS.items()},
+        **{name: _scores(metric.function, values, outputs, guess, samples) for name, metric in METRICS.items()},
         "cases": [{"case": name, "value": float(truth[name]), "predicted": float(predicted[name])} for name in truth],
     }
 
 
 def _scores(
-    score: Callable[..., np.ndarray], values: np.ndarray, given: np.ndarray, guess: float, draws: np.ndarray
+    score: Callable[..., np.ndarray], values: np.ndarray, outputs: np.ndarray, guess: float, samples: np.ndarray
 ) -> dict[str, Any]:
-    drawn = score(values[draws], given[draws])
-    drawn = drawn[np.isfinite(drawn)]
-    found, chance = float(score(values, given)), float(score(values, np.full_like(values, guess)))
+    resampled = score(values[samples], outputs[samples])
+    resampled = resampled[np.isfinite(resampled)]
+    value, chance = float(score(values, outputs)), float(score(values, np.full_like(values, guess)))
     return {
-        "value": found if np.isfinite(found) else None,
-        "ci95": list(central(drawn)) if np.isfinite(found) and len(drawn) and len(values) > 1 else None,
+        "value": value if np.isfinite(value) else None,
+        "ci95": list(central(resampled)) if np.isfinite(value) and len(resampled) and len(values) > 1 else None,
         "chance": chance if np.isfinite(chance) else None,
     }

@@ -1,4 +1,4 @@
-"""Fine-tuning a regressor: a number for each scan."""
+"""Regression: one number per scan."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,10 +28,10 @@ VALUE = "value"  # the column of the table
 
 
 def read_values(file: Path) -> dict[str, float]:
-    """The number of each case that a CSV file lists in the columns ``case`` and ``value``.
+    """Read the number of each case from the columns ``case`` and ``value`` of a CSV file.
 
     Raises:
-        SourceError: as `read_column`, one is no number, or all are the same.
+        SourceError: as `read_column`, one is not a finite number, or all are the same.
     """
     values: dict[str, float] = {}
     for case, text in read_column(file, VALUE).items():
@@ -39,7 +39,7 @@ def read_values(file: Path) -> dict[str, float]:
             values[case] = float(text)
         except ValueError:
             values[case] = float("nan")
-        if not abs(values[case]) < float("inf"):
+        if not np.isfinite(values[case]):
             raise SourceError(f"{file}: the value of case '{case}' is '{text}', which is no number; correct it.")
     if len(set(values.values())) < 2:
         raise SourceError(f"{file}: at least two different values are needed; add cases.")
@@ -47,7 +47,7 @@ def read_values(file: Path) -> dict[str, float]:
 
 
 class Regression(ScanTask):
-    """A number for each scan, learned in units of its std over the training cases; validated on whole scans.
+    """A number per scan, learned from random crops in units of its std; validated on whole scans.
 
     Attributes:
         mean: of the training cases' values.
@@ -75,7 +75,7 @@ class Regression(ScanTask):
     def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
         return Regressor(encoder, self.mean, self.std)
 
-    def go_on(self, network: nn.Module, start: Start, report: LoadReport) -> None:
+    def load_head(self, network: nn.Module, start: Start, report: LoadReport) -> None:
         if start.kind == self.product:
             load_onward(network, start.tensors, [self.target], [self.target], report)
             report.outputs = ""  # there is only one
@@ -85,28 +85,28 @@ class Regression(ScanTask):
         return functional.huber_loss(output[:, 0].float() / self.std, truth.float() / self.std)
 
     @staticmethod
-    def answer(network: nn.Module, image: Tensor, crop: Triple, precision: str) -> float:
+    def infer(network: nn.Module, image: Tensor, crop: Triple, precision: str) -> float:
         return scan_output(network, image, crop, precision).item()
 
     @staticmethod
-    def described(answer: float, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        return {"predicted": answer}
+    def described(output: float, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        return {"predicted": output}
 
     @staticmethod
     def cells(described: Mapping[str, Any]) -> dict[str, str]:
         return {"predicted": f"{described['predicted']:.6g}"}
 
     @staticmethod
-    def summarise(truth: Mapping[str, Any], answers: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
-        return summarise(truth, answers, metadata["guess"])
+    def summarise(truth: Mapping[str, Any], outputs: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+        return summarise(truth, outputs, metadata["guess"])
 
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
-        """MAE and R², and as the score the part of a constant guess's MAE that is avoided."""
+        """Loss, MAE, R², and the skill score: 1 - MAE / MAE of a constant guess."""
         if not scores:
             return {}
-        truth, given = np.array([self._value[name] for name in scores]), np.array(list(scores.values()))
-        loss = functional.huber_loss(torch.from_numpy(given / self.std), torch.from_numpy(truth / self.std))
-        mae, r2 = float(mean_absolute_error(truth, given)), float(r_squared(truth, given))
+        truth, predicted = np.array([self._value[name] for name in scores]), np.array(list(scores.values()))
+        loss = functional.huber_loss(torch.from_numpy(predicted / self.std), torch.from_numpy(truth / self.std))
+        mae, r2 = float(mean_absolute_error(truth, predicted)), float(r_squared(truth, predicted))
         figures = {"val_loss": float(loss), "val_mae": mae, "val_skill": 1 - mae / self.deviation}
         return figures if np.isnan(r2) else figures | {"val_r2": r2}
 

@@ -1,4 +1,4 @@
-"""How good a segmentor is: its label maps against the references, in each scan's own geometry."""
+"""Evaluation of a segmentor: its label maps against the references, in each scan's own geometry."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,26 +29,25 @@ def evaluate(
     about: Mapping[str, Any] | None = None,
     table: Path | None = None,
 ) -> dict[str, Any]:
-    """Score a segmentor, and the position-only prior of the same labels beside it.
+    """Score a segmentor and the position-only prior.
 
-    Every scan is read from its own file and labelled as `predict` labels it; nothing is scored in resampled space.
-    Channels and labels of the data are matched with the segmentor's by name. A case that cannot be used is named and
-    left out.
+    Scans are read from their files and segmented as in `predict`; nothing is scored in resampled space. Channels and
+    labels of the data are matched with the segmentor's by name. Cases that cannot be used are left out.
 
-    Arguments are as of `Task.evaluate`, of which `about` and `table` are for other tasks.
+    The arguments are those of `Task.evaluate`; `about` and `table` are for other tasks.
 
     Returns:
-        what `scores.summarise` gives, with ``run``, ``data``, ``split``, ``tolerance_mm``, ``convention``,
+        the result of `scores.summarise`, with ``run``, ``data``, ``split``, ``tolerance_mm``, ``convention``,
         ``left_out`` (cases that lack a channel or cannot be used), ``not_learned`` (labels of the data that the
-        segmentor does not know), ``not_scored`` (structures that the data do not label), ``ignored`` (fraction of the
-        voxels that nobody annotated, by case), ``partly_annotated`` (the labels that were annotated, of cases that lack
-        others) and, where the run has one, ``prior`` (the same figures for the position-only prior).
+        segmentor does not know), ``not_scored`` (structures that the data do not label), ``ignored`` (fraction of
+        voxels that nobody annotated, by case), ``partly_annotated`` (the annotated labels of cases that lack others)
+        and, if the run has one, ``prior`` (the same figures for the position-only prior).
 
     Raises:
-        StoreError: no labelled case in this split, or no label that the segmentor knows.
-        SourceError: the channels are others than the segmentor's.
+        StoreError: there is no labelled case in this split, or no label that the segmentor knows.
+        SourceError: the channels differ from the segmentor's.
         ScanError: no case can be used.
-        WeightsError: the run holds no segmentor.
+        WeightsError: the run has no segmentor.
         VoxmimError: the tolerance is negative.
     """
     if not tolerance_mm >= 0:
@@ -58,12 +57,14 @@ def evaluate(
     cases, lacking = labelled_cases(source, split)
     order = channel_order(segmentor.preparation.channels, source.channels, data)
     values, parts, not_learned = segmentor.structures.match(source.labels, data)
-    ignore, ignored = ignored_value(source.labels), dict[str, float]()
+    ignore = ignored_value(source.labels)
+    ignored: dict[str, float] = {}
     partly = {case.name: case.annotated for case in cases if case.annotated is not None}
     prior_file = find_weights(run, "segmentor").parent / PRIOR
     prior = PositionPrior.load(prior_file) if prior_file.is_file() else None
 
-    def score(name: str, case: SourceCase) -> tuple[dict[str, Scores], dict[str, Scores]]:
+    def score(name: str, case: SourceCase) -> list[dict[str, Scores]]:
+        """The scores of the segmentor and, if there is one, of the prior."""
         assert case.label is not None
         scan = segmentor.prepare(case.images, order)
         label = read_label(case.label, scan.original, case.images[0])
@@ -73,17 +74,17 @@ def evaluate(
             ignored[name] = float(unknown.mean())
         annotated = None if case.annotated is None else [int(values[value]) for value in case.annotated]
         known = segmentor.structures.parts_of(annotated)
-        scored_parts = {part: found for part, found in parts.items() if part in known}
-        guess = None if prior is None else resample_labels(prior.predict(scan.grid.shape), scan.grid, scan.original)
-        label_maps = [segmentor.label_map(scan), *([] if guess is None else [guess])]
-        scored = [
-            score_case(without(each, unknown), reference, scored_parts, scan.original.spacing, tolerance_mm)
-            for each in label_maps
+        scored_parts = {part: values for part, values in parts.items() if part in known}
+        label_maps = [segmentor.label_map(scan)]
+        if prior is not None:
+            label_maps.append(resample_labels(prior.predict(scan.grid.shape), scan.grid, scan.original))
+        return [
+            score_case(without(label_map, unknown), reference, scored_parts, scan.original.spacing, tolerance_mm)
+            for label_map in label_maps
         ]
-        return scored[0], scored[-1]
 
-    found, unusable = for_each({case.name: case for case in cases}, score, on_case)
-    return {
+    scores, unusable = for_each({case.name: case for case in cases}, score, on_case)
+    result = {
         "run": str(run),
         "data": str(data),
         "split": split,
@@ -97,13 +98,15 @@ def evaluate(
             for name, annotated in partly.items()
         },
         "not_scored": [name for name in segmentor.structures.parts if name not in parts],
-        **summarise({name: own for name, (own, _) in found.items()}),
-        **({"prior": summarise({name: other for name, (_, other) in found.items()})} if prior is not None else {}),
+        **summarise({name: found[0] for name, found in scores.items()}),
     }
+    if prior is not None:
+        result["prior"] = summarise({name: found[1] for name, found in scores.items()})
+    return result
 
 
 def result_tables(result: Mapping[str, Any]) -> list[ResultTable]:
-    """An evaluation per label or region, the position-only prior beside it, the convention below."""
+    """The scores of each label or region, beside those of the position-only prior."""
     prior, main = result.get("prior"), METRICS[MAIN]
     rows, below = [], []
     for name, scores in [("mean", result["mean"]), *result["labels"].items()]:

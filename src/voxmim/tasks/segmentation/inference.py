@@ -1,4 +1,4 @@
-"""Sliding-window prediction of a scan, slab by slab: the probabilities of the whole scan are never in memory."""
+"""Sliding-window prediction of a scan in slabs, so that the probabilities of the whole scan are never in memory."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,30 +15,30 @@ from voxmim.settings import Triple
 from voxmim.store.crops import has_contrast
 from voxmim.tasks.segmentation.structures import Structures
 
-BATCH_VOXELS = 64**3  # of the windows that go through the network in one call: small windows one by one are slow
+BATCH_VOXELS = 64**3  # of a batch of windows: small windows one by one are slow
 _SLAB_VALUES = 2**25  # probabilities of a slab; 128 MiB
-_CACHED_VALUES = 2**20  # probabilities that are computed at once
-_LARGE_SUMS = 2**29  # values; more are summed in float16, which changes a label where two are as likely
+_CACHED_VALUES = 2**20  # probabilities that are computed at once, to stay in cache
+_LARGE_SUMS = 2**29  # values; more are summed in float16, which changes labels only where two are equally likely
 
 Slab = tuple[int, Tensor]
 """Its first plane along the scan's longest axis, and its probabilities (K, X, Y, Z) float32."""
 
 
 def longest_axis(shape: Triple) -> int:
-    """The axis along which a scan is cut into slabs, which makes them small."""
+    """The axis along which a scan is cut into slabs."""
     return int(np.argmax(shape))
 
 
 def window_starts(size: int, crop: int, overlap: float) -> list[int]:
-    """First voxel of each window along one axis; the last one is moved back to end with the scan."""
+    """The first voxel of each window along one axis; the last window is moved back to end with the scan."""
     step = max(1, int(crop * (1 - overlap)))
     count = max(0, math.ceil((size - crop) / step)) + 1
     return sorted({min(at * step, max(0, size - crop)) for at in range(count)})
 
 
 def window_count(shape: Triple, crop: Triple, overlap: float) -> int:
-    """How many windows a scan takes."""
-    return math.prod(len(window_starts(size, wide, overlap)) for size, wide in zip(shape, crop, strict=True))
+    """The number of windows of a scan."""
+    return math.prod(len(window_starts(size, length, overlap)) for size, length in zip(shape, crop, strict=True))
 
 
 @torch.no_grad()
@@ -52,39 +52,39 @@ def predict_slabs(
 ) -> Iterator[Slab]:
     """Probabilities of a scan's labels or regions, in slabs along its longest axis.
 
-    Overlapping windows are averaged with Gaussian weights, so that a voxel is decided mostly by windows that have it
-    near their centre. A scan smaller than the window is padded. Windows without contrast, such as those in the air
-    around a CT, all get the answer of the first of them.
+    Overlapping windows are averaged with Gaussian weights, so that windows count most near their centre. A scan smaller
+    than the window is padded. Windows without contrast, such as air around a CT, are computed once for each value.
 
     Args:
-        network: gives logits (B, K, *crop) of crops (B, C, *crop); in evaluation mode.
-        image: (C, X, Y, Z) float32, intensities as the network sees them.
-        crop: the window, of the size that the network was trained on.
+        network: returns logits (B, K, *crop) for crops (B, C, *crop); in evaluation mode.
+        image: (C, X, Y, Z) float32, the network's input.
+        crop: the size of a window, which is that of the training crops.
         overlap: of neighbouring windows, as a fraction of the window.
         precision: of the recipe; see `working_dtype`.
         activate: turns logits (B, K, ...) into probabilities.
 
     Yields:
-        slabs without gap or overlap, on the CPU.
+        consecutive slabs, on the CPU.
     """
     device = next(network.parameters()).device
     shape: Triple = (image.shape[1], image.shape[2], image.shape[3])
     axis = longest_axis(shape)
-    pads = [max(0, wide - size) for size, wide in zip(shape, crop, strict=True)]
+    pads = [max(0, length - size) for size, length in zip(shape, crop, strict=True)]
     before = [pad // 2 for pad in pads]
     around = [n for a in (2, 1, 0) for n in (before[a], pads[a] - before[a])]
     padded = (functional.pad(image, around) if any(pads) else image).to(device)
-    inside = tuple(slice(b, b + size) for b, size in zip(before, shape, strict=True))
-    starts = [window_starts(size, wide, overlap) for size, wide in zip(padded.shape[1:], crop, strict=True)]
-    answer = _Answers(network, working_dtype(device, precision))
+    inside = _box(tuple(before), shape)
+    starts = [window_starts(size, length, overlap) for size, length in zip(padded.shape[1:], crop, strict=True)]
+    cached_network = _CachedNetwork(network, working_dtype(device, precision))
     weight = _gaussian(crop).to(device)
-    planes = [*padded.shape[1:]]
+    # Sums of weighted probabilities and of weights, over as many planes as a window has, from plane `first` on.
+    planes = list(padded.shape[1:])
     planes[axis] = crop[axis]
     total, norm, first = torch.zeros(0), torch.zeros(*planes, device=device), 0
     others = [starts[a] if a != axis else [0] for a in range(3)]
 
     def finished(count: int) -> Iterator[Slab]:
-        """The first planes, without padding; a few at a time, since they are float32 whatever the sums are."""
+        """The first `count` planes without padding, a few at a time, because they are float32 whatever the sums are."""
         thick = max(1, _SLAB_VALUES * crop[axis] // total.numel())
         for at in range(first, first + count, thick):
             low, high = (min(max(n - before[axis], 0), shape[axis]) for n in (at, min(at + thick, first + count)))
@@ -96,20 +96,20 @@ def predict_slabs(
     for at in starts[axis]:
         if at > first:
             yield from finished(at - first)
-            for held in (total, norm):
-                _shift(held, held.dim() - 3 + axis, at - first)
+            for sums in (total, norm):
+                _shift(sums, sums.dim() - 3 + axis, at - first)
             first = at
         places = [tuple(at if a == axis else place[a] for a in range(3)) for place in product(*others)]
         size = max(1, BATCH_VOXELS // math.prod(crop))
         for group in (places[number : number + size] for number in range(0, len(places), size)):
             crops = torch.stack([padded[(slice(None), *_box(place, crop))] for place in group])
-            for place, logits in zip(group, answer(crops), strict=True):
+            for place, logits in zip(group, cached_network(crops), strict=True):
                 box = list(_box(place, crop))
                 box[axis] = slice(0, crop[axis])
                 if not len(total):
                     values = len(logits) * math.prod(planes)
                     dtype = torch.float32 if values <= _LARGE_SUMS else torch.float16
-                    # channels last, as the network's answers are
+                    # channels last, as the network's output
                     total = torch.zeros(*planes, len(logits), device=device, dtype=dtype).permute(3, 0, 1, 2)
                 _add(total[(slice(None), *box)], logits, weight, activate)
                 norm[tuple(box)] += weight
@@ -117,26 +117,25 @@ def predict_slabs(
 
 
 def _add(sums: Tensor, logits: Tensor, weight: Tensor, activate: Callable[[Tensor], Tensor]) -> None:
-    """Add a window's weighted probabilities to the sums (K, *crop), a few planes at a time, to stay in cache."""
+    """Add a window's weighted probabilities to the sums (K, *crop), a few planes at a time to stay in cache."""
     thick = max(1, _CACHED_VALUES // logits[:, 0].numel())
     for at in range(0, logits.shape[1], thick):
         part = slice(at, at + thick)
         sums[:, part].addcmul_(activate(logits[None, :, part].float())[0], weight[part])
 
 
-def _shift(held: Tensor, along: int, by: int) -> None:
-    """Move planes to the front by so many, in place, and set those at the end to 0."""
-    size = held.shape[along]
+def _shift(sums: Tensor, dim: int, by: int) -> None:
+    """Move planes to the front by `by` in place, and set those at the end to 0."""
+    size = sums.shape[dim]
     for at in range(by, size, by):
         count = min(by, size - at)
-        held.narrow(along, at - by, count).copy_(held.narrow(along, at, count))
-    held.narrow(along, size - by, by).zero_()
+        sums.narrow(dim, at - by, count).copy_(sums.narrow(dim, at, count))
+    sums.narrow(dim, size - by, by).zero_()
 
 
-def predict_probabilities(network: nn.Module, image: Tensor, *how: object, **more: object) -> Tensor:
-    """(K, X, Y, Z) float32: the slabs of `predict_slabs`, which takes the same arguments, put together."""
-    slabs = [slab for _, slab in predict_slabs(network, image, *how, **more)]  # type: ignore[arg-type]
-    return torch.cat(slabs, dim=1 + longest_axis((image.shape[1], image.shape[2], image.shape[3])))
+def joined(slabs: Iterator[Slab], shape: Triple) -> Tensor:
+    """(K, X, Y, Z) float32 probabilities of all slabs of a scan of this shape."""
+    return torch.cat([slab for _, slab in slabs], dim=1 + longest_axis(shape))
 
 
 def prepared_label_map(slabs: Iterator[Slab], shape: Triple, structures: Structures) -> np.ndarray:
@@ -147,14 +146,15 @@ def prepared_label_map(slabs: Iterator[Slab], shape: Triple, structures: Structu
 def original_label_map(slabs: Iterator[Slab], grid: Grid, original: Grid, structures: Structures) -> np.ndarray:
     """(X, Y, Z) uint8 label map on the scan's own grid, `original`, from slabs on the prepared one, `grid`.
 
-    The axes of both are the same in another order or direction. Outside the prepared grid lies background.
+    The two grids differ in spacing and in the order and direction of their axes. Voxels outside the prepared grid are
+    background.
     """
     axis = longest_axis(grid.shape)
     row = (np.linalg.inv(grid.affine) @ original.affine)[axis]
     own_axis = int(np.abs(row[:3]).argmax())
-    index = row[own_axis] * np.arange(original.shape[own_axis]) + row[3]  # of the original planes among the prepared
+    index = row[own_axis] * np.arange(original.shape[own_axis]) + row[3]  # of the original planes in the prepared grid
     aligned = np.allclose(np.abs(row[own_axis]), 1, atol=1e-4) and np.allclose(index, np.rint(index), atol=1e-4)
-    # planes that interpolation and smoothing of `resample` reach
+    # planes that interpolation and smoothing of `resample` need
     margin = 0 if aligned else 2 + math.ceil(2 * abs(row[own_axis]))
     result = np.zeros(original.shape, dtype=np.uint8)
     for start, stop, first, slab in _with_margin(slabs, axis, grid.shape[axis], margin):
@@ -168,55 +168,56 @@ def original_label_map(slabs: Iterator[Slab], grid: Grid, original: Grid, struct
         target = [slice(0, size) for size in original.shape]
         target[own_axis] = slice(int(planes[0]), int(planes[-1]) + 1)
         old, new = grid.crop((source[0], source[1], source[2])), original.crop((target[0], target[1], target[2]))
-        by_label = slab.contiguous().numpy()  # label by label from here on
+        probabilities = slab.contiguous().numpy()  # channels first
         if structures.regions:
-            found = structures.decide(resample_probabilities(by_label, old, new, None))
+            labels = structures.decide(resample_probabilities(probabilities, old, new, None))
         else:
-            found = np.asarray(structures.values, dtype=np.uint8)[resample_to_label_map(by_label, old, new)]
-        result[tuple(target)] = found
+            labels = np.asarray(structures.values, dtype=np.uint8)[resample_to_label_map(probabilities, old, new)]
+        result[tuple(target)] = labels
     return result
 
 
 def _with_margin(slabs: Iterator[Slab], axis: int, size: int, margin: int) -> Iterator[tuple[int, int, int, Tensor]]:
-    """Slabs as (start, stop, first, planes): planes from `first` on, with a margin around start..stop."""
-    held, first, done = torch.zeros(0), 0, 0
+    """Slabs with a margin, as (start, stop, first, planes): `planes` begin at `first` and contain start..stop."""
+    planes, first, done = torch.zeros(0), 0, 0
     for start, slab in slabs:
-        held = slab if not len(held) else torch.cat([held, slab], dim=axis + 1)
+        planes = slab if not len(planes) else torch.cat([planes, slab], dim=axis + 1)
         end = start + slab.shape[axis + 1]
         ready = size if end == size else end - margin
         if ready <= done:
             continue
-        yield done, ready, first, held
+        yield done, ready, first, planes
         done = ready
         keep = max(first, done - margin)
-        held, first = held.narrow(axis + 1, keep - first, end - keep).clone(), keep
+        planes, first = planes.narrow(axis + 1, keep - first, end - keep).clone(), keep
 
 
-class _Answers:
-    """Calls the network; windows of one value per channel are computed once."""
+class _CachedNetwork:
+    """Calls the network, but only once for all constant windows of the same values."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         self._network, self._dtype = network, dtype
-        self._flat: dict[tuple[float, ...], Tensor] = {}
+        self._constant: dict[tuple[float, ...], Tensor] = {}  # logits by the values of the channels
 
     def __call__(self, crops: Tensor) -> list[Tensor]:
-        """(K, *crop) logits of each of the crops (B, C, *crop)."""
+        """Logits (K, *crop) of each of the crops (B, C, *crop)."""
         keys = [None if has_contrast(crop) else tuple(crop[:, 0, 0, 0].tolist()) for crop in crops]
-        # Of windows with one key, the first is computed.
-        rows = [at for at, key in enumerate(keys) if key is None or (key not in self._flat and keys.index(key) == at)]
-        found: dict[int, Tensor] = {}
+        rows = [
+            row for row, key in enumerate(keys) if key is None or (key not in self._constant and keys.index(key) == row)
+        ]
+        computed: dict[int, Tensor] = {}
         if rows:
             with torch.autocast(crops.device.type, self._dtype, enabled=self._dtype != torch.float32):
-                found = dict(zip(rows, self._network(crops[rows]), strict=True))
-        self._flat |= {key: found[row] for row, key in enumerate(keys) if key is not None and row in found}
-        return [found[row] if key is None else self._flat[key] for row, key in enumerate(keys)]
+                computed = dict(zip(rows, self._network(crops[rows]), strict=True))
+        self._constant |= {key: computed[row] for row, key in enumerate(keys) if key is not None and row in computed}
+        return [computed[row] if key is None else self._constant[key] for row, key in enumerate(keys)]
 
 
 def _gaussian(crop: Triple) -> Tensor:
-    """(*crop) weights of a window's voxels, a Gaussian whose sigma is an eighth of the window, at least 1e-3."""
+    """(*crop) weights of a window's voxels: a Gaussian with a sigma of an eighth of the window, at least 1e-3."""
     x, y, z = (torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (0.125 * n)) ** 2) for n in crop)
     return (x[:, None, None] * y[:, None] * z).clamp(min=1e-3)
 
 
 def _box(start: tuple[int, ...], size: Triple) -> tuple[slice, ...]:
-    return tuple(slice(at, at + wide) for at, wide in zip(start, size, strict=True))
+    return tuple(slice(at, at + length) for at, length in zip(start, size, strict=True))

@@ -1,4 +1,4 @@
-"""Segmentation losses: overlap and voxel-wise error, of labels or of regions, where they are known."""
+"""Segmentation losses: Dice and cross-entropy of labels or regions, on the voxels that are annotated."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,18 +9,18 @@ from torch.nn import functional
 from voxmim.tasks.segmentation.structures import Structures
 
 Criterion = Callable[..., Tensor]
-_SMOOTH = 1e-5  # in both parts of the Dice's fraction, as in MONAI
+_SMOOTH = 1e-5  # added to numerator and denominator of the Dice, as in MONAI
 
 
 def make_criterion(structures: Structures) -> Criterion:
-    """The loss of logits (B, K, X, Y, Z) float32 against label values (B, 1, X, Y, Z): Dice and cross-entropy.
+    """The loss of logits (B, K, X, Y, Z) float32 against label values (B, 1, X, Y, Z): Dice + cross-entropy.
 
-    For labels after a softmax, without background in the Dice; for regions binary and after a sigmoid, each region
-    against its own mask. Dice counts over the batch (of one process, and of one part of it under gradient
-    accumulation), so that crops without a structure do not count as cases of their own.
+    Labels use a softmax, and a Dice without background; regions a sigmoid and binary cross-entropy, each against its
+    own mask. The Dice is computed over the whole batch (of one process and one step of gradient accumulation), so that
+    crops without a structure do not count as cases of their own.
 
-    The criterion takes two more arguments. `foreground_weight` multiplies the cross-entropy of labelled voxels. `known`
-    is a bool (B, 1, X, Y, Z), of regions also (B, K, X, Y, Z): where it is false, nothing counts and the gradient is 0.
+    The criterion takes two more arguments: `foreground_weight` multiplies the cross-entropy of labelled voxels; `known`
+    is a bool mask (B, 1, X, Y, Z), or (B, K, X, Y, Z) for regions, outside which voxels have no loss and no gradient.
     """
     regions = bool(structures.regions)
 
@@ -33,7 +33,7 @@ def make_criterion(structures: Structures) -> Criterion:
             target = structures.targets(label)
             error = functional.cross_entropy(logits, target[:, 0], reduction="none")[:, None]
             outputs = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1, 1)
-            truth = (target == outputs).to(logits.dtype)  # a one-hot encoding would be int64 on the way
+            truth = (target == outputs).to(logits.dtype)  # functional.one_hot would need int64
             labelled, scored = target > 0, slice(1, None)
         if foreground_weight != 1:
             error = error * torch.where(labelled, foreground_weight, 1.0)
@@ -46,7 +46,7 @@ def make_criterion(structures: Structures) -> Criterion:
 def soft_dice_loss(predicted: Tensor, truth: Tensor, known: Tensor | None = None) -> Tensor:
     """1 - Dice of probabilities and masks (B, K, X, Y, Z), over the batch, averaged over K (arXiv 1606.04797).
 
-    Voxels that are not `known` (see `make_criterion`) are left out.
+    Voxels outside the mask `known` (see `make_criterion`) are left out.
     """
     if known is not None:
         predicted, truth = predicted * known, truth * known
@@ -69,15 +69,21 @@ def deep_loss(
     foreground_weight: float = 1.0,
     known: Tensor | None = None,
 ) -> Tensor:
-    """The mean loss of logits (B, K, X, Y, Z) of several levels, the finest first, by the criterion of one level.
+    """The weighted mean of the criterion over the levels of deep supervision.
 
-    Each level weighs half of the next finer one (arXiv 1809.10486). Label values (B, 1, X, Y, Z) and `known` (see
-    `make_criterion`) are of the finest level; coarser levels take its nearest voxels.
+    Each level weighs half of the next finer one (arXiv 1809.10486).
+
+    Args:
+        criterion: see `make_criterion`.
+        levels: logits (B, K, X, Y, Z) of each level, the finest first.
+        label: label values (B, 1, X, Y, Z) of the finest level, resampled to the coarser ones (nearest neighbour).
+        foreground_weight: see `make_criterion`.
+        known: see `make_criterion`; of the finest level, too.
     """
     total, weights = levels[0].new_zeros(()), [0.5**level for level in range(len(levels))]
     for weight, logits in zip(weights, levels, strict=True):
-        at, where = (None if x is None else _nearest(x, logits) for x in (label, known))
-        total = total + weight * criterion(logits, at, foreground_weight, where)
+        mask = None if known is None else _nearest(known, logits)
+        total = total + weight * criterion(logits, _nearest(label, logits), foreground_weight, mask)
     return total / sum(weights)
 
 
@@ -90,40 +96,43 @@ def _nearest(volume: Tensor, logits: Tensor) -> Tensor:
 def compare_known(
     structures: Structures, levels: Sequence[Tensor], label: Tensor, annotated: Sequence[Sequence[int] | None]
 ) -> tuple[list[Tensor], Tensor, Tensor | None]:
-    """The arguments of a loss that only counts what is known, from logits (B, K, X, Y, Z) of each level of the decoder.
+    """The arguments of `deep_loss` for partly annotated crops.
 
-    `annotated` has for each crop the label values that were annotated in its case, or None where all were.
+    Args:
+        structures: the labels or regions.
+        levels: logits (B, K, X, Y, Z) of each level of the decoder.
+        label: label values (B, 1, X, Y, Z).
+        annotated: for each crop, the label values that were annotated in its case, or None for all.
 
     Returns:
-        the logits, the label values, and where they are known (bool, (B, 1, X, Y, Z) or, of regions, (B, K, X, Y, Z)),
-        or None where everything is.
+        the logits, the label values, and the mask of known voxels, (B, 1, X, Y, Z) or for regions (B, K, X, Y, Z); None
+        if all are known.
     """
     known = None if structures.ignore is None else label != structures.ignore
     if all(values is None for values in annotated):
         return list(levels), label, known
     unknown = torch.tensor([structures.unknown(values) for values in annotated], device=label.device)
     if structures.regions:
-        everywhere = torch.ones_like(label, dtype=torch.bool) if known is None else known
-        return list(levels), label, everywhere & ~unknown[..., None, None, None]
-    # A label in the map of a case in which it was not annotated throughout is as good as none.
+        known = torch.ones_like(label, dtype=torch.bool) if known is None else known
+        return list(levels), label, known & ~unknown[..., None, None, None]
+    # A label value that is not listed as annotated in its case is treated as background.
     table = torch.tensor([[values is None or value in values for value in range(256)] for values in annotated])
-    counts = table.to(label.device).gather(1, label.flatten(1)).view_as(label)
-    return [merge_unknown(logits, unknown) for logits in levels], label * counts, known
+    is_annotated = table.to(label.device).gather(1, label.flatten(1)).view_as(label)
+    return [merge_unknown(logits, unknown) for logits in levels], label * is_annotated, known
 
 
 def merge_unknown(logits: Tensor, unknown: Tensor) -> Tensor:
-    """Logits (B, K, X, Y, Z) of labels whose background takes in the outputs of which nothing is known.
+    """Merge the outputs that were not annotated in a crop's case into its background.
 
-    Where a crop's label map shows background, any label that nobody annotated there may be (arXiv 2007.03868): only the
-    sum of their probabilities is compared with it. `unknown` (B, K) bool are the outputs that were not annotated in a
-    crop's case; never the background.
+    Background in such a crop may be any of these labels, so only the sum of their probabilities is compared with it
+    (arXiv 2007.03868). Logits are (B, K, X, Y, Z), background first; `unknown` (B, K) bool, false for background.
     """
     hidden = unknown[:, 1:, None, None, None]
-    outside, labels = logits[:, :1], logits[:, 1:]
-    joined = torch.cat([outside, labels.masked_fill(~hidden, -torch.inf)], dim=1).logsumexp(dim=1, keepdim=True)
-    return torch.cat([joined, labels.masked_fill(hidden, -torch.inf)], dim=1)
+    background, labels = logits[:, :1], logits[:, 1:]
+    merged = torch.cat([background, labels.masked_fill(~hidden, -torch.inf)], dim=1).logsumexp(dim=1, keepdim=True)
+    return torch.cat([merged, labels.masked_fill(hidden, -torch.inf)], dim=1)
 
 
 def loss_name(structures: Structures) -> str:
-    """The loss as the axis of a plot names it."""
+    """The axis label of the loss plot."""
     return "Dice + binary cross-entropy" if structures.regions else "Dice + cross-entropy"

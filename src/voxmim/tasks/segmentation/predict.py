@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import torch
 
 from voxmim.errors import ScanError, SourceError
 from voxmim.images.formats.dicom import is_dicom
@@ -17,7 +16,7 @@ from voxmim.tasks.given import Scan, Written, given_scans
 from voxmim.tasks.scans import Progress, for_each
 from voxmim.tasks.segmentation.inference import (
     Slab,
-    longest_axis,
+    joined,
     original_label_map,
     predict_slabs,
     prepared_label_map,
@@ -29,33 +28,30 @@ from voxmim.weights.load import load_segmentor
 
 
 class Segmentor(Predictor):
-    """A trained segmentor.
-
-    Attributes:
-        structures: the labels or regions that it distinguishes.
-    """
+    """A trained segmentor."""
 
     @classmethod
     def load(cls, *runs: Path | str) -> Self:
-        """From a fine-tuning's run folder or a weights file, or several to average, onto a GPU if there is one."""
+        """Load a run folder or weights file, or several to average, onto a GPU if there is one."""
         return cls(*load_joined(load_segmentor, runs))
 
     @property
     def structures(self) -> Structures:
+        """The labels or regions that it distinguishes."""
         return Structures.from_metadata(self.metadata)
 
     def slabs(self, scan: PreparedScan, overlap: float | None = None) -> Iterator[Slab]:
-        """The probabilities of the outputs on the prepared grid (see `predict_slabs`)."""
+        """The probabilities on the prepared grid (see `predict_slabs`); `overlap` replaces the recipe's."""
         overlap, precision = self.metadata["overlap"] if overlap is None else overlap, self.metadata["precision"]
         image = self.image(scan)
         return predict_slabs(self.network, image, self.crop, overlap, precision, self.structures.activate)
 
     def probabilities(self, scan: PreparedScan) -> np.ndarray:
         """(K, X, Y, Z) float32 on the prepared grid: of each label, background first, or of each region."""
-        return torch.cat([slab for _, slab in self.slabs(scan)], dim=1 + longest_axis(scan.grid.shape)).numpy()
+        return joined(self.slabs(scan), scan.grid.shape).numpy()
 
     def prepared_label_map(self, scan: PreparedScan, overlap: float | None = None) -> np.ndarray:
-        """(X, Y, Z) uint8 on the prepared grid; `overlap` of the windows instead of the recipe's."""
+        """(X, Y, Z) uint8 on the prepared grid; `overlap` replaces the recipe's."""
         return prepared_label_map(self.slabs(scan, overlap), scan.grid.shape, self.structures)
 
     def label_map(self, scan: PreparedScan) -> np.ndarray:
@@ -75,22 +71,22 @@ def predict(
     label_format: str = "nifti",
     others: Sequence[Path] = (),
 ) -> Written:
-    """Label scans and write ``CASE.nii.gz`` (or ``CASE.dcm``) for each, in the scan's own grid, affine and orientation.
+    """Segment scans and write ``CASE.nii.gz`` (or ``CASE.dcm``) for each, on the scan's own grid.
 
-    Arguments are as of `Task.predict`. A scan that cannot be used is named and left out. Probabilities are 4D, a volume
-    per label, background first; with regions one volume per region, in their order.
+    The arguments are those of `Task.predict`. Scans that cannot be used are left out. Probabilities are 4D: one volume
+    per label, background first, or one per region.
 
     Raises:
-        SourceError: as of `given_scans`, or a label map would replace a scan.
+        SourceError: as `given_scans`, or a label map would replace a scan.
         ScanError: no scan can be used.
-        WeightsError: the run holds no segmentor.
+        WeightsError: the run has no segmentor.
     """
     ending = ENDINGS[label_format]
     segmentor = Segmentor.load(run, *others)
     found, left_out = given_scans(scans, segmentor.preparation.channels)
-    files = {path.resolve() for scan in found.values() for path in scan.images}
+    scan_files = {path.resolve() for scan in found.values() for path in scan.images}
     for file in (out / f"{name}{ending}" for name in found):
-        if file.resolve() in files:
+        if file.resolve() in scan_files:
             raise SourceError(f"{file}: a label map would replace the scan; name another folder with --out.")
 
     def label(name: str, given: Scan) -> Path:

@@ -1,6 +1,6 @@
-"""The position-only prior: what the mean training label map says without a look at the image.
+"""The position-only prior: a prediction from the mean training label map alone, without the image.
 
-Every Dice is read against it. A network that scores no higher has learned where organs lie, not how they look.
+It is the baseline of every Dice: a network that scores no higher has learned where organs are, not how they look.
 """
 
 import zipfile
@@ -24,24 +24,25 @@ _FACTORS = tuple(2.0 ** (step / 2) for step in range(13))  # 1 to 64
 
 @dataclass(frozen=True)
 class PositionPrior:
-    """How often each label lies where, over the training cases, relative to the foreground box."""
+    """The frequency of each label at each position of the foreground box, over the training cases."""
 
-    probability: np.ndarray  # (L, G, G, G) float16 fraction of the training cases with each label at each place
+    probability: np.ndarray  # (L, G, G, G) float16 fraction of the training cases with each label at each position
     labels: tuple[int, ...]  # the L label values
-    factor: float  # by which these fractions are multiplied before they are compared to the background's
+    factor: float  # multiplies these fractions before they are compared with the background's
 
     @classmethod
     def fit(cls, label_maps: Iterable[np.ndarray], labels: Iterable[int], grid: int = GRID) -> Self:
         """Average the training label maps on a common grid.
 
-        The masks of each label are averaged over the cells of the grid where a map is finer than it, and
-        interpolated linearly where it is coarser. Where organs vary, no place holds a small one in half of the
-        cases, and the most frequent label would be background everywhere. So the fractions of all labels are
-        multiplied by one factor, from 1 to 64 in steps of the root of 2: the one with the highest mean Dice on
-        training cases that were left out of the mean (5 folds; a single case, which leaves none out, gets 1).
+        Masks are average-pooled to the grid where they are finer, and interpolated linearly where they are coarser.
+        A small organ that varies is at no position in half of the cases, so background would always be the most
+        frequent label there. Hence the fractions of all labels are multiplied by one factor, from 1 to 64 in steps of
+        the square root of 2: the one with the highest mean Dice in a 5-fold cross-validation (1 for a single case).
 
-        Label maps are (X, Y, Z) uint8, RAS, cropped to their foreground box, and gone through once. `grid` is G, the
-        cells of the common grid along each axis.
+        Args:
+            label_maps: (X, Y, Z) uint8, RAS, cropped to their foreground box; read once.
+            labels: the label values.
+            grid: G, the cells of the common grid along each axis.
 
         Raises:
             ValueError: there is no label map, or no label.
@@ -64,7 +65,7 @@ class PositionPrior:
 
     def predict(self, shape: tuple[int, int, int]) -> np.ndarray:
         """The prior's label map for a foreground box of `shape` voxels: (X, Y, Z) uint8."""
-        # One label after the other: all fractions at full size at once would take gigabytes.
+        # One label at a time: all fractions at full size would take gigabytes.
         fractions = (_resized(torch.from_numpy(fraction).float(), shape) for fraction in self.probability)
         return _decide(fractions, self.labels, self.factor, shape).numpy()
 
@@ -91,7 +92,7 @@ class PositionPrior:
 
 
 def _resized(fraction: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
-    """An (X, Y, Z) float map at another shape, over the same box: mean where finer, linear where coarser."""
+    """Resize an (X, Y, Z) float map: average pooling where it is finer, linear interpolation where it is coarser."""
     x, y, z = (min(have, want) for have, want in zip(fraction.shape, shape, strict=True))
     pooled = functional.adaptive_avg_pool3d(fraction[None, None], (x, y, z))
     return functional.interpolate(pooled, size=shape, mode="trilinear", align_corners=False)[0, 0]
@@ -100,7 +101,7 @@ def _resized(fraction: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tenso
 def _decide(
     fractions: Iterable[torch.Tensor], labels: tuple[int, ...], factor: float, shape: tuple[int, int, int]
 ) -> torch.Tensor:
-    """The label with the largest fraction at each voxel, or 0 where factor times that is below the background's."""
+    """The label with the largest fraction at each voxel, or 0 if `factor` times that is not above the background's."""
     decision = torch.zeros(shape, dtype=torch.uint8)
     largest, background = torch.zeros(shape), torch.ones(shape)
     for value, fraction in zip(labels, fractions, strict=True):
@@ -112,9 +113,9 @@ def _decide(
 
 
 def _best_factor(sums: torch.Tensor, references: list[torch.Tensor], labels: tuple[int, ...]) -> float:
-    """The factor with the highest mean Dice when each fold is predicted from the mean of the others.
+    """The factor with the highest mean Dice in a cross-validation.
 
-    `sums` (folds, L, G, G, G) are those of the masks of each fold's cases; case i belongs to fold i modulo the folds.
+    `sums` (folds, L, G, G, G) are the summed masks of each fold; case i belongs to fold i modulo the folds.
     """
     shape = (sums.shape[2], sums.shape[3], sums.shape[4])
     total = sums.sum(0)
@@ -131,7 +132,7 @@ def _best_factor(sums: torch.Tensor, references: list[torch.Tensor], labels: tup
 
 
 def _mean_dice(decision: torch.Tensor, reference: torch.Tensor, labels: tuple[int, ...]) -> float | None:
-    """Mean Dice over the labels that either map holds; None where there is none, which counts for nothing."""
+    """Mean Dice over the labels that are in either map; None if there is none."""
     size = max(labels) + 1
     pairs = torch.bincount((decision.long() * size + reference).flatten(), minlength=size * size).view(size, size)
     sizes = pairs.sum(0) + pairs.sum(1)

@@ -1,4 +1,4 @@
-"""A predicted label map scored against its reference, per case and per label or region, and the means over cases."""
+"""Scores of predicted label maps per case and structure (label or region), and their means over cases."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from voxmim.tasks.intervals import bootstrap_interval
 from voxmim.tasks.metrics import MAIN, METRICS, Masks
 
 Scores = dict[str, float | None]
-"""The value of each metric of one structure in one case; None where the structure is not counted."""
+"""The value of each metric of one structure in one case; None if the structure is not counted."""
 
 _Box = tuple[slice, slice, slice]
 
@@ -23,13 +23,18 @@ def score_case(
     tolerance_mm: float = 2.0,
     metrics: Iterable[str] | None = None,
 ) -> dict[str, Scores]:
-    """Score a predicted label map (X, Y, Z) uint8 against a reference, structure by structure.
+    """Score a predicted label map against a reference; `metrics.convention` says how structures are counted.
 
-    `metrics.convention` says how structures are counted. `parts` has the label values of each label or region to score,
-    `spacing` the voxel size in mm; `tolerance_mm` is of the surface Dice, and `metrics` are keys of `METRICS`.
+    A structure is scored inside its bounding box in both maps. The result is that of the whole volume, because the
+    outside of a box and the outside of an image are both background.
 
-    Everything is computed inside the smallest box that holds the structure in both maps. That gives the same as the
-    whole volume, because beyond the box there is only background, which is also what lies outside the image.
+    Args:
+        prediction: (X, Y, Z) uint8.
+        reference: (X, Y, Z) uint8.
+        parts: the label values of each structure.
+        spacing: the voxel size in mm.
+        tolerance_mm: of the surface Dice.
+        metrics: keys of `METRICS`; None for all.
 
     Raises:
         ValueError: the two label maps are not 3D or differ in shape.
@@ -60,22 +65,22 @@ def score_case(
 
 
 def without(label_map: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """A label map (X, Y, Z) with background where nothing is known, so that it is not scored there."""
+    """A label map (X, Y, Z) with background in unknown voxels, so that they are not scored."""
     return np.where(unknown, 0, label_map) if unknown.any() else label_map
 
 
 def summarise(cases: Mapping[str, Mapping[str, Scores]], seed: int = 0) -> dict[str, Any]:
-    """Means over cases with the 95 % bootstrap interval of the main metric, as plain lists and numbers for JSON.
+    """Means over cases with the 95 % bootstrap interval of the main metric, for JSON.
 
-    The mean over all labels is the mean over cases of each case's mean over its counted labels, so every case
-    weighs the same. Where nothing was counted there stands None.
+    The mean over all labels is first taken over each case's counted labels and then over cases, so all cases weigh the
+    same. A mean of nothing is None.
 
     Args:
-        cases: what `score_case` gave, by the name of the case.
+        cases: the result of `score_case` by case name.
         seed: of the bootstrap.
 
     Returns:
-        ``{"mean": {metric: x, "ci95"}, "labels": {name: {metric: x, "ci95", "cases": how many counted}},
+        ``{"mean": {metric: x, "ci95"}, "labels": {name: {metric: x, "ci95", "cases": counted cases}},
         "cases": [{"case", metric: {name: x}, "mean_dice"}]}``, where ``ci95`` is the interval [low, high] of the Dice.
     """
     names = dict.fromkeys(name for scores in cases.values() for name in scores)
@@ -112,7 +117,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _box_of(boxes: Sequence[_Box | None], values: Sequence[int]) -> _Box | None:
-    """The box round label values among `find_objects`' boxes, which start at value 1 and end at the largest found."""
+    """The bounding box of label values; `boxes` are `find_objects`', of values from 1 to the largest in the map."""
     found = [box for value in values if value <= len(boxes) and (box := boxes[value - 1]) is not None]
     return _joined(found) if found else None
 

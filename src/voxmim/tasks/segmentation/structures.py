@@ -1,10 +1,10 @@
-"""What a segmentor distinguishes: labels, of which a voxel has one, or regions, of which it may lie in several.
+"""The structures that a segmentor distinguishes: labels (one per voxel) or regions (which may overlap).
 
-The outputs of the network are consecutive, whatever the label values are: background and one per label, or one per
-region. Label maps hold the values of the data set again. Only labels that the training cases hold are learned.
+The network has one output for background and one per label, or one per region, numbered consecutively whatever the
+label values are. Predicted label maps have the values of the data set. Only labels in training cases are learned.
 
-Some voxels were annotated by nobody (`ignore`), and in some cases only some of the labels were: what looks like
-background there may be any of the others. Losses and metrics leave out what is not known.
+Some voxels are not annotated (`ignore`), and in some cases only some labels are, so that background there may be any of
+the others. Losses and metrics leave out what is not known.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -27,39 +27,41 @@ from voxmim.weights.onward import BACKGROUND
 class Structures:
     """Either labels that exclude each other, or regions (unions of labels) that may overlap."""
 
-    labels: dict[int, str]  # name of each label value, background left out
-    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)  # label values by name; empty with labels only
+    labels: dict[int, str]  # name of each label value, without background
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)  # label values by name; empty without regions
     values: tuple[int, ...] = ()  # the label value of each output, background first; unused with regions
-    unseen: dict[int, str] = field(default_factory=dict)  # that the data set lists and no training case holds
-    ignore: int | None = None  # label value of the voxels that nobody annotated, if there is one
+    unseen: dict[int, str] = field(default_factory=dict)  # labels of the data set that are in no training case
+    ignore: int | None = None  # label value of voxels that nobody annotated, if there is one
 
     @classmethod
     def of_store(cls, store: Store, cases: Sequence[Case], known: Collection[str] = ()) -> Self:
-        """Those that can be learned from cases of a store; labels with these `known` names need not be in any.
+        """The structures in cases of a store, and those whose labels have `known` names.
 
         Raises:
-            StoreError: none of the cases holds a label.
+            StoreError: there is no label in the cases.
         """
         ignore = ignored_value(store.labels)
-        held = {value for case in cases for value, count in case.counts.items() if count > 0} - {ignore}
-        held |= {value for value, name in store.labels.items() if name.casefold() in map(str.casefold, known)}
-        labels = {value: name for value, name in store.labels.items() if value in held}
+        present = {value for case in cases for value, count in case.counts.items() if count > 0} - {ignore}
+        present |= {value for value, name in store.labels.items() if name.casefold() in map(str.casefold, known)}
+        labels = {value: name for value, name in store.labels.items() if value in present}
         if not labels:
             raise StoreError(
                 f"{store.path}: the label maps of all {len(cases)} training cases are empty; look at what "
                 "'voxmim inspect' says of the label files."
             )
-        learned = {name: tuple(v for v in values if v in labels) for name, values in store.regions.items()}
-        unseen = {value: name for value, name in store.labels.items() if value not in {*held, ignore}}
-        regions = {name: values for name, values in learned.items() if values}
+        unseen = {value: name for value, name in store.labels.items() if value not in {*present, ignore}}
+        regions = {name: tuple(v for v in values if v in labels) for name, values in store.regions.items()}
+        regions = {name: values for name, values in regions.items() if values}
         return cls(labels, regions, (0, *sorted(labels)), unseen, ignore)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Self:
-        """Those of a segmentor's weights, as `metadata` put them there."""
+        """From the metadata of a segmentor's weights."""
         labels = {int(value): str(name) for value, name in metadata["labels"].items()}
         regions = {name: tuple(values) for name, values in metadata.get("regions", {}).items()}
-        values = metadata.get("values", range(max(labels) + 1))  # version 0.1 had an output for every value up to there
+        values = metadata.get(
+            "values", range(max(labels) + 1)
+        )  # version 0.1: an output for each value up to the largest
         unseen = {int(value): str(name) for value, name in metadata.get("unseen", {}).items()}
         return cls(labels, regions, tuple(values), unseen)
 
@@ -73,7 +75,7 @@ class Structures:
 
     @property
     def parts(self) -> dict[str, tuple[int, ...]]:
-        """The label values of each structure that is scored, by its name."""
+        """The label values of each scored structure by name."""
         return self.regions or {name: (value,) for value, name in self.labels.items()}
 
     @property
@@ -85,25 +87,25 @@ class Structures:
         return list(self.regions) or [BACKGROUND, *(self.labels.get(v, f"label {v}") for v in self.values[1:])]
 
     def activate(self, logits: Tensor) -> Tensor:
-        """(B, K, ...) probabilities from logits: of labels summing to 1, of each region by itself."""
+        """(B, K, ...) probabilities from logits: a softmax over labels, a sigmoid per region."""
         return logits.sigmoid() if self.regions else logits.softmax(dim=1)
 
     def targets(self, label: Tensor) -> Tensor:
-        """(B, 1, X, Y, Z) int64, the output of each label value; values that are not learned are background."""
+        """(B, 1, X, Y, Z) int64 output indices of label values; values that are not learned are background."""
         table = torch.zeros(256, dtype=torch.int64, device=label.device)
         for output, value in enumerate(self.values):
             table[value] = output
         return table[label]
 
     def masks(self, label: Tensor) -> Tensor:
-        """(B, R, X, Y, Z) float32, 1 in each region, from label values (B, 1, X, Y, Z)."""
+        """(B, R, X, Y, Z) float32 masks of the regions from label values (B, 1, X, Y, Z)."""
         regions = [torch.isin(label, torch.tensor(values, device=label.device)) for values in self.regions.values()]
         return torch.cat(regions, dim=1).float()
 
     def confident(self, logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-        """Label values (B, 1, X, Y, Z) int64 from logits (B, K, ...), and where (bool) they are as probable as this.
+        """Label values (B, 1, X, Y, Z) int64 from logits (B, K, ...), and a mask of those that reach the threshold.
 
-        Of regions, all of them must be decided with this probability, inside or outside.
+        The threshold is of the label's probability; with regions, each must reach it, inside or outside.
         """
         probabilities = self.activate(logits)
         if self.regions:
@@ -115,11 +117,11 @@ class Structures:
         return torch.tensor(self.values, device=logits.device)[output], sure >= threshold
 
     def parts_of(self, annotated: Sequence[int] | None) -> dict[str, tuple[int, ...]]:
-        """The structures that are known in a case of which only these label values were annotated (None: all)."""
+        """The structures that are known in a case in which only these label values were annotated (None: all)."""
         return {name: values for name, values in self.parts.items() if annotated is None or {*annotated} >= {*values}}
 
     def unknown(self, annotated: Sequence[int] | None) -> list[bool]:
-        """Of each output, whether nothing is known of it in such a case."""
+        """For each output, whether it is unknown in such a case."""
         known = self.parts_of(annotated)
         if self.regions:
             return [name not in known for name in self.regions]
@@ -128,38 +130,37 @@ class Structures:
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """(X, Y, Z) uint8 label map from the probabilities (K, X, Y, Z) of the outputs.
 
-        Of labels, the most probable one. Of regions, each is decided by itself at 0.5; a voxel gets the label whose
-        regions are all positive there, and of several such labels the one in most regions (then the lowest value). So
-        a region inside another one counts only where the outer one is positive too, and background is left where no
-        label agrees.
+        Without regions, each voxel gets its most probable label. With regions, each region is thresholded at 0.5, and a
+        voxel gets the label whose regions are all positive; if there are several, the one in most regions (then the
+        lowest value); if there is none, background. So an inner region counts only inside its outer regions.
         """
         if not self.regions:
-            most_likely = torch.from_numpy(probabilities).argmax(dim=0)  # fast in any memory layout
-            return np.asarray(self.values, dtype=np.uint8)[most_likely.numpy()]
+            output = torch.from_numpy(probabilities).argmax(dim=0)  # fast in any memory layout, unlike numpy's
+            return np.asarray(self.values, dtype=np.uint8)[output.numpy()]
         positive = probabilities > 0.5
         result = np.zeros(probabilities.shape[1:], dtype=np.uint8)
-        for value, member in self.members:
-            result[positive[list(member)].all(axis=0)] = value
+        for value, regions in self.members:
+            result[positive[list(regions)].all(axis=0)] = value
         return result
 
     @cached_property
     def members(self) -> list[tuple[int, tuple[int, ...]]]:
-        """Each label with the indices of its regions; those in fewest regions, and of highest value, come first."""
+        """Label values with the indices of their regions, sorted by the number of regions, then by falling value."""
         regions = list(self.regions.values())
-        found = [(value, tuple(at for at, values in enumerate(regions) if value in values)) for value in self.labels]
-        return sorted((pair for pair in found if pair[1]), key=lambda pair: (len(pair[1]), -pair[0]))
+        pairs = [(value, tuple(i for i, values in enumerate(regions) if value in values)) for value in self.labels]
+        return sorted((pair for pair in pairs if pair[1]), key=lambda pair: (len(pair[1]), -pair[0]))
 
     def match(self, labels: Mapping[int, str], where: Path) -> tuple[np.ndarray, dict[str, tuple[int, ...]], list[str]]:
-        """How the label maps of a data set are compared with those of the segmentor: by the names of the labels.
+        """Match the labels of the data set `where` with the segmentor's by name.
 
-        Where one side has no names (``label 1``), values decide. `labels` are those of the data set `where`.
+        They are matched by value if either side has generic names (``label 1``).
 
         Returns:
             a table (256,) uint8 from the data set's label values to the segmentor's; the structures that can be scored;
-            the names of labels of the data set that the segmentor never learned.
+            the names of the data set's labels that the segmentor did not learn.
 
         Raises:
-            StoreError: no label has a name that the segmentor knows.
+            StoreError: the segmentor knows none of the labels.
         """
         labels = {value: name for value, name in labels.items() if value != ignored_value(labels)}
         own = {name.casefold(): value for value, name in self.labels.items()}
@@ -174,8 +175,7 @@ class Structures:
             )
         table = np.zeros(256, dtype=np.uint8)
         table[list(same)] = list(same.values())
-        known = set(same.values())
-        parts = {name: values for name, values in self.parts.items() if known.issuperset(values)}
+        parts = self.parts_of(list(same.values()))
         return table, parts, [name for value, name in labels.items() if value not in same]
 
 

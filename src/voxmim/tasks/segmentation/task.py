@@ -1,6 +1,7 @@
-"""Fine-tuning a segmentor: the labels or regions of voxels."""
+"""Segmentation: the labels or regions of voxels."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -52,17 +53,20 @@ class Segmentation(Task):
         self._partly = {case.name: case.annotated for case in store.cases.values() if case.annotated is not None}
         if self.structures.ignore is not None:
             self.notes.append("Voxels of the label 'ignore' are neither learned nor scored.")
-        if named := [case.name for case in [*self.train, *self.val] if case.name in self._partly]:
-            self.notes.append(f"Only some labels were annotated in these cases, the others are not counted there: "
-                              f"{', '.join(named)}.")  # fmt: skip
+        if partly := [case.name for case in [*self.train, *self.val] if case.name in self._partly]:
+            cases = ", ".join(partly)
+            self.notes.append(
+                f"Only some labels were annotated in these cases, the others are not counted there: {cases}."
+            )
 
     @classmethod
     def choose(
         cls, store: Store, labels: str | None, seed: int, table: Path | None, start: Start | None = None
     ) -> Self:
-        goes_on = start is not None and start.kind == cls.product
-        known = Structures.from_metadata(start.metadata).labels.values() if start and goes_on else ()
-        return cls(store, labelled_train_cases(store, labels, seed), list(known))
+        known: list[str] = []
+        if start is not None and start.kind == cls.product:
+            known = list(Structures.from_metadata(start.metadata).labels.values())
+        return cls(store, labelled_train_cases(store, labels, seed), known)
 
     @classmethod
     def resume(cls, store: Store, about: Mapping[str, Any], seed: int) -> Self:
@@ -80,12 +84,12 @@ class Segmentation(Task):
     def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
         return build_segmentor(encoder, recipe.unetr, self.structures.outputs)
 
-    def go_on(self, network: nn.Module, start: Start, report: LoadReport) -> None:
-        """Decoder and head of a segmentor; labels that exclude each other and regions have no head in common."""
+    def load_head(self, network: nn.Module, start: Start, report: LoadReport) -> None:
+        """Load decoder and head of a segmentor; the head does not fit between labels and regions."""
         if start.kind == self.product:
-            theirs = Structures.from_metadata(start.metadata)
-            same = bool(theirs.regions) == bool(self.structures.regions)
-            load_onward(network, start.tensors, theirs.names if same else [], self.structures.names, report)
+            old = Structures.from_metadata(start.metadata)
+            same = bool(old.regions) == bool(self.structures.regions)
+            load_onward(network, start.tensors, old.names if same else [], self.structures.names, report)
 
     def loss(self, output: Tensor | tuple[Tensor, ...], batch: Batch, foreground_weight: float = 1.0) -> Tensor:
         annotated = [self._partly.get(name) for name in batch.names]
@@ -103,25 +107,27 @@ class Segmentation(Task):
         return window_count(case.shape, recipe.crop, 0.0)
 
     def score_case(self, network: nn.Module, case: Case, recipe: Recipe) -> dict[str, float]:
-        """Dice of each counted structure, from windows that lie side by side: the overlapping windows of an evaluation
-        would take a third of a short training's time, and choose the same steps."""
+        """Dice of each counted structure, from windows without overlap.
+
+        Overlapping windows would take a third of a short training's time and select the same steps.
+        """
         assert recipe.crop is not None
         image, reference = self.image(case, recipe), self.store.label_map(case.name)
         slabs = predict_slabs(network, image, recipe.crop, 0.0, recipe.precision, self.structures.activate)
         return self.counted(prepared_label_map(slabs, case.shape, self.structures), reference, case)
 
     def counted(self, predicted: np.ndarray, reference: np.ndarray, case: Case) -> dict[str, float]:
-        """Dice of each structure that was annotated and that one of two label maps (X, Y, Z) holds."""
+        """Dice of each annotated structure that is in at least one of two label maps (X, Y, Z)."""
         unknown, parts = reference == self.structures.ignore, self.structures.parts_of(case.annotated)
-        found = score_case(without(predicted, unknown), without(reference, unknown), parts, (1, 1, 1), metrics=[MAIN])
-        return {name: score for name, scores in found.items() if (score := scores[MAIN]) is not None}
+        scores = score_case(without(predicted, unknown), without(reference, unknown), parts, (1, 1, 1), metrics=[MAIN])
+        return {name: dice for name, score in scores.items() if (dice := score[MAIN]) is not None}
 
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
         """Mean Dice over cases, per structure and per case; structures in neither label map are not counted."""
-        per_case = {case_column(name): float(np.mean(list(found.values()))) for name, found in scores.items() if found}
+        per_case = {case_column(name): float(np.mean(list(dice.values()))) for name, dice in scores.items() if dice}
         figures = {self.score: float(np.mean(list(per_case.values()))) if per_case else 0.0} | per_case
         for part in self.structures.parts:
-            counted = [found[part] for found in scores.values() if part in found]
+            counted = [dice[part] for dice in scores.values() if part in dice]
             if counted:
                 figures[f"{self.score} {part}"] = float(np.mean(counted))
         return figures
@@ -132,12 +138,10 @@ class Segmentation(Task):
             PositionPrior.fit(self._label_maps(), self.structures.labels).save(folder / PRIOR)
 
     def _label_maps(self) -> Iterable[np.ndarray]:
-        whole = [case for case in self.train if case.name not in self._partly]
-        for case in whole or self.train:
-            try:
+        fully_annotated = [case for case in self.train if case.name not in self._partly]
+        for case in fully_annotated or self.train:
+            with suppress(StoreError):  # reported by the training
                 yield self.store.label_map(case.name)
-            except StoreError:
-                continue  # the training names it
 
     def about(self) -> dict[str, Any]:
         return {"cases": [case.name for case in self.train], **({"known": self._known} if self._known else {})}
@@ -147,8 +151,11 @@ class Segmentation(Task):
 
     @classmethod
     def curves(cls, columns: Iterable[str]) -> dict[str, str]:
-        shown = [column for column in columns if column.startswith(cls.score)]
-        return {column: column.removeprefix(cls.score).strip() or "mean" for column in shown}
+        return {
+            column: column.removeprefix(cls.score).strip() or "mean"
+            for column in columns
+            if column.startswith(cls.score)
+        }
 
     evaluate = staticmethod(evaluation.evaluate)
     predict = staticmethod(predict)
@@ -157,15 +164,15 @@ class Segmentation(Task):
 
 
 def levels_of(output: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
-    """Float32 logits of each level of a segmentor's output, the finest first; one without deep supervision."""
+    """Float32 logits of each level of a segmentor's output, the finest first; a single one without deep supervision."""
     return [logits.float() for logits in ((output,) if isinstance(output, Tensor) else output)]
 
 
 def prior_dice(folder: Path, about: Mapping[str, Any], store: Store) -> list[float]:
-    """Mean Dice of a run's position-only prior on each validation case that counts, as the validation has it."""
+    """Mean Dice of a run's position-only prior on each counted validation case."""
     task, prior = Segmentation.resume(store, about, 0), PositionPrior.load(folder / PRIOR)
     found = [task.counted(prior.predict(case.shape), store.label_map(case.name), case) for case in task.val]
-    return [float(np.mean(list(scores.values()))) for scores in found if scores]
+    return [float(np.mean(list(dice.values()))) for dice in found if dice]
 
 
 def case_column(name: str) -> str:
