@@ -70,4 +70,4 @@ def test_what_cannot_be_read_is_not_tried_again(tiny: Tiny) -> None:
     damage, cases = Damage(2, 1.0), store.in_split("val")
     assert [(cases.index(case), found) for case, found in damage.readable(cases, read)] == [(1, 2)]
     assert [(cases.index(case), found) for case, found in damage.readable(cases, read)] == [(1, 3)]
-    assert damage.found == {"case_4": "gone."}
+    assert damage.errors == {"case_4": "gone."}

@@ -1,1 +1,1 @@
-"""The run folder, the loop, and the two trainings: pre-training and fine-tuning."""
+"""Training: the run folder, the training loop, pre-training and fine-tuning."""

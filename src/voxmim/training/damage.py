@@ -1,4 +1,4 @@
-"""Scans of the store that cannot be read during a training: skipped, named once, too many of them end it."""
+"""Scans that cannot be read during a training: they are skipped and reported once; too many of them end it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,36 +15,36 @@ Read = TypeVar("Read")
 class Damage:
     """The scans that one training could not read."""
 
-    scans: int = 0  # that it trains and validates on
+    scans: int = 0  # number of scans to train and validate on
     max_fraction: float = 0.0  # of them that may be unreadable
-    found: dict[str, str] = field(default_factory=dict)  # what is wrong with each; whoever reads a scan adds to it
-    _named: set[str] = field(default_factory=set)
+    errors: dict[str, str] = field(default_factory=dict)  # by case name; added by whatever reads a scan
+    _reported: int = 0
 
     def readable(self, cases: Sequence[Case], read: Callable[[Case], Read]) -> Iterator[tuple[Case, Read]]:
-        """Each case that can be read, and what `read` returns of it."""
+        """Each case that can be read, with the result of `read`."""
         for case in cases:
-            if case.name in self.found:
+            if case.name in self.errors:
                 continue
             try:
                 yield case, read(case)
             except StoreError as error:
-                self.found[case.name] = str(error)
+                self.errors[case.name] = str(error)
 
     def check(self, run: Run, say: Callable[[str], None]) -> None:
-        """Name what was found since the last check.
+        """Report the errors since the last check.
 
         Raises:
-            TrainingError: more than `max_fraction` of the scans cannot be read; names them.
+            TrainingError: more than `max_fraction` of the scans cannot be read.
         """
-        new = [name for name in self.found if name not in self._named]
+        new = list(self.errors.items())[self._reported :]
         if not new:
             return
-        self._named |= set(new)
-        for name in new:
-            say(f"{name} is skipped from here on: {self.found[name]}")
+        self._reported += len(new)
+        for name, error in new:
+            say(f"{name} is skipped from here on: {error}")
         allowed = int(self.max_fraction * self.scans)
-        if len(self.found) > allowed:
+        if len(self.errors) > allowed:
             raise TrainingError(
-                f"{run.path}: {len(self.found)} of {self.scans} scans cannot be read ({', '.join(self.found)}), and "
+                f"{run.path}: {len(self.errors)} of {self.scans} scans cannot be read ({', '.join(self.errors)}), and "
                 f"max_damaged {self.max_fraction:g} allows {allowed}; prepare them again and continue with --resume."
             )

@@ -1,4 +1,4 @@
-"""Fine-tuning for any task: from a store, and an encoder or none, to a trained network."""
+"""Fine-tuning for any task, from scratch or from weights."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +21,7 @@ from voxmim.training.nonfinite import image_files
 from voxmim.training.processes import make_fabric
 from voxmim.training.run import CHECKPOINT, Run
 from voxmim.training.self_training import SelfTraining
-from voxmim.training.setup import Beginning, augmenter, begin, made_of, new_run, stream, weights_metadata
+from voxmim.training.setup import Beginning, augmenter, begin, new_run, store_entries, stream, weights_metadata
 from voxmim.training.validation import Validation
 from voxmim.weights.files import save_weights
 from voxmim.weights.load import LoadReport
@@ -40,17 +40,17 @@ def finetune(
     fold: str | None = None,
     watcher: Watcher = lambda *_: None,
 ) -> tuple[Run, LoadReport | None]:
-    """Train a network for a task on the labelled train cases, from an encoder's weights or from scratch.
+    """Train a network for a task on the labelled train cases, from weights or from scratch.
 
-    Arguments are as of `voxmim.finetune`; `table` is a CSV file of the target of each case, and the first process calls
-    `watcher` after each row of metrics.csv. The crop, where the recipe has none, comes from `init`.
+    See `voxmim.finetune` for the arguments; `table` is a CSV file of targets, and the first process calls `watcher`
+    after each row of metrics.csv. If the recipe has no crop, that of `init` is used.
 
     Returns:
-        the run, and the account of the loaded weights (None from scratch or from a checkpoint).
+        the run, and the report on the loaded weights (None from scratch or from a checkpoint).
 
     Raises:
         RunError: `out` is occupied, there is nothing to resume, or a table is missing.
-        StoreError: no labelled case to train on.
+        StoreError: there is no labelled case to train on.
         SourceError: the table cannot be used.
         WeightsError: the weights do not fit the store or the network.
         TrainingError: the loss is not finite, or too many scans cannot be read.
@@ -75,9 +75,9 @@ def finetune(
         chosen.load_head(network, start, transfer)
     elif start is not None and recipe.carry_decoder:
         carried = carry_decoder(network, start.file)
-    kept = {} if fold is None else {"fold": fold}
+    fold_entry = {} if fold is None else {"fold": fold}
     if run is None:
-        about: dict[str, Any] = {**made_of(store), "loss": chosen.loss_name, **chosen.about(), **kept}
+        about: dict[str, Any] = {**store_entries(store), "loss": chosen.loss_name, **chosen.about(), **fold_entry}
         run = new_run(fabric, out, "finetune", recipe, about, start, transfer, carried)
     for note in chosen.notes if fabric.is_global_zero else ():
         warn(note)
@@ -87,10 +87,11 @@ def finetune(
                     foreground=training.foreground)  # fmt: skip
     damage = Damage(len(chosen.train) + len(chosen.val), recipe.max_damaged)
     augmented = augmenter(fabric, store, training, chosen.sides)
-    wants = recipe.self_training.weight > 0
-    unlabelled = SelfTraining(fabric, store, chosen, recipe, damage.found) if wants else None
+    unlabelled = None
+    if recipe.self_training.weight > 0:
+        unlabelled = SelfTraining(fabric, store, chosen, recipe, damage.errors)
     if not (run.path / CHECKPOINT).is_file():
-        once = Crops(store, chosen.train, replace(plan, crops_per_scan=1), damage.found)
+        once = Crops(store, chosen.train, replace(plan, crops_per_scan=1), damage.errors)
 
         def crops() -> Iterator[Tensor]:
             for number in range(len(chosen.train)):
@@ -109,7 +110,7 @@ def finetune(
     validation = Validation(chosen.val, windows, lambda case: chosen.score_case(network, case, recipe),
                             chosen.figures, chosen.score, training, damage)  # fmt: skip
     metadata = weights_metadata(store, recipe, run) | chosen.metadata(recipe)
-    metadata |= {"kind": chosen.product, "precision": recipe.precision, **kept}
+    metadata |= {"kind": chosen.product, "precision": recipe.precision, **fold_entry}
     weights = run.path / f"{chosen.product}.safetensors"
 
     def save(step: int) -> None:
@@ -122,7 +123,7 @@ def finetune(
         network=network,
         training=training,
         betas=(0.9, 0.999),
-        batches=stream(fabric, Crops(store, chosen.train, plan, damage.found), training.batch, training.steps),
+        batches=stream(fabric, Crops(store, chosen.train, plan, damage.errors), training.batch, training.steps),
         loss=loss,
         validate=validation if chosen.val else lambda _: {},
         columns=chosen.columns if chosen.val else [],
@@ -138,13 +139,10 @@ def finetune(
 
 
 def begin_finetune(store: Store, out: Path, recipe: Recipe, init: Path | None, resume: bool) -> Beginning:
-    """Recipe, run and weights of a fine-tuning.
-
-    From scratch it may have a learning rate of its own, the same for all layers: there is nothing in them to keep.
-    """
-    found = begin(store, out, "finetune", recipe, init, resume)
+    """Recipe, run and weights of a fine-tuning; from scratch, `scratch_lr` is used and the same in all layers."""
+    beginning = begin(store, out, "finetune", recipe, init, resume)
     if resume or init is not None:
-        return found
-    training = found.recipe.finetune
+        return beginning
+    training = beginning.recipe.finetune
     training = replace(training, layer_decay=1.0, lr=training.lr if recipe.scratch_lr is None else recipe.scratch_lr)
-    return found._replace(recipe=replace(found.recipe, finetune=training))
+    return beginning._replace(recipe=replace(beginning.recipe, finetune=training))

@@ -1,4 +1,4 @@
-"""How many steps a fine-tuning makes if its recipe leaves that to the data (``finetune.steps: null``)."""
+"""The number of steps of a fine-tuning whose recipe does not set it (``finetune.steps: null``)."""
 
 import math
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ MIN_STEPS = 800
 
 
 def steps_for(voxels: int, crop: Triple, batch: int) -> int:
-    """The steps that suit training scans of so many voxels, rounded to hundreds.
+    """The number of steps for training scans with this many voxels, rounded to hundreds.
 
-    They are 600 times the cube root of the steps of one pass over the scans, in which the crops have as many voxels as
-    the scans have, and at least `MIN_STEPS`. docs/methods.md has the trainings that this was fitted to.
+    It is 600 times the cube root of the steps of an epoch, in which the crops have as many voxels as the scans, and at
+    least `MIN_STEPS`. docs/methods.md shows the trainings that this was fitted to.
     """
-    steps_of_pass = voxels / (batch * math.prod(crop))
-    return max(MIN_STEPS, 100 * round(6 * steps_of_pass ** (1 / 3)))
+    epoch_steps = voxels / (batch * math.prod(crop))
+    return max(MIN_STEPS, 100 * round(6 * epoch_steps ** (1 / 3)))
 
 
 def with_steps(recipe: Recipe, cases: Sequence[Case], change: str = "") -> Recipe:
-    """The recipe with a number of steps: its own, or the one that suits the cases to train on; it must have a crop.
+    """The recipe with a number of steps, which follows from the training cases if the recipe does not set it.
 
-    `change` names the options that replace the number, for a line that tells it; without, none is printed.
+    The recipe must have a crop. `change` are the options that set the number, for a message; if empty, none is printed.
     """
     if not recipe.finetune.steps_from_data:
         return recipe

@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases and MLflow beside metrics.csv, through Lightning's loggers."""
+"""Logging to TensorBoard, Weights & Biases and MLflow through Lightning's loggers."""
 
 import io
 import json
@@ -17,17 +17,17 @@ from voxmim.files import write_text
 from voxmim.recipe import recipe_to_yaml
 from voxmim.training.run import Run
 
-STATE = "loggers.json"  # of each logger of a run: its identifier there, and the last step that it has
+STATE = "loggers.json"  # the identifier of the run in each logger, and the last step that was logged
 
 
 def _tensorboard(run: Run, identifier: str | None, step: int) -> Any:
     from lightning.fabric.loggers import TensorBoardLogger
 
-    return TensorBoardLogger(run.path, "tensorboard", "", purge_step=step)  # points from `step` on are void
+    return TensorBoardLogger(run.path, "tensorboard", "", purge_step=step)
 
 
 def _wandb(run: Run, identifier: str | None, step: int) -> Any:
-    """Offline unless WANDB_MODE says otherwise: pictures of scans leave the machine only on request."""
+    """Offline unless WANDB_MODE is set, so that pictures of scans leave the machine only on request."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
     from lightning.pytorch.loggers import WandbLogger
@@ -43,7 +43,7 @@ def _wandb(run: Run, identifier: str | None, step: int) -> Any:
 
 
 def _mlflow(run: Run, identifier: str | None, step: int) -> Any:
-    """In the run folder unless MLFLOW_TRACKING_URI says otherwise."""
+    """In the run folder unless MLFLOW_TRACKING_URI is set."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     from lightning.pytorch.loggers import MLFlowLogger
@@ -70,13 +70,13 @@ LOGGERS: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     "wandb": (_wandb, _wandb_picture),
     "mlflow": (_mlflow, _mlflow_picture),
 }
-"""How each is opened for a run, and given a picture. Each has an extra of its own name."""
+"""The functions that open a logger for a run and log a picture. Each logger has an extra of the same name."""
 
 
 class Loggers:
-    """Writes each row of a run's metrics.csv, its settings and its pictures to any number of loggers.
+    """Writes the rows of a run's metrics.csv, its settings and its pictures to loggers.
 
-    A logger that fails is named once and left out; the training goes on.
+    A logger that fails is reported once and closed; the training goes on.
 
     Args:
         names: of `LOGGERS`.
@@ -94,7 +94,7 @@ class Loggers:
         self._run: Run | None = None
 
     def add(self, run: Run, row: Mapping[str, float]) -> None:
-        """Log a row that is in metrics.csv; with the first one come the rows before it that a logger does not have."""
+        """Log a row of metrics.csv; the first call also logs the earlier rows that a logger does not have."""
         if not self._names:
             return
         rows: Sequence[Mapping[str, float]] = [row]
@@ -106,16 +106,16 @@ class Loggers:
                 with self._guarded(name):
                     self._begin(name, int(row["step"]))
         missing = {name: [row for row in rows if row["step"] > self._state[name]["step"]] for name in self._open}
-        for name in self._open:  # before they are logged: after a kill no point may be logged twice
+        for name in self._open:  # saved before logging, so that a kill cannot log a point twice
             self._state[name]["step"] = max(self._state[name]["step"], int(row["step"]))
         write_text(run.path / STATE, json.dumps(self._state))
-        for name, lacked in missing.items():
+        for name, new_rows in missing.items():
             with self._guarded(name):
                 logger = self._open[name]
-                for one in lacked:
-                    logger.log_metrics({key: value for key, value in one.items() if key != "step"}, int(one["step"]))
+                for new in new_rows:
+                    logger.log_metrics({key: value for key, value in new.items() if key != "step"}, int(new["step"]))
                 if name == "tensorboard":
-                    logger.save()  # a kill would lose what is only queued
+                    logger.save()  # a kill would lose queued points
 
     def pictures(self, step: int, pictures: Iterable[tuple[str, bytes]]) -> None:
         """Log pictures (title, PNG) of a step, unless they are logged already."""
@@ -130,7 +130,7 @@ class Loggers:
             write_text(self._run.path / STATE, json.dumps(self._state))
 
     def close(self, status: str) -> None:
-        """End them, with the status ``success`` or ``failed``."""
+        """Close the loggers with the status ``success`` or ``failed``."""
         for name in list(self._open):
             with self._guarded(name):
                 logger = self._open.pop(name)
@@ -139,21 +139,21 @@ class Loggers:
                     logger.experiment.finish(int(status != "success"))
 
     def _begin(self, name: str, step: int) -> None:
-        """Open a logger at a row; a new one gets the settings, one of a resumed run goes on where it was."""
+        """Open a logger at a step: a new one logs the settings, one of a resumed run continues."""
         assert self._run is not None
-        known = self._state.get(name, {"step": 0, "pictures": 0})
-        if name == "tensorboard":  # what it wrote behind the checkpoint is void, and written again
-            known = {**known, **{key: min(known[key], step - 1) for key in ("step", "pictures")}}
-        logger = LOGGERS[name][0](self._run, known.get("id"), known["step"] + 1)
-        if "id" not in known or name == "wandb":  # whose offline files may have lost them in a kill
+        state = self._state.get(name, {"step": 0, "pictures": 0})
+        if name == "tensorboard":  # points after the checkpoint are purged and logged again
+            state = {**state, **{key: min(state[key], step - 1) for key in ("step", "pictures")}}
+        logger = LOGGERS[name][0](self._run, state.get("id"), state["step"] + 1)
+        if "id" not in state or name == "wandb":  # a kill may have lost the settings in wandb's offline files
             logger.log_hyperparams(yaml.safe_load(recipe_to_yaml(self._run.recipe())))
-        self._state[name] = {**known, "id": logger.version}
+        self._state[name] = {**state, "id": logger.version}
         self._open[name] = logger
 
     @contextmanager
     def _guarded(self, name: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # of any kind: a tracker must not end a training
+        except Exception as error:  # a logger must not end a training
             self._open.pop(name, None)
             ERRORS.print(plain(f"--log {name} stopped, the training goes on: {error}"), soft_wrap=True)

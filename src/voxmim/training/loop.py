@@ -1,7 +1,7 @@
 """The training loop: steps, validation, checkpoints, metrics, progress.
 
-The crops, masks, augmentation and stochastic depth of a step follow from the seed and the number of the step, so a
-resumed run continues exactly from weights, optimiser state and that number.
+The crops, masks, augmentation and stochastic depth of a step are determined by the seed and the step, so a run resumes
+exactly from weights, optimiser state and step.
 """
 
 import math
@@ -29,33 +29,33 @@ from voxmim.training.stopping import StopSignal
 from voxmim.training.validation import Validation
 
 Watcher = Callable[[Run, Mapping[str, float], bool], None]
-"""Takes the run, a row of metrics.csv, and whether it is a validation that is not the last."""
+"""Called with the run, a row of metrics.csv, and whether the row has a validation that is not the last."""
 
 
 @dataclass
 class Job:
-    """What one training does."""
+    """The parts of a training that differ between pre-training and fine-tuning."""
 
-    title: str  # in front of the progress bar
+    title: str  # of the progress bar
     network: nn.Module
     training: Training
     betas: tuple[float, float]  # of AdamW
-    batches: Callable[[int], Iterator[Batch]]  # this process's, from a step on
-    loss: Callable[[nn.Module, Batch, int], Tensor]  # of a batch at a step, through the network, which may be wrapped
+    batches: Callable[[int], Iterator[Batch]]  # of this process, from a step on
+    loss: Callable[[nn.Module, Batch, int], Tensor]  # of the network (which may be wrapped) on a batch at a step
     validate: Callable[[int], dict[str, float]]  # figures by name after a step; every process calls it
     columns: list[str]  # the names of those figures
     save: Callable[[int], None]  # writes the weights that other commands load, after a step
-    best: Validation | None = None  # `save` is called where a validation improved; without it, with each checkpoint
-    watch: Callable[[dict[str, float]], str] = lambda _: ""  # a warning about a validated row of metrics; printed once
+    best: Validation | None = None  # `save` is called when it improved; without it, with each checkpoint
+    warning: Callable[[dict[str, float]], str] = lambda _: ""  # about a row of metrics with a validation; printed once
     files: Callable[[list[str]], list[str]] = lambda names: names  # the image files of cases, for error messages
     compile: bool = False  # use torch.compile
     watcher: Watcher = lambda *_: None  # called by the first process after each row of metrics.csv
     damage: Damage = field(default_factory=Damage)  # the scans that could not be read
-    average: AveragedModel | None = None  # the averaged weights, while it trains
+    average: AveragedModel | None = None  # the averaged weights during the training
 
 
 def train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
-    """Train from the last checkpoint, or from the start, to the last step.
+    """Train to the last step, from the last checkpoint if there is one.
 
     Raises:
         TrainingError: the loss is not finite, or too many scans cannot be read.
@@ -91,14 +91,14 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
             return batch
 
         def finish(done: int, row: dict[str, float]) -> None:
-            """Validate, save and report after a step; a training of no steps does so for its start."""
+            """Validate, save and report after `done` steps, which may be 0 of 0."""
             validates = done % training.validate_every == 0 or done == training.steps
-            keeps = done % training.checkpoint_every == 0 or done == training.steps
+            checkpoints = done % training.checkpoint_every == 0 or done == training.steps
             if validates:
                 with speed.timed("validation"), _evaluating(network, job):
                     row |= job.validate(done)
-                bar.warn(job.watch(row))
-            if leads and (keeps if job.best is None else validates and job.best.improved):
+                bar.warn(job.warning(row))
+            if leads and (checkpoints if job.best is None else validates and job.best.improved):
                 with _evaluating(network, job), _writing(run, done):
                     job.save(done)
             if metrics is not None:
@@ -107,7 +107,7 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
                     metrics.add(row)
                     job.watcher(run, row, validates and done < training.steps)
             stopped = stop.anywhere() if done < training.steps else 0
-            if (keeps or stopped) and leads:
+            if (checkpoints or stopped) and leads:
                 with speed.timed("checkpoint"), _writing(run, done):
                     run.save_checkpoint(_state(fabric, job, optimiser) | {"step": done})
             bar.update(row)
@@ -133,7 +133,7 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
 def _step(
     fabric: Fabric, run: Run, job: Job, network: Any, optimiser: Any, batch: Batch, step: int, seed: int
 ) -> float:
-    """One optimiser step from this process's crops; the loss, averaged over all processes."""
+    """One optimiser step on this process's crops; returns the loss, averaged over all processes."""
     training = job.training
     torch.manual_seed(seed * 1_000_003 + step * 1009 + fabric.global_rank)
     for group in optimiser.param_groups:
@@ -165,7 +165,7 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
 
 @contextmanager
 def _evaluating(network: nn.Module, job: Job) -> Iterator[None]:
-    """The job's network in evaluation mode, with the averaged weights if there are any."""
+    """Put the network in evaluation mode, with the averaged weights if there are any."""
     average = [] if job.average is None else job.average.module.parameters()
     pairs = list(zip(job.network.parameters(), average, strict=job.average is not None))
     for own, averaged in pairs:
@@ -181,7 +181,7 @@ def _evaluating(network: nn.Module, job: Job) -> Iterator[None]:
 
 @contextmanager
 def _writing(run: Run, step: int) -> Iterator[None]:
-    """One sentence where the disk is full or not writable; what was written before stays as it is."""
+    """Raise RunError if the disk is full or not writable."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch.save turns an OSError into a RuntimeError

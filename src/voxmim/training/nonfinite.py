@@ -1,4 +1,4 @@
-"""A loss that is not finite ends the training and says where it comes from: the scans, the weights, or neither."""
+"""The error of a loss that is not finite, with its cause: the scans, the weights, or unknown."""
 
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -20,18 +20,18 @@ def raise_nonfinite(
     """End all processes; each calls this with its own crops.
 
     Raises:
-        TrainingError: on the first process, with the most certain cause that any process found.
+        TrainingError: on the first process, with the most certain cause of all processes.
     """
     certain, cause = find_cause(network, batch, files(batch.names))
     raise_on_all_ranks(fabric, cause, certain, f"{what}: ")
 
 
 def find_cause(network: nn.Module, batch: Batch, files: Sequence[str]) -> tuple[bool, str]:
-    """Whether the cause is certain, and what to say of it; `files` are the image files of each crop of the batch."""
+    """Whether the cause is certain, and a message; `files` are the image files of each crop of the batch."""
     bad_crops = (~torch.isfinite(batch.image).flatten(1).all(1)).tolist()
     if any(bad_crops):
         bad = _listed([name for name, is_bad in zip(files, bad_crops, strict=True) if is_bad])
-        return True, f"these scans hold values that are not finite: {bad}; check and prepare them again."
+        return True, f"these scans have values that are not finite: {bad}; check and prepare them again."
     names = [name for name, weights in network.named_parameters() if not torch.isfinite(weights).all()]
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -40,7 +40,7 @@ def find_cause(network: nn.Module, batch: Batch, files: Sequence[str]) -> tuple[
 
 
 def image_files(store: Store, names: Sequence[str]) -> list[str]:
-    """The image files of cases, one text per case."""
+    """The image files of each case, joined by commas."""
     return [", ".join(store.cases[name].image) for name in names]
 
 

@@ -1,6 +1,6 @@
-"""A training in one process: what the loop needs of Lightning's Fabric, whose import takes longer than many a step.
+"""The part of Lightning Fabric's interface that a training in one process needs, because importing Fabric is slow.
 
-Several processes, and float16 with its scaled losses, are Fabric's (see `processes.make_fabric`).
+Fabric is used for several processes, and for float16 with its loss scaling (see `processes.make_fabric`).
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ Value = TypeVar("Value")
 
 
 class OneProcess:
-    """Stands in for a Fabric of one process, by the same names.
+    """Replaces a Fabric of one process; methods have the same names.
 
     Args:
         device: to train on.
-        dtype: that forward passes compute in; other than float32 by autocast.
+        dtype: of forward passes; autocast is used unless it is float32.
     """
 
     world_size, global_rank, is_global_zero = 1, 0, True
@@ -30,10 +30,10 @@ class OneProcess:
         self.strategy = SimpleNamespace(precision=precision, launcher=None)
 
     def launch(self) -> None:
-        """There is nothing to start."""
+        """Do nothing."""
 
     def barrier(self) -> None:
-        """There is nobody to wait for."""
+        """Do nothing."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32)
@@ -64,11 +64,11 @@ class OneProcess:
 
 
 Fabric = OneProcess
-"""What all trainings are typed with: this, or Lightning's Fabric, which has the same methods."""
+"""The type that trainings are annotated with; Lightning's Fabric has the same methods."""
 
 
 class _Autocast(nn.Module):
-    """A network whose forward pass is in a context."""
+    """A network whose forward pass runs in a context."""
 
     def __init__(self, network: nn.Module, context: Callable[[], AbstractContextManager[Any]]) -> None:
         super().__init__()

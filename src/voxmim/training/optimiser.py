@@ -1,4 +1,4 @@
-"""AdamW, its parameter groups, and the schedule of the learning rate."""
+"""AdamW, its parameter groups, and the learning rate schedule."""
 
 import math
 from inspect import unwrap
@@ -8,11 +8,11 @@ from torch import nn
 
 from voxmim.settings import Training
 
-_EXEMPT = ("positions", "registers", "relative_position_bias_table")  # what says where a token is, or stands for none
+_NO_DECAY = ("positions", "registers", "relative_position_bias_table")
 
 
 class AdamW(torch.optim.AdamW):
-    """AdamW without the decorators that hide it from torch's compiler, whose import would take seconds."""
+    """AdamW without the decorators that import torch's compiler, which would take seconds."""
 
     add_param_group, zero_grad = unwrap(torch.optim.AdamW.add_param_group), unwrap(torch.optim.AdamW.zero_grad)
     state_dict, load_state_dict = unwrap(torch.optim.AdamW.state_dict), unwrap(torch.optim.AdamW.load_state_dict)
@@ -20,19 +20,18 @@ class AdamW(torch.optim.AdamW):
 
 
 def make_optimiser(network: nn.Module, training: Training, betas: tuple[float, float]) -> AdamW:
-    """AdamW over groups that differ in weight decay and learning rate.
+    """AdamW with parameter groups that differ in weight decay and learning rate.
 
-    Vectors (norms, biases, tokens), registers and positional encodings are not decayed. With `layer_decay` below 1,
-    each of the `layers` of ``network.encoder`` learns more slowly the further it lies from the output (arXiv
-    2106.08254).
+    Vectors (norms, biases, tokens), registers and positional encodings have no weight decay. With `layer_decay` below
+    1, the learning rate of each of the `layers` of ``network.encoder`` decreases with its distance from the output
+    (arXiv 2106.08254).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     distance = _distances(getattr(network, "encoder", None))
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        exempt = parameter.ndim == 1 or name.endswith(_EXEMPT)
-        decay = 0.0 if exempt else training.weight_decay
+        decay = 0.0 if parameter.ndim == 1 or name.endswith(_NO_DECAY) else training.weight_decay
         scale = training.layer_decay ** distance.get(id(parameter), 0)
         groups.setdefault((decay, scale), []).append(parameter)
     return AdamW(
@@ -46,23 +45,23 @@ def make_optimiser(network: nn.Module, training: Training, betas: tuple[float, f
 
 
 def _distances(encoder: nn.Module | None) -> dict[int, int]:
-    """How many layers each parameter of an encoder, by its id, lies before what follows the encoder.
+    """The distance in layers of each parameter of an encoder, by its id, from the end of the encoder.
 
-    What is in none of the layers comes before the first, but for the norm behind the last.
+    The last norm has distance 0; other parameters outside all layers are one layer before the first.
     """
     if encoder is None:
         return {}
     layers: list[tuple[str, ...]] = getattr(encoder, "layers", [])
-    found = {}
+    distances = {}
     for name, parameter in encoder.named_parameters():
-        places = [at for at, names in enumerate(layers) if name.startswith(tuple(f"{inner}." for inner in names))]
-        first = 0 if name.startswith("norm.") else len(layers) + 1
-        found[id(parameter)] = len(layers) - places[0] if places else first
-    return found
+        outside = 0 if name.startswith("norm.") else len(layers) + 1
+        inside = (len(layers) - i for i, names in enumerate(layers) if name.startswith(tuple(f"{n}." for n in names)))
+        distances[id(parameter)] = next(inside, outside)
+    return distances
 
 
 def learning_rate(step: int, training: Training) -> float:
-    """The learning rate of step 0, 1, ...: a linear rise over the warm-up, then a cosine to zero at the end."""
+    """The learning rate of a step, counted from 0: linear warm-up, then cosine decay to zero."""
     warmup = max(1, round(training.warmup * training.steps))
     if step < warmup:
         return training.lr * (step + 1) / warmup

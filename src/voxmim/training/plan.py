@@ -1,4 +1,4 @@
-"""What a training would take, measured on a few of its steps."""
+"""The estimated cost of a training, measured on a few of its steps."""
 
 import io
 import tempfile
@@ -22,19 +22,19 @@ STEPS = WARM_UP + 4
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training would take; sizes in bytes, times in seconds."""
+    """The estimated cost of a training; sizes in bytes, times in seconds."""
 
     training: Training
     encoder_parameters: int
-    parameters: int  # of all that is trained
-    memory: int  # peak memory of a process: of the GPU where there is one
-    on_gpu: bool  # whether that is the GPU's
-    crops: int  # of a step, over all processes
-    step_seconds: float  # reading of its crops included
+    parameters: int  # of the whole network
+    memory: int  # peak memory of a process
+    on_gpu: bool  # whether that is GPU memory
+    crops: int  # per step, over all processes
+    step_seconds: float  # including the reading of its crops
     validation_seconds: float
     checkpoint_seconds: float
     store_bytes: int  # on disk
-    run_bytes: int  # one checkpoint and the weights beside it
+    run_bytes: int  # one checkpoint and the weights
 
     @property
     def steps(self) -> int:
@@ -42,11 +42,11 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """The training with its validations and checkpoints."""
+        """Of the whole training, with validations and checkpoints."""
         return self.seconds_of(self.training)
 
     def seconds_of(self, training: Training) -> float:
-        """Another training's seconds, if its steps, validations and checkpoints take as long each."""
+        """Of another training with the same time per step, validation and checkpoint."""
         validations = -(-training.steps // training.validate_every)
         checkpoints = -(-training.steps // training.checkpoint_every)
         pauses = validations * self.validation_seconds + checkpoints * self.checkpoint_seconds
@@ -66,12 +66,12 @@ class Plan:
 
 
 def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | None = None) -> Plan:
-    """Train for a few steps, with one validation and one checkpoint, in a folder that is deleted afterwards.
+    """Measure a few steps, a validation and a checkpoint of a training in a temporary folder.
 
-    `kind` is ``pretrain``, or ``finetune`` from scratch, for which `labels` are the labelled cases to use.
+    `kind` is ``pretrain``, or ``finetune`` from scratch, for which `labels` is the number of labelled cases.
 
     Raises:
-        VoxmimError: whatever the training itself would raise in its first steps.
+        VoxmimError: any error that the training would raise in its first steps.
     """
     training: Training = getattr(recipe, kind)
     steps = min(STEPS, training.steps or STEPS)
@@ -98,21 +98,20 @@ def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | Non
 
 
 def for_hours(store: Store, recipe: Recipe, hours: float, kind: str = "pretrain", labels: str | None = None) -> Recipe:
-    """The recipe with as many steps as fit into this time, by the speed of a few of them; arguments as of `plan`.
+    """The recipe with the number of steps that take about this long; see `plan` for the other arguments.
 
-    Validations and checkpoints stay as many.
+    The numbers of validations and checkpoints do not change.
 
     Raises:
         VoxmimError: as `plan`, or `hours` is not positive.
     """
     if not hours > 0:
         raise RecipeError(f"--hours {hours:g}: give a time above 0.")
-    found = plan(store, recipe, kind, labels)
-    training = found.training
-    factor = 3600 * hours / found.seconds
-    numbers = {
-        name: max(1, round(factor * getattr(training, name)))
+    measured = plan(store, recipe, kind, labels)
+    factor = 3600 * hours / measured.seconds
+    steps: Any = {
+        name: max(1, round(factor * getattr(measured.training, name)))
         for name in ("steps", "validate_every", "checkpoint_every")
     }
-    changed: Any = {kind: replace(training, **numbers)}
+    changed: Any = {kind: replace(measured.training, **steps)}
     return replace(recipe, **changed)

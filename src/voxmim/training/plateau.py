@@ -1,36 +1,36 @@
-"""When a training is done: the last quarter of its steps raised the best validation score by less than 0.005.
+"""Whether a training is done: the last quarter of its steps raised the best validation score by less than 0.005.
 
-The learning rate falls to 0 over the steps, which flattens every curve: a longer schedule may still end higher.
+Every curve flattens as the learning rate falls to 0, so a longer schedule may still end higher.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-TOLERANCE = 0.005  # of the score: less is no gain
+TOLERANCE = 0.005  # a smaller rise of the score is no gain
 TAIL = 0.25  # fraction of the steps in which there must be no gain
-_ENOUGH = 3  # validations, to say anything
+_MIN_VALIDATIONS = 3
 
 
 @dataclass(frozen=True)
 class Plateau:
-    """Where a validation curve ends."""
+    """The plateau of a validation curve."""
 
-    best: float  # of the curve, whose weights are kept
+    best: float  # the maximum of the curve
     step: float  # the first step within `TOLERANCE` of it
     done: bool  # no gain in the last quarter of the steps
 
 
 def plateau(steps: np.ndarray, curve: np.ndarray) -> Plateau:
-    """The plateau of a validation curve, both (T,); higher is better."""
+    """The plateau of a validation curve (T,) at steps (T,); higher is better."""
     best = float(curve.max())
     step = float(steps[np.argmax(curve >= best - TOLERANCE)])
     return Plateau(best, step, step <= (1 - TAIL) * float(steps[-1]))
 
 
 def in_words(steps: np.ndarray, curve: np.ndarray, score: str) -> str:
-    """Whether a training is done, and what to do if it is not; empty after few validations."""
-    if len(steps) < _ENOUGH:
+    """A sentence on whether a training is done; empty after few validations."""
+    if len(steps) < _MIN_VALIDATIONS:
         return ""
     if plateau(steps, curve).done:
         return (

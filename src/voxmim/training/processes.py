@@ -1,4 +1,4 @@
-"""The processes of one training: how they are set up, and how all of them end when one fails."""
+"""The processes of one training: their setup, and ending all of them when one fails."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from voxmim.errors import TrainingError, VoxmimError
 from voxmim.recipe import Recipe
 from voxmim.training.one_process import Fabric, OneProcess
 
-for _name in ("lightning.fabric", "lightning.pytorch"):  # Lightning greets through whichever was imported last
+for _name in ("lightning.fabric", "lightning.pytorch"):  # tips are logged by whichever was imported last
     logging.getLogger(_name).setLevel(logging.WARNING)
 PRECISIONS = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true"}
 Result = TypeVar("Result")
@@ -23,7 +23,7 @@ def make_fabric(recipe: Recipe) -> Fabric:
     """Set up devices, strategy and precision; several processes are started by the caller's `launch`.
 
     Raises:
-        TrainingError: there are not so many devices, or torchrun or SLURM started another number of processes.
+        TrainingError: there are too few devices, or torchrun or SLURM started another number of processes.
     """
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator == "cpu" and recipe.precision == "16":
@@ -51,14 +51,18 @@ def make_fabric(recipe: Recipe) -> Fabric:
 
 
 def _check_started(world: int, recipe: Recipe) -> None:
-    """Whether torchrun or SLURM, where one of them starts the processes, starts as many as the recipe has."""
+    """Check that torchrun or SLURM, if it starts the processes, starts as many as the recipe has."""
     if distributed.is_torchelastic_launched():
         if int(os.environ["WORLD_SIZE"]) != world:
             raise TrainingError(
                 f"torchrun started {os.environ['WORLD_SIZE']} process(es), but nodes {recipe.nodes} x devices "
                 f"{recipe.devices} is {world}; give voxmim the same --nodes and --devices."
             )
-    elif "SLURM_NTASKS" in os.environ and _in_slurm():
+    elif "SLURM_NTASKS" in os.environ:
+        from lightning.fabric.plugins.environments import SLURMEnvironment
+
+        if not SLURMEnvironment.detect():  # an interactive shell, in which SLURM does not start the processes
+            return
         per_node = os.environ.get("SLURM_NTASKS_PER_NODE")
         if int(os.environ["SLURM_NTASKS"]) != world or (world > 1 and per_node != str(recipe.devices)):
             raise TrainingError(
@@ -68,21 +72,14 @@ def _check_started(world: int, recipe: Recipe) -> None:
             )
 
 
-def _in_slurm() -> bool:
-    """Whether SLURM starts the processes: not in an interactive shell of its own."""
-    from lightning.fabric.plugins.environments import SLURMEnvironment
-
-    return SLURMEnvironment.detect()
-
-
 def first_process() -> bool:
-    """Whether this is the one process of a training that writes and prints."""
+    """Whether this is the first process of a training, which writes and prints."""
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 @contextmanager
 def kill_children_on_error(fabric: Fabric) -> Iterator[None]:
-    """If the block fails, the processes that this one started end too, instead of waiting for it."""
+    """If the block fails, kill the processes that this one started, which would wait for it."""
     try:
         yield
     except BaseException:
@@ -92,10 +89,10 @@ def kill_children_on_error(fabric: Fabric) -> Iterator[None]:
 
 
 def all_ranks(fabric: Fabric, work: Callable[[], Result]) -> Result:
-    """The result of `work` on this process, once it has succeeded on every process; all must call this.
+    """Run `work` on every process; all must call this.
 
     Raises:
-        VoxmimError: it failed on some process.
+        VoxmimError: it failed on at least one process.
     """
     if fabric.world_size == 1:
         return work()
@@ -111,15 +108,15 @@ def all_ranks(fabric: Fabric, work: Callable[[], Result]) -> Result:
 
 
 def raise_on_all_ranks(fabric: Fabric, message: str, certain: bool, prefix: str = "") -> NoReturn:
-    """End all processes, each of which calls this with what it found.
+    """End all processes; each calls this with its own message.
 
-    Messages that are not `certain` to be the cause count where no process has a certain one.
+    Messages that are not `certain` to be the cause are shown only if no process has a certain one.
 
     Raises:
         TrainingError: on the first process, with the messages of all; the others exit silently.
     """
-    found = [fabric.broadcast((certain, message), src=rank) for rank in range(fabric.world_size)]
+    messages = [fabric.broadcast((certain, message), src=rank) for rank in range(fabric.world_size)]
     if fabric.is_global_zero:
-        chosen = [text for sure, text in found if sure] or [text for _, text in found]
-        raise TrainingError(prefix + " ".join(dict.fromkeys(filter(None, chosen))))
+        shown = [text for sure, text in messages if sure] or [text for _, text in messages]
+        raise TrainingError(prefix + " ".join(dict.fromkeys(filter(None, shown))))
     raise SystemExit(0)  # any other status could make a launcher kill the first process before it has printed

@@ -11,14 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from voxmim.console import CONSOLE
 
 _FIGURES = ("loss", "val_loss", "val_dice", "val_auroc")
-_SECONDS, _FRACTION = 30.0, 0.01  # between two lines, whichever is reached first
-_FIRST = (1, 2, 5, 10, 20, 50)  # steps of this process that also get a line
+_SECONDS, _FRACTION = 30.0, 0.01  # of the steps between two lines, whichever is reached first
+_FIRST = (1, 2, 5, 10, 20, 50)  # steps since the start or the resume that also get a line
 _LOG_EVERY: ContextVar[int] = ContextVar("log_every", default=0)
 
 
 @contextmanager
 def progress_options(quiet: bool, log_every: int) -> Iterator[None]:
-    """How trainings in this block report: not at all, or with a line every so many steps (0: as time goes by)."""
+    """Make trainings in this block print nothing, or a line every `log_every` steps (0: by time)."""
     was_quiet, token = CONSOLE.quiet, _LOG_EVERY.set(log_every)
     CONSOLE.quiet = was_quiet or quiet
     try:
@@ -29,7 +29,7 @@ def progress_options(quiet: bool, log_every: int) -> Iterator[None]:
 
 
 class TrainingProgress:
-    """Progress of a training, of which `first` steps are done already, with the newest figures and the time left.
+    """Progress of a training that resumes after `first` steps, with the latest figures and the time left.
 
     It is `visible` in the first process only.
     """
@@ -64,7 +64,7 @@ class TrainingProgress:
         self._bar.stop()
 
     def warn(self, text: str) -> None:
-        """Print a warning, the first time; only the first process does."""
+        """Print a warning, only once and in the first process."""
         if text and not self._warned and self._visible:
             self.say(text)
             self._warned = True
@@ -89,8 +89,8 @@ class TrainingProgress:
         if self._every:
             return step % self._every == 0
         seconds = time.monotonic() - self._last
-        way = (step - self._last_step) / self._steps
-        return step - self._first in _FIRST or seconds >= _SECONDS or (way >= _FRACTION and seconds >= 1)
+        fraction = (step - self._last_step) / self._steps
+        return step - self._first in _FIRST or seconds >= _SECONDS or (fraction >= _FRACTION and seconds >= 1)
 
     def _left(self, row: dict[str, Any]) -> str:
         done, seconds = max(1, row["step"] - self._first), time.monotonic() - self._started

@@ -1,4 +1,4 @@
-"""The folder that one training writes, and the three ways to come to one: new, resumed, started from weights."""
+"""The folder that one training writes."""
 
 import csv
 import io
@@ -18,17 +18,17 @@ RECIPE, ABOUT, METRICS, CHECKPOINT = "recipe.yaml", "run.json", "metrics.csv", "
 
 
 class Run:
-    """One run folder; its `kind` is ``pretrain`` or ``finetune``, and run.json has what it was made of, `about`."""
+    """One run folder; `kind` is ``pretrain`` or ``finetune``, `about` the content of run.json."""
 
     def __init__(self, path: Path, kind: str, about: Mapping[str, Any]) -> None:
         self.path, self.kind, self.about = path, kind, dict(about)
 
     @classmethod
     def new(cls, path: Path | str, kind: str, recipe: Recipe, about: Mapping[str, Any]) -> Self:
-        """Make a fresh run folder.
+        """Create a run folder.
 
         Raises:
-            RunError: the folder has something in it already.
+            RunError: the folder is not empty.
         """
         path = Path(path)
         refuse_occupied(path)
@@ -40,10 +40,10 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str, kind: str | None = None) -> Self:
-        """Open a run folder, optionally of a certain kind.
+        """Open a run folder, of a given kind if there is one.
 
         Raises:
-            RunError: the folder is missing, no run, or of another kind.
+            RunError: the folder is missing, not a run, or of another kind.
         """
         path = Path(path)
         file = path / ABOUT
@@ -59,29 +59,29 @@ class Run:
         return cls(path, found, about)
 
     def recipe(self) -> Recipe:
-        """The run's fully resolved recipe."""
+        """The resolved recipe of the run."""
         return load_recipe(self.path / RECIPE)
 
     def write_about(self) -> None:
         write_json(self.path / ABOUT, {**self.about, "kind": self.kind})
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Write last.ckpt in one stroke; a kill at any moment leaves the former one."""
+        """Write last.ckpt atomically."""
         with atomic_write(self.path / CHECKPOINT) as temporary:
             torch.save(dict(state), temporary)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """What `save_checkpoint` wrote last, or None if the run was stopped before that."""
+        """Read last.ckpt; None if the run was stopped before the first checkpoint."""
         file = self.path / CHECKPOINT
         if not file.is_file():
             return None
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds here, none of them documented
+        except Exception as error:  # torch raises many undocumented kinds
             raise RunError(f"{file}: the checkpoint is damaged ({type(error).__name__}); start the run anew.") from None
 
     def metrics(self) -> list[dict[str, float]]:
-        """The rows of metrics.csv; an empty cell is left out of its row, and so is a row that a kill cut off."""
+        """The rows of metrics.csv, without empty cells and without a last row that a kill cut off."""
         file = self.path / METRICS
         if not file.is_file():
             return []
@@ -90,13 +90,13 @@ class Run:
         return [{RENAMED_COLUMNS.get(key, key): float(value) for key, value in row.items() if value} for row in rows]
 
     def seconds(self) -> float:
-        """The time that the run has taken so far."""
+        """The duration of the run so far."""
         rows = self.metrics()
         return rows[-1]["seconds"] if rows else 0.0
 
 
 class MetricsFile:
-    """metrics.csv while it is written: one row per step, flushed, and cut back to the checkpoint on resume."""
+    """Writes metrics.csv, one flushed row per step; on resume, rows after the checkpoint are removed."""
 
     def __init__(self, run: Run, columns: list[str], first_step: int) -> None:
         self.columns = columns

@@ -1,4 +1,4 @@
-"""What every training sets up: where it begins, its run folder, its crops and how they are changed."""
+"""The setup of every training: its recipe and weights, run folder, crops and augmentation."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -22,24 +22,24 @@ from voxmim.training.run import CHECKPOINT, Run, refuse_occupied
 from voxmim.weights.load import LoadReport
 from voxmim.weights.start import Start, account
 
-_NAMED = 5  # findings that a refusal names
+_NAMED = 5  # findings in an error message
 
 
 class Beginning(NamedTuple):
-    """Where a training begins."""
+    """The start of a training."""
 
-    recipe: Recipe  # with what follows from the weights, the store and the device
-    run: Run | None  # the run to resume, or None where a new one is to be made
-    start: Start | None  # the weights to start from, or None from nothing or from a checkpoint
+    recipe: Recipe  # with the crop and the precision of the store, the weights and the device
+    run: Run | None  # the run to resume, or None for a new one
+    start: Start | None  # the weights to start from, or None from scratch or from a checkpoint
 
 
 def begin(store: Store, out: Path, kind: str, recipe: Recipe, init: Path | None, resume: bool) -> Beginning:
-    """The start of every training: the recipe to follow, and the run or the weights to continue from.
+    """Find the recipe of a training, and the run or the weights that it continues from.
 
     Raises:
-        RunError: `out` is occupied, or nothing to resume, or a run of another kind or store.
+        RunError: `out` is occupied, there is nothing to resume, or the run is of another kind or store.
         RecipeError: the crop does not fit the encoder or the masks.
-        WeightsError: there are no such weights.
+        WeightsError: the weights cannot be read.
     """
     if resume:
         run = Run.open(out, kind)
@@ -48,7 +48,7 @@ def begin(store: Store, out: Path, kind: str, recipe: Recipe, init: Path | None,
                 f"{out}: this run was trained on {run.about['store']}, and {store.path} holds other data; give that "
                 "store or a copy of it."
             )
-        run.about |= made_of(store)
+        run.about |= store_entries(store)
         before_first_checkpoint = run.about.get("init") is not None and not (run.path / CHECKPOINT).is_file()
         return Beginning(run.recipe(), run, Start.read(Path(run.about["init"])) if before_first_checkpoint else None)
     start = None if init is None else Start.read(init)
@@ -63,23 +63,23 @@ def begin(store: Store, out: Path, kind: str, recipe: Recipe, init: Path | None,
 
 
 def refuse_unresolved(store: Store, accepted: bool = False) -> None:
-    """Refuse to train on what is probably wrong, unless somebody accepted it.
+    """Check that a store has no unresolved findings, unless they are accepted.
 
     Raises:
-        StoreError: findings of the store are in doubt.
+        StoreError: there are some.
     """
-    found = [] if accepted else store.unresolved
-    if found:
-        named = ", ".join(f"{finding.kind}: {finding.file}" for finding in found[:_NAMED])
-        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    findings = [] if accepted else store.unresolved
+    if findings:
+        named = ", ".join(f"{finding.kind}: {finding.file}" for finding in findings[:_NAMED])
+        more = f" and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""
         raise StoreError(
-            f"{store.path}: {len(found)} of its findings are in doubt ({named}{more}); mend these files or take them "
-            "out and prepare again, or train all the same with --accept-findings."
+            f"{store.path}: {len(findings)} of its findings are in doubt ({named}{more}); mend these files or take "
+            "them out and prepare again, or train all the same with --accept-findings."
         )
 
 
-def made_of(store: Store) -> dict[str, Any]:
-    """What a run's notes say of its store: where it is, and what was accepted of it."""
+def store_entries(store: Store) -> dict[str, Any]:
+    """The entries of run.json on the store: its path and digest, and accepted findings."""
     accepted = [f"{finding.kind}: {finding.file}" for finding in store.unresolved]
     return {
         "store": str(store.path.resolve()),
@@ -98,7 +98,7 @@ def new_run(
     transfer: LoadReport | None,
     decoder: LoadReport | None = None,
 ) -> Run:
-    """Create the run folder in the first process, for all of them; print which weights were loaded."""
+    """Create the run folder in the first process, and print which weights were loaded."""
     run = Run(out, kind, about | account(start, transfer, decoder))
     if fabric.is_global_zero:
         if start is not None and transfer is not None:
@@ -109,27 +109,27 @@ def new_run(
 
 
 def stream(fabric: Fabric, crops: Crops, batch: int, steps: int) -> Callable[[int], Iterator[Batch]]:
-    """Yield this process's part of the crops of each step, from a step on; `batch` counts over all processes."""
+    """A function from a first step to this process's batches; `batch` is the size over all processes."""
     return lambda first: batches(crops, batch, first, steps, fabric.global_rank, fabric.world_size)
 
 
 def augmenter(fabric: Fabric, store: Store, training: Training, sides: Sides | None = None) -> Callable[[Batch], Batch]:
-    """Puts a batch onto this process's device and changes it as its seeds say; `sides` are those of its labels."""
+    """A function that moves a batch to this process's device and augments it; `sides` are those of its labels."""
     sides = sides or Sides()
     augmentation, notes = sides.restrict(training.augmentation)
     for note in notes if fabric.is_global_zero else ():
         CONSOLE.print(note, soft_wrap=True)
 
-    def changed(batch: Batch) -> Batch:
+    def augmented(batch: Batch) -> Batch:
         batch = batch._replace(image=fabric.to_device(batch.image), label=fabric.to_device(batch.label))
         parameters = augment.draw(augmentation, batch.seed, sides.partner)
         return augment.apply(batch, parameters, store.preparation.spacing)
 
-    return changed
+    return augmented
 
 
 def weights_metadata(store: Store, recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Metadata of every weights file: how it was made, and what a scan must be like."""
+    """The metadata of every weights file: its origin, and how scans must be prepared."""
     origin = run.about.get("origin")
     return {
         "preparation": asdict(store.preparation),

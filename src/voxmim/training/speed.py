@@ -1,4 +1,4 @@
-"""How long the parts of a training take and what memory they need, kept in run.json."""
+"""The time and memory of a training, written to run.json."""
 
 import resource
 import statistics
@@ -14,11 +14,11 @@ from torch import nn
 from voxmim.training.one_process import Fabric
 from voxmim.training.run import Run
 
-WARM_UP = 2  # steps that are not counted: the first ones allocate memory and choose kernels
+WARM_UP = 2  # steps that are not counted, because they allocate memory and select kernels
 
 
 class Speed:
-    """Times of one training, which has taken `spent` seconds already if it is resumed."""
+    """Times of one training; `spent` are the seconds before it was resumed."""
 
     def __init__(self, network: nn.Module, fabric: Fabric, spent: float) -> None:
         self._network, self._fabric = network, fabric
@@ -32,18 +32,18 @@ class Speed:
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
-        """Note how long the block takes."""
+        """Measure the time of the block."""
         began = time.monotonic()
         yield
         self._seconds[what].append(time.monotonic() - began)
 
     def write(self, run: Run) -> None:
-        """Add ``speed`` to run.json: median seconds of a step, mean of the others, parameters, peak memory in bytes."""
+        """Add ``speed`` to run.json: seconds (median of steps, mean of others), parameters, peak memory in bytes."""
         on_gpu = self._fabric.device.type == "cuda"
         steps = self._seconds["step"][WARM_UP:] or self._seconds["step"]
         if not steps:
             return
-        found: dict[str, Any] = {
+        run.about["speed"] = {
             "step_seconds": statistics.median(steps),
             "validation_seconds": statistics.fmean(self._seconds["validation"] or [0.0]),
             "checkpoint_seconds": statistics.fmean(self._seconds["checkpoint"] or [0.0]),
@@ -52,7 +52,6 @@ class Speed:
             "memory": torch.cuda.max_memory_allocated(self._fabric.device) if on_gpu else _peak_memory(),
             "on_gpu": on_gpu,
         }
-        run.about["speed"] = found
         run.write_about()
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1, by which SLURM and others announce that a training has to stop: a checkpoint comes first."""
+"""SIGTERM and SIGUSR1, with which SLURM and others announce that a training must stop after a checkpoint."""
 
 import signal
 import threading
@@ -13,10 +13,10 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(
 
 
 class StopSignal:
-    """Notes a signal instead of ending the process, while its block runs.
+    """Records a signal instead of ending the process, while its block runs.
 
     Attributes:
-        received: the signal, if there was one.
+        received: the number of the signal, or 0.
     """
 
     def __init__(self, fabric: Fabric) -> None:
@@ -25,7 +25,7 @@ class StopSignal:
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+        if threading.current_thread() is threading.main_thread():  # handlers cannot be set in others
             self._former = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 

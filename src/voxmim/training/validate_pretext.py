@@ -1,4 +1,4 @@
-"""The validation of a pre-training, on fixed crops with fixed masks or views."""
+"""Validation of a pre-training on fixed crops with fixed masks or views."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,35 +31,35 @@ class Validation:
 
     @torch.no_grad()
     def run(self) -> dict[str, float]:
-        """The figures by name; none where no case can be read."""
+        """The figures by name; none if no case can be read."""
         with self.fabric.autocast():
             return self._views() if self.network.views == 2 else self._single_crops()
 
     def _single_crops(self) -> dict[str, float]:
-        """Mean figures over the cases, of the middle crop of each, with the same mask every time."""
-        places, found = {case.name: place for place, case in enumerate(self.cases)}, []
-        for case, (image, present) in self.damage.readable(self.cases, lambda case: self._middle(case, places)):
-            seeds = torch.tensor([self.recipe.seed * 7_368_787 + places[case.name]])
+        """Mean figures over the middle crops of the cases, with the same masks every time."""
+        index, rows = {case.name: i for i, case in enumerate(self.cases)}, []
+        for case, (image, present) in self.damage.readable(self.cases, lambda case: self._middle(case, index)):
+            seeds = torch.tensor([self.recipe.seed * 7_368_787 + index[case.name]])
             output = self.network(*self.network.inputs(self.fabric.to_device(image), seeds, present))
-            found.append({name: float(value) for name, value in self.network.figures(output).items()})
-        return {name: float(np.mean([one[name] for one in found])) for name in self.network.columns} if found else {}
+            rows.append({name: float(value) for name, value in self.network.figures(output).items()})
+        return {name: float(np.mean([row[name] for row in rows])) for name in self.network.columns} if rows else {}
 
-    def _middle(self, case: Case, places: dict[str, int]) -> tuple[Tensor, Tensor]:
-        """The middle crop (1, C, X, Y, Z) of a case, and its channels (1, C) that are present: all that it has.
+    def _middle(self, case: Case, index: dict[str, int]) -> tuple[Tensor, Tensor]:
+        """The middle crop (1, C, X, Y, Z) of a case, and which channels (1, C) are present.
 
-        Where a crop shows a single channel, the first case shows its first one, the second its second, and so on.
+        If crops show a single channel, the cases show their channels in turn.
         """
         image, _ = read_crop(self.store, case, middle_start(case.shape, self.plan.size), self.plan)
         shown = channels_of(case, len(image))
         if self.plan.channels == "one":
             known = shown.nonzero().flatten()
-            shown = torch.arange(len(image)) == known[places[case.name] % len(known)]
+            shown = torch.arange(len(image)) == known[index[case.name] % len(known)]
         image, present = show(image, shown, self.plan)
         return image[None], present[None]
 
     def _views(self) -> dict[str, float]:
-        """Figures of one batch of views, always the same, over all processes."""
-        crops = Crops(self.store, self.cases, replace(self.plan, crops_per_scan=1), self.damage.found)
+        """Figures of one fixed batch of views, averaged over all processes."""
+        crops = Crops(self.store, self.cases, replace(self.plan, crops_per_scan=1), self.damage.errors)
         size = self.network.views * self.recipe.pretrain.batch
         (batch,) = batches(crops, size, 0, 1, self.fabric.global_rank, self.fabric.world_size)
         batch = self.augmented(batch)

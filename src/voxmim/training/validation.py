@@ -1,11 +1,11 @@
-"""Validation that takes a bounded fraction of a training's time, and the choice of the best step.
+"""Validation in a bounded fraction of a training's time, and selection of the best step.
 
-A validation scores all cases, so that the figures of two steps can be compared; where scans are large, it is left out
-at some of the steps that are due. The first one is not, so that there is something to look at early, nor are those
-after three quarters of the steps and at the end, which tell whether the training is done (`plateau`).
+A validation scores all cases, so that the figures of two steps can be compared. If scans are large, it is skipped at
+some of the steps that are due. It is never skipped at the first step, so that there is an early result, nor after three
+quarters of the steps and at the end, which show whether the training is done (`plateau`).
 
 Time is counted in forward passes of a crop: one per window of a case, and three per crop of a training step (forward
-and backward). So the validated steps do not depend on the machine, and a resumed run validates the same ones.
+and backward). So the validated steps do not depend on the machine, and are the same in a resumed run.
 """
 
 import math
@@ -26,12 +26,12 @@ class Validation:
     """Validates the steps of one training."""
 
     cases: Sequence[Case]  # to validate on
-    windows: int  # that the predictions of all cases take
-    score_case: Callable[[Case], Any]  # what one case shows
-    figures: Callable[[Mapping[str, Any]], dict[str, float]]  # of cases' scores, by name, the columns of metrics.csv
-    score: str  # the column to choose the best step by (higher is better)
-    training: Training  # its `validation_fraction` of 1 and more validates whenever it is due
-    damage: Damage  # knows the scans that cannot be read
+    windows: int  # the number of windows in the predictions of all cases
+    score_case: Callable[[Case], Any]
+    figures: Callable[[Mapping[str, Any]], dict[str, float]]  # from the scores by case name to columns of metrics.csv
+    score: str  # the column that selects the best step (higher is better)
+    training: Training  # its `validation_fraction` of 1 or more skips no validation
+    damage: Damage  # the scans that cannot be read
     improved: bool = False  # whether the last validation was the best one so far
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class Validation:
             step: steps done; `validate_every` more than at the call before.
 
         Returns:
-            the columns of metrics.csv; none where the validation is left out.
+            The columns of metrics.csv; none if the validation is skipped.
         """
         self.improved = False
         if not self._has_time(step):
@@ -66,6 +66,6 @@ class Validation:
         return {"spent": self._spent, "best": self._best}
 
     def load_state_dict(self, state: Mapping[str, Any] | float) -> None:
-        """Continue from a state, or from the best value that a checkpoint of version 0.1 kept alone."""
+        """Continue from a state; checkpoints of version 0.1 have only the best score."""
         known: Mapping[str, Any] = state if isinstance(state, Mapping) else {"spent": 0, "best": state}
         self._spent, self._best = known["spent"], float(known["best"])
