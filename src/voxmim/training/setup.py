@@ -20,7 +20,7 @@ from voxmim.store.sides import Sides
 from voxmim.training.one_process import Fabric
 from voxmim.training.run import CHECKPOINT, Run, refuse_occupied
 from voxmim.weights.load import LoadReport
-from voxmim.weights.start import Start, account
+from voxmim.weights.start import Start, start_entries
 
 _NAMED = 5  # findings in an error message
 
@@ -99,7 +99,7 @@ def new_run(
     decoder: LoadReport | None = None,
 ) -> Run:
     """Create the run folder in the first process, and print which weights were loaded."""
-    run = Run(out, kind, about | account(start, transfer, decoder))
+    run = Run(out, kind, about | start_entries(start, transfer, decoder))
     if fabric.is_global_zero:
         if start is not None and transfer is not None:
             transfer.show(start.file)

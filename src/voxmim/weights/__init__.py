@@ -1,1 +1,1 @@
-"""Weights: files, model cards, loading, adapting, importing. Imports pretext, networks and store."""
+"""Weights: files, model cards, loading, adapting and importing."""

@@ -17,21 +17,21 @@ POSITIONS = "positions"
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an encoder takes in."""
+    """The inputs of an encoder."""
 
-    channels: tuple[str, ...]  # the name of each channel of the scans
+    channels: tuple[str, ...]  # names of the scans' channels
     patch: Triple  # voxels of a patch along X, Y, Z
     grid: Triple  # patches of a crop along X, Y, Z; only learned positions depend on it
 
     @classmethod
     def of(cls, channels: Sequence[str], patch: Triple, crop: Triple) -> Self:
-        """Crops of (X, Y, Z) voxels, a multiple of the patch."""
+        """For crops of (X, Y, Z) voxels, a multiple of the patch."""
         x, y, z = (c // p for c, p in zip(crop, patch, strict=True))
         return cls(tuple(channels), patch, (x, y, z))
 
     @classmethod
-    def described(cls, metadata: Mapping[str, Any]) -> Self:
-        """The inputs of the encoder that a weights file describes."""
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> Self:
+        """From the metadata of a weights file."""
         x, y, z = metadata["crop"]
         return cls.of(described_inputs(metadata), described_encoder(metadata)[1].patch, (x, y, z))
 
@@ -39,10 +39,13 @@ class Inputs:
 def adapt(
     state: Mapping[str, Tensor], old: Inputs, new: Inputs, kernels: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """An encoder's tensors made to fit other inputs, and how each changed one was changed.
+    """Adapt an encoder's tensors to other inputs.
 
-    `kernels` are the names of the weights that are applied to a volume (`Encoder.input_weights`): the linear embedding
-    or the kernel of patches, or convolutions that do not depend on the patch.
+    `kernels` are the names of the weights that are applied to a volume (`Encoder.input_weights`): the patch embedding,
+    or convolutions that do not depend on the patch.
+
+    Returns:
+        the tensors, and a description of the change of each adapted one.
 
     Raises:
         RuntimeError: a tensor does not fit `old`.
@@ -67,10 +70,10 @@ def adapt(
 
 
 def resize_patch(kernel: Tensor, patch: Triple) -> Tensor:
-    """Resize (width, C, px, py, pz) to another patch by the pseudo-inverse of linear interpolation (arXiv 2212.08013).
+    """Resize a kernel (width, C, px, py, pz) by the pseudo-inverse of linear interpolation (arXiv 2212.08013).
 
-    If one patch is the trilinear enlargement of another, both keep the same embedding under their own kernels. A kernel
-    that is enlarged and then shrunk again is unchanged.
+    A patch that is enlarged by trilinear interpolation has the same embedding under the enlarged kernel. A kernel that
+    is enlarged and then shrunk again is unchanged.
     """
     for axis, size in enumerate(patch, start=2):
         if size != kernel.shape[axis]:
@@ -81,21 +84,21 @@ def resize_patch(kernel: Tensor, patch: Triple) -> Tensor:
 
 
 def channel_sources(old: Sequence[str], new: Sequence[str]) -> list[int | None]:
-    """For each new channel the index of the old one of the same name, ignoring case; None where there is none.
+    """The index of the old channel of the same name (ignoring case) for each new channel, or None.
 
     A single channel replaces another single one, whatever their names.
     """
     if tuple(old) == tuple(new) or len(old) == len(new) == 1:
         return list(range(len(old)))
-    index = {name.casefold(): place for place, name in enumerate(old)}
+    index = {name.casefold(): i for i, name in enumerate(old)}
     return [index.get(name.casefold()) for name in new]
 
 
 def pick_channels(kernel: Tensor, sources: Sequence[int | None]) -> Tensor:
-    """Give (width, C, px, py, pz) other channels: each takes the kernel of its source, or the mean without one.
+    """Change the channels of a kernel (width, C, px, py, pz): each new one copies its source, or the mean if None.
 
-    The kernel is scaled by the old number of channels over the new one, so that a volume that is the same in every
-    channel keeps its embedding.
+    The kernel is scaled by the ratio of the old to the new number of channels, so that a volume that is the same in all
+    channels keeps its embedding.
     """
     mean = kernel.mean(1)
     picked = torch.stack([mean if source is None else kernel[:, source] for source in sources], dim=1)
@@ -103,10 +106,10 @@ def pick_channels(kernel: Tensor, sources: Sequence[int | None]) -> Tensor:
 
 
 def _resize_matrix(old: int, new: int) -> Tensor:
-    """(new, old) matrix that turns the weights of `old` voxels in a row into those of `new` voxels."""
+    """(new, old) matrix that resizes the weights of a row of voxels."""
     short, long = sorted((old, new))
     (enlarge,) = functional.interpolate(torch.eye(short, dtype=torch.float64)[None], size=long, mode="linear")
-    # Weights v of the short row x and w of the long one agree if w · (x @ enlarge) = v · x for all x.
+    # Weights v of a short row x and w of the enlarged row are equivalent if w · (x @ enlarge) = v · x for all x.
     return torch.linalg.pinv(enlarge) if new > old else enlarge
 
 

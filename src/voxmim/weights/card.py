@@ -1,4 +1,4 @@
-"""Model cards (arXiv 1810.03993): what a weights file is, in plain text beside it."""
+"""Model cards (arXiv 1810.03993) of weights files."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from voxmim.files import write_text
 CARD = "MODEL_CARD.md"
 
 _PREDICT = ("voxmim.predict('.', [SCAN], 'predictions')", "voxmim predict . SCAN --out predictions")
-_KINDS = {  # what a file is, and how it is used
+_KINDS = {  # title, call in Python, command
     "encoder": ("A pre-trained encoder", "voxmim.load_encoder({file!r})", "voxmim finetune STORE OUT --init ."),
     "segmentor": ("A segmentation network", *_PREDICT),
     "regressor": ("A network that predicts a number", *_PREDICT),
@@ -24,7 +24,7 @@ def write_card(weights: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def model_card(file: str, metadata: Mapping[str, Any]) -> str:
-    """The card as Markdown: what it is, data and licence, preparation, settings, figures if known, how to load."""
+    """The card as Markdown: data and licence, preparation, settings, figures if known, how to load."""
     title, call, command = _KINDS[metadata["kind"]]
     sections = {
         "Data and licence": _data(metadata),

@@ -1,4 +1,4 @@
-"""Weights files: safetensors whose metadata describe the network, so that it can be built and used again."""
+"""Weights files: safetensors with metadata from which the network can be built and used."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from voxmim.weights.card import write_card
 
 Tensors = dict[str, Tensor]
 KINDS = ("encoder", "segmentor", "classifier", "regressor")  # of weights that have an encoder
-MODEL = "model.safetensors"  # in a folder of Hugging Face's style, weights of any kind
+MODEL = "model.safetensors"  # weights of any kind in a Hugging Face folder
 
 
 def save_weights(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -31,7 +31,7 @@ def save_weights(path: Path, network: nn.Module, metadata: Mapping[str, Any]) ->
 
 
 def read_weights(path: Path, kind: str | None = None) -> tuple[Tensors, dict[str, Any]]:
-    """The tensors and the metadata of a weights file, or with a kind, such as ``encoder``, also of a run folder.
+    """Read tensors and metadata of a weights file, or of a folder if a `kind` such as ``encoder`` is given.
 
     Raises:
         WeightsError: the file is missing, damaged, not voxmim's, or of another kind.
@@ -49,7 +49,7 @@ def read_weights(path: Path, kind: str | None = None) -> tuple[Tensors, dict[str
 
 
 def find_weights(path: Path, kind: str) -> Path:
-    """The weights file of a run or a Hugging Face folder, or the file itself; a WeightsError if there is none."""
+    """The weights file of a run or a Hugging Face folder, or the file itself; raises WeightsError if there is none."""
     file = path / f"{kind}.safetensors"
     for candidate in (path, file, path / MODEL):
         if candidate.is_file():
@@ -62,19 +62,19 @@ def find_weights(path: Path, kind: str) -> Path:
 
 
 def holds(path: Path, kind: str) -> bool:
-    """Whether a run folder or a weights file holds weights of a kind, such as ``classifier``."""
+    """Whether a folder or a weights file has weights of a kind, such as ``classifier``."""
     if path.is_file():
         return bool(read_weights(path)[1]["kind"] == kind)
     return (path / f"{kind}.safetensors").is_file() or ((path / MODEL).is_file() and holds(path / MODEL, kind))
 
 
 def kind_of(path: Path) -> str:
-    """Which of the `KINDS` a run folder or a weights file holds; ``encoder`` if none."""
+    """The kind, one of `KINDS`, of a run folder or a weights file; ``encoder`` if it has none."""
     return next((kind for kind in KINDS if holds(path, kind)), "encoder")
 
 
 def read_safetensors(path: Path) -> tuple[Tensors, str | None]:
-    """The tensors, and voxmim's metadata as JSON if there are any; a WeightsError if the file is damaged."""
+    """The tensors and voxmim's metadata as JSON, if there are any; raises WeightsError if the file is damaged."""
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = (file.metadata() or {}).get("voxmim")

@@ -1,4 +1,4 @@
-"""Importing an encoder of another package: its checkpoint is read without running code, converted and written."""
+"""Importing an encoder of another package."""
 
 import hashlib
 import pickle
@@ -34,12 +34,12 @@ def import_encoder(
 ) -> LoadReport:
     """Write ``OUT/encoder.safetensors`` and its model card from a checkpoint in any layout of `LAYOUTS`.
 
-    Arguments as of `voxmim.import_weights`; `scans` are any of spacing, intensity and channels, and what is missing or
-    None is taken from `like`, and then from the checkpoint.
+    See `voxmim.import_weights` for the arguments. `scans` may have spacing, intensity and channels; missing ones are
+    taken from `like`, then from the checkpoint.
 
     Raises:
         RecipeError: a setting is unknown or does not fit the weights.
-        StoreError: the scans are not described, or not sensibly.
+        StoreError: spacing, intensity or channels are missing or not valid.
         WeightsError: the file cannot be read, has no known layout, or `out` is not empty.
     """
     settings = settings or {}
@@ -64,7 +64,7 @@ def import_encoder(
     preparation = _preparation({**imported.scans, **given})
     recipe = _recipe(imported, settings, str(file))
     assert recipe.crop is not None
-    torch.manual_seed(0)  # for what the file does not have
+    torch.manual_seed(0)  # for weights that are not in the file
     encoder = build_encoder(recipe.encoder_settings, len(preparation.channels), recipe.crop)
     report = _in_foreign_names(load_into(encoder, imported.tensors, str(file)), imported)
     report.warnings = imported.warnings
@@ -84,12 +84,12 @@ def import_encoder(
 
 
 def read_foreign(path: Path) -> list[Checkpoint]:
-    """The groups of named tensors of a ``.safetensors`` file or one that `torch.save` wrote, outermost first.
+    """The mappings of names to tensors in a ``.safetensors`` or `torch.save` file, outermost first.
 
-    A pickled checkpoint is read with torch's ``weights_only=True``, which runs no code.
+    A pickled checkpoint is read with ``weights_only=True``, which runs no code.
 
     Raises:
-        WeightsError: the file is missing, damaged, voxmim's own, or holds more than tensors and plain values.
+        WeightsError: the file is missing, damaged, written by voxmim, or has more than tensors and plain values.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file; check the path.")
@@ -109,7 +109,7 @@ def read_foreign(path: Path) -> list[Checkpoint]:
             "so it is refused; save the state_dict alone where the file comes from, with "
             "torch.save(network.state_dict(), FILE)."
         ) from None
-    except Exception as error:  # torch raises many kinds here, none of them documented
+    except Exception as error:  # torch raises many undocumented kinds
         raise WeightsError(
             f"{path}: this is not a complete checkpoint that torch can read ({type(error).__name__}); copy it again."
         ) from None
@@ -118,22 +118,22 @@ def read_foreign(path: Path) -> list[Checkpoint]:
 
 
 def _numpy_numbers() -> list[Any]:
-    """What may stand in a checkpoint besides tensors and plain values: NumPy's numbers, as in nnU-Net's logs."""
+    """The types of NumPy's numbers, which nnU-Net's checkpoints contain in their logs."""
     scalar = np.float64(0).__reduce__()[0]
     dtypes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")}
     return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]
 
 
 def _licence_beside(file: Path) -> str:
-    """The licence in the head of a Hugging Face model card beside the file, or nothing."""
+    """The licence in a Hugging Face model card beside the file, or an empty string."""
     card = file.parent / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    found = re.search(r"\A---\n(?:.*\n)*?license: *(.+)\n(?:.*\n)*?---", text)
-    return found[1].strip() if found else ""
+    match = re.search(r"\A---\n(?:.*\n)*?license: *(.+)\n(?:.*\n)*?---", text)
+    return match[1].strip() if match else ""
 
 
 def _tensor_groups(content: object) -> Iterator[dict[str, Tensor]]:
-    """Each mapping of names to tensors in a checkpoint, at any depth."""
+    """The mappings of names to tensors at any depth of a checkpoint."""
     if isinstance(content, Mapping):
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         if tensors:
@@ -143,10 +143,10 @@ def _tensor_groups(content: object) -> Iterator[dict[str, Tensor]]:
 
 
 def _preparation(scans: Mapping[str, Any]) -> Preparation:
-    """How scans must be prepared; a StoreError if something is missing or makes no sense."""
-    lacking = [f"--{name}" for name in ("spacing", "intensity", "channels") if not scans.get(name)]
-    if lacking:
-        raise StoreError(f"the file does not say what its scans were like: give --like STORE, or {', '.join(lacking)}.")
+    """How scans must be prepared; raises StoreError if something is missing or not valid."""
+    missing = [f"--{name}" for name in ("spacing", "intensity", "channels") if not scans.get(name)]
+    if missing:
+        raise StoreError(f"the file does not say what its scans were like: give --like STORE, or {', '.join(missing)}.")
     if scans["intensity"] not in ("ct", "mr") or min(scans["spacing"]) <= 0:
         raise StoreError(
             f"scans of {scans['intensity']} at {tuple(scans['spacing'])} mm cannot be; give ct or mr and sizes above 0."
@@ -155,7 +155,7 @@ def _preparation(scans: Mapping[str, Any]) -> Preparation:
 
 
 def _recipe(imported: Imported, settings: Mapping[str, Any], origin: str) -> Recipe:
-    """A recipe with the imported encoder and the user's settings, checked as every recipe is."""
+    """A checked recipe with the imported encoder and the user's settings."""
     nested: dict[str, Any] = {
         "encoder": imported.encoder,
         "pretext": fitting_pretexts(imported.encoder)[0],
@@ -174,12 +174,12 @@ def _recipe(imported: Imported, settings: Mapping[str, Any], origin: str) -> Rec
 
 
 def _in_foreign_names(report: LoadReport, imported: Imported) -> LoadReport:
-    """The report with foreign names: what was changed, what was renamed, what is unused."""
+    """The report with the changes of the import and the names in the file."""
     names = imported.names
     report.adapted = {name: how for name, how in imported.changes.items() if name in report.loaded}
-    plain = [name for name in report.loaded if name not in report.adapted]
-    report.renamed = {name: names[name] for name in plain if names[name] != name}
-    report.loaded = [name for name in plain if name not in report.renamed]
+    unchanged = [name for name in report.loaded if name not in report.adapted]
+    report.renamed = {name: names[name] for name in unchanged if names[name] != name}
+    report.loaded = [name for name in unchanged if name not in report.renamed]
     report.unused = imported.unused
     return report
 

@@ -1,4 +1,4 @@
-"""The networks of several runs as one."""
+"""Ensembles: the networks of several runs as one."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,16 +10,16 @@ from torch.nn import functional
 
 from voxmim.errors import WeightsError
 
-_SAME = ("preparation", "window", "crop", "overlap", "labels", "regions", "values", "classes")
+_SAME = ("preparation", "window", "crop", "overlap", "labels", "regions", "values", "classes")  # in all members
 
 Loaded = tuple[nn.Module, dict[str, Any]]
 
 
 def load_joined(load: Callable[[Path | str], Loaded], runs: Sequence[Path | str]) -> Loaded:
-    """The network of one run folder or weights file, or of several as an ensemble, with the metadata of the first.
+    """Load the network of one run folder or weights file, or an ensemble of several, with the metadata of the first.
 
     Raises:
-        WeightsError: one cannot be loaded, or treats scans or labels in another way than the first.
+        WeightsError: one cannot be loaded, or differs from the first in its preparation, crop, labels or classes.
     """
     loaded = [load(run) for run in runs]
     network, metadata = loaded[0]
@@ -39,7 +39,10 @@ def load_joined(load: Callable[[Path | str], Loaded], runs: Sequence[Path | str]
 
 
 class Ensemble(nn.Module):
-    """Averages the outputs (B, K, ...) of networks for a volume (B, C, X, Y, Z), stacked as (M, B, K, ...)."""
+    """Averages the outputs (B, K, ...) of M networks for a volume (B, C, X, Y, Z).
+
+    `average` is called with the stacked outputs (M, B, K, ...).
+    """
 
     def __init__(self, members: Sequence[nn.Module], average: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

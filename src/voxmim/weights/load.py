@@ -1,4 +1,4 @@
-"""Loading weights into a network: what fits is copied or adapted, and every tensor is accounted for."""
+"""Loading weights into a network, with a report on every tensor."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -25,29 +25,29 @@ from voxmim.settings import UNETRSettings
 from voxmim.weights.adapt import Inputs, adapt
 from voxmim.weights.files import kind_of, read_weights
 
-MIN_FRACTION = 0.9  # of an encoder's parameters; with fewer loaded, it is hardly the encoder that was pre-trained
-_SHOWN = 3  # names of many
+MIN_FRACTION = 0.9  # of an encoder's parameters that must be loaded
+_SHOWN = 3  # tensors in tables and messages
 
 
 @dataclass
 class LoadReport:
-    """What happened to each tensor of a file and of the network that it was loaded into."""
+    """What was done with each tensor of a file and of the network that it was loaded into."""
 
-    loaded: list[str] = field(default_factory=list)  # copied as they are
-    adapted: dict[str, str] = field(default_factory=dict)  # changed to fit, and how
-    renamed: dict[str, str] = field(default_factory=dict)  # copied from another name, and that name
-    missing: dict[str, str] = field(default_factory=dict)  # not in the file, or in another shape: they stay fresh
-    unused: list[str] = field(default_factory=list)  # tensors of the file that the network has no place for
+    loaded: list[str] = field(default_factory=list)  # copied
+    adapted: dict[str, str] = field(default_factory=dict)  # changed to fit, with a description of the change
+    renamed: dict[str, str] = field(default_factory=dict)  # copied from another name in the file
+    missing: dict[str, str] = field(default_factory=dict)  # not in the file or of another shape; they stay random
+    unused: list[str] = field(default_factory=list)  # tensors of the file that the network does not have
     fraction: float = 0.0  # of the network's parameters that were loaded, adapted or renamed, 0..1
-    warnings: list[str] = field(default_factory=list)  # what else to know about these weights, one sentence each
-    outputs: str = ""  # which labels or classes go on, are new, or are no longer learned; empty for an encoder
+    warnings: list[str] = field(default_factory=list)  # sentences on differences between these weights and the scans
+    outputs: str = ""  # the labels or classes that were kept, are new, or are no longer learned; empty for an encoder
 
     def rows(self) -> list[list[str]]:
-        """The report as a table: what happened, to how many tensors, to which."""
+        """The report as a table: what was done, the number of tensors, examples."""
         which = {
             "loaded": (self.loaded, []),
             "adapted": (self.adapted, [f"{name}: {how}" for name, how in self.adapted.items()]),
-            "renamed": (self.renamed, [f"{theirs} to {ours}" for ours, theirs in self.renamed.items()]),
+            "renamed": (self.renamed, [f"{old} to {new}" for new, old in self.renamed.items()]),
             "missing": (self.missing, [f"{name}: {shapes}" for name, shapes in self.missing.items()]),
             "unused": (self.unused, self.unused),
         }
@@ -76,15 +76,15 @@ def load_into(
     prefix: str = "",
     inputs: tuple[Inputs, Inputs] | None = None,
 ) -> LoadReport:
-    """Copy into a network what fits of a file's tensors.
+    """Copy the tensors of a file that fit into a network.
 
     Args:
-        network: gets the weights.
-        tensors: those of the file.
-        origin: the file, for the error.
-        min_fraction: of the network's parameters that must be found.
-        prefix: of the wanted tensors in the file, such as ``encoder.``.
-        inputs: what an encoder takes in, in the file and in the network; the weights are adapted from one to the other.
+        network: the network.
+        tensors: of the file.
+        origin: the file, for error messages.
+        min_fraction: of the network's parameters that must be loaded.
+        prefix: of the network's tensors in the file, such as ``encoder.``.
+        inputs: of the encoder in the file and of the network, if the weights are to be adapted.
 
     Raises:
         WeightsError: fewer parameters fit.
@@ -99,8 +99,8 @@ def load_into(
             text = f"{origin}: a tensor's {error}, which contradicts its metadata; write the file again."
             raise WeightsError(text) from None
     copy_fitting(state, offered, report)
-    found = sum(tensor.numel() for name, tensor in state.items() if name not in report.missing)
-    report.fraction = found / max(1, sum(tensor.numel() for tensor in state.values()))
+    fitting = sum(tensor.numel() for name, tensor in state.items() if name not in report.missing)
+    report.fraction = fitting / max(1, sum(tensor.numel() for tensor in state.values()))
     if report.fraction < min_fraction:
         misfits = "; ".join(f"{name}: {shapes}" for name, shapes in list(report.missing.items())[:_SHOWN])
         raise WeightsError(
@@ -111,7 +111,7 @@ def load_into(
 
 
 def copy_fitting(state: Mapping[str, Tensor], offered: Mapping[str, Tensor], report: LoadReport) -> None:
-    """Copy tensors of the same name and shape into a network's state; the report gets what happened to each."""
+    """Copy tensors of the same name and shape into a network's state, and add them to the report."""
     report.unused += sorted(set(offered) - set(state))
     for name, tensor in state.items():
         source = offered.get(name)
@@ -125,7 +125,7 @@ def copy_fitting(state: Mapping[str, Tensor], offered: Mapping[str, Tensor], rep
 
 
 def encoder_from(metadata: Mapping[str, Any]) -> Encoder:
-    """The encoder that a file's metadata describes, without its weights."""
+    """Build the encoder of a weights file's metadata, with random weights."""
     x, y, z = metadata["crop"]
     return build_encoder(described_encoder(metadata)[1], len(described_inputs(metadata)), (x, y, z))
 
@@ -136,10 +136,10 @@ def load_encoder(
     patch: Triple | None = None,
     channels: Sequence[str] | None = None,
 ) -> Encoder:
-    """The encoder of a training in evaluation mode, its metadata as an attribute; see `voxmim.load_encoder`.
+    """Load the encoder of a training in evaluation mode, with a `metadata` attribute; see `voxmim.load_encoder`.
 
     Raises:
-        WeightsError: the file is missing or holds no encoder, or does not allow this crop or patch.
+        WeightsError: the file is missing, has no encoder, or does not allow this crop or patch.
     """
     kind = kind_of(Path(path))
     tensors, metadata = read_weights(Path(path), kind)
@@ -152,21 +152,21 @@ def load_encoder(
     wanted["crop"] = list(crop or metadata["crop"])
     if channels is not None:
         wanted["inputs"] = wanted["preparation"]["channels"] = list(channels)
-    new = Inputs.described(wanted)
+    new = Inputs.from_metadata(wanted)
     if any(c < p or c % p for c, p in zip(wanted["crop"], new.patch, strict=True)):
         raise WeightsError(f"{path}: the crop {tuple(wanted['crop'])} is not a multiple of the patch {new.patch}.")
     encoder = encoder_from(wanted)
-    prefix, inputs = "" if kind == "encoder" else "encoder.", (Inputs.described(metadata), new)
+    prefix, inputs = "" if kind == "encoder" else "encoder.", (Inputs.from_metadata(metadata), new)
     load_into(encoder, tensors, str(path), min_fraction=1.0, prefix=prefix, inputs=inputs)
     encoder.metadata = wanted  # type: ignore[assignment]
     return encoder.eval()
 
 
 def load_fine_tuned(path: Path | str, kind: str) -> tuple[Any, dict[str, Any]]:
-    """The segmentor, classifier or regressor of a run folder or weights file in evaluation mode, and its metadata.
+    """Load a segmentor, classifier or regressor in evaluation mode, and its metadata.
 
     Raises:
-        WeightsError: the file is missing or holds no such network.
+        WeightsError: the file is missing or has no such network.
     """
     tensors, metadata = read_weights(Path(path), kind)
     encoder = encoder_from(metadata)

@@ -1,4 +1,4 @@
-"""Starting a training from weights: which settings follow from them, and what is loaded into its network."""
+"""Starting a training from weights: the settings that they determine, and loading them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,12 +18,12 @@ from voxmim.weights.adapt import Inputs
 from voxmim.weights.files import find_weights, kind_of, read_weights
 from voxmim.weights.load import LoadReport, load_into
 
-_OF_TRAINING = ("drop_path", "grad_checkpointing")  # settings of an encoder that do not change what it computes
+_OF_TRAINING = ("drop_path", "grad_checkpointing")  # settings that do not change the function of an encoder
 
 
 @dataclass(frozen=True)
 class Start:
-    """Weights that a training starts from: a file, and what it holds."""
+    """The weights that a training starts from."""
 
     file: Path
     tensors: Mapping[str, Tensor]
@@ -31,32 +31,32 @@ class Start:
 
     @classmethod
     def read(cls, init: Path) -> Self:
-        """Read the run folder or weights file of a pre-training or a fine-tuning; a WeightsError if there is none."""
+        """Read the run folder or weights file of a training; raises WeightsError if there is none."""
         kind = kind_of(init)
         return cls(find_weights(init, kind), *read_weights(init, kind))
 
     @property
     def kind(self) -> str:
-        """``encoder``, or the kind of network that it is part of."""
+        """``encoder``, or the kind of network that contains one."""
         return str(self.metadata["kind"])
 
     @property
     def crop(self) -> Triple:
-        """Voxels of a crop along X, Y, Z that the weights were trained with."""
+        """The crop of their training, in voxels along X, Y, Z."""
         x, y, z = self.metadata["crop"]
         return x, y, z
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What the new weights say of these: the file's name, its data with their licence, and what it started from."""
-        kept = {key: self.metadata[key] for key in ("data", "imported", "init") if self.metadata.get(key)}
-        return {"file": self.file.name, **kept}
+        """The entry in the metadata of new weights: the file's name, its data with licence, and its own origin."""
+        entries = {key: self.metadata[key] for key in ("data", "imported", "init") if self.metadata.get(key)}
+        return {"file": self.file.name, **entries}
 
     def load_into(self, encoder: Encoder, store: Store, recipe: Recipe, channels: Sequence[str]) -> LoadReport:
-        """Load an encoder that takes in such channels, adapted to them and to the recipe's patch and crop."""
+        """Load the weights into an encoder, adapted to these channels and to the recipe's patch and crop."""
         assert recipe.crop is not None
         new = Inputs.of(channels, recipe.encoder_settings.patch, recipe.crop)
-        prefix, inputs = "" if self.kind == "encoder" else "encoder.", (Inputs.described(self.metadata), new)
+        prefix, inputs = "" if self.kind == "encoder" else "encoder.", (Inputs.from_metadata(self.metadata), new)
         report = load_into(encoder, self.tensors, str(self.file), prefix=prefix, inputs=inputs)
         known = Preparation.from_dict({**self.metadata["preparation"], "channels": described_inputs(self.metadata)})
         report.warnings = differences(known, replace(store.preparation, channels=tuple(channels)))
@@ -64,10 +64,10 @@ class Start:
 
 
 def settings_from(metadata: Mapping[str, Any], pretext: bool = True) -> dict[str, Any]:
-    """The settings of a recipe that follow from weights, such as ``{"encoder": "vit", "vit.width": 768}``.
+    """The settings of a recipe that weights determine, such as ``{"encoder": "vit", "vit.width": 768}``.
 
-    These are the encoder's, the decoder's of a segmentor, the window of CT, and with `pretext` those of the pretext;
-    imported weights, which have none, get one that fits the encoder.
+    These are the settings of the encoder, of a segmentor's decoder, the window of CT, and with `pretext` those of the
+    pretext (for imported weights, one that fits the encoder).
     """
     kind, encoder = described_encoder(metadata)
     settings: dict[str, Any] = {"encoder": kind}
@@ -92,32 +92,31 @@ def _as_lists(value: Any) -> Any:
     return [_as_lists(inner) for inner in value] if isinstance(value, tuple) else value
 
 
-def differences(known: Preparation, have: Preparation) -> list[str]:
-    """How scans differ from those that the weights were trained on, one sentence each."""
+def differences(old: Preparation, new: Preparation) -> list[str]:
+    """Sentences on the differences between the scans that weights were trained on (`old`) and other scans (`new`)."""
     found = []
-    if known.intensity != have.intensity:
+    if old.intensity != new.intensity:
         found.append(
-            f"The weights were trained on {known.intensity.upper()}, but these scans are {have.intensity.upper()}."
+            f"The weights were trained on {old.intensity.upper()}, but these scans are {new.intensity.upper()}."
         )
-    elif known.intensity == "mr" and known.zero_background != have.zero_background:
-        old, new = "scaled like tissue", "0, as padding is"
-        theirs, ours = (new, old) if known.zero_background else (old, new)
-        found.append(f"The weights know a background that is {theirs}; in these scans it is {ours}.")
-    if known.spacing != have.spacing:
-        theirs, ours = (sizes_in_words(one.spacing) for one in (known, have))
-        found.append(f"The weights were trained on voxels of {theirs} mm, but these scans have {ours} mm.")
-    names = [sorted(map(str.casefold, one.channels)) for one in (known, have)]
+    elif old.intensity == "mr" and old.zero_background != new.zero_background:
+        before, now = ("0, as padding is" if each.zero_background else "scaled like tissue" for each in (old, new))
+        found.append(f"The weights know a background that is {before}; in these scans it is {now}.")
+    if old.spacing != new.spacing:
+        before, now = sizes_in_words(old.spacing), sizes_in_words(new.spacing)
+        found.append(f"The weights were trained on voxels of {before} mm, but these scans have {now} mm.")
+    names = [sorted(map(str.casefold, each.channels)) for each in (old, new)]
     if [ANY] not in names and names[0] != names[1]:
-        theirs, ours = (", ".join(one.channels) for one in (known, have))
-        how = "one replaces the other" if len(known.channels) == len(have.channels) == 1 else (
-            "a channel of the same name keeps its own kernel, and any other gets the mean of them"
-        )  # fmt: skip
-        found.append(f"The weights were trained on the channels {theirs}, but these scans have {ours}: {how}.")
+        before, now = ", ".join(old.channels), ", ".join(new.channels)
+        how = "a channel of the same name keeps its own kernel, and any other gets the mean of them"
+        if len(old.channels) == len(new.channels) == 1:
+            how = "one replaces the other"
+        found.append(f"The weights were trained on the channels {before}, but these scans have {now}: {how}.")
     return found
 
 
-def account(start: Start | None, report: LoadReport | None, decoder: LoadReport | None = None) -> dict[str, Any]:
-    """What run.json says of the weights that a training started from."""
+def start_entries(start: Start | None, report: LoadReport | None, decoder: LoadReport | None = None) -> dict[str, Any]:
+    """The entries of run.json on the weights that a training started from."""
     if start is None or report is None:
         return {"init": None, "transfer": None}
     loaded = str(report) if decoder is None else f"{report}; and all {len(decoder.loaded)} of the decoder"
@@ -130,7 +129,7 @@ def account(start: Start | None, report: LoadReport | None, decoder: LoadReport 
 
 
 def carry_decoder(network: nn.Module, init: Path) -> LoadReport:
-    """Load the decoder of a U-Net from the pretext network beside its encoder; a WeightsError if there is none."""
+    """Load the decoder of a U-Net from the pretext network beside its encoder; raises WeightsError if there is none."""
     tensors, metadata = read_weights(init.parent, "pretext")
     pretext = PRETEXTS[metadata["pretext"]].for_encoder(ENCODERS[described_encoder(metadata)[0]].encoder)
     if not network.carries_decoder or pretext is None or pretext.decoder_prefix is None:

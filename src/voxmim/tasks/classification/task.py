@@ -21,8 +21,8 @@ from voxmim.tasks.classification.labels import CLASS, Listed, counts_in_words, r
 from voxmim.tasks.classification.metrics import CONVENTION, METRICS, auroc, balanced_accuracy, described, summarise
 from voxmim.tasks.classification.scan_task import ScanTask
 from voxmim.tasks.task import ResultTable
+from voxmim.weights.head import load_head
 from voxmim.weights.load import LoadReport, load_classifier
-from voxmim.weights.onward import load_onward
 from voxmim.weights.start import Start
 
 
@@ -74,7 +74,7 @@ class Classification(ScanTask):
 
     def load_head(self, network: nn.Module, start: Start, report: LoadReport) -> None:
         if start.kind == self.product:
-            load_onward(network, start.tensors, start.metadata["classes"], self.classes, report)
+            load_head(network, start.tensors, start.metadata["classes"], self.classes, report)
 
     def loss(self, output: Tensor, batch: Batch, foreground_weight: float = 1.0) -> Tensor:
         truth = torch.tensor([self._index[case] for case in batch.names])

@@ -20,8 +20,8 @@ from voxmim.tasks.classification.inference import scan_output
 from voxmim.tasks.classification.labels import Listed, read_column
 from voxmim.tasks.classification.scan_task import ScanTask
 from voxmim.tasks.regression.metrics import CONVENTION, METRICS, mean_absolute_error, r_squared, summarise
+from voxmim.weights.head import load_head
 from voxmim.weights.load import LoadReport, load_regressor
-from voxmim.weights.onward import load_onward
 from voxmim.weights.start import Start
 
 VALUE = "value"  # the column of the table
@@ -77,7 +77,7 @@ class Regression(ScanTask):
 
     def load_head(self, network: nn.Module, start: Start, report: LoadReport) -> None:
         if start.kind == self.product:
-            load_onward(network, start.tensors, [self.target], [self.target], report)
+            load_head(network, start.tensors, [self.target], [self.target], report)
             report.outputs = ""  # there is only one
 
     def loss(self, output: Tensor, batch: Batch, foreground_weight: float = 1.0) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from voxmim.errors import StoreError
 from voxmim.sources.source import ignored_value
 from voxmim.store.format import Case, Store
-from voxmim.weights.onward import BACKGROUND
+from voxmim.weights.head import BACKGROUND
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
 from voxmim.tasks.segmentation.scores import score_case, without
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.tasks.task import Task
+from voxmim.weights.head import load_head
 from voxmim.weights.load import LoadReport
-from voxmim.weights.onward import load_onward
 from voxmim.weights.start import Start
 
 MAX_VALIDATION = 16  # cases
@@ -89,7 +89,7 @@ class Segmentation(Task):
         if start.kind == self.product:
             old = Structures.from_metadata(start.metadata)
             same = bool(old.regions) == bool(self.structures.regions)
-            load_onward(network, start.tensors, old.names if same else [], self.structures.names, report)
+            load_head(network, start.tensors, old.names if same else [], self.structures.names, report)
 
     def loss(self, output: Tensor | tuple[Tensor, ...], batch: Batch, foreground_weight: float = 1.0) -> Tensor:
         annotated = [self._partly.get(name) for name in batch.names]

@@ -1,4 +1,4 @@
-"""Other packages' layouts: each file turns the names and shapes of one family of networks into ours."""
+"""Layouts of other packages' weights: each file converts one family of networks."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,10 +10,13 @@ LAYOUTS: dict[str, Layout] = {**vit.LAYOUTS, **swin.LAYOUTS, **nnunet.LAYOUTS, *
 
 
 def convert(checkpoints: Iterable[Checkpoint], request: Request) -> tuple[str, Imported]:
-    """Find the first group of tensors with a known layout: the layout's name, and its encoder in our terms.
+    """Convert the first group of tensors with a known layout.
+
+    Returns:
+        the name of the layout, and the converted encoder.
 
     Raises:
-        ValueError: none is of a known layout, or it does not fit the request or any encoder of ours.
+        ValueError: no group has a known layout, or it does not fit the request or any encoder of ours.
     """
     names: list[str] = []
     for checkpoint in checkpoints:
@@ -23,7 +26,7 @@ def convert(checkpoints: Iterable[Checkpoint], request: Request) -> tuple[str, I
             if prefix is not None:
                 imported = layout.convert(replace(checkpoint, prefix=prefix), request)
                 used = {*imported.names.values(), *imported.used}
-                imported.unused = [one for one in checkpoint.tensors if one not in used]
+                imported.unused = [tensor for tensor in checkpoint.tensors if tensor not in used]
                 return name, imported
-    held = f"it holds {', '.join(names[:3])} and so on" if names else "it holds no named tensors"
-    raise ValueError(f"{held}; the known layouts are {', '.join(LAYOUTS)}")
+    content = f"it holds {', '.join(names[:3])} and so on" if names else "it holds no named tensors"
+    raise ValueError(f"{content}; the known layouts are {', '.join(LAYOUTS)}")

@@ -1,7 +1,7 @@
 """nnU-Net's networks: ResidualEncoderUNet (nnssl, OpenMind, ResEnc presets) and PlainConvUNet (TotalSegmentator).
 
-nnU-Net reads scans as (z, y, x) and may transpose them again; kernels, strides and sizes are turned to (X, Y, Z).
-Its standardised CT differs from our window of 0 to 1 by an affine map, which is folded into the first convolution.
+nnU-Net reads scans as (z, y, x) and may transpose them again; kernels, strides and sizes are permuted to (X, Y, Z).
+Its standardised CT is an affine map of our window of 0 to 1, which is folded into the first convolution.
 """
 
 import re
@@ -22,19 +22,19 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
     plans = read_plans(checkpoint)
     residual = any(name.startswith("stem.") for name in checkpoint.inner())
     tensors, names = {}, {}
-    again = {name for name in checkpoint.tensors if ".all_modules." in name}  # the same tensors once more
+    duplicates = {name for name in checkpoint.tensors if ".all_modules." in name}
     for inner, name in checkpoint.inner().items():
         if re.fullmatch(_RESIDUAL if residual else _PLAIN, inner):
             ours = inner.replace("stem.convs.0.", "stem.") if residual else inner.replace(".0.convs.", ".blocks.")
             tensors[ours], names[ours] = turn(checkpoint.tensors[name], plans.axes), name
-        elif name not in again and re.match(r"(stem|stages)\.", inner):
+        elif name not in duplicates and re.match(r"(stem|stages)\.", inner):
             raise ValueError(f"our encoder has no place for {name}")
     first = "stem.conv" if residual else "stages.0.blocks.0.conv"
     kernel = tensors[f"{first}.weight"]
     check_channels(kernel.shape[1], request)
     stages = range(count(tensors, r"stages\.(\d+)\."))
     convolution = "conv1.conv" if residual else "conv"
-    openings = [tensors[f"stages.{stage}.blocks.0.{convolution}.weight"] for stage in stages]
+    kernels = [tensors[f"stages.{stage}.blocks.0.{convolution}.weight"] for stage in stages]
     warnings = []
     if plans.strides is None and not residual:
         raise ValueError("names do not say its strides: put nnU-Net's plans.json beside it")
@@ -44,17 +44,17 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
     if len(plans.strides) != len(stages):
         raise ValueError(f"its plans have {len(plans.strides)} stages, but the network has {len(stages)}")
     settings: dict[str, Any] = {
-        "widths": [len(opening) for opening in openings],
+        "widths": [len(first) for first in kernels],
         "blocks": [count(tensors, rf"stages\.{stage}\.blocks\.(\d+)\.") for stage in stages],
         "strides": [list(stride) for stride in plans.strides],
-        "kernels": [list(opening.shape[2:]) for opening in openings],
+        "kernels": [list(first.shape[2:]) for first in kernels],
         "residual": residual,
     }
     wide = [name for name, tensor in tensors.items() if max(tensor.shape[2:], default=1) > 1]
     x, y, z = request.crop or plans.crop or USUAL_CROP
     scans, changes = plans.known_scans(kernel.shape[1]), dict.fromkeys(wide, "turned from (z, y, x)")
     imported = Imported(
-        "resenc", settings, (x, y, z), tensors, names, changes, again, [], scans, about(checkpoint), warnings
+        "resenc", settings, (x, y, z), tensors, names, changes, duplicates, [], scans, about(checkpoint), warnings
     )
     imported.add_zero_biases(wide)
     if plans.statistics and request.intensity in (None, "ct"):
@@ -62,7 +62,7 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
         low, high = scans["window"] = request.window or window
         scale, shift = (high - low) / std, (low - mean) / std
         tensors |= fold_intensity(kernel, tensors[f"{first}.bias"], first, scale, shift)
-        settings["pad_value"] = -shift / scale  # what the zeros around nnU-Net's volume are in our window
+        settings["pad_value"] = -shift / scale  # nnU-Net's zero padding in our window
         changes[f"{first}.weight"] += f", folded with (HU - {mean:g}) / {std:g} for the window {low:g} to {high:g}"
         changes[f"{first}.bias"] = changes[f"{first}.weight"].partition(", ")[2]
     elif plans.statistics is None and scans.get("intensity") == "mr":
@@ -71,7 +71,7 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
 
 
 def fold_intensity(kernel: Tensor, bias: Tensor, name: str, scale: float, shift: float) -> dict[str, Tensor]:
-    """The convolution `name` for volumes v, where kernel and bias were trained on ``scale * v + shift``."""
+    """The convolution `name` on volumes v, from a kernel and bias that were trained on ``scale * v + shift``."""
     return {f"{name}.weight": kernel * scale, f"{name}.bias": bias + shift * kernel.sum((1, 2, 3, 4))}
 
 

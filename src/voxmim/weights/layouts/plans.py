@@ -1,6 +1,6 @@
-"""What nnU-Net and nnssl planned: axes, strides, crop, and how scans were prepared.
+"""The plans of nnU-Net and nnssl: axes, strides, crop, and the preparation of scans.
 
-Plans are in the checkpoint, or in ``plans.json`` and ``dataset.json`` beside it or one folder up.
+They are read from the checkpoint, or from ``plans.json`` and ``dataset.json`` beside it or one folder up.
 """
 
 import json
@@ -17,26 +17,26 @@ from voxmim.weights.layouts.layout import Checkpoint
 
 @dataclass
 class Plans:
-    """What nnU-Net or nnssl planned, along X, Y, Z; None where no plans say it."""
+    """The plans of nnU-Net or nnssl along X, Y, Z; None if they are not known."""
 
-    axes: Triple = (2, 1, 0)  # the network's axis of each of X, Y, Z
+    axes: Triple = (2, 1, 0)  # the network's axis for each of X, Y, Z
     strides: list[Triple] | None = None  # of the stages
-    crop: Triple | None = None  # voxels of a crop
+    crop: Triple | None = None  # in voxels
     scans: dict[str, Any] | None = None  # spacing, intensity and channels, each of which may be empty
     statistics: tuple[float, float, tuple[float, float]] | None = None  # of CT: mean, std, and the window
 
     def turned(self, sizes: Sequence[Any]) -> tuple[Any, Any, Any]:
-        """Sizes in the network's order along X, Y, Z."""
+        """Sizes along X, Y, Z from sizes in the network's order."""
         return sizes[self.axes[0]], sizes[self.axes[1]], sizes[self.axes[2]]
 
     def known_scans(self, channels: int) -> dict[str, Any]:
-        """What is known of the scans, with names for so many channels."""
+        """The known properties of the scans, with default names for the channels."""
         numbered = [f"channel {number}" for number in range(1, channels + 1)]
         return {"channels": numbered} | {key: value for key, value in (self.scans or {}).items() if value}
 
 
 def read_plans(checkpoint: Checkpoint) -> Plans:
-    """The plans in a checkpoint or beside it; a ValueError if they are damaged or lack the statistics of CT."""
+    """Read the plans of a checkpoint; raises ValueError if they are damaged or lack the statistics of CT."""
     own = checkpoint.config.get("nnssl_adaptation_plan") or {}
     training = checkpoint.config.get("init_args") or {}
     plans = own.get("pretrain_plan") or training.get("plans") or _json_beside(checkpoint.folder, "plans.json")
@@ -98,7 +98,7 @@ def _folder_parts(folder: Path | None) -> list[str]:
 
 
 def turn(tensor: Tensor, axes: Triple) -> Tensor:
-    """A kernel with its three last axes in another order; other tensors as they are."""
+    """A kernel with its last three axes permuted; other tensors are unchanged."""
     return tensor.permute(0, 1, *(2 + axis for axis in axes)) if tensor.dim() == 5 else tensor
 
 

@@ -1,7 +1,7 @@
 """nnssl's Primus (arXiv 2503.01835): a ViT with the blocks of EVA-02, such as OpenMind's.
 
-Like nnU-Net's, its axes are (z, y, x). Its rotary position embedding takes neighbouring values of a head as a pair
-where ours takes values half a head apart, so the rows of queries and keys are reordered.
+Its axes are (z, y, x), as in nnU-Net. Its rotary position embedding pairs neighbouring values of a head, ours values
+half a head apart, so the rows of queries and keys are reordered.
 """
 
 import re
@@ -22,7 +22,7 @@ from voxmim.weights.layouts.layout import (
 )
 from voxmim.weights.layouts.plans import about, read_plans, turn
 
-_HEADS = {396: 6, 792: 12, 864: 12, 1056: 16}  # of Primus S, B, M and L, by width; weights do not say them
+_HEADS = {396: 6, 792: 12, 864: 12, 1056: 16}  # of Primus S, B, M and L, by width
 _PARTS = {
     "norm1": "norm1",
     "norm2": "norm2",
@@ -101,13 +101,13 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
 
 
 def _rows(checkpoint: Checkpoint, name: str, width: int) -> Tensor:
-    """The rows of a projection; keys have no bias, which is one of zero."""
+    """The rows of a projection; a missing bias, as of keys, is zero."""
     whole = checkpoint.prefix + name
     return checkpoint.tensors[whole] if whole in checkpoint.tensors else torch.zeros(width)
 
 
 def _pairs_apart(rows: Tensor, heads: int, axes: Triple) -> Tensor:
-    """Rows whose neighbours are pairs as rows whose pairs are half a head apart, for the axes (X, Y, Z)."""
+    """Reorder rows from neighbouring pairs to pairs half a head apart, and from the network's axes to (X, Y, Z)."""
     pairs = rows.unflatten(0, (heads, 3, -1, 2))[:, list(axes)]  # heads, axes, frequencies, values of a pair
     return pairs.movedim(3, 1).flatten(0, 3)
 

@@ -36,9 +36,9 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
 
 
 def reoriented(tensor: Tensor, axes: str) -> Tensor:
-    """A kernel for volumes in RAS+ from one for volumes with other orientation codes; other tensors as they are.
+    """A kernel for volumes in RAS+ from one for other orientation codes; other tensors are unchanged.
 
-    A flip does not commute exactly with a stride: of an even grid, the convolution then visits the other voxels.
+    A flip does not commute exactly with a stride: on an even grid, the convolution then samples the other voxels.
     """
     places = [next((i for i, code in enumerate(axes) if code in pair), None) for pair in ("RL", "AP", "SI")]
     if len(axes) != 3 or None in places:

@@ -1,7 +1,7 @@
 """Vision transformers: MONAI's ViT and masked autoencoder, and ViTs in timm's names (2D MAE, 3DINO).
 
-A class token becomes a register of our ViT, which is a token without a position. LayerScale (arXiv 2103.17239) is
-multiplied into the layer before it.
+A class token becomes a register of our ViT, a token without a position. LayerScale (arXiv 2103.17239) is multiplied
+into the layer before it.
 """
 
 import math
@@ -28,10 +28,10 @@ from voxmim.weights.layouts.layout import (
     scale_layer,
 )
 
-_HEAD_WIDTH = 64  # of most ViTs; their weights do not say it
+_HEAD_WIDTH = 64  # of most ViTs
 _NORMS = {"norm1": "norm1", "norm2": "norm2", "norm": "norm", "cls_token": "registers"}
 MONAI_NAMES = _NORMS | {
-    "patch_embedding.patch_embeddings.1": "embed",  # of a linear embedding; the export takes the next, a convolution
+    "patch_embedding.patch_embeddings.1": "embed",  # linear; the export uses the next name, of a convolution
     "patch_embedding.patch_embeddings": "embed",
     "patch_embedding.position_embeddings": "positions",
     "attn.qkv": "attention.qkv",
@@ -72,8 +72,8 @@ def _from_timm_3d(checkpoint: Checkpoint, request: Request) -> Imported:
 def _from_timm_2d(checkpoint: Checkpoint, request: Request) -> Imported:
     """A 2D masked autoencoder (arXiv 2111.06377), inflated along Z.
 
-    Rows of the pictures become X, columns Y. The kernel is divided over the patch's voxels along Z and the positions
-    are repeated, so that a volume that is constant along Z is embedded as its slice was.
+    Rows of the images become X, columns Y. The kernel is divided over the patch's voxels along Z and the positions are
+    repeated, so that a volume that is constant along Z has the embedding of its slice.
     """
     found = _rename(checkpoint, _TIMM_NAMES)
     kernel = found.tensors["embed.weight"]
@@ -99,7 +99,7 @@ def _from_timm_2d(checkpoint: Checkpoint, request: Request) -> Imported:
 
 
 def _patch_positions(found: Imported) -> Tensor:
-    """The positions (N, width) of the patches; that of the class token is added to it."""
+    """The positions (N, width) of the patches; the class token's is added to the token."""
     table = found.tensors["positions"][0]
     found.tensors["registers"] = found.tensors["registers"] + table[:1]
     found.changes["registers"] = "the class token with its position"
@@ -140,15 +140,15 @@ def _rename(checkpoint: Checkpoint, parts: Mapping[str, str]) -> Imported:
     """A ViT's tensors under our names, without its settings."""
     tensors, names, scales = {}, {}, {}
     for inner, name in checkpoint.inner().items():
-        inner = re.sub(r"^blocks\.\d+(?=\.(weight|bias)$)", "norm", inner)  # MONAI's MAE has its last norm among them
-        inner = re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", inner)  # DINOv2 cuts the blocks into chunks
+        inner = re.sub(r"^blocks\.\d+(?=\.(weight|bias)$)", "norm", inner)  # the last norm in MONAI's MAE
+        inner = re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", inner)  # the chunks of blocks in DINOv2
         block, part, kind = split(inner)
         if part in parts:
             ours = f"{block}{parts[part]}{kind}"
             tensors[ours], names[ours] = checkpoint.tensors[name], name
         elif part in _SCALED:
             scales[f"{block}{_SCALED[part]}"] = name
-        elif block and "cross_attn" not in part:  # MONAI's blocks have such parts, and do not use them
+        elif block and "cross_attn" not in part:  # unused in MONAI's blocks
             raise ValueError(f"our ViT has no place for {name}")
     for layer, name in scales.items():
         scale_layer(tensors, layer, checkpoint.tensors[name])
@@ -156,7 +156,7 @@ def _rename(checkpoint: Checkpoint, parts: Mapping[str, str]) -> Imported:
 
 
 def split(name: str) -> tuple[str, str, str]:
-    """A ViT's name as the block's prefix, the part, and ``.weight`` or ``.bias``; what is not there is empty."""
+    """Split a ViT's name into the block's prefix, the part, and ``.weight`` or ``.bias``; missing ones are empty."""
     match = re.fullmatch(r"(blocks\.\d+\.)?(.+?)(\.weight|\.bias)?", name)
     assert match
     return match[1] or "", match[2], match[3] or ""
