@@ -46,7 +46,7 @@ ARCHIVES = {
 
 
 def archive_of(name: str) -> Archive:
-    """The data set of a name; raises DownloadError where there is none."""
+    """The data set of a name; raises DownloadError if there is none."""
     if name not in ARCHIVES:
         guess = nearest(name, ARCHIVES) or "; 'voxmim download' lists those that are."
         raise DownloadError(f"{name}: no data set of this name is known{guess}")

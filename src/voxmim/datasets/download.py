@@ -60,7 +60,7 @@ def download(
 def unpack(file: Path, folder: Path, on_bytes: OnBytes = lambda done, total: None) -> None:
     """Unpack an archive of one folder, which must have the name of `folder`, but for macOS' own files.
 
-    Raises DownloadError where it is damaged, would write elsewhere, or holds something else; or the disk is full.
+    Raises DownloadError if it is damaged, would write elsewhere, or holds something else; or the disk is full.
     """
     beside = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed

@@ -25,7 +25,7 @@ def size_of(url: str) -> int | None:
 def fetch(url: str, file: Path, size: int | None, on_bytes: OnBytes) -> None:
     """Download `url` to `file`, of which a part that is there is continued if the server supports it.
 
-    Raises DownloadError where the server has no such file, cannot be reached, or the connection broke (what came is
+    Raises DownloadError if the server has no such file, cannot be reached, or the connection broke (what came is
     kept), or where `file` cannot be written.
     """
     there = file.stat().st_size if file.exists() else 0

@@ -27,7 +27,7 @@ _Found = TypeVar("_Found")
 def read_channels(images: Sequence[Path], channels: int, match: bool = False) -> Volume:
     """One scan, from one file of all its channels or one per channel; see `judge_channels`.
 
-    Raises ScanError where a file cannot be used, or the channels do not lie on one grid, or not in one place.
+    Raises ScanError if a file cannot be used, or the channels do not lie on one grid, or not in one place.
     """
     findings: list[Finding] = []
     return _or_error(judge_channels(images, channels, match, findings), findings)

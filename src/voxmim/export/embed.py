@@ -80,7 +80,7 @@ class Embedder(Predictor):
 def embed(run: Path, scans: Sequence[Path], out: Path, nearest: int = 0, on_case: Progress | None = None) -> Embeddings:
     """Write one row a scan, ``case`` and ``embedding``, as Parquet; a scan that cannot be used is named and left out.
 
-    Arguments as of `voxmim.embed`.
+    See `voxmim.embed` for the arguments.
 
     Raises:
         WeightsError: there are no weights, or another file name.

@@ -51,7 +51,7 @@ def open_image(path: Path | str) -> ImageFile:
     """Parse the header of a scan or label map of any format.
 
     `path` is a file, a folder that holds one DICOM series, or one series among several, as `find_series` gives it.
-    Raises ScanError where the file is missing, of no known format, or damaged.
+    Raises ScanError if the file is missing, of no known format, or damaged.
     """
     path = Path(path)
     if is_dicom(path):
@@ -74,7 +74,7 @@ def read_volume(path: Path | str, channels: int = 1) -> Volume:
 def write_volume(path: Path | str, volume: Volume) -> None:
     """Write a volume of one channel (or, as 4D, of several) as NIfTI-1, whose voxels lie exactly where they did.
 
-    Raises ScanError where the file cannot be written.
+    Raises ScanError if the file cannot be written.
     """
     path = Path(path)
     array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array

@@ -45,7 +45,7 @@ class SwinUNETR(Segmentor):
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, volume: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z); a ValueError if it is too small, or no whole patches."""
+        """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z); raises ValueError if it does not fit."""
         *maps, deepest = self.encoder.maps(volume)
         if deepest[0, 0].numel() == 1:  # of which instance normalisation would leave nothing
             size, stride = tuple(volume.shape[2:]), self.encoder.stride

@@ -20,7 +20,7 @@ def fitting_pretexts(encoder: str) -> list[str]:
 
 
 def build_pretext(name: str, settings: Any, mask: MaskSettings, encoder: Encoder) -> Pretext:
-    """The pretext network that settings describe, around an encoder; a TypeError if it cannot pre-train such a one."""
+    """Build the pretext network of an encoder; raises TypeError if it cannot pre-train this kind of encoder."""
     pretext: Any = PRETEXTS[name].for_encoder(type(encoder))
     if pretext is None:
         raise TypeError(f"the pretext {name} cannot pre-train a {type(encoder).__name__}")

@@ -12,7 +12,7 @@ class Watcher:
     """Called after each row of metrics.csv, and `finish` after the last; as a context it closes the loggers in the end.
 
     The page of a run in progress is written at its validations, in at most a fiftieth of its time. `log` are names of
-    `LOGGERS`; a MissingPackageError if one of them is not installed.
+    `LOGGERS`; raises MissingPackageError if one of them is not installed.
     """
 
     def __init__(self, log: Sequence[str] = ()) -> None:

@@ -48,7 +48,7 @@ class Reconstructor(Predictor):
     def load(cls, path: Path | str) -> Self:
         """From a pre-training's run folder or its ``pretext.safetensors``, onto a GPU if there is one.
 
-        Raises WeightsError where there are no such weights, or those of a pretext that predicts no voxels.
+        Raises WeightsError if there are no such weights, or those of a pretext that predicts no voxels.
         """
         tensors, metadata = read_weights(Path(path), "pretext")
         name, settings, mask = described_pretext(metadata)

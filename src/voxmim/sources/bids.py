@@ -27,7 +27,7 @@ _OF_LABEL = ("label-", "desc-", "space-", "res-", "den-", "atlas-", "seg-")  # w
 
 
 def bids(path: Path) -> Source:
-    """The cases of such a folder; raises SourceError where there is no scan in a patient's folder."""
+    """The cases of such a folder; raises SourceError if there is no scan in a patient's folder."""
     described = read_object(path / "dataset_description.json")
     scans = [(folder, file) for folder in path.glob("sub-*") for file in files_below(folder) if is_scan(file)]
     scans = [(folder, file) for folder, file in scans if file.parent.name in _FOLDERS and _suffix(file) not in _NO_SCAN]

@@ -23,7 +23,7 @@ from voxmim.sources.source import IGNORE, Source, SourceCase, annotated_values
 
 
 def described_folder(path: Path, values: Mapping[str, Any]) -> Source:
-    """The cases of a folder whose dataset.json has these values; raises SourceError where there is no imagesTr."""
+    """The cases of a folder whose dataset.json has these values; raises SourceError if there is no imagesTr."""
     file = path / "dataset.json"
     found = describe(file, values)
     if not (path / "imagesTr").is_dir():
@@ -43,7 +43,7 @@ def described_folder(path: Path, values: Mapping[str, Any]) -> Source:
 def describe(file: Path, values: Mapping[str, Any]) -> Source:
     """The source that a dataset.json describes, without cases.
 
-    Raises SourceError where it has no channels or labels, or contradicts itself.
+    Raises SourceError if it has no channels or labels, or contradicts itself.
     """
     values = _with_regions(file, values) if "file_ending" in values else values
     channels = values.get("channel_names", values.get("modality"))

@@ -9,7 +9,7 @@ from voxmim.errors import SourceError
 
 
 def read_json(file: Path) -> Any:
-    """Read a JSON file; raises SourceError where it is not valid, or has a key twice."""
+    """Read a JSON file; raises SourceError if it is not valid, or has a key twice."""
     try:
         return json.loads(file.read_text("utf-8"), object_pairs_hook=_with_unique_keys)
     except (ValueError, OSError, RecursionError) as error:

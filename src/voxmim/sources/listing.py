@@ -52,7 +52,7 @@ def names_of(own: Mapping[Path, str], folder: Path) -> dict[Path, str]:
 def scans_in(folder: Path) -> tuple[dict[str, Path], list[Finding]]:
     """The scans or label maps that lie in a folder, by name: files, or folders that hold one scan each.
 
-    Raises SourceError where DICOM slices lie in the folder itself, so that nothing says which are one scan.
+    Raises SourceError if DICOM slices lie in the folder itself, so that nothing says which are one scan.
     """
     found: dict[str, Path] = {}
     findings = []

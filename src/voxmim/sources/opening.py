@@ -22,7 +22,7 @@ UNNAMED = ("image",)  # the channels of a folder that does not name them
 def open_source(path: Path | str, seed: int = 0) -> Source:
     """Find the cases of a folder or a list of scans, none of which is read; a split that is not given is drawn by seed.
 
-    Raises SourceError where the source is missing or empty, or contradicts itself.
+    Raises SourceError if the source is missing or empty, or contradicts itself.
     """
     path = Path(path).absolute()
     if seed < 0:

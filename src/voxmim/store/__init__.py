@@ -1,1 +1,1 @@
-"""Prepared scans on disk: writing, reading, crops, augmentation, preparing. Imports doctor, sources and images."""
+"""Prepared scans on disk: writing, reading, crops, augmentation, preparing."""

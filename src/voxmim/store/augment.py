@@ -1,7 +1,7 @@
-"""Random changes of batches of crops, on their device; drawing the parameters is apart from applying them.
+"""Augmentation of batches of crops on their device: drawing random parameters, and applying them.
 
-Each crop's parameters follow from its own seed, so that a crop is augmented alike in any batch and on any device.
-Only the crops that a change was drawn for are touched by it.
+Each crop's parameters are drawn with its own seed, so a crop is augmented in the same way in any batch and on any
+device. A change is only computed for the crops that it was drawn for.
 """
 
 import math
@@ -19,26 +19,25 @@ from voxmim.store.deform import Spacing, deform, portions, smooth
 
 @dataclass
 class Parameters:
-    """What is done to each crop of a batch."""
+    """The parameters of each crop of a batch."""
 
     flip: Tensor  # (B, 3) bool, along X, Y, Z
     turns: Tensor  # (B,) quarter turns in the X-Y plane
-    matrix: Tensor  # (B, 3, 3) rotation and scaling in mm, the identity where there is none
+    matrix: Tensor  # (B, 3, 3) rotation and scaling in mm, or the identity
     shift: Tensor  # (B,) added to the intensity
     contrast: Tensor  # (B,) factor about the crop's mean
     noise: Tensor  # (B,) standard deviation of added noise
-    seed: Tensor  # (B,) of the noise itself, and of the elastic deformation's control points
-    elastic: Tensor  # (B,) largest displacement along each axis in mm, 0 where there is none
-    control: float  # distance of the elastic deformation's control points in mm, the same for all crops
+    seed: Tensor  # (B,) of the noise, and of the control points of elastic deformation
+    elastic: Tensor  # (B,) largest displacement along each axis in mm, or 0
+    control: float  # distance of the control points of elastic deformation in mm, the same for all crops
     blur: Tensor  # (B,) sigma in mm
-    low_resolution: Tensor  # (B,) size of the voxels that the crop is averaged to, in voxels; 1 changes nothing
+    low_resolution: Tensor  # (B,) size of the simulated voxels, in voxels; 1 changes nothing
     gamma: Tensor  # (B,) exponent on the intensities within each channel's range
-    # label value to the one that takes its place in a crop that is flipped along X (see `sides`)
-    partner: Mapping[int, int]
+    partner: Mapping[int, int]  # the label value that replaces another in a crop flipped along X (see `sides`)
 
 
 def draw(settings: Augmentation, seeds: Tensor, partner: Mapping[int, int] | None = None) -> Parameters:
-    """Draw the parameters of each crop from its seed (B,); all on the CPU. For `partner` see `Parameters`."""
+    """Draw the parameters of each crop with its seed (B,), on the CPU. For `partner` see `Parameters`."""
     rows = [_draw_numbers(int(seed)) for seed in seeds]
     chance, amount, turns, chance2, amount2 = (torch.stack(column) for column in zip(*rows, strict=True))
     matrix = torch.eye(3).repeat(len(rows), 1, 1)
@@ -69,19 +68,19 @@ def draw(settings: Augmentation, seeds: Tensor, partner: Mapping[int, int] | Non
 
 
 def _draw_numbers(seed: int) -> tuple[Tensor, ...]:
-    """All numbers are drawn, used or not, so that changing one setting does not change the draws of the others."""
+    """Draw all numbers, used or not, so that changing one setting does not change the draws of the others."""
     generator = torch.Generator().manual_seed(seed)
     chance, amount = torch.rand(8, generator=generator), torch.rand(8, generator=generator) * 2 - 1
     turns = torch.randint(1, 4, (), generator=generator)
-    # added later, and so drawn last: older recipes keep their draws
+    # drawn last, so that the draws of older recipes do not change
     return chance, amount, turns, torch.rand(4, generator=generator), torch.rand(4, generator=generator) * 2 - 1
 
 
 def apply(batch: Batch, parameters: Parameters, spacing: Spacing) -> Batch:
-    """Change the crops, one row of parameters each; labels follow the geometry by nearest neighbour.
+    """Augment a batch; label maps are transformed by nearest neighbour.
 
-    The order is that in which a scan is made: geometry, blur and low resolution, contrast, brightness and gamma, noise.
-    Channels that are not present stay 0. `spacing` is in mm, so that rotations do not shear.
+    The order is geometry, blur and low resolution, contrast, brightness and gamma, noise. Channels that are not present
+    stay 0. `spacing` is in mm, so that rotations do not shear.
     """
     image, label = batch.image.clone(), batch.label.clone()  # changed in place from here on
     deform(image, label, parameters.matrix, parameters.elastic, parameters.seed, parameters.control, spacing)
@@ -96,8 +95,8 @@ def apply(batch: Batch, parameters: Parameters, spacing: Spacing) -> Batch:
 
 
 def _flip_and_turn(volume: Tensor, parameters: Parameters) -> None:
-    """Flip and turn, crops with the same flips and turns at once."""
-    turns = parameters.turns * (volume.shape[-3] == volume.shape[-2])  # only what is square can be turned
+    """Flip and turn in place; crops with the same flips and turns are grouped."""
+    turns = parameters.turns * (volume.shape[-3] == volume.shape[-2])  # only square crops can be turned
     kinds, kind = torch.cat([parameters.flip.long(), turns[:, None]], dim=1).unique(dim=0, return_inverse=True)
     for number, (*flip, turn) in enumerate(kinds.tolist()):
         axes = [axis + 2 for axis in range(3) if flip[axis]]
@@ -107,7 +106,7 @@ def _flip_and_turn(volume: Tensor, parameters: Parameters) -> None:
 
 
 def _exchange_sides(label: Tensor, parameters: Parameters) -> None:
-    """Give labels that have a side that of the mirror image, in the crops that are flipped along X."""
+    """Exchange left and right labels in the crops that are flipped along X."""
     flipped = parameters.flip[:, 0].to(label.device)
     if parameters.partner and label.numel() and flipped.any():
         table = torch.arange(int(label.max().clamp(min=max(parameters.partner))) + 1, device=label.device)
@@ -116,7 +115,7 @@ def _exchange_sides(label: Tensor, parameters: Parameters) -> None:
 
 
 def _change_intensity(image: Tensor, parameters: Parameters, present: Tensor) -> None:
-    """Contrast, brightness, gamma and noise; contrast is about the mean of the channels that are present."""
+    """Change contrast (about the mean of the present channels), brightness and gamma, and add noise, in place."""
     scale = present.shape[1] / present.sum(1)
 
     def column(values: Tensor) -> Tensor:
@@ -128,7 +127,7 @@ def _change_intensity(image: Tensor, parameters: Parameters, present: Tensor) ->
     image += column(parameters.shift)
     for rows in portions(parameters.gamma != 1, image):
         low, high = (bound(image[rows], dim=(2, 3, 4), keepdim=True) for bound in (torch.amin, torch.amax))
-        span = (high - low).clamp(min=torch.finfo(image.dtype).tiny)  # a channel of one value stays as it is
+        span = (high - low).clamp(min=torch.finfo(image.dtype).tiny)  # a constant channel is unchanged
         image[rows] = ((image[rows] - low) / span).pow_(column(parameters.gamma[rows])).mul_(high - low).add_(low)
     for row in (parameters.noise > 0).nonzero().flatten().tolist():
         noise = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(int(parameters.seed[row]) // 2))

@@ -1,7 +1,7 @@
-"""Where crops are cut, and the stream of them that a training reads.
+"""Random crops, and the stream of them that a training reads.
 
-Everything random about crop number n follows from (seed, n): which scan, where, and the seed of its augmentation. A
-resumed training thus continues with exactly the crops it would have had.
+Everything random about crop number n is determined by (seed, n): the scan, the position, and the seed of its
+augmentation. So a resumed training continues with exactly the same crops.
 """
 
 import copy
@@ -21,36 +21,35 @@ from voxmim.store.format import Case, Store
 
 Triple = tuple[int, int, int]
 
-_MAX_DRAWS = 8  # of a crop without labels, until one is not constant
-_AHEAD = 2  # batches read before they are needed
+_MAX_DRAWS = 8  # of the position of a crop, until the crop is not constant
+_AHEAD = 2  # batches that are read ahead
 
 
 class Batch(NamedTuple):
     """Crops of one training step."""
 
-    image: Tensor  # (B, C, X, Y, Z) float32, intensities as the network sees them
-    label: Tensor  # (B, 1, X, Y, Z) int64, or (B, 1, 0, 0, 0) where none are read
-    seed: Tensor  # (B,) int64, the seed of each crop's augmentation
+    image: Tensor  # (B, C, X, Y, Z) float32, the network's input
+    label: Tensor  # (B, 1, X, Y, Z) int64, or (B, 1, 0, 0, 0) if labels are not read
+    seed: Tensor  # (B,) int64, of each crop's augmentation
     names: list[str]  # the case of each crop
-    present: Tensor  # (B, C) bool, the channels that each crop shows; the others are 0
+    present: Tensor  # (B, C) bool, the channels of each crop; the others are 0
     numbers: Sequence[int] = ()  # the number of each crop in the stream
 
 
 @dataclass(frozen=True)
 class CropPlan:
-    """How crops are cut."""
+    """The settings of crops."""
 
     size: Triple  # voxels along X, Y, Z
     window: tuple[float, float]  # HU range that becomes 0..1 (CT only)
-    seed: int  # of everything random
+    seed: int
     crops_per_scan: int = 1  # consecutive crops from one scan
-    labelled: bool = False  # read labels too
+    labelled: bool = False  # whether labels are read
     foreground: float = 0.0  # fraction of crops centred on a labelled voxel, each label equally likely
-    # where set, crops 2n and 2n + 1 are two views of one place (`crops_per_scan` counts such pairs), which overlap by
-    # at least this fraction along each axis
+    # if set, crops 2n and 2n + 1 are two views, which overlap by at least this fraction along each axis;
+    # `crops_per_scan` counts pairs
     views: float | None = None
-    # which of its scan's channels a crop shows: all, a random subset (first how many, then which), or one at random,
-    # which is then the only channel
+    # the channels in a crop: all, a random subset of a random size, or a single random one as the only channel
     channels: Literal["all", "drawn", "one"] = "all"
 
 
@@ -60,8 +59,8 @@ Row = tuple[Tensor, Tensor, int, str, Tensor]
 class Crops:
     """An endless numbered stream of crops.
 
-    Every scan is visited once, in a new random order, before any is visited again. A scan that cannot be read is noted
-    by name in `damaged` and not tried again; its turns go to other scans.
+    Each round visits every scan once, in a new random order. A scan that cannot be read is added to `damaged` (error by
+    name) and replaced by other scans.
     """
 
     def __init__(
@@ -78,11 +77,11 @@ class Crops:
         return self._row(number, self._empty(1)[0])
 
     def _empty(self, count: int) -> Tensor:
-        """Memory for the images of so many crops."""
+        """Memory for the images of `count` crops."""
         return torch.empty(count, len(self.store.preparation.channels), *self.plan.size)
 
     def _row(self, number: int, out: Tensor) -> Row:
-        """A crop, its image (C, X, Y, Z) written into `out`."""
+        """Read a crop; its image (C, X, Y, Z) is written into `out`."""
         visit = (number if self.plan.views is None else number // 2) // self.plan.crops_per_scan
         while True:
             case = self._case_of(visit)
@@ -92,14 +91,14 @@ class Crops:
                 self.damaged[case.name] = str(error)
 
     def batch(self, numbers: Sequence[int]) -> Batch:
-        """The crops of these numbers; read again if one was damaged, so that two views come from one scan."""
-        known, images = -1, self._empty(len(numbers))
-        while known != len(self.damaged):
-            known = len(self.damaged)
+        """The crops of these numbers; read again if a scan was damaged, so that two views are of the same scan."""
+        damaged, images = -1, self._empty(len(numbers))
+        while damaged != len(self.damaged):
+            damaged = len(self.damaged)
             rows = [self._row(number, out) for number, out in zip(numbers, images, strict=True)]
-        found, labels, seeds, names, present = zip(*rows, strict=True)
+        shown, labels, seeds, names, present = zip(*rows, strict=True)
         if self.plan.channels == "one":  # fewer than were read
-            images = torch.stack(found)
+            images = torch.stack(shown)
         return Batch(images, torch.stack(labels), torch.tensor(seeds), list(names), torch.stack(present), numbers)
 
     def _cut(self, case: Case, number: int, out: Tensor) -> Row:
@@ -121,7 +120,7 @@ class Crops:
         return image, label, int(rng.integers(2**62)), case.name, present
 
     def _draw(self, case: Case, rng: np.random.Generator, out: Tensor) -> tuple[Triple, Tensor, Tensor]:
-        """A crop without labels, and where it starts; drawn again while it is constant, as the air around a CT is."""
+        """The start and voxels of a random crop; drawn again while it is constant, such as air around a CT."""
         for _ in range(_MAX_DRAWS):
             start = draw_start(case.shape, self.plan.size, rng)
             image, label = read_crop(self.store, case, start, self.plan, out)
@@ -130,11 +129,11 @@ class Crops:
         return start, image, label
 
     def _case_of(self, visit: int) -> Case:
-        turn, place = divmod(visit, len(self.cases))
-        if turn != self._round:
-            self._order = np.random.default_rng([self.plan.seed, 0, turn]).permutation(len(self.cases))
-            self._round = turn
-        case = self.cases[int(self._order[place])]
+        round_number, index = divmod(visit, len(self.cases))
+        if round_number != self._round:
+            self._order = np.random.default_rng([self.plan.seed, 0, round_number]).permutation(len(self.cases))
+            self._round = round_number
+        case = self.cases[int(self._order[index])]
         if case.name not in self.damaged:
             return case
         for other in np.random.default_rng([self.plan.seed, 3, visit]).permutation(len(self.cases)):
@@ -151,13 +150,13 @@ class Crops:
 
 
 def batches(crops: Crops, batch: int, first_step: int, steps: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-    """Yield this process's crops of every step, from `first_step` on; a thread reads them ahead.
+    """Yield this process's crops of every step, from `first_step` on; a thread reads ahead.
 
-    Step s holds crops s*batch to (s+1)*batch; process r of `world` gets an equal run of them, so that the crops
-    of a step do not depend on the number of processes.
+    Step s has crops s*batch to (s+1)*batch, which are divided equally among the `world` processes in order of their
+    `rank`, so that the crops of a step do not depend on the number of processes.
     """
     size = batch // world
-    reader = copy.copy(crops)  # with open files and an account of damage that no other thread uses
+    reader = copy.copy(crops)  # the thread has its own open files and damaged scans
     reader.store, reader.damaged = copy.copy(crops.store), dict(crops.damaged)
 
     def read(step: int) -> tuple[Batch, dict[str, str]]:
@@ -167,19 +166,17 @@ def batches(crops: Crops, batch: int, first_step: int, steps: int, rank: int = 0
     with ThreadPoolExecutor(1) as thread:
         ahead = deque(thread.submit(read, step) for step in range(first_step, min(first_step + _AHEAD, steps)))
         for step in range(first_step, steps):
-            found, damaged = ahead.popleft().result()
+            crops_of_step, damaged = ahead.popleft().result()
             if step + _AHEAD < steps:
                 ahead.append(thread.submit(read, step + _AHEAD))
             crops.damaged.update(damaged)
-            yield found
+            yield crops_of_step
 
 
-def draw_start(
-    shape: Triple, size: Triple, rng: np.random.Generator, centre: np.ndarray | None = None
-) -> tuple[int, int, int]:
-    """First voxel of a crop: uniform where the crop fits, or around `centre`, and inside the scan as far as possible.
+def draw_start(shape: Triple, size: Triple, rng: np.random.Generator, centre: np.ndarray | None = None) -> Triple:
+    """A random first voxel of a crop inside the scan, or of one near `centre`.
 
-    Where the scan is smaller than the crop, the start is negative and the scan lies at random inside the crop.
+    If the scan is smaller than the crop, the start is negative and the scan is at a random position inside the crop.
     """
     start = []
     for axis in range(3):
@@ -194,7 +191,7 @@ def draw_start(
 
 
 def draw_near(start: Triple, shape: Triple, size: Triple, overlap: float, rng: np.random.Generator) -> Triple:
-    """First voxel, uniformly drawn, of a crop that overlaps the one at `start` by this fraction or more per axis."""
+    """A random first voxel of a crop that overlaps the one at `start` by at least this fraction along each axis."""
     near = []
     for axis in range(3):
         room, reach = shape[axis] - size[axis], int((1 - overlap) * size[axis])
@@ -208,16 +205,16 @@ def channels_of(case: Case, channels: int) -> Tensor:
     return torch.tensor([channel not in case.missing for channel in range(channels)])
 
 
-def draw_channels(there: Tensor, one: bool, rng: np.random.Generator) -> Tensor:
-    """(C,) bool: one of the channels that are `there`, or a random subset whose size is drawn uniformly."""
-    known = np.flatnonzero(there)
-    shown = torch.zeros_like(there)
-    shown[rng.permutation(known)[: 1 if one else rng.integers(1, len(known) + 1)]] = True
+def draw_channels(present: Tensor, one: bool, rng: np.random.Generator) -> Tensor:
+    """(C,) bool: one of the channels that are `present`, or a random subset of a random size."""
+    channels = np.flatnonzero(present)
+    shown = torch.zeros_like(present)
+    shown[rng.permutation(channels)[: 1 if one else rng.integers(1, len(channels) + 1)]] = True
     return shown
 
 
 def show(image: Tensor, shown: Tensor, plan: CropPlan) -> tuple[Tensor, Tensor]:
-    """A crop (C, X, Y, Z) with 0 in the channels that are not `shown`, or with the only one shown; and `present`."""
+    """Set the channels of a crop (C, X, Y, Z) that are not `shown` to 0, or remove them if one is; also `present`."""
     if plan.channels == "one":
         return image[shown], shown[shown]
     if not shown.all():
@@ -226,13 +223,13 @@ def show(image: Tensor, shown: Tensor, plan: CropPlan) -> tuple[Tensor, Tensor]:
 
 
 def has_contrast(image: Tensor) -> bool:
-    """Whether any channel of (..., C, X, Y, Z) holds more than one value."""
+    """Whether any channel of (..., C, X, Y, Z) is not constant."""
     first = image[..., :1, :1, :1]
-    return bool((image[..., ::8, ::8, ::8] != first).any() or (image != first).any())  # a few voxels tell of most crops
+    return bool((image[..., ::8, ::8, ::8] != first).any() or (image != first).any())  # a few voxels suffice for most
 
 
 def middle_start(shape: Triple, size: Triple) -> Triple:
-    """First voxel of the crop in the middle of the scan (negative where the scan is smaller)."""
+    """First voxel of the crop in the middle of the scan (negative if the scan is smaller)."""
     x, y, z = ((n - s) // 2 for n, s in zip(shape, size, strict=True))
     return x, y, z
 

@@ -1,4 +1,4 @@
-"""Changes of crops that mix voxels: rotation, scaling and elastic deformation in one resampling; blur; resolution."""
+"""Augmentations that mix voxels: rotation, scaling and elastic deformation in one resampling; blur; low resolution."""
 
 from typing import Any
 
@@ -15,20 +15,20 @@ Spacing = tuple[float, float, float]
 def deform(
     image: Tensor, label: Tensor, matrix: Tensor, elastic: Tensor, seed: Tensor, control: float, spacing: Spacing
 ) -> None:
-    """Rotate, scale and deform crops about their middle, in place and in one resampling; the edge is repeated.
+    """Rotate, scale and deform crops about their middle, in place and in one resampling; edge voxels are repeated.
 
     Args:
         image: (B, C, X, Y, Z), interpolated linearly.
         label: (B, 1, X, Y, Z), by nearest neighbour; or empty.
         matrix: (B, 3, 3) rotation and scaling in mm.
-        elastic: (B,) largest displacement of a control point along each axis in mm; 0 for none.
+        elastic: (B,) largest displacement of a control point along each axis in mm, or 0.
         seed: (B,) of the control points.
         control: distance of the control points in mm.
         spacing: voxel size in mm.
     """
     shape = image.shape[-3:]
     still = (matrix == torch.eye(3)).all(dim=(1, 2)) & (elastic == 0)
-    # grid_sample measures in half extents, and orders coordinates Z, Y, X
+    # grid_sample has half extents as units, and coordinates Z, Y, X
     half = torch.tensor([n * s / 2 for n, s in zip(shape, spacing, strict=True)])
     grid_matrix = (matrix * half.reshape(1, 1, 3) / half.reshape(1, 3, 1)).flip(1)
     sides = [torch.linspace(-1, 1, n, device=image.device) * (n - 1) / n for n in shape]
@@ -51,7 +51,7 @@ def _sample(volume: Tensor, grid: Tensor, mode: str) -> Tensor:
     options: dict[str, Any] = {"mode": mode, "padding_mode": "border", "align_corners": False}
     if len(volume) > 1:
         return functional.grid_sample(volume, grid, **options)
-    # on a CPU threads divide a batch, but not a single crop: its planes are made a batch
+    # on a CPU, threads share a batch but not a single crop, so its planes become a batch
     planes = volume.expand(grid.shape[1], -1, -1, -1, -1)
     return functional.grid_sample(planes, grid.transpose(0, 1), **options).transpose(0, 2)
 
@@ -63,7 +63,7 @@ def _control_points(reach: Tensor, seeds: Tensor, shape: list[int]) -> Tensor:
 
 
 def _spline(voxels: int, spacing: float, control: float) -> Tensor:
-    """(voxels, points) weights of a uniform cubic B-spline; they are positive and sum to 1, so no voxel overshoots."""
+    """(voxels, points) weights of a uniform cubic B-spline, which are positive and sum to 1."""
     place = (np.arange(voxels) + 0.5) * spacing / control
     knots = np.arange(-3, int(place[-1]) + 5)
     return torch.from_numpy(BSpline.design_matrix(place, knots, 3).toarray().astype(np.float32))
@@ -72,7 +72,7 @@ def _spline(voxels: int, spacing: float, control: float) -> Tensor:
 def smooth(image: Tensor, blur: Tensor, low_resolution: Tensor, spacing: Spacing) -> None:
     """Blur (B, C, X, Y, Z) by a sigma (B,) in mm, and simulate larger voxels, of a size (B,) in voxels; in place.
 
-    Both mix voxels along one axis at a time, by one matrix per axis. `spacing` is in mm.
+    Both are one matrix product along each axis. `spacing` is in mm.
     """
     for rows in portions((blur > 0) | (low_resolution > 1), image):
         pairs = list(zip(low_resolution[rows].tolist(), blur[rows].tolist(), strict=True))
@@ -84,14 +84,14 @@ def smooth(image: Tensor, blur: Tensor, low_resolution: Tensor, spacing: Spacing
 
 
 def _blur(voxels: int, sigma: float) -> Tensor:
-    """(voxels, voxels) a Gaussian of sigma voxels, truncated at four sigma; the edge is repeated."""
+    """(voxels, voxels) Gaussian filter with a sigma in voxels, truncated at four sigma; edge voxels are repeated."""
     return torch.from_numpy(
         gaussian_filter1d(np.eye(voxels, dtype=np.float32), max(sigma, 1e-6), axis=0, mode="nearest")
     )
 
 
 def _low_resolution(voxels: int, size: float) -> Tensor:
-    """(voxels, voxels) means over voxels of `size` times the size, and linear interpolation back."""
+    """(voxels, voxels) average pooling to voxels of `size`, and linear interpolation back."""
     few = max(1, round(voxels / size))
     means = functional.adaptive_avg_pool1d(torch.eye(voxels)[None], few)[0]
     return functional.interpolate(means[None], size=voxels, mode="linear", align_corners=False)[0].T
@@ -106,7 +106,7 @@ def _along_axes(volume: Tensor, matrices: list[Tensor]) -> Tensor:
 
 
 def portions(chosen: Tensor, volume: Tensor) -> list[Any]:
-    """Indices of the chosen crops: on a GPU all at once, on a CPU one by one, since what fits the cache is faster."""
+    """Indices of the chosen crops: all at once on a GPU, one by one on a CPU, where small arrays fit the cache."""
     rows = chosen.nonzero().flatten()
     if volume.device.type == "cpu":
         return [slice(row, row + 1) for row in rows.tolist()]

@@ -1,7 +1,7 @@
-"""Duplicates noticed while many processes prepare scans, before they are resampled.
+"""Early detection of duplicates by the processes that prepare scans, before resampling.
 
-Each process claims the content of its scan with a small file in the store. A scan whose content is claimed by one that
-ranks before it need not be prepared. The comparison of all cases at the end decides; claims only save work.
+Each process claims the content of its scan with a small file in the store. A scan is skipped if its content is claimed
+by a scan that ranks before it. Claims only save work: the comparison of all cases at the end decides.
 """
 
 import json
@@ -13,11 +13,11 @@ from pathlib import Path
 from voxmim.doctor.cohort import Rank, duplicate_rank
 from voxmim.store.index import Case, write_errors
 
-_KNOWN = ".claim-known.json"  # of the cases that the store holds; named as the temporary files are, to be removed alike
+_KNOWN = ".claim-known.json"  # of the cases in the store; the name matches that of temporary files, to be removed alike
 
 
 def claim_known(store: Path, cases: Iterable[Case]) -> None:
-    """Claim the contents of the cases that the store at `store` holds."""
+    """Claim the contents of the cases that are in the store."""
     known = {
         case.facts.content: duplicate_rank(case.name, case.label is not None, case.facts)
         for case in cases
@@ -28,18 +28,19 @@ def claim_known(store: Path, cases: Iterable[Case]) -> None:
 
 
 def is_duplicate(store: Path, content: str, rank: Rank) -> bool:
-    """Whether a scan of this content that ranks before `rank` is claimed; claims it otherwise."""
-    known = store / _KNOWN
-    if content in (found := _read(known, known.stat().st_mtime_ns)) and found[content] < rank:
+    """Whether this content is claimed by a scan that ranks before `rank`; claims it otherwise."""
+    file = store / _KNOWN
+    known = _read(file, file.stat().st_mtime_ns)
+    if content in known and known[content] < rank:
         return True
     claim = store / f".claim-{content}.json"
     try:
         with claim.open("x") as file:
             json.dump(rank, file)
     except FileExistsError:
-        with suppress(OSError, ValueError):  # its owner is writing it at this moment
+        with suppress(OSError, ValueError):  # another process is writing it
             return tuple(json.loads(claim.read_text())) < rank
-    except OSError:  # no space: writing the case reports it
+    except OSError:  # a full disk is reported when the case is written
         claim.unlink(missing_ok=True)
     return False
 

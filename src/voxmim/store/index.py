@@ -1,4 +1,4 @@
-"""What index.json of a store says: how its scans were prepared, and one entry per case."""
+"""The index of a store (index.json): how its scans were prepared, and one entry per case."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ INDEX = "index.json"
 
 @contextmanager
 def write_errors(file: Path) -> Iterator[None]:
-    """Turn what keeps a file from being written into one sentence."""
+    """Turn an OSError into a StoreError of one sentence."""
     try:
         yield
     except OSError as error:
@@ -30,14 +30,14 @@ def write_errors(file: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to a scan before a network sees it, kept with store and weights."""
+    """How scans are prepared; part of the index and of weights."""
 
     spacing: tuple[float, float, float]  # voxel size in mm along X, Y, Z after resampling, in RAS+ orientation
-    intensity: str  # ``ct`` (HU are kept, a window is applied at reading) or ``mr`` (z-score per scan)
-    channels: tuple[str, ...]  # the name of each channel
-    match_channels: bool = False  # whether channels of another grid are interpolated on that of the first
-    # whether a constant background of MR becomes 0, the value of padding and missing channels; what was written before
-    # this rule scaled it like tissue, and is read so
+    intensity: str  # ``ct`` (HU are stored, a window is applied at reading) or ``mr`` (z-score per scan)
+    channels: tuple[str, ...]  # names
+    match_channels: bool = False  # whether channels with another grid are interpolated to that of the first
+    # whether a constant background of MR becomes 0, as padding and missing channels; False in older files, in which it
+    # is scaled like tissue
     zero_background: bool = True
 
     @property
@@ -62,26 +62,24 @@ class Preparation:
 class Case:
     """One prepared scan."""
 
-    name: str  # the case's name, unique in the store
+    name: str  # unique in the store
     split: str  # ``train``, ``val``, ``test`` or ``unlabelled``
     shape: tuple[int, int, int]  # prepared voxels along X, Y, Z
-    image: tuple[str, ...]  # path of each source file, one per channel that is there (or one for all)
+    image: tuple[str, ...]  # paths of the source files, one per present channel or one for all
     label: str | None = None  # path of the source label map, if there is one
     counts: dict[int, int] = field(default_factory=dict)  # prepared voxels per label value
     digest: str = ""  # of the prepared voxels and labels (see `digest_of`)
-    missing: tuple[
-        int, ...
-    ] = ()  # the index of each channel that the scan lacks; it is stored as `Preparation.outside`
-    group: str = ""  # the patient, whose cases all go into one split; the case's own name where the source does not say
+    missing: tuple[int, ...] = ()  # indices of missing channels, which are stored as `Preparation.outside`
+    group: str = ""  # the patient, whose cases are all in one split; by default the name of the case
     # size and modification time of each source file when it was read, images first; empty in older stores
     stamps: tuple[tuple[int, int], ...] = ()
-    # what was measured when it was read, to compare it with others; None in the index and in older stores
+    # measured when it was read, to compare it with others; None in the index and in older stores
     facts: Facts | None = None
-    findings: tuple[Finding, ...] = ()  # what is odd about its own files; none in the index
-    annotated: tuple[int, ...] | None = None  # the label values that were annotated; None where all were (`SourceCase`)
+    findings: tuple[Finding, ...] = ()  # on its own files; none in the index
+    annotated: tuple[int, ...] | None = None  # the label values that were annotated; None for all (`SourceCase`)
 
     def as_source(self) -> SourceCase:
-        """The case of the files that it was made of."""
+        """The source case that it was prepared from."""
         label, images = None if self.label is None else Path(self.label), tuple(map(Path, self.image))
         return SourceCase(self.name, images, label, self.split, self.missing, self.group, self.annotated)
 
@@ -103,22 +101,21 @@ class Case:
 
 @dataclass(frozen=True)
 class Index:
-    """What index.json holds."""
+    """The content of index.json."""
 
-    name: str  # the name of the data set
-    preparation: Preparation  # what was done to every scan
-    labels: Mapping[int, str]  # name of each label value, background left out
-    cases: Sequence[Case]  # one entry each
-    seed: int = 0  # of the split, where one was drawn
-    # name of each region to the label values it is the union of; empty where labels exclude each other
-    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    licence: str = ""  # the data set's own note on its licence; empty where it has none
-    resplit: bool = False  # whether the splits are the store's own, whatever those of its sources are
-    findings: Sequence[Finding] = ()  # what is odd about the files that it was made of, left out or not
+    name: str  # of the data set
+    preparation: Preparation
+    labels: Mapping[int, str]  # name of each label value, without background
+    cases: Sequence[Case]
+    seed: int = 0  # of a random split
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # label values by name; may be empty
+    licence: str = ""  # the data set's note on its licence
+    resplit: bool = False  # whether the splits were set by `voxmim split`, and replace those of the sources
+    findings: Sequence[Finding] = ()  # on all source files, used or left out
 
     @classmethod
     def read(cls, path: Path) -> "Index | None":
-        """The index of the store in a folder; None where there is none; raises StoreError where it is damaged."""
+        """Read the index of a store; None if there is none; raises StoreError if it is damaged."""
         file = path / INDEX
         try:
             values = json.loads(file.read_text())
@@ -141,9 +138,9 @@ class Index:
             ) from None
 
     def write(self, path: Path) -> None:
-        """Write the index of the store at `path`; the facts and findings of single cases stay in their image files.
+        """Write the index without facts and findings of single cases, which are in the image files.
 
-        Raises StoreError where it cannot be written.
+        Raises StoreError if it cannot be written.
         """
         cases = [replace(case, facts=None, findings=()) for case in sorted(self.cases, key=lambda case: case.name)]
         values = {"format": 1, **asdict(replace(self, cases=cases))}

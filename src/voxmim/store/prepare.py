@@ -1,4 +1,4 @@
-"""From scans on disk to the voxels a network is trained on: one scan in memory, or a source into a store."""
+"""Preparing scans: one scan in memory, or a source into a store."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -32,50 +32,49 @@ _COLOURS = {"left out": "red", "repaired": "cyan", "used": "yellow", "in doubt":
 
 @dataclass(frozen=True)
 class PreparedScan:
-    """A scan as a network is trained on it, and how to map results back to its file."""
+    """A prepared scan, and what is needed to map results back to its file."""
 
     image: np.ndarray  # (C, X, Y, Z) stored values: int16 HU for CT, float16 z-scores for MR
-    grid: Grid  # where these voxels lie: RAS+, resampled, cropped to the foreground
-    original: Grid  # the grid of the scan's own file
-    intensities: tuple[Intensity, ...]  # the rule of each channel
-    path: Path  # the scan's (first) file
+    grid: Grid  # of the prepared voxels: RAS+, resampled, cropped to the foreground
+    original: Grid  # of the scan's file
+    intensities: tuple[Intensity, ...]  # of the channels
+    path: Path  # of the scan's (first) file
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What `prepare` did."""
+    """The result of `prepare`."""
 
-    store: Path  # the folder
-    prepared: int  # how many cases were prepared
-    skipped_already: int  # how many the store held before
+    store: Path
+    prepared: int  # number of cases that were prepared
+    skipped_already: int  # number of cases that were already in the store
     failed: list[tuple[str, str]] = field(default_factory=list)  # (case, message) of those left out
-    # on the files of all cases of the store, and on those left out
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)  # on all cases of the store and on those left out
 
     @property
     def sound(self) -> bool:
-        """Whether nothing was left out and nothing is in doubt."""
+        """Whether nothing was left out and no finding is unresolved."""
         return sound(self.findings)
 
     @property
     def unresolved(self) -> list[Finding]:
-        """The findings in doubt, with which training refuses to start."""
+        """The findings that prevent a training."""
         return [finding for finding in self.findings if finding.unresolved]
 
 
 def prepare_scan(images: Sequence[Path | str], preparation: Preparation, missing: Collection[int] = ()) -> PreparedScan:
-    """Read and prepare one scan: one file per channel that is there, or one file of all channels.
+    """Read and prepare one scan, from one file per present channel or one file of all channels.
 
-    A channel that is `missing`, by its index, becomes air in CT, 0 in MR. Raises ScanError where a file cannot be used,
-    the channels do not lie on one grid, or the scan would be huge.
+    `missing` channels, by index, become air in CT and 0 in MR. Raises ScanError if a file cannot be used, the channels
+    have different grids, or the scan would be huge.
     """
-    files, there = [Path(image) for image in images], len(preparation.channels) - len(missing)
-    volume = read_channels(files, there, preparation.match_channels)
+    files, present = [Path(image) for image in images], len(preparation.channels) - len(missing)
+    volume = read_channels(files, present, preparation.match_channels)
     return prepare_volume(volume, preparation, files[0], missing)
 
 
 def prepare_volume(volume: Volume, preparation: Preparation, path: Path, missing: Collection[int] = ()) -> PreparedScan:
-    """`prepare_scan` for a scan that was read from `path`."""
+    """Like `prepare_scan`, for a scan that was read from `path`."""
     original, volume = Grid.of(volume), to_ras(volume)
     grid = resampled_grid(Grid.of(volume), preparation.spacing)
     if prod(grid.shape) > MAX_VOXELS:
@@ -104,11 +103,11 @@ def prepare(
     match_channels: bool | None = None,
     scheduler: str | None = None,
 ) -> PrepareResult:
-    """Prepare every scan of a source into a store; cases that it holds already stay, those of other sources too.
+    """Prepare the scans of a source into a store; cases that are already in it stay, also those of other sources.
 
-    Arguments as of `voxmim.prepare`. Raises SourceError, WorkerError, or StoreError: `out` is a store of another kind,
-    is being changed by another process, cannot be written to, or has a case of the same name from elsewhere; or nothing
-    could be prepared.
+    See `voxmim.prepare` for the arguments. Raises SourceError, WorkerError, or StoreError if `out` was prepared in
+    another way, is being changed by another process, cannot be written to, or has another case of the same name; or if
+    nothing could be prepared.
     """
     opened, out = open_source(source, seed), Path(out).absolute()
     preparation, read = resolve_preparation(opened, out, spacing, intensity, match_channels)
@@ -116,15 +115,15 @@ def prepare(
     prepared: list[Case] = []
     failed: dict[str, str] = {}
     failures: list[Finding] = []
-    one = partial(_prepare_case, preparation=preparation, known=tuple(opened.labels), out=out)
+    prepare_case = partial(_prepare_case, preparation=preparation, known=tuple(opened.labels), out=out)
 
     def outcomes() -> Iterator[Outcome]:
-        """The cases that were read to guess the intensity first: their voxels are at hand."""
+        """Prepare the cases first that were already read to guess the intensity."""
         for case in update.todo:
             if case.name in read:
-                yield one(case, read=read.pop(case.name))
+                yield prepare_case(case, read=read.pop(case.name))
         rest = [case for case in update.todo if case.name not in done]
-        with closing(run(one, rest, workers, scheduler, _on_death)) as others:
+        with closing(run(prepare_case, rest, workers, scheduler, _on_death)) as others:
             yield from others
 
     with writing(out):
@@ -176,9 +175,9 @@ Outcome = tuple[str, Case | None, tuple[Finding, ...]]
 def _prepare_case(
     case: SourceCase, preparation: Preparation, known: Collection[int], out: Path, read: Read | None = None
 ) -> Outcome:
-    """Prepare one case into the store: its entry, or None, and its findings; a duplicate's entry is not written."""
+    """Prepare one case into the store: its entry, or None, and its findings; a duplicate is not written."""
     read_stamps, judged = read or (
-        stamps(case),  # before the files are read, so that a change in between shows next time
+        stamps(case),  # before the files are read, so that a change in between is noticed next time
         judge_case(case, preparation.channels, known, preparation.match_channels),
     )
     if judged.image is None or judged.facts is None:
@@ -209,7 +208,7 @@ def _prepare_case(
         raise
     except ScanError as error:
         fault = Finding.of_error(case.images[0], error)
-    except Exception as error:  # no single file ends the work on the others
+    except Exception as error:  # one bad file must not end the work on the others
         text = f"could not be prepared ({error!r}); fix the cause and run again."
         fault = Finding.of(case.images[0], "failed", text)
     return case.name, None, (*judged.findings, fault)

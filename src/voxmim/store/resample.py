@@ -1,4 +1,4 @@
-"""A store of the same scans at another spacing: read from their own files, with the same splits and labels."""
+"""Preparing the scans of a store again at another spacing."""
 
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from voxmim.workers import run
 def respace(store: Store, out: Path, spacing: Spacing) -> Store:
     """Prepare a store's scans at another spacing (mm); what `out` holds already of the same files is kept.
 
-    Raises ScanError where a source file is missing or cannot be used, StoreError where `out` cannot be written to.
+    Raises ScanError if a source file is missing or cannot be used, StoreError where `out` cannot be written to.
     """
     preparation = replace(store.preparation, spacing=spacing)
     with writing(out):
@@ -28,16 +28,16 @@ def respace(store: Store, out: Path, spacing: Spacing) -> Store:
                 todo.append(case)
             else:
                 done.append(replace(old, split=case.split, group=case.group))
-        cases = [*done, *run(partial(_prepared, preparation=preparation, out=out.resolve()), todo)]
+        cases = [*done, *run(partial(_prepare, preparation=preparation, out=out.resolve()), todo)]
         replace(store.index, preparation=preparation, cases=cases, resplit=False).write(out)
     return Store(out)
 
 
-def _prepared(case: Case, preparation: Preparation, out: Path) -> Case:
+def _prepare(case: Case, preparation: Preparation, out: Path) -> Case:
     scan = prepare_scan(case.image, preparation, case.missing)
     label_map = None
     if case.label is not None:
-        given = read_label(Path(case.label), scan.original, Path(case.image[0]))
-        label_map = resample_labels(given, scan.original, scan.grid)
+        label_map = read_label(Path(case.label), scan.original, Path(case.image[0]))
+        label_map = resample_labels(label_map, scan.original, scan.grid)
     x, y, z = scan.grid.shape
     return write_case(out, replace(case, shape=(x, y, z)), scan.image, label_map)

@@ -1,4 +1,4 @@
-"""How the scans of a source are to be prepared: as requested, as the store has it, or as the scans suggest."""
+"""How the scans of a source are to be prepared: by the arguments, the existing store, or the scans."""
 
 from pathlib import Path
 from statistics import median_low
@@ -16,18 +16,19 @@ from voxmim.sources import Source
 from voxmim.store.index import Index, Preparation
 from voxmim.store.update import stamps
 
-Read = tuple[tuple[tuple[int, int], ...], Judged]  # the stamps of a case's files before they were read, and its voxels
+Read = tuple[tuple[tuple[int, int], ...], Judged]
+"""The stamps of a case's files before they were read, and the case."""
 
 
 def resolve_preparation(
     source: Source, out: Path, spacing: Spacing | None, intensity: str, match: bool | None
 ) -> tuple[Preparation, dict[str, Read]]:
-    """What is to be done to the scans of a source on their way into the store at `out`, which may be missing.
+    """The preparation of a source's scans for the store at `out`, which may not exist yet.
 
-    Where `spacing`, `intensity` (auto) or `match` are not given, they are the store's, or follow from the scans. Also
-    returns by name the cases that were read to guess the intensity, so that none is read twice.
+    `spacing`, `intensity` (auto) and `match` default to those of the store, or else follow from the scans. Also returns
+    the cases that were read to guess the intensity, by name, so that none is read twice.
 
-    Raises StoreError where the arguments make no sense, the store was prepared otherwise, or no scan can be read.
+    Raises StoreError if an argument is not valid, the store was prepared in another way, or no scan can be read.
     """
     if intensity not in ("auto", "ct", "mr"):
         raise StoreError(f"intensity '{intensity}' is not known; choose ct, mr or auto.")
@@ -40,16 +41,16 @@ def resolve_preparation(
         spacing = spacing or _median_spacing(source)
         intensity, read = _guess(source, bool(match)) if intensity == "auto" else (intensity, {})
         return Preparation(spacing, intensity, source.channels, bool(match)), read
-    there = index.preparation
+    existing = index.preparation
     wanted = Preparation(
-        spacing or there.spacing,
-        there.intensity if intensity == "auto" else intensity,
+        spacing or existing.spacing,
+        existing.intensity if intensity == "auto" else intensity,
         source.channels,
-        there.match_channels if match is None else match,
-        there.zero_background,
+        existing.match_channels if match is None else match,
+        existing.zero_background,
     )
     for key in ("spacing", "intensity", "channels", "match_channels"):
-        requested, has = getattr(wanted, key), getattr(there, key)
+        requested, has = getattr(wanted, key), getattr(existing, key)
         if requested != has:
             raise StoreError(
                 f"{out}: this store has {key} {has}, but {requested} is requested; use another folder or delete it."
@@ -58,7 +59,7 @@ def resolve_preparation(
 
 
 def _median_spacing(source: Source) -> Spacing:
-    """The median size along each axis, to the seven digits of a float32; no mean of two: equal scans keep it."""
+    """The (lower) median voxel size along each axis, to the seven digits of a float32."""
     spacings = []
     for case in source.cases:
         try:
@@ -74,7 +75,7 @@ def _median_spacing(source: Source) -> Spacing:
 
 
 def _guess(source: Source, match: bool) -> tuple[str, dict[str, Read]]:
-    """CT or MR, by the first scans that can be read."""
+    """CT or MR by the first scans that can be read, and these scans."""
     read: dict[str, Read] = {}
     facts: list[Facts] = []
     for case in () if named_ct(source.channels) else source.cases:

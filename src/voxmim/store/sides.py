@@ -1,7 +1,7 @@
-"""Left and right in label names, and which labels a mirror image exchanges.
+"""Left and right in label names.
 
-A scan flipped along X shows the left kidney where a right one lies. Its label map must call it so, or the network
-learns that sides are a matter of chance.
+In a scan flipped along X, the left kidney looks like a right one. Its label must be exchanged, or the network cannot
+learn the sides.
 """
 
 import re
@@ -12,30 +12,27 @@ from voxmim.settings import Augmentation
 
 _OPPOSITE = {"left": "right", "lt": "rt", "lh": "rh", "l": "r"}
 _OPPOSITE |= {right: left for left, right in _OPPOSITE.items()}
-_PIECES = re.compile(
-    r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^A-Za-z]+"
-)  # RightParotid is Right and Parotid, LKidney L and Kidney
-# The two sides of a heart differ in shape: its mirror image is no heart with other labels.
+# RightParotid is Right and Parotid, LKidney L and Kidney
+_PIECES = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^A-Za-z]+")
+# The sides of a heart differ in shape, so exchanging labels does not make its mirror image a heart.
 _HEART = re.compile(r"heart|cardiac|myocard|atri(?:um|al)|(?<!lateral)(?<!lat)[ _-]ventric|^ventric|^[lr][av]$", re.I)
-_MAX_ROTATION = 45.0  # degrees; beyond it, right becomes front or back
+_MAX_ROTATION = 45.0  # degrees
 
 
 @dataclass(frozen=True)
 class Sides:
     """The labels of a data set that have a side."""
 
-    # the label value of the other side, by label value; both directions
-    partner: Mapping[int, int] = field(default_factory=dict)
-    # names of labels (or regions) that have a side, but no partner that a mirror image makes of them
-    unpaired: tuple[str, ...] = ()
+    partner: Mapping[int, int] = field(default_factory=dict)  # from each label value to that of the other side
+    unpaired: tuple[str, ...] = ()  # names of labels or regions that have a side but no partner
 
     def __bool__(self) -> bool:
         return bool(self.partner or self.unpaired)
 
     def restrict(self, settings: Augmentation) -> tuple[Augmentation, list[str]]:
-        """The augmentation without the changes that would mistake left for right, and a sentence about each of them.
+        """The augmentation without changes that confuse left and right, and a sentence on each of these.
 
-        Flips along X stay where every label has a partner, since `augment.apply` exchanges the two.
+        Flips along X are allowed if every label has a partner, because `augment.apply` exchanges the two.
         """
         if not self:
             return settings, []
@@ -52,9 +49,9 @@ class Sides:
 
 
 def find_sides(labels: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None = None) -> Sides:
-    """Find the labels that have a side by their names, such as ``kidney_left``, ``RightParotid`` or ``rkid``.
+    """Find the labels whose names have a side, such as ``kidney_left``, ``RightParotid`` or ``rkid``.
 
-    A region that has a side must have a partner region, too.
+    A region with a side must have a partner region, too.
     """
     value_of = {name.casefold(): value for value, name in labels.items()}
     partner: dict[int, int] = {}
@@ -78,22 +75,22 @@ def find_sides(labels: Mapping[int, str], regions: Mapping[str, Sequence[int]] |
 def _partner_name(name: str, known: Mapping[str, object]) -> str | None:
     """The (case-folded) name of the other side; None for a label without a side.
 
-    A word of its own tells a side for certain. Letters and words that are glued to others (``rkid``, ``leftlung``,
-    ``C1R``) do so only where the partner is known, since ``lung`` or ``vertebra L5`` have no side.
+    A separate word is always a side. Letters and words that are part of others (``rkid``, ``leftlung``, ``C1R``) are
+    a side only if the partner exists, because ``lung`` or ``vertebra L5`` have no side.
     """
     pieces = _PIECES.findall(name)
-    found = {piece.casefold() for piece in pieces} & _OPPOSITE.keys()
-    if any(_OPPOSITE[side] in found for side in found):
+    sides = {piece.casefold() for piece in pieces} & _OPPOSITE.keys()
+    if any(_OPPOSITE[side] in sides for side in sides):
         return None  # left and right together
-    if found:
+    if sides:
         other = "".join(_OPPOSITE.get(piece.casefold(), piece) for piece in pieces).casefold()
-        if other in known or found & {"left", "right"} or _stands_apart(pieces):
+        if other in known or sides & {"left", "right"} or _stands_apart(pieces):
             return other
-    return next((other for other in _glued(name.casefold()) if other in known), None)
+    return next((other for other in _affixed(name.casefold()) if other in known), None)
 
 
 def _stands_apart(pieces: Sequence[str]) -> bool:
-    """Whether the letter of a side stands between separators or ends, as in ``Cochlea_L``, and not as in ``L5``."""
+    """Whether a side is between separators or ends, as in ``Cochlea_L`` but not in ``L5``."""
     padded = ["_", *pieces, "_"]
     return any(
         piece.casefold() in _OPPOSITE and not before[-1].isalnum() and not after[0].isalnum()
@@ -101,8 +98,8 @@ def _stands_apart(pieces: Sequence[str]) -> bool:
     )
 
 
-def _glued(name: str) -> Iterator[str]:
-    """Names of the other side where the side's word or letter is the beginning or the end of a longer word."""
+def _affixed(name: str) -> Iterator[str]:
+    """Names of the other side if the side is a prefix or suffix of a word."""
     for side, other in _OPPOSITE.items():
         if name.startswith(side):
             yield other + name[len(side) :]

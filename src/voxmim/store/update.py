@@ -1,4 +1,4 @@
-"""What a source changes in a store: which of its cases are done, which are to be prepared, and what stays."""
+"""The update of a store from a source: the cases that are done, to be prepared, or of other sources."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,22 +20,21 @@ _PARTNERS = (".hdr", ".img", ".raw", ".zraw", ".raw.gz")
 
 @dataclass(frozen=True)
 class Update:
-    """What a source changes in a store."""
+    """The update of a store from a source."""
 
-    source: Source  # the source
-    done: list[Case]  # cases of the source that the store holds, made of the files as they are now
-    others: list[Case]  # cases of other sources; they stay
+    source: Source
+    done: list[Case]  # cases of the source that are in the store and whose files have not changed
+    others: list[Case]  # cases of other sources, which stay
     todo: list[SourceCase]  # cases of the source that are new or whose files have changed
-    index: Index  # what the store's index says besides its cases
+    index: Index  # the new index without cases
     dropped: list[Finding]  # findings on files of other sources that were left out
 
     def make_index(
         self, prepared: Sequence[Case] = (), failures: Sequence[Finding] = ()
     ) -> tuple[Index, dict[str, str]]:
-        """The index of all cases of the store, and the reason for each that is left out because of the others.
+        """The index of all cases, and the reason for each case that is left out after a comparison with the others.
 
-        `prepared` are cases that were prepared since (duplicates have no digest), `failures` findings on those that
-        could not be.
+        `prepared` are the new cases (duplicates have no digest), `failures` findings on cases that failed.
         """
         cases = sorted([*self.done, *self.others, *prepared], key=lambda case: case.name)
         as_source = [case.as_source() for case in cases]
@@ -57,9 +56,9 @@ class Update:
 def plan_update(source: Source, out: Path, preparation: Preparation) -> Update:
     """Compare a source with the store at `out`.
 
-    Splits are those of the source, unless the store was split anew. A case that is new to the store joins the other
-    scans of its patient. Raises StoreError where the store was prepared otherwise, or a case, label or region of the
-    source is another in the store.
+    Splits are those of the source, unless the store was split again. A new case joins the split of its patient. Raises
+    StoreError if the store was prepared in another way, or a case, label or region of the source differs from the
+    store's.
     """
     index = Index.read(out)
     if index is not None and index.preparation != preparation:
@@ -83,7 +82,7 @@ def plan_update(source: Source, out: Path, preparation: Preparation) -> Update:
         now = cases.get(case.name)
         if now is None:
             others.append(replace(case, split=before.get(case.name, case).split))
-        elif _is_made_of(case, now) and (case.label is None or (out / "labels" / f"{case.name}.b2nd").is_file()):
+        elif _is_current(case, now) and (case.label is None or (out / "labels" / f"{case.name}.b2nd").is_file()):
             done.append(replace(case, split=now.split, group=now.group, annotated=now.annotated))
     finished = {case.name for case in done}
     return Update(
@@ -97,29 +96,36 @@ def plan_update(source: Source, out: Path, preparation: Preparation) -> Update:
 
 
 def paths(case: SourceCase) -> tuple[tuple[str, ...], str | None]:
-    """The files of a case as its entry names them: images, label map."""
+    """The files of a case as strings: images, label map."""
     return tuple(map(str, case.images)), None if case.label is None else str(case.label)
 
 
 def stamps(case: SourceCase) -> tuple[tuple[int, int], ...]:
     """Size and modification time of each file of a case: images, then the label map."""
-    found = [[file.stat() for file in _files(path)] for path in case.files]
-    return tuple((sum(each.st_size for each in of), max((each.st_mtime_ns for each in of), default=0)) for of in found)
+    stats = [[file.stat() for file in _files(path)] for path in case.files]
+    return tuple(
+        (sum(each.st_size for each in files), max((each.st_mtime_ns for each in files), default=0)) for files in stats
+    )
 
 
 def _dropped_elsewhere(findings: Iterable[Finding], source: Source) -> list[Finding]:
-    """The findings on left-out files that the source, which reports its own again, does not hold."""
+    """The findings on left-out files of other sources."""
     own = {finding.file for finding in source.findings}
     own |= {str(file) for case in source.cases for file in case.files}
     return [
-        one
-        for one in findings
-        if one.action == "left out" and one.file not in own and not Path(one.file).is_relative_to(source.path)
+        finding
+        for finding in findings
+        if finding.action == "left out"
+        and finding.file not in own
+        and not Path(finding.file).is_relative_to(source.path)
     ]
 
 
-def _is_made_of(entry: Case, case: SourceCase) -> bool:
-    """Whether an entry was made of the case's files as they are now; raises StoreError for another case of its name."""
+def _is_current(entry: Case, case: SourceCase) -> bool:
+    """Whether an entry was prepared from the case's files and they have not changed.
+
+    Raises StoreError if it is another case of the same name.
+    """
     images, label = paths(case)
     if entry.image == images and entry.stamps:
         return entry.label in (None, label) and entry.stamps == stamps(case)  # the label map may have been left out
@@ -134,7 +140,7 @@ def _is_made_of(entry: Case, case: SourceCase) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    """The files behind a path: the file and its partner, or all in the folder of a DICOM series."""
+    """The files of an image: the file and its partner, or all in the folder of a DICOM series."""
     if path.is_dir() or path.suffix == SERIES_ENDING:
         folder = path if path.is_dir() else path.parent
         return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
@@ -143,16 +149,19 @@ def _files(path: Path) -> list[Path]:
 
 
 def _merged(source: Source, out: Path, preparation: Preparation, index: Index | None) -> Index:
-    """An index without cases: that of the source, added to that of the store's other cases."""
+    """The index without cases: that of the source, merged with that of the store if it has cases of other sources."""
     if index is None:
         return Index(source.name, preparation, source.labels, (), source.seed, source.regions, source.licence)
     named = {value: name for value, name in index.labels.items() if name != f"label {value}"}
-    both: list[tuple[str, Mapping[Any, Any], Mapping[Any, Any]]] = [("label value", named, source.labels)]
-    for kind, here, there in [*both, ("region", index.regions, source.regions)]:
-        for key in here.keys() & there.keys():
-            if here[key] != there[key]:
+    pairs: list[tuple[str, Mapping[Any, Any], Mapping[Any, Any]]] = [
+        ("label value", named, source.labels),
+        ("region", index.regions, source.regions),
+    ]
+    for kind, old, new in pairs:
+        for key in old.keys() & new.keys():
+            if old[key] != new[key]:
                 raise StoreError(
-                    f"{source.path}: {kind} {key} is {there[key]}, but {here[key]} in the store {out}, which has cases "
+                    f"{source.path}: {kind} {key} is {new[key]}, but {old[key]} in the store {out}, which has cases "
                     "of other sources; make them the same, or use another store."
                 )
     return replace(

@@ -1,4 +1,4 @@
-"""Compare a store with its index; every voxel is read again."""
+"""Checking the files of a store against its index, checksums and label counts."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,14 +13,14 @@ from voxmim.workers import run
 
 
 def verify(path: Path | str, workers: int | None = None, scheduler: str | None = None) -> list[str]:
-    """A sentence for each fault: of the files against the index, and of voxels against checksums and label counts.
+    """Read all voxels of a store, and return a sentence for each fault.
 
-    Raises StoreError where there is no store, its index is damaged, or it holds no case.
+    Raises StoreError if there is no store, its index is damaged, or it has no case.
     """
     store = Store(Path(path).absolute())
-    with closing(run(partial(_faults_of, store), list(store.cases.values()), workers, scheduler)) as found:
-        faults = [fault for faults in found for fault in faults]
-    return sorted([*faults, *_strays(store)])
+    with closing(run(partial(_faults_of, store), list(store.cases.values()), workers, scheduler)) as results:
+        faults = [fault for faults in results for fault in faults]
+    return sorted([*faults, *_stray_files(store)])
 
 
 def _faults_of(store: Store, case: Case) -> list[str]:
@@ -31,12 +31,11 @@ def _faults_of(store: Store, case: Case) -> list[str]:
         image, label_map = store.image(case.name), None
         if case.label is not None:
             label_map, samples = store.label_map(case.name), store.samples(case.name)
-    except Exception as error:  # damaged bytes make Blosc2 and msgpack fail in many ways
+    except Exception as error:  # Blosc2 and msgpack raise many kinds for damaged bytes
         text = str(error)
         return [text if str(store.path) in text else f"{image_file}: the case cannot be read ({error!r}); {_MEND}"]
     faults = []
-    kept = {"shape": entry.shape, "digest": entry.digest, "counts": entry.counts, "label": entry.label}
-    if wrong := [key for key, value in kept.items() if getattr(case, key) != value]:
+    if wrong := [key for key in ("shape", "digest", "counts", "label") if getattr(case, key) != getattr(entry, key)]:
         faults.append(f"{image_file}: the index has another {' and '.join(wrong)} than the file; {_MEND}")
     elif image.shape[1:] != case.shape or digest_of(image, label_map) != case.digest:
         faults.append(f"{image_file}: voxels or labels are not those that were written; {_MEND}")
@@ -51,8 +50,8 @@ def _faults_of(store: Store, case: Case) -> list[str]:
 _MEND = "delete the file and prepare its source again."
 
 
-def _strays(store: Store) -> Iterator[str]:
-    """A sentence for each file that belongs to no case."""
+def _stray_files(store: Store) -> Iterator[str]:
+    """A sentence for each file of no case."""
     labelled = {case.name for case in store.cases.values() if case.label is not None}
     for kind, names in (("images", store.cases.keys()), ("labels", labelled)):
         for file in (store.path / kind).glob("[!.]*"):

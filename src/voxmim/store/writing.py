@@ -1,7 +1,7 @@
-"""Writing a store: each case completely or not at all, by one process at a time.
+"""Writing a store: each case atomically, by one process at a time.
 
-A case's entry is also written into its image file, and the image file is put in place last: so a store is valid
-whatever interrupts `prepare`, and its index can be rebuilt from the files.
+A case's entry is also written into its image file, which is written last. So a store is valid when `prepare` is
+interrupted, and its index can be rebuilt from the files.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ _CHUNK, _BLOCK = (128, 128, 128), (16, 16, 32)  # voxels; larger blocks decompre
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Lock the store at `path`, which is made where it is missing, and remove what dead processes left unfinished.
+    """Lock the store at `path`, which is created if it is missing, and remove temporary files of killed processes.
 
-    Raises StoreError where another process is changing it, or the folder cannot be written to.
+    Raises StoreError if another process is changing it, or the folder cannot be written to.
     """
     busy = StoreError(f"{path}: another process is changing this store; wait for its end, or stop it.")
     with ExitStack() as stack:
@@ -39,7 +39,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def unfinished_files(path: Path) -> list[Path]:
-    """The temporary files of a process that died (or is still writing)."""
+    """The temporary files of a process that was killed (or is still writing)."""
     return sorted(file for folder in ("", "images", "labels") for file in (path / folder).glob(".*-*.*"))
 
 
@@ -52,9 +52,9 @@ def digest_of(image: np.ndarray, label_map: np.ndarray | None) -> str:
 
 
 def write_case(path: Path, case: Case, image: np.ndarray, label_map: np.ndarray | None) -> Case:
-    """Put a case, (C, X, Y, Z) int16 or float16 and (X, Y, Z) uint8, into the store at `path`, or no file of it.
+    """Write a case, (C, X, Y, Z) int16 or float16 and (X, Y, Z) uint8, into the store at `path`.
 
-    Returns its entry with counts and digest. Raises StoreError where it cannot be written.
+    Returns its entry with counts and digest. Raises StoreError if it cannot be written.
     """
     counts: dict[int, int] = {}
     if label_map is not None:
@@ -73,14 +73,14 @@ def remove_case(path: Path, name: str) -> None:
 
 
 def written_cases(path: Path) -> Iterator[Case]:
-    """Yield the entry of every case in the store's folder; raises StoreError where a file is damaged."""
+    """The entries of all cases in the store's folder; raises StoreError if a file is damaged."""
     yield from map(written_case, sorted((path / "images").glob("[!.]*.b2nd")))
 
 
 def written_case(file: Path) -> Case:
-    """The entry that an image file of a store holds; raises StoreError where the file is missing or damaged."""
+    """The entry in an image file of a store; raises StoreError if the file is missing or damaged."""
     try:
-        array = blosc2.open(str(file), mode="r")  # keeps vlmeta alive
+        array = blosc2.open(str(file), mode="r")  # vlmeta is only valid as long as the array
         return Case.from_dict(json.loads(array.schunk.vlmeta["case"]))
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         wrong = "is missing" if not file.exists() else f"is damaged ({error})"
@@ -93,10 +93,10 @@ def _sample_labels(label_map: np.ndarray) -> tuple[dict[str, list[int]], dict[in
     for value in np.unique(label_map):
         if value == 0:
             continue
-        where = np.flatnonzero(label_map == value)
-        pick = np.linspace(0, len(where) - 1, min(SAMPLES, len(where))).astype(int)
-        samples[str(value)] = np.stack(np.unravel_index(where[pick], label_map.shape), axis=1).ravel().tolist()
-        counts[int(value)] = len(where)
+        voxels = np.flatnonzero(label_map == value)
+        sample = voxels[np.linspace(0, len(voxels) - 1, min(SAMPLES, len(voxels))).astype(int)]
+        samples[str(value)] = np.stack(np.unravel_index(sample, label_map.shape), axis=1).ravel().tolist()
+        counts[int(value)] = len(voxels)
     return samples, counts
 
 
@@ -111,6 +111,6 @@ def _write_array(file: Path, array: np.ndarray, meta: Mapping[str, Any]) -> None
     )
     for key, value in meta.items():
         stored.schunk.vlmeta[key] = value
-    # Written from memory, because Blosc2 does not say why it cannot write.
+    # Written from memory, because Blosc2 does not report why it cannot write.
     with write_errors(file), atomic_write(file) as temporary:
         temporary.write_bytes(stored.to_cframe())

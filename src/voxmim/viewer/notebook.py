@@ -58,7 +58,7 @@ class OpenRun:
 
     @property
     def cases(self) -> list[str]:
-        """The cases that can be shown, those of the validation; a StoreError if the run's store is gone."""
+        """The cases that can be shown, those of the validation; raises StoreError if the run's store is gone."""
         return list(self._items)
 
     def show(self, case: str | None = None) -> Any:

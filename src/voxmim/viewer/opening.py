@@ -12,7 +12,7 @@ from voxmim.viewer.scans import folder_collection, scan_collection, store_collec
 
 
 def open_collection(path: Path) -> Collection:
-    """A run, a study, a store, a folder or list of scans, or one scan; a VoxmimError if nothing there can be shown."""
+    """Open a run, study, store, folder or list of scans, or one scan; raises VoxmimError if it cannot be shown."""
     if not path.exists():
         raise SourceError(f"{path}: there is no such file or folder; check the path.")
     if (path / ABOUT).is_file():

@@ -24,7 +24,7 @@ _QUIET = 120  # seconds without a new row after which a training no longer count
 
 
 def run_collection(path: Path) -> Collection:
-    """A pre-training or a fine-tuning, with the validation cases of its store; a StoreError if that is gone."""
+    """A pre-training or a fine-tuning, with the validation cases of its store; raises StoreError if that is gone."""
     run = Run.open(path)
     store = Store(run.about["store"]).in_fold(run.about.get("fold"))
     layers = reconstruction_layers if run.kind == "pretrain" else segmentation_layers

@@ -17,7 +17,7 @@ from voxmim.viewer.collection import Collection, Item, Layer, Panel
 
 
 def scan_collection(path: Path) -> Collection:
-    """One scan of any readable format, a DICOM series included; a ScanError if it cannot be read."""
+    """One scan of any readable format, a DICOM series included; raises ScanError if it cannot be read."""
     count = len(_read(path).array)
     names = [f"channel {channel + 1}" for channel in range(count)] if count > 1 else ["scan"]
     layers = tuple(Layer(name, "image", partial(_channel, path, i), shown=i == 0) for i, name in enumerate(names))

@@ -45,7 +45,7 @@ class Series:
     kind: str = "dicom series"  # of the findings that notes and fault make
 
     def load(self) -> np.ndarray:
-        """(X, Y, Z) rescaled values; raises ScanError where a file cannot be read."""
+        """(X, Y, Z) rescaled values; raises ScanError if a file cannot be read."""
         rescale = np.array([planes.rescale[at] for planes, at in self.planes])
         integer = bool(np.all(rescale == np.rint(rescale)))
         result = np.empty(self.grid.shape, np.int32 if integer else np.float32, order="F")
@@ -73,7 +73,7 @@ def is_dicom(path: Path) -> bool:
 def open_dicom(path: Path) -> ImageFile:
     """Parse the one series of a folder, a series of several, an enhanced file, or a DICOM segmentation.
 
-    Raises ScanError where there is no series here, there are several, it is left out, or it cannot be read.
+    Raises ScanError if there is no series here, there are several, it is left out, or it cannot be read.
     """
     if path.is_file() and is_segmentation(path):
         return open_segmentation(path)

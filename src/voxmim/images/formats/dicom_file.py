@@ -77,7 +77,7 @@ def is_segmentation(path: Path) -> bool:
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """(N, rows, columns) stored values of a file's planes, not rescaled; raises ScanError where they cannot be read."""
+    """(N, rows, columns) stored values of a file's planes, not rescaled; raises ScanError if they cannot be read."""
     with quietly(path, "its voxels"):
         data, is_complete = parsed(path)
         if not is_complete:

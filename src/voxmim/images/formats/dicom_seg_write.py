@@ -27,7 +27,7 @@ def write_segmentation(file: Path, scan: Path, labels: np.ndarray, names: Mappin
     """Write a label map as a binary DICOM segmentation, whose segments are numbered by the label values.
 
     `scan` is the DICOM series that was labelled, as `open_dicom` takes it, and `labels` (X, Y, Z) uint8 on its grid.
-    Raises ScanError where a label has no name, the scan is one file of many frames, the series lacks what a
+    Raises ScanError if a label has no name, the scan is one file of many frames, the series lacks what a
     segmentation must refer to, or the file cannot be written.
     """
     unnamed = [value for value, name in names.items() if not name.strip()]

@@ -48,7 +48,7 @@ class _Header:
 
 
 def open_text_header(path: Path) -> ImageFile:
-    """Parse the header of an NRRD or MetaImage file; raises ScanError where it is damaged or its voxels are missing."""
+    """Parse the header of an NRRD or MetaImage file; raises ScanError if it is damaged or its voxels are missing."""
     if not has_utf8_name(path):
         raise ScanError(f"{printable(path)}: ITK reads no file whose path is not UTF-8; rename it.")
     meta = READERS[path.suffix.lower()] == "MetaImageIO"

@@ -14,7 +14,7 @@ _WITH_HEADER = 31  # the code of gzip's own header and checksum
 class Unzipped(io.RawIOBase):
     """What is zipped in a file, which may be in several members; anything behind the last is ignored.
 
-    Reading raises EOFError where the file is cut off, and `ZipError` where it is damaged.
+    Reading raises EOFError if the file is cut off, and `ZipError` where it is damaged.
     """
 
     def __init__(self, file: BinaryIO) -> None:

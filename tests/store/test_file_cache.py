@@ -11,7 +11,7 @@ import pytest
 
 from stores import CT, make, voxels
 from voxmim.store import kept
-from voxmim.store.kept import KeptFiles
+from voxmim.store.file_cache import FileCache
 
 
 def reads() -> int:
@@ -47,7 +47,7 @@ def test_crops_are_the_same_before_and_after_the_array_is_kept_whole(tmp_path: P
 def test_the_files_read_longest_ago_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path)
     monkeypatch.setattr(kept, "LIMIT", 1)
-    files, (a, b) = KeptFiles(), (tmp_path / "images" / f"{name}.b2nd" for name in "ab")
+    files, (a, b) = FileCache(), (tmp_path / "images" / f"{name}.b2nd" for name in "ab")
     first = files.get(a)
     assert files.get(a) is first
     files.get(b)
