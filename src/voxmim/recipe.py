@@ -158,7 +158,7 @@ class Recipe:
 
     @property
     def mask_unit(self) -> Triple | None:
-        """Voxels of a mask unit, or None where the pretext masks nothing."""
+        """Voxels of a mask unit, or None if the pretext masks nothing."""
         return (self.mask.unit or self.encoder_settings.patch) if self.pretext_class.masked else None
 
     @property

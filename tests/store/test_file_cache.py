@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stores import CT, make, voxels
-from voxmim.store import kept
+from voxmim.store import file_cache
 from voxmim.store.file_cache import FileCache
 
 
@@ -35,7 +35,7 @@ def test_a_crop_takes_few_reads_and_further_ones_of_its_scan_none(tmp_path: Path
 def test_crops_are_the_same_before_and_after_the_array_is_kept_whole(tmp_path: Path) -> None:
     store, expected = make(tmp_path), voxels(CT, seed=0)
     box = (slice(None), slice(2, 30), slice(1, 20), slice(0, 9))
-    file = store._kept.get(tmp_path / "images" / "a.b2nd")
+    file = store._cache.get(tmp_path / "images" / "a.b2nd")
     for _ in range(2 + expected.nbytes // expected[box].nbytes):
         found = file.box(box)
         np.testing.assert_array_equal(found, expected[box])
@@ -46,7 +46,7 @@ def test_crops_are_the_same_before_and_after_the_array_is_kept_whole(tmp_path: P
 
 def test_the_files_read_longest_ago_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path)
-    monkeypatch.setattr(kept, "LIMIT", 1)
+    monkeypatch.setattr(file_cache, "LIMIT", 1)
     files, (a, b) = FileCache(), (tmp_path / "images" / f"{name}.b2nd" for name in "ab")
     first = files.get(a)
     assert files.get(a) is first
@@ -56,6 +56,6 @@ def test_the_files_read_longest_ago_are_forgotten(tmp_path: Path, monkeypatch: p
 
 def test_a_large_file_is_left_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make(tmp_path)
-    monkeypatch.setattr(kept, "_LARGE", 10)
+    monkeypatch.setattr(file_cache, "_LARGE", 10)
     np.testing.assert_array_equal(store.crop("a", (0, 0, 0), (8, 8, 8)), voxels(CT, seed=0)[:, :8, :8, :8])
-    assert store._kept.get(tmp_path / "images" / "a.b2nd").nbytes == 0
+    assert store._cache.get(tmp_path / "images" / "a.b2nd").nbytes == 0

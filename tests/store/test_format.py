@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stores import CT, MR, SHAPE, labels, make, voxels
 from voxmim.errors import StoreError
-from voxmim.store import kept
+from voxmim.store import file_cache
 from voxmim.store.format import SAMPLES, Case, Index, Store
 from voxmim.store.writing import write_case, written_cases
 
@@ -151,7 +151,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_and_open_files_stay_flat_over_many_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "LIMIT", 2**20)  # a few files
+    monkeypatch.setattr(file_cache, "LIMIT", 2**20)  # a few files
     names = tuple(f"case_{i}" for i in range(8))
     store = make(tmp_path, names=names)
 

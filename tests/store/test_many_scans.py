@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from stores import make_store, stream
-from voxmim.store import kept
+from voxmim.store import file_cache
 from voxmim.store.crops import CropPlan
 from voxmim.store.format import Index, Store
 
@@ -52,7 +52,7 @@ def test_ten_thousand_scans_open_at_once(small_and_large: tuple[Store, Store]) -
 def test_ten_thousand_scans_are_sampled_as_fast_as_ten(
     small_and_large: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "LIMIT", 0)  # or those of the small store would stay in memory
+    monkeypatch.setattr(file_cache, "LIMIT", 0)  # or those of the small store would stay in memory
     streams, spent = [stream(store, BALANCED) for store in small_and_large], ([], [])
     for first in range(0, 200, 50):  # taking turns, so that whatever else the machine does meets both
         for crops, times in zip(streams, spent, strict=True):
@@ -67,7 +67,7 @@ def test_ten_thousand_scans_are_sampled_as_fast_as_ten(
 def test_memory_stays_flat_over_the_crops_of_many_scans(
     small_and_large: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "LIMIT", 2**22)  # bytes, filled by the first 200 crops
+    monkeypatch.setattr(file_cache, "LIMIT", 2**22)  # bytes, filled by the first 200 crops
     crops = stream(small_and_large[1], replace(BALANCED, size=(4, 4, 4)))
 
     def held_after(numbers: range) -> int:

@@ -37,8 +37,8 @@ def test_what_lies_there_already_is_kept(tiny: Tiny, tmp_path: Path, monkeypatch
     first = respace(Store(tiny.store), tmp_path / "out", (2.0, 2.0, 2.0))
     (tmp_path / "out" / "images" / "case_1.b2nd").unlink()
     done: list[str] = []
-    real: Callable[..., object] = module._prepared
-    monkeypatch.setattr(module, "_prepared", lambda case, **options: done.append(case.name) or real(case, **options))
+    real: Callable[..., object] = module._prepare
+    monkeypatch.setattr(module, "_prepare", lambda case, **options: done.append(case.name) or real(case, **options))
     again = respace(Store(tiny.store), tmp_path / "out", (2.0, 2.0, 2.0))
     assert done == ["case_1"]
     assert again.digest() == first.digest()

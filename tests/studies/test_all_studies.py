@@ -44,7 +44,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     for kind in ("ct", "mr"):
         api.prepare(folder / "phantoms", folder / kind, SPACING, intensity=kind, workers=1, quiet=True)
     write_recipe(folder / "recipe.yaml", make_recipe(RECIPE))
-    run_trial, done = trial_module._do, {}
+    run_trial, done = trial_module._run, {}
 
     def copy(trial: Trial, out: Path) -> None:
         kind = trial.kind, trial.recipe.pretext if trial.kind == "pretrain" else ""
@@ -57,7 +57,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
             write_recipe(shutil.copytree(done[kind], trial.path(out)) / RECIPE_FILE, trial.own_recipe)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(trial_module, "_do", copy)
+        patched.setattr(trial_module, "_run", copy)
         patched.setattr("voxmim.report.run_pictures._SHOWN", 1)
         patched.setattr(masking, "RATIOS", (0.75,))
         patched.setattr(decoder, "DEPTHS", (1, 2))

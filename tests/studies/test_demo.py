@@ -113,7 +113,7 @@ def test_every_printed_command_can_be_given(demo: Demo) -> None:
 
 
 def test_a_demo_done_again_trains_nothing(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "_do", lambda *_: pytest.fail("it was trained again"))
+    monkeypatch.setattr(trial, "_run", lambda *_: pytest.fail("it was trained again"))
     again = api.demo(demo.data, demo.out, 5, demo.out.parent / "tiny.yaml", SETTINGS, spacing=(7.5, 7.5, 10.0))
     assert again["tables"] == demo.result["tables"]
 

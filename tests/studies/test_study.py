@@ -225,7 +225,7 @@ def test_its_command_repeats_it(answered: Answered, monkeypatch: pytest.MonkeyPa
 
 
 def test_done_again_it_trains_nothing(answered: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial_module, "_do", lambda *_: pytest.fail("it was done again"))
+    monkeypatch.setattr(trial_module, "_run", lambda *_: pytest.fail("it was done again"))
     again = answered.again(answered.out, labels=["0.5"])
     assert again["tables"] == answered.result["tables"]
 
@@ -288,7 +288,7 @@ def test_a_study_that_was_killed_goes_on_where_it_stopped(
 def test_the_command_says_what_was_seen(
     answered: Answered, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_module, "_do", lambda *_: pytest.fail("it was done again"))
+    monkeypatch.setattr(trial_module, "_run", lambda *_: pytest.fail("it was done again"))
     with pytest.raises(SystemExit) as left:
         main(shlex.split(answered.result["command"])[1:])
     said = capsys.readouterr().out

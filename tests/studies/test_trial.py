@@ -126,7 +126,7 @@ def test_what_is_done_is_not_done_again(tiny: Tiny, tmp_path: Path, monkeypatch:
     assert trials(tiny)[2].result(tmp_path) == finetuned / "evaluation-test.json"
     result = json.loads((finetuned / "evaluation-test.json").read_text())
     assert [case["case"] for case in result["cases"]] == ["case_6", "case_7"]
-    monkeypatch.setattr(module, "_do", lambda *_: pytest.fail("it was done again"))
+    monkeypatch.setattr(module, "_run", lambda *_: pytest.fail("it was done again"))
     assert [run_trial(trial, tmp_path) for trial in trials(tiny)] == notes
 
 

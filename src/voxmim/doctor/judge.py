@@ -20,9 +20,9 @@ class Judged:
     """A case that was read and judged."""
 
     findings: tuple[Finding, ...]  # what is odd
-    image: Volume | None = None  # all channels that the case has, on one grid; None where the case is left out
-    label: np.ndarray | None = None  # (X, Y, Z) uint8 on the same grid; None where there is none, or it is left out
-    facts: Facts | None = None  # what was measured; None where the case is left out
+    image: Volume | None = None  # all channels that the case has, on one grid; None if the case is left out
+    label: np.ndarray | None = None  # (X, Y, Z) uint8 on the same grid; None if there is none, or it is left out
+    facts: Facts | None = None  # what was measured; None if the case is left out
 
 
 def judge_case(case: SourceCase, channels: Sequence[str], known: Collection[int] = (), match: bool = False) -> Judged:

@@ -32,7 +32,7 @@ def named_ct(channels: Sequence[str]) -> bool:
 
 
 def rule_misfit(facts: Facts, kind: str) -> str | None:
-    """Why a scan cannot be ``ct`` or ``mr``, as it is taken for; None where it can.
+    """Why a scan cannot be ``ct`` or ``mr``, as it is taken for; None if it can.
 
     CT has fat and air below -20 HU, and something denser than water; MR has no whole values of -500.
     """

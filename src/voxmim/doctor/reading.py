@@ -50,7 +50,7 @@ def _or_error(found: _Found | None, findings: Sequence[Finding]) -> _Found:
 
 
 def judge_channels(images: Sequence[Path], channels: int, match: bool, findings: list[Finding]) -> Volume | None:
-    """All channels on the grid of the first; None where one cannot be used. Adds to `findings`.
+    """All channels on the grid of the first; None if one cannot be used. Adds to `findings`.
 
     With `match` a channel of another grid is interpolated linearly on that of the first; otherwise it is left out.
     """
@@ -83,7 +83,7 @@ def judge_channels(images: Sequence[Path], channels: int, match: bool, findings:
 def judge_label(
     path: Path, grid: Grid | None, image_path: Path, known: Collection[int], findings: list[Finding]
 ) -> np.ndarray | None:
-    """A label map (X, Y, Z) uint8 on its scan's grid, if that is given; None where it cannot be used.
+    """A label map (X, Y, Z) uint8 on its scan's grid, if that is given; None if it cannot be used.
 
     Adds to `findings`. `known` are the label values that the source lists, without 0; empty if it lists none.
     """
@@ -123,7 +123,7 @@ def looks_like_labels(channel: np.ndarray) -> bool:
 def _read(
     path: Path, channels: int, read: Callable[[ImageFile, int], Volume], findings: list[Finding]
 ) -> Volume | None:
-    """Open a file and read its voxels; None where that fails."""
+    """Open a file and read its voxels; None if that fails."""
     try:
         image = open_image(path)
         if prod(image.sizes) > MAX_VOXELS:

@@ -82,7 +82,7 @@ class RestoreLabelsd(MapTransform):
 
     Args:
         keys: of probabilities (K, X, Y, Z).
-        values: the label value of each output, background first; empty where the outputs are regions.
+        values: the label value of each output, background first; empty if the outputs are regions.
         members: label values with the regions that they lie in, later ones first where several agree.
     """
 

@@ -1,4 +1,4 @@
-"""Is a scan or a label map fit to be prepared? Errors refuse it."""
+"""Checks of scans and label maps before they are prepared."""
 
 from collections.abc import Collection
 from itertools import product
@@ -10,13 +10,13 @@ from nibabel.affines import apply_affine
 from voxmim.errors import ScanError
 from voxmim.images.grid import Grid, Volume
 
-_FEWEST = 2  # voxels along an axis: fewer make no volume
-SAME = 1e-2  # of a voxel: how far apart two corners may lie that should be the same
+_MIN_VOXELS = 2  # along an axis
+SAME = 1e-2  # voxels: the tolerance of corners that should be the same
 
 
 def check_image(volume: Volume, path: Path) -> None:
-    """Raise ScanError where a scan has under 2 voxels along an axis, or a constant channel."""
-    if min(volume.shape) < _FEWEST:
+    """Raise ScanError if a scan has fewer than 2 voxels along an axis, or a constant channel."""
+    if min(volume.shape) < _MIN_VOXELS:
         shape = " x ".join(map(str, volume.shape))
         raise ScanError(f"{path}: {shape} voxels make a slice, not a volume; give a 3D scan.", "tiny")
     for index, channel in enumerate(volume.array):
@@ -27,18 +27,18 @@ def check_image(volume: Volume, path: Path) -> None:
 
 
 def grid_offset(grid: Grid, reference: Grid) -> float:
-    """How far, in voxels along an axis, a corner of a grid lies off that of another of the same shape."""
+    """The largest distance, in voxels along an axis, between corners of two grids of the same shape."""
     corners = np.array(list(product(*((0, n - 1) for n in grid.shape))))
-    there = apply_affine(np.linalg.inv(reference.affine) @ grid.affine, corners)
-    return float(np.abs(there - corners).max())
+    in_reference = apply_affine(np.linalg.inv(reference.affine) @ grid.affine, corners)
+    return float(np.abs(in_reference - corners).max())
 
 
 def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Path) -> None:
-    """Raise ScanError unless a file has the shape of another, and its corners within a hundredth of a voxel."""
+    """Raise ScanError unless two files have the same shape, and corners within a hundredth of a voxel."""
     if grid.shape != reference.shape:
-        mine, other = (" x ".join(map(str, shape)) for shape in (grid.shape, reference.shape))
+        own, other = (" x ".join(map(str, shape)) for shape in (grid.shape, reference.shape))
         raise ScanError(
-            f"{path}: its shape {mine} differs from {other} of {reference_path.name}; resample it to that grid.",
+            f"{path}: its shape {own} differs from {other} of {reference_path.name}; resample it to that grid.",
             "other grid",
         )
     off = grid_offset(grid, reference)
@@ -51,9 +51,9 @@ def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Pat
 
 
 def check_label_values(label: Volume, path: Path, known: Collection[int] = ()) -> None:
-    """Raise ScanError where a label map of one channel has other values than whole numbers from 0 to 255.
+    """Raise ScanError if a label map has values that are not whole numbers from 0 to 255, or that are not `known`.
 
-    So it does for a value that is not among those that the source lists (`known`, without 0; empty if it lists none).
+    `known` are the values that the source lists, without 0; if empty, all are allowed.
     """
     values = np.unique(label.array)
     if not np.all(np.isfinite(values)) or np.any(np.rint(values) != values) or values[0] < 0 or values[-1] > 255:

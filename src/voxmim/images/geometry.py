@@ -1,7 +1,7 @@
-"""Orientation and resampling: voxels from one grid to another, in the same place of the world.
+"""Orientation and resampling.
 
-Every resampling runs in index space: with the affines A of the voxels at hand and B of the grid wanted, the voxel j of
-the wanted grid lies at index inv(A) @ B @ j. Oblique, flipped and anisotropic scans thus need no case of their own.
+Resampling is done in index space: with the affines A of the old grid and B of the new one, the voxel j of the new grid
+is at index inv(A) @ B @ j of the old one. So oblique, flipped and anisotropic scans need no special cases.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from nibabel.affines import apply_affine
 
 from voxmim.images.grid import Grid, Spacing, Volume
 
-_KEPT = 0.1  # voxels: an axis that would change by less over its whole length is kept as it is
-_DOWN = 1.5  # times: a voxel that grows by more is smoothed first, lest fine structures alias
+_KEPT = 0.1  # voxels: an axis whose length would change by less is not resampled
+_DOWN = 1.5  # if the voxel size grows by a larger factor, voxels are smoothed first to avoid aliasing
 _FWHM = 2 * np.sqrt(2 * np.log(2))  # full width at half maximum of a Gaussian of sigma 1
-_STRAIGHT = 1e-3  # voxels: two grids that stray from each other by less have their axes in common
+_ALIGNED = 1e-3  # voxels: grids whose axes differ by less over their whole length have the same axes
 _SLAB = 2**23  # voxels that are interpolated at once
-_MARGIN = 2  # voxels round a label's own box
+_MARGIN = 2  # voxels around a label's bounding box
 
 
 def ras_axes(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """For each world axis (right, anterior, superior) the voxel axis nearest to it, and its sign, +1 or -1."""
+    """The voxel axis nearest to each world axis (right, anterior, superior), and its sign, +1 or -1."""
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     x, y, z = max(permutations(range(3)), key=lambda order: sum(abs(directions[w, v]) for w, v in enumerate(order)))
     a, b, c = (1 if directions[w, v] >= 0 else -1 for w, v in enumerate((x, y, z)))
@@ -32,12 +32,12 @@ def ras_axes(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, 
 
 
 def to_ras(volume: Volume) -> Volume:
-    """Turn the axes to the nearest RAS+ orientation; voxels change places, none is interpolated."""
+    """Permute and flip the axes to the nearest RAS+ orientation, without interpolation."""
     return reoriented(volume, *ras_axes(volume.affine))
 
 
 def reoriented(volume: Volume, order: Sequence[int], signs: Sequence[int]) -> Volume:
-    """The volume with its axes in this order, each reversed where its sign is -1; no voxel moves in the world."""
+    """The volume with its axes in this order, reversed if the sign is -1; voxels keep their world positions."""
     array = volume.array.transpose(0, *(1 + v for v in order))[(slice(None), *(slice(None, None, s) for s in signs))]
     turn = np.zeros((4, 4))
     turn[3, 3] = 1
@@ -48,11 +48,11 @@ def reoriented(volume: Volume, order: Sequence[int], signs: Sequence[int]) -> Vo
 
 
 def resampled_grid(grid: Grid, spacing: Spacing) -> Grid:
-    """A grid of another voxel size over the same field of view and with the same directions.
+    """A grid with another voxel size, over the same field of view and with the same directions.
 
-    The outer edges of the first voxels coincide; at the far end the new voxels cover the old ones to within a tenth
-    of a new voxel, and may reach beyond by less than one. An axis whose length would change by under a tenth of a voxel
-    in all is kept, so that rounded spacings cost no interpolation.
+    The outer edges of the first voxels coincide; at the other end the new voxels cover the old ones to within a tenth
+    of a new voxel, and extend beyond by less than one. An axis whose length would change by less than a tenth of a
+    voxel is kept, so that rounded spacings need no interpolation.
     """
     affine, shape, start = grid.affine.copy(), [], np.zeros(3)
     for axis, (count, old, new) in enumerate(zip(grid.shape, grid.spacing, spacing, strict=True)):
@@ -72,10 +72,10 @@ def resample(
 ) -> Volume:
     """Interpolate every channel on another grid.
 
-    Where voxels grow by more than 1.5 times along an axis, linear interpolation comes after a Gaussian whose width
-    makes the old voxel's extent the new one's (Cardoso et al., MICCAI 2015, doi:10.1007/978-3-319-24571-3_81). Outside
-    the volume's field of view is `fill`; None repeats the nearest voxel. Returns float32, or for the order ``nearest``
-    the volume's own type.
+    Along axes whose voxel size grows more than 1.5 times, linear interpolation follows a Gaussian filter that widens
+    the old voxels to the new ones (Cardoso et al., MICCAI 2015, doi:10.1007/978-3-319-24571-3_81). Voxels outside the
+    volume's field of view are `fill`, or the nearest voxel if None. Returns float32, or the volume's dtype for the
+    order ``nearest``.
     """
     to_old = np.linalg.inv(volume.affine) @ grid.affine
     linear = order == "linear"
@@ -88,9 +88,9 @@ def resample(
 
 
 def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
-    """A label map (X, Y, Z) uint8 on another grid: each label is interpolated as a mask, and the largest value wins.
+    """Resample a label map (X, Y, Z) uint8: each label is interpolated as a mask, and the largest value wins.
 
-    The nearest neighbour would fray surfaces and drop thin structures. Outside the field of view is background.
+    Nearest neighbour would roughen surfaces and lose thin structures. Voxels outside the field of view are background.
     """
     to_old = np.linalg.inv(old.affine) @ new.affine
     if old.shape == new.shape and np.allclose(to_old, np.eye(4), atol=1e-4):
@@ -99,16 +99,16 @@ def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
     margin = _MARGIN + np.ceil(4 * sigma).astype(int)
     result = np.zeros(new.shape, dtype=np.uint8)
     best = np.zeros(new.shape, dtype=np.float32)
-    covered = np.zeros(new.shape, dtype=np.float32)  # fraction of a voxel that any label holds; the rest is background
-    for value, found in enumerate(scipy.ndimage.find_objects(labels), start=1):
-        if found is None:
+    covered = np.zeros(new.shape, dtype=np.float32)  # fraction of a voxel with any label; the rest is background
+    for value, bounds in enumerate(scipy.ndimage.find_objects(labels), start=1):
+        if bounds is None:
             continue
-        low = np.maximum([part.start for part in found] - margin, 0)
-        high = np.minimum([part.stop for part in found] + margin, old.shape)
+        low = np.maximum([axis.start for axis in bounds] - margin, 0)
+        high = np.minimum([axis.stop for axis in bounds] + margin, old.shape)
         box, target = _box(low, high), _image_of_box(low, high, to_old, new.shape)
-        part, wanted = old.crop(box), new.crop(target)
-        inner = np.linalg.inv(part.affine) @ wanted.affine
-        fraction = _interpolated(labels[box] == value, inner, wanted.shape, sigma, True, 0.0)
+        old_part, new_part = old.crop(box), new.crop(target)
+        inner = np.linalg.inv(old_part.affine) @ new_part.affine
+        fraction = _interpolated(labels[box] == value, inner, new_part.shape, sigma, True, 0.0)
         covered[target] += fraction
         wins = fraction > best[target]
         best[target][wins] = fraction[wins]
@@ -118,7 +118,7 @@ def resample_labels(labels: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
 
 
 def resample_probabilities(probabilities: np.ndarray, old: Grid, new: Grid, outside: int | None) -> np.ndarray:
-    """(K, X, Y, Z) float32 class probabilities on another grid; beyond the old one, `outside` or no class is sure."""
+    """Resample class probabilities (K, X, Y, Z) float32; outside the old grid, that of the class `outside` is 1."""
     channels = []
     for label, channel in enumerate(probabilities):
         volume = Volume(channel[None], old.affine)
@@ -127,9 +127,9 @@ def resample_probabilities(probabilities: np.ndarray, old: Grid, new: Grid, outs
 
 
 def resample_to_label_map(probabilities: np.ndarray, old: Grid, new: Grid) -> np.ndarray:
-    """The most probable of K classes (K, X, Y, Z) on another grid as uint8, without holding all classes there at once.
+    """The most probable of K classes (K, X, Y, Z) on another grid as uint8, resampled one class at a time.
 
-    Logits do as well as probabilities; voxels outside the grid `old` are of class 0.
+    Probabilities may also be logits. Voxels outside the grid `old` are of class 0.
     """
     result = np.zeros(new.shape, dtype=np.uint8)
     best = np.full(new.shape, -np.inf, dtype=np.float32)
@@ -149,16 +149,16 @@ def _box(low: np.ndarray, high: np.ndarray) -> tuple[slice, slice, slice]:
 def _image_of_box(
     low: np.ndarray, high: np.ndarray, to_old: np.ndarray, shape: tuple[int, int, int]
 ) -> tuple[slice, slice, slice]:
-    """The smallest box of the new grid that holds every voxel inside the box low..high of the old one."""
+    """The smallest box of the new grid that contains the box low..high of the old one."""
     corners = np.array(list(product(*zip(low, high, strict=True)))) - 0.5
-    there = apply_affine(np.linalg.inv(to_old), corners)
-    first = np.clip(np.floor(there.min(axis=0)), 0, np.array(shape) - 1)
-    last = np.clip(np.ceil(there.max(axis=0)) + 1, first + 1, shape)
+    new_corners = apply_affine(np.linalg.inv(to_old), corners)
+    first = np.clip(np.floor(new_corners.min(axis=0)), 0, np.array(shape) - 1)
+    last = np.clip(np.ceil(new_corners.max(axis=0)) + 1, first + 1, shape)
     return _box(first, last)
 
 
 def _smoothing(to_old: np.ndarray) -> np.ndarray:
-    """(3,) sigma in old voxels along each old axis; 0 where voxels don't grow by much."""
+    """(3,) sigma in old voxels along each old axis; 0 without smoothing."""
     step = np.abs(to_old[:3, :3]).max(axis=1)
     return np.where(step > _DOWN, np.sqrt(np.maximum(step**2 - 1, 0)) / _FWHM, 0)
 
@@ -171,9 +171,9 @@ def _interpolated(
     linear: bool,
     fill: float | None,
 ) -> np.ndarray:
-    """Voxels (X, Y, Z) smoothed and interpolated on a grid of this shape, of which `to_old` gives the old indices."""
-    turned = to_old[:3, :3] - np.diag(np.diag(to_old))[:3, :3]
-    if linear and np.all(np.abs(turned) @ shape < _STRAIGHT):
+    """Smooth and interpolate voxels (X, Y, Z) on a grid of this shape; `to_old` maps its indices to the old ones."""
+    off_diagonal = to_old[:3, :3] - np.diag(np.diag(to_old))[:3, :3]
+    if linear and np.all(np.abs(off_diagonal) @ shape < _ALIGNED):
         return _along_axes(array, to_old, shape, sigma, fill)
     if linear:
         array = array.astype(np.float32, copy=False)
@@ -181,7 +181,7 @@ def _interpolated(
         array = scipy.ndimage.gaussian_filter1d(array, sigma[axis], axis=int(axis), mode="nearest")
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
     transform = sitk.AffineTransform(to_old[:3, :3].ravel().tolist(), to_old[:3, 3].tolist())
-    found = sitk.Resample(
+    resampled = sitk.Resample(
         image,
         shape,
         transform,
@@ -193,19 +193,19 @@ def _interpolated(
         image.GetPixelID(),
         fill is None,
     )
-    return sitk.GetArrayFromImage(found).transpose(2, 1, 0)
+    return sitk.GetArrayFromImage(resampled).transpose(2, 1, 0)
 
 
 def _along_axes(
     array: np.ndarray, to_old: np.ndarray, shape: tuple[int, int, int], sigma: np.ndarray, fill: float | None
 ) -> np.ndarray:
-    """The same where both grids have their axes in common: a sparse matrix along each, slab by slab.
+    """`_interpolated` for grids with the same axes: a sparse matrix along each axis.
 
-    Only a slab of the old voxels is ever held as float32, however large the scan.
+    Old voxels are converted to float32 slab by slab, to save memory.
     """
     starts, steps = to_old[:3, 3], np.diag(to_old)[:3]
     x, y, z = map(_weights, array.shape, shape, starts, steps, sigma)
-    slices = array.transpose(2, 1, 0)  # as files have them, Z slowest
+    slices = array.transpose(2, 1, 0)  # the order in files, with Z slowest
     result = np.zeros((shape[2], shape[0] * shape[1]), dtype=np.float32)
     thick = max(1, _SLAB // (slices.shape[1] * slices.shape[2]))
     for first in range(0, len(slices), thick):
@@ -213,18 +213,18 @@ def _along_axes(
         weights = z[:, first : first + thick]
         rows = np.flatnonzero(np.diff(weights.indptr))
         if len(rows):
-            reached = slice(rows[0], rows[-1] + 1)
-            result[reached] += weights[reached] @ np.stack(slab).reshape(len(slab), -1)
-    found = result.reshape(shape[2], shape[0], shape[1]).transpose(1, 2, 0)
+            affected = slice(rows[0], rows[-1] + 1)
+            result[affected] += weights[affected] @ np.stack(slab).reshape(len(slab), -1)
+    volume = result.reshape(shape[2], shape[0], shape[1]).transpose(1, 2, 0)
     if fill is not None:
         for axis, (count, start, step) in enumerate(zip(array.shape, starts, steps, strict=True)):
             index = start + step * np.arange(shape[axis])
-            np.moveaxis(found, axis, 0)[(index < -0.5) | (index > count - 0.5)] = fill
-    return found
+            np.moveaxis(volume, axis, 0)[(index < -0.5) | (index > count - 0.5)] = fill
+    return volume
 
 
 def _weights(old: int, new: int, start: float, step: float, sigma: float) -> scipy.sparse.csr_array:
-    """(new, old) float32, sparse: what each old voxel counts for the new ones, at index start, start + step, ..."""
+    """(new, old) sparse float32 weights of the old voxels for the new ones, at old index start, start + step, ..."""
     index = np.clip(start + step * np.arange(new), 0, old - 1)
     low = np.minimum(index.astype(int), max(old - 2, 0))
     weights = np.zeros((new, old))

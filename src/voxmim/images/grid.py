@@ -1,7 +1,7 @@
-"""Where voxels lie, and the voxels: the two plain types that everything about images is written in.
+"""The two types of images: a grid, and a volume of voxels on a grid.
 
-Arrays are indexed (C, X, Y, Z). Affines map a voxel index to world millimetres whose axes point right, anterior and
-superior (RAS+).
+Arrays are indexed (C, X, Y, Z). Affines map a voxel index to world coordinates in mm, whose axes point right, anterior
+and superior (RAS+).
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where voxels lie, without the voxels."""
+    """The shape and position of voxels."""
 
     shape: tuple[int, int, int]  # voxels along X, Y, Z
     affine: np.ndarray  # (4, 4), voxel index to RAS+ world mm
@@ -40,7 +40,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxels and where they lie."""
+    """Voxels and their position."""
 
     array: np.ndarray  # (C, X, Y, Z)
     affine: np.ndarray  # (4, 4), voxel index (x, y, z, 1) to RAS+ world mm

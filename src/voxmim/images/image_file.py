@@ -1,4 +1,4 @@
-"""An image file that was opened: its header is parsed once, its voxels are read on demand."""
+"""An open image file: its header is parsed once, its voxels are read on demand."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from voxmim.errors import ScanError
 from voxmim.images.grid import Grid, Volume, is_invertible
 
 _SMALLEST, _LARGEST = 1e-7, 1e4  # mm, of a voxel
-_PART = 1 << 24  # voxels that are tested at once
+_CHUNK = 1 << 24  # voxels that are tested at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,12 +19,11 @@ class ImageFile:
     """A file of any format, without its voxels."""
 
     path: Path  # the file, folder or DICOM series
-    sizes: tuple[int, ...]  # voxels along X, Y, Z and every further axis that the header has
+    sizes: tuple[int, ...]  # voxels along X, Y, Z and all further axes in the header
     affine: np.ndarray  # (4, 4), voxel index to RAS+ world mm
     load: Callable[[], np.ndarray]  # reads the voxels, rescaled, in the shape of `sizes`
-    # the kind of finding and one sentence for each thing that is odd in the header but can be read
-    doubts: tuple[tuple[str, str], ...] = ()
-    partial: bool = False  # a label map that covers only the labelled part of its scan
+    doubts: tuple[tuple[str, str], ...] = ()  # (kind of finding, sentence) on a header that is odd but readable
+    partial: bool = False  # whether it is a label map that covers only the labelled part of its scan
 
     def __post_init__(self) -> None:
         if len(self.sizes) < 3:
@@ -37,14 +36,14 @@ class ImageFile:
 
     @property
     def grid(self) -> Grid:
-        """Where the voxels lie."""
+        """The grid of the voxels."""
         x, y, z = self.sizes[:3]
         return Grid((x, y, z), self.affine)
 
     def read(self, channels: int = 1) -> Volume:
-        """Read the voxels (C, X, Y, Z); a 4D file is a scan of several channels, further axes of one voxel are dropped.
+        """Read the voxels (C, X, Y, Z); a 4D file has several channels, further axes of one voxel are dropped.
 
-        Raises ScanError for another number of channels, a file cut off, or a voxel that is not a real, finite number.
+        Raises ScanError for another number of channels, a truncated file, or voxels that are not real, finite numbers.
         """
         shape = self.sizes[:3] + tuple(size for size in self.sizes[3:] if size > 1)
         if len(shape) > 4 or (shape[3] if len(shape) == 4 else 1) != channels:
@@ -62,9 +61,9 @@ class ImageFile:
         return Volume(np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None], self.affine)
 
     def read_label(self, grid: Grid) -> Volume:
-        """Read a label map for a scan on this grid; one that covers only the labelled part is padded to the grid.
+        """Read a label map for a scan on this grid; one that covers only the labelled part is padded.
 
-        Raises ScanError as `read` does, and where the voxels of such a part do not lie on those of the scan.
+        Raises ScanError as `read`, or if the voxels of such a part are not voxels of the scan.
         """
         volume = self.read()
         if not self.partial:
@@ -77,22 +76,22 @@ class ImageFile:
 
 
 def _padded(part: Volume, grid: Grid) -> np.ndarray | None:
-    """The labels (X, Y, Z) of a part, perhaps with other axes, on the grid; None where one lies on no voxel of it."""
-    found = np.argwhere(part.array[0])
-    there = apply_affine(np.linalg.inv(grid.affine) @ part.affine, found)
-    nearest = np.rint(there).astype(int)
-    if np.abs(there - nearest).max(initial=0) > 0.05 or np.any(nearest < 0) or np.any(nearest >= grid.shape):
+    """The labels (X, Y, Z) of a part on the grid, or None if some are not on its voxels; the axes may differ."""
+    voxels = np.argwhere(part.array[0])
+    indices = apply_affine(np.linalg.inv(grid.affine) @ part.affine, voxels)
+    nearest = np.rint(indices).astype(int)
+    if np.abs(indices - nearest).max(initial=0) > 0.05 or np.any(nearest < 0) or np.any(nearest >= grid.shape):
         return None
     result = np.zeros(grid.shape, part.array.dtype)
-    result[tuple(nearest.T)] = part.array[0][tuple(found.T)]
+    result[tuple(nearest.T)] = part.array[0][tuple(voxels.T)]
     return result
 
 
 def _count_not_finite(array: np.ndarray) -> int:
     if array.dtype.kind != "f":
         return 0
-    flat = array.reshape(-1, order="A")  # no copy: in the order that it lies in memory
-    return sum(int(np.count_nonzero(~np.isfinite(flat[at : at + _PART]))) for at in range(0, flat.size, _PART))
+    flat = array.reshape(-1, order="A")  # in memory order, without a copy
+    return sum(int(np.count_nonzero(~np.isfinite(flat[at : at + _CHUNK]))) for at in range(0, flat.size, _CHUNK))
 
 
 def _times(sizes: tuple[object, ...]) -> str:

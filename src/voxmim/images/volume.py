@@ -1,7 +1,4 @@
-"""The one door through which image files are read and written, whatever their format.
-
-A file of any format becomes an `ImageFile` whose header is parsed once; its voxels are read on demand.
-"""
+"""Reading and writing image files of all formats."""
 
 from pathlib import Path
 
@@ -22,25 +19,25 @@ __all__ = [
 ]  # fmt: skip
 
 SCAN_ENDINGS = (".nii", ".nii.gz", ".hdr", *READERS)
-_SEGMENTATION_ENDINGS = (".seg.nrrd", ".seg.nhdr")  # as 3D Slicer names its label maps
+_SEGMENTATION_ENDINGS = (".seg.nrrd", ".seg.nhdr")  # of label maps of 3D Slicer
 _ENDINGS = sorted((*SCAN_ENDINGS, *_SEGMENTATION_ENDINGS, ".img", ".dcm", SERIES_ENDING), key=len, reverse=True)
 
 
 def is_scan(path: Path) -> bool:
-    """Whether the file's name ends as a scan's does (hidden files are none).
+    """Whether a file that is not hidden has the ending of a scan; of two files, of the header.
 
-    Of a scan in two files, only the header counts; DICOM is listed by `find_series`.
+    DICOM files are found by `find_series`.
     """
     return path.name.lower().endswith(SCAN_ENDINGS) and not path.name.startswith(".")
 
 
 def is_segmentation_name(path: Path) -> bool:
-    """Whether a file is named as 3D Slicer names the label map of a scan."""
+    """Whether a file has the ending of a label map of 3D Slicer."""
     return path.name.lower().endswith(_SEGMENTATION_ENDINGS)
 
 
 def case_name(path: Path) -> str:
-    """The file's name without its ending: ``liver_01.nii.gz`` gives ``liver_01``; a folder's name is kept."""
+    """The name of a file without its ending, such as ``liver_01`` of ``liver_01.nii.gz``, or of a folder."""
     if path.is_dir():
         return path.name
     ending = next((ending for ending in _ENDINGS if path.name.lower().endswith(ending)), path.suffix)
@@ -50,8 +47,8 @@ def case_name(path: Path) -> str:
 def open_image(path: Path | str) -> ImageFile:
     """Parse the header of a scan or label map of any format.
 
-    `path` is a file, a folder that holds one DICOM series, or one series among several, as `find_series` gives it.
-    Raises ScanError if the file is missing, of no known format, or damaged.
+    `path` is a file, a folder with one DICOM series, or the path of a series from `find_series`. Raises ScanError if
+    the file is missing, of no known format, or damaged.
     """
     path = Path(path)
     if is_dicom(path):
@@ -72,10 +69,7 @@ def read_volume(path: Path | str, channels: int = 1) -> Volume:
 
 
 def write_volume(path: Path | str, volume: Volume) -> None:
-    """Write a volume of one channel (or, as 4D, of several) as NIfTI-1, whose voxels lie exactly where they did.
-
-    Raises ScanError if the file cannot be written.
-    """
+    """Write a volume as NIfTI-1, 4D if it has several channels; raises ScanError if the file cannot be written."""
     path = Path(path)
     array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
     image = nib.Nifti1Image(
@@ -84,7 +78,7 @@ def write_volume(path: Path | str, volume: Volume) -> None:
     cosines = volume.affine[:3, :3] / volume.spacing
     is_rigid = np.allclose(cosines.T @ cosines, np.eye(3), atol=1e-4)
     image.set_sform(volume.affine, 1)
-    image.set_qform(volume.affine, 1 if is_rigid else 0)  # which has no place for a shear
+    image.set_qform(volume.affine, 1 if is_rigid else 0)  # a qform cannot represent a shear
     image.header.set_xyzt_units("mm")
     try:
         with atomic_write(path) as temporary:

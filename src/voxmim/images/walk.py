@@ -1,4 +1,4 @@
-"""The files below a folder, as every listing of scans sees them."""
+"""The files in a folder and its subfolders."""
 
 import os
 from collections.abc import Iterator
@@ -6,27 +6,27 @@ from pathlib import Path
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, sorted, but for hidden files and folders; links are followed, each folder once."""
+    """All files below a folder, sorted, without hidden ones; links are followed, but each folder only once."""
     seen = {os.path.realpath(folder)}
-    for place, folders, names in os.walk(folder, followlinks=True):
-        fresh = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        unseen = []
         for name in sorted(folders):
-            real = os.path.realpath(os.path.join(place, name))
+            real = os.path.realpath(os.path.join(parent, name))
             if not name.startswith(".") and real not in seen:
                 seen.add(real)
-                fresh.append(name)
-        folders[:] = fresh
+                unseen.append(name)
+        folders[:] = unseen
         for name in sorted(names):
-            file = Path(place, name)
+            file = Path(parent, name)
             if not name.startswith(".") and file.is_file():
                 yield file
 
 
 def has_utf8_name(path: Path) -> bool:
-    """Whether a path can be written down as text, as a store, a page and a console must."""
+    """Whether a path is valid UTF-8, as stores, pages and consoles need it."""
     return printable(path) == str(path)
 
 
 def printable(path: Path) -> str:
-    """The path, with escapes for what is not UTF-8."""
+    """The path, with bytes that are not UTF-8 escaped."""
     return str(path).encode("utf-8", "backslashreplace").decode()

@@ -24,7 +24,7 @@ class MaskedOutput(NamedTuple):
     prediction: Tensor  # (B, N, P) float32 in the target's units; what is not predicted may be anything
     target: Tensor  # (B, N, P) float32
     mask: Tensor  # (B, N) bool, True means hidden
-    present: Tensor | None = None  # (B, C) bool, the channels that count; None where all do
+    present: Tensor | None = None  # (B, C) bool, the channels that count; None if all do
 
 
 class MaskedPretext(Pretext):
@@ -98,5 +98,5 @@ def voxels_of(present: Tensor, length: int) -> Tensor:
 
 
 def on_device(present: Tensor | None, image: Tensor) -> Tensor | None:
-    """On the image's device; None where every channel is present, which a loss need not weigh."""
+    """On the image's device; None if every channel is present, which a loss need not weigh."""
     return None if present is None or present.all() else present.to(image.device)

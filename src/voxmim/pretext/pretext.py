@@ -55,7 +55,7 @@ class Pretext(nn.Module):
 
     @classmethod
     def for_encoder(cls, encoder: type[Encoder]) -> "type[Pretext] | None":
-        """The class that pre-trains such an encoder by this pretext, or None where that is not possible."""
+        """The class that pre-trains such an encoder by this pretext, or None if that is not possible."""
         return cls
 
     @classmethod
@@ -68,7 +68,7 @@ class Pretext(nn.Module):
         Args:
             image: (B * views, C, X, Y, Z).
             seeds: (B * views,) int64 on the CPU.
-            present: (B * views, C) bool, the channels that each crop shows; None where it shows all.
+            present: (B * views, C) bool, the channels that each crop shows; None if it shows all.
         """
         raise NotImplementedError
 

@@ -96,8 +96,8 @@ def reconstruct(run: Path, scans: Sequence[Path], out: Path, seed: int = 0, on_c
     predicted patches with the visible ones pasted in, ``CASE_masked.nii.gz`` what the network saw (hidden voxels at
     the scan's minimum), ``CASE_mask.nii.gz`` 1 where hidden. Outside the foreground box the scan stays as it is.
 
-    A scan that cannot be used is named and left out. Raises SourceError or ScanError where none can be used,
-    WeightsError where the run predicts no voxels.
+    A scan that cannot be used is named and left out. Raises SourceError or ScanError if none can be used,
+    WeightsError if the run predicts no voxels.
     """
     reconstructor = Reconstructor.load(run)
     preparation, bounds = reconstructor.preparation, tuple(reconstructor.metadata["window"])

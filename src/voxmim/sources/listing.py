@@ -84,7 +84,7 @@ def label_file(path: Path) -> Path:
 
 
 def findings_in(path: Path) -> list[Finding]:
-    """What was repaired or left out in a scan's own folder; nothing where no scan is left, which its case will say."""
+    """What was repaired or left out in a scan's own folder; nothing if no scan is left, which its case will say."""
     series = find_series(path) if path.is_dir() else []
     if all(each.fault is not None for each in series):
         return []

@@ -49,7 +49,7 @@ def by_case(
 
 
 def missing_channels(name: str, images: Sequence[Path], channels: int) -> tuple[int, ...] | None:
-    """The channels for which a case has no file; None where nothing says which file is which channel."""
+    """The channels for which a case has no file; None if nothing says which file is which channel."""
     names = {case_name(image) for image in images}
     if names == {name} and len(images) == 1:
         return ()  # one file of all channels

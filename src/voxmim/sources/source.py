@@ -40,13 +40,13 @@ class Source:
     path: Path  # the folder or list
     name: str  # of the data set
     channels: tuple[str, ...]  # the name of each channel
-    labels: dict[int, str]  # name of each label value, background left out; empty where the source does not say
+    labels: dict[int, str]  # name of each label value, background left out; empty if the source does not say
     cases: tuple[SourceCase, ...]  # sorted by name
     seed: int = 0  # of the split, where one was drawn
     # name of each region to the label values it is the union of, in the source's order; regions may overlap. Empty
     # where there are none.
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    licence: str = ""  # what the data set says of its licence; empty where it says nothing
+    licence: str = ""  # what the data set says of its licence; empty if it says nothing
     findings: tuple[Finding, ...] = ()  # what was repaired or left out while looking for scans
 
 

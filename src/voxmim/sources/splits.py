@@ -135,5 +135,5 @@ def along(label: object, split: str) -> str:
 
 
 def strictest(*splits: str) -> str:
-    """Of several splits of one patient, the one that holds for its other scans; empty where there is none."""
+    """Of several splits of one patient, the one that holds for its other scans; empty if there is none."""
     return max((split for split in splits if split in _STRICTEST), key=_STRICTEST.index, default="")

@@ -14,16 +14,17 @@ from voxmim.workers import run
 
 
 def respace(store: Store, out: Path, spacing: Spacing) -> Store:
-    """Prepare a store's scans at another spacing (mm); what `out` holds already of the same files is kept.
+    """Prepare a store's scans from their source files at another spacing (mm), with the same splits and labels.
 
-    Raises ScanError if a source file is missing or cannot be used, StoreError where `out` cannot be written to.
+    Cases of the same files that are already in `out` are kept. Raises ScanError if a source file is missing or cannot
+    be used, StoreError if `out` cannot be written to.
     """
     preparation = replace(store.preparation, spacing=spacing)
     with writing(out):
-        there = {case.name: case for case in written_cases(out)}
+        written = {case.name: case for case in written_cases(out)}
         done, todo = [], []
         for case in store.cases.values():
-            old = there.get(case.name)
+            old = written.get(case.name)
             if old is None or (old.stamps, old.label) != (case.stamps, case.label):
                 todo.append(case)
             else:

@@ -31,7 +31,7 @@ def find_cause(network: nn.Module, batch: Batch, files: Sequence[str]) -> tuple[
     bad_crops = (~torch.isfinite(batch.image).flatten(1).all(1)).tolist()
     if any(bad_crops):
         bad = _listed([name for name, is_bad in zip(files, bad_crops, strict=True) if is_bad])
-        return True, f"these scans have values that are not finite: {bad}; check and prepare them again."
+        return True, f"these scans hold values that are not finite: {bad}; check and prepare them again."
     names = [name for name, weights in network.named_parameters() if not torch.isfinite(weights).all()]
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -46,7 +46,7 @@ class Collection:
     title: str
     items: list[Item]  # at least one
     page: Path | None = None  # to link to, such as a run's report; files beside it are served too
-    curves: Callable[[], bytes | None] = lambda: None  # the learning curves as PNG, or None where there are none yet
+    curves: Callable[[], bytes | None] = lambda: None  # the learning curves as PNG, or None if there are none yet
     live: Callable[[], bool] = lambda: False  # whether a training is still writing
     findings: list[Finding] = field(default_factory=list)  # filled while the files are checked
     checking: str = ""  # how far the check of the files is, such as 12 of 40; empty when it is done

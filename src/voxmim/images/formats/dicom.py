@@ -1,8 +1,8 @@
-"""Scans among DICOM files: a folder of any depth sorted into series, each judged and, if sound, read.
+"""DICOM series: sorting the files of a folder into series, checking and reading them.
 
-A series is called by its modality and a hash of its number, as ``MR-3fa2b1c0``, so that names of patients, dates and
-descriptions are never copied. Its path is the folder that holds it, or, where the folder holds several, its one file of
-many frames, or that folder and the series' name with an ending that no file has: ``FOLDER/MR-3fa2b1c0.series``.
+The name of a series is its modality and a hash of its UID, such as ``MR-3fa2b1c0``, so that names of patients, dates
+and descriptions are never copied. Its path is its folder; if the folder has several series, the path is the series'
+single file of many frames, or ``FOLDER/NAME.series``, which is not a file.
 """
 
 import hashlib
@@ -31,18 +31,17 @@ Plane = tuple[Planes, int]  # a file, and which of its planes
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """The slices of one scan, or what is no scan."""
+    """The slices of one scan, or files that are no scan."""
 
-    path: Path  # what `read_volume` takes
+    path: Path  # the argument of `read_volume`
     name: str  # modality and a hash, unique in its folder
     modality: str  # ``CT``, ``MR`` and so on
-    files: tuple[Path, ...]  # those of its slices, or one of many frames
-    # upward along their normal; empty where they make no volume
-    planes: tuple[Plane, ...] = field(default=(), repr=False)
-    grid: Grid = field(default_factory=lambda: Grid((0, 0, 0), np.eye(4)), repr=False)  # where they lie
-    notes: tuple[str, ...] = ()  # what was odd and is repaired, one sentence each
+    files: tuple[Path, ...]  # of its slices, or one of many frames
+    planes: tuple[Plane, ...] = field(default=(), repr=False)  # sorted along their normal; empty without a volume
+    grid: Grid = field(default_factory=lambda: Grid((0, 0, 0), np.eye(4)), repr=False)
+    notes: tuple[str, ...] = ()  # sentences on repairs
     fault: str | None = None  # why it is left out, one sentence, or None
-    kind: str = "dicom series"  # of the findings that notes and fault make
+    kind: str = "dicom series"  # of the findings on notes and fault
 
     def load(self) -> np.ndarray:
         """(X, Y, Z) rescaled values; raises ScanError if a file cannot be read."""
@@ -60,7 +59,7 @@ class Series:
 
 
 def find_series(folder: Path | str) -> list[Series]:
-    """Sort the DICOM files below a folder (hidden ones aside) into series, by name; those left out have a fault."""
+    """Sort the DICOM files below a folder, except hidden ones, into series; those that are left out have a fault."""
     files = [(file, file.stat()) for file in files_below(Path(folder)) if file.name.upper() != "DICOMDIR"]
     return list(_sorted_into_series(tuple((file, state.st_size, state.st_mtime_ns) for file, state in files)))
 
@@ -71,9 +70,9 @@ def is_dicom(path: Path) -> bool:
 
 
 def open_dicom(path: Path) -> ImageFile:
-    """Parse the one series of a folder, a series of several, an enhanced file, or a DICOM segmentation.
+    """Parse a series, the only series of a folder, an enhanced file, or a DICOM segmentation.
 
-    Raises ScanError if there is no series here, there are several, it is left out, or it cannot be read.
+    Raises ScanError if there is no series, there are several, it is left out, or it cannot be read.
     """
     if path.is_file() and is_segmentation(path):
         return open_segmentation(path)
@@ -82,7 +81,7 @@ def open_dicom(path: Path) -> ImageFile:
 
 
 def wanted_series(path: Path) -> Series:
-    """The series that a path means; raises ScanError as `open_dicom` does."""
+    """The series of a path; raises ScanError as `open_dicom`."""
     if path.is_file():
         found = _as_series([read_planes(path)], 1)
         if found.fault == "it has one slice only":
@@ -118,7 +117,7 @@ def _is_series(path: Path) -> bool:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _sorted_into_series(seen: tuple[tuple[Path, int, int], ...]) -> tuple[Series, ...]:
-    """The series of these files; size and time of change show that a file was replaced."""
+    """The series of these files; cached by their size and modification time."""
     groups: dict[tuple[object, ...], list[list[Planes]]] = {}
     for path, _, _ in seen:
         if is_dicom_file(path):
@@ -138,20 +137,20 @@ def _sorted_into_series(seen: tuple[tuple[Path, int, int], ...]) -> tuple[Series
 
 
 def _with_paths(series: list[Series]) -> Iterable[Series]:
-    """Give each series its path: its folder, if no other sound series lies there, or else its one file or its name."""
-    homes = [Path(os.path.commonpath([file.parent for file in each.files])) for each in series]
-    for each, home in zip(series, homes, strict=True):
+    """Set the path of each series: its folder if it has no other sound series, else its single file or its name."""
+    for each in series:
+        folder = Path(os.path.commonpath([file.parent for file in each.files]))
         others = [other for other in series if other.fault is None and other is not each]
-        if each.fault is None and not any(file.is_relative_to(home) for other in others for file in other.files):
-            yield replace(each, path=home)
+        if each.fault is None and not any(file.is_relative_to(folder) for other in others for file in other.files):
+            yield replace(each, path=folder)
         elif each.fault is None and len(each.files) == 1:
             yield replace(each, path=each.files[0])
         else:
-            yield replace(each, path=home / f"{each.name}{SERIES_ENDING}")
+            yield replace(each, path=folder / f"{each.name}{SERIES_ENDING}")
 
 
 def _as_series(files: Sequence[Planes], kinds: int) -> Series:
-    """Judge files that belong together."""
+    """The series of files that belong together, with its notes and fault."""
     first = files[0]
     number = hashlib.sha256(first.series.encode(errors="replace")).hexdigest()[:8]
     paths = tuple(each.path for each in files)
@@ -200,10 +199,11 @@ def _are_copies(a: Plane, b: Plane) -> bool:
         return False
 
 
-def _mixed(order: Sequence[Plane], stacked: Stack, heights: np.ndarray) -> str | None:
-    """Why slices of one identity may be of two patients, whose numbers and names an anonymiser made the same.
+def _mixed(order: Sequence[Plane], stacked: Stack, places: np.ndarray) -> str | None:
+    """The fault of slices that may be of two patients, to whom an anonymiser gave the same numbers and names.
 
-    The sign is an instance number that occurs twice; or, without numbers, two folders of interleaved, even stacks.
+    It is detected by an instance number that occurs twice; or, without numbers, by interleaved even stacks in two
+    folders.
     """
     text = "cannot be distinguished from those of another scan of the same numbers and names"
     numbers = [] if order[0][0].enhanced else [planes.number for planes, _ in order]
@@ -215,8 +215,9 @@ def _mixed(order: Sequence[Plane], stacked: Stack, heights: np.ndarray) -> str |
         return None
     of_folder: dict[Path, list[float]] = {}
     for plane, index in zip(order, stacked.order, strict=True):
-        of_folder.setdefault(plane[0].path.parent, []).append(float(heights[index]))
-    even = [own for own in of_folder.values() if len(own) > 1 and np.ptp(np.diff(own)) <= 0.02 * np.diff(own).min()]
+        of_folder.setdefault(plane[0].path.parent, []).append(float(places[index]))
+    stacks = [heights for heights in of_folder.values() if len(heights) > 1]
+    even = [heights for heights in stacks if np.ptp(np.diff(heights)) <= 0.02 * np.diff(heights).min()]
     if any(a[0] < b[-1] and b[0] < a[-1] for i, a in enumerate(even) for b in even[:i]):
         return f"its slices {text} (they lie in several folders, and between each other's)"
     return None

@@ -1,6 +1,7 @@
-"""One DICOM file through pydicom: its tags and its voxels.
+"""Reading the tags and voxels of one DICOM file with pydicom.
 
-Whatever a file claims, no more memory is taken than it can fill; what pydicom says, which may quote tags, is silenced.
+No memory is allocated for voxels that a file claims but does not have. Messages of pydicom are silenced, because they
+may quote tags.
 """
 
 import logging
@@ -31,10 +32,10 @@ from pydicom.uid import (
 
 from voxmim.errors import ScanError
 
-SEGMENTATION = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47]")  # its class
-_ONE_THREAD = threading.RLock()  # may be quiet at a time: logging and warnings are those of the process
+SEGMENTATION = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47]")  # SOP class
+_ONE_THREAD = threading.RLock()  # logging and warnings are settings of the whole process
 _PIXELS = 0x7FE00010
-_RATIO = 5000  # times that a picture of one grey value may be packed
+_RATIO = 5000  # largest compression ratio, of a constant image
 _BARE = re.compile(rb"[\x02\x08]\x00.\x00([A-Z]{2}|.\x00\x00\x00)|\x00\x08\x00.[A-Z]{2}", re.DOTALL)  # without preamble
 
 
@@ -49,7 +50,7 @@ def quietly(path: Path, what: str) -> Iterator[None]:
             yield
         except ScanError:
             raise
-        except Exception:  # on damaged bytes a parser may fail in any way, and what it says may quote them
+        except Exception:  # a parser may raise any kind for damaged bytes, and its message may quote tags
             text = f"{path}: {what} cannot be read; the file is cut off or damaged, copy it again."
             raise ScanError(text, "cut off") from None
         finally:
@@ -57,7 +58,7 @@ def quietly(path: Path, what: str) -> Iterator[None]:
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether a file begins as DICOM does, with a preamble or without one, or has the ending .dcm."""
+    """Whether a file begins like DICOM, with or without a preamble, or has the ending .dcm."""
     try:
         with path.open("rb") as file:
             content = file.read(132)
@@ -85,7 +86,7 @@ def read_pixels(path: Path) -> np.ndarray:
         if data.file_meta.TransferSyntaxUID in JPEG2000TransferSyntaxes:
             for frame in _frames(data):
                 if struct.unpack(">2I", frame[8:16]) != (data.Columns, data.Rows) or frame[40:42] != b"\0\1":
-                    raise EOFError  # decoders take memory for the size and the components that a frame claims
+                    raise EOFError  # decoders allocate memory for the size and components that a frame claims
         try:
             stored = data.pixel_array
         except (NotImplementedError, RuntimeError):  # pydicom has no decoder for it
@@ -98,7 +99,7 @@ def _frames(data: Any) -> Iterator[bytes]:
 
 
 def _decoded_by_gdcm(data: Any) -> np.ndarray:
-    """(N, rows, columns) values of compressed frames, each given to ITK's GDCM as a picture of its own."""
+    """(N, rows, columns) values of compressed frames, each decoded as a file of its own by ITK's GDCM."""
     picture, planes = pydicom.Dataset(), []
     picture.file_meta = pydicom.dataset.FileMetaDataset()
     picture.file_meta.TransferSyntaxUID = data.file_meta.TransferSyntaxUID
@@ -120,9 +121,9 @@ def _decoded_by_gdcm(data: Any) -> np.ndarray:
 
 
 def parsed(path: Path, tags: list[BaseTag] | None = None) -> tuple[Any, bool]:
-    """These tags, or all with the voxels; and whether the file holds as many voxels as they claim.
+    """Parse these tags, or all and the voxels; and whether the file has as many voxels as they claim.
 
-    The file is mapped, so that no claimed length takes memory; what is behind the voxels is not read.
+    The file is mapped, so that a claimed length takes no memory; tags after the voxels are not read.
     """
     length, behind, pixels = 0, False, tags is None
 

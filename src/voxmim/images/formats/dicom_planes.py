@@ -1,7 +1,7 @@
-"""What the tags of one DICOM file say of its planes.
+"""The planes of one DICOM file, from its tags.
 
-A slice of a classic series is one plane; an enhanced file holds many, each with a place and a rescaling of its own.
-Names and numbers of patients are compared and never leave this room.
+A slice of a classic series is one plane; an enhanced file has many, each with a position and a rescaling of its own.
+Names and numbers of patients are only compared, and never shown or stored.
 """
 
 import re
@@ -20,7 +20,7 @@ _STORAGE = r"1\.2\.840\.10008\.5\.1\.4\.1\.1\."
 _ENHANCED = re.compile(_STORAGE + r"(2\.1|2\.2|4\.1|4\.4|128\.1|130)")
 _SECONDARY_CAPTURE = re.compile(_STORAGE + r"7(\.\d)?")
 _DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
-# What all files of a series have in common, by the standard's model of patient, study, series and frame of reference.
+# The same in all files of a series, by the standard's model of patient, study, series and frame of reference.
 _IDENTITY = (
     "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate",
     "AccessionNumber", "SeriesInstanceUID", "Modality", "FrameOfReferenceUID",
@@ -36,20 +36,17 @@ _TAGS = [Tag(name) for name in (
 class Planes:
     """The planes of one DICOM file, without their voxels."""
 
-    path: Path  # the file
-    series: str  # the series' own number (UID), or the folder where the file has none
+    path: Path
+    series: str  # the series UID, or the folder if the file has none
     modality: str  # ``CT``, ``MR`` and so on
-    # what all files of the series have in common; never to be shown
-    identity: tuple[str, ...] = field(default=(), repr=False)
-    number: int | None = None  # of the instance in its series, None where the file has none
-    enhanced: bool = False  # the file holds many planes
+    identity: tuple[str, ...] = field(default=(), repr=False)  # the values of `_IDENTITY`; never to be shown
+    number: int | None = None  # of the instance in its series, None if the file has none
+    enhanced: bool = False  # whether the file has many planes
     size: tuple[int, int] = (0, 0)  # columns and rows
     spacing: tuple[float, float] = (1.0, 1.0)  # mm between columns and between rows
-    # across, down: (3,) directions of a row and of a column, LPS
-    across: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    down: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    # (N, 3) centre of each plane's first voxel, LPS mm
-    positions: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
+    across: np.ndarray = field(default_factory=lambda: np.zeros(3))  # (3,) direction of a row, LPS
+    down: np.ndarray = field(default_factory=lambda: np.zeros(3))  # (3,) direction of a column, LPS
+    positions: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))  # (N, 3) first voxel of each plane, LPS mm
     rescale: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))  # (N, 2) slope and intercept of each plane
     fault: str | None = None  # why they are not part of a scan, or None
 
@@ -68,7 +65,7 @@ class _Fault(ScanError):
 
 
 def read_planes(path: Path) -> Planes:
-    """Read the tags of a file; one that is no image, or not part of a scan, comes with its fault."""
+    """Read the tags of a file; the result has a fault if it is not an image or not part of a scan."""
     found = Planes(path, str(path.parent), "DICOM")
     try:
         with quietly(path, "it"):
@@ -107,7 +104,7 @@ def _refuse_no_scan(data: Any) -> None:
 
 
 def _placed(found: Planes, data: Any) -> Planes:
-    """The planes with their places and rescaling."""
+    """The planes with their positions and rescaling."""
     if not found.enhanced and int(data.get("NumberOfFrames") or 1) > 1:
         raise _Fault("frames that do not say where they lie in space")
     frames = _enhanced_frames(data) if found.enhanced else [(data, data, data, data)]
@@ -130,7 +127,7 @@ def _placed(found: Planes, data: Any) -> Planes:
     return replace(
         found,
         size=(int(data.Columns), int(data.Rows)),
-        spacing=(float(sizes[0, 1]), float(sizes[0, 0])),  # DICOM names the distance of rows first
+        spacing=(float(sizes[0, 1]), float(sizes[0, 0])),  # in DICOM, the distance of rows is first
         across=across,
         down=down,
         positions=positions,
@@ -139,7 +136,7 @@ def _placed(found: Planes, data: Any) -> Planes:
 
 
 def _enhanced_frames(data: Any) -> list[tuple[Any, ...]]:
-    """The data sets with place, orientation, voxel size and rescaling of each frame, its own or the file's."""
+    """The data sets with position, orientation, voxel size and rescaling of each frame, its own or the shared ones."""
     shared = data.SharedFunctionalGroupsSequence[0]
 
     def group(frame: Any, name: str) -> Any:

@@ -13,12 +13,12 @@ _MAX_NUMBER = 255  # of a segment
 
 
 def open_segmentation(path: Path) -> ImageFile:
-    """Read a segmentation on the grid of its own frames, which may be fewer than the slices of its scan: uint8.
+    """Read a segmentation as uint8 on the grid of its own frames, which may be fewer than the slices of its scan.
 
-    Raises ScanError if its segments overlap, are no plain masks, or lie unevenly; or it cannot be read.
+    Raises ScanError if its segments overlap or are not binary, its frames are unevenly spaced, or it cannot be read.
     """
     with quietly(path, "a DICOM segmentation"):
-        import highdicom  # takes half a second, and few need it
+        import highdicom  # slow
 
         segmentation = highdicom.seg.segread(path)
         if max(segmentation.segment_numbers) > _MAX_NUMBER:

@@ -20,15 +20,15 @@ _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator",
 )  # fmt: skip
-_GOLDEN = 0.618  # of the circle of hues: neighbouring numbers get colours that differ
+_GOLDEN = 0.618  # step of the hue between segments, so that neighbours have different colours
 
 
 def write_segmentation(file: Path, scan: Path, labels: np.ndarray, names: Mapping[int, str]) -> None:
-    """Write a label map as a binary DICOM segmentation, whose segments are numbered by the label values.
+    """Write a label map as a binary DICOM segmentation, with label values as segment numbers.
 
-    `scan` is the DICOM series that was labelled, as `open_dicom` takes it, and `labels` (X, Y, Z) uint8 on its grid.
-    Raises ScanError if a label has no name, the scan is one file of many frames, the series lacks what a
-    segmentation must refer to, or the file cannot be written.
+    `scan` is the path of the DICOM series (see `open_dicom`), and `labels` (X, Y, Z) uint8 on its grid. Raises
+    ScanError if a label has no name, the scan is one file of many frames, the series lacks tags that a segmentation
+    must refer to, or the file cannot be written.
     """
     unnamed = [value for value, name in names.items() if not name.strip()]
     if unnamed:
@@ -36,7 +36,7 @@ def write_segmentation(file: Path, scan: Path, labels: np.ndarray, names: Mappin
             f"{file}: label {unnamed[0]} has no name, which a DICOM segmentation needs; write NIfTI instead."
         )
 
-    import highdicom  # takes half a second, and few need it
+    import highdicom  # slow
 
     series = wanted_series(scan)
     if series.planes[0][0].enhanced:
@@ -48,11 +48,11 @@ def write_segmentation(file: Path, scan: Path, labels: np.ndarray, names: Mappin
         coordinate_system="PATIENT",
         frame_of_reference_uid=sources[0].FrameOfReferenceUID,
     )
-    numbers = range(1, max(names) + 1)  # in DICOM they have no gaps
+    numbers = range(1, max(names) + 1)  # must be consecutive in DICOM
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = highdicom.seg.Segmentation(
+            segmentation = highdicom.seg.Segmentation(
                 sources,
                 pixels,
                 highdicom.seg.SegmentationTypeValues.BINARY,
@@ -68,15 +68,15 @@ def write_segmentation(file: Path, scan: Path, labels: np.ndarray, names: Mappin
                 series_description="Segmentation by voxmim",
             )
         with atomic_write(file) as temporary:
-            made.save_as(temporary)
+            segmentation.save_as(temporary)
     except (AttributeError, ValueError, TypeError, OSError) as error:
         kind = "the disk" if isinstance(error, OSError) else "the tags of the series"
         raise ScanError(f"{file}: no DICOM segmentation of {scan} could be written; check {kind}.") from None
 
 
 def _sources(series: Series) -> list[pydicom.Dataset]:
-    """The headers of the series, one per file, upward."""
-    found: list[pydicom.Dataset] = []
+    """The headers of the series' files, in the order of the planes."""
+    headers: list[pydicom.Dataset] = []
     for path in dict.fromkeys(planes.path for planes, _ in series.planes):
         header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         missing = [tag for tag in _NEEDED if not header.get(tag)]
@@ -87,13 +87,13 @@ def _sources(series: Series) -> list[pydicom.Dataset]:
         for tag in _MAY_BE_EMPTY:
             if tag not in header:
                 setattr(header, tag, None)
-        header.SpacingBetweenSlices = round(series.grid.spacing[2], 6)  # of which some files say something else
-        found.append(header)
-    return found
+        header.SpacingBetweenSlices = round(series.grid.spacing[2], 6)  # wrong in some files
+        headers.append(header)
+    return headers
 
 
 def _segment(number: int, name: str) -> Any:
-    """The description of a segment; what a label is called is known, and no code of it."""
+    """The description of a segment; the label has a name but no code."""
     import highdicom
     from pydicom.sr.codedict import codes
 

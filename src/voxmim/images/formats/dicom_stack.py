@@ -1,30 +1,29 @@
-"""Do slices make a volume? Their order, the step from one to the next, and what is wrong between them."""
+"""Stacking slices to a volume: their order, spacing, and faults such as missing slices."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-_SAME = 0.01  # mm: slices nearer to each other lie at the same place
-_EVEN = 0.01  # of the spacing: how far a step may be off
-_ROUNDED = 0.1  # of the spacing: how far a position may be off that was rounded when it was written
+_SAME = 0.01  # mm: slices nearer to each other are at the same position
+_EVEN = 0.01  # tolerance of a step, as a fraction of the spacing
+_ROUNDED = 0.1  # tolerance of positions that were rounded when written, as a fraction of the spacing
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
     """The order of slices along their normal."""
 
-    order: tuple[int, ...]  # index of each slice that stays, upward
-    # (the index that stays, the index that goes) of slices at the same place
-    duplicates: tuple[tuple[int, int], ...] = ()
+    order: tuple[int, ...]  # indices of the slices in order, without duplicates
+    duplicates: tuple[tuple[int, int], ...] = ()  # (index that is kept, index that is not) of slices at one position
     spacing: float = 1.0  # mm between slices
-    fault: str | None = None  # why they make no volume, or None; ``{0}`` and ``{1}`` stand for the names of `where`
-    where: tuple[int, int] = (0, 0)  # the two slices between which the fault is
+    fault: str | None = None  # why they make no volume, or None; ``{0}`` and ``{1}`` are the names of `where`
+    where: tuple[int, int] = (0, 0)  # the two slices of the fault
 
 
 def stack(positions: np.ndarray, normal: np.ndarray, pixel: float) -> Stack:
-    """Order slices by their first voxels' positions (N, 3) in mm along the unit vector `normal`, and judge their steps.
+    """Order slices by the positions of their first voxels (N, 3) in mm along the unit vector `normal`, and check them.
 
-    `pixel` is the smaller side of a voxel within a slice, mm.
+    `pixel` is the smaller side of a voxel within a slice in mm.
     """
     heights = positions @ normal
     order: list[int] = []
@@ -43,7 +42,7 @@ def stack(positions: np.ndarray, normal: np.ndarray, pixel: float) -> Stack:
 
 
 def _rounding(positions: np.ndarray) -> float:
-    """Half of the last decimal that changing positions are written with: how far each of them may be off."""
+    """The rounding error of positions: half a unit of their last decimal."""
     positions = positions[:, np.ptp(positions, axis=0) > 1e-6]
     for digits in range(1, 6):
         if np.allclose(np.round(positions, digits), positions, rtol=0, atol=1e-9):
@@ -52,7 +51,7 @@ def _rounding(positions: np.ndarray) -> float:
 
 
 def _uneven(heights: np.ndarray, rounding: float) -> tuple[str, int] | None:
-    """The fault of gaps between slices that are not all the usual one, and where the first is."""
+    """The fault of uneven gaps between slices, and the index of the first."""
     gaps = np.diff(heights)
     usual = float(np.median(gaps))
     allowed = max(min(_SAME, _ROUNDED * usual), _EVEN * usual)
@@ -71,7 +70,7 @@ def _uneven(heights: np.ndarray, rounding: float) -> tuple[str, int] | None:
 
 
 def _tilted(positions: np.ndarray, normal: np.ndarray, pixel: float) -> tuple[str, int] | None:
-    """The fault of slices that do not lie straight above each other."""
+    """The fault of slices that are shifted against each other, and the index of the largest shift."""
     moved = positions - positions[0]
     aside = moved - np.outer(moved @ normal, normal)
     if np.linalg.norm(aside, axis=1).max() <= max(_SAME, pixel / 2):

@@ -1,7 +1,7 @@
-"""NIfTI-1 and NIfTI-2, zipped or not, in one file or a pair, as nibabel understands the standard.
+"""NIfTI-1 and NIfTI-2 (https://nifti.nimh.nih.gov), zipped or not, in one file or a pair.
 
-nibabel parses the header; the voxels are read here, so that a file that is cut off, or claims voxels that it does not
-hold, is refused without taking memory for them. The standard: https://nifti.nimh.nih.gov.
+nibabel parses the header. The voxels are read here, so that no memory is allocated for voxels that a truncated file
+claims but does not have.
 """
 
 import io
@@ -19,20 +19,19 @@ from voxmim.images.grid import is_invertible
 from voxmim.images.image_file import ImageFile
 
 NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")
-_NESTED = 3  # times that a file may be zipped
-_PART = 1 << 20  # bytes
-_RATIO = 1100  # times that deflate can shrink
-_MM = {1: 1e3, 3: 1e-3}  # the codes of metres and micrometres to mm
+_NESTED = 3  # how often a file may be zipped
+_CHUNK = 1 << 20  # bytes
+_RATIO = 1100  # largest compression ratio of deflate
+_MM = {1: 1e3, 3: 1e-3}  # factors to mm of the unit codes of metres and micrometres
 _ZIP_ERRORS = (EOFError, OSError, OverflowError, ValueError, ZipError, MemoryError)
 
 
-@np.errstate(all="ignore")  # of what no header should hold; what it makes is judged
+@np.errstate(all="ignore")  # invalid header values are checked afterwards
 def open_nifti(path: Path) -> ImageFile:
     """Parse the header of a NIfTI file.
 
-    The affine is the sform's where that is set and invertible, else the qform's, else nibabel's base affine (LAS, with
-    the origin in the middle). Raises ScanError for a damaged header, and for Analyze, which does not say which side is
-    left.
+    The affine is the sform if it is set and invertible, else the qform, else nibabel's base affine (LAS, with the
+    origin in the middle). Raises ScanError for a damaged header, and for Analyze, which does not define left and right.
     """
     data = path
     if path.suffix.lower() in (".hdr", ".img"):
@@ -44,7 +43,7 @@ def open_nifti(path: Path) -> ImageFile:
     if not (1 <= dimension <= 7 and min(shape) > 0 and 0 <= start < 1 << 62):
         raise _damaged(path)
     dtype, slope, intercept = _type_of(path, header), float(header["scl_slope"]), float(header["scl_inter"])
-    if not np.isfinite(slope) or slope == 0:  # not rescaled, whatever the intercept
+    if not np.isfinite(slope) or slope == 0:  # no rescaling by the standard
         slope, intercept = 1.0, 0.0
     elif not np.isfinite(intercept):
         raise ScanError(f"{path}: its rescale intercept is {intercept}; repair the header.")
@@ -64,7 +63,7 @@ def open_nifti(path: Path) -> ImageFile:
 
 
 def _parsed(path: Path) -> Any:
-    """The header, in which the sizes of voxels are positive, as the standard says; signs have no meaning there."""
+    """The header, with positive voxel sizes; their signs have no meaning in the standard."""
     try:
         with _content(path) as file:
             content = file.read(540)
@@ -96,7 +95,7 @@ def _type_of(path: Path, header: Any) -> np.dtype:
 
 
 def _oriented(path: Path, header: Any, scale: float) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """The affine to world mm, and what is odd about it; `scale` makes mm of the header's unit."""
+    """The affine to world mm, and doubts about it; `scale` converts the header's unit to mm."""
     to_mm = np.diag([scale, scale, scale, 1])
     given = {"sform": header.get_sform(coded=True)[0], "qform": _qform(header)}
     forms = {name: to_mm @ form for name, form in given.items() if form is not None}
@@ -122,7 +121,7 @@ def _qform(header: Any) -> np.ndarray | None:
 
 
 def _contradictions(sform: np.ndarray, qform: np.ndarray | None, zooms: np.ndarray, same_world: bool) -> Iterator[str]:
-    """An sform and a qform may differ where they are of different worlds, but not in which side is left."""
+    """Contradictions in a header; sform and qform of different coordinate systems must only agree on left and right."""
     sizes = np.linalg.norm(sform[:3, :3], axis=0)
     if not np.allclose(sizes, zooms, rtol=0.01, atol=0):
         listed, own = (" x ".join(f"{size:.3g}" for size in three) for three in (zooms, sizes))
@@ -139,7 +138,7 @@ def _contradictions(sform: np.ndarray, qform: np.ndarray | None, zooms: np.ndarr
 
 
 def _voxels(path: Path, start: int, count: int, dtype: np.dtype) -> np.ndarray:
-    """(count,) numbers of the machine's own byte order."""
+    """(count,) numbers in native byte order."""
     held, needed = path.stat().st_size, count * dtype.itemsize
     try:
         with _content(path) as file:
@@ -147,21 +146,21 @@ def _voxels(path: Path, start: int, count: int, dtype: np.dtype) -> np.ndarray:
             if needed > held * (_RATIO**_NESTED if zipped else 1):
                 raise EOFError
             while start > 0:
-                start -= (read := len(file.read(min(start, _PART))))
+                start -= (read := len(file.read(min(start, _CHUNK))))
                 if not read:
                     raise EOFError
-            array = np.empty(count, dtype)  # no memory is taken before it is written to
+            array = np.empty(count, dtype)  # memory is not used before it is written to
             if file.readinto(memoryview(array).cast("B")) < needed:  # type: ignore[arg-type]
                 raise EOFError
             if zipped:
-                file.read(1)  # so that the checksum behind the voxels is compared
+                file.read(1)  # checks the checksum after the voxels
     except _ZIP_ERRORS:
         raise _damaged(path) from None
     return array if dtype.isnative else array.byteswap(inplace=True).view(dtype.newbyteorder("="))
 
 
 def _content(path: Path) -> io.BufferedReader:
-    """The content of a file, unzipped as many times as it is zipped, whatever its name."""
+    """The content of a file, unzipped as often as it is zipped, whatever its name."""
     file = path.open("rb")
     for _ in range(_NESTED):
         if file.peek(2)[:2] != GZIP:
@@ -171,12 +170,11 @@ def _content(path: Path) -> io.BufferedReader:
 
 
 def _half(path: Path, ending: str) -> Path:
-    """The file of the other ending in a pair of .hdr and .img."""
-    both = (path.with_suffix(ending), path.with_suffix(ending.upper()), path)
-    found = next((file for file in both if file.suffix.lower() == ending and file.is_file()), None)
-    if found is None:
-        raise ScanError(f"{path}: its other half {path.with_suffix(ending).name} is missing; put the file beside it.")
-    return found
+    """The file with this ending in a pair of .hdr and .img."""
+    for file in (path.with_suffix(ending), path.with_suffix(ending.upper()), path):
+        if file.suffix.lower() == ending and file.is_file():
+            return file
+    raise ScanError(f"{path}: its other half {path.with_suffix(ending).name} is missing; put the file beside it.")
 
 
 def _damaged(path: Path) -> ScanError:

@@ -1,6 +1,7 @@
-"""NRRD and MetaImage through SimpleITK, which gets no file whose header is damaged or claims voxels that it lacks.
+"""NRRD and MetaImage with SimpleITK.
 
-ITK believes a header: it takes memory for what is claimed, and crashes on some numbers. It does not know units either.
+Headers are checked first, because ITK allocates memory for all voxels that a header claims, crashes on some damaged
+headers, and ignores units.
 """
 
 import re
@@ -17,34 +18,31 @@ from voxmim.images.image_file import ImageFile
 from voxmim.images.walk import has_utf8_name, printable
 
 READERS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
-_LONGEST = 1 << 20  # bytes of a header
-_RATIO = 1100  # times that deflate can shrink
+_MAX_HEADER = 1 << 20  # bytes
+_RATIO = 1100  # largest compression ratio of deflate
 _MM = {
     "nm": 1e-6, "nanometer": 1e-6, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "micron": 1e-3, "micrometer": 1e-3,
     "cm": 10.0, "centimeter": 10.0, "m": 1e3, "meter": 1e3,
 }  # fmt: skip
 _SPACES = re.compile(r"(right-anterior|left-anterior|left-posterior)-superior(-time)?|(ra|la|lp)st?")
-# Field of a MetaImage to the power of the dimension that is the count of its numbers.
-_NUMBERS = {
+# The number of values of a MetaImage's field is the dimension to this power.
+_POWERS = {
     "DimSize": 1, "ElementSpacing": 1, "ElementSize": 1, "Offset": 1, "Origin": 1, "Position": 1, "CenterOfRotation": 1,
     "TransformMatrix": 2, "Orientation": 2, "Rotation": 2,
 }  # fmt: skip
 
-sitk.ProcessObject.SetGlobalWarningDisplay(False)  # they go past Python, and may quote what a header says
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # warnings bypass Python and may quote headers
 
 
 @dataclass(frozen=True)
 class _Header:
-    """Fields by name in small letters, their length in bytes, and how the voxels are stored.
+    """A parsed header."""
 
-    `data` is the file of the voxels, None where it is this one; `packed` the bytes of what is compressed, if known.
-    """
-
-    fields: dict[str, str]
-    length: int
-    data: str | None
+    fields: dict[str, str]  # by name in lower case
+    length: int  # in bytes
+    data: str | None  # the file of the voxels, None if it is this one
     compressed: bool
-    packed: int = 0
+    packed: int = 0  # bytes of the compressed voxels, if known
 
 
 def open_text_header(path: Path) -> ImageFile:
@@ -66,7 +64,7 @@ def open_text_header(path: Path) -> ImageFile:
 
     def load() -> np.ndarray:
         bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelIDValue()))
-        _refuse_boastful(path, header, prod(sizes) * int(bits[1] if bits else 8) // 8)
+        _refuse_truncated(path, header, prod(sizes) * int(bits[1] if bits else 8) // 8)
         try:
             array = sitk.GetArrayFromImage(reader.Execute())
         except RuntimeError as error:
@@ -98,7 +96,7 @@ def _affine_of(reader: sitk.ImageFileReader) -> np.ndarray:
 
 
 def _in_mm(fields: dict[str, str]) -> np.ndarray:
-    """(4, 4), from the units that a header names along each axis of the world to mm; what is unknown is mm."""
+    """(4, 4) from the header's unit along each world axis to mm; unknown units are mm."""
     named = re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))
     named = [fields["distanceunits"]] if "distanceunits" in fields else [unit for unit in named if unit.strip()]
     scales = [_MM.get(unit.strip().lower().removesuffix("s").replace("metre", "meter"), 1.0) for unit in named]
@@ -110,19 +108,16 @@ def _nrrd_header(path: Path) -> _Header:
     length, fields = _fields(path, rb"\r?\n\r?\n", ":")
     data = fields.get("data file") or fields.get("datafile")
     if length == 0 and data is None:
-        fields = {}  # cut off: ITK says so
+        fields = {}  # truncated, which ITK reports
     return _Header(fields, length, data, fields.get("encoding", "raw").lower() != "raw")
 
 
 def _meta_header(path: Path) -> _Header:
-    """The header of a MetaImage whose fields hold as many numbers as its dimension asks for.
-
-    ITK's reader believes the dimension, whatever it is, and crashes.
-    """
+    """The header of a MetaImage; raises ScanError if a field has the wrong number of values, on which ITK crashes."""
     length, fields = _fields(path, rb"(?im)^ElementDataFile\s*=.*(\n|\Z)", "=")
     dimension = fields.get("ndims", "")
     wrong = "ElementDataFile" if length == 0 else None if dimension in ("1", "2", "3", "4") else "NDims"
-    for name, power in () if wrong else _NUMBERS.items():
+    for name, power in () if wrong else _POWERS.items():
         try:
             values = [float(part) for part in fields.get(name.lower(), "").split()]
         except ValueError:
@@ -144,38 +139,38 @@ def _meta_header(path: Path) -> _Header:
 
 
 def _fields(path: Path, end: bytes, sign: str) -> tuple[int, dict[str, str]]:
-    """The header's length in bytes, 0 where it has no end, and its fields."""
+    """The header's length in bytes, 0 if it has no end, and its fields."""
     with path.open("rb") as file:
-        content = file.read(_LONGEST)
-    found = re.search(end, content)
-    lines = content[: found.end() if found else _LONGEST].decode("utf-8", "replace").splitlines()
+        content = file.read(_MAX_HEADER)
+    match = re.search(end, content)
+    lines = content[: match.end() if match else _MAX_HEADER].decode("utf-8", "replace").splitlines()
     pairs = (line.partition(sign) for line in lines)
     fields = {key.strip().lower(): value.strip() for key, split, value in pairs if split}
-    return found.end() if found else 0, fields
+    return match.end() if match else 0, fields
 
 
 def _refuse_missing(path: Path, data: str | None) -> None:
-    """Refuse a header whose voxels lie in a file that is missing, or in several."""
+    """Raise ScanError if the voxels are in a missing file or in several files."""
     if not data:
         return
     if data.upper().startswith("LIST") or "%" in data:
         raise ScanError(f"{path}: its voxels lie in several files; convert it to one file.")
     try:
-        there = (path.parent / data).is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        there = False
-    if not there:
+        exists = (path.parent / data).is_file()
+    except (OSError, ValueError):  # an invalid name
+        exists = False
+    if not exists:
         raise ScanError(f"{path}: its voxels should lie in {data}, which is missing; put the file beside it.")
 
 
-def _refuse_boastful(path: Path, header: _Header, claimed: int) -> None:
-    """Refuse a file that holds fewer voxels than its header claims: `claimed` bytes in memory."""
+def _refuse_truncated(path: Path, header: _Header, claimed: int) -> None:
+    """Raise ScanError if a file has fewer voxels than its header claims (`claimed` bytes)."""
     if not header.fields:
         return
-    held = (path.parent / header.data).stat().st_size if header.data else path.stat().st_size - header.length
-    if held < max(claimed / _RATIO if header.compressed else claimed, header.packed):
+    size = (path.parent / header.data).stat().st_size if header.data else path.stat().st_size - header.length
+    if size < max(claimed / _RATIO if header.compressed else claimed, header.packed):
         raise ScanError(
-            f"{path}: the header claims {claimed} bytes of voxels, but there are {held}; "
+            f"{path}: the header claims {claimed} bytes of voxels, but there are {size}; "
             "the file is cut off or damaged, copy it again.",
             "cut off",
         )
@@ -183,6 +178,6 @@ def _refuse_boastful(path: Path, header: _Header, claimed: int) -> None:
 
 def _reason(error: Exception) -> str:
     """The last line of an ITK error, without addresses."""
-    text = re.sub(r"\w+\(0x[0-9a-fA-F]+\): ", "", str(error))  # which object of ITK's it was, and where in memory
+    text = re.sub(r"\w+\(0x[0-9a-fA-F]+\): ", "", str(error))  # class and address of the ITK object
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     return lines[-1].removeprefix("sitk::ERROR: ").removeprefix("ITK ERROR: ").rstrip(".!")[-160:]

@@ -1,4 +1,4 @@
-"""A zipped file as a stream: twice as fast as Python's own, and content with what stands behind the zip."""
+"""A stream of a gzip file: twice as fast as Python's, and it ignores bytes after the last member."""
 
 import io
 from typing import Any, BinaryIO
@@ -12,9 +12,9 @@ _WITH_HEADER = 31  # the code of gzip's own header and checksum
 
 
 class Unzipped(io.RawIOBase):
-    """What is zipped in a file, which may be in several members; anything behind the last is ignored.
+    """The unzipped content of a file, which may have several members; anything after the last is ignored.
 
-    Reading raises EOFError if the file is cut off, and `ZipError` where it is damaged.
+    Reading raises EOFError if the file is truncated, and `ZipError` if it is damaged.
     """
 
     def __init__(self, file: BinaryIO) -> None:

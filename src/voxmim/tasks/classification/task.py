@@ -66,7 +66,9 @@ class Classification(ScanTask):
                 f"{table}: no case of the class {lacking[0]} is in the split 'train' of {store.path}; add one."
             )
         if len(known) < 2:
-            raise StoreError(f"{table}: {store.path} has cases of {', '.join(known)} only; add cases of another class.")
+            raise StoreError(
+                f"{table}: {store.path} holds cases of {', '.join(known)} only; add cases of another class."
+            )
         return listed, notes
 
     def network(self, encoder: Encoder, recipe: Recipe) -> nn.Module:
