@@ -1,1 +1,1 @@
-"""Pictures of scans, plots, and the pages of runs and inspections. Imports training and below."""
+"""Pictures of scans, plots, and the pages of runs and inspections."""

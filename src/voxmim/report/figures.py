@@ -1,9 +1,8 @@
-"""Pictures of scans as a radiologist reads them, as PNG bytes.
+"""Pictures of scans in radiological convention, as PNG bytes.
 
-Volumes are (X, Y, Z), oriented RAS. Three rows show the axial, coronal and sagittal plane: the patient's
-right is on the left of the picture, anterior is up in the axial plane and on the left in the sagittal one,
-superior is up; a millimetre is equally long everywhere. Pictures are black, so that they fit a light page as
-well as a dark one.
+Volumes are (X, Y, Z), oriented RAS. Three rows show the axial, coronal and sagittal plane at the same scale: the
+patient's right is on the left of the picture, anterior is up in the axial plane and on the left in the sagittal one,
+superior is up. The background is black, which suits light and dark pages.
 """
 
 import io
@@ -16,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from scipy import ndimage
 
-# The first seven are those of Okabe and Ito (2008); the others are as far from them, and from each other, as can
-# be found for eyes that lack the red or the green receptor.
+# The first seven are those of Okabe and Ito (2008); the others were chosen to be as different as possible in red-green
+# colour blindness.
 LABEL_COLOURS = [
     "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2",
     "#7dfa7d", "#6464fa", "#644b19", "#00fafa", "#1900fa", "#196464", "#e1fac8",
@@ -26,7 +25,7 @@ HIDDEN_COLOUR = "#465a7d"
 
 PANEL, TALLEST = 300, 420  # the width of a column and the greatest height of a row, in pixels
 MARGIN, HEADING, GAP = 34, 40, 8  # left of the first column, above the first row, between panels
-_FINER = 2  # panels are painted this many times finer than they are shown, which smooths outlines
+_FINER = 2  # panels are drawn at this multiple of their size, to smooth outlines
 _FILL = 0.35  # opacity of a label's colour within its outline
 _PLANES = (("axial", 2, ("R", "L")), ("coronal", 1, ("R", "L")), ("sagittal", 0, ("A", "P")))
 _TEXT = "#d5d9df"
@@ -38,9 +37,9 @@ def label_colour(index: int) -> str:
 
 
 def display_range(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
-    """Scale an image of any shape and unit from its `limits`, or `limits_of` it, to 0..1 for display, as float32.
+    """Scale an image from its `limits` (by default `limits_of` it) to 0..1 float32 for display.
 
-    Values outside are clipped; values that are not finite, and a constant image, become 0.
+    Values outside are clipped; NaN and a constant image become 0.
     """
     start, stop = limits or limits_of(image)
     scaled = (np.nan_to_num(image, nan=start, posinf=stop, neginf=start) - start) / max(stop - start, 1e-12)
@@ -48,10 +47,10 @@ def display_range(image: np.ndarray, limits: tuple[float, float] | None = None) 
 
 
 def middle_of(labels: np.ndarray | None, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The voxel through which the three planes go.
+    """The voxel in which the three planes intersect.
 
-    With labels (X, Y, Z) it is near their centre of mass, each label weighing the same, moved along each axis to
-    the nearest slice that shows at least 80 % of what the fullest one does. Otherwise it is the middle of `shape`.
+    With labels (X, Y, Z) it is near their centre of mass, with equal weights of the labels, moved along each axis to
+    the nearest slice with at least 80 % of the maximum labelled area. Otherwise it is the middle of `shape`.
     """
     if labels is None or not labels.any():
         return shape[0] // 2, shape[1] // 2, shape[2] // 2
@@ -68,9 +67,9 @@ def segmentation_picture(
     spacing: Sequence[float] | np.ndarray,
     at: tuple[int, int, int],
 ) -> bytes:
-    """Paint label maps (X, Y, Z) of integers side by side over a scan of 0..1; None is the scan alone.
+    """Draw a column for each label map (X, Y, Z) over a scan of 0..1, or for the scan alone if None.
 
-    The planes go through the voxel `at`, see `middle_of`.
+    The planes intersect in the voxel `at`, see `middle_of`.
     """
     sizes = _sizes(image.shape, spacing)
     return _grid([(heading, _column(image, labels, at, sizes)) for heading, labels in columns])
@@ -83,10 +82,9 @@ def reconstruction_picture(
     spacing: Sequence[float] | np.ndarray,
     at: tuple[int, int, int] | None = None,
 ) -> bytes:
-    """Paint a scan, what the network saw of it, and what it made of that, all (X, Y, Z) in one unit.
+    """Draw a scan, the masked scan and its reconstruction, all (X, Y, Z) in one unit.
 
-    `hidden` is True where the network did not see the scan, in `HIDDEN_COLOUR`; visible voxels are taken from
-    `original`.
+    `hidden` is the mask, drawn in `HIDDEN_COLOUR`; visible voxels of the reconstruction are those of `original`.
     """
     at = at or middle_of(None, original.shape)
     sizes, limits = _sizes(original.shape, spacing), limits_of(original)
@@ -99,8 +97,8 @@ def reconstruction_picture(
         return _shown(pixels, size)
 
     masked = [covered(*row) for row in zip(_planes(scan, at), _planes(hidden, at), sizes, strict=True)]
-    seen, made = (_column(volume, None, at, sizes) for volume in (scan, guess))
-    return _grid([("original", seen), ("masked", masked), ("reconstructed", made)])
+    seen, predicted = (_column(volume, None, at, sizes) for volume in (scan, guess))
+    return _grid([("original", seen), ("masked", masked), ("reconstructed", predicted)])
 
 
 def slice_panel(plane: np.ndarray, labels: np.ndarray | None, size: tuple[int, int]) -> Image.Image:
@@ -109,7 +107,7 @@ def slice_panel(plane: np.ndarray, labels: np.ndarray | None, size: tuple[int, i
 
 
 def limits_of(image: np.ndarray) -> tuple[float, float]:
-    """The percentiles of the finite values of an image that are shown as black and white."""
+    """The 0.5 and 99.5 % percentiles of an image's finite values, which are shown as black and white."""
     finite = image[np.isfinite(image)]
     start, stop = np.percentile(finite, [0.5, 99.5]) if finite.size else (0.0, 1.0)
     return float(start), float(stop)
@@ -123,13 +121,12 @@ def _full_slice(profile: np.ndarray) -> int:
 
 
 def _planes(volume: np.ndarray, at: tuple[int, int, int]) -> list[np.ndarray]:
-    """The slice of each row."""
+    """The axial, coronal and sagittal slice."""
     return [_turned(np.take(volume, at[axis], axis=axis)) for _, axis, _ in _PLANES]
 
 
 def _turned(plane: np.ndarray) -> np.ndarray:
-    """A slice as (height, width). Right, anterior and superior grow with the index; in a picture rows grow downwards
-    and, as a radiologist faces the patient, columns to the left side: both axes are turned."""
+    """A slice as (height, width), with both axes reversed: rows go down, and columns to the patient's left."""
     return plane[::-1, ::-1].T
 
 
@@ -146,21 +143,21 @@ def _resized(plane: np.ndarray, size: tuple[int, int], how: Image.Resampling) ->
 
 
 def _grey(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(height, width, 3) uint8 of a plane of 0..1, painted finer than shown."""
+    """(height, width, 3) uint8 of a plane of 0..1, at `_FINER` times its size."""
     grey = np.clip(_resized(plane, size, Image.Resampling.BICUBIC), 0, 1) * 255
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _painted(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Lay a translucent fill and an outline over pixels (height, width, 3) for the labels (rows, columns) there."""
+    """Draw labels (rows, columns) on pixels (height, width, 3) as a translucent fill with an outline."""
     height, width = pixels.shape[:2]
     size = (width // _FINER, height // _FINER)
     present = np.unique(labels)
-    most, best = np.full((height, width), -1, np.float32), np.zeros((height, width), np.uint8)
+    largest, best = np.full((height, width), -1, np.float32), np.zeros((height, width), np.uint8)
     for rank, index in enumerate(present):
         fraction = _resized(labels == index, size, Image.Resampling.BILINEAR)
-        best[fraction > most] = rank
-        most = np.maximum(fraction, most)
+        best[fraction > largest] = rank
+        largest = np.maximum(fraction, largest)
     edge = ndimage.maximum_filter(best, 5) != ndimage.minimum_filter(best, 5)
     colours = np.array([ImageColor.getrgb(label_colour(int(index))) for index in present], np.float32)
     inside = (present != 0)[best]
@@ -187,7 +184,7 @@ def _shown(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 
 def _grid(columns: list[tuple[str, list[Image.Image]]]) -> bytes:
-    """Headings above, the planes' names on the left, panels centred in their columns."""
+    """A PNG of columns of panels, with headings above and the names of the planes on the left."""
     heights = [max(panels[row].height for _, panels in columns) for row in range(3)]
     width = MARGIN + len(columns) * (PANEL + GAP)
     canvas = Image.new("RGB", (width, HEADING + sum(heights) + 3 * GAP), "black")
@@ -205,19 +202,19 @@ def _grid(columns: list[tuple[str, list[Image.Image]]]) -> bytes:
                     draw.text((x, middle), letter, _TEXT, font(17), anchor, stroke_width=2, stroke_fill="black")
             top += heights[row] + GAP
     buffer = io.BytesIO()
-    canvas.save(buffer, "PNG")  # to optimise it would take eight times as long for a twelfth less
+    canvas.save(buffer, "PNG")  # optimize=True would take eight times as long, and save a twelfth
     return buffer.getvalue()
 
 
 def _write_upwards(canvas: Image.Image, text: str, middle: int) -> None:
-    """Write in the left margin, centred on the height `middle`."""
+    """Write rotated text in the left margin, centred on the row `middle`."""
     strip = Image.new("RGB", (100, MARGIN - GAP), "black")
     ImageDraw.Draw(strip).text((50, strip.height // 2), text, fill=_TEXT, font=font(16), anchor="mm")
     canvas.paste(strip.rotate(90, expand=True), (GAP // 2, middle - 50))
 
 
 def fitted(text: str, size: int, width: int, keep_end: bool = False) -> str:
-    """The text in a font's size, cut at its end, or at its beginning, to so many pixels."""
+    """The text, shortened at its end or its beginning to a width in pixels at a font size."""
     shown, kept = text, text
     while kept and font(size).getlength(shown) > width:
         kept = kept[1:] if keep_end else kept[:-1]

@@ -1,4 +1,4 @@
-"""The page of an inspection: the findings first, then what the scans are like."""
+"""The page of an inspection: the findings, and statistics of the scans."""
 
 import shlex
 from collections import Counter
@@ -15,11 +15,11 @@ from voxmim.report.plots import Histogram
 
 _AXES = ("left to right", "back to front", "bottom to top")
 _ENDS = {"0": "lowest", "50": "half below", "100": "highest"}
-_MOST_LABELS = 12  # that get a histogram
+_MAX_LABELS = 12  # with a histogram
 
 
 def inspection_page(file: Path, inspection: Inspection) -> None:
-    """Write the page of an inspection; the file appears whole or not at all."""
+    """Write the page of an inspection atomically."""
     source, facts = inspection.source, inspection.facts
     labelled = [each for each in facts.values() if each.labels]
     note = "What is in doubt is used, but training waits until it is mended, taken out or accepted (--accept-findings)."
@@ -52,23 +52,22 @@ def inspection_page(file: Path, inspection: Inspection) -> None:
 
 
 def verdict(inspection: Inspection) -> str:
-    """What was found, in a sentence or two."""
+    """A summary of the findings in one or two sentences."""
     findings = inspection.findings
     if not findings:
         return f"Nothing is wrong with these {len(inspection.files):,} files."
     actions = Counter(finding.action for finding in findings)
     parts = [f"{actions[action]:,} {action}" for action in ("left out", "repaired", "used") if actions[action]]
-    count = f"{len(findings):,} finding{'s' if len(findings) > 1 else ''}"
-    text = f"{count} in {len(inspection.files):,} files: {', '.join(parts)}."
+    number = f"{len(findings):,} finding{'s' if len(findings) > 1 else ''}"
+    text = f"{number} in {len(inspection.files):,} files: {', '.join(parts)}."
     doubtful = sum(finding.unresolved for finding in findings)
     return f"{text} In doubt: {doubtful:,}; training waits until they are resolved." if doubtful else text
 
 
 def finding_rows(inspection: Inspection) -> list[list[str]]:
-    """Kind, file (below the source's folder), reason and action of each finding, the gravest first."""
-    grave = sorted(inspection.findings, key=lambda one: (not one.unresolved, one.action != "left out"))
+    """Kind, file (relative to the source's folder), reason and action of each finding, the most serious first."""
     rows = []
-    for finding in grave:
+    for finding in sorted(inspection.findings, key=lambda each: (not each.unresolved, each.action != "left out")):
         path, root = Path(finding.file), inspection.source.path
         short = str(path.relative_to(root) if path.is_relative_to(root) else path)
         action = f"{finding.action}, in doubt" if finding.unresolved else finding.action
@@ -89,27 +88,27 @@ def _fingerprint(inspection: Inspection) -> Table:
 
 
 def _histograms(inspection: Inspection) -> list[Histogram]:
-    """Of the values that vary: one bar for all scans says nothing."""
-    each, unit = list(inspection.facts.values()), "HU" if inspection.intensity == "ct" else "the scan's units"
-    found = []
+    """Histograms of the values that differ between scans."""
+    scans, unit = list(inspection.facts.values()), "HU" if inspection.intensity == "ct" else "the scan's units"
+    plots = []
     for i, axis in enumerate(_AXES):
-        found.append(Histogram(f"Voxel size, {axis}", "mm", [facts.spacing[i] for facts in each]))
+        plots.append(Histogram(f"Voxel size, {axis}", "mm", [facts.spacing[i] for facts in scans]))
     for i, axis in enumerate(_AXES):
-        found.append(Histogram(f"Extent, {axis}", "mm", [facts.shape[i] * facts.spacing[i] for facts in each]))
-    middle = PERCENTILES.index(50)
+        plots.append(Histogram(f"Extent, {axis}", "mm", [facts.shape[i] * facts.spacing[i] for facts in scans]))
+    median = PERCENTILES.index(50)
     for i, channel in enumerate(inspection.source.channels):
-        values = [facts.percentiles[i][middle] for facts in inspection.complete()]
-        found.append(Histogram(f"Median of {channel}", unit, values))
-    for value in sorted({value for facts in each for value in facts.labels})[:_MOST_LABELS]:
-        volumes = [facts.labels[value].volume / 1000 for facts in each if value in facts.labels]
-        found.append(Histogram(f"Volume of {inspection.source.labels.get(value, f'label {value}')}", "ml", volumes))
-    return [one for one in found if len(one.values) > 1 and np.ptp(one.values) > 1e-6 * max(map(abs, one.values))]
+        values = [facts.percentiles[i][median] for facts in inspection.complete()]
+        plots.append(Histogram(f"Median of {channel}", unit, values))
+    for value in sorted({value for facts in scans for value in facts.labels})[:_MAX_LABELS]:
+        volumes = [facts.labels[value].volume / 1000 for facts in scans if value in facts.labels]
+        plots.append(Histogram(f"Volume of {inspection.source.labels.get(value, f'label {value}')}", "ml", volumes))
+    return [plot for plot in plots if len(plot.values) > 1 and np.ptp(plot.values) > 1e-6 * max(map(abs, plot.values))]
 
 
 def _contact(inspection: Inspection) -> Picture:
     faulty = {finding.file for finding in inspection.findings}
     marked = [case.name for case in inspection.source.cases if faulty & set(map(str, case.files))]
-    labels = [one.label for one in inspection.slices.values() if one.label is not None]
+    labels = [plane.label for plane in inspection.slices.values() if plane.label is not None]
     values = sorted({int(value) for label in labels for value in np.unique(label)})
     names, shown = inspection.source.labels, f"{len(inspection.slices)} of {len(inspection.facts)} cases"
     return Picture(
@@ -117,7 +116,7 @@ def _contact(inspection: Inspection) -> Picture:
         contact_sheet(inspection.slices, inspection.intensity, marked),
         f"{shown}, seen from below: the patient's right is on the left. Where there are labels, the slice lies in the "
         "middle of them. Framed are cases with a finding.",
-        [(names.get(value, f"label {value}"), label_colour(value)) for value in values if value][:_MOST_LABELS],
+        [(names.get(value, f"label {value}"), label_colour(value)) for value in values if value][:_MAX_LABELS],
     )
 
 

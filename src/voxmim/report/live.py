@@ -1,4 +1,4 @@
-"""What a run shows of itself while it trains: its page, and the loggers beside metrics.csv."""
+"""The page and the loggers of a run while it trains."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from voxmim.training.run import Run
 
 
 class Watcher:
-    """Called after each row of metrics.csv, and `finish` after the last; as a context it closes the loggers in the end.
+    """Called after each row of metrics.csv, and `finish` after the last; as a context manager it closes the loggers.
 
-    The page of a run in progress is written at its validations, in at most a fiftieth of its time. `log` are names of
-    `LOGGERS`; raises MissingPackageError if one of them is not installed.
+    The page of a running training is written at validations, but takes at most a fiftieth of the time. `log` are names
+    of `LOGGERS`; raises MissingPackageError if one of them is not installed.
     """
 
     def __init__(self, log: Sequence[str] = ()) -> None:
@@ -38,7 +38,7 @@ class Watcher:
         self._write(run, int(rows[-1]["step"]) if rows else 0, running=False)
 
     def _write(self, run: Run, step: int, running: bool) -> None:
-        from voxmim.report.run_page import write_run_page  # plots take a second to import, which delays no first step
+        from voxmim.report.run_page import write_run_page  # slow, and not needed before the first step
 
         page = write_run_page(run, running)
         self._loggers.pictures(step, [(picture.title, picture.png) for picture in page.pictures])

@@ -1,4 +1,4 @@
-"""What a measurement was made on, printed under every table."""
+"""A description of this machine, for measurements."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import torch
 
 
 def machine() -> str:
-    """One line: the GPU if there is one, the CPU, its cores, the threads that torch may use, and torch's version."""
+    """One line with the GPU, the CPU, its cores, torch's threads, and versions."""
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return (
         f"{gpu}{_cpu()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch thread(s), "

@@ -1,4 +1,4 @@
-"""The same page as Markdown with its pictures beside it, for a folder of documents."""
+"""A page as Markdown, with its pictures in files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ PICTURES = "pictures"
 
 
 def write_markdown(file: Path, page: Page, links: Sequence[tuple[str, str]] = ()) -> None:
-    """Write the page, and the PNG of each plot and picture into ``pictures/``; `links` are (file, content)."""
+    """Write the page, and its plots and pictures as PNG into ``pictures/``; `links` are (file, description)."""
     parts = [f"# {_plain(page.title)}", *(_plain(paragraph) for paragraph in page.lead if paragraph.strip())]
     if links:
         parts.append("\n".join(f"- [{name}]({name}): {what}" for name, what in links))
@@ -55,5 +55,5 @@ def _folded(title: str, content: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """The text with what Markdown would take for its own signs kept as it is."""
+    """The text with Markdown's special characters escaped."""
     return "".join(f"\\{sign}" if sign in "|*<`" else sign for sign in text)

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs no other file, runs no script and fetches nothing."""
+"""Reports as single HTML files without scripts and external content."""
 
 import base64
 import re
@@ -28,7 +28,7 @@ _HEADINGS = {
 
 @dataclass
 class Picture:
-    """A PNG with its title (which also is read out in its place) and a legend of (label, CSS colour)."""
+    """A PNG with a title (also its alternative text) and a legend of (label, CSS colour)."""
 
     title: str
     png: bytes
@@ -37,12 +37,12 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The PNG as a data address."""
+        """The PNG as a data URL."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, as the PNG's header has them."""
+        """Width and height in pixels, from the PNG's header."""
         width, height = struct.unpack(">II", self.png[16:24])
         return width, height
 
@@ -58,7 +58,7 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Per column: whether its cells are numbers, to be set flush right; the first column names the rows."""
+        """For each column, whether its cells are numbers, which are right-aligned; the first column never is."""
         columns = [[row[i] for row in self.rows if i < len(row)] for i in range(1, len(self.header))]
         return [False] + [
             any(cell not in _NOTHING for cell in column)
@@ -69,18 +69,18 @@ class Table:
 
 @dataclass
 class Page:
-    """What a report says, in the order of the page. An empty part is left out."""
+    """The content of a report in the order of the page; empty parts are left out."""
 
-    title: str  # the heading
-    lead: list[str] = field(default_factory=list)  # the findings in plain words, a paragraph each
-    tables: list[Table] = field(default_factory=list)  # tables, plots, pictures: the results
+    title: str
+    lead: list[str] = field(default_factory=list)  # the results in words, a paragraph each
+    tables: list[Table] = field(default_factory=list)
     plots: Sequence[Chart] = ()
     pictures: list[Picture] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)  # data, settings and machine, as (name, value)
-    settings: str = ""  # YAML text, folded away
-    commands: list[str] = field(default_factory=list)  # how to repeat it, one line each
-    headings: dict[str, str] = field(default_factory=dict)  # other headings of the parts than the default ones
-    refresh: int = 0  # seconds after which a browser loads the page again; 0 is never
+    settings: str = ""  # YAML text, collapsed
+    commands: list[str] = field(default_factory=list)  # that repeat it
+    headings: dict[str, str] = field(default_factory=dict)  # of parts, if they differ from `_HEADINGS`
+    refresh: int = 0  # seconds after which a browser reloads the page; 0 is never
 
 
 def write_page(path: Path, page: Page) -> None:

@@ -1,7 +1,7 @@
-"""Charts, drawn by matplotlib: as SVG that follows a page's light or dark colours, and as PNG.
+"""Charts with matplotlib: as SVG in the light or dark colours of a page, and as PNG.
 
-They can be read without colours: each series has its own line and marker, heat maps have their values written in. Each
-chart has a title, a caption, a size in inches, `words` for readers who cannot see it, and `draw` for empty axes.
+They can be read without colours: each series has its own line and marker, and heat maps contain their values. Each
+chart has a title, a caption, a size in inches, `words` for screen readers, and `draw`, which draws on empty axes.
 """
 
 import io
@@ -20,7 +20,7 @@ COLOURS = ("#0072b2", "#c84e00", "#00795a", "#a8497f", "#6b5b00", "#4a4f57")
 MARKERS = "osD^vP"
 LINES = ("-", (0, (6, 3)), (0, (1, 1.5)), (0, (8, 2, 1, 2)), (0, (3, 2)), (0, (10, 3)))
 INK, QUIET, RULE = "#1b1f24", "#57606c", "#dde1e6"
-# A page's style sheet has these variables, whose values differ in a dark page.
+# Variables of the page's style sheet, with other values in dark mode.
 _VARIABLES = {**{colour: f"--s{i}" for i, colour in enumerate(COLOURS)}, INK: "--ink", QUIET: "--quiet", RULE: "--rule"}
 _STYLE: Any = {
     "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.size": 11,
@@ -34,12 +34,12 @@ _MAX_MARKED, _MAX_BARS = 40, 24
 
 @dataclass
 class Curve:
-    """One line of a plot; a value that is not finite leaves a gap."""
+    """One line of a plot; values that are not finite are gaps."""
 
-    name: str  # for the legend
-    steps: list[int]  # steps, values: x and y
-    values: list[float]
-    band: tuple[list[float], list[float]] | None = None  # lower and upper bounds of a shaded band, as long as `values`
+    name: str  # in the legend
+    steps: list[int]  # x
+    values: list[float]  # y
+    band: tuple[list[float], list[float]] | None = None  # lower and upper bounds of a shaded band
 
     @property
     def last(self) -> str:
@@ -83,7 +83,7 @@ class Plot:
 
 @dataclass
 class Histogram:
-    """How often values occur; `x_label` names them with their unit."""
+    """A histogram of values of scans; `x_label` has their unit."""
 
     title: str
     x_label: str
@@ -107,7 +107,7 @@ class Histogram:
 
 @dataclass
 class HeatMap:
-    """A table of values as colours, each written into its cell; None is a hole."""
+    """A table of values as colours with text; None is missing."""
 
     title: str
     rows: Sequence[str]
@@ -148,7 +148,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a scatter plot, with the ends of its error bar; `series` decides colour and marker."""
+    """One point of a scatter plot with the ends of its error bar; `series` determines colour and marker."""
 
     name: str
     series: str
@@ -205,24 +205,24 @@ def png(chart: Chart) -> bytes:
 
 
 def svg(chart: Chart, name: str) -> str:
-    """A chart as an SVG element for a page that has its title beside it; `name` keeps its ids apart from others'."""
+    """A chart as an SVG element without title; `name` makes its ids unique on a page."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=chart.size)
         chart.draw(figure.add_subplot())
         buffer = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    drawn = buffer.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r"<style.*?</style>|<!--.*?-->|font-family: [^;\"]*;? ?", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r' id="[\w.]+_\d+"', "", drawn)  # names of matplotlib's parts, which repeat from chart to chart
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<style.*?</style>|<!--.*?-->|font-family: [^;\"]*;? ?", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # ids of matplotlib, which are the same in all charts
     for colour, variable in _VARIABLES.items():
-        drawn = drawn.replace(colour, f"var({variable})")
-    return drawn
+        text = text.replace(colour, f"var({variable})")
+    return text
 
 
 def number(value: float) -> str:
-    """A value in three digits, large ones without decimals."""
+    """A value with three significant digits, or with thousands separators from 1000 on."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:#.3g}".rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""What a pre-trained network makes of the hidden parts of a scan: pictures, and volumes to lay over the scan."""
+"""Reconstructions of masked scans by a pre-trained network: pictures, and volumes on the scan's own grid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,26 +29,26 @@ from voxmim.weights.load import encoder_from, load_into
 
 @dataclass
 class Reconstruction:
-    """One scan, its mask, and what was predicted, all on the prepared grid."""
+    """One scan, its mask and its reconstruction on the prepared grid."""
 
-    original: np.ndarray  # (C, X, Y, Z) float32 as the network sees it
-    hidden: np.ndarray  # (X, Y, Z) bool, True where the network saw nothing
-    reconstructed: np.ndarray  # (C, X, Y, Z) float32, predicted where hidden, the scan itself elsewhere
+    original: np.ndarray  # (C, X, Y, Z) float32, the network's input without mask
+    hidden: np.ndarray  # (X, Y, Z) bool, the mask
+    reconstructed: np.ndarray  # (C, X, Y, Z) float32, predicted voxels in the mask, `original` elsewhere
 
     def picture(self, spacing: Sequence[float]) -> bytes:
         return reconstruction_picture(self.original[0], self.hidden, self.reconstructed[0], spacing)
 
 
 class Reconstructor(Predictor):
-    """A pre-trained network that predicts hidden voxels, with all that it needs to hide them."""
+    """A pre-trained network that predicts masked voxels."""
 
     network: Any  # a Pretext that reconstructs
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """From a pre-training's run folder or its ``pretext.safetensors``, onto a GPU if there is one.
+        """Load a pre-training's run folder or its ``pretext.safetensors``, onto a GPU if there is one.
 
-        Raises WeightsError if there are no such weights, or those of a pretext that predicts no voxels.
+        Raises WeightsError if there are no such weights, or the pretext predicts no voxels.
         """
         tensors, metadata = read_weights(Path(path), "pretext")
         name, settings, mask = described_pretext(metadata)
@@ -62,7 +62,7 @@ class Reconstructor(Predictor):
 
     @torch.no_grad()
     def reconstruct(self, image: np.ndarray, seed: int) -> Reconstruction:
-        """Hide and reconstruct a prepared scan (C, X, Y, Z) as the network sees it, crop beside crop, in zeros."""
+        """Mask and reconstruct a network's input (C, X, Y, Z) in adjacent crops, zero-padded to whole crops."""
         shape, crop = image.shape[1:], self.crop
         extra = [-n % c for n, c in zip(shape, crop, strict=True)]
         pad = [(0, 0), *((more // 2, more - more // 2) for more in extra)]
@@ -76,28 +76,28 @@ class Reconstructor(Predictor):
         return Reconstruction(image, hidden[inside].numpy(), result[(slice(None), *inside)].numpy())
 
     def _reconstruct_crop(self, crop: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One crop (C, X, Y, Z) reconstructed, and where it was hidden (X, Y, Z)."""
+        """A reconstructed crop (C, X, Y, Z), and its mask (X, Y, Z)."""
         patch, (x, y, z) = self.network.patch, crop.shape[1:]
         seed = torch.randint(2**62, (1,), generator=generator)
-        # A network of one input gets channel after channel, each under the same mask.
+        # A network with one input channel gets the channels as a batch, with the same mask.
         volume = crop[None] if self.network.encoder.channels == len(crop) else crop[:, None]
         volume = volume.cuda() if torch.cuda.is_available() else volume
         dtype = working_dtype(volume.device, "auto")
         with torch.autocast(volume.device.type, dtype, enabled=dtype != torch.float32):
             output = self.network(*self.network.inputs(volume, seed.expand(len(volume))))
-        whole_crop = self.network.reconstruct(volume, output).reshape(crop.shape).cpu()
-        return whole_crop, mask_to_voxels(output.mask[:1].cpu(), grid_of((x, y, z), patch), patch)[0, 0]
+        reconstructed = self.network.reconstruct(volume, output).reshape(crop.shape).cpu()
+        return reconstructed, mask_to_voxels(output.mask[:1].cpu(), grid_of((x, y, z), patch), patch)[0, 0]
 
 
 def reconstruct(run: Path, scans: Sequence[Path], out: Path, seed: int = 0, on_case: Progress | None = None) -> Written:
-    """Write for each scan a picture and three volumes in its own grid and units; arguments as of `voxmim.reconstruct`.
+    """Write for each scan a picture and three volumes on its own grid and in its units; see `voxmim.reconstruct`.
 
-    ``CASE.png`` shows original, masked and reconstructed in three planes. ``CASE_reconstructed.nii.gz`` has the
-    predicted patches with the visible ones pasted in, ``CASE_masked.nii.gz`` what the network saw (hidden voxels at
-    the scan's minimum), ``CASE_mask.nii.gz`` 1 where hidden. Outside the foreground box the scan stays as it is.
+    ``CASE.png`` shows original, masked and reconstructed scan in three planes. ``CASE_reconstructed.nii.gz`` has
+    predicted voxels in the mask and the scan elsewhere, ``CASE_masked.nii.gz`` the scan's minimum in the mask,
+    ``CASE_mask.nii.gz`` the mask. Voxels outside the foreground box are never masked.
 
-    A scan that cannot be used is named and left out. Raises SourceError or ScanError if none can be used,
-    WeightsError if the run predicts no voxels.
+    Scans that cannot be used are left out. Raises SourceError or ScanError if none can be used, WeightsError if the
+    pretext predicts no voxels.
     """
     reconstructor = Reconstructor.load(run)
     preparation, bounds = reconstructor.preparation, tuple(reconstructor.metadata["window"])
@@ -105,12 +105,12 @@ def reconstruct(run: Path, scans: Sequence[Path], out: Path, seed: int = 0, on_c
 
     def write(name: str, files: Scan) -> Path:
         scan = reconstructor.prepare(*files)
-        found = reconstructor.reconstruct(reconstructor.image(scan).numpy(), seed)
+        result = reconstructor.reconstruct(reconstructor.image(scan).numpy(), seed)
         with atomic_write(out / f"{name}.png") as temporary:
-            temporary.write_bytes(found.picture(scan.grid.spacing))
+            temporary.write_bytes(result.picture(scan.grid.spacing))
         own = read_channels(files.images, len(scan.image), preparation.match_channels)
         own = own if files.order is None else Volume(own.array[list(files.order)], own.affine)
-        write_in_own_grid(own, scan, found, out / name, bounds)
+        write_in_own_grid(own, scan, result, out / name, bounds)
         return out / f"{name}.png"
 
     written, failed = for_each(given, write, on_case)
@@ -118,9 +118,9 @@ def reconstruct(run: Path, scans: Sequence[Path], out: Path, seed: int = 0, on_c
 
 
 def write_in_own_grid(
-    own: Volume, scan: PreparedScan, found: Reconstruction, stem: Path, bounds: tuple[float, float]
+    own: Volume, scan: PreparedScan, result: Reconstruction, stem: Path, bounds: tuple[float, float]
 ) -> None:
-    """Write a reconstruction as NIfTI volumes that overlay on the scan as read, in its grid and its units."""
+    """Write a reconstruction as NIfTI volumes on the grid and in the units of the scan's file (`own`)."""
     kind = scan.intensities[0].kind
 
     def in_own_units(array: np.ndarray) -> np.ndarray:
@@ -130,8 +130,8 @@ def write_in_own_grid(
     def on_own_grid(array: np.ndarray, order: Literal["linear", "nearest"] = "linear") -> np.ndarray:
         return resample(Volume(array, scan.grid.affine), scan.original, order, fill=0).array
 
-    hidden = on_own_grid(found.hidden[None].astype(np.float32), "nearest")[0] > 0
-    predicted = on_own_grid(in_own_units(found.reconstructed))
+    hidden = on_own_grid(result.hidden[None].astype(np.float32), "nearest")[0] > 0
+    predicted = on_own_grid(in_own_units(result.reconstructed))
     array = own.array.astype(np.float32)
     volumes = {
         "mask": hidden[None].astype(np.uint8),

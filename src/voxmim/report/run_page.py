@@ -1,4 +1,4 @@
-"""The page of one run, a pre-training or a fine-tuning for any task, and its status for scripts."""
+"""The page of a run and its status for scripts."""
 
 import json
 import shlex
@@ -25,13 +25,13 @@ from voxmim.training.plateau import in_words
 from voxmim.training.run import RECIPE, Run
 
 REPORT, STATUS = "report.html", "status.json"
-REFRESH = 30  # seconds after which the page of a run in progress is loaded again
+REFRESH = 30  # seconds after which the page of a running training reloads
 _MAX_POINTS = 400  # of a loss curve
 _SMOOTH = 25  # steps that a loss curve averages
 
 
 def write_run_page(run: Run, running: bool = False) -> Page:
-    """Write ``report.html``, ``figures/`` and ``status.json`` atomically; that of a `running` run reloads itself."""
+    """Write ``report.html``, ``figures/`` and ``status.json`` atomically; the page of a `running` run reloads."""
     recipe, rows = run.recipe(), run.metrics()
     training: Training = getattr(recipe, run.kind)
     store = store_of(run)
@@ -49,17 +49,17 @@ def write_run_page(run: Run, running: bool = False) -> Page:
         page.pictures = _pictures(run, store)
     page.settings = recipe_to_yaml(recipe)
     page.commands.insert(0, repeat_command(run))
-    for index, shown in enumerate(page.pictures, start=1):
-        name = f"{index:02d}-{shown.title.replace(' ', '-').replace('/', '-')}.png"
+    for index, picture in enumerate(page.pictures, start=1):
+        name = f"{index:02d}-{picture.title.replace(' ', '-').replace('/', '-')}.png"
         with atomic_write(run.path / "figures" / name) as file:
-            file.write_bytes(shown.png)
+            file.write_bytes(picture.png)
     write_page(run.path / REPORT, page)
     write_json(run.path / STATUS, status(rows, training, running))
     return page
 
 
 def _pictures(run: Run, store: Store) -> list[Picture]:
-    """Of the fixed cases, by the newest weights; none before there are weights, or where a GPU has no room for more."""
+    """Pictures of fixed cases by the latest weights; none before there are weights, or if a GPU is out of memory."""
     with suppress(torch.OutOfMemoryError):
         if run.kind == "pretrain":
             return reconstruction_pictures(run, store) if (run.path / "pretext.safetensors").is_file() else []
@@ -69,7 +69,7 @@ def _pictures(run: Run, store: Store) -> list[Picture]:
 
 
 def status(rows: Sequence[Mapping[str, float]], training: Training, running: bool) -> dict[str, Any]:
-    """Where a run stands: its state, steps, seconds, and the last training loss and validation."""
+    """The status of a run: state, steps, seconds, and the last training loss and validation."""
     figures = [{key: row[key] for key in row if key.startswith(("val_", "step"))} for row in rows]
     return {
         "state": "running" if running else "done" if _last_step(rows) >= training.steps else "stopped",
@@ -124,9 +124,9 @@ def _finetuning(run: Run, recipe: Recipe, rows: Sequence[Mapping[str, float]]) -
 
 
 def done_in_words(run: Run) -> str:
-    """Whether a run is trained to its plateau, and what to do if not; empty if it has not ended, or too early to say.
+    """A sentence on whether a finished run has reached its plateau; empty after few validations.
 
-    The score of a pre-training is the fraction of the loss of guessing that it has learned to avoid.
+    The score of a pre-training is 1 - loss / loss of guessing.
     """
     rows = run.metrics()
     if _last_step(rows) < getattr(run.recipe(), run.kind).steps:
@@ -179,7 +179,7 @@ def run_facts(
 
 
 def repeat_command(run: Run) -> str:
-    """The command that does the same training again, by the run's resolved recipe."""
+    """The command that repeats the training with the run's resolved recipe."""
     command = ["voxmim", run.kind, run.about["store"], "OUT", "--recipe", str(run.path / RECIPE)]
     if run.kind == "finetune":
         command += ["--labels", str(len(run.about["cases"]))]
@@ -192,7 +192,7 @@ def repeat_command(run: Run) -> str:
 
 
 def init_options(init: str, recipe: Recipe) -> list[str]:
-    """Options that start from weights, whose patch and window would otherwise replace the recipe's."""
+    """Options to start from weights with the recipe's patch and window instead of the weights'."""
     options = ["--init", init, "--set", f"window={list(recipe.window)}"]
     if has_patch_setting(recipe.encoder_settings):
         options += ["--set", f"{recipe.encoder}.patch={list(recipe.encoder_settings.patch)}"]
@@ -206,7 +206,7 @@ def _evaluate_command(result: Mapping[str, Any]) -> str:
 
 
 def pretraining_curves(rows: Sequence[Mapping[str, float]], guess: str) -> list[Curve]:
-    """The loss on training crops and, if there are validations, on validation crops, beside that of guessing."""
+    """The loss on training and validation crops, and that of guessing."""
     validated = [row for row in rows if "val_loss" in row]
     names = {"val_loss": "validation crops, always the same", "val_guess": guess}
     curves = [curve(name, validated, column) for column, name in names.items() if validated and column in validated[0]]
@@ -219,7 +219,7 @@ def curve(name: str, rows: Sequence[Mapping[str, float]], column: str) -> Curve:
 
 
 def loss_curve(rows: Sequence[Mapping[str, float]]) -> Curve:
-    """The training loss as a running mean, thinned to at most about 400 points."""
+    """The running mean of the training loss, with about `_MAX_POINTS` points at most."""
     rows = [row for row in rows if "loss" in row]
     losses = np.array([row["loss"] for row in rows])
     if not len(losses):
@@ -232,7 +232,7 @@ def loss_curve(rows: Sequence[Mapping[str, float]]) -> Curve:
 
 
 def store_of(run: Run) -> Store | None:
-    """The run's store, or None if it is gone: a report without pictures is better than none."""
+    """The run's store, or None if it is missing; the page then has no pictures."""
     try:
         return Store(run.about["store"]).in_fold(run.about.get("fold"))
     except StoreError:

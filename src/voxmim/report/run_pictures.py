@@ -1,4 +1,4 @@
-"""Pictures of what trained networks make of cases that they were not trained on."""
+"""Pictures of reconstructions and segmentations of validation and test cases."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -22,10 +22,7 @@ _SHOWN = 2  # cases
 
 
 def reconstruction_pictures(run: Run, store: Store) -> list[Picture]:
-    """Original, masked and reconstructed, of the first validation cases under masks that the run's seed fixes.
-
-    None for a pretext that predicts no voxels.
-    """
+    """Reconstructions of the first validation cases with masks from the run's seed; none if the pretext has none."""
     recipe = run.recipe()
     if not recipe.pretext_class.reconstructs:
         return []
@@ -34,11 +31,11 @@ def reconstruction_pictures(run: Run, store: Store) -> list[Picture]:
     pictures = []
     complete_first = sorted(held_out or cases, key=lambda case: len(case.missing))
     for case, stored in islice(Damage().readable(complete_first, lambda case: store.image(case.name)), _SHOWN):
-        found = reconstructor.reconstruct(window(stored, store.preparation.intensity, recipe.window), recipe.seed)
+        image = window(stored, store.preparation.intensity, recipe.window)
         pictures.append(
             Picture(
                 f"Reconstruction of {case.name}",
-                found.picture(store.preparation.spacing),
+                reconstructor.reconstruct(image, recipe.seed).picture(store.preparation.spacing),
                 f"{recipe.mask.ratio:.0%} of the patches were masked; only those are predicted.",
                 [("masked", HIDDEN_COLOUR)],
             )
@@ -60,17 +57,17 @@ def segmentation_pictures(runs: Mapping[str, Run], store: Store, split: str = "v
     for case, (stored, reference) in islice(Damage().readable(labelled, read), _SHOWN):
         columns: list[tuple[str, np.ndarray | None]] = [("scan", None), ("reference", reference)]
         for name, segmentor in segmentors.items():
-            # windows side by side, as in the validation: nobody waits minutes for a page
+            # windows without overlap, as in the validation, to save minutes
             columns.append((name, segmentor.prepared_label_map(prepared_case(store, case, stored), overlap=0.0)))
-        seen = window(stored, store.preparation.intensity, bounds)
+        image = window(stored, store.preparation.intensity, bounds)
         at = middle_of(reference, case.shape)
-        png = segmentation_picture(display_range(seen[0]), columns, store.preparation.spacing, at)
+        png = segmentation_picture(display_range(image[0]), columns, store.preparation.spacing, at)
         caption = f"A {case.split} case, through the middle of its labels."
         pictures.append(Picture(f"Segmentation of {case.name}", png, caption, legend))
     return pictures
 
 
 def prepared_case(store: Store, case: Case, stored: np.ndarray) -> PreparedScan:
-    """A case of the store as a prepared scan whose own grid is the store's."""
+    """A case of the store as a prepared scan, with the store's grid as its original one."""
     grid = Grid(case.shape, np.diag([*store.preparation.spacing, 1.0]))
     return PreparedScan(stored, grid, grid, (), Path(case.image[0]))

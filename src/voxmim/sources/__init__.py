@@ -1,4 +1,4 @@
-"""Where the cases of a source are, whatever its kind; each kind has a file of its own."""
+"""Sources of scans: folders and lists; each kind has a file of its own."""
 
 from voxmim.sources.numbered import channel_files
 from voxmim.sources.opening import open_source

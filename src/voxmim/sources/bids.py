@@ -5,8 +5,8 @@ SOURCE/dataset_description.json
 SOURCE/sub-01/anat/sub-01_T1w.nii.gz                    or sub-01/ses-1/anat/...; of the folders anat, ct and pet
 SOURCE/derivatives/NAME/sub-01/anat/sub-01_dseg.nii.gz  a label map: ..._dseg, ..._seg or ..._mask, at any depth
 ```
-The suffixes (T1w, FLAIR, ...) are the channels. A patient's session is a case; or, where it has a suffix twice, each of
-its runs (acquisitions, ...) is one, of the images whose names differ only in the suffix.
+The suffixes (T1w, FLAIR, ...) are the channels. A case is a session of a patient; if a session has a suffix twice, its
+runs (acquisitions, ...) are cases, of the images whose names differ only in the suffix.
 """
 
 from collections import Counter
@@ -21,14 +21,14 @@ from voxmim.sources.jsons import read_object
 from voxmim.sources.source import Source, SourceCase
 
 _FOLDERS = ("anat", "ct", "pet")
-_NO_SCAN = ("defacemask", "mask", "dseg", "seg")  # suffixes of label maps and the like
-_LABELS = ("dseg", "seg", "mask")  # of label maps of one case, the one with the earlier suffix is taken
-_OF_LABEL = ("label-", "desc-", "space-", "res-", "den-", "atlas-", "seg-")  # what a label map's name may add
+_NO_SCAN = ("defacemask", "mask", "dseg", "seg")  # suffixes of files that are no scans
+_LABELS = ("dseg", "seg", "mask")  # suffixes of label maps, in order of preference
+_OF_LABEL = ("label-", "desc-", "space-", "res-", "den-", "atlas-", "seg-")  # entities of label maps only
 
 
 def bids(path: Path) -> Source:
-    """The cases of such a folder; raises SourceError if there is no scan in a patient's folder."""
-    described = read_object(path / "dataset_description.json")
+    """Find the cases of a BIDS folder; raises SourceError if there is no scan in a patient's folder."""
+    description = read_object(path / "dataset_description.json")
     scans = [(folder, file) for folder in path.glob("sub-*") for file in files_below(folder) if is_scan(file)]
     scans = [(folder, file) for folder, file in scans if file.parent.name in _FOLDERS and _suffix(file) not in _NO_SCAN]
     images, findings = [], []
@@ -45,34 +45,34 @@ def bids(path: Path) -> Source:
         sessions.setdefault("_".join(_entities(file, "sub-", "ses-")), []).append(file)
     grouped: dict[str, list[Path]] = {}
     for session, members in sessions.items():
-        once = max(Counter(map(_suffix, members)).values()) == 1
+        unique = max(Counter(map(_suffix, members)).values()) == 1
         for file in members:
-            grouped.setdefault(session if once else "_".join(_entities(file)), []).append(file)
+            grouped.setdefault(session if unique else "_".join(_entities(file)), []).append(file)
     labels, left_out = _labels_of(path, grouped)
     cases = []
     for name, members in grouped.items():
         by_suffix = {_suffix(file): file for file in members}
         if len(by_suffix) == len(members):
-            found = tuple(by_suffix[channel] for channel in channels if channel in by_suffix)
+            present = tuple(by_suffix[channel] for channel in channels if channel in by_suffix)
             missing = tuple(index for index, channel in enumerate(channels) if channel not in by_suffix)
-            cases.append(SourceCase(name, found, labels.get(name), "", missing, name.split("_")[0]))
+            cases.append(SourceCase(name, present, labels.get(name), "", missing, name.split("_")[0]))
         else:
             listed = ", ".join(file.name for file in members)
             text = f"case {name} has two images of one suffix ({listed}); remove one."
             findings.append(Finding.of(members[0], "channels", text))
     return Source(
         path,
-        str(described.get("Name") or path.name),
+        str(description.get("Name") or path.name),
         channels,
         {},
         tuple(cases),
-        licence=str(described.get("License") or ""),
+        licence=str(description.get("License") or ""),
         findings=(*findings, *left_out),
     )
 
 
 def _labels_of(path: Path, grouped: dict[str, list[Path]]) -> tuple[dict[str, Path], list[Finding]]:
-    """The label map of each case, from derivatives/; and those left out."""
+    """The label map of each case in derivatives/, and findings on those that are left out."""
     of_patient: dict[str, list[str]] = {}
     for name in grouped:
         of_patient.setdefault(name.split("_")[0], []).append(name)
@@ -100,9 +100,9 @@ def _labels_of(path: Path, grouped: dict[str, list[Path]]) -> tuple[dict[str, Pa
 
 
 def _fits(label: Path, images: Sequence[Path]) -> bool:
-    """Whether all that a label map's name says, but for what is its own, is said of one of the images too.
+    """Whether all entities of a label map's name, except `_OF_LABEL`, are those of one of the images.
 
-    One in another space than the scan's own (``space-MNI152``) fits none.
+    A label map in another space than the scan's own (``space-MNI152``) fits none.
     """
     own = [part for part in _entities(label) if not part.startswith(_OF_LABEL)]
     spaces = [part for part in _entities(label, "space-") if part not in ("space-orig", "space-scanner")]
@@ -114,5 +114,5 @@ def _suffix(file: Path) -> str:
 
 
 def _entities(file: Path, *wanted: str) -> list[str]:
-    """The parts of a file's name before its suffix, such as ``sub-01``; of the wanted kinds, or all."""
+    """The entities in a file's name, such as ``sub-01``: those that begin with `wanted`, or all."""
     return [part for part in case_name(file).split("_")[:-1] if not wanted or part.startswith(wanted)]

@@ -1,14 +1,14 @@
-"""A list of cases in a file: a table (CSV), or JSON of the same rows or as MONAI has its lists.
+"""A list of cases in a file: a CSV table, JSON with the same rows, or a data list of MONAI.
 
 ```
 case,image,label,split,group         one file of all channels
-case,image,label,annotated           labels that were annotated, by name or value, parted by semicolons; empty means all
-case,image:T1,image:FLAIR,label      one file per channel, which are called so; an empty field is a channel that lacks
+case,image,label,annotated           annotated labels by name or value, separated by semicolons; empty means all
+case,image:T1,image:FLAIR,label      one file per channel, with its name; an empty field is a missing channel
 ```
-Only an image must be there. Paths are relative to the list's folder. `split` is train, val, test or unlabelled, `group`
+Only an image is required. Paths are relative to the list's folder. `split` is train, val, test or unlabelled, `group`
 the patient. JSON is a list of such rows as objects, or an object with lists called "training", "validation" and "test"
-(or "testing"), where "image" may be a list of one file per channel and the "fold" 0 of the training validates; it may
-hold what a dataset.json does: "name", "channel_names", "labels", "regions", "licence".
+(or "testing"), in which "image" may be a list of one file per channel, and training cases of "fold" 0 validate; it may
+have the keys of a dataset.json: "name", "channel_names", "labels", "regions", "licence".
 """
 
 import csv
@@ -34,12 +34,12 @@ _CHANNEL = "image:"
 class _Row(NamedTuple):
     where: str  # for errors
     fields: dict[str, Any]
-    split: str = ""  # of the section it stands in
+    split: str = ""  # of its section
 
 
 def datalist(file: Path) -> Source:
-    """The cases of such a file; raises SourceError for unknown columns, missing files, or contradictory rows."""
-    described = Source(file, file.stem, (), {}, ())
+    """Read the cases of a list; raises SourceError for unknown columns, missing files, or contradictory rows."""
+    source = Source(file, file.stem, (), {}, ())
     if file.suffix.lower() == ".csv":
         rows = list(_table(file))
     else:
@@ -48,8 +48,8 @@ def datalist(file: Path) -> Source:
         if isinstance(values, dict):
             unnamed = not {"channel_names", "modality"} & values.keys()
             assumed = {"channel_names": {"0": "image"}} if unnamed else {}
-            described = describe(file, {"name": file.stem, "labels": {}, **assumed, **values})
-            described = replace(described, channels=()) if unnamed else described
+            source = describe(file, {"name": file.stem, "labels": {}, **assumed, **values})
+            source = replace(source, channels=()) if unnamed else source
     if not rows:
         raise SourceError(f"{file}: it lists no case; add a row for each.")
     for where, column in ((row.where, column) for row in rows for column in row.fields):
@@ -58,11 +58,11 @@ def datalist(file: Path) -> Source:
             raise SourceError(
                 f"{where}: '{column}' is no column ({known}){nearest(column, _COLUMNS) or '; take it out.'}"
             )
-    channels = _channels(file, rows, described.channels)
-    cases = [_case(file, row, channels, described.labels) for row in rows]
+    channels = _channels(file, rows, source.channels)
+    cases = [_case(file, row, channels, source.labels) for row in rows]
     names = names_of({case.images[0]: case_name(case.images[0]) for case in cases if not case.name}, file.parent)
     cases = [case if case.name else replace(case, name=names[case.images[0]]) for case in cases]
-    return replace(described, channels=channels, cases=tuple(cases))
+    return replace(source, channels=channels, cases=tuple(cases))
 
 
 def _table(file: Path) -> Iterator[_Row]:
@@ -105,7 +105,7 @@ def _objects(file: Path, values: Any) -> list[_Row]:
 
 
 def _channels(file: Path, rows: Sequence[_Row], given: tuple[str, ...]) -> tuple[str, ...]:
-    """The channels that the columns name; or as many as images are listed, called as the file says or by numbers."""
+    """The names of the channels: from the columns, from the file (`given`), or numbers."""
     columns = tuple(dict.fromkeys(column for row in rows for column in row.fields if column.startswith(_CHANNEL)))
     named = tuple(column.removeprefix(_CHANNEL) for column in columns)
     if named and any("image" in row.fields for row in rows):
@@ -117,7 +117,7 @@ def _channels(file: Path, rows: Sequence[_Row], given: tuple[str, ...]) -> tuple
 
 
 def _case(file: Path, row: _Row, channels: Sequence[str], labels: Mapping[int, str]) -> SourceCase:
-    """The case of one row; without a name where it has none."""
+    """The case of one row; its name may be empty."""
     fields = {name: value for name, value in row.fields.items() if value not in ("", None)}
     images = fields.get("image", [fields.get(f"{_CHANNEL}{name}") for name in channels])
     images = images if isinstance(images, list) else [images]
@@ -135,20 +135,20 @@ def _case(file: Path, row: _Row, channels: Sequence[str], labels: Mapping[int, s
     label = label_file(_file(file, row, fields["label"])) if "label" in fields else None
     if row.split == "test" and label is None and "split" not in fields:
         split = "unlabelled"
-    found = tuple(_file(file, row, image) for image in images if image is not None)
+    files = tuple(_file(file, row, image) for image in images if image is not None)
     annotated = fields.get("annotated")
     if annotated is not None:
         named = annotated if isinstance(annotated, list) else str(annotated).split(";")
         annotated = annotated_values(named, labels, row.where)
-    return SourceCase(name, found, label, split, missing, str(fields.get("group", "")), annotated)
+    return SourceCase(name, files, label, split, missing, str(fields.get("group", "")), annotated)
 
 
 def _file(file: Path, row: _Row, named: object) -> Path:
     path = file.parent / str(named)
     try:
-        there = path.is_file() or is_dicom(path)
-    except (OSError, ValueError):  # what is no name of a file
-        there = False
-    if not there:
+        exists = path.is_file() or is_dicom(path)
+    except (OSError, ValueError):  # an invalid name
+        exists = False
+    if not exists:
         raise SourceError(f"{row.where} names {named}, which is missing; paths are relative to the list's folder.")
     return path

@@ -1,13 +1,12 @@
-"""A folder with a dataset.json, as the Medical Segmentation Decathlon and nnU-Net lay it out.
+"""A folder with a dataset.json, in the layout of the Medical Segmentation Decathlon or nnU-Net.
 
 ```
-SOURCE/dataset.json   name, channel_names (or modality), labels, regions (label values that count together), licence,
-                      unlabelled_folder, annotated (the labels that were annotated in a case, where not all were); the
-                      label "ignore" marks voxels that nobody annotated; with the key file_ending it is nnU-Net's, in
-                      which a label may be a list of values, which makes all labels regions, and every file's name ends
-                      with the number of its channel
+SOURCE/dataset.json   name, channel_names (or modality), labels, regions (unions of label values), licence,
+                      unlabelled_folder, annotated (the annotated labels of cases that lack others); the label "ignore"
+                      marks voxels that nobody annotated. With the key file_ending it is nnU-Net's: a label may be a
+                      list of values, which makes all labels regions, and file names end with the channel's number
 SOURCE/imagesTr, labelsTr, imagesTs, labelsTs, extra_unlabelled   see `pairs`
-SOURCE/splits_final.json   of nnU-Net: a list of folds, of which the first counts
+SOURCE/splits_final.json   of nnU-Net: a list of folds, of which the first is used
 ```
 """
 
@@ -22,10 +21,10 @@ from voxmim.sources.pairs import paired_cases
 from voxmim.sources.source import IGNORE, Source, SourceCase, annotated_values
 
 
-def described_folder(path: Path, values: Mapping[str, Any]) -> Source:
-    """The cases of a folder whose dataset.json has these values; raises SourceError if there is no imagesTr."""
+def dataset_folder(path: Path, values: Mapping[str, Any]) -> Source:
+    """Find the cases of a folder whose dataset.json has these values; raises SourceError if there is no imagesTr."""
     file = path / "dataset.json"
-    found = describe(file, values)
+    source = describe(file, values)
     if not (path / "imagesTr").is_dir():
         raise SourceError(f"{path}: there is a dataset.json but no folder imagesTr; put the scans there.")
     further = [str(values["unlabelled_folder"])] if values.get("unlabelled_folder") else []
@@ -35,13 +34,13 @@ def described_folder(path: Path, values: Mapping[str, Any]) -> Source:
         for folder in further
         if not (path / folder).is_dir()
     ]
-    cases, more = paired_cases(path, found.channels, further, numbered="file_ending" in values)
-    cases = _partly_annotated(file, values.get("annotated", {}), cases, found.labels)
-    return replace(found, path=path, cases=tuple(cases), findings=(*findings, *more))
+    cases, more = paired_cases(path, source.channels, further, numbered="file_ending" in values)
+    cases = _partly_annotated(file, values.get("annotated", {}), cases, source.labels)
+    return replace(source, path=path, cases=tuple(cases), findings=(*findings, *more))
 
 
 def describe(file: Path, values: Mapping[str, Any]) -> Source:
-    """The source that a dataset.json describes, without cases.
+    """The source of a dataset.json, without cases.
 
     Raises SourceError if it has no channels or labels, or contradicts itself.
     """
@@ -73,7 +72,7 @@ def _integer(value: object) -> int:
 
 
 def _regions(file: Path, given: object, labels: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
-    """The regions in the file's order; their values must be those of labels."""
+    """The regions in the file's order; raises SourceError if a value is not that of a label."""
     if not isinstance(given, Mapping):
         raise SourceError(f'{file}: "regions" must map names to label values; write for instance {{"WT": [1, 2]}}.')
     for name, values in given.items():
@@ -89,9 +88,9 @@ def _regions(file: Path, given: object, labels: Mapping[int, str]) -> dict[str, 
 
 
 def _with_regions(file: Path, values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """nnU-Net's description as the Decathlon's: labels that are lists of values make all labels regions.
+    """Convert nnU-Net's labels that are lists of values to regions; then all labels are regions.
 
-    A value that is no region of its own is called by its number. ``regions_class_order`` is not needed here.
+    A value that is not a region of its own is named by its number. ``regions_class_order`` is ignored.
     """
     labels = values.get("labels")
     if not isinstance(labels, Mapping):
@@ -115,11 +114,13 @@ def _with_regions(file: Path, values: Mapping[str, Any]) -> Mapping[str, Any]:
 def _partly_annotated(
     file: Path, given: object, cases: Sequence[SourceCase], labels: Mapping[int, str]
 ) -> list[SourceCase]:
-    """The cases, with the labels that were annotated in those that `given` names."""
+    """The cases, with the annotated labels of those that are listed in `given`."""
     if not isinstance(given, Mapping) or not all(isinstance(named, list) for named in given.values()):
         raise SourceError(f'{file}: "annotated" must map cases to lists of labels, such as {{"case_1": ["liver"]}}.')
     names = [case.name for case in cases]
-    if gone := [name for name in given if name not in names]:
-        raise SourceError(f'{file}: "annotated" names {gone[0]}, which is no case{nearest(gone[0], names) or "."}')
+    if unknown := [name for name in given if name not in names]:
+        raise SourceError(
+            f'{file}: "annotated" names {unknown[0]}, which is no case{nearest(unknown[0], names) or "."}'
+        )
     values = {name: annotated_values(named, labels, f"{file}: {name}") for name, named in given.items()}
     return [replace(case, annotated=values.get(case.name)) for case in cases]

@@ -1,4 +1,4 @@
-"""JSON that people write: read with an error of one sentence for what is wrong in it."""
+"""Reading JSON files that users write."""
 
 import json
 from collections import Counter
@@ -27,7 +27,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def _with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, whose keys Python would otherwise let overwrite each other without a word."""
+    """A JSON object; raises ValueError for a key that occurs twice, which Python would silently overwrite."""
     key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 0)
     if count > 1:
         raise ValueError(f"the key '{key}' stands {count} times in one object")

@@ -1,4 +1,4 @@
-"""The scans in folders: files, and DICOM series; what is none of them is left out with a finding."""
+"""Finding the scans in folders: files and DICOM series; others are left out with a finding."""
 
 import os
 from collections import Counter
@@ -15,30 +15,30 @@ from voxmim.images.walk import files_below, has_utf8_name, printable
 
 
 def scans_below(folder: Path) -> tuple[list[Path], list[Finding]]:
-    """Every scan below a folder, at any depth and of any format, sorted; and what is left out or repaired."""
-    found, findings = [], []
+    """All scans below a folder, at any depth and of any format, sorted; and findings on files left out or repaired."""
+    scans, findings = [], []
     for file in files_below(folder):
         if is_segmentation_name(file):
             text = "this is a segmentation of 3D Slicer, which is a label map and no scan."
             findings.append(Finding.of(file, "no scan", text))
         elif is_scan(file):
-            found.append(file)
+            scans.append(file)
     series = find_series(folder)
-    found += [each.path for each in series if each.fault is None]
+    scans += [each.path for each in series if each.fault is None]
     findings += [finding for each in series for finding in findings_of(each)]
-    findings += [odd_name(path) for path in found if not has_utf8_name(path)]
-    return sorted(path for path in found if has_utf8_name(path)), findings
+    findings += [odd_name(path) for path in scans if not has_utf8_name(path)]
+    return sorted(path for path in scans if has_utf8_name(path)), findings
 
 
 def odd_name(path: Path) -> Finding:
-    """The finding of a path that is not UTF-8, which no store, page or console can write down."""
+    """The finding on a path that is not UTF-8."""
     return Finding.of(printable(path), "name", "this path is not UTF-8; rename it.")
 
 
 def names_of(own: Mapping[Path, str], folder: Path) -> dict[Path, str]:
-    """The case's name of each file: its `own`; where several have the same, with the folders below `folder`.
+    """A unique case name for each file: its `own`, preceded by the folders below `folder` if others have the same.
 
-    Files of one name and folder, such as ``a.nii`` and ``a.nii.gz``, keep their endings.
+    Files of the same name and folder, such as ``a.nii`` and ``a.nii.gz``, keep their endings.
     """
     names = dict(own)
     for with_ending in (False, True):
@@ -50,23 +50,24 @@ def names_of(own: Mapping[Path, str], folder: Path) -> dict[Path, str]:
 
 
 def scans_in(folder: Path) -> tuple[dict[str, Path], list[Finding]]:
-    """The scans or label maps that lie in a folder, by name: files, or folders that hold one scan each.
+    """The scans or label maps in a folder, by name: files, or folders of one scan each.
 
-    Raises SourceError if DICOM slices lie in the folder itself, so that nothing says which are one scan.
+    Raises SourceError if DICOM slices are in the folder itself, so that they cannot be assigned to cases.
     """
-    found: dict[str, Path] = {}
+    scans: dict[str, Path] = {}
     findings = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or not _holds_scan(path):
             continue
-        other = found.setdefault(case_name(path), path)
+        other = scans.setdefault(case_name(path), path)
         if other != path:
             text = f"{other.name} has the same name and is used; rename or remove one of them."
             findings.append(Finding.of(path, "name", text))
-    return found, findings
+    return scans, findings
 
 
 def _holds_scan(path: Path) -> bool:
+    """Whether a path is a scan or a folder that contains one; raises SourceError for a single DICOM slice."""
     if path.is_dir():
         return any(is_scan(file) or is_dicom_file(file) for file in files_below(path))
     if is_scan(path) or not is_dicom_file(path):
@@ -78,13 +79,13 @@ def _holds_scan(path: Path) -> bool:
 
 
 def label_file(path: Path) -> Path:
-    """The file of a label map: of a folder that holds nothing but one DICOM segmentation, that file."""
+    """The file of a label map: the path, or the single DICOM segmentation in a folder."""
     files = list(files_below(path)) if path.is_dir() else []
     return files[0] if len(files) == 1 and is_segmentation(files[0]) else path
 
 
 def findings_in(path: Path) -> list[Finding]:
-    """What was repaired or left out in a scan's own folder; nothing if no scan is left, which its case will say."""
+    """Findings on the series in a scan's folder; none if no scan is left, which is reported for the case."""
     series = find_series(path) if path.is_dir() else []
     if all(each.fault is not None for each in series):
         return []
@@ -92,7 +93,7 @@ def findings_in(path: Path) -> list[Finding]:
 
 
 def findings_of(series: Series) -> list[Finding]:
-    """The notes and the fault of a DICOM series."""
+    """Findings on the notes and the fault of a DICOM series."""
     path, kind = printable(series.path), series.kind
-    found = [Finding.of(path, kind, f"{note}.", "repaired") for note in series.notes]
-    return found if series.fault is None else [*found, Finding.of(path, kind, f"{series.fault}.")]
+    findings = [Finding.of(path, kind, f"{note}.", "repaired") for note in series.notes]
+    return findings if series.fault is None else [*findings, Finding.of(path, kind, f"{series.fault}.")]

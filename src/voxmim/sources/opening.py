@@ -1,4 +1,4 @@
-"""Opening a source: which kind it is, which cases it has, and which split each of them is in."""
+"""Opening a source: its kind, its cases and their splits."""
 
 from collections import Counter
 from dataclasses import replace
@@ -9,7 +9,7 @@ from voxmim.images.volume import SCAN_ENDINGS, case_name
 from voxmim.images.walk import has_utf8_name, printable
 from voxmim.sources.bids import bids
 from voxmim.sources.datalist import LIST_ENDINGS, datalist
-from voxmim.sources.dataset_json import described_folder
+from voxmim.sources.dataset_json import dataset_folder
 from voxmim.sources.jsons import read_object
 from voxmim.sources.listing import findings_in, names_of, odd_name, scans_below
 from voxmim.sources.pairs import has_pairs, paired_cases
@@ -20,7 +20,7 @@ UNNAMED = ("image",)  # the channels of a folder that does not name them
 
 
 def open_source(path: Path | str, seed: int = 0) -> Source:
-    """Find the cases of a folder or a list of scans, none of which is read; a split that is not given is drawn by seed.
+    """Find the cases of a folder or list without reading scans, and split them at random if they have no splits.
 
     Raises SourceError if the source is missing or empty, or contradicts itself.
     """
@@ -43,19 +43,18 @@ def open_source(path: Path | str, seed: int = 0) -> Source:
 
 
 def is_list(path: Path) -> bool:
-    """Whether a path is that of a file that lists cases, by its ending."""
+    """Whether a path has the ending of a list of cases."""
     return path.is_file() and path.suffix.lower() in LIST_ENDINGS
 
 
 def read_source(path: Path) -> Source:
-    """The cases of a folder or list, before any split is drawn; there may be none. Raises SourceError."""
+    """Find the cases of a folder or list, of which there may be none, without splitting them. Raises SourceError."""
     if not has_utf8_name(path):
         raise SourceError(f"{printable(path)}: this path is not UTF-8; rename the folder.")
-    return _without_odd_names(_of_its_kind(path))
+    return _without_odd_names(_read_source(path))
 
 
-def _of_its_kind(path: Path) -> Source:
-    """The source as its own kind of folder or file is read."""
+def _read_source(path: Path) -> Source:
     if path.is_file():
         if not is_list(path):
             raise SourceError(f"{path}: a folder of scans is expected, or a list of them ({', '.join(LIST_ENDINGS)}).")
@@ -65,7 +64,7 @@ def _of_its_kind(path: Path) -> Source:
     if (path / "dataset_description.json").is_file():
         return bids(path)
     if (path / "dataset.json").is_file():
-        return _with_series_findings(described_folder(path, read_object(path / "dataset.json")))
+        return _with_series_findings(dataset_folder(path, read_object(path / "dataset.json")))
     if has_pairs(path):
         cases, findings = paired_cases(path, UNNAMED)
         return _with_series_findings(Source(path, path.name, UNNAMED, {}, tuple(cases), findings=tuple(findings)))
@@ -76,7 +75,7 @@ def _of_its_kind(path: Path) -> Source:
 
 
 def _with_series_findings(source: Source) -> Source:
-    """The source with what there is to say of the folders of DICOM among its images."""
+    """The source with findings on the DICOM folders of its cases."""
     found = (finding for case in source.cases for image in case.images for finding in findings_in(image))
     return replace(source, findings=(*source.findings, *found))
 

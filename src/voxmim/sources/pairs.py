@@ -1,10 +1,9 @@
 """Scans in one folder and label maps of the same names in another.
 
 ```
-SOURCE/imagesTr, labelsTr  a scan is one file of all its channels, or one file per channel: NAME_0000, NAME_0001 and so
-                           on, of which some may be missing; instead of a file, a folder of that name with the DICOM
-                           slices of one series, or with a file or folder for each channel, called as the channel
-                           is; images/ and labels/ do as well
+SOURCE/imagesTr, labelsTr  a scan is one file of all channels, or one file per channel: NAME_0000, NAME_0001 and so on,
+                           of which some may be missing; or a folder NAME with the DICOM slices of one series, or with a
+                           file or folder for each channel, named after it. The folders may also be images/ and labels/
 SOURCE/imagesTs            further scans, labelled if there is a labelsTs
 SOURCE/extra_unlabelled    further scans
 ```
@@ -24,17 +23,17 @@ _PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
 
 
 def has_pairs(path: Path) -> bool:
-    """Whether a folder holds one of scans that may have label maps beside it."""
+    """Whether a folder has this layout."""
     return any((path / images).is_dir() for images, _ in _PAIRS)
 
 
 def paired_cases(
     path: Path, channels: Sequence[str], further: Sequence[str] = (), numbered: bool = False
 ) -> tuple[list[SourceCase], list[Finding]]:
-    """The cases of all these folders below `path`, and of `further` ones without labels; and what is left out.
+    """The cases of these folders below `path` and of `further` ones without labels, and findings on files left out.
 
-    With `numbered`, every file's name ends with the number of its channel, even of a single one. Raises SourceError
-    where DICOM slices lie loose in one of the folders.
+    With `numbered`, all file names end with the number of a channel, even of a single one. Raises SourceError if one of
+    the folders has DICOM slices.
     """
     pair = next(pair for pair in _PAIRS if (path / pair[0]).is_dir())
     folders = [(*pair, "", ""), ("imagesTs", "labelsTs", "test", "unlabelled")]
@@ -53,7 +52,7 @@ def paired_cases(
 def _cases_of(
     folder: Path, label_folder: Path | None, channels: Sequence[str], numbered: bool
 ) -> tuple[list[SourceCase], list[Finding]]:
-    """The cases of one folder of scans and its folder of label maps, of which either may be missing."""
+    """The cases of one folder of scans and its folder of label maps; either may be missing."""
     scans, findings = scans_in(folder)
     labels, more = scans_in(label_folder) if label_folder else ({}, [])
     findings += more
@@ -82,8 +81,8 @@ def _cases_of(
 
 
 def _in_its_folder(images: Sequence[Path], channels: Sequence[str]) -> dict[int, Path]:
-    """Of a case that is one folder, the files or folders in it that are called as channels are, by channel."""
+    """The files or folders named after channels in the folder of a case, by channel."""
     if len(images) > 1 or not images[0].is_dir():
         return {}
-    there = {case_name(path): path for path in images[0].iterdir() if path.is_dir() or is_scan(path)}
-    return {index: there[name] for index, name in enumerate(channels) if name in there}
+    scans = {case_name(path): path for path in images[0].iterdir() if path.is_dir() or is_scan(path)}
+    return {index: scans[name] for index, name in enumerate(channels) if name in scans}

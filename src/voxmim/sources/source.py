@@ -1,4 +1,4 @@
-"""What a source is: its cases, where their files lie, and what is known of them."""
+"""Sources and their cases: files, labels and splits."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from voxmim.errors import SourceError, nearest
 from voxmim.findings import Finding
 
 SPLITS = ("train", "val", "test", "unlabelled")
-IGNORE = "ignore"  # the name of the label of voxels that nobody annotated, as nnU-Net has it
+IGNORE = "ignore"  # the name of the label of voxels that nobody annotated, as in nnU-Net
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,12 @@ class SourceCase:
     """One case on disk."""
 
     name: str  # unique in the source
-    images: tuple[Path, ...]  # one file per channel that is there, or one file of all channels
+    images: tuple[Path, ...]  # one file per present channel, or one file of all channels
     label: Path | None  # the label map, if there is one
     split: str = ""  # ``train``, ``val``, ``test`` or ``unlabelled``; empty until it is known
-    missing: tuple[int, ...] = ()  # the index of each channel that the case lacks
-    # the patient, or whatever else must not be torn apart by a split; where nothing says so, `open_source` makes it the
-    # case's own name
-    group: str = ""
-    # the label values that were annotated; what the label map shows as background may be any of the others. None where
-    # all were
+    missing: tuple[int, ...] = ()  # indices of missing channels
+    group: str = ""  # the patient, whose cases are all in one split; `open_source` defaults it to the case's name
+    # the label values that were annotated, or None for all; background may be any label that was not
     annotated: tuple[int, ...] | None = None
 
     @property
@@ -39,15 +36,13 @@ class Source:
 
     path: Path  # the folder or list
     name: str  # of the data set
-    channels: tuple[str, ...]  # the name of each channel
-    labels: dict[int, str]  # name of each label value, background left out; empty if the source does not say
+    channels: tuple[str, ...]  # names
+    labels: dict[int, str]  # name of each label value, without background; empty if unknown
     cases: tuple[SourceCase, ...]  # sorted by name
-    seed: int = 0  # of the split, where one was drawn
-    # name of each region to the label values it is the union of, in the source's order; regions may overlap. Empty
-    # where there are none.
-    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    licence: str = ""  # what the data set says of its licence; empty if it says nothing
-    findings: tuple[Finding, ...] = ()  # what was repaired or left out while looking for scans
+    seed: int = 0  # of a random split
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)  # label values by name; regions may overlap
+    licence: str = ""  # the data set's note on its licence
+    findings: tuple[Finding, ...] = ()  # on files that were left out or repaired
 
 
 def ignored_value(labels: Mapping[int, str]) -> int | None:
@@ -56,17 +51,17 @@ def ignored_value(labels: Mapping[int, str]) -> int | None:
 
 
 def annotated_values(named: Iterable[object], labels: Mapping[int, str], where: str) -> tuple[int, ...]:
-    """The values of labels given by name, or by value where the data set's `labels` have no names.
+    """The values of labels given by name or value.
 
-    Raises SourceError, which names the place `where` they stand, if there is no such label.
+    Raises SourceError, which begins with `where`, if there is no such label.
     """
-    values = {name.casefold(): value for value, name in labels.items()} | {str(value): value for value in labels}
-    found = []
+    value_of = {name.casefold(): value for value, name in labels.items()} | {str(value): value for value in labels}
+    values = set()
     for each in map(str, named):
-        value = values.get(each.strip().casefold(), int(each) if each.strip().isdigit() and not labels else None)
+        value = value_of.get(each.strip().casefold(), int(each) if each.strip().isdigit() and not labels else None)
         if value is None or not 0 < value <= 255:
             known = ", ".join(labels.values()) or "none is named, so give values from 1 to 255"
             hint = nearest(each, labels.values()) or "."
             raise SourceError(f"{where}: '{each}' is none of the labels ({known}){hint}")
-        found.append(value)
-    return tuple(sorted(set(found)))
+        values.add(value)
+    return tuple(sorted(values))

@@ -1,4 +1,4 @@
-"""Which case trains, validates or tests: as a file says, or drawn by seed."""
+"""Splits of cases for training, validation and testing: from a file, or at random."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -14,14 +14,14 @@ from voxmim.sources.source import SPLITS, SourceCase
 
 SPLITS_FILES = ("splits.json", "splits_final.json")
 FRACTIONS = {"val": 0.15, "test": 0.25}  # of the labelled cases; the rest trains
-_STRICTEST = ("train", "val", "test")  # of several splits of one patient, the last one holds for the scans of none
+_STRICTEST = ("train", "val", "test")  # if a patient has several splits, scans without one join the last of these
 
 
 def follow_splits(file: Path, cases: Sequence[SourceCase]) -> list[SourceCase]:
-    """The cases that a file lists: splits.json, or nnU-Net's splits_final.json, of whose folds the first counts.
+    """The cases listed in splits.json, or in the first fold of nnU-Net's splits_final.json, with their splits.
 
-    Unlisted scans of the unlabelled folders stay in, unless it lists unlabelled ones. Beside a fold, the labelled scans
-    of imagesTs are the test. Raises SourceError as `split_of_each`.
+    Unlisted unlabelled cases stay, unless the file lists unlabelled ones. With splits_final.json, the labelled scans of
+    imagesTs are the test cases. Raises SourceError as `split_of_each`.
     """
     splits = read_object(file) if file.name == SPLITS_FILES[0] else _first_fold(file, cases)
     split_of = split_of_each(file, splits, {case.name: case for case in cases})
@@ -33,9 +33,9 @@ def follow_splits(file: Path, cases: Sequence[SourceCase]) -> list[SourceCase]:
 
 
 def split_of_each(file: Path, splits: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
-    """The split of each case that a file lists under its split.
+    """The split of each case in a file's lists by split.
 
-    Raises SourceError for a case that is not among `names`, a case listed twice, or a split that is none.
+    Raises SourceError for a case that is not in `names`, a case that is listed twice, or an unknown split.
     """
     split_of: dict[str, str] = {}
     for split, listed in splits.items():
@@ -63,10 +63,10 @@ def _first_fold(file: Path, cases: Sequence[SourceCase]) -> dict[str, Any]:
 
 
 def draw_split(cases: Sequence[SourceCase], seed: int) -> list[SourceCase]:
-    """Draw train, val and test from the labelled cases, so that no patient is in two of them.
+    """Split the labelled cases at random into train, val and test, with each patient in one split.
 
-    What is given stays: a case that has its split, and a val or test of which there are cases. Other scans of a patient
-    whose split is known go along; unlabelled ones do so only into val and test, else they stay unlabelled.
+    Cases that have a split keep it, and no cases are added to a val or test split that exists. Other scans of a patient
+    join its split; unlabelled ones only join val and test, and else stay unlabelled.
     """
     given: dict[str, str] = {}
     for case in cases:
@@ -80,36 +80,36 @@ def draw_split(cases: Sequence[SourceCase], seed: int) -> list[SourceCase]:
 
 
 def draw_parts(sizes: Mapping[str, int], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Put groups, undivided, into val and test (the keys of `fractions`), and what is left into train.
+    """Assign groups at random to val and test (the keys of `fractions`), and the others to train.
 
-    `sizes` has the number of cases of each group, `fractions` are of all cases. In an order drawn by seed, each group
-    joins the first part that it brings closer to its size. Of four groups or more no part stays empty; of fewer all
-    train. Returns the part of each group.
+    `sizes` has the number of cases of each group, `fractions` are of all cases. In a random order, each group joins the
+    first part that it brings closer to its size. With four groups or more no part is empty; with fewer all train.
+    Returns the part of each group.
     """
     names = sorted(sizes)
     if len(names) < 4:
         return dict.fromkeys(names, "train")
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     total = sum(sizes.values())
-    lacking = {part: max(1, round(fraction * total)) for part, fraction in fractions.items()}
+    missing = {part: max(1, round(fraction * total)) for part, fraction in fractions.items()}
     part_of: dict[str, str] = {}
     for name in order:
         size = sizes[name]
-        part_of[name] = next((part for part, lack in lacking.items() if abs(lack - size) < lack), "train")
+        part_of[name] = next((part for part, count in missing.items() if abs(count - size) < count), "train")
         if part_of[name] != "train":
-            lacking[part_of[name]] -= size
+            missing[part_of[name]] -= size
     for part in fractions:
-        if part not in part_of.values():  # large groups: it gets the smallest of the part that has the most
+        if part not in part_of.values():  # because of large groups: move the smallest group of the fullest part
             fullest = Counter(part_of[name] for name in order).most_common(1)[0][0]
             part_of[min((name for name in order if part_of[name] == fullest), key=sizes.__getitem__)] = part
     return part_of
 
 
 def folded(cases: Sequence[Any], fold: str, seed: int, where: Path) -> list[Any]:
-    """The cases in one fold of a cross-validation: the patients of train and val are dealt anew into N parts.
+    """The cases with the splits of one fold of a cross-validation, in which patients of train and val form N parts.
 
-    Of the fold ``K/N`` part K, from 1, validates, and the others train; test and unlabelled cases stay what they are.
-    Raises SourceError, which names the place `where` the cases are, for another text or fewer patients than folds.
+    In the fold ``K/N`` part K, from 1, validates and the others train; test and unlabelled cases do not change. Raises
+    SourceError, which begins with `where`, if `fold` is not valid or there are fewer patients than folds.
     """
     groups = sorted({case.group for case in cases if case.split in ("train", "val")})
     part, _, parts = fold.partition("/")
@@ -130,10 +130,10 @@ def folded(cases: Sequence[Any], fold: str, seed: int, where: Path) -> list[Any]
 
 
 def along(label: object, split: str) -> str:
-    """The split of a case that goes along with its patient's; one without a label does so only into val and test."""
+    """The split of a case that joins its patient's split; a case without label only joins val and test."""
     return split if label is not None or split in FRACTIONS else "unlabelled"
 
 
 def strictest(*splits: str) -> str:
-    """Of several splits of one patient, the one that holds for its other scans; empty if there is none."""
+    """The split that a patient's other scans join if the patient has several; empty if it has none."""
     return max((split for split in splits if split in _STRICTEST), key=_STRICTEST.index, default="")

@@ -29,8 +29,8 @@ def claim_known(store: Path, cases: Iterable[Case]) -> None:
 
 def is_duplicate(store: Path, content: str, rank: Rank) -> bool:
     """Whether this content is claimed by a scan that ranks before `rank`; claims it otherwise."""
-    file = store / _KNOWN
-    known = _read(file, file.stat().st_mtime_ns)
+    known_file = store / _KNOWN
+    known = _read(known_file, known_file.stat().st_mtime_ns)
     if content in known and known[content] < rank:
         return True
     claim = store / f".claim-{content}.json"
