@@ -13,7 +13,7 @@ from voxmim.api.weights import export_weights, import_weights, load_encoder
 
 try:
     getpass.getuser()
-except (KeyError, OSError):  # a container's user without a passwd entry (docker run -u): MONAI and torch need some name
+except (KeyError, OSError):  # a user without a passwd entry (docker run -u); MONAI and torch need a name
     os.environ["LOGNAME"] = f"uid-{os.getuid()}"
 
 __version__ = version("voxmim")

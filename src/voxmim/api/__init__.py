@@ -1,6 +1,6 @@
-"""Everything voxmim does, as typed functions that take paths and plain settings; the command line calls only these.
+"""The Python interface: one typed function per command, with paths and plain settings as arguments.
 
-Each function imports what it needs when it is called, so that importing this package costs nothing.
+Each function imports what it needs when it is called, so that importing this package is fast.
 """
 
 from voxmim.api.machine import doctor

@@ -1,4 +1,4 @@
-"""What this machine offers: versions, devices, precisions, optional parts, disk."""
+"""A description of this machine: versions, devices, precisions, optional packages, disk."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from pathlib import Path
 from voxmim import workers
 
 PACKAGES = ("voxmim", "torch", "lightning", "monai", "numpy", "SimpleITK", "nibabel", "blosc2", "safetensors")
-OPTIONAL = {  # package: what it is for
+OPTIONAL = {  # package: purpose
     "pydicom": "DICOM",
     "highdicom": "DICOM segmentations",
     "distributed": "Dask clusters, pip install 'voxmim[cluster]'",
@@ -40,7 +40,7 @@ def _version(package: str) -> str:
 
 
 def _devices() -> list[list[str]]:
-    """The CPU and each GPU, with the precision that `precision: auto` chooses there."""
+    """The CPU and the GPUs, with the precision of `precision: auto`."""
     import torch
 
     from voxmim.networks.precision import chosen_precision

@@ -1,4 +1,4 @@
-"""Scans and stores: phantoms, public data sets, and everything between scans on disk and a store."""
+"""Scans and stores: phantoms, public data sets, inspecting and preparing scans."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_volume(path: Path | str, channels: int = 1) -> Volume:
         `array` (C, X, Y, Z), rescaled, and `affine` (4, 4) from voxel index to world mm (RAS+).
 
     Raises:
-        ScanError: the file is missing, unreadable, cut off, of another dimension, or holds NaN.
+        ScanError: the file is missing, unreadable, truncated, of another dimension, or has NaN.
     """
     from voxmim.images.volume import read_volume
 
@@ -80,7 +80,7 @@ def download(
         out: parent folder of the data set's own folder.
         mirror: URL of a folder with the archive. Default: the AWS Open Data bucket.
         agree: called with licence, size and citation; nothing is downloaded if it returns False.
-        watch: called with the name of a stage; returns a context manager that gives a function of bytes done and total.
+        watch: called with the name of a stage; returns a context manager of a function of bytes done and total.
 
     Returns:
         The data set's folder, which `prepare` reads. An existing one is left as it is.
@@ -138,16 +138,16 @@ def inspect(
 
     if list_file is not None:
         refuse_list(Path(list_file))
-    found = inspect_source(source, workers, match_channels, on_case, scheduler)
+    inspection = inspect_source(source, workers, match_channels, on_case, scheduler)
     if json_file is not None:
-        write_json(Path(json_file), found.as_dict())
+        write_json(Path(json_file), inspection.as_dict())
     if html_file is not None:
         from voxmim.report.inspection import inspection_page
 
-        inspection_page(Path(html_file), found)
+        inspection_page(Path(html_file), inspection)
     if list_file is not None:
-        write_list(Path(list_file), found)
-    return found
+        write_list(Path(list_file), inspection)
+    return inspection
 
 
 def prepare(

@@ -1,4 +1,4 @@
-"""The paper's questions as experiments."""
+"""The demo, and the paper's questions as experiments."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

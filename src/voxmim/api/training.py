@@ -1,4 +1,4 @@
-"""Trainings: pre-training, a plan of one, fine-tuning, and the recipes they follow."""
+"""Pre-training, fine-tuning, plans and recipes."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def finetune(
         recipe: packaged recipe or YAML file. Default: that of the initial weights, or resenc-tiny.
         settings: settings that differ from the recipe, such as finetune.ema=0.99.
         resume: continue exactly where the run stopped, with its own settings.
-        task: what to learn. Default: segmentation.
+        task: the task. Default: segmentation.
         classes: for a classification, CSV file with the columns case and class.
         values: for a regression of a number per scan, CSV file with the columns case and value.
         fold: one fold of a cross-validation by patient, as K/N. The train and val cases are divided into N parts; part
@@ -194,19 +194,19 @@ def recipes(name: str | None = None) -> dict[str, str] | Recipe:
 
 
 def _opened(store: Path | str, accepted: bool) -> Store:
-    """Open a store, unless findings of it are in doubt and not accepted."""
+    """Open a store; raises StoreError if it has unresolved findings that are not accepted."""
     from voxmim.store.format import Store
     from voxmim.training.setup import refuse_unresolved
 
-    found = Store(store)
-    refuse_unresolved(found, accepted)
-    return found
+    opened = Store(store)
+    refuse_unresolved(opened, accepted)
+    return opened
 
 
 def _started(
     recipe: str | Path | None, init: Path | None, settings: Mapping[str, Any] | None, pretext: bool = True
 ) -> Recipe:
-    """The recipe of a new run: `settings` override what the weights of `init` require, which overrides the recipe."""
+    """The recipe of a new run: `settings` override those of the weights `init`, which override the recipe."""
     from voxmim.recipe import load_recipe
     from voxmim.training.run import RECIPE
     from voxmim.weights.start import Start, settings_from

@@ -21,7 +21,7 @@ def view(path: Path | str, port: int = 0, no_browser: bool = False) -> None:
         no_browser: only print the address.
 
     Raises:
-        VoxmimError: nothing there can be shown, or the port is taken.
+        VoxmimError: the path cannot be shown, or the port is in use.
     """
     from voxmim.viewer.opening import open_collection
     from voxmim.viewer.server import serve

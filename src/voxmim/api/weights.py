@@ -1,4 +1,4 @@
-"""Weights from other packages, and networks for them."""
+"""Importing, exporting and loading weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def import_weights(
         settings: settings that the file does not contain, such as vit.heads=12 or crop=[96,96,96].
 
     Returns:
-        What happened to each tensor.
+        A report on every tensor.
 
     Raises:
         VoxmimError: the file is not such a checkpoint, or too few of its tensors fit.
@@ -92,9 +92,9 @@ def load_encoder(
             Default: those of the weights.
 
     Returns:
-        The network. ``encoder.encode(volume)`` turns (B, C, X, Y, Z) into features (B, width, x, y, z) for every
-        encoder; ``encoder(volume)`` gives a ViT's tokens (B, N, width), or the features of a Swin or U-Net.
-        ``encoder.metadata`` says what a scan must be like (spacing, intensity, window, crop, channels).
+        The network. ``encoder.encode(volume)`` returns features (B, width, x, y, z) of (B, C, X, Y, Z) for every
+        encoder; ``encoder(volume)`` returns a ViT's tokens (B, N, width), or the features of a Swin or U-Net.
+        ``encoder.metadata`` has the preparation of scans (spacing, intensity, window, crop, channels).
 
     Raises:
         WeightsError: there is no encoder, or it cannot be adapted to this crop or patch.

@@ -1,1 +1,1 @@
-"""What is wrong with a file, a case or a cohort of scans. Imports sources and images."""
+"""Detecting faults of files, cases and cohorts of scans."""

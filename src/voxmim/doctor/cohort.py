@@ -1,4 +1,4 @@
-"""What shows only when cases are compared with each other. No file is read again."""
+"""Findings from comparing cases with each other, without reading files again."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,9 +21,9 @@ def judge_cohort(
     cases: Sequence[SourceCase], facts: Mapping[str, Facts], channels: Sequence[str], labels: Mapping[int, str],
     intensity: str = "auto",
 ) -> list[Finding]:  # fmt: skip
-    """Compare the cases that were not left out: those with facts, by the case's name.
+    """Compare the cases that have `facts` (by case name), which are those that were not left out.
 
-    `labels` are those that the source lists, if any; an `intensity` of ``auto`` is guessed from the facts.
+    `labels` are those that the source lists; an `intensity` of ``auto`` is guessed from the facts.
     """
     cases = [case for case in cases if case.name in facts]
     kind = guess_intensity([facts[case.name] for case in cases], channels) if intensity == "auto" else intensity
@@ -31,26 +31,23 @@ def judge_cohort(
     dropped = left_out(cases, duplicates)
     cases = [case for case in cases if case.name not in dropped]
     facts = {case.name: facts[case.name] for case in cases}
-    found = [*duplicates, *_spacing_outliers(cases, facts), *_mirrored(cases, facts), *_divided_patients(cases)]
+    findings = [*duplicates, *_spacing_outliers(cases, facts), *_mirrored(cases, facts), *_divided_patients(cases)]
     for case in cases:
         if (why := rule_misfit(facts[case.name], kind)) is not None:
             text = f"it is taken for {kind.upper()}, but {why}."
-            found.append(Finding.of(case.images[0], "intensity rule", text, "used"))
-    return in_order([*found, *([] if labels else _rare_labels(cases, facts))])
+            findings.append(Finding.of(case.images[0], "intensity rule", text, "used"))
+    return in_order([*findings, *([] if labels else _rare_labels(cases, facts))])
 
 
 def left_out(cases: Sequence[SourceCase], findings: Sequence[Finding]) -> dict[str, str]:
-    """The reason for each case whose scan these findings leave out, by name."""
+    """The reason for each case whose scan is left out by these findings, by case name."""
     reasons = {finding.file: finding.reason for finding in findings if finding.action == "left out"}
-    return {
-        case.name: next(reasons[str(image)] for image in case.images if str(image) in reasons)
-        for case in cases
-        if any(str(image) in reasons for image in case.images)
-    }
+    of_case = {case.name: [reasons[str(image)] for image in case.images if str(image) in reasons] for case in cases}
+    return {name: found[0] for name, found in of_case.items() if found}
 
 
 def duplicate_rank(name: str, has_label_file: bool, facts: Facts) -> Rank:
-    """Which of several scans with the same voxels is kept: the lowest, a labelled one, or else the first by name."""
+    """The rank of a scan among duplicates, of which the lowest is kept: a labelled one, or else the first by name."""
     return not facts.labels, not has_label_file, name
 
 
@@ -74,10 +71,10 @@ def _spacing_outliers(cases: Sequence[SourceCase], facts: Mapping[str, Facts]) -
     median = np.median(sizes, axis=0)
     off = np.abs(sizes - median)
     std = 1.4826 * np.median(off, axis=0)
-    for case, size, own in zip(cases, sizes, off, strict=True):
-        if np.any((own > np.log(_OUTLIER_RATIO)) & (own > _OUTLIER_STDS * std)):
-            its, theirs = (" x ".join(f"{each:.3g}" for each in np.exp(three)) for three in (size, median))
-            text = f"its voxels are {its} mm, those of the other scans {theirs} mm."
+    for case, size, own_off in zip(cases, sizes, off, strict=True):
+        if np.any((own_off > np.log(_OUTLIER_RATIO)) & (own_off > _OUTLIER_STDS * std)):
+            own, others = (" x ".join(f"{each:.3g}" for each in np.exp(three)) for three in (size, median))
+            text = f"its voxels are {own} mm, those of the other scans {others} mm."
             yield Finding.of(case.images[0], "spacing outlier", text, "used")
 
 
@@ -95,7 +92,7 @@ def _mirrored(cases: Sequence[SourceCase], facts: Mapping[str, Facts]) -> Iterat
 
 
 def _divided_patients(cases: Sequence[SourceCase]) -> Iterator[Finding]:
-    """Scans of a patient with scans in several of train, val and test; unlabelled scans are trained on, too."""
+    """Scans of patients with scans in several of train (with unlabelled), val and test."""
     splits = defaultdict(set)
     for case in cases:
         if case.group:

@@ -1,4 +1,4 @@
-"""What is measured of a scan when it is read, so that it can be compared with others without being read again."""
+"""Statistics of a scan, measured when it is read, to compare it with others without reading it again."""
 
 import hashlib
 from base64 import b64decode, b64encode
@@ -20,7 +20,7 @@ _SUBSAMPLE = 1 << 21  # voxels that percentiles are taken from
 
 
 class LabelFacts(NamedTuple):
-    """One label of a case: its volume in mm3, and its centre as fractions of the scan's extent along R, A, S."""
+    """The volume of a label in mm3, and its centre as fractions of the scan's extent along R, A, S."""
 
     volume: float
     centre: tuple[float, float, float]
@@ -28,21 +28,19 @@ class LabelFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """A scan in a few hundred bytes. Axes run right, anterior, superior."""
+    """Statistics of a scan, along the axes right, anterior, superior."""
 
     shape: tuple[int, int, int]  # voxels
     spacing: tuple[float, float, float]  # voxel size in mm
-    orientation: str  # of the file's own axes, such as ``LPS``
+    orientation: str  # of the file's axes, such as ``LPS``
     whole: bool  # whether all values are whole numbers
-    # of each channel, at `PERCENTILES`; the first and the last are its minimum and maximum
-    percentiles: tuple[tuple[float, ...], ...]
+    percentiles: tuple[tuple[float, ...], ...]  # `PERCENTILES` of each channel
     overview: str  # the first channel on a grid of 6 x 6 x 6, as 0..255 in base 64; see `coarse`
-    content: str  # hash of all voxels, whatever their file's format, type and axes
-    # by value, background left out; empty without a label map
-    labels: dict[int, LabelFacts] = field(default_factory=dict)
+    content: str  # hash of all voxels, independent of the file's format, dtype and axes
+    labels: dict[int, LabelFacts] = field(default_factory=dict)  # by value, without background
 
     def coarse(self) -> np.ndarray:
-        """(6, 6, 6) float: the overview of the first channel."""
+        """The overview of the first channel, (6, 6, 6) float."""
         return np.frombuffer(b64decode(self.overview), np.uint8).reshape(COARSE).astype(float)
 
     @classmethod
@@ -54,7 +52,7 @@ class Facts:
 
 
 def measure(image: Volume, label: np.ndarray | None = None) -> Facts:
-    """The facts of a scan (C, X, Y, Z) and its label map (X, Y, Z) uint8 on the same grid, if there is one."""
+    """Measure a scan (C, X, Y, Z) and its label map (X, Y, Z) uint8 on the same grid, if there is one."""
     ras = to_ras(image)
     x, y, z = (round(float(size), 5) for size in ras.spacing)
     percentiles = [_percentiles(channel) for channel in ras.array]
@@ -80,17 +78,17 @@ def _percentiles(channel: np.ndarray) -> tuple[float, ...]:
 
 def _overview(channel: np.ndarray, low: float, high: float) -> str:
     """The means of 6 x 6 x 6 boxes, scaled from low..high to 0..255; the boxes of a thin scan overlap."""
-    seen = np.clip((thinned(channel, _SUBSAMPLE).astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
+    scaled = np.clip((thinned(channel, _SUBSAMPLE).astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
     for axis, count in enumerate(COARSE):
-        length = seen.shape[axis]
+        length = scaled.shape[axis]
         bounds = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
-        slabs = [seen.take(range(start, stop), axis=axis).mean(axis=axis) for start, stop in bounds]
-        seen = np.stack(slabs, axis=axis)
-    return b64encode(np.rint(255 * seen).astype(np.uint8).tobytes()).decode()
+        slabs = [scaled.take(range(start, stop), axis=axis).mean(axis=axis) for start, stop in bounds]
+        scaled = np.stack(slabs, axis=axis)
+    return b64encode(np.rint(255 * scaled).astype(np.uint8).tobytes()).decode()
 
 
 def _content(array: np.ndarray, whole: bool) -> str:
-    """A hash of the values, whatever type the file holds them in."""
+    """A hash of the values, independent of their dtype."""
     small = whole and array.min() >= -(1 << 15) and array.max() < 1 << 15
     digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=12)
     for channel in array:
@@ -102,16 +100,16 @@ def _content(array: np.ndarray, whole: bool) -> str:
 
 def _labels(label: Volume) -> dict[int, LabelFacts]:
     array, voxel = label.array[0], float(np.prod(label.spacing))
-    found = {}
-    for value, place in enumerate(scipy.ndimage.find_objects(array.T), start=1):  # transposed: Z slowest, as in files
-        if place is None:
+    facts = {}
+    for value, bounds in enumerate(scipy.ndimage.find_objects(array.T), start=1):  # transposed to memory order
+        if bounds is None:
             continue
-        box = place[::-1]
+        box = bounds[::-1]
         mask = array[box] == value
         count, centre = int(np.count_nonzero(mask)), []
         for axis, part in enumerate(box):
             profile = np.count_nonzero(mask, axis=tuple(other for other in range(3) if other != axis))
             middle = float(profile @ np.arange(part.start, part.stop)) / count
             centre.append(round((middle + 0.5) / array.shape[axis], 4))
-        found[value] = LabelFacts(round(count * voxel, 3), (centre[0], centre[1], centre[2]))
-    return found
+        facts[value] = LabelFacts(round(count * voxel, 3), (centre[0], centre[1], centre[2]))
+    return facts

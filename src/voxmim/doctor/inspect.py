@@ -1,4 +1,4 @@
-"""Read every file of a source once: what is wrong, what `prepare` will do about it, and what the scans are like."""
+"""Inspecting a source: findings on its files, and statistics of its scans."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ from voxmim.images.volume import Volume
 from voxmim.sources import Source, SourceCase, open_source
 from voxmim.workers import run
 
-MAX_SLICES = 48  # scans of which a middle slice is kept
-_MAX_SIDE = 192  # pixels along a side of it
+MAX_SLICES = 48  # scans with a middle slice
+_MAX_SIDE = 192  # pixels of a slice
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,49 +35,49 @@ class Slice:
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What was found in a source."""
+    """The result of an inspection."""
 
-    source: Source  # the source
-    files: list[str]  # every file of every case, and every other file with a finding
-    findings: list[Finding]  # by file
-    facts: dict[str, Facts]  # of each case that is not left out, by name
-    intensity: str  # ``ct`` or ``mr``, as guessed
-    slices: dict[str, Slice] = field(default_factory=dict)  # of some of these cases, evenly spaced
+    source: Source
+    files: list[str]  # all files of all cases, and other files with a finding
+    findings: list[Finding]  # sorted by file
+    facts: dict[str, Facts]  # of the cases that are not left out, by name
+    intensity: str  # ``ct`` or ``mr``, guessed
+    slices: dict[str, Slice] = field(default_factory=dict)  # of evenly spaced cases
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is left out and nothing is in doubt."""
+        """Whether nothing is left out and no finding is unresolved."""
         return sound(self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """What `--json` writes."""
+        """The content of the JSON file."""
         of_file: dict[str, list[dict[str, str]]] = {file: [] for file in self.files}
-        for one in self.findings:
-            of_file[one.file].append({"kind": one.kind, "reason": one.reason, "action": one.action})
+        for each in self.findings:
+            of_file[each.file].append({"kind": each.kind, "reason": each.reason, "action": each.action})
         scans = [{"file": file, "findings": findings} for file, findings in of_file.items()]
         return {"scans": scans, "fingerprint": self.fingerprint()}
 
     def complete(self) -> list[Facts]:
-        """The facts of the cases that lack no channel."""
+        """The facts of the cases with all channels."""
         return [facts for facts in self.facts.values() if len(facts.percentiles) == len(self.source.channels)]
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the scans are like, in numbers, without those left out."""
-        each = list(self.facts.values())
-        labelled = [facts for facts in each if facts.labels]
+        """Statistics of the scans that are not left out."""
+        scans = list(self.facts.values())
+        labelled = [facts for facts in scans if facts.labels]
         values = sorted({value for facts in labelled for value in facts.labels})
         return {
-            "cases": len(each),
+            "cases": len(scans),
             "labelled": len(labelled),
             "intensity": self.intensity,
             "channels": list(self.source.channels),
-            "orientations": dict(Counter(facts.orientation for facts in each).most_common()),
-            "spacing_mm": _summaries([facts.spacing for facts in each]),
-            "shape": _summaries([facts.shape for facts in each]),
+            "orientations": dict(Counter(facts.orientation for facts in scans).most_common()),
+            "spacing_mm": _summaries([facts.spacing for facts in scans]),
+            "shape": _summaries([facts.shape for facts in scans]),
             "intensity_percentiles": {
-                channel: dict(zip(map("{:g}".format, PERCENTILES), _summaries(seen), strict=True))
+                channel: dict(zip(map("{:g}".format, PERCENTILES), _summaries(percentiles), strict=True))
                 for index, channel in enumerate(self.source.channels)
-                if (seen := [facts.percentiles[index] for facts in self.complete()])
+                if (percentiles := [facts.percentiles[index] for facts in self.complete()])
             },
             "label_volumes_ml": {
                 self.source.labels.get(value, f"label {value}"): _volumes(labelled, value) for value in values
@@ -92,14 +92,14 @@ def inspect_source(
     on_case: Callable[[int, int], None] | None = None,
     scheduler: str | None = None,
 ) -> Inspection:
-    """Read every file of a source once; arguments and errors as of `voxmim.inspect`."""
+    """Read all files of a source once; see `voxmim.inspect` for arguments and errors."""
     source = open_source(path)
     with_slice = {case.name for case in source.cases[:: max(1, -(-len(source.cases) // MAX_SLICES))]}
     findings, facts, slices = list(source.findings), {}, {}
-    one = partial(_inspect_case, channels=source.channels, known=tuple(source.labels), match=match_channels)
-    with closing(run(one, source.cases, workers, scheduler, _on_death)) as outcomes:
-        for done, (name, found, measured, middle) in enumerate(outcomes, start=1):
-            findings += found
+    inspect_case = partial(_inspect_case, channels=source.channels, known=tuple(source.labels), match=match_channels)
+    with closing(run(inspect_case, source.cases, workers, scheduler, _on_death)) as outcomes:
+        for done, (name, case_findings, measured, middle) in enumerate(outcomes, start=1):
+            findings += case_findings
             if measured is not None:
                 facts[name] = measured
             if middle is not None and name in with_slice:
@@ -149,9 +149,9 @@ def _middle(image: Volume, label: np.ndarray | None) -> Slice:
 
 
 def _volumes(labelled: Sequence[Facts], value: int) -> dict[str, float]:
-    """In how many cases a label is, and its volume there in ml."""
-    seen = [[facts.labels[value].volume / 1000] for facts in labelled if value in facts.labels]
-    return {"cases": len(seen), **_summaries(seen)[0]}
+    """The number of cases with a label, and a summary of its volume in ml."""
+    volumes = [[facts.labels[value].volume / 1000] for facts in labelled if value in facts.labels]
+    return {"cases": len(volumes), **_summaries(volumes)[0]}
 
 
 def _summaries(rows: Sequence[Sequence[float]]) -> list[dict[str, float]]:

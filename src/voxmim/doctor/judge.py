@@ -1,6 +1,6 @@
-"""One case: its files are read once, and whatever is odd about them becomes a finding.
+"""Reading one case, with findings on its files.
 
-A case whose scan, or one channel of it, is left out is left out; one whose label map is left out stays without labels.
+A case is left out if its scan or one of its channels is left out; if its label map is left out, it is unlabelled.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,23 +17,23 @@ from voxmim.sources import SourceCase
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A case that was read and judged."""
+    """A case and the findings on it."""
 
-    findings: tuple[Finding, ...]  # what is odd
-    image: Volume | None = None  # all channels that the case has, on one grid; None if the case is left out
-    label: np.ndarray | None = None  # (X, Y, Z) uint8 on the same grid; None if there is none, or it is left out
-    facts: Facts | None = None  # what was measured; None if the case is left out
+    findings: tuple[Finding, ...]
+    image: Volume | None = None  # the present channels on one grid; None if the case is left out
+    label: np.ndarray | None = None  # (X, Y, Z) uint8 on the same grid; None without, or if it is left out
+    facts: Facts | None = None  # None if the case is left out
 
 
 def judge_case(case: SourceCase, channels: Sequence[str], known: Collection[int] = (), match: bool = False) -> Judged:
-    """Read and judge a case; whatever is wrong with it is a finding, never an error.
+    """Read a case; faults become findings, never errors.
 
-    `known` are the label values that the source lists, empty if it lists none. With `match`, channels of another grid
-    are interpolated onto that of the first, rather than the case left out.
+    `known` are the label values that the source lists, or empty. With `match`, channels with another grid are
+    interpolated to that of the first; otherwise the case is left out.
     """
     try:
         return _judge(case, channels, known, match)
-    except Exception as error:  # no single file ends the work on the others
+    except Exception as error:  # one bad file must not end the work on the others
         text = f"it could not be judged ({error!r}); fix the cause and run again."
         return Judged((Finding.of(case.images[0], "failed", text),))
 

@@ -1,4 +1,4 @@
-"""CT or MR: which of the two the scans of a source are, and which scan does not fit."""
+"""Telling CT from MR, for a source and for single scans."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,11 @@ from voxmim.doctor.facts import PERCENTILES, Facts
 from voxmim.images.intensity import BODY_HU
 
 MAX_VOTES = 5  # scans that decide between CT and MR
-_FAT_HU, _TISSUE_HU = -20, 0  # every CT of a body has values below the first and above the second
+_FAT_HU, _TISSUE_HU = -20, 0  # a CT of a body has values below the first and above the second
 
 
 def guess_intensity(facts: Sequence[Facts], channels: Sequence[str] = ()) -> str:
-    """Tell CT from MR: by a channel named CT, otherwise by whole values down to -500 or less in most scans.
-
-    Only the first `MAX_VOTES` scans vote, so that the guess does not depend on how many others are known.
-    """
+    """``ct`` if a channel is named CT, or if most of the first `MAX_VOTES` scans have whole values down to -500."""
     if named_ct(channels):
         return "ct"
     votes = [_may_be_hu(each) for each in facts[:MAX_VOTES]]
@@ -27,12 +24,12 @@ def is_decided(facts: Sequence[Facts]) -> bool:
 
 
 def named_ct(channels: Sequence[str]) -> bool:
-    """Whether a channel's name says that it is CT."""
+    """Whether a channel is named CT."""
     return any("ct" in channel.lower().replace("_", " ").replace("-", " ").split() for channel in channels)
 
 
 def rule_misfit(facts: Facts, kind: str) -> str | None:
-    """Why a scan cannot be ``ct`` or ``mr``, as it is taken for; None if it can.
+    """Why a scan cannot be of a kind, ``ct`` or ``mr``; None if it can.
 
     CT has fat and air below -20 HU, and something denser than water; MR has no whole values of -500.
     """

@@ -1,4 +1,4 @@
-"""Reading a scan or its label map: whatever is wrong becomes a finding (`judge_`), or an error (`read_`)."""
+"""Reading a scan or its label map: faults become findings (`judge_`) or an error (`read_`)."""
 
 from collections.abc import Callable, Collection, Sequence
 from math import prod
@@ -16,43 +16,43 @@ from voxmim.images.image_file import ImageFile
 from voxmim.images.repair import repair_label
 from voxmim.images.volume import open_image
 
-MAX_VOXELS = 1 << 30  # 4 GiB as float32, of which preparing needs several
+MAX_VOXELS = 1 << 30  # 4 GiB as float32; preparing needs several times as much
 _FEW = 8  # voxels along an axis
-_SUBSAMPLE = 1 << 21  # voxels that decide whether a scan is a label map
-_EVEN = 0.8  # fraction of neighbours with the same value; noise leaves few in a scan
-_WHOLE = 1e-3  # largest distance to a whole number: masks in scaled files lose digits
-_Found = TypeVar("_Found")
+_SUBSAMPLE = 1 << 21  # voxels that are tested for a label map
+_EQUAL_NEIGHBOURS = 0.8  # fraction in a label map; noise leaves few in a scan
+_WHOLE = 1e-3  # largest distance to a whole number, because of rounding in scaled files
+_Result = TypeVar("_Result")
 
 
 def read_channels(images: Sequence[Path], channels: int, match: bool = False) -> Volume:
-    """One scan, from one file of all its channels or one per channel; see `judge_channels`.
+    """Read one scan, from one file of all channels or one per channel; see `judge_channels`.
 
-    Raises ScanError if a file cannot be used, or the channels do not lie on one grid, or not in one place.
+    Raises ScanError if a file cannot be used, or the channels have different grids or do not overlap.
     """
     findings: list[Finding] = []
     return _or_error(judge_channels(images, channels, match, findings), findings)
 
 
 def read_label(path: Path, grid: Grid, image_path: Path, known: Collection[int] = ()) -> np.ndarray:
-    """A label map on the grid of its scan, repaired where it can be: (X, Y, Z) uint8; see `judge_label`.
+    """Read a label map (X, Y, Z) uint8 on the grid of its scan, repaired if possible; see `judge_label`.
 
-    Raises ScanError for another grid, values that are no whole numbers from 0 to 255, or values that are not `known`.
+    Raises ScanError for another grid, values that are not whole numbers from 0 to 255, or values that are not `known`.
     """
     findings: list[Finding] = []
     return _or_error(judge_label(path, grid, image_path, known, findings), findings)
 
 
-def _or_error(found: _Found | None, findings: Sequence[Finding]) -> _Found:
-    if found is None:
+def _or_error(result: _Result | None, findings: Sequence[Finding]) -> _Result:
+    if result is None:
         fault = next(finding for finding in findings if finding.action == "left out")
         raise ScanError(fault.reason, fault.kind)
-    return found
+    return result
 
 
 def judge_channels(images: Sequence[Path], channels: int, match: bool, findings: list[Finding]) -> Volume | None:
-    """All channels on the grid of the first; None if one cannot be used. Adds to `findings`.
+    """Read all channels on the grid of the first; None if one cannot be used. Extends `findings`.
 
-    With `match` a channel of another grid is interpolated linearly on that of the first; otherwise it is left out.
+    With `match` a channel with another grid is interpolated linearly to that of the first; otherwise it is left out.
     """
     first, grid, arrays = images[0], None, []
     if len(images) not in (1, channels):
@@ -83,9 +83,9 @@ def judge_channels(images: Sequence[Path], channels: int, match: bool, findings:
 def judge_label(
     path: Path, grid: Grid | None, image_path: Path, known: Collection[int], findings: list[Finding]
 ) -> np.ndarray | None:
-    """A label map (X, Y, Z) uint8 on its scan's grid, if that is given; None if it cannot be used.
+    """Read a label map (X, Y, Z) uint8 on its scan's grid, if that is given; None if it cannot be used.
 
-    Adds to `findings`. `known` are the label values that the source lists, without 0; empty if it lists none.
+    Extends `findings`. `known` are the label values that the source lists, without 0, or empty.
     """
     label = _read(path, 1, lambda image, _: image.read() if grid is None else image.read_label(grid), findings)
     if label is None:
@@ -109,7 +109,7 @@ def judge_label(
 
 
 def looks_like_labels(channel: np.ndarray) -> bool:
-    """Whether (X, Y, Z) voxels are integers from 0 to 255 that equal their neighbours wherever they aren't 0."""
+    """Whether voxels (X, Y, Z) are integers from 0 to 255, of which most neighbours above 0 are equal."""
     planes = channel[..., :: max(1, -(-channel.size // _SUBSAMPLE))]
     if planes.min() < -_WHOLE or planes.max() > 255 + _WHOLE:
         return False
@@ -117,7 +117,7 @@ def looks_like_labels(channel: np.ndarray) -> bool:
     if np.abs(planes - values).max() > _WHOLE:
         return False
     inside = (values[1:] > 0) & (values[:-1] > 0)
-    return bool(inside.any() and np.mean((values[1:] == values[:-1])[inside]) > _EVEN)
+    return bool(inside.any() and np.mean((values[1:] == values[:-1])[inside]) > _EQUAL_NEIGHBOURS)
 
 
 def _read(
@@ -136,7 +136,7 @@ def _read(
     except ScanError as error:
         findings.append(Finding.of_error(path, error))
         return None
-    except Exception as error:  # damaged bytes make readers fail in many ways, and large files lack memory
+    except Exception as error:  # readers raise many kinds for damaged bytes, and MemoryError
         text = f"it could not be read ({error!r}); fix the cause and run again."
         findings.append(Finding.of(path, "unreadable", text))
         return None
@@ -145,7 +145,7 @@ def _read(
 
 
 def _on_grid(volume: Volume, grid: Grid, path: Path, first: Path, match: bool, findings: list[Finding]) -> np.ndarray:
-    """The voxels of a channel on the grid of the first; where it does not reach, its lowest value."""
+    """The voxels of a channel on the grid of the first, padded with its lowest value."""
     try:
         check_same_grid(Grid.of(volume), grid, path, first)
         return volume.array

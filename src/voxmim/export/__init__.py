@@ -1,1 +1,1 @@
-"""Trained networks for other programs: one file per format, listed in `voxmim.export.formats.FORMATS`."""
+"""Exporting trained networks for other programs: one file per format, see `voxmim.export.formats.FORMATS`."""

@@ -1,6 +1,6 @@
-"""What a MONAI bundle does beside MONAI: prepare a scan and bring labels back to it as voxmim does.
+"""Transforms of a MONAI bundle: preparing scans and resampling labels to their grid, as in voxmim.
 
-`voxmim.export.monai_bundle` puts a copy of this file and of what it imports into each bundle.
+`voxmim.export.monai_bundle` copies this file and the modules that it imports into each bundle.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -20,7 +20,7 @@ from voxmim.images.intensity import fit_intensity, foreground_box, window
 
 
 class Network(nn.Module):
-    """A network that `torch.export` has saved: volumes (B, C, X, Y, Z) to probabilities (B, K, X, Y, Z) float32."""
+    """A network saved by `torch.export`: volumes (B, C, X, Y, Z) to probabilities (B, K, X, Y, Z) float32."""
 
     def __init__(self, file: Path | str, device: torch.device | str = "cpu") -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Network(nn.Module):
         return self.program(volume)
 
     def train(self, mode: bool = True) -> Self:
-        """Nothing: an exported network is in evaluation mode for good."""
+        """Do nothing: an exported network is always in evaluation mode."""
         return self
 
 
@@ -39,12 +39,12 @@ class PrepareScand(MapTransform):
     """Orient, resample, crop to the foreground, and scale intensities.
 
     Args:
-        keys: of scans (C, X, Y, Z) that MONAI has loaded.
+        keys: of scans (C, X, Y, Z) loaded by MONAI.
         spacing: voxel size in mm along X, Y, Z.
         intensity: ``ct`` or ``mr``.
         window: HU that become 0 and 1 (CT).
         zero_background: whether a constant background becomes 0 (MR).
-        channels: of each scan, by name.
+        channels: their names.
     """
 
     def __init__(
@@ -65,25 +65,25 @@ class PrepareScand(MapTransform):
 
     def _prepared(self, scan: MetaTensor) -> MetaTensor:
         if len(scan) != len(self.channels):
-            wanted = f"{len(self.channels)} channels ({', '.join(self.channels)})"
-            raise ValueError(f"{scan.meta['filename_or_obj']}: the network needs {wanted}, the scan has {len(scan)}.")
-        turned = to_ras(Volume(scan.numpy(), scan.affine.numpy()))
-        grid = resampled_grid(Grid.of(turned), self.spacing)
-        image = resample(turned, grid).array
+            needed = f"{len(self.channels)} channels ({', '.join(self.channels)})"
+            raise ValueError(f"{scan.meta['filename_or_obj']}: the network needs {needed}, the scan has {len(scan)}.")
+        volume = to_ras(Volume(scan.numpy(), scan.affine.numpy()))
+        grid = resampled_grid(Grid.of(volume), self.spacing)
+        image = resample(volume, grid).array
         box = foreground_box(self.intensity, image)
         rules = [fit_intensity(self.intensity, channel, self.zero_background) for channel in image]
         stored = np.stack([rule.apply(channel[box]) for rule, channel in zip(rules, image, strict=True)])
-        seen = torch.from_numpy(window(stored, self.intensity, self.window))
-        return MetaTensor(seen, torch.from_numpy(grid.crop(box).affine), scan.meta)
+        windowed = torch.from_numpy(window(stored, self.intensity, self.window))
+        return MetaTensor(windowed, torch.from_numpy(grid.crop(box).affine), scan.meta)
 
 
 class RestoreLabelsd(MapTransform):
-    """From probabilities on a prepared scan to a label map (1, X, Y, Z) uint8 on the grid of the scan's own file.
+    """From probabilities on a prepared scan to a label map (1, X, Y, Z) uint8 on the grid of the scan's file.
 
     Args:
         keys: of probabilities (K, X, Y, Z).
-        values: the label value of each output, background first; empty if the outputs are regions.
-        members: label values with the regions that they lie in, later ones first where several agree.
+        values: the label value of each output, background first; unused if the outputs are regions.
+        members: label values with the indices of their regions, see `Structures.members`.
     """
 
     def __init__(

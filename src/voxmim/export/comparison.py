@@ -1,4 +1,4 @@
-"""Whether an exported network computes what the network computes in torch."""
+"""Comparing an exported network with the original in torch."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,14 +11,14 @@ from voxmim.weights.load import load_segmentor
 
 
 def load_contiguous(run: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """A segmentor to export, and its metadata; not in channels last, in which torch's own rounding is larger."""
+    """A segmentor and its metadata, in contiguous format; with channels last, torch's rounding errors are larger."""
     network, metadata = load_segmentor(run)
     network.to(memory_format=torch.contiguous_format)
     return network, metadata
 
 
 def input_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
-    """(C, X, Y, Z) of what a network takes, from the metadata of its weights."""
+    """The shape (C, X, Y, Z) of a network's input, from the metadata of its weights."""
     return len(metadata["preparation"]["channels"]), *metadata["crop"]
 
 
@@ -29,6 +29,6 @@ def example(shape: tuple[int, ...], batch: int = 2) -> Tensor:
 
 @torch.no_grad()
 def largest_difference(exported: Callable[[Tensor], Tensor], network: nn.Module, shape: tuple[int, ...]) -> float:
-    """The largest absolute difference of two networks' outputs for volumes (B, *shape), for several batch sizes."""
-    volumes = [example(shape, batch) for batch in (1, 3)]  # it is exported with two, and the batch size is free
+    """The largest absolute difference of two networks' outputs for volumes (B, *shape)."""
+    volumes = [example(shape, batch) for batch in (1, 3)]  # other batch sizes than that of the export, 2
     return max(float((exported(volume) - network(volume)).abs().max()) for volume in volumes)

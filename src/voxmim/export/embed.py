@@ -1,4 +1,4 @@
-"""One vector a scan: the encoder's bottleneck features, averaged over the body."""
+"""Embeddings of scans: the encoder's bottleneck features, averaged over the body."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,10 +27,10 @@ from voxmim.weights.load import load_encoder
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What `embed` has written."""
+    """The result of `embed`."""
 
     file: Path
-    scans: int  # how many it holds
+    scans: int  # number of vectors
     width: int  # of a vector
     neighbours: dict[str, list[tuple[str, float]]]  # see `find_neighbours`
     left_out: list[str]  # the names or paths of scans that could not be used
@@ -43,15 +43,15 @@ class Embedder(Predictor):
 
     @classmethod
     def load(cls, run: Path) -> Self:
-        """The encoder of the run folder or weights file of any training; onto a GPU if there is one."""
+        """Load the encoder of a run folder or weights file of any training, onto a GPU if there is one."""
         encoder = load_encoder(run)
         return cls(encoder, encoder.metadata)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def embed(self, scan: PreparedScan) -> np.ndarray:
-        """(width,) float32: the mean of the bottleneck features over the windows' cells, weighted by the body in them.
+        """(width,) float32: the mean of the bottleneck features, weighted by the fraction of body in each cell.
 
-        The windows cover the scan, as few as can be. A scan without body counts as a whole.
+        The fewest windows that cover the scan are used. Without body, the whole scan counts.
         """
         device = next(self.network.parameters()).device
         dtype = working_dtype(device, self.metadata.get("precision", "auto"))
@@ -63,7 +63,7 @@ class Embedder(Predictor):
                 continue
             volume = cut(image, start, self.crop)[None].to(device)
             if described_inputs(self.metadata) == [ANY]:
-                volume = volume.transpose(0, 1)  # channels one by one, as in the training
+                volume = volume.transpose(0, 1)  # channels as a batch, as in the training
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 features = self.network.encode(volume).float().mean(dim=0).cpu().double()
             total += (features * cells).sum(dim=(1, 2, 3))
@@ -71,20 +71,20 @@ class Embedder(Predictor):
         return (total / weight).float().numpy()
 
     def _body(self, scan: PreparedScan) -> Tensor:
-        """(1, X, Y, Z) float32, 1 in the body: denser than air in CT, not background in MR."""
+        """(1, X, Y, Z) float32 mask of the body: denser than air in CT, not background in MR."""
         is_ct = self.preparation.intensity == "ct"
         body = ((scan.image > BODY_HU) if is_ct else (scan.image != 0)).any(axis=0, keepdims=True)
         return torch.from_numpy((body if body.any() else ~body).astype(np.float32))
 
 
 def embed(run: Path, scans: Sequence[Path], out: Path, nearest: int = 0, on_case: Progress | None = None) -> Embeddings:
-    """Write one row a scan, ``case`` and ``embedding``, as Parquet; a scan that cannot be used is named and left out.
+    """Write a Parquet file with the columns ``case`` and ``embedding``; scans that cannot be used are left out.
 
     See `voxmim.embed` for the arguments.
 
     Raises:
-        WeightsError: there are no weights, or another file name.
-        SourceError: as of `given_scans`.
+        WeightsError: there are no weights, or the file name does not end in .parquet.
+        SourceError: as `given_scans`.
         ScanError: no scan can be used.
         MissingPackageError: the extra ``export`` is not installed.
     """
@@ -98,9 +98,9 @@ def embed(run: Path, scans: Sequence[Path], out: Path, nearest: int = 0, on_case
     given, left_out = given_scans(scans, embedder.preparation.channels)
     vectors, failed = for_each(given, lambda name, scan: embedder.embed(embedder.prepare(*scan)), on_case)
     width, about = embedder.network.width, embedder.metadata
-    kept = {key: about[key] for key in ("preparation", "crop", "encoder", "data") if key in about}
+    metadata = {key: about[key] for key in ("preparation", "crop", "encoder", "data") if key in about}
     columns = [("case", pa.string()), ("embedding", pa.list_(pa.float32(), width))]
-    schema = pa.schema(columns, metadata={"voxmim": json.dumps(kept)})
+    schema = pa.schema(columns, metadata={"voxmim": json.dumps(metadata)})
     with atomic_write(out) as temporary:
         write_table(pa.table({"case": list(vectors), "embedding": list(vectors.values())}, schema=schema), temporary)
     neighbours = find_neighbours(vectors, nearest) if nearest else {}
@@ -108,12 +108,12 @@ def embed(run: Path, scans: Sequence[Path], out: Path, nearest: int = 0, on_case
 
 
 def find_neighbours(vectors: Mapping[str, np.ndarray], count: int) -> dict[str, list[tuple[str, float]]]:
-    """The nearest scans of each scan, itself left out, with the cosine of the two vectors, the nearest first."""
+    """The nearest other scans of each scan with the cosine of the two vectors, the nearest first."""
     names, table = list(vectors), np.stack(list(vectors.values()))
     table /= np.linalg.norm(table, axis=1, keepdims=True)
-    found = {}
-    for at, name in enumerate(names):
-        cosines = table @ table[at]
-        order = [other for other in np.argsort(-cosines, kind="stable")[: count + 1] if other != at][:count]
-        found[name] = [(names[other], float(cosines[other])) for other in order]
-    return found
+    neighbours = {}
+    for i, name in enumerate(names):
+        cosines = table @ table[i]
+        nearest = [other for other in np.argsort(-cosines, kind="stable")[: count + 1] if other != i][:count]
+        neighbours[name] = [(names[other], float(cosines[other])) for other in nearest]
+    return neighbours

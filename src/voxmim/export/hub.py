@@ -1,4 +1,4 @@
-"""Weights as a folder in the style of Hugging Face's hub: safetensors, config.json and a model card."""
+"""Weights as a folder for Hugging Face's hub: safetensors, config.json and a model card."""
 
 import json
 import re
@@ -22,7 +22,7 @@ _PIPELINES = {
     "regressor": "other",
     "encoder": "image-feature-extraction",
 }
-_LICENCES = {  # the hub's names, without what spelling varies
+_LICENCES = {  # the hub's names, by letters and digits only
     re.sub(r"[^a-z0-9]", "", name): name
     for name in ("apache-2.0", "mit", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
                  "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0")
@@ -32,10 +32,10 @@ _LICENCES = {  # the hub's names, without what spelling varies
 def export_hub(run: Path, out: Path) -> Exported:
     """Write ``model.safetensors``, ``config.json`` and ``README.md`` into a new folder; nothing is uploaded.
 
-    Of a run folder its segmentor, classifier or encoder is taken. voxmim takes the folder as it takes a run folder.
+    The weights are the segmentor, classifier, regressor or encoder of a run. voxmim can use the folder like a run.
 
     Raises:
-        WeightsError: there are no weights, or the folder has content.
+        WeightsError: there are no weights, or the folder is not empty.
     """
     kind = kind_of(run)
     tensors, metadata = read_weights(find_weights(run, kind), kind)
@@ -49,18 +49,18 @@ def export_hub(run: Path, out: Path) -> Exported:
 
 
 def config(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of weights, and the labels under the names that the hub's tools know."""
+    """The metadata of weights, with labels in the entries of the hub's tools."""
     names: dict[int, str] = {}
     if metadata["kind"] == "segmentor":
         names = dict(enumerate(Structures.from_metadata(metadata).names))
     elif metadata["kind"] == "classifier":
         names = dict(enumerate(metadata["classes"]))
-    known = {"id2label": names, "label2id": {name: at for at, name in names.items()}} if names else {}
-    return {"model_type": "voxmim", **known, **metadata}
+    labels = {"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {}
+    return {"model_type": "voxmim", **labels, **metadata}
 
 
 def card_head(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The YAML head of a model card: licence, task and tags, by which the hub finds it."""
+    """The YAML header of a model card, with licence, task and tags."""
     data = metadata.get("data", {})
     licence = data.get("licence") or ""
     known = _LICENCES.get(re.sub(r"[^a-z0-9]", "", licence.lower()))

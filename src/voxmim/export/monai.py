@@ -1,4 +1,4 @@
-"""An encoder under the names of MONAI's networks."""
+"""Encoders as weights of MONAI's networks."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def export_monai(run: Path, out: Path) -> Exported:
     """Write an encoder, a ViT for MONAI's `UNETR` or a Swin for its `SwinUNETR`, as ``.safetensors`` or ``.pt``.
 
     Raises:
-        WeightsError: another file name, or an encoder that MONAI's network cannot hold.
+        WeightsError: another file name, or an encoder that does not fit MONAI's network.
     """
     if out.suffix not in (".safetensors", ".pt"):
         raise WeightsError(f"{out}: the file name must end in .safetensors or .pt, which says how it is written.")
@@ -55,7 +55,7 @@ def export_monai(run: Path, out: Path) -> Exported:
 
 
 def _for_monai(encoder: Encoder, about: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    """The name of MONAI's network that holds the encoder, its arguments, and its tensors."""
+    """The name of MONAI's network, its arguments, and its tensors."""
     if isinstance(encoder, Swin):
         own = about["swin"]
         arguments = {
@@ -82,12 +82,12 @@ def _for_monai(encoder: Encoder, about: Mapping[str, Any]) -> tuple[str, dict[st
 
 
 def to_monai_unetr(vit: ViT) -> dict[str, Tensor]:
-    """A ViT's weights under the names of MONAI's `UNETR`, where they fill everything under ``vit.``.
+    """A ViT's weights as all tensors under ``vit.`` of MONAI's `UNETR`.
 
-    It takes them with ``proj_type="conv"``, ``qkv_bias=True`` and our channels, crop, width, heads and MLP.
+    The UNETR needs ``proj_type="conv"``, ``qkv_bias=True`` and our channels, crop, width, heads and MLP.
 
     Raises:
-        ValueError: RoPE, registers, or not the patches of 16 and the 12 blocks that MONAI's UNETR has.
+        ValueError: the ViT has RoPE, gated MLPs or registers, or not MONAI's patches of 16 and 12 blocks.
     """
     if vit.rope:
         raise ValueError("MONAI's ViT has no RoPE")
@@ -104,18 +104,18 @@ def to_monai_unetr(vit: ViT) -> dict[str, Tensor]:
         tensors[f"vit.{block}{names[part]}{kind}"] = tensor
     embed, positions = (f"vit.{names[part]}" for part in ("embed", "positions"))
     tensors[f"{embed}.weight"] = vit.embed.weight.detach().unflatten(1, (vit.channels, *vit.patch))
-    tensors[positions] = vit.positions.detach()[None]  # the fixed ones, too
-    for number in range(vit.depth):  # MONAI's blocks have this norm, and do not use it
+    tensors[positions] = vit.positions.detach()[None]  # also if they are fixed
+    for number in range(vit.depth):  # unused in MONAI's blocks
         norm, one = f"vit.blocks.{number}.norm_cross_attn", torch.ones_like(vit.norm.weight)
         tensors |= {f"{norm}.weight": one, f"{norm}.bias": one * 0}
     return tensors
 
 
 def to_monai_swin_unetr(swin: Swin) -> dict[str, Tensor]:
-    """A Swin's weights under the names of MONAI's `SwinUNETR`, where they fill everything under ``swinViT.``.
+    """A Swin's weights as all tensors under ``swinViT.`` of MONAI's `SwinUNETR`.
 
     Raises:
-        ValueError: not the patches of 2, or the four stages, each with a merge, of MONAI's SwinUNETR.
+        ValueError: the Swin does not have MONAI's patches of 2, or four stages with a merge each.
     """
     if swin.patch != (2, 2, 2):
         raise ValueError(f"MONAI's SwinUNETR has patches of 2, not {swin.patch}")

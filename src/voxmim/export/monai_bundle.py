@@ -1,4 +1,4 @@
-"""A segmentor as a MONAI bundle, which `python -m monai.bundle run` uses without voxmim."""
+"""Segmentors as MONAI bundles, for `python -m monai.bundle run` without voxmim."""
 
 import ast
 import json
@@ -22,12 +22,12 @@ from voxmim.tasks.segmentation.structures import Structures
 from voxmim.weights.card import model_card
 
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-_PACKAGES = ("fire", "nibabel", "pytorch-ignite", "scipy", "SimpleITK")  # that a bundle needs beside MONAI
+_PACKAGES = ("fire", "nibabel", "pytorch-ignite", "scipy", "SimpleITK")  # that a bundle needs besides MONAI
 _TRANSFORMS = "voxmim.export.bundle_transforms"
 
 
 class Probabilities(nn.Module):
-    """A segmentor with its activation: windows are averaged as probabilities."""
+    """A segmentor with its activation, because windows are averaged as probabilities."""
 
     def __init__(self, network: nn.Module, structures: Structures) -> None:
         super().__init__()
@@ -43,8 +43,8 @@ def export_monai_bundle(run: Path, out: Path) -> Exported:
     The folder has the network, its configuration, metadata, a model card, and our transforms as scripts.
 
     Raises:
-        WeightsError: there is no segmentor, a part of it has no counterpart in `torch.export`, or the folder has
-            content.
+        WeightsError: there is no segmentor, a part of it has no counterpart in `torch.export`, or the folder is not
+            empty.
         MissingPackageError: the extra ``export`` is not installed.
     """
     require("export", "--to monai-bundle", "fire", "ignite")
@@ -56,7 +56,7 @@ def export_monai_bundle(run: Path, out: Path) -> Exported:
             (folder / name).mkdir()
         try:
             program = torch.export.export(network, (example(shape),), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        except Exception as error:  # torch has no one class for what it cannot export
+        except Exception as error:  # torch raises many kinds
             raise no_counterpart(run, "torch.export", error) from None
         torch.export.save(program, folder / "models" / "model.pt2")
         exported = Network(folder / "models" / "model.pt2")
@@ -74,7 +74,7 @@ def export_monai_bundle(run: Path, out: Path) -> Exported:
 
 
 def copy_modules(name: str, folder: Path) -> None:
-    """Copy a module of voxmim and all those that it imports into a folder, as a package of one level."""
+    """Copy a module of voxmim and all modules that it imports into a folder, as a flat package."""
     (folder / "__init__.py").touch()
     waiting, seen = [name], {name}
     while waiting:
@@ -97,7 +97,7 @@ def _last(module: str) -> str:
 
 
 def inference(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """``configs/inference.json``: from the NIfTI files of a folder to a label map of each."""
+    """``configs/inference.json``: segments all NIfTI files of a folder."""
     preparation, structures = metadata["preparation"], Structures.from_metadata(metadata)
     prepare = {
         "_target_": f"scripts.{_last(_TRANSFORMS)}.PrepareScand",
@@ -165,7 +165,7 @@ def inference(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def about(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """``configs/metadata.json``, as MONAI's schema wants it."""
+    """``configs/metadata.json`` in MONAI's schema."""
     preparation, data = metadata["preparation"], metadata.get("data", {})
     is_ct, crop = preparation["intensity"] == "ct", metadata["crop"]
     structures = Structures.from_metadata(metadata)

@@ -1,4 +1,4 @@
-"""A ResEnc as a checkpoint that nnU-Net fine-tunes, in the form of nnssl's."""
+"""ResEnc encoders as checkpoints in nnssl's format, for fine-tuning in nnU-Net."""
 
 import re
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ _PAPER = "Chen, Z. et al. (2023). Masked Image Modeling Advances 3D Medical Imag
 
 
 def export_nnunet(run: Path, out: Path) -> Exported:
-    """Write an encoder, a resenc, as a ``.pth`` file.
+    """Write a ResEnc encoder as a ``.pth`` file.
 
     Raises:
-        WeightsError: another file name, or an encoder that nnU-Net's network cannot hold.
+        WeightsError: another file name, or an encoder that does not fit nnU-Net's network.
     """
     if out.suffix != ".pth":
         raise WeightsError(f"{out}: the file name must end in .pth, which says how it is written.")
@@ -46,21 +46,21 @@ def export_nnunet(run: Path, out: Path) -> Exported:
 
 
 def _checkpoint(encoder: ResEnc, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What nnU-Net's `PretrainedTrainer` reads."""
+    """The checkpoint for nnU-Net's `PretrainedTrainer`."""
     settings, preparation = encoder.settings, metadata["preparation"]
     residual = settings.residual
     stages = len(settings.widths)
     state, weights = encoder.state_dict(), dict[str, Tensor]()
     first = encoder.input_weights[0].removesuffix(".weight")
-    # nnU-Net pads with zeros: what our volumes are padded with becomes 0.
+    # nnU-Net pads with zeros, so our padding value becomes 0.
     state |= fold_intensity(state[f"{first}.weight"], state[f"{first}.bias"], first, 1.0, settings.pad_value)
     for ours, tensor in state.items():
         inner = ours.replace("stem.", "stem.convs.0.") if residual else ours.replace(".blocks.", ".0.convs.")
         turned = turn(tensor.detach().cpu(), (2, 1, 0)).contiguous()
         weights[f"encoder.{inner}"] = turned
         for module, place in (("conv", 0), ("norm", 1)):  # nnU-Net's networks list each tensor twice
-            again = re.sub(rf"\b{module}(?=\.(weight|bias)$)", f"all_modules.{place}", inner)
-            weights[f"encoder.{again}"] = turned
+            duplicate = re.sub(rf"\b{module}(?=\.(weight|bias)$)", f"all_modules.{place}", inner)
+            weights[f"encoder.{duplicate}"] = turned
     architecture = {
         "n_stages": stages,
         "features_per_stage": list(settings.widths),
@@ -97,7 +97,7 @@ def _checkpoint(encoder: ResEnc, metadata: Mapping[str, Any]) -> dict[str, Any]:
         "configurations": {"3d_fullres": configuration},
         "experiment_planner_used": "voxmim",
     }
-    if ct:  # as if nnU-Net's standardisation were our window, but for the padding
+    if ct:  # makes nnU-Net's standardisation equal to our window, with our padding value at 0
         low, high = metadata["window"]
         mean = low + settings.pad_value * (high - low)
         window = {"mean": mean, "std": high - low, "percentile_00_5": low, "percentile_99_5": high}

@@ -1,4 +1,4 @@
-"""A segmentor as one ONNX file, which also says how a scan is prepared and what the outputs mean."""
+"""Segmentors as ONNX files, with metadata on the preparation of scans and the labels of the outputs."""
 
 import json
 import logging
@@ -20,12 +20,12 @@ _KEPT = ("preparation", "window", "crop", "overlap", "data", "versions")  # of t
 def export_onnx(run: Path, out: Path) -> Exported:
     """Write the network of a segmentor as a ``.onnx`` file, and compare it with torch in ONNX Runtime.
 
-    Its input ``volume`` is (B, C, *crop) float32, intensities as the network sees them; its output ``logits`` is
-    (B, K, *crop) float32. The entry ``voxmim`` of the file's metadata is JSON: preparation, window, crop, overlap,
-    labels, values, regions.
+    Its input ``volume`` is (B, C, *crop) float32, windowed as in training; its output ``logits`` is (B, K, *crop)
+    float32. The entry ``voxmim`` of the file's metadata is JSON: preparation, window, crop, overlap, labels, values,
+    regions.
 
     Raises:
-        WeightsError: there is no segmentor, a part of it has no counterpart in ONNX, or another file name.
+        WeightsError: there is no segmentor, a part of it has no counterpart in ONNX, or the file name is not .onnx.
         MissingPackageError: the extra ``export`` is not installed.
     """
     if out.suffix != ".onnx":
@@ -47,10 +47,10 @@ def export_onnx(run: Path, out: Path) -> Exported:
 
 
 def _program(network: nn.Module, shape: tuple[int, ...]) -> torch.onnx.ONNXProgram:
-    """The network for volumes (B, *shape) of any B."""
+    """The exported network for volumes (B, *shape) with any B."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, about its own code
+        warnings.simplefilter("ignore")  # on the exporter's own code
         program = torch.onnx.export(
             network,
             (example(shape),),
