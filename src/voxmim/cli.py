@@ -1,4 +1,4 @@
-"""The command line, generated from `voxmim.api`: a function's parameters are the options, its docstring is the help."""
+"""The command line, generated from `voxmim.api`: parameters of functions are options, docstrings are the help."""
 
 import os
 import re
@@ -20,12 +20,12 @@ from voxmim.console import CONSOLE, ERRORS, agreed, bar, escape_unencodable, fai
 from voxmim.errors import RecipeError, StoppedError, VoxmimError
 from voxmim.workers import keep_memory
 
-# How long threads spin while they wait for each other. OpenMP's default slows training up to tenfold beside another
-# busy process, and no spinning costs two fifths of the speed on an idle machine; a short while does well in both. Only
-# read when torch is imported, which is why the api imports it late.
+# How long threads spin while they wait. OpenMP's default slows training up to tenfold beside another busy process, and
+# no spinning costs 40 % of the speed on an idle machine; a short time does well in both cases. It is only read when
+# torch is imported, so the api imports torch late.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
-OPTIONS = {  # of parameters whose option is not their own name
+OPTIONS = {  # of parameters whose options have other names
     "out": ("--out", "-o"),
     "recipe": ("--recipe", "-r"),
     "workers": ("--workers", "-j"),
@@ -37,8 +37,8 @@ OPTIONS = {  # of parameters whose option is not their own name
     "label_format": ("--format",),
     "tolerance_mm": ("--tolerance",),
 }
-RENAMED = {"--shares": "--fractions"}  # options of before, which are still read
-FILLED_IN = ("on_case", "agree", "watch")  # parameters that a command line has no use for
+RENAMED = {"--shares": "--fractions"}  # old options that are still accepted
+CALLBACKS = ("on_case", "agree", "watch")  # parameters that are not options
 SHORT: dict[str, tuple[str, Any, str]] = {  # options of a training: setting, type, help
     "steps": ("{phase}.steps", int, "number of optimiser steps."),
     "batch": ("{phase}.batch", int, "crops per step, over all devices."),
@@ -54,18 +54,16 @@ SHORT: dict[str, tuple[str, Any, str]] = {  # options of a training: setting, ty
 
 @dataclass(frozen=True)
 class Command:
-    """How a function of the api becomes a command."""
+    """A function of the api as a command."""
 
-    arguments: tuple[str, ...] = ()  # parameters that are positional on the command line; all others are options
-    # name of the function in `voxmim.api` and in `voxmim.commands`. Default: the command's own name.
-    function: str = ""
-    optional: tuple[str, ...] = ()  # those of them that may be left out
+    arguments: tuple[str, ...] = ()  # positional parameters; all others are options
+    function: str = ""  # in `voxmim.api` and `voxmim.commands`, if its name is not the command's
+    optional: tuple[str, ...] = ()  # positional parameters that may be left out
     phase: str = ""  # of the recipe, whose settings have short options (`SHORT`)
     flags: Mapping[str, str] = field(default_factory=dict)  # further flags and their help, for `call`
-    # calls the function with its arguments and the flags. Default: without flags, as it is.
-    call: Callable[..., Any] | None = None
-    title: str = ""  # of the progress bar, if the function reports its cases
-    examples: tuple[str, ...] = ()  # shown below the help
+    call: Callable[..., Any] | None = None  # called with the arguments and the flags instead of the function
+    title: str = ""  # of the progress bar, if the function has a parameter `on_case`
+    examples: tuple[str, ...] = ()  # below the help
 
 
 def _pretrain(given: dict[str, Any], plan_only: bool) -> Any:
@@ -77,7 +75,7 @@ def _pretrain(given: dict[str, Any], plan_only: bool) -> Any:
 
 
 def _predict(given: dict[str, Any]) -> Any:
-    """Runs that follow the first one join it in an ensemble."""
+    """Predict with an ensemble if the first scans are runs."""
     others = list(takewhile(_is_run, given["scans"]))
     joined = {"scans": given["scans"][len(others) :], "ensemble": [*given["ensemble"], *others]}
     return api.predict(**{**given, **joined})
@@ -157,7 +155,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; an error that the user can fix is printed as one sentence, with exit status 2."""
+    """Run a command; errors that the user can fix are printed as one sentence, with exit status 2."""
     keep_memory()
     escape_unencodable()
     tokens = [_current(token) for token in (sys.argv[1:] if arguments is None else arguments)]
@@ -172,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.status)
     except VoxmimError as error:
         fail(str(error))
-    except OSError as error:  # such as a folder that may not be written to, or a full disk
+    except OSError as error:  # such as missing permissions or a full disk
         fail(f"{error.filename or 'system'}: {error.strerror or error}.")
     except KeyboardInterrupt:
         ERRORS.print("stopped.")
@@ -223,7 +221,7 @@ def _runner(name: str, command: Command) -> Callable[..., int]:
         if "settings" in given:
             short = {key: given.pop(key) for key in SHORT} if command.phase else {}
             given["settings"] = settings_of(given["settings"] or (), command.phase, short)
-            # Without a pre-trained encoder, the recipe has a learning rate of its own.
+            # From scratch, the learning rate is another setting.
             if command.phase == "finetune" and given["init"] is None and short["lr"] is not None:
                 given["settings"]["scratch_lr"] = short["lr"]
         with bar(command.title) if command.title else nullcontext() as on_case:
@@ -234,16 +232,16 @@ def _runner(name: str, command: Command) -> Callable[..., int]:
                 result = getattr(api, function.__name__)(**given, **watched)
         return getattr(commands, function.__name__)(result, given) or 0
 
-    # Each paragraph and each parameter on one line, for the width of the terminal.
+    # Each paragraph and parameter on one line, to be wrapped by the terminal.
     run.__doc__ = re.sub(r"(?<=\S)\n(?: {8,})?(?=\S)", " ", getdoc(function) or "").replace("`", "")
     run.__signature__ = shape  # type: ignore[attr-defined]
     return run
 
 
 def _shape(function: Callable[..., Any], command: Command) -> Signature:
-    """The signature of a command: the function's own, its options given by name only, with short options and flags."""
+    """The signature of a command: the function's with keyword-only options, short options and flags."""
     own = signature(function).parameters
-    annotations = {name: parameter.annotation for name, parameter in own.items() if name not in FILLED_IN}
+    annotations = {name: parameter.annotation for name, parameter in own.items() if name not in CALLBACKS}
     types = get_type_hints(SimpleNamespace(__annotations__=annotations), vars(sys.modules[function.__module__]))
     parameters = []
     for name in (*command.arguments, *(name for name in types if name not in command.arguments)):
@@ -262,7 +260,7 @@ def _shape(function: Callable[..., Any], command: Command) -> Signature:
             show_default=default not in (None, False, "", (), Parameter.empty),
             consume_multiple=name != "settings",
         )
-        type_ = type_ | None if default is None else type_  # cyclopts checks defaults where pydantic is imported
+        type_ = type_ | None if default is None else type_  # cyclopts checks defaults if pydantic is imported
         parameters.append(Parameter(name, kind, default=default, annotation=Annotated[type_, info]))
     short = [(name, type_, text, None) for name, (_, type_, text) in SHORT.items()] if command.phase else []
     for name, type_, text, default in [*short, *((name, bool, text, False) for name, text in command.flags.items())]:
@@ -274,7 +272,7 @@ def _shape(function: Callable[..., Any], command: Command) -> Signature:
 
 
 def _option_type(annotation: Any) -> Any:
-    """The type that a word of the command line is read as, of the several that a function takes."""
+    """The type of an option, of the types that a parameter allows."""
     types = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     for each in types:
         if get_origin(each) is Sequence:
@@ -285,15 +283,15 @@ def _option_type(annotation: Any) -> Any:
 
 
 def settings_of(overrides: Sequence[str], phase: str = "", short: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The settings given by `--set` and by the short options of a phase, such as ``{"mask.ratio": 0.6}``.
+    """The settings of `--set` and of the short options of a phase, such as ``{"mask.ratio": 0.6}``.
 
     Raises:
         RecipeError: a `--set` is not KEY=VALUE.
     """
     settings: dict[str, Any] = {}
     for override in overrides:
-        key, found, value = override.partition("=")
-        if not found:
+        key, equals, value = override.partition("=")
+        if not equals:
             raise RecipeError(f"--set {override}: write it as KEY=VALUE, such as mask.ratio=0.6.")
         try:
             settings[key] = yaml.safe_load(value)

@@ -1,4 +1,4 @@
-"""What each command prints, and its exit status: one function per command, given the result of the api's function."""
+"""Output and exit status of each command: one function per command, called with what the api's function returns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def demo(result: Mapping[str, Any], given: Given) -> int:
 
 
 def study(result: Mapping[str, Any], given: Given) -> int:
-    """What was found, or what it will take; status 1 if trials are missing."""
+    """The findings or the plan; status 1 if trials are missing."""
     if "plan" in result:
         table(f"The study {given['name']}", ["what", "how much"], result["plan"])
         return 0
@@ -104,7 +104,7 @@ def split(result: Mapping[str, int], given: Given) -> None:
 
 def pretrain(result: Path | Plan, given: Given) -> None:
     if isinstance(result, Path):
-        _say_whether_done(result)
+        _print_whether_done(result)
         return done(result / "encoder.safetensors", "the encoder; its report is report.html in the same folder")
     title = f"{result.steps} steps of {result.crops} crops, estimated from a few of them"
     table(title, ["what", "how much"], result.rows())
@@ -113,12 +113,12 @@ def pretrain(result: Path | Plan, given: Given) -> None:
 def finetune(result: Path, given: Given) -> None:
     from voxmim.tasks.registry import task_of
 
-    _say_whether_done(result)
+    _print_whether_done(result)
     kind = task_of(result).product
     done(result / f"{kind}.safetensors", f"the {kind}; its report is report.html in the same folder")
 
 
-def _say_whether_done(run: Path) -> None:
+def _print_whether_done(run: Path) -> None:
     from voxmim.report.run_page import done_in_words
     from voxmim.training.run import Run
 
@@ -173,7 +173,7 @@ def import_weights(result: LoadReport, given: Given) -> None:
 
 
 def export_weights(result: Exported, given: Given) -> int:
-    """The lines that use the file, and its difference to torch; status 1 if that is too large."""
+    """The usage and the difference to torch; status 1 if that is too large."""
     CONSOLE.print(plain(result.usage), soft_wrap=True)
     if result.difference is not None:
         colour, verdict = ("green", "at most") if result.sound else ("red", "but should be at most")
@@ -198,4 +198,4 @@ def doctor(result: list[list[str]], given: Given) -> None:
 
 
 def view(result: None, given: Given) -> None:
-    """Nothing: the page was closed."""
+    """Print nothing after the page was closed."""

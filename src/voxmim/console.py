@@ -1,4 +1,4 @@
-"""What the commands print: tables, progress bars, where the result is, errors."""
+"""Printing of the commands: tables, progress bars, results, errors."""
 
 import os
 import sys
@@ -20,34 +20,34 @@ from rich.progress import (
 )
 from rich.table import Table
 
-# Rank of a process under torchrun, Lightning's launcher (whose nodes a person numbers) and SLURM. Only the first of
-# several processes prints; errors are printed by any.
-_NUMBERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+# Ranks of a process under torchrun, Lightning's launcher (whose nodes the user numbers) and SLURM. Only the first of
+# several processes prints; errors are printed by all.
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
-CONSOLE = Console(highlight=False, quiet=any(os.environ.get(name, "0") != "0" for name in _NUMBERS))
+CONSOLE = Console(highlight=False, quiet=any(os.environ.get(name, "0") != "0" for name in _RANKS))
 ERRORS = Console(stderr=True, highlight=False)
 
 
 def escape_unencodable() -> None:
-    """Print characters that the console's encoding lacks, such as those of file names, as escapes."""
+    """Print characters that are not in the console's encoding as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def warn(text: str) -> None:
-    """One line on stderr about something that does not end the work."""
+    """Print a warning on stderr."""
     Console(stderr=True).print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def announce(command: str) -> None:
-    """Print a command line before what it does begins."""
+    """Print the command line of the next step."""
     CONSOLE.print(f"\n$ {command}", style="bold", markup=False, soft_wrap=True)
 
 
 @contextmanager
 def bar(title: str, of_bytes: bool = False, console: Console = CONSOLE) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar with the time left; its function takes the cases (or bytes) done and their total."""
+    """A progress bar with the time left; yields a function of the cases (or bytes) done and their total."""
     count = DownloadColumn() if of_bytes else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn())
     with Progress(
@@ -68,7 +68,7 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
 
 
 def agreed(terms: str, beforehand: bool) -> bool:
-    """Show terms and ask for agreement, unless given beforehand; False without a terminal."""
+    """Show terms and ask for agreement, unless it was given `beforehand`; False without a terminal."""
     CONSOLE.print(plain(terms), soft_wrap=True)
     if beforehand or not sys.stdin.isatty():
         return beforehand

@@ -15,10 +15,10 @@ class VoxmimError(Exception):
 
 
 class ScanError(VoxmimError):
-    """A scan or a label map cannot be used: unreadable, of the wrong shape, constant, not a number.
+    """A scan or a label map cannot be used: unreadable, of the wrong shape, constant, not finite.
 
     Attributes:
-        kind: kind of the finding, see `voxmim.findings`.
+        kind: of the finding, see `voxmim.findings`.
     """
 
     def __init__(self, text: str, kind: str = "unreadable") -> None:
@@ -27,7 +27,7 @@ class ScanError(VoxmimError):
 
 
 class SourceError(VoxmimError):
-    """A folder or list of scans cannot be used: missing, empty, or contradicting its description or splits."""
+    """A folder or list of scans cannot be used: missing, empty, or contradictory."""
 
 
 class DownloadError(VoxmimError):
@@ -35,7 +35,7 @@ class DownloadError(VoxmimError):
 
 
 class StoreError(VoxmimError):
-    """A store is missing, damaged, or lacks what the command needs (labels, a split)."""
+    """A store is missing, damaged, or has no labels or cases that the command needs."""
 
 
 class WorkerError(VoxmimError):
@@ -47,7 +47,7 @@ class RunError(VoxmimError):
 
 
 class RecipeError(VoxmimError):
-    """A recipe has an unknown key, a value of the wrong type, or values that contradict each other."""
+    """A recipe has an unknown key, a value of the wrong type, or contradictory values."""
 
 
 class WeightsError(VoxmimError):
@@ -63,7 +63,7 @@ class TrainingError(VoxmimError):
 
 
 class StoppedError(VoxmimError):
-    """A training was stopped by a signal, after a checkpoint; `status` is the exit status, as a shell gives it."""
+    """A training was stopped by a signal after a checkpoint; `status` is the exit status, 128 + the signal's number."""
 
     def __init__(self, run: Path, step: int, number: int) -> None:
         name = signal.Signals(number).name
@@ -72,7 +72,7 @@ class StoppedError(VoxmimError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known word closest to `word`, or an empty string."""
+    """``"; did you mean 'x'?"`` with the known word closest to `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -81,7 +81,7 @@ def require(extra: str, what: str, *packages: str) -> None:
     """Check that the packages of an extra, such as ``export``, are installed.
 
     Raises:
-        MissingPackageError: one is not; names `what` needs it.
+        MissingPackageError: one is not; the message begins with `what` needs it.
     """
     missing = [package for package in packages if find_spec(package) is None]
     if missing:

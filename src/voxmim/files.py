@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, which replaces `path` if the block ends without an error.
 
-    The parent folder is created. After an error the former content of `path` is still there.
+    The parent folder is created. After an error, `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
@@ -32,7 +32,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path, occupied: Exception) -> Iterator[Path]:
     """Yield a temporary folder to fill, which becomes `path` if the block ends without an error.
 
-    `occupied` is raised where `path` is there already, unless it is an empty folder.
+    `occupied` is raised if `path` exists, unless it is an empty folder.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise occupied
@@ -42,7 +42,7 @@ def atomic_folder(path: Path, occupied: Exception) -> Iterator[Path]:
     try:
         yield temporary
         if path.exists():
-            path.rmdir()  # Windows replaces no folder
+            path.rmdir()  # Windows cannot replace a folder
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -70,7 +70,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequenc
 
 @contextmanager
 def lock_folder(folder: Path, busy: Exception) -> Iterator[None]:
-    """Hold the lock of a folder, which is created if missing; raise `busy` if another process holds it."""
+    """Lock a folder, which is created if missing; raise `busy` if another process has locked it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(folder / ".lock", blocking=False).acquire()

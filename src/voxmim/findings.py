@@ -1,4 +1,4 @@
-"""Findings: what is odd about a file of a source, and what is done about it."""
+"""Findings: faults and oddities of a source's files, and what is done about them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from voxmim.errors import ScanError
 
 Action = Literal["used", "repaired", "left out"]
 
-# What each kind says of a file.
+# The kinds of findings on a file.
 KINDS = {
     "unreadable": "it cannot be read as an image",
     "cut off": "it ends before its voxels do, or is damaged",
@@ -38,27 +38,27 @@ KINDS = {
     "flipped label": "its labels are mirrored compared with those of the other cases",
     "patient in two splits": "its patient has scans in another split, too",
 }
-# Used, but probably wrong: training refuses to start until somebody has decided.
+# Used but probably wrong: training refuses to start until the user has decided.
 DOUBTFUL = frozenset({"wrong orientation", "intensity rule", "label map", "flipped label", "patient in two splits"})
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One odd thing about one file."""
+    """One finding on one file."""
 
     file: str  # path of the scan or label map
-    kind: str  # one word or two, such as ``unreadable`` or ``flipped label``
-    reason: str  # one sentence that names the file
-    action: Action  # what is done about it: used as it is, repaired, or left out
+    kind: str  # of `KINDS`
+    reason: str  # one sentence that begins with the file
+    action: Action  # what is done about it
 
     @property
     def unresolved(self) -> bool:
-        """Whether something is in doubt: probably wrong, but used."""
+        """Whether the file is probably wrong but used."""
         return self.action == "used" and self.kind in DOUBTFUL
 
     @classmethod
     def of(cls, file: object, kind: str, text: str, action: Action = "left out") -> "Finding":
-        """A finding on a file whose reason is the text, with the file in front."""
+        """A finding on a file; the reason is the file and the text."""
         return cls(str(file), kind, f"{file}: {text}", action)
 
     @classmethod
@@ -68,10 +68,10 @@ class Finding:
 
 
 def sound(findings: Iterable[Finding]) -> bool:
-    """Whether nothing is left out (other than files that are no scans), and nothing is in doubt."""
-    return not any(one.unresolved or (one.action == "left out" and one.kind != "no scan") for one in findings)
+    """Whether nothing is left out (other than files that are no scans), and no finding is unresolved."""
+    return not any(each.unresolved or (each.action == "left out" and each.kind != "no scan") for each in findings)
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """Each finding once, by file and kind."""
+    """The findings without duplicates, sorted by file and kind."""
     return sorted(dict.fromkeys(findings), key=lambda finding: (finding.file, finding.kind, finding.reason))

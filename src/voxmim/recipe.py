@@ -1,4 +1,4 @@
-"""Recipes: short YAML files of settings, read, checked for names, types and values, and written."""
+"""Reading, checking and writing recipes, which are short YAML files of settings."""
 
 from __future__ import annotations
 
@@ -36,39 +36,39 @@ if TYPE_CHECKING:  # they need torch, whose import takes seconds
 
 @dataclass
 class Recipe:
-    """Every setting of a pre-training and a fine-tuning.
+    """All settings of a pre-training and a fine-tuning.
 
-    In YAML, the encoder's settings stand under its name, and the pretext's under its own. Settings of other encoders
-    and pretexts are checked and left out.
+    In YAML, the settings of the encoder and the pretext are groups with their names. Settings of other encoders and
+    pretexts are checked and ignored.
 
     Attributes:
         about: one line on what the recipe is for.
         crop: voxels of a crop along X, Y, Z; null fits it to the store (see `fit_crop`).
         crop_voxels: maximum voxels of a fitted crop.
         window: HU range that is mapped to 0..1 (CT only).
-        channels: which of a scan's channels a pre-training crop shows: all; a random subset (drawn), so that the
-            encoder copes with missing channels; or a single one (one), so that the encoder has one input.
-        overlap: overlap of sliding windows as a fraction of the window; a training validates with windows side by side.
+        channels: the channels in a pre-training crop: all; a random subset (drawn), so that the encoder copes with
+            missing channels; or a single one (one), so that the encoder has one input.
+        overlap: overlap of sliding windows as a fraction of the window; validations have no overlap.
         precision: auto (bf16 where the device is fast at it, else 32), bf16, 16 (GPU only) or 32.
         devices: number of processes or GPUs per node.
         nodes: number of machines.
         compile: use torch.compile.
-        max_damaged: maximum fraction of a training's scans that may be missing or damaged; they are skipped and named,
-            and above it the training ends. 0 ends it at the first.
+        max_damaged: maximum fraction of a training's scans that may be missing or damaged; they are skipped and
+            reported. If there are more, the training ends.
         seed: of everything random.
         encoder: the network that is pre-trained.
         encoder_settings: its settings.
         pretext: the self-supervised task.
         pretext_settings: its settings.
         mask: what MAE and SimMIM mask.
-        scans: number of scans to pre-train on, drawn by the seed; null uses all.
+        scans: number of scans to pre-train on, a random sample; null uses all.
         unetr: the decoder of a segmentor.
-        carry_decoder: let a fine-tuning of a U-Net start from the decoder of its MAE too.
+        carry_decoder: start the fine-tuning of a U-Net from the decoder of its MAE too.
         pretrain: the pre-training.
         finetune: the fine-tuning.
-        self_training: what a fine-tuning learns from unlabelled scans.
-        scratch_lr: peak learning rate of a fine-tuning from scratch; null takes finetune.lr.
-        lrs: peak learning rates that a study tries; each arm takes the one that does best on validation cases.
+        self_training: self-training of a fine-tuning on unlabelled scans.
+        scratch_lr: peak learning rate of a fine-tuning from scratch; null uses finetune.lr.
+        lrs: peak learning rates that a study tries; each arm uses the best one on validation cases.
     """
 
     about: str = ""
@@ -98,10 +98,10 @@ class Recipe:
     lrs: tuple[float, ...] = (1e-3, 3e-4)
 
     def __post_init__(self) -> None:
-        """Fill in default settings and check what concerns more than one group.
+        """Set default settings and check combinations of settings.
 
         Raises:
-            ValueError: says what is wrong, and what would do.
+            ValueError: a setting is not valid.
         """
         from voxmim.pretext.build import PRETEXTS
 
@@ -140,7 +140,7 @@ class Recipe:
 
     @property
     def pretext_class(self) -> type[Pretext]:
-        """The class that pre-trains the encoder.
+        """The pretext's class for the encoder.
 
         Raises:
             ValueError: the pretext is unknown, or cannot pre-train the encoder.
@@ -158,27 +158,27 @@ class Recipe:
 
     @property
     def mask_unit(self) -> Triple | None:
-        """Voxels of a mask unit, or None if the pretext masks nothing."""
+        """The size of a mask unit in voxels, or None if the pretext does not mask."""
         return (self.mask.unit or self.encoder_settings.patch) if self.pretext_class.masked else None
 
     @property
     def crop_unit(self) -> Triple:
-        """Voxels of the smallest box of whole patches and mask units; a pre-training crop is a whole number of them."""
+        """The smallest box of whole patches and mask units, in voxels; pre-training crops are multiples of it."""
         x, y, z = map(math.lcm, self.encoder_settings.patch, self.mask_unit or (1, 1, 1))
         return x, y, z
 
     def check_masks(self) -> None:
-        """Check that the crop consists of mask units, and of more than one; only a pre-training masks.
+        """Check that the crop consists of two or more whole mask units, for a pre-training.
 
         Raises:
-            ValueError: says what is wrong.
+            ValueError: it does not.
         """
         unit, patch = self.mask_unit, self.encoder_settings.patch
         if unit is None:
             return
-        if self.pretext_class.whole_patches and _rest(unit, patch):
+        if self.pretext_class.whole_patches and not _divides(patch, unit):
             raise ValueError(f"mask.unit {unit} is not a multiple of the {self.encoder}'s patch {patch}")
-        if self.crop is not None and _rest(self.crop, unit):
+        if self.crop is not None and not _divides(unit, self.crop):
             raise ValueError(f"the crop {self.crop} is not a multiple of the mask unit {unit}; change mask.unit")
         if self.crop == unit:
             raise ValueError(
@@ -188,7 +188,7 @@ class Recipe:
 
     def _check_crop(self, crop: Triple) -> None:
         settings = self.encoder_settings
-        if _rest(crop, settings.patch):
+        if not _divides(settings.patch, crop):
             raise ValueError(
                 f"the crop {crop} is not a multiple of the {self.encoder}'s patch {settings.patch}; change crop or the "
                 f"settings of {self.encoder}"
@@ -201,7 +201,7 @@ class Recipe:
 
 
 def packaged_recipes() -> dict[str, str]:
-    """Each packaged recipe's name and its line on what it is for."""
+    """The packaged recipes' names and descriptions."""
     return {name: yaml.safe_load(file.read_text())["about"] for name, file in _packaged_files().items()}
 
 
@@ -214,7 +214,7 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = 
     """Read a packaged recipe or a YAML file and apply overrides such as ``{"mask.ratio": 0.6}``.
 
     Raises:
-        RecipeError: no such recipe, an unknown key (the nearest one is named), or a value that does not fit.
+        RecipeError: there is no such recipe, a key is unknown, or a value is not valid.
     """
     path, origin = Path(name_or_file), str(name_or_file)
     if path.suffix in (".yaml", ".yml"):
@@ -242,11 +242,11 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, Any] | None = 
 def make_recipe(settings: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     """Build a recipe from nested settings and check their names, types and values.
 
-    ``vit.size`` (tiny, small, base, large) and ``swin.size`` (tiny, small, base) stand for width, depth and heads;
-    settings beside them take precedence.
+    ``vit.size`` (tiny, small, base, large) and ``swin.size`` (tiny, small, base) set width, depth and heads; other
+    settings of the encoder take precedence.
 
     Raises:
-        RecipeError: names `origin`, the key, what is wrong, and the nearest known key.
+        RecipeError: a key is unknown, or a value is not valid; the message begins with `origin`.
     """
     kinds = _kinds()
     settings = _expand_sizes(with_current_names(settings, origin), kinds, origin)
@@ -255,7 +255,7 @@ def make_recipe(settings: Mapping[str, Any], origin: str = "recipe") -> Recipe:
         settings["precision"] = str(settings["precision"])  # YAML reads an unquoted 16 as a number
     try:
         parsed = _parser(tuple(kinds.items())).parse_object(settings).as_dict()
-    except Exception as error:  # the parser raises several kinds, all of them about a value
+    except Exception as error:  # the parser raises several kinds for invalid values
         text = " ".join(str(error).split())
         raise RecipeError(f"{origin}: a setting has a value that does not fit ({text[:300]}).") from None
     values = {name: _instantiate(kind, parsed[name], f"{origin}: {name}.") for name, kind in kinds.items()}
@@ -269,7 +269,7 @@ def make_recipe(settings: Mapping[str, Any], origin: str = "recipe") -> Recipe:
 
 
 def _kinds() -> dict[str, Any]:
-    """The type of each setting, and the dataclass of each group of settings, that a recipe file may have."""
+    """The types of all settings and the dataclasses of all groups of settings in a recipe file."""
     from voxmim.networks.build import ENCODERS
     from voxmim.pretext.build import PRETEXTS
 
@@ -280,7 +280,7 @@ def _kinds() -> dict[str, Any]:
 
 @cache
 def _parser(kinds: tuple[tuple[str, Any], ...]) -> ArgumentParser:
-    """The parser that converts and checks types; to make one takes as long as to use it."""
+    """The parser that converts and checks types; cached, because creating it takes as long as using it."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Recipe, skip={"encoder_settings", "pretext_settings"})
     for name, kind in kinds:
@@ -290,7 +290,7 @@ def _parser(kinds: tuple[tuple[str, Any], ...]) -> ArgumentParser:
 
 
 def _instantiate(kind: Any, value: Any, prefix: str) -> Any:
-    """A group of parsed settings as its dataclass, whose checks name the setting with its groups."""
+    """A group of parsed settings as its dataclass; error messages begin with the `prefix`."""
     if not isinstance(value, dict):
         return value
     hints = get_type_hints(kind)
@@ -302,7 +302,7 @@ def _instantiate(kind: Any, value: Any, prefix: str) -> Any:
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
-    """The fully resolved recipe as YAML that `load_recipe` reads back to an equal recipe."""
+    """The resolved recipe as YAML, from which `load_recipe` reads an equal recipe."""
     groups = {"encoder_settings": recipe.encoder, "pretext_settings": recipe.pretext}
     values = {groups.get(name, name): value for name, value in asdict(recipe).items()}
     lists_for_tuples = json.loads(json.dumps(values))
@@ -310,12 +310,12 @@ def recipe_to_yaml(recipe: Recipe) -> str:
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
-    """Write the fully resolved recipe."""
+    """Write the resolved recipe."""
     write_text(path, recipe_to_yaml(recipe))
 
 
 def with_crop(recipe: Recipe, shapes: Sequence[Triple], origin: str, masked: bool = True) -> Recipe:
-    """The recipe with a crop: its own, or one fitted to a store's scans.
+    """The recipe with a crop: its own, or one that is fitted to a store's scans.
 
     Raises:
         RecipeError: the crop does not fit the encoder or, with `masked`, the masks.
@@ -333,10 +333,7 @@ def with_crop(recipe: Recipe, shapes: Sequence[Triple], origin: str, masked: boo
 
 
 def fit_crop(shapes: Sequence[Triple], patch: Triple, max_voxels: int) -> Triple:
-    """A crop that fits the store: the scans' median shape, shrunk to at most `max_voxels`, a multiple of the patch.
-
-    The longest axes are cut first.
-    """
+    """The scans' median shape as a multiple of the patch, with the longest axes shortened to at most `max_voxels`."""
     crop = []
     for axis in range(3):
         median = sorted(shape[axis] for shape in shapes)[len(shapes) // 2]
@@ -350,15 +347,15 @@ def fit_crop(shapes: Sequence[Triple], patch: Triple, max_voxels: int) -> Triple
 
 
 def _expand_sizes(settings: Mapping[str, Any], kinds: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """The settings with the `size` of an encoder replaced by what it stands for."""
+    """Replace the `size` of an encoder by its settings."""
     expanded = dict(settings)
     for name, group in settings.items():
         sizes = getattr(kinds.get(name), "sizes", None)
         if sizes and isinstance(group, Mapping) and "size" in group:
-            rest = dict(group)
-            if (size := str(rest.pop("size"))) not in sizes:
+            others = dict(group)
+            if (size := str(others.pop("size"))) not in sizes:
                 raise RecipeError(f"{origin}: {name}.size is {size}, but must be {', '.join(sizes)}.")
-            expanded[name] = sizes[size] | rest
+            expanded[name] = sizes[size] | others
     return expanded
 
 
@@ -369,7 +366,7 @@ def _override(settings: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(inner, dict):
             raise RecipeError(f"--set {dotted}: '{group}' is a single value, not a group of settings.")
         settings = inner
-    if last == "size":  # it takes precedence over what the recipe says of width, depth and heads
+    if last == "size":  # overrides width, depth and heads of the recipe
         sizes = getattr(_kinds().get(groups[-1]), "sizes", {}) if groups else {}
         for key in sizes.get(str(value), {}):
             settings.pop(key, None)
@@ -393,6 +390,6 @@ def _known(name: str, registry: Mapping[str, Any], what: str) -> Any:
     return registry[name]
 
 
-def _rest(size: Triple, part: Triple) -> bool:
-    """Whether a box is not a whole number of parts, or none at all."""
-    return any(s <= 0 or p <= 0 or s % p for s, p in zip(size, part, strict=True))
+def _divides(part: Triple, size: Triple) -> bool:
+    """Whether a box consists of whole parts."""
+    return all(s > 0 and p > 0 and s % p == 0 for s, p in zip(size, part, strict=True))

@@ -1,6 +1,6 @@
-"""Settings that every training has, each with its default and its check; the paper's values are the defaults.
+"""Settings of all trainings, with defaults (the paper's) and checks.
 
-An encoder's or a pretext's own settings stand in its file. This module imports no torch.
+The settings of an encoder or a pretext are in its file. This module does not import torch.
 """
 
 import logging
@@ -13,15 +13,15 @@ Triple = tuple[int, int, int]
 Precision = Literal["auto", "bf16", "16", "32"]
 Bounds = Literal["[]", "(]", "[)", "()"]
 if TYPE_CHECKING:
-    Steps = int  # `training.length.with_steps` fills them in before anything reads them
+    Steps = int  # `training.length.with_steps` sets them before they are used
 else:
-    Steps = int | None  # what a recipe may hold, by which it is checked
+    Steps = int | None  # in a recipe
 
 RENAMED_COLUMNS = {"val_constant": "val_guess", "val_spread": "val_std"}  # of metrics.csv
 
 LOGGER = logging.getLogger("voxmim")
 
-# Settings that have been renamed, by group: old recipes, run folders and weights are still read.
+# Renamed settings by group, for old recipes, run folders and weights.
 RENAMED: dict[str, dict[str, str]] = {
     "": {"rates": "lrs"},
     "vit": {"positions": "position_embedding", "rotary": "rope", "checkpoint": "grad_checkpointing"},
@@ -31,7 +31,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "mae": {"cross": "cross_attention", "share": "predicted_fraction"},
 }
 
-REMOVED = ("strategy",)  # settings that recipes of before may hold and that do nothing any more
+REMOVED = ("strategy",)  # settings of old recipes that are ignored
 
 _IN_WORDS = {
     "[]": "from {} to {}",
@@ -42,33 +42,33 @@ _IN_WORDS = {
 
 
 def with_current_names(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Nested settings under their present names; one line of the log names those that were renamed.
+    """Rename old settings, and log which were renamed.
 
     Args:
         settings: groups of settings, of a recipe or in the metadata of weights.
-        origin: the file that they are from.
+        origin: their file.
     """
-    found: dict[str, Any] = {}
+    renamed: dict[str, Any] = {}
     old: list[str] = []
     for key, value in settings.items():
         if key in REMOVED:
             LOGGER.warning("%s: the setting %s no longer exists and is ignored.", origin, key)
         elif key in RENAMED and isinstance(value, Mapping):
-            found[key] = {RENAMED[key].get(name, name): inner for name, inner in value.items()}
+            renamed[key] = {RENAMED[key].get(name, name): inner for name, inner in value.items()}
             old += [f"{key}.{name} is now {key}.{RENAMED[key][name]}" for name in value if name in RENAMED[key]]
         else:
-            found[RENAMED[""].get(key, key)] = value
+            renamed[RENAMED[""].get(key, key)] = value
             old += [f"{key} is now {RENAMED[''][key]}"] if key in RENAMED[""] else []
     if old:
         LOGGER.warning("%s: settings have been renamed: %s.", origin, "; ".join(old))
-    return found
+    return renamed
 
 
 def check_range(settings: object, names: str, low: float, high: float = math.inf, bounds: Bounds = "[]") -> None:
-    """Check that the named settings lie in an interval; of a tuple, each number.
+    """Check that settings, or all numbers of tuples, are in an interval.
 
     Raises:
-        ValueError: names the first one that does not, and what it must be.
+        ValueError: one is not.
     """
     for name in names.split():
         value = getattr(settings, name)
@@ -77,18 +77,18 @@ def check_range(settings: object, names: str, low: float, high: float = math.inf
         below = all(number < high or (number == high and bounds[1] == "]") for number in numbers)
         if not numbers or not above or not below:
             if high == math.inf:
-                wanted = f"be at least {low:g}" if bounds[0] == "[" else f"be above {low:g}"
+                needed = f"be at least {low:g}" if bounds[0] == "[" else f"be above {low:g}"
             else:
-                wanted = "lie " + _IN_WORDS[bounds].format(f"{low:g}", f"{high:g}")
-            raise ValueError(f"{name} is {value}, but must {wanted}")
+                needed = "lie " + _IN_WORDS[bounds].format(f"{low:g}", f"{high:g}")
+            raise ValueError(f"{name} is {value}, but must {needed}")
 
 
 class EncoderSettings(Protocol):
-    """What the settings dataclass of every encoder offers.
+    """The interface of an encoder's settings dataclass.
 
     Attributes:
-        sizes: usual sizes, such as ``base``, and the settings that each stands for.
-        min_cells: cells of the bottleneck features that a crop needs at least.
+        sizes: settings of usual sizes, such as ``base``.
+        min_cells: minimum number of cells of the bottleneck features of a crop.
     """
 
     sizes: ClassVar[dict[str, dict[str, Any]]]
@@ -108,14 +108,14 @@ class EncoderSettings(Protocol):
 
 @dataclass
 class MaskSettings:
-    """What MAE and SimMIM mask.
+    """The masks of MAE and SimMIM.
 
     Attributes:
         kind: how mask units are drawn: uniformly (random), in cuboids (block), or mostly on the body (body).
-        ratio: fraction of the mask units that are hidden.
-        unit: voxels of a mask unit along X, Y, Z; null takes the encoder's patch. It is a multiple of the patch,
-            except on a U-Net.
-        body_fraction: fraction of the hidden units that lie on the body, as far as some of it stays visible (kind body
+        ratio: fraction of the mask units that are masked.
+        unit: voxels of a mask unit along X, Y, Z; null is the encoder's patch. It is a multiple of the patch, except on
+            a U-Net.
+        body_fraction: fraction of the masked units that are on the body, as far as some of it stays visible (kind body
             only).
     """
 
@@ -138,9 +138,9 @@ class UNETRSettings:
     Attributes:
         feature_size: channels at full resolution, doubled at each level below.
         stem: feed the image itself into the full-resolution level, as UNETR does.
-        direct: add the logits of one linear layer on the bottleneck features, enlarged to the image. The papers have no
-            such path. With it a short fine-tuning uses the pre-trained features from the first step, before the fresh
-            decoder has learned to pass them on (docs/studies).
+        direct: add the logits of one linear layer on the bottleneck features, upsampled to the image, which the papers
+            do not have. With it a short fine-tuning uses the pre-trained features from the first step, before the
+            random decoder has learned to pass them on (docs/studies).
         deep_supervision: train the coarser levels of a U-Net's decoder to predict the labels too, as nnU-Net does.
     """
 
@@ -164,14 +164,14 @@ class SelfTrainingSettings:
         weight: of the loss on unlabelled crops; 0 turns self-training off.
         batch: unlabelled crops per step.
         threshold: minimum probability of a label that is learned.
-        start: fraction of the steps after which it begins, once the labels are worth learning; over the next tenth of
-            the steps its weight rises linearly.
-        shift: maximum change of brightness of the crops to learn from, as in the augmentation.
+        start: fraction of the steps after which it begins, when the labels are good enough; over the next tenth of the
+            steps its weight rises linearly.
+        shift: maximum change of brightness of the strongly augmented crops, as in the augmentation.
         contrast: maximum relative change of contrast.
         gamma: maximum relative change of the exponent of a gamma correction.
         noise: maximum standard deviation of added noise.
         low_resolution: maximum relative growth of the voxels in a simulated low resolution.
-        erase: probability that one to three boxes of a crop to learn from are set to 0.
+        erase: probability that one to three boxes of a strongly augmented crop are set to 0.
     """
 
     weight: float = 0.0
@@ -198,8 +198,8 @@ class Augmentation:
 
     Attributes:
         flip: probability of a flip, per axis.
-        flip_x: flip along X (left and right) too; a fine-tuning turns it off where that would mix up sides.
-        rot90: probability of a quarter turn in the X-Y plane (only where the crop is square there).
+        flip_x: flip along X (left and right) too; a fine-tuning turns it off if that would confuse left and right.
+        rot90: probability of a quarter turn in the X-Y plane (only if the crop is square there).
         affine: probability of a rotation and scaling.
         rotate: maximum rotation about each axis, degrees.
         scale: maximum relative change of size.
@@ -245,25 +245,25 @@ class Augmentation:
 
 @dataclass
 class Training:
-    """How one training runs.
+    """The settings of one training.
 
     Attributes:
-        steps: optimiser steps; a fine-tuning of 0 keeps the network that it starts from, and one of null makes as many
-            as suit its scans (see `voxmim.training.length.steps_for`).
+        steps: optimiser steps; a fine-tuning of 0 steps keeps the network that it starts from, and with null the number
+            follows from its scans (see `voxmim.training.length.steps_for`).
         batch: crops per step, over all devices; for SimCLR, pairs of crops.
         accumulate: gradient accumulation steps: slower, in less memory.
         crops_per_scan: crops (or pairs) cut from each scan that is opened.
         lr: peak learning rate.
         weight_decay: of AdamW; norms, biases and positional encodings are exempt.
         warmup: fraction of the steps with a linearly rising learning rate; a cosine to zero follows.
-        layer_decay: factor on the learning rate for each layer further from the encoder's output (1 is off); a
-            fine-tuning from scratch takes 1.
+        layer_decay: factor on the learning rate for each layer further from the encoder's output (1 is off); it is 1
+            in a fine-tuning from scratch.
         clip: maximum norm of the gradient (0 is off).
         ema: EMA decay of the averaged weights, which are then validated and saved (0 is off).
         freeze: fraction of the steps during which the encoder is frozen (fine-tuning only); 1 freezes it throughout.
         validate_every: steps between two validations.
-        validation_fraction: of the time that a fine-tuning may spend on validation. Validations beyond it are left out,
-            except the first, the last and the one after three quarters of the steps; 1 leaves none out.
+        validation_fraction: fraction of the time that a fine-tuning may spend on validation. Validations beyond it are
+            left out, except the first, the last and the one after three quarters of the steps; 1 leaves none out.
         checkpoint_every: steps between two checkpoints (last.ckpt).
         foreground: fraction of crops centred on a labelled voxel (fine-tuning only).
         foreground_weight: weight of labelled voxels in a segmentor's cross-entropy at the first step; it falls linearly
@@ -302,7 +302,7 @@ class Training:
 
     @property
     def steps_from_data(self) -> bool:
-        """Whether the steps are left to the data, and so not known yet."""
+        """Whether the number of steps follows from the data, and is not known yet."""
         return self.steps is None
 
     def foreground_weight_at(self, step: int) -> float:

@@ -1,4 +1,4 @@
-"""Sizes and numbers in words."""
+"""Formatting of sizes and numbers."""
 
 from collections.abc import Iterable
 

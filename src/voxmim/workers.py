@@ -1,6 +1,6 @@
-"""One function over many tasks: in this process, in several of this machine, or on a Dask cluster.
+"""Mapping a function over tasks: in this process, in several processes of this machine, or on a Dask cluster.
 
-Results come as they are ready, each once. Closing the generator (or an error) cancels the tasks still queued.
+Results are yielded as they are ready. Closing the generator, or an error, cancels the tasks that are still queued.
 """
 
 import ctypes
@@ -33,20 +33,20 @@ def run(
     scheduler: str | None = None,
     on_death: OnDeath[Task, Result] = None,
 ) -> Generator[Result, None, None]:
-    """Call `function` with each task and yield each result as it comes; an error it raises ends the work.
+    """Call `function` with each task and yield the results as they are ready; its errors are raised.
 
     Args:
         function: of a module that the workers can import (or a `functools.partial` of one).
-        tasks: one argument each; pickled on their way to the workers.
-        workers: processes on this machine; None takes one per CPU core, 1 stays in this process. Several processes
-            compute with one thread each, unless the environment sets OMP_NUM_THREADS.
-        scheduler: address of a Dask scheduler, whose workers take the place of processes on this machine. It repeats
+        tasks: arguments that can be pickled.
+        workers: processes on this machine; None is one per CPU core, 1 is this process. Several processes use one
+            thread each, unless the environment sets OMP_NUM_THREADS.
+        scheduler: address of a Dask scheduler, whose workers are used instead of processes on this machine. It repeats
             the tasks of a worker that died.
-        on_death: gives the result of a task that kills its process (out of memory, a crash in a library); None
-            makes that an error.
+        on_death: returns the result of a task that killed its process (out of memory, a crash in a library); with None
+            that is an error.
 
     Raises:
-        WorkerError: a process died, the cluster doesn't answer, or `distributed` is not installed.
+        WorkerError: a process died, the cluster does not answer, or `distributed` is not installed.
     """
     if scheduler is not None:
         if workers is not None:
@@ -57,15 +57,15 @@ def run(
 
 
 def cores() -> int:
-    """The CPU cores that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_memory() -> None:
-    """Let glibc keep freed memory for the next array, instead of returning it to the system after each.
+    """Make glibc keep freed memory for the next array instead of returning it to the system.
 
     Otherwise each large array gets new pages, which the kernel must zero: a quarter of the time of a UNETR step on a
-    CPU. Call it once, early, in every process; systems without glibc are left as they are.
+    CPU. Call it once, early, in every process; without glibc it does nothing.
     """
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):  # musl has no mallopt
         return
@@ -87,7 +87,7 @@ def _in_processes(
                 del left[futures[future]]
                 yield result
         except BrokenProcessPool:
-            suspects = list(left)[: 2 * workers]  # tasks begin in order, so the one that killed its process is here
+            suspects = list(left)[: 2 * workers]  # tasks start in order, so these include the one that killed a process
             for number in suspects if on_death is not None else ():
                 task = left.pop(number)
                 try:
@@ -111,7 +111,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_worker() -> None:
-    """Set up a process of this machine: the parent handles interrupts, and its end ends this process."""
+    """Set up a worker process: it ignores interrupts, which the parent handles, and ends with the parent."""
     _one_thread()
     keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -126,7 +126,7 @@ def _exit_with(sentinel: int) -> None:
 
 
 def _one_thread() -> None:
-    """Keep processes side by side from competing for the cores; libraries read this when they first compute."""
+    """Use one thread per process; libraries read these variables when they first compute."""
     for name in _THREAD_VARIABLES:
         os.environ.setdefault(name, "1")
 
@@ -144,7 +144,7 @@ def _on_cluster(
         raise WorkerError(
             f"{scheduler}: no Dask scheduler answers there ({error}); check the address, or start one."
         ) from None
-    with client:  # cancels what is not done yet
+    with client:  # cancels tasks that are not done
         try:
             futures = client.map(partial(_on_worker, function), tasks, pure=False)
             task_of = dict(zip(futures, tasks, strict=True))
@@ -165,7 +165,7 @@ def _on_cluster(
 
 
 def _on_worker(function: Callable[[Task], Result], task: Task) -> Result:
-    """One task on a worker of a cluster, which may run several on one machine."""
+    """Run a task on a worker of a cluster."""
     _one_thread()
     keep_memory()
     return function(task)

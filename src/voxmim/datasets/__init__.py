@@ -1,1 +1,1 @@
-"""Public data sets: the catalogue, and downloading. Imports errors only."""
+"""Public data sets: the catalogue, and downloading."""

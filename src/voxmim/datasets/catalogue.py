@@ -11,11 +11,11 @@ CITATION = "M. Antonelli et al., The Medical Segmentation Decathlon. Nature Comm
 
 @dataclass(frozen=True)
 class Archive:
-    """One data set as it is published."""
+    """The archive of one data set."""
 
-    folder: str  # the folder it unpacks to; the archive is this folder's name with ``.tar``
-    md5: str  # of the archive, as published
-    about: str  # what it shows
+    folder: str  # that it unpacks to; the archive is ``FOLDER.tar``
+    md5: str  # of the archive
+    about: str  # modality and labels
 
     @property
     def file(self) -> str:
@@ -46,7 +46,7 @@ ARCHIVES = {
 
 
 def archive_of(name: str) -> Archive:
-    """The data set of a name; raises DownloadError if there is none."""
+    """The archive of a data set; raises DownloadError if there is none of this name."""
     if name not in ARCHIVES:
         guess = nearest(name, ARCHIVES) or "; 'voxmim download' lists those that are."
         raise DownloadError(f"{name}: no data set of this name is known{guess}")

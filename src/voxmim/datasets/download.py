@@ -1,4 +1,4 @@
-"""Downloading a data set: its terms, then its archive is fetched, checked and unpacked."""
+"""Downloading a data set: showing its terms, and fetching, checking and unpacking its archive."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def download(
     agree: Callable[[str], bool] = lambda _: True,
     watch: Watch = unwatched,
 ) -> Path:
-    """Download a public data set; arguments, result and errors as of `voxmim.download`."""
+    """Download a public data set; see `voxmim.download` for arguments, result and errors."""
     archive, out = archive_of(name), Path(out)
     folder, file = out / archive.folder, out / f".{archive.file}.part"
     if folder.exists():
@@ -40,8 +40,8 @@ def download(
     if not agree(terms):
         raise DownloadError(f"{name}: not downloaded, because its terms were not accepted; answer y, or add --yes.")
     out.mkdir(parents=True, exist_ok=True)
-    there = file.stat().st_size if file.exists() else 0
-    need, free = 2 * (size or 0) - there, shutil.disk_usage(out).free  # for the archive, and as much for its files
+    present = file.stat().st_size if file.exists() else 0
+    need, free = 2 * (size or 0) - present, shutil.disk_usage(out).free  # for the archive, and as much for its files
     if need > free:
         raise DownloadError(
             f"{out}: {need / 1e9:.1f} GB are needed here, and {free / 1e9:.1f} GB are free; make room, or name another "
@@ -58,21 +58,21 @@ def download(
 
 
 def unpack(file: Path, folder: Path, on_bytes: OnBytes = lambda done, total: None) -> None:
-    """Unpack an archive of one folder, which must have the name of `folder`, but for macOS' own files.
+    """Unpack an archive of one folder, which must have the name of `folder`, without macOS' own files.
 
-    Raises DownloadError if it is damaged, would write elsewhere, or holds something else; or the disk is full.
+    Raises DownloadError if it is damaged, would write elsewhere, or has other content; or if the disk is full.
     """
-    beside = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
+    temporary = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     try:
         with tarfile.open(file) as archive:
             for member in archive:
                 if not PurePosixPath(member.name).name.startswith(("._", ".DS_Store")):
-                    archive.extract(member, beside, filter="data")
+                    archive.extract(member, temporary, filter="data")
                 on_bytes(member.offset_data + member.size, file.stat().st_size)
-        if not (beside / folder.name).is_dir():
+        if not (temporary / folder.name).is_dir():
             raise DownloadError(f"{file}: the archive does not hold a folder {folder.name}; name another --mirror.")
-        os.replace(beside / folder.name, folder)
+        os.replace(temporary / folder.name, folder)
     except tarfile.TarError as error:
         raise DownloadError(f"{file}: the archive cannot be unpacked ({error}); delete it and run again.") from None
     except OSError as error:
@@ -80,4 +80,4 @@ def unpack(file: Path, folder: Path, on_bytes: OnBytes = lambda done, total: Non
             f"{folder}: it cannot be written ({error.strerror or error}); make room and run again."
         ) from None
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

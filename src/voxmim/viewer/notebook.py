@@ -1,4 +1,4 @@
-"""A run in a notebook: its metrics, its pictures, and its cases to look at."""
+"""A run in a notebook: its metrics, pictures and cases."""
 
 import io
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class OpenRun:
 
     @property
     def metrics(self) -> Any:
-        """The rows of metrics.csv so far: a DataFrame where pandas is installed, a list of dicts elsewhere."""
+        """The rows of metrics.csv so far: a DataFrame if pandas is installed, else a list of dicts."""
         rows = self._run.metrics()
         if find_spec("pandas") is None:
             return rows
@@ -58,15 +58,15 @@ class OpenRun:
 
     @property
     def cases(self) -> list[str]:
-        """The cases that can be shown, those of the validation; raises StoreError if the run's store is gone."""
+        """The validation cases, which can be shown; raises StoreError if the run's store is missing."""
         return list(self._items)
 
     def show(self, case: str | None = None) -> Any:
-        """One of `cases` with what the network makes of it: a NiiVue widget, or a PNG without ipyniivue.
+        """One of `cases` with the network's output: a NiiVue widget, or a PNG without ipyniivue.
 
         Raises:
             RunError: there is no such case.
-            StoreError: the run's store is gone.
+            StoreError: the run's store is missing.
         """
         case = case or self.cases[0]
         if case not in self._items:
@@ -80,31 +80,31 @@ class OpenRun:
 
 
 def _widget(layers: list[tuple[Layer, Volume]]) -> Any:
-    """Layers over each other; those that are not shown at first are transparent."""
+    """A widget of layers, of which those that are not shown at first are transparent."""
     import ipyniivue
 
     volumes = []
     for layer, volume in layers:
         opacity = float(layer.shown) * (1 if layer.kind == "image" else COVER)
         colours = "inferno" if layer.kind == "error" else "gray"
-        made = ipyniivue.Volume(data=as_nifti(volume), name=f"{layer.name}.nii", opacity=opacity, colormap=colours)
+        shown = ipyniivue.Volume(data=as_nifti(volume), name=f"{layer.name}.nii", opacity=opacity, colormap=colours)
         if layer.kind == "labels":
-            made.set_colormap_label(_colour_table(layer))
-        volumes.append(made)
+            shown.set_colormap_label(_colour_table(layer))
+        volumes.append(shown)
     widget = ipyniivue.NiiVue()
     widget.load_volumes(volumes)
     return widget
 
 
 def _colour_table(layer: Layer) -> dict[str, list[Any]]:
-    """The colours of a label map as NiiVue takes them, background first and transparent."""
+    """The colours of a label map in NiiVue's format, background first and transparent."""
     colours = [(0, 0, 0, 0), *(ImageColor.getcolor(label_colour(value), "RGBA") for value in layer.legend)]
     channels = {key: list(values) for key, values in zip("RGBA", zip(*colours, strict=True), strict=True)}
     return {**channels, "I": [0, *layer.legend], "labels": ["background", *layer.legend.values()]}
 
 
 def _png(layers: list[tuple[Layer, Volume]]) -> Png:
-    """A row per layer, labels and errors over the scan, and a column per plane, through the middle of the labels."""
+    """A row per layer, labels and errors over the scan, and a column per plane through the middle of the labels."""
     base = layers[0]
     labels = next((volume.array[0] for layer, volume in layers if layer.kind == "labels"), None)
     shape = base[1].shape

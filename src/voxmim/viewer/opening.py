@@ -1,4 +1,4 @@
-"""From a path to what is shown of it."""
+"""Opening a path in the viewer."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A run as a collection: its fixed cases with what the network makes of them, while it trains and afterwards."""
+"""Runs and studies as collections: fixed cases with the network's output, during the training and afterwards."""
 
 import time
 from dataclasses import replace
@@ -20,11 +20,11 @@ from voxmim.training.run import ABOUT, METRICS, Run
 from voxmim.viewer.collection import Collection, Item, Layer, Panel
 from voxmim.viewer.scans import on_store_grid, store_layers
 
-_QUIET = 120  # seconds without a new row after which a training no longer counts as running
+_TIMEOUT = 120  # seconds without a new row after which a training counts as stopped
 
 
 def run_collection(path: Path) -> Collection:
-    """A pre-training or a fine-tuning, with the validation cases of its store; raises StoreError if that is gone."""
+    """A run with the validation cases of its store; raises StoreError if the store is missing."""
     run = Run.open(path)
     store = Store(run.about["store"]).in_fold(run.about.get("fold"))
     layers = reconstruction_layers if run.kind == "pretrain" else segmentation_layers
@@ -41,7 +41,7 @@ def run_collection(path: Path) -> Collection:
 
 
 def study_collection(path: Path) -> Collection:
-    """A study: the fixed cases of each pre-training, and those of all fine-tunings on one store side by side."""
+    """A study: fixed cases of each pre-training, and of all fine-tunings on one store side by side."""
     runs = [Run.open(file.parent) for file in sorted((path / TRIALS).glob(f"*/{ABOUT}"))]
     stores = {run.path: Store(run.about["store"]) for run in runs}
     items = []
@@ -62,12 +62,12 @@ def study_collection(path: Path) -> Collection:
 
 
 def _fixed_cases(store: Store) -> list[Case]:
-    """The validation cases, or where there are none those that are trained on."""
+    """The validation cases, or without any the training cases."""
     return store.in_split("val") or store.in_split("train", "unlabelled")
 
 
 def learning_curves(run: Run) -> bytes | None:
-    """The validation of a run so far as PNG; None before the first one."""
+    """The validation curves of a run as PNG; None before the second validation."""
     validated = [row for row in run.metrics() if any(key.startswith("val_") for key in row)]
     names = [key for key in (validated[0] if validated else {}) if key.startswith("val_") and key != "val_score"]
     if len(validated) < 2:
@@ -77,18 +77,17 @@ def learning_curves(run: Run) -> bytes | None:
 
 
 def reconstruction_layers(run: Run, store: Store, case: Case) -> tuple[Layer, ...]:
-    """Scan, masked input, reconstruction and error of a pre-training; of one that predicts no voxels the scan alone."""
+    """Scan, masked input, reconstruction and error of a pre-training; only the scan if it predicts no voxels."""
     if not (run.path / "pretext.safetensors").is_file() or not run.recipe().pretext_class.reconstructs:
         return store_layers(store, case)
 
     def layer(name: str) -> Volume:
-        found = _reconstructed(run.path, _written(run.path / "pretext.safetensors"), store, case.name)
-        empty = found.original.min()
+        result = _reconstructed(run.path, _written(run.path / "pretext.safetensors"), store, case.name)
         arrays = {
-            "scan": found.original[0],
-            "masked input": np.where(found.hidden, empty, found.original[0]),
-            "reconstruction": found.reconstructed[0],
-            "error": np.abs(found.reconstructed[0] - found.original[0]),
+            "scan": result.original[0],
+            "masked input": np.where(result.hidden, result.original.min(), result.original[0]),
+            "reconstruction": result.reconstructed[0],
+            "error": np.abs(result.reconstructed[0] - result.original[0]),
         }
         return on_store_grid(arrays[name].astype(np.float32), store)
 
@@ -98,7 +97,7 @@ def reconstruction_layers(run: Run, store: Store, case: Case) -> tuple[Layer, ..
 
 
 def segmentation_layers(run: Run, store: Store, case: Case) -> tuple[Layer, ...]:
-    """The scan's channels, the reference, and the prediction of a fine-tuning's best weights so far."""
+    """The scan's channels, the reference, and the prediction by a fine-tuning's best weights so far."""
     layers = store_layers(store, case)
     weights = run.path / "segmentor.safetensors"
     if not weights.is_file():
@@ -113,10 +112,10 @@ def segmentation_layers(run: Run, store: Store, case: Case) -> tuple[Layer, ...]
 
 @lru_cache(4)
 def _reconstructed(run: Path, written: float, store: Store, case: str) -> Reconstruction:
-    """The reconstruction by the weights that were `written` then; masks are fixed by the run's seed."""
+    """The reconstruction with masks from the run's seed; cached by the time at which the weights were written."""
     recipe = Run.open(run).recipe()
-    seen = window(store.image(case), store.preparation.intensity, recipe.window)
-    return _reconstructor(run, written).reconstruct(seen, recipe.seed)
+    image = window(store.image(case), store.preparation.intensity, recipe.window)
+    return _reconstructor(run, written).reconstruct(image, recipe.seed)
 
 
 _reconstructor = lru_cache(1)(lambda run, written: Reconstructor.load(run))
@@ -133,9 +132,9 @@ def _written(file: Path) -> float:
 
 
 def _is_live(run: Run) -> bool:
-    """Whether a training has written a row lately and has steps left."""
+    """Whether a training has recently written a row and has steps left."""
     metrics = run.path / METRICS
-    if not metrics.is_file() or time.time() - _written(metrics) > _QUIET:
+    if not metrics.is_file() or time.time() - _written(metrics) > _TIMEOUT:
         return False
     rows = run.metrics()
     return not rows or rows[-1]["step"] < getattr(run.recipe(), run.kind).steps

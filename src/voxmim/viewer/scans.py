@@ -17,7 +17,7 @@ from voxmim.viewer.collection import Collection, Item, Layer, Panel
 
 
 def scan_collection(path: Path) -> Collection:
-    """One scan of any readable format, a DICOM series included; raises ScanError if it cannot be read."""
+    """One scan of any format; raises ScanError if it cannot be read."""
     count = len(_read(path).array)
     names = [f"channel {channel + 1}" for channel in range(count)] if count > 1 else ["scan"]
     layers = tuple(Layer(name, "image", partial(_channel, path, i), shown=i == 0) for i, name in enumerate(names))
@@ -25,27 +25,27 @@ def scan_collection(path: Path) -> Collection:
 
 
 def folder_collection(path: Path) -> Collection:
-    """A folder or list of scans; its files are checked in the background, and findings appear as they are made."""
+    """A folder or list of scans, whose files are checked in the background."""
     source = open_source(path)
-    found = Collection("folder", source.name or path.name, [_of_source(source, case) for case in source.cases])
-    found.findings, found.checking = list(source.findings), "starting"
+    collection = Collection("folder", source.name or path.name, [_of_source(source, case) for case in source.cases])
+    collection.findings, collection.checking = list(source.findings), "starting"
 
     def on_case(done: int, count: int) -> None:
-        found.checking = f"{done} of {count}"
+        collection.checking = f"{done} of {count}"
 
     def check() -> None:
         try:
-            found.findings = inspect_source(path, workers=1, on_case=on_case).findings
+            collection.findings = inspect_source(path, workers=1, on_case=on_case).findings
         except VoxmimError as error:
-            found.title += f" ({error})"
-        found.checking = ""
+            collection.title += f" ({error})"
+        collection.checking = ""
 
     threading.Thread(target=check, daemon=True).start()
-    return found
+    return collection
 
 
 def store_collection(path: Path) -> Collection:
-    """A store: its cases as the network sees them, with the findings about the files that they were made of."""
+    """A store: its prepared cases, with the findings on their source files."""
     store = Store(path)
     items = []
     for case in store.cases.values():
@@ -73,12 +73,12 @@ def store_layers(store: Store, case: Case) -> tuple[Layer, ...]:
 
 
 def on_store_grid(array: np.ndarray, store: Store) -> Volume:
-    """A volume of (X, Y, Z) voxels of the store's spacing."""
+    """A volume of voxels (X, Y, Z) with the store's spacing."""
     return Volume(array[None], np.diag([*store.preparation.spacing, 1.0]))
 
 
 def as_nifti(volume: Volume) -> bytes:
-    """One channel as NIfTI-1, in a voxel type that it and the page know."""
+    """The first channel as NIfTI-1, in a voxel type that the page supports."""
     array = volume.array[0]
     if array.dtype not in (np.uint8, np.int16, np.float32):
         small = np.issubdtype(array.dtype, np.integer) and array.min() >= -(2**15) and array.max() < 2**15
@@ -100,7 +100,7 @@ def _of_source(source: Source, case: SourceCase) -> Item:
 
 
 def _read(path: Path) -> Volume:
-    """All channels of a file, however many it has."""
+    """All channels of a file."""
     image = open_image(path)
     return image.read(next((size for size in image.sizes[3:] if size > 1), 1))
 

@@ -1,4 +1,4 @@
-"""The viewer's server: loopback only, a token in every address, and no file but what was opened."""
+"""The viewer's server: on loopback only, with a token in every address; it serves only what was opened."""
 
 import secrets
 import socket
@@ -35,14 +35,14 @@ _HEADERS = {
     "content-security-policy": _POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
     "cache-control": "no-store", "cross-origin-resource-policy": "same-origin",
 }  # fmt: skip
-_CACHED = 12  # volumes kept in memory
+_CACHED = 12  # volumes in memory
 
 
 def serve(collection: Collection, port: int = 0, open_browser: bool = True, say: Callable[[str], None] = print) -> None:
-    """Serve a collection on a port of 127.0.0.1, 0 for a free one, until interrupted; `say` gets the page's address.
+    """Serve a collection on a port of 127.0.0.1 (0: a free one) until interrupted; `say` is called with the address.
 
     Raises:
-        VoxmimError: the port is taken.
+        VoxmimError: the port is in use.
     """
     listener = socket.socket()
     try:
@@ -79,7 +79,7 @@ def make_app(collection: Collection, token: str, port: int) -> Starlette:
 
 
 async def _own_origin_only(hosts: set[str], request: Request, call_next: RequestResponseEndpoint) -> Response:
-    """Refuse requests under another host's name or from another site's page, and forbid the page to load any."""
+    """Refuse requests for other hosts or from other origins, and add security headers to responses."""
     origin = request.headers.get("origin", "").removeprefix("http://")
     if request.headers.get("host") not in hosts or (origin and origin not in hosts):
         return PlainTextResponse("refused: another host or origin", 403)
@@ -89,7 +89,7 @@ async def _own_origin_only(hosts: set[str], request: Request, call_next: Request
 
 
 class _Views:
-    """What each address gives."""
+    """The responses of the routes."""
 
     def __init__(self, collection: Collection) -> None:
         self._shown = collection
@@ -133,7 +133,7 @@ class _Views:
         return Response(await run_in_threadpool(draw_plane, layers, plane, position), media_type="image/png")
 
     async def page(self, request: Request) -> Response:
-        """The report, and files beside it; nothing outside its folder."""
+        """The report and files beside it, but nothing outside its folder."""
         page = self._shown.page
         if page is None:
             raise HTTPException(404, "there is no page")
@@ -150,21 +150,24 @@ class _Views:
             raise HTTPException(404, "there is no such layer") from None
 
     def _volume(self, layer: Layer) -> Volume:
-        """What a network makes of a case changes while it trains; other volumes are kept."""
+        """The volume of a layer; cached unless a training is running, which changes predictions."""
         return layer.read() if self._shown.live() else self._read(layer)
 
 
 def _described(item: Item, findings: Sequence[Finding]) -> dict[str, Any]:
-    def layer(one: Layer) -> dict[str, Any]:
-        legend = [{"value": value, "name": name, "colour": label_colour(value)} for value, name in one.legend.items()]
-        return {"name": one.name, "kind": one.kind, "legend": legend, "shown": one.shown}
+    def describe(layer: Layer) -> dict[str, Any]:
+        legend = [{"value": value, "name": name, "colour": label_colour(value)} for value, name in layer.legend.items()]
+        return {"name": layer.name, "kind": layer.kind, "legend": legend, "shown": layer.shown}
 
-    own = [finding for finding in findings if finding.file in item.files]
     return {
         "name": item.name,
         "group": item.group,
-        "findings": [{"kind": one.kind, "reason": one.reason, "action": one.action} for one in own],
-        "panels": [{"title": panel.title, "layers": [layer(one) for one in panel.layers]} for panel in item.panels],
+        "findings": [
+            {"kind": finding.kind, "reason": finding.reason, "action": finding.action}
+            for finding in findings
+            if finding.file in item.files
+        ],
+        "panels": [{"title": panel.title, "layers": list(map(describe, panel.layers))} for panel in item.panels],
     }
 
 

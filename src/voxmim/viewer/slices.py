@@ -1,4 +1,4 @@
-"""Planes of an item drawn on the server, for browsers without WebGL2."""
+"""Drawing planes of volumes on the server, for browsers without WebGL2."""
 
 import io
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from voxmim.viewer.collection import Layer
 PLANES = ("sagittal", "coronal", "axial")  # index: the axis that the plane is perpendicular to
 _HEIGHT = 480  # pixels at most
 _WHITE, _ERROR = np.array([255.0, 255.0, 255.0]), np.array([255.0, 80.0, 40.0])
-COVER = 0.5  # how much of the scan a label's colour covers
+COVER = 0.5  # opacity of labels
 
 
 def draw_plane(layers: Sequence[tuple[Layer, Volume]], plane: str, position: float) -> bytes:
-    """PNG of one plane through layers, the first of which gives the grid; the patient's right is on the left.
+    """A PNG of one plane of layers on the grid of the first; the patient's right is on the left.
 
     Volumes are (1, X, Y, Z); the position of the plane along its axis is from 0 to 1.
     """
@@ -30,13 +30,13 @@ def draw_plane(layers: Sequence[tuple[Layer, Volume]], plane: str, position: flo
         volume = to_ras(volume)
         if volume.shape != base.shape or not np.allclose(volume.affine, base.affine, atol=1e-4):
             volume = resample(volume, Grid.of(base), "nearest" if layer.kind == "labels" else "linear")
-        seen = np.take(volume.array[0], index, axis)
+        values = np.take(volume.array[0], index, axis)
         if layer.kind == "labels":
-            for value in np.unique(seen[seen > 0]).tolist():
+            for value in np.unique(values[values > 0]).tolist():
                 colour = np.array(ImageColor.getrgb(label_colour(int(value))))
-                pixels[seen == value] = (1 - COVER) * pixels[seen == value] + COVER * colour
+                pixels[values == value] = (1 - COVER) * pixels[values == value] + COVER * colour
             continue
-        strength = display_range(seen, limits_of(volume.array))[..., None]
+        strength = display_range(values, limits_of(volume.array))[..., None]
         under, colour = (pixels, _ERROR) if layer.kind == "error" else (0.0, _WHITE)
         pixels = (1 - strength) * under + strength * colour
     across, up = (size for i, size in enumerate(base.spacing) if i != axis)
