@@ -7,7 +7,7 @@ import torch
 from monai.networks.blocks import UnetResBlock
 from torch import nn
 
-from voxmim.networks.blocks import InstanceNorm, JoinUp, Pool, ResidualBlock, Upsample, channels_last
+from voxmim.networks.blocks import InstanceNorm, Pool, ResidualBlock, UpBlock, Upsample, channels_last
 from voxmim.settings import Triple
 
 
@@ -61,7 +61,7 @@ def test_the_residual_block_is_monais(incoming: int, outgoing: int, stride: int,
 
 
 def test_an_odd_map_is_joined_in_its_place() -> None:
-    up = JoinUp(1, 1)
+    up = UpBlock(1, 1)
     up.conv_block = nn.Identity()  # what is joined comes out
     nn.init.ones_(up.transp_conv.conv.weight)
     coarse, finer = torch.randn(1, 1, 2, 3, 2), torch.randn(1, 1, 3, 5, 4)

@@ -15,7 +15,7 @@ from voxmim.pretext.masking import (
     block_mask,
     body_mask,
     draw_masks,
-    holds_body,
+    is_body,
     random_mask,
     visible_index,
 )
@@ -197,7 +197,7 @@ def test_masks_are_drawn_as_the_settings_say(kind: str, unit: Triple | None) -> 
     mask_settings = MaskSettings(kind, 0.6, unit, body_fraction=0.7)  # type: ignore[arg-type]
     grid: Triple = (2, 4, 2) if unit else (4, 4, 4)
     crops, seeds = torch.rand(3, 1, *shape, generator=seeded(5)), torch.tensor([1, 7, 2**61])
-    body = holds_body(crops, unit or patch)
+    body = is_body(crops, unit or patch)
     found = draw_masks(mask_settings, patch, crops, seeds)
     draw: Any = {
         "random": lambda row, generator: random_mask(1, math.prod(grid), 0.6, generator),
@@ -220,14 +220,14 @@ def test_body_is_what_stands_out_from_the_darkest_unit_however_the_crop_was_brig
     voxels = body.repeat_interleave(4, 2).repeat_interleave(4, 3).repeat_interleave(2, 4)
     crop = voxels * 0.5 + 0.03 * torch.rand(voxels.shape, generator=seeded(0))
     for seen in (crop, crop * 1.2 - 0.4, crop - 3):
-        assert torch.equal(holds_body(seen, (4, 4, 2)), body.flatten(1))
-    assert not holds_body(torch.zeros(1, 2, 8, 8, 8), (4, 4, 4)).any()  # nothing but air
+        assert torch.equal(is_body(seen, (4, 4, 2)), body.flatten(1))
+    assert not is_body(torch.zeros(1, 2, 8, 8, 8), (4, 4, 4)).any()  # nothing but air
 
 
 def test_the_body_is_found_from_all_channels() -> None:
     crop = torch.zeros(1, 2, 8, 4, 4)
     crop[:, 1, 4:] = 1.0
-    assert holds_body(crop, (4, 4, 4)).tolist() == [[False, True]]
+    assert is_body(crop, (4, 4, 4)).tolist() == [[False, True]]
 
 
 def test_a_brain_in_zeros_is_body_although_some_of_it_is_darker() -> None:
@@ -237,4 +237,4 @@ def test_a_brain_in_zeros_is_body_although_some_of_it_is_darker() -> None:
     inside = body.repeat_interleave(4, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
     brain = torch.where(inside, torch.randn(1, 2, 16, 16, 16, generator=seeded(0)), torch.zeros(()))
     for seen in (brain, brain * 1.3 + 0.2):
-        assert torch.equal(holds_body(seen, (4, 4, 4)), body.flatten(1))
+        assert torch.equal(is_body(seen, (4, 4, 4)), body.flatten(1))

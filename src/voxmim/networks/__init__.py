@@ -1,1 +1,1 @@
-"""Encoders and segmentors, one file each. Knows settings; nothing of files, training loops or commands."""
+"""Encoders and segmentors, one file each. Imports settings only: no files, training loops or commands."""

@@ -1,4 +1,4 @@
-"""What every encoder and every segmentor offers."""
+"""The base classes of encoders and segmentors."""
 
 from typing import ClassVar
 
@@ -10,14 +10,14 @@ from voxmim.settings import EncoderSettings, Triple
 class Encoder(nn.Module):
     """An encoder: ``__init__`` takes its settings, the channels of the volumes, and the voxels of a crop along X, Y, Z.
 
-    Only learned positions depend on the crop; other crops are encoded too. ``forward`` of a ViT gives its tokens, and
-    otherwise what `encode` does.
+    Only learned positions depend on the crop; crops of other sizes can be encoded too. ``forward`` returns the tokens
+    of a ViT, and the result of `encode` otherwise.
 
     Attributes:
-        encodes_visible: ``forward`` takes the index (B, V) of the visible patches too, and encodes only those.
+        encodes_visible: ``forward`` also takes the index (B, V) of the visible patches, and encodes only those.
         takes_mask_token: ``encode`` takes hidden patches and a mask token.
         input_weights: names of the weights that are applied to the volume itself; they depend on its channels.
-        channels: of the volumes.
+        channels: number of channels of a volume.
         patch: voxels along X, Y, Z of a patch, the smallest box that can be masked.
         embed_width: length of a patch's embedding, and so of the mask token (with `takes_mask_token`).
         width: channels of the bottleneck features.
@@ -43,12 +43,12 @@ class Encoder(nn.Module):
         return self.encode(volume)
 
     def encode(self, volume: Tensor, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
-        """The bottleneck features, with some patches hidden where `hidden` is given (arXiv 2111.09886).
+        """The bottleneck features, optionally with some patches hidden (arXiv 2111.09886).
 
         Args:
             volume: (B, C, X, Y, Z).
             hidden: (B, N) bool per patch in `patchify`'s order, True means hidden; None hides nothing.
-            token: (embed_width,) mask token, which replaces a hidden patch's embedding; needed with `hidden`.
+            token: (embed_width,) mask token that replaces the embedding of hidden patches; needed with `hidden`.
 
         Returns:
             (B, width, *grid).
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def check(self, volume: Tensor) -> None:
-        """Raise a ValueError unless the volume is (B, C, X, Y, Z) with the encoder's channels."""
+        """Raise ValueError unless the volume is (B, C, X, Y, Z) with the encoder's channels."""
         if volume.dim() != 5 or volume.shape[1] != self.channels:
             raise ValueError(
                 f"a volume of shape {tuple(volume.shape)} was given, but (B, {self.channels}, X, Y, Z) is needed; "
@@ -82,4 +82,4 @@ class Segmentor(nn.Module):
 
     @classmethod
     def check(cls, settings: EncoderSettings) -> None:
-        """Check before an encoder is pre-trained that the segmentor fits it; a ValueError says why not."""
+        """Check that the segmentor fits an encoder before it is pre-trained; raises ValueError if not."""

@@ -1,7 +1,7 @@
 """The convolutional blocks of UNETR (arXiv 2103.10504), Swin UNETR and the residual U-Net.
 
-Tensors have MONAI's names, so that its weights fit, and volumes keep their channels last in memory, in which layout a
-CPU convolves bfloat16 several times as fast.
+Tensors have MONAI's names, so that its weights fit. On a CPU, volumes have their channels last in memory, because
+bfloat16 convolutions are several times as fast in that layout.
 """
 
 from collections import OrderedDict
@@ -33,9 +33,9 @@ class InstanceNorm(nn.InstanceNorm3d):
 
 
 class Upsample(nn.ConvTranspose3d):
-    """A transposed convolution whose stride is its kernel, without a bias unless asked for.
+    """A transposed convolution whose stride is its kernel.
 
-    On a CPU it is a linear layer on the cells, since the kernels do not overlap.
+    On a CPU it is computed as a linear layer on the cells, since the kernels do not overlap.
     """
 
     def __init__(self, incoming: int, outgoing: int, stride: Triple, bias: bool = False) -> None:
@@ -71,15 +71,15 @@ class Pool(nn.Module):
 
 
 class _Mean(torch.autograd.Function):
-    """The means of boxes, by adding slices."""
+    """The mean of each box of voxels, by adding slices."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, stride: Triple) -> Tensor:
-        ctx.stride, found = stride, features.permute(0, 2, 3, 4, 1)
+        ctx.stride, total = stride, features.permute(0, 2, 3, 4, 1)
         for axis, size in enumerate(stride, start=1):
             before = (slice(None),) * axis
-            found = reduce(torch.add, [found[(*before, slice(at, None, size))] for at in range(size)])
-        return (found / prod(stride)).permute(0, 4, 1, 2, 3)
+            total = reduce(torch.add, [total[(*before, slice(at, None, size))] for at in range(size)])
+        return (total / prod(stride)).permute(0, 4, 1, 2, 3)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -91,7 +91,7 @@ class _Mean(torch.autograd.Function):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions of 3 with instance norm and leaky ReLU; where needed, the shortcut is a convolution of 1."""
+    """Two 3x3x3 convolutions with instance norm and leaky ReLU; the shortcut is 1x1x1 if shapes differ."""
 
     def __init__(self, incoming: int, outgoing: int, stride: int = 1, affine: bool = False) -> None:
         super().__init__()
@@ -109,10 +109,10 @@ class ResidualBlock(nn.Module):
         return leaky_relu(self.norm2(self.conv2(leaky_relu(self.norm1(self.conv1(features))))) + shortcut)
 
 
-class JoinUp(nn.Module):
-    """Enlarges a map, joins a finer one, and a residual block on both.
+class UpBlock(nn.Module):
+    """Upsamples a map, concatenates a finer map, and applies a residual block.
 
-    A finer map with an odd grid is taken too: what patch merging had padded is cut off again.
+    The finer map may have an odd grid: the padding of patch merging is cropped.
     """
 
     def __init__(self, incoming: int, outgoing: int, factor: Triple = (2, 2, 2)) -> None:
@@ -126,28 +126,28 @@ class JoinUp(nn.Module):
         return self.conv_block(torch.cat([self.transp_conv(coarse)[..., :x, :y, :z], finer], dim=1))
 
 
-def plain_up(incoming: int, outgoing: int, factor: Triple) -> nn.Sequential:
-    """Multiplies the cells along each axis where there is no finer map to join."""
+def upsample_block(incoming: int, outgoing: int, factor: Triple) -> nn.Sequential:
+    """Upsamples a map without a skip connection, and applies a residual block."""
     return nn.Sequential(Upsample(incoming, outgoing, factor, bias=True), residual_block(outgoing, outgoing))
 
 
 def residual_block(incoming: int, outgoing: int) -> nn.Module:
-    """A residual block under the name that UNETR gives it."""
+    """A residual block with UNETR's name for it."""
     return named(layer=ResidualBlock(incoming, outgoing))
 
 
 def convolution(incoming: int, outgoing: int, kernel: int, stride: int = 1, bias: bool = False) -> nn.Module:
-    """A convolution that keeps the grid, or divides it by the stride."""
+    """A convolution with padding: the grid changes by the stride only."""
     return named(conv=nn.Conv3d(incoming, outgoing, kernel, stride, kernel // 2, bias=bias))
 
 
 def output_block(incoming: int, classes: int) -> nn.Module:
-    """The last layer: from the features of each voxel to its logits."""
+    """The last layer, from features to logits of each voxel."""
     return named(conv=convolution(incoming, classes, 1, bias=True))
 
 
 def leaky_relu(features: Tensor) -> Tensor:
-    """The activation of all these blocks, in place."""
+    """The activation of these blocks, in place."""
     return functional.leaky_relu(features, 0.01, inplace=True)
 
 
@@ -157,5 +157,5 @@ def channels_last(volume: Tensor) -> Tensor:
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
-    """Modules one after the other, by their names."""
+    """A sequence of named modules."""
     return nn.Sequential(OrderedDict(modules))

@@ -1,4 +1,4 @@
-"""A classifier: the encoder's bottleneck features, averaged over the cells, normalised, and one linear layer."""
+"""A classifier: global average pooling of the encoder's bottleneck features, a norm, and one linear layer."""
 
 from collections.abc import Iterable
 
@@ -11,8 +11,8 @@ from voxmim.networks.build import Encoder
 class Classifier(nn.Module):
     """The encoder with a linear head.
 
-    Much of the averaged features is the same in every scan. Training the encoder can change that; for a frozen one
-    `fit_scale` standardises each feature, without which a linear layer learns next to nothing.
+    The pooled features of different scans are nearly the same. Training the encoder can change that. For a frozen
+    encoder, `fit_scale` standardises each feature; without it a linear layer learns next to nothing.
     """
 
     middle: Tensor
@@ -33,12 +33,12 @@ class Classifier(nn.Module):
         return self.head((self.pooled(volume) - self.middle) / self.spread)
 
     def pooled(self, volume: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) to the mean (B, width) of the bottleneck features over the cells, normalised, float32."""
+        """(B, C, X, Y, Z) to the normalised mean (B, width) of the bottleneck features, float32."""
         return self.norm(self.encoder.encode(volume).float().mean(dim=(2, 3, 4)))
 
     @torch.no_grad()
     def fit_scale(self, volumes: Iterable[Tensor]) -> None:
-        """Standardise each feature over volumes (B, C, X, Y, Z); one that hardly varies stays small."""
+        """Standardise each feature over volumes (B, C, X, Y, Z); features that hardly vary are not scaled up."""
         features = torch.cat([self.pooled(volume) for volume in volumes])
         variance = features.var(dim=0, correction=0)
         self.middle.copy_(features.mean(dim=0))
@@ -46,7 +46,7 @@ class Classifier(nn.Module):
 
 
 class Regressor(Classifier):
-    """The same with a single output, a number: the head's in units of `std` around `mean`, as of the training scans."""
+    """A classifier with one output, scaled by the `mean` and `std` of the training values."""
 
     mean: Tensor
     std: Tensor

@@ -1,4 +1,4 @@
-"""Volumes cut into patches and put together again: the one flattening order that everything uses."""
+"""Splitting volumes into patches and back; everything uses this order of patches and voxels."""
 
 from torch import Tensor
 

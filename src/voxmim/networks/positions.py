@@ -9,15 +9,15 @@ from torch.nn import functional
 from voxmim.settings import Triple
 
 TEMPERATURE = 10000.0  # the longest wavelength, in 2 pi tokens, as in "Attention Is All You Need" (arXiv 1706.03762)
-ROPE_TEMPERATURE = 20.0  # crops are some tens of tokens wide: slower angles would be the same all over a crop
+ROPE_TEMPERATURE = 20.0  # crops are tens of tokens wide: lower frequencies would be constant over a crop
 
 
 def sincos_positions(grid: Triple, width: int, device: torch.device | None = None) -> Tensor:
     """(N, width) fixed sine-cosine encoding, tokens in `patchify`'s order.
 
     Each axis takes a third of the width, half of it sines and half cosines of the token's index at frequencies
-    from 1 to 1/`TEMPERATURE`; the remainder of a division by six stays zero. The index counts tokens, whatever the size
-    of the crop, so that a larger crop keeps the distances of the training.
+    from 1 to 1/`TEMPERATURE`; the remainder of a division by six is zero. The index counts tokens and is not scaled
+    with the crop, so that distances are the same in a larger crop.
     """
     angles = _angles(grid, width // 6, TEMPERATURE, device)
     encoding = torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
@@ -47,7 +47,7 @@ def _angles(grid: Triple, count: int, temperature: float, device: torch.device |
 def rotate(heads: Tensor, angles: Tensor) -> Tensor:
     """Rotate the values of (B, heads, N, width) by (1 or B, N, width // 2): values i and i + width // 2 are a pair.
 
-    The product of two tokens' rotated values depends on their positions through the difference only.
+    The product of two tokens' rotated values depends on the difference of their positions only.
     """
     cosine, sine = angles.cos().unsqueeze(1).to(heads.dtype), angles.sin().unsqueeze(1).to(heads.dtype)
     first, second = heads.chunk(2, dim=-1)

@@ -1,7 +1,7 @@
 """nnU-Net's encoders: residual (arXiv 2404.09556) or plain (arXiv 1809.10486) convolutions with instance norm.
 
-Tensors have the names of dynamic-network-architectures, nnU-Net's package of networks, but for its lists within lists.
-A residual block is that of ResNet-D (arXiv 1812.01187): where it halves the grid, the shortcut is average-pooled.
+Tensors have the names of dynamic-network-architectures, nnU-Net's package of networks, without its nested lists.
+Residual blocks are those of ResNet-D (arXiv 1812.01187): if a block halves the grid, its shortcut is average-pooled.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class ResEncSettings(ConvSettings):
         check_range(self, "widths", 1)
         if min(self.blocks) < 0 or 0 in self.blocks[0 if not self.residual else 1 :]:
             raise ValueError(f"blocks {self.blocks} must be at least 1, but for the first stage behind a stem")
-        for name in ("strides", "kernels"):  # lists, where they come from YAML or JSON
+        for name in ("strides", "kernels"):  # lists if they come from YAML or JSON
             given = getattr(self, name)
             setattr(self, name, given if given is None else tuple(tuple(axes) for axes in given))
         counts = {len(given) for given in (self.widths, self.blocks, self.strides, self.kernels) if given is not None}
@@ -58,7 +58,6 @@ class ResEncSettings(ConvSettings):
 
     @property
     def stage_strides(self) -> list[Triple]:
-        """By which each stage divides the grid along X, Y, Z."""
         return list(self.strides) if self.strides else super().stage_strides
 
     @property
@@ -74,7 +73,7 @@ class ResEncSettings(ConvSettings):
 
 
 class ResEnc(ConvEncoder):
-    """The encoder."""
+    """nnU-Net's encoder."""
 
     def __init__(self, settings: ResEncSettings, channels: int = 1, crop: Triple | None = None) -> None:
         super().__init__(settings, list(settings.widths), channels)
@@ -128,7 +127,7 @@ class _ConvNorm(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    """Two convolutions and a shortcut, which is pooled and projected where grid and channels change."""
+    """Two convolutions and a shortcut, pooled if the grid changes and projected if the channels change."""
 
     def __init__(self, incoming: int, outgoing: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> None:
         super().__init__()
@@ -143,7 +142,7 @@ class _ResidualBlock(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """He's initialisation (arXiv 1502.01852); a residual block starts as its shortcut."""
+    """He initialisation (arXiv 1502.01852); a residual block starts as its shortcut."""
     if isinstance(module, nn.Conv3d):
         nn.init.kaiming_normal_(module.weight, a=0.01)
         if module.bias is not None:

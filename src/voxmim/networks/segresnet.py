@@ -1,4 +1,4 @@
-"""MONAI's SegResNet encoder (arXiv 1810.11654), that of CT-FM (arXiv 2501.09001), with a U-Net's decoder."""
+"""MONAI's SegResNet encoder (arXiv 1810.11654), as in CT-FM (arXiv 2501.09001); the decoder is a U-Net's."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +16,7 @@ class SegResNetSettings(ConvSettings):
     Attributes:
         width: channels at full resolution, doubled at each stage below.
         blocks: residual blocks of each stage, the finest first; every stage halves the resolution.
-        norm: of the features, over each volume or over a batch.
+        norm: normalisation of the features, over each volume or over a batch.
     """
 
     width: int = 32
@@ -32,7 +32,7 @@ class SegResNetSettings(ConvSettings):
 
 
 class SegResNet(ConvEncoder):
-    """The encoder."""
+    """MONAI's SegResNet encoder."""
 
     input_weights = ("net.conv_init.weight",)
 

@@ -1,7 +1,7 @@
 """The Swin transformer in 3D (arXiv 2103.14030, 2201.01266): attention within shifted windows, on a pyramid of maps.
 
-MONAI's network does the work. What is added is SimMIM's masking (arXiv 2111.09886): a mask token replaces a patch's
-embedding, so that the windows stay complete.
+This wraps MONAI's network and adds SimMIM's masking (arXiv 2111.09886): a mask token replaces the embedding of a hidden
+patch, so that the windows stay complete.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class SwinSettings:
         depths: number of blocks of each stage, for two to four stages.
         heads: attention heads of each stage.
         window: cells of an attention window along each axis; every other block shifts the windows by half of it. It
-            should divide the grids of the stages: a grid is padded to a multiple of the window, and in a window that is
-            cut down to a smaller grid MONAI's relative position bias loses the axes.
+            should divide the grids of the stages: a grid is padded to a multiple of the window, and on a grid smaller
+            than the window MONAI's relative position bias is wrong.
         mlp_ratio: hidden width of a block's MLP over the width of its stage.
         last_merge: halve the grid after the last stage too, as Swin UNETR does; the Swin paper does not.
         conv_blocks: a residual block of convolutions in front of each stage (SwinUNETR-V2, MICCAI 2023).
@@ -50,7 +50,7 @@ class SwinSettings:
         "small": {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
         "base": {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)},
     }
-    min_cells: ClassVar[int] = 2  # instance normalisation removes the mean, which is all of a single cell
+    min_cells: ClassVar[int] = 2  # instance normalisation makes a single cell zero
 
     def __post_init__(self) -> None:
         check_range(self, "width depths heads window", 1)
@@ -78,7 +78,7 @@ class SwinSettings:
 
 
 class Swin(Encoder):
-    """The encoder.
+    """MONAI's Swin transformer with masking.
 
     A volume must be a multiple of the patch. Patch merging pads an odd grid with zeros at the far end, so that the next
     grid is half of it rounded up.
@@ -98,7 +98,7 @@ class Swin(Encoder):
         self.stages, self.conv_blocks = len(settings.depths), settings.conv_blocks
         self.widths = [settings.width * 2**level for level in range(self.stages + settings.last_merge)]
         self.embed_width, self.width = settings.width, self.widths[-1]
-        # Its names are those of MONAI's SwinUNETR: `swin.` there reads `swinViT.`.
+        # Tensors have the names of MONAI's SwinUNETR, with `swin.` for `swinViT.`.
         self.swin = SwinTransformer(
             in_chans=channels,
             embed_dim=settings.width,
@@ -139,9 +139,9 @@ class Swin(Encoder):
         return self.swin.proj_out(self._stages(embedded)[-1], normalize=True)
 
     def maps(self, volume: Tensor) -> list[Tensor]:
-        """What a decoder reads: the patches' embeddings and the output of each stage, finest first.
+        """The patches' embeddings and the output of each stage, for a decoder, finest first.
 
-        They are (B, widths[i], *grid / 2**i, rounded up), normalised over the channels as MONAI's network does.
+        They are (B, widths[i], *grid / 2**i, rounded up), normalised over the channels as in MONAI's network.
         """
         return [self.swin.proj_out(features, normalize=True) for features in self._stages(self._embed(volume))]
 

@@ -1,7 +1,7 @@
-"""Swin UNETR (arXiv 2201.01266): a Swin encoder whose maps are joined, coarse to fine, by a convolutional decoder.
+"""Swin UNETR (arXiv 2201.01266): a Swin encoder and a convolutional decoder with skip connections.
 
-The order of the blocks is MONAI's: with patches of 2 this is MONAI's own SwinUNETR. Patches of 4 add one
-doubling between the patches' map and the voxels.
+The order of the blocks is MONAI's: with patches of 2 this is MONAI's SwinUNETR. Patches of 4 add one upsampling block
+between the patches' map and the voxels.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from voxmim.networks.base import Segmentor
-from voxmim.networks.blocks import JoinUp, channels_last, output_block, plain_up, residual_block
+from voxmim.networks.blocks import UpBlock, channels_last, output_block, residual_block, upsample_block
 from voxmim.networks.swin import Swin
 from voxmim.networks.unetr import DirectLogits
 from voxmim.settings import UNETRSettings
@@ -20,8 +20,8 @@ from voxmim.settings import UNETRSettings
 class SwinUNETR(Segmentor):
     """The segmentor on a Swin.
 
-    The settings' channels apply at the patches' resolution and finer, and double at each level below, until the
-    encoder's two coarsest feature maps are reached, which keep their channels.
+    ``feature_size`` is the number of channels at the patches' resolution and finer. It doubles at each coarser level;
+    the encoder's two coarsest feature maps keep their channels.
     """
 
     encoder: Swin
@@ -33,13 +33,13 @@ class SwinUNETR(Segmentor):
         sizes = [size * 2**level for level in range(len(fine))]
         self.bottom = residual_block(deepest, deepest)
         self.skips = nn.ModuleList(residual_block(*pair) for pair in zip(fine, sizes, strict=True))
-        self.skips.append(nn.Identity())  # the second coarsest feature map is joined as it is
-        self.ups = nn.ModuleList(JoinUp(*pair) for pair in pairwise([deepest, second, *reversed(sizes)]))
-        coarse = sizes[0] if sizes else second  # an encoder of two maps alone ends with its own channels
+        self.skips.append(nn.Identity())  # the second coarsest feature map is concatenated as it is
+        self.ups = nn.ModuleList(UpBlock(*pair) for pair in pairwise([deepest, second, *reversed(sizes)]))
+        coarse = sizes[0] if sizes else second  # an encoder with two maps keeps its channels
         doublings = [(coarse if step == 0 else size, size) for step in range(int(math.log2(encoder.patch[0])))]
-        self.between = nn.Sequential(*(plain_up(*pair, (2, 2, 2)) for pair in doublings[:-1]))
+        self.between = nn.Sequential(*(upsample_block(*pair, (2, 2, 2)) for pair in doublings[:-1]))
         self.stem = residual_block(encoder.channels, size) if stem else None
-        self.last = JoinUp(*doublings[-1]) if stem else plain_up(*doublings[-1], (2, 2, 2))
+        self.last = UpBlock(*doublings[-1]) if stem else upsample_block(*doublings[-1], (2, 2, 2))
         self.out = output_block(size, classes)
         self.direct = DirectLogits(deepest, classes) if settings.direct else None
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -47,7 +47,7 @@ class SwinUNETR(Segmentor):
     def forward(self, volume: Tensor) -> Tensor:
         """(B, C, X, Y, Z) to logits (B, classes, X, Y, Z); raises ValueError if it does not fit."""
         *maps, deepest = self.encoder.maps(volume)
-        if deepest[0, 0].numel() == 1:  # of which instance normalisation would leave nothing
+        if deepest[0, 0].numel() == 1:  # instance normalisation would make it zero
             size, stride = tuple(volume.shape[2:]), self.encoder.stride
             raise ValueError(f"a volume of {size} voxels is too small: along one axis at least it must exceed {stride}")
         features = self.bottom(deepest)

@@ -1,7 +1,7 @@
-"""A residual U-Net of nnU-Net's kind (arXiv 1809.10486, the residual encoder of 2404.09556), in two parts.
+"""A residual U-Net like nnU-Net's (arXiv 1809.10486, 2404.09556): encoder and segmentor.
 
 Each level of the encoder halves the resolution and doubles the channels, up to a maximum. The decoder is light: one
-transposed and one plain convolution a level.
+transposed and one plain convolution per level.
 """
 
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ from voxmim.settings import Triple, UNETRSettings, check_range
 
 
 class ConvSettings:
-    """What the settings of convolutional encoders have in common; usually each stage but the first halves the grid."""
+    """The base class of convolutional encoders' settings; by default each stage but the first halves the grid."""
 
     sizes: ClassVar[dict[str, dict[str, Any]]] = {}
-    min_cells: ClassVar[int] = 2  # instance normalisation removes the mean, which is all of a single cell
+    min_cells: ClassVar[int] = 2  # instance normalisation makes a single cell zero
 
     blocks: tuple[int, ...]
 
     @property
     def stage_strides(self) -> list[Triple]:
-        """By which each stage divides the grid along X, Y, Z."""
+        """The factors by which each stage divides the grid along X, Y, Z."""
         return [(1, 1, 1), *((2, 2, 2),) * (len(self.blocks) - 1)]
 
     @property
@@ -48,7 +48,7 @@ class ConvSettings:
 
     @property
     def patch(self) -> Triple:
-        """The smallest mask unit, a cell of the bottleneck: no stage would be without all trace of a smaller one."""
+        """A cell of the bottleneck features, the default mask unit."""
         return self.stride
 
 
@@ -75,12 +75,12 @@ class UNetSettings(ConvSettings):
 
 
 class ConvEncoder(Encoder):
-    """An encoder of convolutions, whose stages give ever coarser maps for a U-Net's decoder.
+    """A convolutional encoder whose stages return coarser and coarser maps, for a U-Net's decoder.
 
     Attributes:
         widths: channels of each stage's map, the finest first.
-        strides: by which each stage divides the grid along X, Y, Z; the first does not.
-        stages: modules of which each takes the map of the one before.
+        strides: factors by which each stage divides the grid along X, Y, Z; 1 for the first stage.
+        stages: the modules; each takes the map of the one before.
     """
 
     stages: nn.ModuleList
@@ -113,7 +113,7 @@ class ConvEncoder(Encoder):
 
 
 class ResidualEncoder(ConvEncoder):
-    """The U-Net's own encoder."""
+    """The encoder of a residual U-Net."""
 
     input_weights = ("stages.0.0.conv1.conv.weight", "stages.0.0.conv3.conv.weight")
 
@@ -135,12 +135,12 @@ class ResidualEncoder(ConvEncoder):
 
 
 class UNet(Segmentor):
-    """The segmentor: the encoder and a decoder that predicts logits, or channels, of every voxel.
+    """The encoder and a decoder that predicts logits, or intensities, of every voxel.
 
-    All of the decoder but the last convolution, `out`, is the same whatever is predicted, so that it can be carried
-    from pre-training to fine-tuning with the encoder.
+    The decoder without its last convolution, `out`, does not depend on what is predicted, so a fine-tuning can load it
+    from a pre-training.
 
-    With deep supervision, all levels of the decoder but the coarsest predict while it trains.
+    With deep supervision, all levels of the decoder but the coarsest predict in training mode.
     """
 
     carries_decoder = True
@@ -174,7 +174,7 @@ class UNet(Segmentor):
 
 
 class _Up(nn.Module):
-    """Undoes a stage's stride and joins the encoder's map."""
+    """Upsamples by a stage's stride, concatenates the encoder's map, and convolves."""
 
     def __init__(self, incoming: int, outgoing: int, stride: Triple) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""UNETR (arXiv 2103.10504): a transformer encoder, read at several depths by a convolutional decoder.
+"""UNETR (arXiv 2103.10504): a transformer encoder, and a convolutional decoder that takes its states at several depths.
 
-The number of the decoder's blocks follows from the patch: a patch of 16 has four halvings, 8 three,
-4 two. The last encoding is the coarsest level; each finer level takes the encoding of an earlier depth, enlarged
-by transposed convolutions, and the finest takes the image itself. Where a patch is shorter along one axis, that axis
-reaches the scan's resolution first and then stays as it is.
+The number of the decoder's blocks follows from the patch: four for a patch of 16, three for 8, two for 4. The last
+state is the coarsest level. Each finer level takes the state of an earlier depth, upsampled by transposed convolutions,
+and the finest takes the image. If a patch is shorter along one axis, that axis reaches the scan's resolution first and
+is not upsampled further.
 """
 
 from itertools import pairwise
@@ -14,14 +14,14 @@ from torch.nn import functional
 
 from voxmim.networks.base import Segmentor
 from voxmim.networks.blocks import (
-    JoinUp,
     ResidualBlock,
+    UpBlock,
     Upsample,
     channels_last,
     named,
     output_block,
-    plain_up,
     residual_block,
+    upsample_block,
 )
 from voxmim.networks.patches import grid_of, to_map
 from voxmim.networks.vit import ViT
@@ -35,12 +35,12 @@ class UNETR(Segmentor):
 
     @classmethod
     def check(cls, settings: EncoderSettings) -> None:
-        doublings(settings.patch)
+        upsampling_factors(settings.patch)
 
     def __init__(self, encoder: ViT, classes: int, settings: UNETRSettings) -> None:
         super().__init__()
         self.encoder, feature_size, stem = encoder, settings.feature_size, settings.stem
-        factors = doublings(encoder.patch)
+        factors = upsampling_factors(encoder.patch)
         levels = len(factors)
         self.depths = [max(1, round(encoder.depth * (level + 1) / levels)) for level in range(levels)]
         self.norms = nn.ModuleList(nn.LayerNorm(encoder.width) for _ in self.depths[:-1])
@@ -50,9 +50,9 @@ class UNETR(Segmentor):
         )
         channels = [encoder.width, *(feature_size * 2**level for level in reversed(range(levels)))]
         self.ups = nn.ModuleList(
-            JoinUp(incoming, outgoing, factor)
+            UpBlock(incoming, outgoing, factor)
             if stem or outgoing > feature_size
-            else plain_up(incoming, outgoing, factor)
+            else upsample_block(incoming, outgoing, factor)
             for (incoming, outgoing), factor in zip(pairwise(channels), factors, strict=True)
         )
         self.out = output_block(feature_size, classes)
@@ -78,10 +78,9 @@ class UNETR(Segmentor):
 
 
 class DirectLogits(nn.Module):
-    """Logits directly from the bottleneck features: linear in each cell, trilinear between the cells.
+    """Logits directly from the bottleneck features: a linear layer and trilinear interpolation.
 
-    A fresh decoder passes on little of what a pre-trained encoder knows until it is trained itself; this path has
-    nothing between encoder and labels that must be trained first.
+    A new decoder passes on little of a pre-trained encoder's features until it is trained; this path bypasses it.
     """
 
     def __init__(self, width: int, classes: int) -> None:
@@ -89,12 +88,16 @@ class DirectLogits(nn.Module):
         self.project = nn.Conv3d(width, classes, 1)
 
     def forward(self, bottleneck: Tensor, volume: Tensor) -> Tensor:
-        """(B, width, *grid), encoded from the volume (B, C, X, Y, Z), to logits (B, classes, X, Y, Z)."""
+        """Features (B, width, *grid) of a volume (B, C, X, Y, Z) to logits (B, classes, X, Y, Z)."""
         return functional.interpolate(self.project(bottleneck).float(), size=volume.shape[2:], mode="trilinear")
 
 
-def doublings(patch: Triple) -> list[Triple]:
-    """How often each step up, coarsest first, multiplies the cells along X, Y, Z, from one a patch to one a voxel."""
+def upsampling_factors(patch: Triple) -> list[Triple]:
+    """The factors along X, Y, Z of each upsampling from patches to voxels, coarsest first.
+
+    Raises:
+        ValueError: the patch is not a power of two along each axis, or is a single voxel.
+    """
     if any(size < 1 or size & (size - 1) for size in patch) or max(patch) == 1:
         raise ValueError(
             f"UNETR needs a patch that is a power of two along each axis, and not a single voxel; it is {patch}"
@@ -108,7 +111,7 @@ def doublings(patch: Triple) -> list[Triple]:
 
 
 def _enlarge(incoming: int, outgoing: int, factors: list[Triple]) -> nn.Module:
-    """Enlarges a map step by step, as MONAI's UnetrPrUpBlock does (names included), each step by factors of its own."""
+    """Upsamples a map step by step, with the names of MONAI's UnetrPrUpBlock; each step has its own factors."""
     first, *others = factors
     blocks = (
         nn.Sequential(named(conv=Upsample(outgoing, outgoing, factor)), ResidualBlock(outgoing, outgoing))

@@ -1,4 +1,4 @@
-"""The vision transformer on 3D patches (arXiv 2010.11929), able to encode visible tokens only."""
+"""The vision transformer on 3D patches (arXiv 2010.11929), which can encode visible patches only."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from voxmim.networks.patches import grid_of, patchify, to_map
 from voxmim.networks.positions import ROPE_TEMPERATURE, resize_positions, rope_angles, rotate, sincos_positions
 from voxmim.settings import Triple, check_range
 
-# Up to so many tokens, the parts of attention one by one are faster than torch's fused kernel for bfloat16 on a CPU:
-# 1.1 times at a thousand tokens, 3 times at a hundred; beyond, the fused one saves memory.
-_FEW_TOKENS = 1536
+# Up to this number of tokens, unfused attention is faster than torch's fused kernel for bfloat16 on a CPU: 1.1 times at
+# a thousand tokens, 3 times at a hundred. With more tokens, the fused kernel saves memory.
+_MAX_UNFUSED = 1536
 
 
 @dataclass
@@ -36,8 +36,8 @@ class ViTSettings:
         swiglu: gated MLPs (SwiGLU, arXiv 2002.05202) with a norm, as in EVA-02 (arXiv 2303.11331) and Primus.
         drop_path: probability that a sample skips the last block, rising linearly from 0 at the first (stochastic
             depth, arXiv 1603.09382).
-        registers: learned tokens without a position that take part in the attention (arXiv 2309.16588); none is ever
-            returned.
+        registers: number of learned tokens without a position that take part in the attention (arXiv 2309.16588); they
+            are not returned.
         grad_checkpointing: recompute the blocks in the backward pass: slower, in less memory.
     """
 
@@ -81,7 +81,7 @@ class ViTSettings:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, (B, N, width) to (B, N, width)."""
+    """Multi-head self-attention."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Attention(nn.Module):
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention of (B, heads, N, width)."""
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= _FEW_TOKENS:
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= _MAX_UNFUSED:
         return (query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)).softmax(dim=-1) @ value
     return functional.scaled_dot_product_attention(query, key, value)
 
@@ -145,7 +145,7 @@ class Block(nn.Module):
 
 
 class ViT(Encoder):
-    """The encoder."""
+    """The vision transformer."""
 
     encodes_visible = True
     takes_mask_token = True
@@ -190,9 +190,9 @@ class ViT(Encoder):
     def tokens(
         self, volume: Tensor, visible: Tensor | None = None, hidden: Tensor | None = None, token: Tensor | None = None
     ) -> Tensor:
-        """(B, N or V, width) what enters the first block: patches projected, or a token if hidden, positions added.
+        """(B, N or V, width) the first block's input: projected patches, or `token` if hidden, plus positions.
 
-        Visible patches are gathered before the projection, so that others cost nothing.
+        Visible patches are gathered before the projection, so that hidden patches cost nothing.
         """
         self.check(volume)
         patches = patchify(volume, self.patch)
@@ -216,9 +216,9 @@ class ViT(Encoder):
     def hidden_states(
         self, volume: Tensor, after: Sequence[int], visible: Tensor | None = None, **hidden: Tensor | None
     ) -> list[Tensor]:
-        """The tokens after the given numbers of blocks, without the registers; after all `depth` of them, normalised.
+        """The patches' tokens (B, N or V, width) after each of the given numbers of blocks; the last ones normalised.
 
-        They are (B, N or V, width) of the patches, of which some may be left out or hidden as `tokens` says.
+        See `tokens` for the other arguments.
         """
         tokens, angles, extra = self.tokens(volume, visible, **hidden), self.angles(volume, visible), 0
         if self.registers is not None:
@@ -252,7 +252,7 @@ def take(tokens: Tensor, index: Tensor) -> Tensor:
 
 
 def initialise(network: nn.Module) -> None:
-    """Xavier-uniform linear layers with zero biases (arXiv 2111.06377)."""
+    """Initialise linear layers Xavier-uniform with zero biases (arXiv 2111.06377)."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

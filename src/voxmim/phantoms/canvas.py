@@ -1,7 +1,7 @@
-"""What phantoms are drawn with: a canvas in body coordinates, and signed distances to simple shapes.
+"""Drawing phantoms: a canvas in body coordinates, and approximate signed distances to simple shapes.
 
-A shape is an array (X, Y, Z) of distances to its surface in mm: negative inside, about true near the surface. Shapes
-are combined by minimum and maximum and painted from the outside inwards; edges are as soft as a voxel is wide.
+A shape is an array (X, Y, Z) of distances to its surface in mm, negative inside and accurate near the surface only.
+Shapes are combined by minimum and maximum and painted from the outside inwards; edges are blurred over a voxel.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ Triple = Sequence[float] | np.ndarray
 
 
 class Canvas:
-    """Voxels to paint on, and the place of each in a body that lies a little turned and bent.
+    """Voxels to paint on, with their coordinates in a body that is slightly rotated and deformed.
 
     Args:
         shape: voxels along X, Y, Z, which run right, anterior, superior.
         spacing: (3,) mm.
-        middle: (3,) mm, the point of the body in the middle of the grid.
+        middle: (3,) mm, the point of the body at the centre of the grid.
         background: value of each channel.
-        rng: source of everything random.
+        rng: random number generator.
 
     Attributes:
         x, y, z: (X, Y, Z) mm to the right, front and head of the body's origin.
@@ -45,13 +45,13 @@ class Canvas:
         self.x, self.y, self.z = (body[..., axis].astype(np.float32) + 4 * self.noise(110) for axis in range(3))
 
     def paint(self, shape: Shape, value: float | np.ndarray, label: int = 0) -> None:
-        """Cover the inside of a shape with what broadcasts to (C, X, Y, Z); voxels on its edge mix."""
+        """Set the inside of a shape to values that broadcast to (C, X, Y, Z); voxels on its edge are mixed."""
         inside = np.clip(0.5 - shape / self.spacing.mean(), 0, 1).astype(np.float32)
         self.values += inside * (value - self.values)
         self.labels[inside > 0.5] = label
 
     def noise(self, scale: float) -> np.ndarray:
-        """(X, Y, Z) smooth noise of mean 0 and std 1 whose lumps are about `scale` mm wide."""
+        """(X, Y, Z) smooth noise of mean 0 and std 1, with structures about `scale` mm wide."""
         extent = self.spacing * self.labels.shape
         result = self.rng.standard_normal((extent / scale).astype(int) + 4)  # coefficients of cubic B-splines
         for axis, voxels in enumerate(self.labels.shape):
@@ -82,7 +82,7 @@ class Canvas:
 
 
 def intersection(*shapes: Shape, blend: float = 0.0) -> Shape:
-    """What lies inside all shapes, the edges between them rounded over about `blend` mm."""
+    """The intersection of shapes, with the edges between them rounded over about `blend` mm."""
     result = shapes[0]
     for other in shapes[1:]:
         near = np.maximum(blend - np.abs(result - other), 0)
@@ -91,7 +91,7 @@ def intersection(*shapes: Shape, blend: float = 0.0) -> Shape:
 
 
 def union(*shapes: Shape, blend: float = 0.0) -> Shape:
-    """What lies inside any of the shapes, the edges between them rounded over about `blend` mm."""
+    """The union of shapes, with the edges between them rounded over about `blend` mm."""
     return -intersection(*(-shape for shape in shapes), blend=blend)
 
 
@@ -104,7 +104,7 @@ def volume(array: np.ndarray, spacing: Triple, middle: Triple, signs: tuple[int,
 
 
 def generator(seed: int) -> np.random.Generator:
-    """The random numbers of one phantom or of one cohort; raises VoxmimError for a negative seed."""
+    """The random number generator of a phantom or a cohort; raises VoxmimError for a negative seed."""
     if seed < 0:
         raise VoxmimError(f"seed {seed}: the seed of a phantom must be 0 or more; choose another.")
     return np.random.default_rng(seed)

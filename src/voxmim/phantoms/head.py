@@ -68,8 +68,8 @@ def _outline(c: Canvas) -> tuple[Shape, Shape]:
 
 def _draw_brain(c: Canvas, cerebrum: Shape, brain: Shape, shade: Shade) -> Shape:
     """Grey matter along the folded surface, white matter within, ventricles and vessels; returns the white matter."""
-    age = c.rng.uniform(0, 1)  # widens what is filled with fluid
-    # Smooth noise changes its sign along sheets, which are the sulci down to some depth.
+    age = c.rng.uniform(0, 1)  # widens sulci and ventricles
+    # Sulci: the sheets on which smooth noise changes its sign, down to some depth.
     noise = c.noise(18)
     slope = np.sqrt(sum(step**2 for step in np.gradient(noise, *c.spacing))) + np.float32(0.03)
     sulci = intersection(np.abs(noise) / slope - 0.5 - 1.3 * age, -cerebrum - c.vary(17, 3), blend=3)

@@ -54,7 +54,7 @@ def draw_trunk(seed: int) -> tuple[Volume, Volume]:
 
 
 class _Trunk:
-    """One person on a canvas; `hu` holds the value of each tissue, lengths are in mm."""
+    """One person on a canvas; `hu` are the values of the tissues, lengths are in mm."""
 
     def __init__(
         self, canvas: Canvas, hu: dict[str, float], size: float, width: float, depth: float, fat: float
@@ -183,7 +183,7 @@ class _Trunk:
 
 
 def _scan(canvas: Canvas, skin: Shape) -> np.ndarray:
-    """(X, Y, Z) int16 HU as a scanner gives it: a little blurred, with grainy noise that is strongest deep inside."""
+    """(X, Y, Z) int16 HU of a simulated scanner: slightly blurred, with grainy noise that increases with depth."""
     rng = canvas.rng
     white = rng.standard_normal(skin.shape, dtype=np.float32)
     # Reconstruction passes a middle band of frequencies: neighbours are correlated, wide areas are not.

@@ -1,4 +1,4 @@
-"""The pretexts by name, and how settings become pretext networks."""
+"""The pretexts by name, and building pretext networks from settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +28,7 @@ def build_pretext(name: str, settings: Any, mask: MaskSettings, encoder: Encoder
 
 
 def described_pretext(metadata: Mapping[str, Any]) -> tuple[str, Any, MaskSettings]:
-    """The name and the settings of the pretext in a weights file's metadata, and those of its masks."""
+    """The pretext in a weights file's metadata: its name, its settings and those of its masks."""
     name, mask = metadata["pretext"], metadata["mask"]
     unit = None if mask["unit"] is None else tuple(mask["unit"])
     return name, PRETEXTS[name].Settings(**metadata[name]), MaskSettings(**{**mask, "unit": unit})

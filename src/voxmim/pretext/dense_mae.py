@@ -1,9 +1,8 @@
 """The masked autoencoder on a convolutional U-Net, as in arXiv 2410.23132 but without sparse convolutions.
 
-Convolutions cannot leave hidden patches out. So hidden mask units are set to zero, the complete U-Net, decoder and
-skip connections included, predicts every voxel, and the loss is on hidden voxels only. Zero is the lower end of the
-window in CT, so that a hidden unit looks like air there, and the mean in MR. A mask unit may be smaller than a cell of
-the bottleneck.
+Convolutions cannot leave hidden patches out. So hidden mask units are set to zero, the complete U-Net with decoder and
+skip connections predicts every voxel, and the loss is on hidden voxels only. Zero is air in CT, the lower end of the
+window, and the mean in MR. A mask unit may be smaller than a cell of the bottleneck.
 """
 
 from typing import Any, ClassVar
@@ -17,7 +16,7 @@ from voxmim.settings import MaskSettings, Training, Triple
 
 
 class DenseMAE(MaskedPretext):
-    """A U-Net and the loss; of MAE's settings it takes the loss only."""
+    """A U-Net and the loss, which is the only one of MAE's settings that it uses."""
 
     title: ClassVar[str] = "MAE"
     decoder_prefix: ClassVar[str] = "network.decoder."
@@ -41,9 +40,9 @@ class DenseMAE(MaskedPretext):
             raise ValueError("mae.target is normalised, but the unet's MAE predicts raw voxels")
 
     def forward(self, volume: Tensor, mask: Tensor, present: Tensor | None = None) -> MaskedOutput:
-        """Hide the patches of a mask (B, N) in a volume (B, C, X, Y, Z), predict and compare.
+        """Hide the patches of a mask (B, N) in a volume (B, C, X, Y, Z), predict, and compute the loss.
 
-        Only the channels `present`, (B, C) bool, count; None counts all.
+        The loss is over the channels `present`, (B, C) bool; None means all.
         """
         patch = self.patch
         visible = volume.masked_fill(mask_to_voxels(mask, grid_of(tuple(volume.shape), patch), patch), 0)

@@ -1,7 +1,7 @@
 """The masked autoencoder (arXiv 2111.06377) on 3D patches, as in arXiv 2204.11716.
 
-The encoder sees only the visible patches. A light decoder gets their encodings, with a learned mask token at every
-hidden position, and predicts the voxels there. The loss is on hidden patches only.
+The encoder takes only the visible patches. A light decoder takes their encodings and a learned mask token at every
+hidden position, and predicts the hidden voxels. The loss is on hidden patches only.
 
 A cross-attention decoder (arXiv 2401.14391) is cheaper: its mask tokens attend to the visible tokens and not to each
 other, so that a fraction of them is enough to learn from.
@@ -28,7 +28,7 @@ from voxmim.settings import MaskSettings, Triple, check_range
 
 @dataclass
 class MAESettings:
-    """A masked autoencoder. A U-Net's MAE has a decoder of its own, and takes the loss only.
+    """A masked autoencoder. A U-Net's MAE has its own decoder and uses the loss only.
 
     Attributes:
         decoder_width: of the decoder's tokens.
@@ -61,7 +61,7 @@ class MAESettings:
 
 
 class CrossBlock(nn.Module):
-    """A pre-norm block of a decoder: tokens attend to a memory, not to each other; an MLP follows."""
+    """A pre-norm decoder block: cross-attention from tokens to a memory, then an MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class CrossBlock(nn.Module):
 
 
 class MAE(MaskedPretext):
-    """An encoder that can leave hidden patches out, a decoder of tokens, and the loss."""
+    """An encoder that takes visible patches only, a transformer decoder, and the loss."""
 
     Settings = MAESettings
     title: ClassVar[str] = "MAE"
@@ -104,7 +104,7 @@ class MAE(MaskedPretext):
         for part in (self.embed, self.decoder, self.head):
             initialise(part)
         nn.init.normal_(self.mask_token, std=0.02)
-        nn.init.normal_(self.head.weight, std=0.02)  # intensities are small: Xavier's outputs would start far too large
+        nn.init.normal_(self.head.weight, std=0.02)  # with Xavier's, the outputs would be far larger than intensities
 
     @classmethod
     def for_encoder(cls, encoder: type[Encoder]) -> type[Pretext] | None:
@@ -113,7 +113,7 @@ class MAE(MaskedPretext):
         return cls if encoder.encodes_visible else None
 
     def inputs(self, image: Tensor, seeds: Tensor, present: Tensor | None = None) -> tuple[Any, ...]:
-        """The crops, the index of their visible patches, that of the patches to predict, the channels that count."""
+        """The crops, the indices of the visible patches and of those to predict, and the channels in the loss."""
         mask = draw_masks(self.mask, self.encoder.patch, image, seeds)
         hidden = visible_index(~mask)
         if self.training and self.settings.predicted_fraction < 1:
@@ -127,9 +127,9 @@ class MAE(MaskedPretext):
     def forward(
         self, volume: Tensor, visible: Tensor, predicted: Tensor, present: Tensor | None = None
     ) -> MaskedOutput:
-        """Encode the visible patches (B, V) of a volume (B, C, X, Y, Z), predict hidden ones (B, R) and compare.
+        """Encode visible patches (B, V) of a volume (B, C, X, Y, Z), predict hidden ones (B, R), compute the loss.
 
-        Only the channels `present`, (B, C) bool, count; None counts all.
+        The loss is over the channels `present`, (B, C) bool; None means all.
         """
         grid = grid_of(tuple(volume.shape), self.encoder.patch)
         encoded = self.embed(self.encoder(volume, visible))
@@ -175,7 +175,7 @@ class MAE(MaskedPretext):
         return (patches - mean) / std
 
     def reconstruct(self, volume: Tensor, output: MaskedOutput) -> Tensor:
-        if self.settings.target == "normalised":  # the mean and std of a patch are not predicted: its own are taken
+        if self.settings.target == "normalised":  # mean and std are not predicted: the true ones are used
             patches = patchify(volume.float(), self.encoder.patch)
             mean, std = _patch_statistics(patches, output.present)
             output = output._replace(prediction=output.prediction * std + mean, target=patches)
@@ -187,7 +187,7 @@ class MAE(MaskedPretext):
 
 
 def _patch_statistics(patches: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(B, N, 1) mean and standard deviation of each patch, over the channels that count."""
+    """(B, N, 1) mean and standard deviation of each patch, over the present channels."""
     if present is None:
         return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
     weight = voxels_of(present, patches.shape[-1]).to(patches)

@@ -1,4 +1,4 @@
-"""What the pretexts that predict masked voxels have in common: MAE, SimMIM and the U-Net's MAE."""
+"""The base class of pretexts that predict masked voxels: MAE, SimMIM and the U-Net's MAE."""
 
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -18,13 +18,13 @@ _IN_WORDS = {"l1": "mean absolute error", "l2": "mean squared error", "smooth_l1
 
 
 class MaskedOutput(NamedTuple):
-    """What one forward pass gives."""
+    """The result of a forward pass."""
 
     loss: Tensor  # scalar, the mean error over the hidden patches that were predicted
-    prediction: Tensor  # (B, N, P) float32 in the target's units; what is not predicted may be anything
+    prediction: Tensor  # (B, N, P) float32 in the target's units; undefined for patches that were not predicted
     target: Tensor  # (B, N, P) float32
     mask: Tensor  # (B, N) bool, True means hidden
-    present: Tensor | None = None  # (B, C) bool, the channels that count; None if all do
+    present: Tensor | None = None  # (B, C) bool, the channels in the loss; None means all
 
 
 class MaskedPretext(Pretext):
@@ -41,7 +41,7 @@ class MaskedPretext(Pretext):
 
     @property
     def patch(self) -> Triple:
-        """Voxels along X, Y, Z of what an entry of a mask hides."""
+        """Voxels along X, Y, Z of a patch of the mask."""
         return self.encoder.patch
 
     def inputs(self, image: Tensor, seeds: Tensor, present: Tensor | None = None) -> tuple[Any, ...]:
@@ -49,7 +49,7 @@ class MaskedPretext(Pretext):
         return image, mask.to(image.device), on_device(present, image)
 
     def figures(self, output: MaskedOutput) -> dict[str, Tensor]:
-        """The loss, and the least loss that a single value for all hidden voxels of a crop could have."""
+        """The loss, and the minimum loss of predicting one value for all hidden voxels of a crop."""
         guesses = []
         for row, hidden in enumerate(output.mask):
             voxels = output.target[row, hidden]
@@ -60,7 +60,7 @@ class MaskedPretext(Pretext):
         return {"val_loss": output.loss, "val_guess": torch.stack(guesses).mean()}
 
     def reconstruct(self, volume: Tensor, output: MaskedOutput) -> Tensor:
-        """(B, C, X, Y, Z) in the volume's units: predicted hidden patches, the visible ones pasted in."""
+        """(B, C, X, Y, Z) in the volume's units: predictions for hidden patches, the volume elsewhere."""
         pasted = torch.where(output.mask.unsqueeze(-1), output.prediction, output.target)
         return unpatchify(pasted, grid_of(tuple(volume.shape), self.patch), self.patch)
 
@@ -78,9 +78,9 @@ class MaskedPretext(Pretext):
 def masked_error(
     prediction: Tensor, target: Tensor, loss: Loss, mask: Tensor | None = None, present: Tensor | None = None
 ) -> Tensor:
-    """The mean error of (B, N, P) over the hidden patches (B, N) and the channels (B, C) that count; None counts all.
+    """The mean error of (B, N, P) over the hidden patches `mask` (B, N) and the channels `present` (B, C); None: all.
 
-    No shape depends on the data, so that the device never waits for the host.
+    No shape depends on the data, so that the device is not synchronised with the host.
     """
     if mask is None and present is None:
         return ERRORS[loss](prediction, target)
@@ -93,10 +93,10 @@ def masked_error(
 
 
 def voxels_of(present: Tensor, length: int) -> Tensor:
-    """(B, 1, length) bool of a patch's voxels, in `patchify`'s order, from (B, C) of its channels."""
+    """Channels (B, C) bool to a patch's voxels (B, 1, length) bool, in `patchify`'s order."""
     return present.repeat_interleave(length // present.shape[1], dim=1).unsqueeze(1)
 
 
 def on_device(present: Tensor | None, image: Tensor) -> Tensor | None:
-    """On the image's device; None if every channel is present, which a loss need not weigh."""
+    """`present` on the image's device; None if all channels are present."""
     return None if present is None or present.all() else present.to(image.device)

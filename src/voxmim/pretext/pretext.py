@@ -1,4 +1,4 @@
-"""What every pretext offers: all that trainings, reports and studies need to know of one."""
+"""The base class of pretexts: the interface that trainings, reports and studies use."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -9,31 +9,31 @@ from torch import Tensor, nn
 from voxmim.networks.base import Encoder
 from voxmim.settings import MaskSettings, Training
 
-GRACE = 0.25  # fraction of the steps before which nothing can be said
-NO_BETTER = 0.97  # of the loss of guessing; above it nothing has been learned
+_MIN_FRACTION = 0.25  # of the steps; earlier validations give no warning
+_MAX_LOSS = 0.97  # of the loss of guessing; with a higher loss nothing has been learned
 
 
 class Pretext(nn.Module):
-    """A self-supervised task: an encoder, what is put on top of it for pre-training, and the loss.
+    """A self-supervised task: an encoder, a head or decoder for pre-training, and the loss.
 
-    ``__init__`` takes the encoder, its own settings and those of the masks. ``forward`` takes what `inputs` returns and
-    gives a named tuple with at least ``loss``. A row of metrics has a validation's figures by the names in `columns`.
+    ``__init__`` takes the encoder, the pretext's settings and those of the masks. ``forward`` takes the result of
+    `inputs` and returns a named tuple with at least ``loss``.
 
     Attributes:
-        Settings: dataclass of its settings, a group of that name in a recipe.
+        Settings: dataclass of its settings, a group of a recipe.
         title: its name in reports.
-        masked: it masks what the recipe's `mask` says.
+        masked: it uses the recipe's `mask`.
         whole_patches: a mask unit must consist of whole patches of the encoder.
         reconstructs: it predicts voxels, and has a method `reconstruct`.
-        views: overlapping crops that a sample takes, next to each other in a batch.
+        views: overlapping crops per sample, next to each other in a batch.
         overlap: minimum overlap of two views along each axis, as a fraction of the crop.
-        samples: what a batch consists of.
+        samples: what a batch consists of, in words.
         betas: of AdamW.
-        columns: figures of a validation, as in metrics.csv; always ``val_loss``, and ``val_guess``, the loss of a
-            network that has learned nothing.
-        guess: how such a network guesses.
-        remedies: what to try when nothing is learned.
-        decoder_prefix: of the tensors of a decoder that a fine-tuning can start from too.
+        columns: columns of metrics.csv with a validation's figures: ``val_loss``, ``val_guess``, the loss of a network
+            that has learned nothing, and others.
+        guess: how such a network guesses, in words.
+        remedies: what to try if nothing is learned, in words.
+        decoder_prefix: prefix of the tensors of a decoder that a fine-tuning can load, or None.
         encoder: the network that is pre-trained.
     """
 
@@ -55,39 +55,36 @@ class Pretext(nn.Module):
 
     @classmethod
     def for_encoder(cls, encoder: type[Encoder]) -> "type[Pretext] | None":
-        """The class that pre-trains such an encoder by this pretext, or None if that is not possible."""
+        """The class of this pretext for an encoder, or None if there is none."""
         return cls
 
     @classmethod
     def check(cls, settings: Any, training: Training) -> None:
-        """Check the settings against the encoder and the pre-training; a ValueError says what is wrong."""
+        """Check the settings and those of the pre-training; raises ValueError."""
 
     def inputs(self, image: Tensor, seeds: Tensor, present: Tensor | None = None) -> tuple[Any, ...]:
-        """What `forward` takes for a batch of crops; whatever is random follows from each crop's seed.
+        """The arguments of `forward` for a batch of crops.
 
         Args:
             image: (B * views, C, X, Y, Z).
-            seeds: (B * views,) int64 on the CPU.
-            present: (B * views, C) bool, the channels that each crop shows; None if it shows all.
+            seeds: (B * views,) int64 on the CPU, the seed of everything random about each crop.
+            present: (B * views, C) bool, the channels of each crop that exist; None means all.
         """
         raise NotImplementedError
 
     def figures(self, output: Any) -> dict[str, Tensor]:
-        """The figures of a validation, named as in `columns`, from what `forward` gave."""
+        """The figures of a validation, named as in `columns`, from the result of `forward`."""
         raise NotImplementedError
 
     @classmethod
-    def complaint(cls, settings: Any, row: Mapping[str, float], steps: int) -> str:
-        """What a validation's row of metrics shows to be wrong with a pre-training of so many steps, and what to try.
-
-        It is "" where all is well.
-        """
-        if row["step"] < GRACE * steps or "val_loss" not in row:
+    def warning(cls, settings: Any, row: Mapping[str, float], steps: int) -> str:
+        """A warning and what to try, if a validation's row of metrics shows that a pre-training fails, or ""."""
+        if row["step"] < _MIN_FRACTION * steps or "val_loss" not in row:
             return ""
         when = f"after {int(row['step'])} of {steps} steps"
         if collapse := cls.collapse(settings, row):
             return f"The representation has collapsed: {when} {collapse}"
-        if row["val_loss"] > NO_BETTER * row.get("val_guess", float("inf")):
+        if row["val_loss"] > _MAX_LOSS * row.get("val_guess", float("inf")):
             return (
                 f"The network has learned hardly anything: {when} its loss on validation {cls.samples} is "
                 f"{row['val_loss']:.4f}, and {cls.guess} has {row['val_guess']:.4f}. Try {cls.remedies}."
@@ -96,22 +93,22 @@ class Pretext(nn.Module):
 
     @classmethod
     def collapse(cls, settings: Any, row: Mapping[str, float]) -> str:
-        """How a validation shows that all scans are encoded alike, and what to try; "" where they are not."""
+        """How a validation shows that all scans have the same representation, and what to try; "" if they do not."""
         return ""
 
     @classmethod
     def summary(cls, settings: Any, mask: MaskSettings) -> str:
-        """What the encoder learned, as half a sentence that follows "An encoder that"."""
+        """What the encoder learned, to follow "An encoder that"."""
         raise NotImplementedError
 
     @classmethod
     def loss_name(cls, settings: Any) -> tuple[str, str]:
-        """Title and axis of the plot of the loss."""
+        """The title and the axis label of the plot of the loss."""
         raise NotImplementedError
 
     @classmethod
     def progress(cls, settings: Any, first: Mapping[str, float], last: Mapping[str, float]) -> str:
-        """What the first and the last validation found, in a sentence or two."""
+        """A sentence or two on the first and the last validation."""
         guess = f"; {cls.guess} has {last['val_guess']:.3f}" if "val_guess" in last else ""
         if first["step"] == last["step"]:
             return f"On validation {cls.samples}, the loss is {last['val_loss']:.3f}{guess}."
@@ -121,15 +118,15 @@ class Pretext(nn.Module):
 
     @classmethod
     def relative_cost(cls, encoder: type[Encoder]) -> float:
-        """Time of a step relative to one that encodes as many complete crops."""
+        """The time of a step relative to one that encodes as many complete crops."""
         return float(cls.views)
 
     @classmethod
     def comparable(cls, training: Training) -> dict[str, Any]:
-        """Settings that this pretext needs instead of another one's pre-training, to compare them at equal time."""
+        """The settings that differ from another pretext's pre-training in a comparison at equal time."""
         return {}
 
 
 def describe_pretext(name: str, settings: Any, mask: MaskSettings) -> dict[str, Any]:
-    """The metadata of a weights file on the pretext: its name, under that name its settings, and those of the masks."""
+    """A weights file's metadata on the pretext: its name, its settings under that name, and those of the masks."""
     return {"pretext": name, name: asdict(settings), "mask": asdict(mask)}

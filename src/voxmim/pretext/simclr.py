@@ -19,9 +19,9 @@ from voxmim.networks.vit import initialise
 from voxmim.pretext.pretext import Pretext
 from voxmim.settings import Augmentation, MaskSettings, Training, check_range
 
-COLLAPSED = 0.1  # of the std of projections that fill the sphere
+COLLAPSED = 0.1  # of the std of projections that fill the sphere; less is collapse
 
-# Views must differ by more than an encoder can see through at once.
+# Stronger than for masked pretexts, or matching the views would be too easy.
 AUGMENTATION = Augmentation(flip=0.5, rot90=0.0, affine=0.5, shift=0.2, contrast=0.3, noise=0.1, intensity=0.8)
 
 
@@ -31,8 +31,8 @@ class SimCLRSettings:
 
     Attributes:
         projection_width: length of a projection.
-        hidden_width: of the projection head's hidden layer; null makes it as wide as the encoder, as in the paper.
-        temperature: divides the cosines; the lower it is, the more the hardest negatives count.
+        hidden_width: of the projection head's hidden layer; null means the encoder's width, as in the paper.
+        temperature: divisor of the cosines; with a lower one, the hardest negatives have a larger weight.
         overlap: minimum overlap of two views along each axis, as a fraction of the crop.
     """
 
@@ -48,16 +48,16 @@ class SimCLRSettings:
 
 
 class SimCLROutput(NamedTuple):
-    """What one forward pass gives; loss and accuracy are means over the views of this process.
+    """The result of a forward pass; loss and accuracy are means over the views of this process.
 
     The standard deviation is that of the normalised projections of all processes, averaged over their dimensions: 0
-    when the representation has collapsed, 1 / sqrt(width) when it fills the sphere.
+    if the representation has collapsed, 1 / sqrt(width) if it fills the sphere.
     """
 
     loss: Tensor  # scalar, the NT-Xent loss
     accuracy: Tensor  # scalar, the fraction of views whose nearest other view is their partner
     std: Tensor  # scalar
-    others: int  # the number of views that the partner is picked from
+    others: int  # the number of views among which the partner is searched
 
 
 class SimCLR(Pretext):
@@ -99,7 +99,7 @@ class SimCLR(Pretext):
         """Encode, project and compare two views (B, C, X, Y, Z) of the same scans, in the same order; see `nt_xent`."""
         encoded = self.encoder.encode(torch.cat([first, second]))
         pooled = encoded.flatten(2).float().mean(2)
-        with torch.autocast(pooled.device.type, enabled=False):  # half precision would blur what views differ by
+        with torch.autocast(pooled.device.type, enabled=False):  # half precision would lose small differences
             a, b = self.head(pooled).chunk(2)
         return nt_xent(a, b, self.settings.temperature)
 
@@ -135,7 +135,7 @@ class SimCLR(Pretext):
 
     @classmethod
     def comparable(cls, training: Training) -> dict[str, Any]:
-        """SimCLR learns from comparing crops: twice as many pairs, half the learning rate, strong augmentation."""
+        """SimCLR compares the crops of a batch: twice as many pairs, half the learning rate, strong augmentation."""
         return {
             "pretrain.batch": 2 * training.batch,
             "pretrain.accumulate": 1,
@@ -147,8 +147,8 @@ class SimCLR(Pretext):
 class ViewNorm(nn.Module):
     """Batch normalisation (arXiv 1502.03167) over the views of all processes, as in the head of SimCLR's own code.
 
-    Crops of one organ look alike, and what they have in common would dominate the projections: all would be nearly the
-    same from the start. There are no running statistics, since the head is only used on batches.
+    Crops of one organ look alike, so without it all projections would be nearly the same from the start. There are no
+    running statistics, since the head is only used on batches.
     """
 
     def __init__(self, width: int, shift: bool = True) -> None:
@@ -172,7 +172,7 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> SimCLROutput:
     Raises:
         ValueError: there is only one pair over all processes.
     """
-    with torch.autocast(a.device.type, enabled=False):  # half precision would blur near-equal cosines
+    with torch.autocast(a.device.type, enabled=False):  # half precision would make similar cosines equal
         own = functional.normalize(torch.cat([a, b]).float(), dim=1)
         everyone, offset = _gather(own)
         if len(everyone) < 4:
@@ -181,9 +181,9 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> SimCLROutput:
     row = torch.arange(len(own), device=own.device)
     itself, partner = offset + row, offset + row.roll(len(a))
 
-    # Each process averages over its own views, which are compared to everyone's. The gradient that a process gets back
-    # for its views is the sum over the losses of all processes; so the mean of the losses, and the mean of the
-    # parameters' gradients that DDP takes, are those of a single process with the joint batch, without any scaling.
+    # Each process averages the loss over its own views, compared with those of all processes. The gradient of its views
+    # is the sum over the losses of all processes. So the mean loss, and DDP's mean of the parameters' gradients, are
+    # those of a single process with the joint batch, without any scaling.
     logits = (cosine / temperature).scatter(1, itself.unsqueeze(1), -torch.inf)
     loss = functional.cross_entropy(logits, partner)
 

@@ -1,8 +1,8 @@
 """SimMIM (arXiv 2111.09886) on 3D volumes: masked image modelling with a linear head, for hierarchical encoders too.
 
-The encoder sees the complete grid, with a learned mask token at every hidden patch. A linear layer turns each cell of
-the bottleneck features into the voxels of that cell; voxels of a cell beyond the far end of a volume are dropped. The
-loss is on hidden patches only.
+The encoder takes the complete grid, with a learned mask token at every hidden patch. A linear layer predicts the voxels
+of each cell of the bottleneck features; voxels beyond the far end of a volume are dropped. The loss is on hidden
+patches only.
 """
 
 import math
@@ -44,16 +44,16 @@ class SimMIM(MaskedPretext):
         nn.init.normal_(self.token, std=0.02)
         self.head = nn.Linear(encoder.width, encoder.channels * math.prod(encoder.stride))
         initialise(self.head)
-        nn.init.normal_(self.head.weight, std=0.02)  # as MAE's
+        nn.init.normal_(self.head.weight, std=0.02)  # as in MAE
 
     @classmethod
     def for_encoder(cls, encoder: type[Encoder]) -> type[Pretext] | None:
         return cls if encoder.takes_mask_token else None
 
     def forward(self, volume: Tensor, mask: Tensor, present: Tensor | None = None) -> MaskedOutput:
-        """Hide the patches of a mask (B, N) in a volume (B, C, X, Y, Z), encode, predict and compare.
+        """Hide the patches of a mask (B, N) in a volume (B, C, X, Y, Z), encode, predict, and compute the loss.
 
-        Only the channels `present`, (B, C) bool, count; None counts all.
+        The loss is over the channels `present`, (B, C) bool; None means all.
         """
         encoded = self.encoder.encode(volume, mask, self.token)
         cells = self.head(encoded.flatten(2).transpose(1, 2)).float()

@@ -88,7 +88,7 @@ def _pretraining(run: Run, recipe: Recipe, rows: Sequence[Mapping[str, float]]) 
     lead = [f"An encoder {learned}. It was trained for {recipe.pretrain.steps} steps, without labels."]
     if validated:
         lead.append(pretext.progress(settings, validated[0], validated[-1]))
-        lead.append(pretext.complaint(settings, validated[-1], recipe.pretrain.steps))
+        lead.append(pretext.warning(settings, validated[-1], recipe.pretrain.steps))
     title, axis = pretext.loss_name(settings)
     plot = Plot(title, "optimiser step", axis, pretraining_curves(rows, pretext.guess))
     return Page(f"Pre-training: {run.path.name}", lead, plots=[plot])

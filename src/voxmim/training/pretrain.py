@@ -92,7 +92,7 @@ def pretrain(
         validate=lambda _: validation.run() if val_cases else {},
         columns=list(network.columns),
         save=save,
-        warning=lambda row: network.complaint(recipe.pretext_settings, row, training.steps),
+        warning=lambda row: network.warning(recipe.pretext_settings, row, training.steps),
         files=lambda names: image_files(store, names),
         compile=recipe.compile,
         damage=damage,

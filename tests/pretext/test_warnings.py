@@ -1,4 +1,4 @@
-"""A pre-training that does not learn is said to be one, and one that does is left alone."""
+"""Warnings of pre-trainings that do not learn."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ HEAD = SimCLRSettings(projection_width=64)
 def test_a_loss_no_better_than_one_grey_value_is_complained_of_after_a_quarter(
     step: int, loss: float, expected: bool
 ) -> None:
-    complaint = MAE.complaint(MAESettings(), {"step": step, "val_loss": loss, "val_guess": 0.2}, 100)
-    assert bool(complaint) == expected
+    warning = MAE.warning(MAESettings(), {"step": step, "val_loss": loss, "val_guess": 0.2}, 100)
+    assert bool(warning) == expected
     if expected:
-        assert f"after {step} of 100 steps" in complaint
-        assert f"{loss:.4f}, and one grey value per crop has 0.2000" in complaint
-        assert "pretrain.lr" in complaint
+        assert f"after {step} of 100 steps" in warning
+        assert f"{loss:.4f}, and one grey value per crop has 0.2000" in warning
+        assert "pretrain.lr" in warning
 
 
 @pytest.mark.parametrize(("loss", "expected"), [(4.35, True), (5.18, True), (4.14, True), (3.9, False)])
 def test_views_matched_no_better_than_by_guessing_are_complained_of(loss: float, expected: bool) -> None:
     row = {"step": 100, "val_loss": loss, "val_guess": math.log(63), "val_std": 0.1, "val_accuracy": 0.1}
-    complaint = SimCLR.complaint(HEAD, row, 100)
-    assert bool(complaint) == expected
-    assert not expected or f"{loss:.4f}, and guessing the partner of a view has 4.1431" in complaint
+    warning = SimCLR.warning(HEAD, row, 100)
+    assert bool(warning) == expected
+    assert not expected or f"{loss:.4f}, and guessing the partner of a view has 4.1431" in warning
 
 
 @pytest.mark.parametrize(("step", "std", "expected"), [(25, 0.0, True), (99, 0.012, True), (99, 0.013, False),
                                                        (24, 0.0, False)])  # fmt: skip
 def test_a_collapse_is_complained_of(step: int, std: float, expected: bool) -> None:
-    complaint = SimCLR.complaint(HEAD, {"step": step, "val_loss": 3.0, "val_guess": 4.1, "val_std": std}, 100)
-    assert bool(complaint) == expected
+    warning = SimCLR.warning(HEAD, {"step": step, "val_loss": 3.0, "val_guess": 4.1, "val_std": std}, 100)
+    assert bool(warning) == expected
     if expected:
-        assert "has collapsed" in complaint
-        assert f"std {std:.4f}; 0.1250 would fill" in complaint
+        assert "has collapsed" in warning
+        assert f"std {std:.4f}; 0.1250 would fill" in warning
 
 
 def test_without_a_validation_nothing_is_said() -> None:
-    assert MAE.complaint(MAESettings(), {"step": 100, "loss": 9.0}, 100) == ""
+    assert MAE.warning(MAESettings(), {"step": 100, "loss": 9.0}, 100) == ""
 
 
 def test_rows_of_before_there_was_a_guess_are_read() -> None:
-    assert SimCLR.complaint(HEAD, {"step": 100, "val_loss": 9.0, "val_std": 0.1}, 100) == ""
+    assert SimCLR.warning(HEAD, {"step": 100, "val_loss": 9.0, "val_std": 0.1}, 100) == ""
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2"])
