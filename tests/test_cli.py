@@ -64,7 +64,7 @@ def cases_of_error(runs: TinyRuns, empty: Path) -> Iterator[tuple[list[object], 
     yield ["predict", runs.finetune, empty / "[b].nii", "--out", empty], r"\[b\]\.nii: there is no such scan or folder"
     yield ["reconstruct", runs.finetune, runs.source / "imagesTr", "--out", empty], r"there is no pretext\.safetensors"
     yield ["phantom", runs.source, "--cases", 4], "is not an empty folder; choose another one"
-    yield ["phantom", empty / "out", "--cases", 2], r"2 phantom\(s\) cannot be split"
+    yield ["phantom", empty / "out", "--cases", 2], r"2 phantoms cannot be split"
     yield ["demo", "--data", empty, "--out", runs.source], "there is something else here already"
     yield ["demo", "--data", empty, "--out", runs.recipe], r"recipe\.yaml: there is something else here already"
     yield ["recipes", "vit"], "recipe 'vit' is not known"
@@ -112,8 +112,11 @@ def test_an_interrupt_is_no_error(voxmim_says: Says, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     stub(monkeypatch, "phantom", interrupt)
+    stub(monkeypatch, "pretrain", interrupt)
     status, _, said = voxmim_says("phantom", "out")
     assert (status, said) == (130, "stopped.\n")
+    status, _, said = voxmim_says("pretrain", "store", "out")
+    assert (status, said) == (130, "stopped; --resume continues from the last checkpoint.\n")
 
 
 def test_a_fault_of_voxmims_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +135,7 @@ def test_inspect_shows_a_table_and_ends_with_a_status(tiny_source: Maker, tmp_pa
     source = tiny_source(cases=2)
     status, said, _ = voxmim_says("inspect", source, "--workers", 1)
     assert status == 0
-    assert said.endswith("Nothing is wrong with these 4 files.\n")
+    assert said.endswith("Nothing is wrong with 4 files.\n")
     assert "Findings" not in said
     (source / "imagesTr" / "case_1.nii.gz").write_bytes(b"junk")
     report = tmp_path / "report.json"
@@ -249,7 +252,7 @@ def test_the_status_is_1_if_a_scan_is_left_out(
     (tmp_path / "cut.nii.gz").write_bytes(whole.read_bytes()[:300])
     rows = [f"{name},{image},{label},test" for name, image in (("whole", whole), ("cut", "cut.nii.gz"))]
     (tmp_path / "list.csv").write_text("\n".join(["case,image,label,split", *rows]))
-    run = tiny_runs.pretrain if command == "reconstruct" else tiny_runs.finetune
+    run = tiny_runs.pretrain if command == "reconstruct" else tiny_runs.finetune / "segmentor.safetensors"
     option = "--json" if command == "evaluate" else "--out"
     status, said, errors = voxmim_says(command, run, tmp_path / "list.csv", option, tmp_path / "out")
     assert (status, errors.count("left out: ")) == (1, 1)

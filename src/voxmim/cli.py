@@ -173,7 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:  # such as missing permissions or a full disk
         fail(f"{error.filename or 'system'}: {error.strerror or error}.")
     except KeyboardInterrupt:
-        ERRORS.print("stopped.")
+        phase = tokens and tokens[0] in COMMANDS and COMMANDS[tokens[0]].phase
+        ERRORS.print("stopped; --resume continues from the last checkpoint." if phase else "stopped.")
         sys.exit(130)
     sys.exit(2 if not tokens else status or 0)
 

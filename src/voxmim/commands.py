@@ -40,8 +40,8 @@ def study(result: Mapping[str, Any], given: Given) -> int:
         CONSOLE.print(plain(sentence), soft_wrap=True)
     missing = [trial for trial in result["trials"] if trial["state"] != "done"]
     if missing:
-        CONSOLE.print(f"[red]{len(missing)} trials are missing[/red]; run the same command to try them again.")
-    done(Path(given["out"]) / given["name"] / "report.html", f"the study, {len(result['trials'])} trials")
+        CONSOLE.print(f"[red]{counted(len(missing), 'trial')} missing[/red]; run the same command to try them again.")
+    done(Path(given["out"]) / given["name"] / "report.html", f"the study, {counted(len(result['trials']), 'trial')}")
     return 1 if missing else 0
 
 
@@ -106,7 +106,7 @@ def pretrain(result: Path | Plan, given: Given) -> None:
     if isinstance(result, Path):
         _print_whether_done(result)
         return done(result / "encoder.safetensors", "the encoder; its report is report.html in the same folder")
-    title = f"{result.steps} steps of {result.crops} crops, estimated from a few of them"
+    title = f"{counted(result.steps, 'step')} of {counted(result.crops, 'crop')}, estimated from a few of them"
     table(title, ["what", "how much"], result.rows())
 
 
@@ -163,7 +163,7 @@ def embed(result: Embeddings, given: Given) -> int:
             for name, near in result.neighbours.items()
         ]
         table("Nearest scans", ["scan", "neighbours (cosine)"], rows)
-    done(result.file, f"{counted(result.scans, 'vector')} of {result.width} numbers")
+    done(result.file, f"{counted(result.scans, 'vector')} of {counted(result.width, 'number')}")
     return 1 if result.left_out else 0
 
 

@@ -69,7 +69,7 @@ def test_a_store_keeps_whether_channels_are_matched(tmp_path: Path) -> None:
     (tmp_path / "in" / "imagesTr").mkdir(parents=True)
     files = two(tmp_path / "in" / "imagesTr")
     (tmp_path / "in" / "dataset.json").write_text('{"channel_names": {"0": "T1", "1": "T2"}, "labels": {}}')
-    with pytest.raises(StoreError, match="none of 1 cases could be prepared"):
+    with pytest.raises(StoreError, match="none of 1 case could be prepared"):
         prepare(tmp_path / "in", tmp_path / "refused", intensity="mr", workers=1, quiet=True)
     result = prepare(tmp_path / "in", tmp_path / "out", intensity="mr", workers=1, quiet=True, match_channels=True)
     assert any("interpolated on those of" in finding.reason for finding in result.findings)

@@ -41,7 +41,7 @@ def test_a_label_map_that_could_be_of_several_scans_waits_for_a_decision(tmp_pat
     api.inspect(tmp_path / "scans", workers=1, list_file=tmp_path / "list.csv")
     unlabelled = [[name, f"scans/{name}.nii.gz", ""] for name in "ab"]
     assert rows_of(tmp_path / "list.csv") == [*unlabelled, ["seg", "", "scans/seg.nii.gz"]]
-    with pytest.raises(SourceError, match=r"list\.csv: line 4 names 0 images for 1 channel\(s\); correct it"):
+    with pytest.raises(SourceError, match=r"list\.csv: line 4 names 0 images for 1 channel; correct it"):
         open_source(tmp_path / "list.csv")
 
 

@@ -78,7 +78,7 @@ def test_a_scan_is_prepared_as_voxmim_prepares_it() -> None:
     np.testing.assert_array_equal(theirs.numpy(), window(ours.image, "mr", (0, 1)))
     np.testing.assert_allclose(theirs.affine.numpy(), ours.grid.affine)
     two = MetaTensor(scan[:2], meta=scan.meta)
-    with pytest.raises(ValueError, match=r"scan\.nii\.gz: the network needs 4 channels \(a, b, c, d\), the scan has 2"):
+    with pytest.raises(ValueError, match=r"scan\.nii\.gz: of the channels .* \(a, b, c, d\), the scan has 2\."):
         transform({"image": two})
 
 

@@ -59,7 +59,7 @@ def test_the_page_shows_all_of_it(inspection: Inspection, tmp_path: Path) -> Non
 def test_a_source_without_a_fault_says_so(tmp_path: Path) -> None:
     write(tmp_path / "source" / "a.nii.gz", scan(0)[0], AFFINE)
     found = inspect_source(tmp_path / "source", workers=1)
-    assert verdict(found) == "Nothing is wrong with these 1 files."
+    assert verdict(found) == "Nothing is wrong with 1 file."
     inspection_page(tmp_path / "page.html", found)
     assert "Findings</h3>" not in (tmp_path / "page.html").read_text()
 

@@ -1,11 +1,13 @@
 """What a run shows of itself while it trains."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from conftest import TinyRuns
+from voxmim.errors import StoppedError
 from voxmim.recipe import load_recipe
 from voxmim.report import live, run_page
 from voxmim.report.live import Watcher
@@ -29,6 +31,28 @@ def test_the_page_and_its_figures_are_written_at_each_validation_but_the_last(
     pretrain(Store(tiny_runs.store), tmp_path / "run", load_recipe(tiny_runs.recipe), watcher=watch)
     figures = ["01-Reconstruction-of-case_4.png", "02-Reconstruction-of-case_5.png"]
     assert seen == [(3, "running", figures)]  # of six steps, validated every third
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StoppedError(Path("run"), 1, signal.SIGTERM)])
+def test_a_run_that_is_stopped_before_its_first_validation_has_a_page_that_says_so(
+    tiny_runs: TinyRuns, tmp_path: Path, error: BaseException
+) -> None:
+    def train() -> None:
+        with Watcher() as watcher:
+
+            def watch(run: Run, row: dict[str, float], validated: bool) -> None:
+                watcher(run, row, validated)
+                raise error
+
+            pretrain(Store(tiny_runs.store), tmp_path / "run", load_recipe(tiny_runs.recipe), watcher=watch)
+
+    with pytest.raises((KeyboardInterrupt, StoppedError)):
+        train()
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["step"], status["validation"]) == ("stopped", 1, None)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Stopped after step 1 of 6; --resume continues it." in page
+    assert "It is to be trained for 6 steps" in page
 
 
 def test_the_page_takes_at_most_a_fiftieth_of_the_time(tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch) -> None:

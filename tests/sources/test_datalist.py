@@ -77,7 +77,7 @@ def test_a_patient_in_two_given_splits_stays_there(scans: Path) -> None:
         (["image,label", "t1/a.nii.gz,seg/z.nii.gz"], "line 2 names seg/z.nii.gz, which is missing"),
         (["image,label", ",seg/a.nii.gz"], "line 2 names 0 images for 1 channel"),
         (["case,label", "a,seg/a.nii.gz"], "line 2 names 0 images for 1 channel"),
-        (["image,label", "t1/a.nii.gz"], "line 2 has 1 fields for 2 columns"),
+        (["image,label", "t1/a.nii.gz"], "line 2 has 1 field for 2 columns"),
         (["image,split", "t1/a.nii.gz,tset"], "line 2: 'tset' is no split .*did you mean 'test'"),
         (["case,image", "../up,t1/a.nii.gz"], "line 2: the case '../up' cannot be the name of a file"),
         (["case,image", "x,t1/a.nii.gz", "x,t1/b.nii.gz"], "2 scans have the same name x"),
@@ -141,7 +141,7 @@ def test_the_description_of_a_decathlon_folder_is_a_list_too(scans: Path) -> Non
             {"training": [{"image": ["t1/a.nii.gz", "t2/a.nii.gz"]}, {"image": "t1/b.nii.gz", "lable": 1}]},
             "'lable' is no",
         ),
-        ({**MONAI, "channel_names": {"0": "T1"}}, r"case 1 of 'training' names 2 images for 1 channel\(s\)"),
+        ({**MONAI, "channel_names": {"0": "T1"}}, r"case 1 of 'training' names 2 images for 1 channel;"),
         ({**MONAI, "labels": {"rim": 300}}, "whole numbers from 0 to 255"),
         (
             {"channel_names": {"0": "T1"}, "training": [{"image:T2": "t2/a.nii.gz"}]},

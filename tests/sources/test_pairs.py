@@ -42,7 +42,7 @@ def test_a_case_whose_files_do_not_say_their_channels_is_left_out(tmp_path: Path
     source = open_source(fill(tmp_path, *files, dataset=FOUR))
     assert [case.name for case in source.cases] == ["b"]
     (finding,) = source.findings
-    assert "case a has 2 files (a.nii, a_0001.nii) for 4 channel(s); name them a_0000, a_0001" in finding.reason
+    assert "case a has 2 files (a.nii, a_0001.nii) for 4 channels; name them a_0000, a_0001" in finding.reason
 
 
 def test_four_digits_at_the_end_of_a_name_are_no_channel_unless_the_label_says_so(tmp_path: Path) -> None:

@@ -210,9 +210,9 @@ IMAGE, LABEL = Path("imagesTr/case_1.nii.gz"), Path("labelsTr/case_1.nii.gz")
     [
         (cut_in_the_middle, r"imagesTr/case_1\.nii\.gz: the file is cut off"),
         (lambda s: (s / IMAGE).write_bytes(b"junk"), r"imagesTr/case_1\.nii\.gz: cannot be read as an image"),
-        (lambda s: spoil(s / IMAGE, not_a_number), r"imagesTr/case_1\.nii\.gz: 1 voxels are not finite"),
+        (lambda s: spoil(s / IMAGE, not_a_number), r"imagesTr/case_1\.nii\.gz: 1 voxel not finite"),
         (lambda s: spoil(s / IMAGE, np.zeros_like), r"imagesTr/case_1\.nii\.gz: every voxel has the value 0"),
-        (lambda s: spoil(s / IMAGE, lambda a: np.concatenate([a, a])), r"a 3D volume of 1 channel\(s\) is expected"),
+        (lambda s: spoil(s / IMAGE, lambda a: np.concatenate([a, a])), r"a 3D volume of 1 channel is expected"),
     ],
     ids=["cut off", "junk", "nan", "constant", "4d"],
 )

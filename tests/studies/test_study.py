@@ -257,7 +257,7 @@ def test_a_trial_that_fails_leaves_a_hole_that_is_filled_later(
     missing = holed["tables"][-1]
     assert missing["title"] == "Missing trials"
     assert ["failed", "RuntimeError: out of memory"] in [row[1:] for row in missing["rows"]]
-    assert "3 trials are missing" in (out / "convergence" / "report.html").read_text()
+    assert "3 trials missing" in (out / "convergence" / "report.html").read_text()
     filled = answered.again(out, labels=["0.5"])
     assert filled["tables"][:3] == answered.result["tables"][:3]
     assert {trial["trial"] for trial in filled["trials"]} >= tested

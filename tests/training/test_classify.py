@@ -220,7 +220,7 @@ def test_cases_that_are_left_out_are_reported(tiny_sorted: Sorted, tmp_path: Pat
     listed, told = Classification.list_cases(store, table)
     assert sorted(listed["train"]) == sorted(f"scan_{number}" for number in range(1, 28))
     assert [line.split(" in ")[0] for line in told] == [
-        "1 case (scan_x) listed", "1 case (scan_0)", "2 listed cases are",
+        "1 case (scan_x) listed", "1 case (scan_0)", "2 listed cases",
     ]  # fmt: skip
 
 

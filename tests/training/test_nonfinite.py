@@ -57,14 +57,14 @@ def test_files_are_those_of_the_source(tiny: Tiny) -> None:
 
 
 def test_a_training_stops_at_a_poisoned_scan(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = Crops.__getitem__
+    read = Crops._row
 
-    def spoil(self: Crops, number: int) -> Any:
-        image, *rest = read(self, number)
+    def spoil(self: Crops, number: int, out: torch.Tensor) -> Any:
+        image, *rest = read(self, number, out)
         if number == 7:
             image[0, 3, 3, 3] = np.nan
         return image, *rest
 
-    monkeypatch.setattr(Crops, "__getitem__", spoil)
+    monkeypatch.setattr(Crops, "_row", spoil)
     with pytest.raises(TrainingError, match=r"nan at step 4: these scans .* finite: \S+\.nii\.gz; check"):
         api.pretrain(tiny.store, tmp_path / "run", tiny.recipe)

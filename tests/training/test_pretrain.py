@@ -261,8 +261,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     assert (out / "report.html").is_file()
 
 
-def test_a_run_stopped_before_its_first_checkpoint_goes_on(
-    tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_stopped_before_its_first_checkpoint_starts_anew_and_says_so(
+    tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, recipe = Store(tiny_runs.store), load_recipe(tiny_runs.recipe)
 
@@ -275,6 +275,7 @@ def test_a_run_stopped_before_its_first_checkpoint_goes_on(
             pretrain(store, tmp_path / "run", recipe)
     assert not (tmp_path / "run" / "last.ckpt").exists()
     pretrain(store, tmp_path / "run", Recipe(), resume=True)  # whose own settings do not count
+    assert "run: it was stopped before its first checkpoint and starts anew." in capsys.readouterr().out
     assert trace(tmp_path / "run") == trace(tiny_runs.pretrain)
     assert_same_weights(tmp_path / "run", tiny_runs.pretrain)
 

@@ -78,7 +78,7 @@ def test_two_processes_go_the_way_of_one_with_the_same_batch(
     two = tmp_path / "two"
     assert in_two_processes(pretrain, tiny.store, two, tiny.recipe, TWO | chosen) == [0, 0]
     assert_alike(one, two)
-    assert "2 on each of 1 node(s)" in (two / "report.html").read_text()
+    assert "2 on each of 1 node" in (two / "report.html").read_text()
     load_encoder(two)  # names and shapes are those of a plain network
 
 
@@ -100,28 +100,28 @@ def test_two_killed_processes_go_on_as_if_they_had_not_been(tiny: Tiny, tmp_path
 
 def read_badly(*arguments: Any) -> None:
     """The second process cannot read a crop of the third step."""
-    read = Crops.__getitem__
+    read = Crops._row
 
-    def fail(self: Crops, number: int) -> Any:
+    def fail(self: Crops, number: int, out: torch.Tensor) -> Any:
         if number == 11:
             raise StoreError("case_x: this scan is damaged.")
-        return read(self, number)
+        return read(self, number, out)
 
-    Crops.__getitem__ = fail  # type: ignore[method-assign]
+    Crops._row = fail  # type: ignore[method-assign]
     stopped(*arguments)
 
 
 def read_what_is_no_number(*arguments: Any) -> None:
     """The second process gets a crop, in the second step, that holds a NaN."""
-    read = Crops.__getitem__
+    read = Crops._row
 
-    def spoil(self: Crops, number: int) -> Any:
-        image, *rest = read(self, number)
+    def spoil(self: Crops, number: int, out: torch.Tensor) -> Any:
+        image, *rest = read(self, number, out)
         if number == 15:
             image[0, 5, 5, 5] = np.nan
         return image, *rest
 
-    Crops.__getitem__ = spoil  # type: ignore[method-assign]
+    Crops._row = spoil  # type: ignore[method-assign]
     stopped(*arguments)
 
 
@@ -189,7 +189,7 @@ def test_torchrun_starts_them(tiny: Tiny, tmp_path: Path) -> None:
 def test_another_number_than_torchrun_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TrainingError, match=r"torchrun started 2 process\(es\), but nodes 1 x devices 1 is 1; give"):
+    with pytest.raises(TrainingError, match=r"torchrun's WORLD_SIZE is 2, but nodes 1 x devices 1 is 1; give"):
         make_fabric(make_recipe(TINY_RECIPE))
 
 
@@ -222,12 +222,12 @@ def test_a_process_takes_its_rank_from_slurm() -> None:
 
 @pytest.mark.usefixtures("slurm")
 def test_another_number_than_slurm_started_is_refused() -> None:
-    with pytest.raises(TrainingError, match=r"SLURM has 4 task\(s\), 2 a node, but nodes 2 x devices 1 is 2; ask for"):
+    with pytest.raises(TrainingError, match=r"SLURM has 4 tasks, 2 a node, but nodes 2 x devices 1 is 2; ask for"):
         make_fabric(make_recipe({**TINY_RECIPE, **FOUR}))
 
 
 def test_more_gpus_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(TrainingError, match=r"devices is 2, but this process sees 1 GPU\(s\)"):
+    with pytest.raises(TrainingError, match=r"devices is 2, but this process sees 1 GPU;"):
         make_fabric(make_recipe({**TINY_RECIPE, "devices": 2}))

@@ -45,9 +45,7 @@ def _note(store: Path, *findings: dict[str, str]) -> None:
 
 def test_it_is_refused_with_the_file_and_the_way_on(tiny: Tiny, doubtful: Path, tmp_path: Path) -> None:
     for train in (api.pretrain, api.finetune):
-        with pytest.raises(
-            StoreError, match=r"1 of its findings are in doubt \(flipped label: labelsTr/case_1"
-        ) as told:
+        with pytest.raises(StoreError, match=r"1 finding in doubt \(flipped label: labelsTr/case_1") as told:
             train(doubtful, tmp_path / "run", recipe=tiny.recipe)
         assert "--accept-findings" in str(told.value)
         assert not (tmp_path / "run").exists()

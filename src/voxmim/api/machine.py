@@ -44,10 +44,11 @@ def _devices() -> list[list[str]]:
     import torch
 
     from voxmim.networks.precision import chosen_precision
+    from voxmim.text import counted
 
     cpu = torch.device("cpu")
     threads, precision = torch.get_num_threads(), chosen_precision("auto", cpu)
-    rows = [["CPU", f"{workers.cores()} cores, {threads} threads, precision {precision}"]]
+    rows = [["CPU", f"{counted(workers.cores(), 'core')}, {counted(threads, 'thread')}, precision {precision}"]]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         precision = chosen_precision("auto", torch.device("cuda", index))

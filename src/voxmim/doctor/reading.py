@@ -15,6 +15,7 @@ from voxmim.images.grid import Grid, Volume
 from voxmim.images.image_file import ImageFile
 from voxmim.images.repair import repair_label
 from voxmim.images.volume import open_image
+from voxmim.text import counted
 
 MAX_VOXELS = 1 << 30  # 4 GiB as float32; preparing needs several times as much
 _FEW = 8  # voxels along an axis
@@ -56,7 +57,7 @@ def judge_channels(images: Sequence[Path], channels: int, match: bool, findings:
     """
     first, grid, arrays = images[0], None, []
     if len(images) not in (1, channels):
-        text = f"{len(images)} files for {channels} channel(s); give one file, or one per channel."
+        text = f"{counted(len(images), 'file')} for {counted(channels, 'channel')}; give one file, or one per channel."
         findings.append(Finding.of(first, "channels", text))
         return None
     for path in images:

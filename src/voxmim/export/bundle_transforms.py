@@ -65,8 +65,10 @@ class PrepareScand(MapTransform):
 
     def _prepared(self, scan: MetaTensor) -> MetaTensor:
         if len(scan) != len(self.channels):
-            needed = f"{len(self.channels)} channels ({', '.join(self.channels)})"
-            raise ValueError(f"{scan.meta['filename_or_obj']}: the network needs {needed}, the scan has {len(scan)}.")
+            raise ValueError(
+                f"{scan.meta['filename_or_obj']}: of the channels that the network needs ({', '.join(self.channels)}), "
+                f"the scan has {len(scan)}."
+            )
         volume = to_ras(Volume(scan.numpy(), scan.affine.numpy()))
         grid = resampled_grid(Grid.of(volume), self.spacing)
         image = resample(volume, grid).array

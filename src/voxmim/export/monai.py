@@ -15,6 +15,7 @@ from voxmim.files import atomic_write
 from voxmim.networks.build import Encoder
 from voxmim.networks.swin import Swin
 from voxmim.networks.vit import SwiGLU, ViT
+from voxmim.text import counted
 from voxmim.weights.layouts.vit import MONAI_NAMES, split
 from voxmim.weights.load import load_encoder
 
@@ -120,5 +121,5 @@ def to_monai_swin_unetr(swin: Swin) -> dict[str, Tensor]:
     if swin.patch != (2, 2, 2):
         raise ValueError(f"MONAI's SwinUNETR has patches of 2, not {swin.patch}")
     if len(swin.widths) != 5:
-        raise ValueError(f"MONAI's SwinUNETR halves the grid four times, not {len(swin.widths) - 1} times")
+        raise ValueError(f"MONAI's SwinUNETR halves the grid four times, not {counted(len(swin.widths) - 1, 'time')}")
     return {name.replace("swin.", "swinViT.", 1): tensor for name, tensor in swin.state_dict().items()}

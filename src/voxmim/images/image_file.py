@@ -9,6 +9,7 @@ from nibabel.affines import apply_affine
 
 from voxmim.errors import ScanError
 from voxmim.images.grid import Grid, Volume, is_invertible
+from voxmim.text import counted
 
 _SMALLEST, _LARGEST = 1e-7, 1e4  # mm, of a voxel
 _CHUNK = 1 << 24  # voxels that are tested at once
@@ -48,15 +49,16 @@ class ImageFile:
         shape = self.sizes[:3] + tuple(size for size in self.sizes[3:] if size > 1)
         if len(shape) > 4 or (shape[3] if len(shape) == 4 else 1) != channels:
             raise ScanError(
-                f"{self.path}: a 3D volume of {channels} channel(s) is expected, but the file holds {_times(shape)} "
-                "voxels; split it into 3D files or list its channels in dataset.json.",
+                f"{self.path}: a 3D volume of {counted(channels, 'channel')} is expected, but the file holds "
+                f"{_times(shape)} voxels; split it into 3D files or list its channels in dataset.json.",
                 "4D" if len(shape) > 3 else "channels",
             )
         array = self.load().reshape(shape)
         if array.dtype.kind not in "iuf":
             raise ScanError(f"{self.path}: its voxels are not real numbers ({array.dtype}); convert it to float32.")
         if bad := _count_not_finite(array):
-            text = f"{self.path}: {bad} voxels are not finite (NaN or infinite); replace them or leave the scan out."
+            voxels = counted(bad, "voxel")
+            text = f"{self.path}: {voxels} not finite (NaN or infinite); replace them or leave the scan out."
             raise ScanError(text, "not finite")
         return Volume(np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None], self.affine)
 

@@ -12,6 +12,7 @@ from voxmim.images.grid import Volume
 from voxmim.images.volume import write_volume
 from voxmim.phantoms import head, trunk
 from voxmim.phantoms.canvas import generator
+from voxmim.text import counted
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ def write_cohort(
     if kind not in KINDS:
         raise VoxmimError(f"'{kind}' is no kind of phantom ({', '.join(KINDS)}){nearest(kind, KINDS) or '.'}")
     if cases < 4:
-        raise VoxmimError(f"{cases} phantom(s) cannot be split into train, val and test; ask for 4 cases or more.")
+        raise VoxmimError(
+            f"{counted(cases, 'phantom')} cannot be split into train, val and test; ask for 4 cases or more."
+        )
     occupied = SourceError(f"{out}: is not an empty folder; choose another one for the phantoms or empty it.")
     chosen, names = KINDS[kind], [f"phantom_{index:03d}" for index in range(cases)]
     classes = []

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from voxmim.networks.base import Encoder
 from voxmim.settings import MaskSettings, Training
+from voxmim.text import counted
 
 _MIN_FRACTION = 0.25  # of the steps; earlier validations give no warning
 _MAX_LOSS = 0.97  # of the loss of guessing; with a higher loss nothing has been learned
@@ -81,7 +82,7 @@ class Pretext(nn.Module):
         """A warning and what to try, if a validation's row of metrics shows that a pre-training fails, or ""."""
         if row["step"] < _MIN_FRACTION * steps or "val_loss" not in row:
             return ""
-        when = f"after {int(row['step'])} of {steps} steps"
+        when = f"after {int(row['step'])} of {counted(steps, 'step')}"
         if collapse := cls.collapse(settings, row):
             return f"The representation has collapsed: {when} {collapse}"
         if row["val_loss"] > _MAX_LOSS * row.get("val_guess", float("inf")):

@@ -12,6 +12,7 @@ from voxmim.report.contact import contact_sheet
 from voxmim.report.figures import label_colour
 from voxmim.report.page import Page, Picture, Table, write_page
 from voxmim.report.plots import Histogram
+from voxmim.text import counted
 
 _AXES = ("left to right", "back to front", "bottom to top")
 _ENDS = {"0": "lowest", "50": "half below", "100": "highest"}
@@ -55,11 +56,11 @@ def verdict(inspection: Inspection) -> str:
     """A summary of the findings in one or two sentences."""
     findings = inspection.findings
     if not findings:
-        return f"Nothing is wrong with these {len(inspection.files):,} files."
+        return f"Nothing is wrong with {counted(len(inspection.files), 'file')}."
     actions = Counter(finding.action for finding in findings)
     parts = [f"{actions[action]:,} {action}" for action in ("left out", "repaired", "used") if actions[action]]
-    number = f"{len(findings):,} finding{'s' if len(findings) > 1 else ''}"
-    text = f"{number} in {len(inspection.files):,} files: {', '.join(parts)}."
+    found, files = counted(len(findings), "finding"), counted(len(inspection.files), "file")
+    text = f"{found} in {files}: {', '.join(parts)}."
     doubtful = sum(finding.unresolved for finding in findings)
     return f"{text} In doubt: {doubtful:,}; training waits until they are resolved." if doubtful else text
 
@@ -82,7 +83,8 @@ def _fingerprint(inspection: Inspection) -> Table:
     for channel, parts in found["intensity_percentiles"].items():
         rows += [[f"{channel}, {_ENDS.get(at, f'{at} % below')}", *_three(part)] for at, part in parts.items()]
     rows += [
-        [f"{name}, in {part['cases']} cases (ml)", *_three(part)] for name, part in found["label_volumes_ml"].items()
+        [f"{name}, in {counted(part['cases'], 'case')} (ml)", *_three(part)]
+        for name, part in found["label_volumes_ml"].items()
     ]
     return Table("Fingerprint", ["over all cases", "least", "median", "greatest"], rows)
 
@@ -110,7 +112,7 @@ def _contact(inspection: Inspection) -> Picture:
     marked = [case.name for case in inspection.source.cases if faulty & set(map(str, case.files))]
     labels = [plane.label for plane in inspection.slices.values() if plane.label is not None]
     values = sorted({int(value) for label in labels for value in np.unique(label)})
-    names, shown = inspection.source.labels, f"{len(inspection.slices)} of {len(inspection.facts)} cases"
+    names, shown = inspection.source.labels, f"{len(inspection.slices)} of {counted(len(inspection.facts), 'case')}"
     return Picture(
         "Middle slices",
         contact_sheet(inspection.slices, inspection.intensity, marked),

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import torch
 
+from voxmim.text import counted
+
 
 def machine() -> str:
     """One line with the GPU, the CPU, its cores, torch's threads, and versions."""
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return (
-        f"{gpu}{_cpu()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch thread(s), "
+        f"{gpu}{_cpu()}, {counted(os.cpu_count() or 1, 'core')}, {counted(torch.get_num_threads(), 'torch thread')}, "
         f"torch {torch.__version__}, Python {platform.python_version()}"
     )
 

@@ -20,7 +20,7 @@ from voxmim.report.run_pictures import reconstruction_pictures, segmentation_pic
 from voxmim.settings import Training
 from voxmim.store.format import Store
 from voxmim.tasks.registry import TASKS, task_of
-from voxmim.text import sizes_in_words
+from voxmim.text import counted, sizes_in_words
 from voxmim.training.plateau import in_words
 from voxmim.training.run import RECIPE, Run
 
@@ -42,9 +42,12 @@ def write_run_page(run: Run, running: bool = False) -> Page:
     page.lead += run.about.get("warnings", [])
     page.lead += [] if running else [done_in_words(run)]
     page.facts = [*run_facts(run, recipe, training, rows, store), *page.facts]
+    step = _last_step(rows)
     if running:
-        page.lead.insert(0, f"In progress: step {_last_step(rows)} of {training.steps}.")
+        page.lead.insert(0, f"In progress: step {step} of {training.steps}.")
         page.refresh = REFRESH
+    elif step < training.steps:
+        page.lead.insert(0, f"Stopped after step {step} of {training.steps}; --resume continues it.")
     if store is not None:
         page.pictures = _pictures(run, store)
     page.settings = recipe_to_yaml(recipe)
@@ -85,7 +88,8 @@ def _pretraining(run: Run, recipe: Recipe, rows: Sequence[Mapping[str, float]]) 
     pretext, settings = recipe.pretext_class, recipe.pretext_settings
     validated = [row for row in rows if "val_loss" in row]
     learned = pretext.summary(settings, recipe.mask)
-    lead = [f"An encoder {learned}. It was trained for {recipe.pretrain.steps} steps, without labels."]
+    steps = counted(recipe.pretrain.steps, "step")
+    lead = [f"An encoder {learned}. It {_trained(rows, recipe.pretrain)} for {steps}, without labels."]
     if validated:
         lead.append(pretext.progress(settings, validated[0], validated[-1]))
         lead.append(pretext.warning(settings, validated[-1], recipe.pretrain.steps))
@@ -98,7 +102,8 @@ def _finetuning(run: Run, recipe: Recipe, rows: Sequence[Mapping[str, float]]) -
     task, training = task_of(run.path), recipe.finetune
     validated = [row for row in rows if task.score in row]
     start = "from a pre-trained encoder" if run.about.get("init") else "from scratch"
-    lead = [f"A {task.product} was trained {start} on {len(run.about['cases'])} cases, for {training.steps} steps."]
+    cases, steps = counted(len(run.about["cases"]), "case"), counted(training.steps, "step")
+    lead = [f"A {task.product} {_trained(rows, training)} {start} on {cases}, for {steps}."]
     if training.freeze == 1:
         lead[0] += " The encoder was frozen."
     if validated:
@@ -160,14 +165,14 @@ def run_facts(
     samples = recipe.pretext_class.samples if run.kind == "pretrain" else "crops"
     crop, patch = sizes_in_words(recipe.crop or ()), sizes_in_words(recipe.encoder_settings.patch)
     facts += [
-        ("trained on", f"{cases if isinstance(cases, int) else len(cases)} cases"),
+        ("trained on", counted(cases if isinstance(cases, int) else len(cases), "case")),
         ("crop and patch", f"{crop} voxels, in patches of {patch}"),
         ("encoder", recipe.encoder_settings.summary()),
         ("steps", f"{training.steps} of {training.batch} {samples}, peak lr {training.lr:g}"),
         ("seed, precision", f"{recipe.seed}, {recipe.precision}"),
     ]
     if recipe.nodes * recipe.devices > 1:
-        facts.append(("processes", f"{recipe.devices} on each of {recipe.nodes} node(s)"))
+        facts.append(("processes", f"{recipe.devices} on each of {counted(recipe.nodes, 'node')}"))
     if training.ema:
         facts.append(("weights", f"exponential moving average, decay {training.ema:g}"))
     if training.freeze:
@@ -228,7 +233,7 @@ def loss_curve(rows: Sequence[Mapping[str, float]]) -> Curve:
     smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
     steps = [int(row["step"]) for row in rows[width - 1 :]]
     every = max(1, len(steps) // _MAX_POINTS)
-    return Curve(f"training crops, mean of {width} steps", steps[::every], smooth[::every].tolist())
+    return Curve(f"training crops, mean of {counted(width, 'step')}", steps[::every], smooth[::every].tolist())
 
 
 def store_of(run: Run) -> Store | None:
@@ -237,6 +242,10 @@ def store_of(run: Run) -> Store | None:
         return Store(run.about["store"]).in_fold(run.about.get("fold"))
     except StoreError:
         return None
+
+
+def _trained(rows: Sequence[Mapping[str, float]], training: Training) -> str:
+    return "was trained" if _last_step(rows) >= training.steps else "is to be trained"
 
 
 def _last_step(rows: Sequence[Mapping[str, float]]) -> int:

@@ -24,6 +24,7 @@ from voxmim.sources.dataset_json import describe
 from voxmim.sources.jsons import read_json
 from voxmim.sources.listing import label_file, names_of
 from voxmim.sources.source import SPLITS, Source, SourceCase, annotated_values
+from voxmim.text import counted
 
 LIST_ENDINGS = (".csv", ".json")
 _COLUMNS = ("case", "image", "label", "split", "group", "annotated")
@@ -76,7 +77,9 @@ def _table(file: Path) -> Iterator[_Row]:
             for fields in reader:
                 where = f"{file}: line {reader.line_num}"
                 if len(fields) not in (0, len(header)):
-                    raise SourceError(f"{where} has {len(fields)} fields for {len(header)} columns; correct it.")
+                    raise SourceError(
+                        f"{where} has {counted(len(fields), 'field')} for {counted(len(header), 'column')}; correct it."
+                    )
                 if fields:
                     yield _Row(where, {name: text.strip() for name, text in zip(header, fields, strict=True)})
     except (csv.Error, UnicodeDecodeError, OSError) as error:
@@ -123,8 +126,8 @@ def _case(file: Path, row: _Row, channels: Sequence[str], labels: Mapping[int, s
     images = images if isinstance(images, list) else [images]
     missing = tuple(index for index, image in enumerate(images) if image is None)
     if len(missing) == len(images) or len(images) not in (1, len(channels)):
-        count = len(images) - len(missing)
-        raise SourceError(f"{row.where} names {count} images for {len(channels)} channel(s); correct it.")
+        count = counted(len(images) - len(missing), "image")
+        raise SourceError(f"{row.where} names {count} for {counted(len(channels), 'channel')}; correct it.")
     split, name = fields.get("split", row.split), str(fields.get("case", ""))
     if split not in ("", *SPLITS):
         raise SourceError(

@@ -18,6 +18,7 @@ from voxmim.images.volume import case_name, is_scan
 from voxmim.sources.listing import label_file, scans_in
 from voxmim.sources.numbered import by_case, missing_channels
 from voxmim.sources.source import SourceCase
+from voxmim.text import counted
 
 _PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"))
 
@@ -70,7 +71,7 @@ def _cases_of(
         if missing is None:
             listed = ", ".join(file.name for file in images)
             text = (
-                f"case {name} has {len(images)} files ({listed}) for {len(channels)} channel(s); "
+                f"case {name} has {counted(len(images), 'file')} ({listed}) for {counted(len(channels), 'channel')}; "
                 f"name them {name}_0000, {name}_0001 and so on, by the number of their channel."
             )
             findings.append(Finding.of(images[0], "channels", text))

@@ -11,6 +11,7 @@ import numpy as np
 from voxmim.errors import SourceError, nearest
 from voxmim.sources.jsons import read_json, read_object
 from voxmim.sources.source import SPLITS, SourceCase
+from voxmim.text import counted
 
 SPLITS_FILES = ("splits.json", "splits_final.json")
 FRACTIONS = {"val": 0.15, "test": 0.25}  # of the labelled cases; the rest trains
@@ -118,8 +119,8 @@ def folded(cases: Sequence[Any], fold: str, seed: int, where: Path) -> list[Any]
         raise SourceError(f"--fold {fold}: give it as K/N, such as 1/5 for the first of five folds.")
     if len(groups) < count:
         raise SourceError(
-            f"{where}: {len(groups)} patients in train and val cannot be dealt into {count} folds; give fewer, or draw "
-            "a split with 'voxmim split'."
+            f"{where}: {counted(len(groups), 'patient')} in train and val cannot be dealt into {count} folds; give "
+            "fewer, or draw a split with 'voxmim split'."
         )
     order = np.random.default_rng([seed, 17]).permutation(len(groups))
     held_out = {groups[i] for i in order[number - 1 :: count]}

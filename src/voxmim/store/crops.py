@@ -18,6 +18,7 @@ from torch import Tensor
 from voxmim.errors import StoreError
 from voxmim.images.intensity import window
 from voxmim.store.format import Case, Store
+from voxmim.text import counted
 
 Triple = tuple[int, int, int]
 
@@ -139,7 +140,9 @@ class Crops:
         for other in np.random.default_rng([self.plan.seed, 3, visit]).permutation(len(self.cases)):
             if self.cases[other].name not in self.damaged:
                 return self.cases[other]
-        raise StoreError(f"{self.store.path}: none of {len(self.cases)} scans can be read; run 'voxmim prepare' again.")
+        raise StoreError(
+            f"{self.store.path}: none of {counted(len(self.cases), 'scan')} can be read; run 'voxmim prepare' again."
+        )
 
     def _centre(self, case: Case, rng: np.random.Generator) -> np.ndarray | None:
         samples = self.store.samples(case.name)

@@ -25,6 +25,7 @@ from voxmim.store.index import Case, Preparation
 from voxmim.store.resolve import Read, resolve_preparation
 from voxmim.store.update import paths, plan_update, stamps
 from voxmim.store.writing import remove_case, write_case, writing
+from voxmim.text import counted
 from voxmim.workers import run
 
 _COLOURS = {"left out": "red", "repaired": "cyan", "used": "yellow", "in doubt": "magenta"}
@@ -153,7 +154,7 @@ def prepare(
     here = {case.name for case in index.cases}
     if not here:
         name, message = next(iter(failed.items()))
-        raise StoreError(f"{out}: none of {len(failed)} cases could be prepared; {name}: {message}")
+        raise StoreError(f"{out}: none of {counted(len(failed), 'case')} could be prepared; {name}: {message}")
     return PrepareResult(
         out,
         prepared=sum(case.name in here for case in prepared),

@@ -15,6 +15,7 @@ from voxmim.images.volume import open_image
 from voxmim.sources import Source
 from voxmim.store.index import Index, Preparation
 from voxmim.store.update import stamps
+from voxmim.text import counted
 
 Read = tuple[tuple[tuple[int, int], ...], Judged]
 """The stamps of a case's files before they were read, and the case."""
@@ -69,7 +70,7 @@ def _median_spacing(source: Source) -> Spacing:
         order, _ = ras_axes(grid.affine)
         spacings.append([grid.spacing[axis] for axis in order])
     if not spacings:
-        raise StoreError(f"{source.path}: none of {len(source.cases)} scans can be read; check the files.")
+        raise StoreError(f"{source.path}: none of {counted(len(source.cases), 'scan')} can be read; check the files.")
     x, y, z = (median_low(float(f"{size:.7g}") for size in sizes) for sizes in zip(*spacings, strict=True))
     return x, y, z
 

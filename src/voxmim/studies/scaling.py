@@ -14,6 +14,7 @@ from voxmim.studies.tables import (
     tested_in_words,
     validation_plot,
 )
+from voxmim.text import counted
 from voxmim.training.pretrain import pretraining_cases
 
 SCANS = (10, 40)  # besides all
@@ -26,11 +27,11 @@ def arms(request: Request) -> list[Arm]:
     cases, _ = pretraining_cases(Store(request.stores[0]), base.seed)
     title, found = base.pretext_class.title, [request.scratch()]
     for scans in [*(number for number in SCANS if number < len(cases)), None]:
-        group = f"{scans or len(cases)} scans"
+        group = counted(scans or len(cases), "scan")
         for length in LENGTHS:
             steps = max(1, round(length * base.pretrain.steps))
             settings = {"scans": scans, "pretrain.steps": steps}
-            name = f"{title}, {group}, {steps} steps"
+            name = f"{title}, {group}, {counted(steps, 'step')}"
             found.append(request.pretrained(base.pretext, settings, name=name, group=group))
     return found
 

@@ -15,7 +15,7 @@ from voxmim.studies.design import Findings
 from voxmim.tasks.intervals import mean_interval, seed_interval, verdict
 from voxmim.tasks.metrics import MAIN, METRICS, cells, convention, headings
 from voxmim.tasks.segmentation.task import case_column, prior_dice
-from voxmim.text import sizes_in_words
+from voxmim.text import counted, sizes_in_words
 
 MISSING = "missing"
 PRIOR = "position-only prior"
@@ -60,7 +60,7 @@ def score_table(comparison: Comparison, arms: Sequence[Arm], title: str = "") ->
     header = ["arm", *headings(), "lr", f"{MAIN_METRIC.title} of each seed"]
     prior = "The prior is the mean training label map; it never sees the image."
     note = " ".join([interval_note(comparison), convention(), prior])
-    return table(comparison, title or f"Results on {cases} test cases", header, rows, note, arms)
+    return table(comparison, title or f"Results on {counted(cases, 'test case')}", header, rows, note, arms)
 
 
 def label_table(comparison: Comparison, arms: Sequence[Arm]) -> Table:

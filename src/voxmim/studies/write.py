@@ -19,7 +19,7 @@ from voxmim.studies.trial import Trial
 from voxmim.tasks.cases import labelled_train_cases
 from voxmim.tasks.metrics import METRICS
 from voxmim.tasks.segmentation.task import case_column
-from voxmim.text import sizes_in_words
+from voxmim.text import counted, sizes_in_words
 
 COLUMNS = (
     "trial", "kind", "group", "arm", "seed", "lr", "chosen", "split", "step", "case", "label", "metric", "value",
@@ -36,7 +36,7 @@ def write_study(
     lead = [*findings.lead, unlearned_note(comparison, comparison.arms)]
     tables = [*findings.tables, _lr_table(comparison)]
     if missing := [[note.trial, note.state, note.error] for note in comparison.notes.values() if note.state != "done"]:
-        lead.append(f"{len(missing)} trials are missing; see the last table.")
+        lead.append(f"{counted(len(missing), 'trial')} missing; see the last table.")
         again = "Run the same command to try them again."
         tables.append(Table("Missing trials", ["trial", "state", "reason"], missing, again))
     page = Page(
@@ -82,7 +82,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     facts += [
         ("encoder", f"{encoder.summary()}, patch {sizes_in_words(encoder.patch)}"),
         ("crop", sizes_in_words(arm.recipe.crop or ())),
-        ("fine-tuning", f"{training.steps} steps of {training.batch} crops"),
+        ("fine-tuning", f"{counted(training.steps, 'step')} of {counted(training.batch, 'crop')}"),
         ("labelled cases", ", ".join(dict.fromkeys(_labels(arm) for arm in comparison.arms))),
         ("learning rates tried", ", ".join(f"{lr:g}" for lr in arm.recipe.lrs)),
         ("seeds", f"{', '.join(map(str, comparison.seeds))}; each draws its own labelled cases, crops and weights"),

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from voxmim.errors import StoreError, TrainingError
 from voxmim.store.format import Case
+from voxmim.text import counted
 from voxmim.training.run import Run
 
 Read = TypeVar("Read")
@@ -45,6 +46,7 @@ class Damage:
         allowed = int(self.max_fraction * self.scans)
         if len(self.errors) > allowed:
             raise TrainingError(
-                f"{run.path}: {len(self.errors)} of {self.scans} scans cannot be read ({', '.join(self.errors)}), and "
-                f"max_damaged {self.max_fraction:g} allows {allowed}; prepare them again and continue with --resume."
+                f"{run.path}: {len(self.errors)} of {counted(self.scans, 'scan')} cannot be read "
+                f"({', '.join(self.errors)}), and max_damaged {self.max_fraction:g} allows {allowed}; prepare them "
+                "again and continue with --resume."
             )

@@ -35,5 +35,7 @@ def with_steps(recipe: Recipe, cases: Sequence[Case], change: str = "") -> Recip
     steps = steps_for(voxels, recipe.crop, recipe.finetune.batch)
     if change:
         trained_on = f"{counted(len(cases), 'case')} of {voxels:,} voxels together"
-        CONSOLE.print(f"Fine-tuning takes {steps} steps, from {trained_on}; change them with {change}.", soft_wrap=True)
+        CONSOLE.print(
+            f"Fine-tuning takes {counted(steps, 'step')}, from {trained_on}; change them with {change}.", soft_wrap=True
+        )
     return replace(recipe, finetune=replace(recipe.finetune, steps=steps))

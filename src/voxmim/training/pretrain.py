@@ -15,6 +15,7 @@ from voxmim.pretext.pretext import describe_pretext
 from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch, CropPlan, Crops
 from voxmim.store.format import Case, Store
+from voxmim.text import counted
 from voxmim.training.damage import Damage
 from voxmim.training.loop import Job, Watcher, train
 from voxmim.training.nonfinite import image_files
@@ -118,7 +119,8 @@ def pretraining_cases(store: Store, seed: int, scans: int | None = None) -> tupl
         cases = [case for i, case in enumerate(cases) if i not in held_out]
     if scans is not None:
         if scans > len(cases):
-            raise StoreError(f"{store.path}: it has {len(cases)} scans to pre-train on; lower scans, which is {scans}.")
+            there = counted(len(cases), "scan")
+            raise StoreError(f"{store.path}: it has {there} to pre-train on; lower scans, which is {scans}.")
         sample = set(np.random.default_rng([seed, 8]).permutation(len(cases))[:scans].tolist())
         cases = [case for i, case in enumerate(cases) if i in sample]
     return cases, val[:MAX_VALIDATION]

@@ -11,6 +11,7 @@ from torch import distributed
 
 from voxmim.errors import TrainingError, VoxmimError
 from voxmim.recipe import Recipe
+from voxmim.text import counted
 from voxmim.training.one_process import Fabric, OneProcess
 
 for _name in ("lightning.fabric", "lightning.pytorch"):  # tips are logged by whichever was imported last
@@ -30,8 +31,8 @@ def make_fabric(recipe: Recipe) -> Fabric:
         raise TrainingError("precision 16 needs a GPU, and none was found; take --precision bf16 or 32.")
     if accelerator == "cuda" and recipe.devices > torch.cuda.device_count():
         raise TrainingError(
-            f"devices is {recipe.devices}, but this process sees {torch.cuda.device_count()} GPU(s); take fewer, or let"
-            " every process see all GPUs of its node."
+            f"devices is {recipe.devices}, but this process sees {counted(torch.cuda.device_count(), 'GPU')}; take "
+            "fewer, or let every process see all GPUs of its node."
         )
     world = recipe.nodes * recipe.devices
     _check_started(world, recipe)
@@ -55,7 +56,7 @@ def _check_started(world: int, recipe: Recipe) -> None:
     if distributed.is_torchelastic_launched():
         if int(os.environ["WORLD_SIZE"]) != world:
             raise TrainingError(
-                f"torchrun started {os.environ['WORLD_SIZE']} process(es), but nodes {recipe.nodes} x devices "
+                f"torchrun's WORLD_SIZE is {os.environ['WORLD_SIZE']}, but nodes {recipe.nodes} x devices "
                 f"{recipe.devices} is {world}; give voxmim the same --nodes and --devices."
             )
     elif "SLURM_NTASKS" in os.environ:
@@ -66,8 +67,8 @@ def _check_started(world: int, recipe: Recipe) -> None:
         per_node = os.environ.get("SLURM_NTASKS_PER_NODE")
         if int(os.environ["SLURM_NTASKS"]) != world or (world > 1 and per_node != str(recipe.devices)):
             raise TrainingError(
-                f"SLURM has {os.environ['SLURM_NTASKS']} task(s), {per_node or 'no set number'} a node, but nodes "
-                f"{recipe.nodes} x devices {recipe.devices} is {world}; ask for --nodes={recipe.nodes} "
+                f"SLURM has {counted(int(os.environ['SLURM_NTASKS']), 'task')}, {per_node or 'no set number'} a node, "
+                f"but nodes {recipe.nodes} x devices {recipe.devices} is {world}; ask for --nodes={recipe.nodes} "
                 f"--ntasks-per-node={recipe.devices}, and start voxmim with srun."
             )
 

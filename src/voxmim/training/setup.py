@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from voxmim.console import CONSOLE
+from voxmim.console import CONSOLE, plain
 from voxmim.errors import RunError, StoreError
 from voxmim.networks.build import describe_encoder
 from voxmim.networks.precision import chosen_precision
@@ -17,6 +17,7 @@ from voxmim.store import augment
 from voxmim.store.crops import Batch, Crops, batches
 from voxmim.store.format import Store
 from voxmim.store.sides import Sides
+from voxmim.text import counted
 from voxmim.training.one_process import Fabric
 from voxmim.training.run import CHECKPOINT, Run, refuse_occupied
 from voxmim.weights.load import LoadReport
@@ -49,8 +50,11 @@ def begin(store: Store, out: Path, kind: str, recipe: Recipe, init: Path | None,
                 "store or a copy of it."
             )
         run.about |= store_entries(store)
-        before_first_checkpoint = run.about.get("init") is not None and not (run.path / CHECKPOINT).is_file()
-        return Beginning(run.recipe(), run, Start.read(Path(run.about["init"])) if before_first_checkpoint else None)
+        if (run.path / CHECKPOINT).is_file():
+            return Beginning(run.recipe(), run, None)
+        CONSOLE.print(plain(f"{out}: it was stopped before its first checkpoint and starts anew."), soft_wrap=True)
+        init = run.about.get("init")
+        return Beginning(run.recipe(), run, None if init is None else Start.read(Path(init)))
     start = None if init is None else Start.read(init)
     refuse_occupied(out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -73,7 +77,7 @@ def refuse_unresolved(store: Store, accepted: bool = False) -> None:
         named = ", ".join(f"{finding.kind}: {finding.file}" for finding in findings[:_NAMED])
         more = f" and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""
         raise StoreError(
-            f"{store.path}: {len(findings)} of its findings are in doubt ({named}{more}); mend these files or take "
+            f"{store.path}: {counted(len(findings), 'finding')} in doubt ({named}{more}); mend these files or take "
             "them out and prepare again, or train all the same with --accept-findings."
         )
 

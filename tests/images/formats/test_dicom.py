@@ -147,7 +147,7 @@ def test_duplicate_slices_are_taken_once(tmp_path: Path) -> None:
     write_series(tmp_path / "one", array)
     write_series(tmp_path / "copy", array[:, :, 1:3], places(5)[1:3])
     series = only(tmp_path)
-    assert series.notes == ("2 duplicate slices are used once",)
+    assert series.notes == ("2 duplicate slices used once",)
     np.testing.assert_array_equal(read_volume(tmp_path).array[0], array)
 
 

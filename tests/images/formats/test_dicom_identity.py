@@ -93,7 +93,7 @@ def test_a_copy_with_the_same_numbers_is_used_once(tmp_path: Path) -> None:
     write(tmp_path / "one", A, 0.0, "a", range(1, 7))
     write(tmp_path / "copy", A, 0.0, "a", range(1, 7))
     (series,) = find_series(tmp_path)
-    assert (series.fault, series.notes) == (None, ("6 duplicate slices are used once",))
+    assert (series.fault, series.notes) == (None, ("6 duplicate slices used once",))
 
 
 def test_what_identifies_patients_is_in_no_text(tmp_path: Path) -> None:

@@ -94,8 +94,8 @@ def test_rows_of_a_table() -> None:
     assert rows == [
         ["AUROC", "1.000", "1.000 to 1.000", "0.500"],
         ["balanced accuracy", "1.000", "1.000 to 1.000", "0.500"],
-        ["sensitivity of a (1 cases)", "1.000", "–", "–"],
-        ["sensitivity of b (1 cases)", "1.000", "–", "–"],
+        ["sensitivity of a (1 case)", "1.000", "–", "–"],
+        ["sensitivity of b (1 case)", "1.000", "–", "–"],
     ]
     rows = Classification.tables(about | summarise(["a", "b"], {"x": "b"}, {"x": given["x"]}))[0].rows
     assert rows[0] == ["AUROC", "–", "–", "0.500"]

@@ -155,7 +155,7 @@ def test_an_evaluation_leaves_it_out_and_says_so(trained: Path, partly: Path) ->
     assert list(scores["case_6"]) == ["bone"]
     assert result["labels"]["fat"]["cases"] <= 1
     (table,) = result_tables(result)
-    assert "50 % of the voxels of 1 cases" in table.note
+    assert "50 % of the voxels of 1 case." in table.note
     assert "case_6 (bone)" in table.note
     assert result["not_learned"] == []
 

@@ -115,7 +115,7 @@ def test_only_what_training_cases_hold_is_learned(tmp_path: Path) -> None:
 
 def test_empty_label_maps_are_refused(tmp_path: Path) -> None:
     store = store_of(tmp_path, [{0: 9}, {}])
-    with pytest.raises(StoreError, match="the label maps of all 2 training cases are empty"):
+    with pytest.raises(StoreError, match="the label maps of 2 training cases are all empty"):
         Structures.of_store(store, list(store.cases.values()))
 
 

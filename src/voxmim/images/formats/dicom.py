@@ -23,6 +23,7 @@ from voxmim.images.formats.dicom_stack import Stack, stack
 from voxmim.images.grid import LPS_TO_RAS, Grid
 from voxmim.images.image_file import ImageFile
 from voxmim.images.walk import files_below, printable
+from voxmim.text import counted
 
 SERIES_ENDING = ".series"
 _REMEMBERED = 16  # folders
@@ -172,7 +173,7 @@ def _as_series(files: Sequence[Planes], kinds: int) -> Series:
     elif stacked.duplicates:
         different = next((pair for pair in stacked.duplicates if not _are_copies(*(planes[at] for at in pair))), None)
         if different is None:
-            notes.append(f"{len(stacked.duplicates)} duplicate slices are used once")
+            notes.append(f"{counted(len(stacked.duplicates), 'duplicate slice')} used once")
         else:
             a, b = (_called(planes[index]) for index in different)
             fault = f"{a} and {b} lie at the same place with different voxels (several times or echoes in one series)"

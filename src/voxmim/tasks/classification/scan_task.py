@@ -23,6 +23,7 @@ from voxmim.tasks.given import Scan, Written, given_scans
 from voxmim.tasks.metrics import Metric
 from voxmim.tasks.scans import Progress, channel_order, for_each, source_in_fold
 from voxmim.tasks.task import Predictor, ResultTable, Task
+from voxmim.text import counted
 from voxmim.weights.join import Loaded, load_joined
 from voxmim.weights.start import Start
 
@@ -106,7 +107,7 @@ class ScanTask(Task):
         listed, notes = match(cls.read(table), complete, table, store.path, cls.target)
         unsplit = listed.pop("unlabelled", {})
         if listed and unsplit:
-            notes.append(f"{len(unsplit)} listed cases are in the split 'unlabelled' of {store.path}: left out.")
+            notes.append(f"{counted(len(unsplit), 'listed case')} in the split 'unlabelled' of {store.path}: left out.")
         elif unsplit:
             drawn = draw_splits(cls.strata(unsplit), store.seed)
             for split in ("train", "val", "test"):
@@ -241,7 +242,7 @@ class ScanTask(Task):
         notes = [*result.get("notes", ()), result["convention"]]
         if result.get("left_out"):
             notes.append(f"Left out, since they cannot be used: {', '.join(result['left_out'])}.")
-        title = f"Results on {len(result['cases'])} cases of the split '{result['split']}'"
+        title = f"Results on {counted(len(result['cases']), 'case')} of the split '{result['split']}'"
         return [ResultTable(title, ["metric", "value", "95 % interval", "constant guess"], rows, " ".join(notes))]
 
     @classmethod

@@ -21,6 +21,7 @@ from voxmim.tasks.classification.labels import CLASS, Listed, counts_in_words, r
 from voxmim.tasks.classification.metrics import CONVENTION, METRICS, auroc, balanced_accuracy, described, summarise
 from voxmim.tasks.classification.scan_task import ScanTask
 from voxmim.tasks.task import ResultTable
+from voxmim.text import counted
 from voxmim.weights.head import load_head
 from voxmim.weights.load import LoadReport, load_classifier
 from voxmim.weights.start import Start
@@ -112,7 +113,7 @@ class Classification(ScanTask):
         (main,) = super().tables(result)
         for name, scores in result["sensitivity"].items():
             value = METRICS["balanced_accuracy"].text(scores["value"])
-            main.rows.append([f"sensitivity of {name} ({scores['cases']} cases)", value, "–", "–"])
+            main.rows.append([f"sensitivity of {name} ({counted(scores['cases'], 'case')})", value, "–", "–"])
         confusion = [
             [name, *map(str, counts)] for name, counts in zip(result["classes"], result["confusion"], strict=True)
         ]

@@ -16,6 +16,7 @@ from voxmim.tasks.segmentation.predict import Segmentor
 from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
 from voxmim.tasks.segmentation.scores import Scores, score_case, summarise, without
 from voxmim.tasks.task import ResultTable
+from voxmim.text import counted
 from voxmim.weights.files import find_weights
 
 
@@ -125,14 +126,14 @@ def result_tables(result: Mapping[str, Any]) -> list[ResultTable]:
     if result.get("not_scored"):
         note.append(f"Not scored, since the data do not label them: {', '.join(result['not_scored'])}.")
     if ignored := result.get("ignored"):
-        voxels = f"{100 * sum(ignored.values()) / len(ignored):.2g} % of the voxels of {len(ignored)} cases"
+        voxels = f"{100 * sum(ignored.values()) / len(ignored):.2g} % of the voxels of {counted(len(ignored), 'case')}"
         note.append(f"Not scored, since nobody annotated them: {voxels}.")
     if partly := result.get("partly_annotated"):
         listed = "; ".join(f"{case} ({', '.join(labels) or 'none'})" for case, labels in partly.items())
         note.append(f"Only these labels are scored in cases that lack the annotation of others: {listed}.")
     if result.get("left_out"):
         note.append(f"Left out, since they lack a channel or cannot be used: {', '.join(result['left_out'])}.")
-    title = f"Results on {len(result['cases'])} cases of the split '{result['split']}'"
+    title = f"Results on {counted(len(result['cases']), 'case')} of the split '{result['split']}'"
     return [ResultTable(title, header, rows, " ".join(note))]
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from voxmim.errors import StoreError
 from voxmim.sources.source import ignored_value
 from voxmim.store.format import Case, Store
+from voxmim.text import counted
 from voxmim.weights.head import BACKGROUND
 
 
@@ -46,7 +47,7 @@ class Structures:
         labels = {value: name for value, name in store.labels.items() if value in present}
         if not labels:
             raise StoreError(
-                f"{store.path}: the label maps of all {len(cases)} training cases are empty; look at what "
+                f"{store.path}: the label maps of {counted(len(cases), 'training case')} are all empty; look at what "
                 "'voxmim inspect' says of the label files."
             )
         unseen = {value: name for value, name in store.labels.items() if value not in {*present, ignore}}

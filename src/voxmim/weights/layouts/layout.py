@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from voxmim.networks.patches import Triple
+from voxmim.text import counted
 
 USUAL_CROP: Triple = (96, 96, 96)  # if neither the weights nor the user specify it
 
@@ -130,4 +131,4 @@ def grid_of_crop(crop: Triple, patch: Sequence[int]) -> Triple:
 def check_channels(channels: int, request: Request) -> None:
     """Raise ValueError if weights for this number of channels do not fit the request."""
     if request.channels not in (None, channels):
-        raise ValueError(f"the weights are for {channels} channels, not {request.channels}")
+        raise ValueError(f"the weights are for {counted(channels, 'channel')}, not {request.channels}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from voxmim.text import counted
 from voxmim.weights.layouts.layout import USUAL_CROP, Checkpoint, Imported, Layout, Request, check_channels, count
 from voxmim.weights.layouts.plans import about, read_plans, turn
 
@@ -42,7 +43,7 @@ def _convert(checkpoint: Checkpoint, request: Request) -> Imported:
         plans.strides = [(1, 1, 1), *[(2, 2, 2)] * (len(stages) - 1)]
         warnings.append("Every stage but the first is taken to halve the grid, as no plans say it (resenc.strides).")
     if len(plans.strides) != len(stages):
-        raise ValueError(f"its plans have {len(plans.strides)} stages, but the network has {len(stages)}")
+        raise ValueError(f"its plans have {counted(len(plans.strides), 'stage')}, but the network has {len(stages)}")
     settings: dict[str, Any] = {
         "widths": [len(first) for first in kernels],
         "blocks": [count(tensors, rf"stages\.{stage}\.blocks\.(\d+)\.") for stage in stages],

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from voxmim.networks.patches import Triple
 from voxmim.networks.positions import resize_positions
+from voxmim.text import counted
 from voxmim.weights.adapt import pick_channels
 from voxmim.weights.layouts.layout import (
     USUAL_CROP,
@@ -91,7 +92,8 @@ def _from_timm_2d(checkpoint: Checkpoint, request: Request) -> Imported:
     crop = request.crop or USUAL_CROP
     grid = grid_of_crop(crop, patch)
     found.changes |= {
-        "embed.weight": f"inflated from {(x, y)} to {patch}, {channels} channels instead of {kernel.shape[1]}",
+        "embed.weight": f"inflated from {(x, y)} to {patch}, "
+        f"{counted(channels, 'channel')} instead of {kernel.shape[1]}",
         "positions": f"interpolated and repeated for a grid of {grid}",
     }
     positions = resize_positions(table, (side, side, 1), grid)
