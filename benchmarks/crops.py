@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from benchmarks.timing import Report, Work, alternate, resident
 from voxmim.images.volume import Volume, write_volume
-from voxmim.store import kept
+from voxmim.store import file_cache
 from voxmim.store.crops import CropPlan, Crops
 from voxmim.store.format import Case, Index, Preparation, Store
 from voxmim.store.writing import write_case
@@ -39,8 +39,8 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
         make_scans(folder, scans, shape)
         plan = CropPlan((size, size, size), WINDOW, 0, PER_SCAN)
         count = scans * PER_SCAN
-        for row, limit in (("", kept.LIMIT), (", few scans kept", 2**24)):
-            kept.LIMIT, before = limit, kept.LIMIT
+        for row, limit in (("", file_cache.LIMIT), (", few scans kept", 2**24)):
+            file_cache.LIMIT, before = limit, file_cache.LIMIT
             crops = Crops(Store(folder / "store"), Store(folder / "store").in_split("train"), plan)
             sides = {"ours": cut(crops, count), **monai_sides(folder, size, scans)}
             seconds = alternate(sides, rounds, warm_up=2, clock=time.process_time)
@@ -57,7 +57,7 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
                 report.figure(
                     "reads a crop", reads(cut(fresh, count)) / count, "reads", f"of {count}, none kept before"
                 )
-            kept.LIMIT = before
+            file_cache.LIMIT = before
     torch.set_num_threads(threads)
 
 
