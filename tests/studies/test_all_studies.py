@@ -164,9 +164,9 @@ def test_unlabelled_scans_are_used_before_the_fine_tuning_during_it_and_both(
 def test_scaling_crosses_scans_and_steps(answers: dict[str, dict[str, Any]]) -> None:
     names = [name for _, name in arms_of(answers["scaling"])]
     every = len(Store(answers["where"]["ct"]).in_split("train", "unlabelled"))
-    numbers = [name.removeprefix("MAE, ").split(" scans, ") for name in names[1:]]
+    numbers = [name.removeprefix("MAE, ").split(", ") for name in names[1:]]
     assert names[0] == "from scratch"
-    assert [scans for scans, _ in numbers] == ["1"] * 3 + [str(every)] * 3
+    assert [scans for scans, _ in numbers] == ["1 scan"] * 3 + [f"{every} scans"] * 3
     assert len({steps for _, steps in numbers}) == 3
     page = (answers["where"]["out"] / "scaling" / "page.md").read_text()
     assert "What pre-training gains by its length and its scans" in page
