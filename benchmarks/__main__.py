@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -38,9 +39,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="toy sizes and one round")
     options = parser.parse_args(arguments)
 
+    import torch
+
     from benchmarks.timing import Report
+    from voxmim.networks.precision import fast_bfloat16
     from voxmim.workers import keep_memory
 
+    if not fast_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
+        print("warning: no instructions for bfloat16 here, so rows in bf16 only show that they run", file=sys.stderr)
     keep_memory()  # as every command of voxmim does
     report = Report()
     for name in NAMES[:-1] if options.name == "all" else (options.name,):

@@ -6,6 +6,7 @@ import torch
 
 from benchmarks.networks import VIT_B, VIT_TOY, WIDTHS, WIDTHS_TOY, unet_pair, unetr_pair
 from benchmarks.timing import Report, alternate, as_usual, bf16_rate, operations, peak_memory, training_step
+from voxmim.networks.precision import working_dtype
 from voxmim.settings import Training, Triple
 from voxmim.tasks.segmentation.loss import make_criterion
 from voxmim.tasks.segmentation.structures import Structures
@@ -18,7 +19,7 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
     """Time a UNETR and a residual U-Net."""
     from monai.losses import DiceCELoss
 
-    crop: Triple = (32, 32, 32) if smoke else (96, 96, 96)
+    crop: Triple = (16, 16, 16) if smoke else (96, 96, 96)
     volume, label = torch.rand(1, 1, *crop), torch.randint(0, CLASSES, (1, 1, *crop))
     rate = bf16_rate(size=256 if smoke else 2048)
     structures = Structures({value: f"organ {value}" for value in range(1, CLASSES)}, {}, tuple(range(CLASSES)), {})
@@ -41,7 +42,7 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
         sides = {
             "float32": as_usual(training_step(theirs, their_optimiser, of_theirs)),
             "bf16": as_usual(training_step(theirs, their_optimiser, of_theirs, torch.bfloat16)),
-            "ours": training_step(ours, own_optimiser, of_ours, torch.bfloat16),
+            "ours": training_step(ours, own_optimiser, of_ours, working_dtype(volume.device, "bf16")),
         }
         seconds = alternate(sides, rounds)
         memory = {name: peak_memory(step) for name, step in sides.items()}

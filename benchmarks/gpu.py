@@ -22,6 +22,7 @@ from benchmarks.networks import VIT_B, VIT_TOY, WIDTHS, WIDTHS_TOY, unet_pair, u
 from benchmarks.timing import Report, alternate, bf16_rate, operations, peak_memory, training_step
 from voxmim.networks.build import build_encoder
 from voxmim.networks.patches import patchify
+from voxmim.networks.precision import working_dtype
 from voxmim.networks.resenc import ResEncSettings
 from voxmim.networks.vit import ViTSettings
 from voxmim.pretext.build import build_pretext
@@ -56,14 +57,15 @@ def one_row(
 ) -> None:
     """Time the sides of one row; what does not fit into memory is said so."""
     sides, networks = {}, make(batch)
+    dtype = working_dtype(torch.device("cuda" if torch.cuda.is_available() else "cpu"), "bf16")
     for name, (network, loss) in networks.items():
         optimiser = make_optimiser(network, Training(), (0.9, 0.95))
         on_gpu = next(network.parameters()).is_cuda
         compiled: Any = torch.compile(network) if on_gpu else network
-        sides[name] = training_step(network, optimiser, partial(loss, compiled), torch.bfloat16)
+        sides[name] = training_step(network, optimiser, partial(loss, compiled), dtype)
     try:
         seconds = alternate(sides, rounds, warm_up=2)
-        plain = training_step(network, optimiser, partial(loss, network), torch.bfloat16)
+        plain = training_step(network, optimiser, partial(loss, network), dtype)
         used = operations(plain) / min(seconds["ours"]) / rate
         peaks = {name: peak_memory(step) for name, step in sides.items()}
     except torch.cuda.OutOfMemoryError:

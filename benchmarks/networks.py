@@ -19,11 +19,12 @@ def unetr_pair(vit: ViTSettings, crop: Triple, classes: int) -> tuple[nn.Module,
     from monai.networks.nets import UNETR
 
     torch.manual_seed(0)
+    features = 4 if vit is VIT_TOY else 16
     theirs = UNETR(
-        1, classes, crop, feature_size=16, hidden_size=vit.width, mlp_dim=4 * vit.width, num_heads=vit.heads,
+        1, classes, crop, feature_size=features, hidden_size=vit.width, mlp_dim=4 * vit.width, num_heads=vit.heads,
         proj_type="conv", norm_name="instance", res_block=True,
     )  # fmt: skip
-    return theirs, build_segmentor(build_encoder(vit, 1, crop), UNETRSettings(16), classes)
+    return theirs, build_segmentor(build_encoder(vit, 1, crop), UNETRSettings(features), classes)
 
 
 def unet_pair(widths: tuple[int, ...], crop: Triple, classes: int) -> tuple[nn.Module, nn.Module]:

@@ -18,6 +18,7 @@ from benchmarks.networks import VIT_B, VIT_TOY, unetr_pair
 from benchmarks.timing import Report, Work, alternate, as_usual, peak_memory
 from voxmim import api
 from voxmim.images.grid import Grid
+from voxmim.networks.precision import working_dtype
 from voxmim.report.run_pictures import prepared_case
 from voxmim.settings import Triple
 from voxmim.store.format import Store
@@ -30,7 +31,7 @@ OVERLAP, CLASSES, WINDOWS = 0.5, 14, 4  # windows that MONAI's side computes at 
 
 def measure(report: Report, rounds: int, smoke: bool) -> None:
     """Speed, equality, memory."""
-    crop: Triple = (32, 32, 32) if smoke else (96, 96, 96)
+    crop: Triple = (16, 16, 16) if smoke else (96, 96, 96)
     theirs, ours = unetr_pair(VIT_TOY if smoke else VIT_B, crop, CLASSES)
     image = torch.rand(1, *(crop[0] * 3 // 2 for _ in range(3)))
     sides: dict[str, Work] = {
@@ -82,7 +83,7 @@ def equality(smoke: bool) -> float:
             image = segmentor.image(scan)
             # Sums of probabilities, as ours: those of logits are another rule, whatever computes it.
             network = nn.Sequential(segmentor.network, nn.Softmax(dim=1))
-            theirs = monai_labels(network, image, segmentor.crop, torch.bfloat16).numpy()
+            theirs = monai_labels(network, image, segmentor.crop, working_dtype(image.device, "bf16")).numpy()
             values = np.asarray(segmentor.structures.values)
             equal.append(values[theirs] == segmentor.prepared_label_map(scan))
     return float(np.mean(np.concatenate([found.ravel() for found in equal])))

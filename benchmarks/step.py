@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.plain_mae import PlainMAE, PlainSimMIM
 from benchmarks.timing import Report, Work, alternate, as_usual, bf16_rate, operations, peak_memory, training_step
 from voxmim.networks.build import build_encoder
+from voxmim.networks.precision import working_dtype
 from voxmim.networks.vit import ViTSettings
 from voxmim.pretext.build import build_pretext
 from voxmim.pretext.mae import MAESettings
@@ -74,7 +75,8 @@ def our_step(
     crop: Triple = (volume.shape[2], volume.shape[3], volume.shape[4])
     network = build_pretext(case.pretext, settings, MaskSettings(), build_encoder(vit, 1, crop))
     optimiser = make_optimiser(network, Training(), (0.9, 0.95))
-    return training_step(network, optimiser, lambda: network(*network.inputs(volume, seeds)).loss, torch.bfloat16)
+    dtype = working_dtype(volume.device, "bf16")
+    return training_step(network, optimiser, lambda: network(*network.inputs(volume, seeds)).loss, dtype)
 
 
 def plain_step(case: Case, vit: ViTSettings, volume: Tensor, seeds: Tensor) -> dict[str, Work]:

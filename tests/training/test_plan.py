@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,11 @@ import pytest
 from conftest import Tiny, TinyRuns
 from voxmim import api
 from voxmim.cli import main
-from voxmim.errors import RecipeError, RunError
+from voxmim.errors import RecipeError, StoppedError
 from voxmim.recipe import load_recipe
+from voxmim.settings import Training
 from voxmim.store.format import Store
-from voxmim.training.plan import for_hours
+from voxmim.training.plan import Plan, for_hours
 from voxmim.weights.files import read_weights
 from voxmim.weights.load import load_encoder
 
@@ -60,7 +62,7 @@ def test_the_command_prints_a_table_and_writes_nothing(
 def test_hours_become_the_steps_that_fit_into_them(tiny: Tiny, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(tiny.recipe, {f"{kind}.steps": 100, f"{kind}.validate_every": 10})
     measured = SimpleNamespace(seconds=1800.0, training=getattr(recipe, kind))
-    monkeypatch.setattr("voxmim.training.plan.plan", lambda *_: measured)
+    monkeypatch.setattr("voxmim.training.plan.plan", lambda *_, **__: measured)
     training = getattr(for_hours(Store(tiny.store), recipe, 2.0, kind), kind)
     assert (training.steps, training.validate_every) == (400, 40)
 
@@ -70,11 +72,42 @@ def test_a_training_for_hours_measures_its_speed_first(tiny: Tiny, tmp_path: Pat
     assert load_recipe(run / "recipe.yaml").finetune.steps == 1
 
 
+def test_a_stopped_plan_does_not_speak_of_resuming(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: Store, out: Path, *__: object) -> None:
+        raise StoppedError(out, 3, signal.SIGTERM)
+
+    monkeypatch.setattr("voxmim.training.plan.pretrain", stop)
+    with pytest.raises(StoppedError, match=r"^stopped while a few steps were timed; nothing was kept\.$"):
+        api.plan(tiny.store, tiny.recipe)
+
+
 def test_no_time_at_all_is_refused(tiny: Tiny) -> None:
     with pytest.raises(RecipeError, match="--hours 0: give a time above 0"):
         for_hours(Store(tiny.store), load_recipe(tiny.recipe), 0)
 
 
-def test_hours_are_refused_for_a_classification(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="only for a segmentation; give --steps"):
-        api.finetune(tiny.store, tmp_path / "run", recipe=tiny.recipe, task="classification", hours=1.0)
+def test_hours_are_for_every_task_and_fold(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = SimpleNamespace(seconds=3600.0, training=load_recipe(tiny.recipe).finetune)
+    timed: dict[str, object] = {}
+
+    def plan(*_: object, **options: object) -> SimpleNamespace:
+        timed.update(options)
+        return measured
+
+    monkeypatch.setattr("voxmim.training.plan.plan", plan)
+    api.finetune(tiny.store, tmp_path / "run", recipe=tiny.recipe, fold="1/2", labels=2, hours=1e-9)
+    assert (timed["fold"], timed["labels"], timed["task"]) == ("1/2", "2", "segmentation")
+
+
+def test_validations_beyond_their_fraction_of_the_time_are_not_planned() -> None:
+    training = Training(steps=1000, validate_every=10, checkpoint_every=1000, validation_fraction=0.1)
+    sizes = dict.fromkeys(("encoder_parameters", "parameters", "memory", "crops", "store_bytes", "run_bytes"), 0)
+
+    def plan(kind: str, validation_seconds: float) -> Plan:
+        return Plan(kind, training, **sizes, on_gpu=False, step_seconds=1.0, checkpoint_seconds=0.0,
+                    validation_seconds=validation_seconds)  # fmt: skip
+
+    assert plan("finetune", 20).seconds == 1000 + 5 * 20  # 5 validations take a tenth of the steps' time
+    assert plan("finetune", 100).seconds == 1000 + 3 * 100  # 3 are never skipped
+    assert plan("finetune", 0.5).seconds == 1000 + 100 * 0.5
+    assert plan("pretrain", 20).seconds == 1000 + 100 * 20

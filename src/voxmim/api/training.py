@@ -66,7 +66,7 @@ def pretrain(
         chosen = _started(recipe, start, settings, pretext=recipe is None)
     opened = _opened(store, resume or accept_findings)
     if hours is not None:
-        chosen = for_hours(opened, chosen, hours)
+        chosen = for_hours(opened, chosen, hours, init=start)
     with progress_options(quiet, log_every), watcher:
         run = pretrain(opened, Path(out), chosen, resume, start, watcher)
         if first_process():
@@ -130,8 +130,8 @@ def finetune(
         values: for a regression of a number per scan, CSV file with the columns case and value.
         fold: one fold of a cross-validation by patient, as K/N. The train and val cases are divided into N parts; part
             K, counted from 1, is for validation. Default: the splits of the store.
-        hours: train for about this many hours; a few steps are timed to choose the number of steps. For segmentation
-            only. Default: the steps of the recipe.
+        hours: train for about this many hours; a few steps are timed to choose the number of steps. Default: the steps
+            of the recipe.
         accept_findings: train although some findings of the store are in doubt.
         quiet: print no progress.
         log_every: print a line every N steps. Default: a bar on a terminal, elsewhere a line every 30 s or 1 %.
@@ -165,12 +165,13 @@ def finetune(
         raise RunError(f"'{task}' is no task of a fine-tuning ({', '.join(TASKS)}){nearest(str(task), TASKS) or '.'}")
     used, table = None if labels is None else str(labels), TASKS[task or "segmentation"].table_of(classes, values)
     opened = _opened(store, resume or accept_findings)
+    options: dict[str, Any] = {
+        "init": start, "labels": used, "task": task or "segmentation", "table": table, "fold": fold
+    }  # fmt: skip
     if hours is not None:
-        if task not in (None, "segmentation"):
-            raise RunError(f"--hours {hours:g}: it is only for a segmentation; give --steps instead.")
-        chosen = for_hours(opened, chosen, hours, "finetune", used)
+        chosen = for_hours(opened, chosen, hours, "finetune", **options)
     with progress_options(quiet, log_every), watcher:
-        run, _ = finetune(opened, Path(out), chosen, start, used, resume, task or "segmentation", table, fold, watcher)
+        run, _ = finetune(opened, Path(out), chosen, resume=resume, watcher=watcher, **options)
         if first_process():
             watcher.finish(run)
     return run.path

@@ -27,8 +27,8 @@ def cost_rows(comparison: Comparison, tested: Iterable[Arm], follow_up: bool = F
         training = trial.start if trial.kind == "evaluate" and trial.start is not None else trial
         key = _kind(training).name
         if key not in measured:
-            labels = training.labels if training.kind == "finetune" else None
-            measured[key] = plan(Store(training.store), training.recipe, training.kind, labels)
+            options = {"labels": training.labels} if training.kind == "finetune" else {}
+            measured[key] = plan(Store(training.store), training.recipe, training.kind, **options)
         seconds += _seconds(trial, measured[key])
         disk += 0 if trial.kind == "evaluate" else measured[key].run_bytes
     kinds = [sum(trial.kind == kind for trial in trials.values()) for kind in ("pretrain", "finetune", "evaluate")]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from voxmim.errors import RecipeError
+from voxmim.errors import RecipeError, StoppedError
 from voxmim.recipe import Recipe
 from voxmim.settings import Training
 from voxmim.store.format import Store
@@ -16,6 +16,7 @@ from voxmim.training.length import with_steps
 from voxmim.training.pretrain import pretrain
 from voxmim.training.run import CHECKPOINT
 from voxmim.training.speed import WARM_UP
+from voxmim.training.validation import NEVER_SKIPPED
 
 STEPS = WARM_UP + 4
 
@@ -24,6 +25,7 @@ STEPS = WARM_UP + 4
 class Plan:
     """The estimated cost of a training; sizes in bytes, times in seconds."""
 
+    kind: str  # pretrain or finetune
     training: Training
     encoder_parameters: int
     parameters: int  # of the whole network
@@ -47,7 +49,10 @@ class Plan:
 
     def seconds_of(self, training: Training) -> float:
         """Of another training with the same time per step, validation and checkpoint."""
-        validations = -(-training.steps // training.validate_every)
+        validations: float = -(-training.steps // training.validate_every)
+        if self.kind == "finetune" and training.validation_fraction < 1 and self.validation_seconds:
+            in_time = training.validation_fraction * training.steps * self.step_seconds / self.validation_seconds
+            validations = min(validations, max(in_time, NEVER_SKIPPED))
         checkpoints = -(-training.steps // training.checkpoint_every)
         pauses = validations * self.validation_seconds + checkpoints * self.checkpoint_seconds
         return training.steps * self.step_seconds + pauses
@@ -65,13 +70,13 @@ class Plan:
         ]
 
 
-def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | None = None) -> Plan:
+def plan(store: Store, recipe: Recipe, kind: str = "pretrain", **options: Any) -> Plan:
     """Measure a few steps, a validation and a checkpoint of a training in a temporary folder.
 
-    `kind` is ``pretrain``, or ``finetune`` from scratch, for which `labels` is the number of labelled cases.
+    `kind` is ``pretrain`` or ``finetune``, and `options` are further arguments of these functions, such as `labels`.
 
     Raises:
-        VoxmimError: any error that the training would raise in its first steps.
+        VoxmimError: any error that the training would raise in its first steps, and StoppedError after a signal.
     """
     training: Training = getattr(recipe, kind)
     steps = min(STEPS, training.steps or STEPS)
@@ -80,7 +85,14 @@ def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | Non
     with tempfile.TemporaryDirectory(prefix="voxmim-plan-") as folder:
         out = Path(folder) / "run"
         with redirect_stdout(io.StringIO()):  # no progress bar of six steps
-            run = pretrain(store, out, short) if kind == "pretrain" else finetune(store, out, short, labels=labels)[0]
+            try:
+                if kind == "pretrain":
+                    run = pretrain(store, out, short, **options)
+                else:
+                    run, _ = finetune(store, out, short, **options)
+            except StoppedError as stopped:  # its message names the temporary folder
+                stopped.args = ("stopped while a few steps were timed; nothing was kept.",)
+                raise
         speed = run.about["speed"]
         written = [run.path / CHECKPOINT, *run.path.glob("*.safetensors")]
         run_bytes = sum(file.stat().st_size for file in written)
@@ -90,6 +102,7 @@ def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | Non
     views = recipe.pretext_class.views if kind == "pretrain" else 1
     return Plan(
         **speed,
+        kind=kind,
         training=training,
         crops=views * training.batch,
         store_bytes=sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
@@ -97,7 +110,7 @@ def plan(store: Store, recipe: Recipe, kind: str = "pretrain", labels: str | Non
     )
 
 
-def for_hours(store: Store, recipe: Recipe, hours: float, kind: str = "pretrain", labels: str | None = None) -> Recipe:
+def for_hours(store: Store, recipe: Recipe, hours: float, kind: str = "pretrain", **options: Any) -> Recipe:
     """The recipe with the number of steps that take about this long; see `plan` for the other arguments.
 
     The numbers of validations and checkpoints do not change.
@@ -107,7 +120,7 @@ def for_hours(store: Store, recipe: Recipe, hours: float, kind: str = "pretrain"
     """
     if not hours > 0:
         raise RecipeError(f"--hours {hours:g}: give a time above 0.")
-    measured = plan(store, recipe, kind, labels)
+    measured = plan(store, recipe, kind, **options)
     factor = 3600 * hours / measured.seconds
     steps: Any = {
         name: max(1, round(factor * getattr(measured.training, name)))

@@ -18,6 +18,7 @@ from voxmim.store.format import Case
 from voxmim.training.damage import Damage
 from voxmim.training.plateau import TAIL
 
+NEVER_SKIPPED = 3  # validations: the first, the last, and the one after three quarters of the steps
 _STEP_COST = 3  # forward passes that one crop of a training step takes
 
 
