@@ -45,7 +45,7 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
     for other in list(sides)[:3]:
         note = f"peak {memory[other]:.1f} and {memory['ours']:.1f} GiB"
         report.ratio(f"prediction against {other}", seconds[other], seconds["ours"], note)
-    report.figure("labels equal to MONAI's", 100 * equality(smoke), "%", "bf16, a trained network, validation scans")
+    report.figure("labels equal to MONAI's", 100 * equality(smoke), "%", "a trained network, validation scans")
     shape = (40, 40, 60) if smoke else (512, 512, 600)
     for classes in (14, 118):
         peak = peak_memory(lambda classes=classes: large_scan(shape, classes, 16 if smoke else 96))  # type: ignore[misc]

@@ -51,7 +51,7 @@ COMMANDS = {
     "verify": ["STORE", "--workers", "--scheduler"],
     "split": ["STORE", "--splits", "--seed", "--fractions"],
     "pretrain": [*TRAINING, "--plan-only", "--set", "--init"],
-    "finetune": [*TRAINING, "--set", "--init", "--labels", "--task", "--classes", "--values", "--fold"],
+    "finetune": [*TRAINING, "--plan-only", "--set", "--init", "--labels", "--task", "--classes", "--values", "--fold"],
     "evaluate": ["RUN", "DATA", "--split", "--tolerance", "--json", "--csv", "--classes", "--values", "--ensemble"],
     "predict": ["RUN", "SCANS", "--out", "--probabilities", "--format", "--ensemble"],
     "embed": ["RUN", "SCANS", "--out", "--nearest"],

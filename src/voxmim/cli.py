@@ -10,7 +10,7 @@ from inspect import Parameter, Signature, getdoc, signature
 from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import cyclopts
 import yaml
@@ -66,12 +66,21 @@ class Command:
     examples: tuple[str, ...] = ()  # below the help
 
 
-def _pretrain(given: dict[str, Any], plan_only: bool) -> Any:
-    if not plan_only:
-        return api.pretrain(**given)
-    if given["resume"]:
-        raise RecipeError("--plan-only is for a training that has not begun; leave out --resume.")
-    return api.plan(**{name: given[name] for name in ("store", "recipe", "settings")})
+def _training(kind: Literal["pretrain", "finetune"]) -> Callable[..., Any]:
+    """Train, or estimate what it costs."""
+
+    def call(given: dict[str, Any], plan_only: bool) -> Any:
+        if not plan_only:
+            return getattr(api, kind)(**given)
+        if given["resume"] or given["hours"] is not None:
+            raise RecipeError("--plan-only estimates a training of known length; leave out --resume and --hours.")
+        others = ("out", "resume", "hours", "accept_findings", "quiet", "log_every", "log")
+        return api.plan(kind=kind, **{name: value for name, value in given.items() if name not in others})
+
+    return call
+
+
+PLAN_ONLY = {"plan_only": "estimate time, memory and disk from a few steps; nothing is written."}
 
 
 def _predict(given: dict[str, Any]) -> Any:
@@ -97,12 +106,16 @@ COMMANDS = {
     "pretrain": Command(
         ("store", "out"),
         phase="pretrain",
-        flags={"plan_only": "estimate time, memory and disk from a few steps; nothing is written."},
-        call=_pretrain,
+        flags=PLAN_ONLY,
+        call=_training("pretrain"),
         examples=("voxmim pretrain store pretrained --recipe resenc-tiny --set mask.ratio=0.6",),
     ),
     "finetune": Command(
-        ("store", "out"), phase="finetune", examples=("voxmim finetune store segmentor --init pretrained --labels 12",)
+        ("store", "out"),
+        phase="finetune",
+        flags=PLAN_ONLY,
+        call=_training("finetune"),
+        examples=("voxmim finetune store segmentor --init pretrained --labels 12",),
     ),
     "evaluate": Command(("run", "data"), title="evaluating", examples=("voxmim evaluate segmentor store",)),
     "predict": Command(

@@ -103,16 +103,22 @@ def split(result: Mapping[str, int], given: Given) -> None:
 
 
 def pretrain(result: Path | Plan, given: Given) -> None:
-    if isinstance(result, Path):
-        _print_whether_done(result)
-        return done(result / "encoder.safetensors", "the encoder; its report is report.html in the same folder")
+    if not isinstance(result, Path):
+        return _print_plan(result)
+    _print_whether_done(result)
+    done(result / "encoder.safetensors", "the encoder; its report is report.html in the same folder")
+
+
+def _print_plan(result: Plan) -> None:
     title = f"{counted(result.steps, 'step')} of {counted(result.crops, 'crop')}, estimated from a few of them"
     table(title, ["what", "how much"], result.rows())
 
 
-def finetune(result: Path, given: Given) -> None:
+def finetune(result: Path | Plan, given: Given) -> None:
     from voxmim.tasks.registry import task_of
 
+    if not isinstance(result, Path):
+        return _print_plan(result)
     _print_whether_done(result)
     kind = task_of(result).product
     done(result / f"{kind}.safetensors", f"the {kind}; its report is report.html in the same folder")

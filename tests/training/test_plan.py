@@ -52,10 +52,22 @@ def test_the_command_prints_a_table_and_writes_nothing(
         assert words in said
     assert "done:" not in said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", [["--resume"], ["--hours", "1"]])
+def test_a_plan_is_refused_for_a_length_that_is_not_known(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
     with pytest.raises(SystemExit) as left:
-        main([*command, "--resume"])
+        main(["pretrain", str(tiny.store), str(tmp_path / "run"), "--plan-only", *option])
     assert left.value.code == 2
-    assert "leave out --resume" in capsys.readouterr().err
+    assert "leave out --resume and --hours" in capsys.readouterr().err
+
+
+def test_the_plan_of_a_fine_tuning_starts_from_its_weights(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    plan = api.plan(tiny_runs.store, kind="finetune", init=tiny_runs.pretrain, labels=1, settings={"finetune.steps": 7})
+    assert (plan.kind, plan.steps) == ("finetune", 7)
+    assert plan.encoder_parameters == sum(p.numel() for p in load_encoder(tiny_runs.pretrain).parameters())
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
@@ -73,7 +85,7 @@ def test_a_training_for_hours_measures_its_speed_first(tiny: Tiny, tmp_path: Pat
 
 
 def test_a_stopped_plan_does_not_speak_of_resuming(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(_: Store, out: Path, *__: object) -> None:
+    def stop(_: Store, out: Path, *__: object, **___: object) -> None:
         raise StoppedError(out, 3, signal.SIGTERM)
 
     monkeypatch.setattr("voxmim.training.plan.pretrain", stop)

@@ -74,25 +74,36 @@ def pretrain(
     return run.path
 
 
-def plan(store: Path | str, recipe: str | Path | None = None, settings: Mapping[str, Any] | None = None) -> Plan:
-    """Estimate the time, memory and disk of a pre-training from a few of its steps. Nothing is kept.
+def plan(
+    store: Path | str,
+    recipe: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    kind: Literal["pretrain", "finetune"] = "pretrain",
+    init: Path | str | None = None,
+    **options: Any,
+) -> Plan:
+    """Estimate the time, memory and disk of a training from a few of its steps. Nothing is kept.
 
     Args:
         store: folder written by 'voxmim prepare'.
-        recipe: packaged recipe or YAML file. Default: resenc-tiny.
+        recipe: packaged recipe or YAML file. Default: that of the initial weights, or resenc-tiny.
         settings: settings that differ from the recipe.
+        kind: which training.
+        init: run folder or weights file to start from. Default: from scratch.
+        options: of `finetune`: labels, task, classes, values and fold.
 
     Returns:
         The estimate.
 
     Raises:
-        VoxmimError: the store or the recipe cannot be used.
+        VoxmimError: the store, the recipe or the weights cannot be used.
     """
-    from voxmim.recipe import load_recipe
     from voxmim.store.format import Store
     from voxmim.training.plan import plan
 
-    return plan(Store(store), load_recipe(recipe or DEFAULT_RECIPE, settings))
+    start = None if init is None else Path(init)
+    chosen = _started(recipe, start, settings, pretext=kind == "pretrain" and recipe is None)
+    return plan(Store(store), chosen, kind, init=start, **(_task_options(**options) if kind == "finetune" else {}))
 
 
 def finetune(
@@ -143,9 +154,7 @@ def finetune(
     Raises:
         VoxmimError: the store, the recipe, the weights or the run folder cannot be used.
     """
-    from voxmim.errors import RunError, nearest
     from voxmim.report.live import Watcher
-    from voxmim.tasks.registry import TASKS
     from voxmim.training.finetune import finetune
     from voxmim.training.plan import for_hours
     from voxmim.training.processes import first_process
@@ -161,13 +170,8 @@ def finetune(
         chosen = _resumed(out, recipe=recipe, **given, **(settings or {}))
     else:
         chosen = _started(recipe, start, settings)
-    if task not in (None, *TASKS):
-        raise RunError(f"'{task}' is no task of a fine-tuning ({', '.join(TASKS)}){nearest(str(task), TASKS) or '.'}")
-    used, table = None if labels is None else str(labels), TASKS[task or "segmentation"].table_of(classes, values)
+    options = {"init": start, **_task_options(labels, task, classes, values, fold)}
     opened = _opened(store, resume or accept_findings)
-    options: dict[str, Any] = {
-        "init": start, "labels": used, "task": task or "segmentation", "table": table, "fold": fold
-    }  # fmt: skip
     if hours is not None:
         chosen = for_hours(opened, chosen, hours, "finetune", **options)
     with progress_options(quiet, log_every), watcher:
@@ -192,6 +196,24 @@ def recipes(name: str | None = None) -> dict[str, str] | Recipe:
     from voxmim.recipe import load_recipe, packaged_recipes
 
     return packaged_recipes() if name is None else load_recipe(name)
+
+
+def _task_options(
+    labels: str | float | int | None = None,
+    task: str | None = None,
+    classes: Path | str | None = None,
+    values: Path | str | None = None,
+    fold: str | None = None,
+) -> dict[str, Any]:
+    """The arguments of `training.finetune.finetune` for a task and its cases; raises RunError for an unknown task."""
+    from voxmim.errors import RunError, nearest
+    from voxmim.tasks.registry import TASKS
+
+    task = task or "segmentation"
+    if task not in TASKS:
+        raise RunError(f"'{task}' is no task of a fine-tuning ({', '.join(TASKS)}){nearest(task, TASKS) or '.'}")
+    table = TASKS[task].table_of(classes, values)
+    return {"labels": None if labels is None else str(labels), "task": task, "table": table, "fold": fold}
 
 
 def _opened(store: Path | str, accepted: bool) -> Store:
