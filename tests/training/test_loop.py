@@ -19,6 +19,7 @@ from voxmim.store.crops import Batch
 from voxmim.training import loop as loop_module
 from voxmim.training.damage import Damage
 from voxmim.training.loop import Job, train
+from voxmim.training.losses import between_reads
 from voxmim.training.optimiser import learning_rate
 from voxmim.training.processes import make_fabric
 from voxmim.training.run import Run
@@ -193,6 +194,30 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_cases(tmp_path: Path
     assert state["step"] == 4  # the checkpoint of the last good step stays
     assert all(bool(torch.isfinite(tensor).all()) for tensor in state["network"].values())
     assert [row["step"] for row in figures(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the losses of several steps at once."""
+    monkeypatch.setattr(
+        loop_module, "between_reads", lambda first, training, _: between_reads(first, training, torch.device("cuda"))
+    )
+
+
+def test_reading_losses_seldom_changes_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    expected = Bench(settings(checkpoint_every=7)).run(tmp_path / "each")
+    request.getfixturevalue("as_on_a_gpu")
+    weights = Bench(settings(checkpoint_every=7)).run(tmp_path / "seldom")
+    assert figures(tmp_path / "seldom") == figures(tmp_path / "each")
+    torch.testing.assert_close(weights, expected, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_a_loss_that_is_read_later_names_its_own_step(tmp_path: Path) -> None:
+    bench = Bench(settings(validate_every=7, checkpoint_every=7), bad_at=4)
+    match = r"the loss is nan at step 5: the crops are finite; look at the scans case_4, case_a, or "
+    with pytest.raises(TrainingError, match=match):
+        bench.run(tmp_path / "run")
 
 
 # 0 and 1: before the first checkpoint; 2 and 4: right after one; 6: at the last step

@@ -14,21 +14,19 @@ from torch import nn
 from conftest import Tiny
 from voxmim import api
 from voxmim.errors import TrainingError
-from voxmim.store.crops import Batch, Crops
+from voxmim.store.crops import Crops
 from voxmim.store.format import Store
 from voxmim.training.nonfinite import find_cause, image_files
 
 FILES = ["b.nii.gz", "a.nii.gz"]
 
 
-def batch() -> Batch:
-    return Batch(torch.rand(2, 4), torch.zeros(2), torch.zeros(2), ["x", "y"], torch.ones(2, 1, dtype=torch.bool))
+ALL = torch.tensor([True, True])
 
 
-def test_scans_that_are_not_finite_are_the_cause() -> None:
-    given = batch()
-    given.image[1, 2] = math.inf
-    certain, text = find_cause(nn.Linear(4, 1), given, FILES)
+@pytest.mark.parametrize("network", [nn.Linear(4, 1), None])
+def test_scans_that_are_not_finite_are_the_cause(network: nn.Module | None) -> None:
+    certain, text = find_cause(network, torch.tensor([True, False]), FILES)
     assert certain
     assert text == "these scans hold values that are not finite: a.nii.gz; check and prepare them again."
 
@@ -38,15 +36,21 @@ def test_weights_that_are_not_finite_are_the_cause() -> None:
     with torch.no_grad():
         network[0].weight[0, 0] = math.nan
         network[1].bias[0] = math.nan
-    certain, text = find_cause(network, batch(), FILES)
+    certain, text = find_cause(network, ALL, FILES)
     assert certain
     assert text.startswith("the weights 0.weight and 1 more are not finite since the step before;")
 
 
 def test_where_both_are_finite_scans_and_settings_are_named() -> None:
-    certain, text = find_cause(nn.Linear(4, 1), batch(), FILES)
+    certain, text = find_cause(nn.Linear(4, 1), ALL, FILES)
     assert not certain
     assert text.startswith("crops and weights are finite; look at the scans a.nii.gz, b.nii.gz, or start again with")
+
+
+def test_weights_that_have_changed_since_are_not_the_subject() -> None:
+    certain, text = find_cause(None, ALL, FILES)
+    assert not certain
+    assert text.startswith("the crops are finite; look at the scans a.nii.gz, b.nii.gz, or start again with")
 
 
 def test_files_are_those_of_the_source(tiny: Tiny) -> None:

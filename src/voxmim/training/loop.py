@@ -4,10 +4,10 @@ The crops, masks, augmentation and stochastic depth of a step are determined by 
 exactly from weights, optimiser state and step.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -18,7 +18,7 @@ from voxmim.errors import RunError, StoppedError
 from voxmim.settings import Training
 from voxmim.store.crops import Batch
 from voxmim.training.damage import Damage
-from voxmim.training.nonfinite import raise_nonfinite
+from voxmim.training.losses import Losses, between_reads
 from voxmim.training.one_process import Fabric
 from voxmim.training.optimiser import learning_rate, make_optimiser
 from voxmim.training.processes import all_ranks, kill_children_on_error
@@ -90,6 +90,15 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
             job.damage.check(run, bar.say)
             return batch
 
+        def report(row: dict[str, float], validated: bool = False) -> None:
+            """Add a row to metrics.csv and show it; `validated`: it has a validation that is not the last."""
+            if metrics is not None:
+                with _writing(run, int(row["step"])):
+                    row["seconds"] = round(speed.elapsed(), 2)
+                    metrics.add(row)
+                    job.watcher(run, row, validated)
+            bar.update(row)
+
         def finish(done: int, row: dict[str, float]) -> None:
             """Validate, save and report after `done` steps, which may be 0 of 0."""
             validates = done % training.validate_every == 0 or done == training.steps
@@ -101,39 +110,49 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
             if leads and (checkpoints if job.best is None else validates and job.best.improved):
                 with _evaluating(network, job), _writing(run, done):
                     job.save(done)
-            if metrics is not None:
-                with _writing(run, done):
-                    row["seconds"] = round(speed.elapsed(), 2)
-                    metrics.add(row)
-                    job.watcher(run, row, validates and done < training.steps)
+            report(row, validates and done < training.steps)
             stopped = stop.anywhere() if done < training.steps else 0
             if (checkpoints or stopped) and leads:
                 with speed.timed("checkpoint"), _writing(run, done):
                     run.save_checkpoint(_state(fabric, job, optimiser) | {"step": done})
-            bar.update(row)
             if stopped:
                 raise StoppedError(run.path, done, stopped)
 
         if training.steps == 0:
             finish(0, {"step": 0})
-        for step in range(first, training.steps):
-            done = step + 1
-            with speed.timed("step"):
-                batch = all_ranks(fabric, read)
-                row = {"step": done, "lr": learning_rate(step, training)}
-                row["loss"] = _step(fabric, run, job, network, optimiser, batch, step, seed)
-                if job.average is not None:
-                    job.average.update_parameters(job.network)
-            finish(done, row)
+        losses = Losses(fabric, run.path, job.network, job.files)
+        for steps in between_reads(first, training, fabric.device):
+            with speed.timed("step", len(steps)):
+                add_loss = partial(losses.add, check=len(steps) == 1)
+                for step in steps:
+                    batch = all_ranks(fabric, read)
+                    _step(fabric, job, network, optimiser, batch, step, seed, add_loss)
+                    if job.average is not None:
+                        job.average.update_parameters(job.network)
+                found = losses.read()
+            rows = [
+                {"step": step + 1, "lr": learning_rate(step, training), "loss": loss}
+                for step, loss in zip(steps, found, strict=True)
+            ]
+            for row in rows[:-1]:
+                report(row)
+            finish(steps[-1] + 1, rows[-1])
     if metrics is not None:
         metrics.close()
         speed.write(run)
 
 
 def _step(
-    fabric: Fabric, run: Run, job: Job, network: Any, optimiser: Any, batch: Batch, step: int, seed: int
-) -> float:
-    """One optimiser step on this process's crops; returns the loss, averaged over all processes."""
+    fabric: Fabric,
+    job: Job,
+    network: Any,
+    optimiser: Any,
+    batch: Batch,
+    step: int,
+    seed: int,
+    add_loss: Callable[[int, Tensor, Batch], None],
+) -> None:
+    """One optimiser step on this process's crops; `add_loss` gets the loss before the weights change."""
     training = job.training
     torch.manual_seed(seed * 1_000_003 + step * 1009 + fabric.global_rank)
     for group in optimiser.param_groups:
@@ -145,9 +164,7 @@ def _step(
             loss = job.loss(network, part, step) / len(parts)
             total += loss.detach()
             fabric.backward(loss)
-    mean = float(fabric.all_reduce(total.clone(), reduce_op="mean"))
-    if not math.isfinite(mean):
-        raise_nonfinite(fabric, f"{run.path}: the loss is {mean} at step {step + 1}", job.network, batch, job.files)
+    add_loss(step, total, batch)
     if step < round(training.freeze * training.steps) and training.freeze < 1:
         for parameter in cast(nn.Module, job.network.encoder).parameters():
             parameter.grad = None
@@ -155,7 +172,6 @@ def _step(
         fabric.clip_gradients(network, optimiser, max_norm=training.clip, error_if_nonfinite=False)
     optimiser.step()
     optimiser.zero_grad()
-    return mean
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:

@@ -1,12 +1,11 @@
 """The error of a loss that is not finite, with its cause: the scans, the weights, or unknown."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from voxmim.store.crops import Batch
 from voxmim.store.format import Store
 from voxmim.training.one_process import Fabric
 from voxmim.training.processes import raise_on_all_ranks
@@ -15,23 +14,30 @@ HINT = "start again with a lower --lr, a longer warm-up or --precision 32"
 
 
 def raise_nonfinite(
-    fabric: Fabric, what: str, network: nn.Module, batch: Batch, files: Callable[[list[str]], list[str]]
+    fabric: Fabric, what: str, network: nn.Module | None, finite: Tensor, files: Sequence[str]
 ) -> NoReturn:
-    """End all processes; each calls this with its own crops.
+    """End all processes; each calls this with its own crops. See `find_cause` for the other arguments.
 
     Raises:
         TrainingError: on the first process, with the most certain cause of all processes.
     """
-    certain, cause = find_cause(network, batch, files(batch.names))
+    certain, cause = find_cause(network, finite, files)
     raise_on_all_ranks(fabric, cause, certain, f"{what}: ")
 
 
-def find_cause(network: nn.Module, batch: Batch, files: Sequence[str]) -> tuple[bool, str]:
-    """Whether the cause is certain, and a message; `files` are the image files of each crop of the batch."""
-    bad_crops = (~torch.isfinite(batch.image).flatten(1).all(1)).tolist()
-    if any(bad_crops):
-        bad = _listed([name for name, is_bad in zip(files, bad_crops, strict=True) if is_bad])
+def find_cause(network: nn.Module | None, finite: Tensor, files: Sequence[str]) -> tuple[bool, str]:
+    """Whether the cause is certain, and a message.
+
+    Args:
+        network: the network with the weights of that step; None if they have changed since.
+        finite: whether each crop of the batch is finite (B,), on any device.
+        files: the image files of each crop.
+    """
+    if not finite.all():
+        bad = _listed([name for name, is_finite in zip(files, finite.tolist(), strict=True) if not is_finite])
         return True, f"these scans hold values that are not finite: {bad}; check and prepare them again."
+    if network is None:
+        return False, f"the crops are finite; look at the scans {_listed(files)}, or {HINT}."
     names = [name for name, weights in network.named_parameters() if not torch.isfinite(weights).all()]
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
