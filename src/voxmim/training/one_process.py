@@ -45,6 +45,8 @@ class OneProcess:
         return optimiser
 
     def to_device(self, value: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            value = value.pin_memory()  # from other memory, the copy waits for the GPU's earlier work
         return value.to(self.device, non_blocking=True)
 
     def backward(self, loss: Tensor) -> None:
