@@ -16,7 +16,7 @@ from voxmim.store.crops import has_contrast
 from voxmim.tasks.segmentation.structures import Structures
 
 BATCH_VOXELS = 64**3  # of a batch of windows: small windows one by one are slow
-_SLAB_VALUES = 2**25  # probabilities of a slab; 128 MiB
+_SLAB_VALUES = 2**24  # probabilities of a slab; 64 MiB
 _CACHED_VALUES = 2**20  # probabilities that are computed at once, to stay in cache
 _LARGE_SUMS = 2**29  # values; more are summed in float16, which changes labels only where two are equally likely
 
@@ -91,7 +91,7 @@ def predict_slabs(
             if low < high:
                 kept = list(inside)
                 kept[axis] = slice(low + before[axis] - first, high + before[axis] - first)
-                yield low, (total[(slice(None), *kept)].float() / norm[tuple(kept)]).cpu()
+                yield low, (total[(slice(None), *kept)] / norm[tuple(kept)]).cpu()  # float32, as norm is
 
     for at in starts[axis]:
         if at > first:
@@ -113,6 +113,7 @@ def predict_slabs(
                     total = torch.zeros(*planes, len(logits), device=device, dtype=dtype).permute(3, 0, 1, 2)
                 _add(total[(slice(None), *box)], logits, weight, activate)
                 norm[tuple(box)] += weight
+            del logits  # before those of the next windows need memory
     yield from finished(crop[axis])
 
 
