@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,16 +75,25 @@ def test_a_folder_without_weights_has_no_encoder(tmp_path: Path) -> None:
         voxmim.load_encoder(tmp_path)
 
 
+def stopping(seen: list[Any]) -> Callable[..., None]:
+    """A function that notes its arguments, with those by name last, and stops."""
+
+    def stop(*given: Any, **options: Any) -> None:
+        seen.append((*given, options))
+        raise RunError("stop")
+
+    return stop
+
+
 @pytest.mark.parametrize("labels", [2, "2", 0.5, "0.5"])
 def test_labels_may_be_a_number_or_a_fraction(tiny: Tiny, tmp_path: Path, monkeypatch: Any, labels: Any) -> None:
-    seen = []
-    monkeypatch.setattr(
-        finetune, "finetune", lambda *given: seen.append(given) or (_ for _ in ()).throw(RunError("stop"))
-    )
+    seen: list[Any] = []
+    monkeypatch.setattr(finetune, "finetune", stopping(seen))
     with pytest.raises(RunError, match="stop"):
         api.finetune(str(tiny.store), str(tmp_path / "run"), labels=labels)
-    store, out, recipe, init, fraction, resume = seen[0][:6]
-    assert (store.path, out, init, fraction, resume) == (tiny.store, tmp_path / "run", None, str(labels), False)
+    store, out, recipe, options = seen[0]
+    assert (store.path, out) == (tiny.store, tmp_path / "run")
+    assert (options["init"], options["labels"], options["resume"]) == (None, str(labels), False)
     assert recipe == load_recipe("resenc-tiny")
 
 
@@ -100,10 +110,8 @@ def test_settings_change_the_recipe(tiny: Tiny, tmp_path: Path) -> None:
 def test_an_init_from_a_weights_file_takes_the_default_recipe(
     tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    seen = []
-    monkeypatch.setattr(
-        finetune, "finetune", lambda *given: seen.append(given) or (_ for _ in ()).throw(RunError("stop"))
-    )
+    seen: list[Any] = []
+    monkeypatch.setattr(finetune, "finetune", stopping(seen))
     for init, recipe in (
         (tiny_runs.pretrain, tiny_runs.recipe),
         (tiny_runs.pretrain / "encoder.safetensors", "resenc-tiny"),
@@ -115,7 +123,7 @@ def test_an_init_from_a_weights_file_takes_the_default_recipe(
             name: getattr(own, name) for name in ("encoder", "encoder_settings", "pretext_settings", "mask", "window")
         }
         assert seen[-1][2] == replace(load_recipe(recipe), **taken)
-        assert seen[-1][3] == init
+        assert seen[-1][3]["init"] == init
 
 
 def test_phantoms_report_their_progress(tmp_path: Path, monkeypatch: Any) -> None:
