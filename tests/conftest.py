@@ -238,10 +238,10 @@ def stop_before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Abstrac
 
     @contextmanager
     def block(number: int) -> Iterator[None]:
-        def step(*given: Any) -> float:
-            if given[6] == number:
+        def step(*given: Any) -> None:
+            if given[5] == number:
                 raise KeyboardInterrupt
-            return take_step(*given)
+            take_step(*given)
 
         with monkeypatch.context() as patch:
             patch.setattr(loop, "_step", step)

@@ -104,7 +104,7 @@ def test_hours_scale_validations_from_the_steps_that_suit_the_data(
 ) -> None:
     monkeypatch.setattr(length, "steps_for", lambda *_: 1000)
     recipe = load_recipe(tiny.recipe, {**OPEN, "finetune.validate_every": 100})
-    found = for_hours(Store(tiny.store), recipe, 1.0, "finetune", "2").finetune
+    found = for_hours(Store(tiny.store), recipe, 1.0, "finetune", labels="2").finetune
     assert found.steps > 1000
     assert found.steps / found.validate_every == pytest.approx(10, rel=0.01)
     assert "Fine-tuning takes" not in capsys.readouterr().out

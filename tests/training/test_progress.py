@@ -76,7 +76,7 @@ def test_a_signal_leaves_a_checkpoint_to_resume_from(tiny: Tiny, tmp_path: Any, 
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingProgress, "update", killed)
-        with pytest.raises(StoppedError, match=rf"run: stopped by {name} after step 3, with a checkpoint") as stopped:
+        with pytest.raises(StoppedError, match=rf"run: stopped by {name} after step 2, with a checkpoint") as stopped:
             api.pretrain(tiny.store, tmp_path / "run", tiny.recipe, SETTINGS)
     assert stopped.value.status == 128 + number
     assert signal.getsignal(number) is signal.SIG_DFL
