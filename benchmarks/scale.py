@@ -22,7 +22,7 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "scans").mkdir()
-        make_scans(folder / "scans", 2 if smoke else 12, (64, 64, 40) if smoke else (256, 256, 150))
+        make_scans(folder / "scans", 2 if smoke else 48, (64, 64, 40) if smoke else (256, 256, 150))
         stores = iter(range(100))
 
         def run(workers: int) -> Work:
