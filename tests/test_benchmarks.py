@@ -28,7 +28,6 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
 
 
-@pytest.mark.timeout(900)  # bfloat16 is slow on processors without instructions for it
 @pytest.mark.parametrize("name", ROWS)
 def test_a_benchmark_runs_and_writes_its_ratios(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks.__main__ import main

@@ -19,8 +19,6 @@ from voxmim.store.format import Store
 from voxmim.training.nonfinite import find_cause, image_files
 
 FILES = ["b.nii.gz", "a.nii.gz"]
-
-
 ALL = torch.tensor([True, True])
 
 
