@@ -98,7 +98,7 @@ def test_no_time_at_all_is_refused(tiny: Tiny) -> None:
         for_hours(Store(tiny.store), load_recipe(tiny.recipe), 0)
 
 
-def test_hours_are_timed_with_the_fold_and_the_labels(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hours_are_timed_with_fold_and_labels(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = SimpleNamespace(seconds=3600.0, training=load_recipe(tiny.recipe).finetune)
     timed: dict[str, object] = {}
 
