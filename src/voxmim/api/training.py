@@ -103,7 +103,7 @@ def plan(
 
     start = None if init is None else Path(init)
     chosen = _started(recipe, start, settings, pretext=kind == "pretrain" and recipe is None)
-    return plan(Store(store), chosen, kind, init=start, **(_task_options(**options) if kind == "finetune" else {}))
+    return plan(Store(store), chosen, kind, init=start, **(_task_options(**options) if kind == "finetune" else options))
 
 
 def finetune(

@@ -12,6 +12,7 @@ from voxmim.settings import Training
 from voxmim.store.crops import Batch
 from voxmim.training.nonfinite import raise_nonfinite
 from voxmim.training.one_process import Fabric
+from voxmim.training.speed import WARM_UP
 
 READ_EVERY = 10  # steps on a GPU
 
@@ -19,13 +20,14 @@ READ_EVERY = 10  # steps on a GPU
 def between_reads(first: int, training: Training, device: torch.device) -> Iterator[range]:
     """The steps from `first` on, divided where losses are read.
 
-    Reading waits for the device, so on a GPU that is done every `READ_EVERY` steps, and before validations and
-    checkpoints. On a CPU it is done after each step.
+    Reading waits for the device. So on a GPU, losses are read every `READ_EVERY` steps and before validations and
+    checkpoints. On a CPU, and in the first `WARM_UP` steps, which are not timed, they are read after each step.
     """
+    warm = first + WARM_UP
     every = READ_EVERY if device.type == "cuda" else 1
     stops = (every, training.validate_every, training.checkpoint_every)
     for done in range(first + 1, training.steps + 1):
-        if done == training.steps or any(done % stop == 0 for stop in stops):
+        if done <= warm or done == training.steps or any(done % stop == 0 for stop in stops):
             yield range(first, done)
             first = done
 
