@@ -128,6 +128,29 @@ def test_memory_is_kept_for_the_next_array(dask: bool) -> None:
 
 
 @glibc
+def test_kept_memory_is_returned() -> None:
+    """Memory between arrays that stay, which glibc does not return by itself; in a process of its own."""
+    code = """
+from mmap import PAGESIZE
+from pathlib import Path
+import numpy as np
+from voxmim.workers import keep_memory, return_memory
+def held(): return int(Path("/proc/self/statm").read_text().split()[1]) * PAGESIZE / 2**20
+keep_memory()
+arrays = [np.ones(60 * 2**17) for _ in range(3)]
+full = held()
+del arrays[1]
+kept = held()
+return_memory()
+print(full - kept, full - held())
+"""
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    by_itself, returned = map(float, printed.split())
+    assert by_itself < 5
+    assert 55 < returned < 65
+
+
+@glibc
 @pytest.mark.parametrize("kind", ["processes", "cluster"])
 def test_every_worker_keeps_its_memory(kind: str, request: pytest.FixtureRequest) -> None:
     how = {"workers": 2}

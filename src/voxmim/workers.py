@@ -74,6 +74,12 @@ def keep_memory() -> None:
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def return_memory() -> None:
+    """Make glibc return the memory that it keeps; without glibc it does nothing."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def _in_processes(
     function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, on_death: OnDeath[Task, Result]
 ) -> Generator[Result, None, None]:

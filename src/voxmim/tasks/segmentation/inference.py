@@ -14,6 +14,7 @@ from voxmim.networks.precision import working_dtype
 from voxmim.settings import Triple
 from voxmim.store.crops import has_contrast
 from voxmim.tasks.segmentation.structures import Structures
+from voxmim.workers import return_memory
 
 BATCH_VOXELS = 64**3  # of a batch of windows: small windows one by one are slow
 _SLAB_VALUES = 2**24  # probabilities of a slab; 64 MiB
@@ -114,6 +115,8 @@ def predict_slabs(
                 _add(total[(slice(None), *box)], logits, weight, activate)
                 norm[tuple(box)] += weight
             del logits  # before those of the next windows need memory
+            if total.dtype == torch.float16:
+                return_memory()  # logits of so many labels leave large gaps between other arrays
     yield from finished(crop[axis])
 
 
