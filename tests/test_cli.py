@@ -45,7 +45,10 @@ def cases_of_error(runs: TinyRuns, empty: Path) -> Iterator[tuple[list[object], 
     yield ["pretrain", runs.store, empty / "out", "--set", "crop=[8, 8]"], "a setting has a value that does not fit"
     yield ["pretrain", runs.store, empty / "out", "--precision", "64"], "a setting has a value that does not fit"
     yield ["pretrain", runs.store, empty / "out", "--seed", -1], "seed is -1, but must be at least 0"
-    yield ["finetune", runs.store, empty / "out", "--labels", "lots"], r"--labels lots: give a fraction such as 0\.1"
+    yield (
+        ["finetune", runs.store, empty / "out", "--labels", "lots"],
+        r"--labels lots: give all, a fraction such as 0\.1",
+    )
     yield ["finetune", runs.store, empty / "out", "--init", empty], r"empty: there is no encoder\.safetensors here"
     yield ["pretrain", runs.store, runs.pretrain, "--resume", "--init", runs.pretrain], "leave out init"
     yield ["pretrain", runs.store, empty / "out", "--init", empty], r"empty: there is no encoder\.safetensors here"

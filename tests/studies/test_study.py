@@ -306,7 +306,7 @@ def test_the_command_says_what_was_seen(
         ({"name": "convergance"}, RunError, "'convergance' is no study .*did you mean 'convergence'"),
         ({"seeds": 0}, RunError, "--seeds 0: give 1 or more"),
         ({"labels": ["0.5", "1.0"]}, StoreError, "uses one number of labelled cases; give one"),
-        ({"labels": "7"}, StoreError, "--labels 7: give a fraction such as 0.1 or a number from 1 to 4"),
+        ({"labels": "7"}, StoreError, "--labels 7: give all, a fraction such as 0.1 or a number from 1 to 4"),
         ({"settings": {"devices": 2}}, RecipeError, "leave out nodes and devices"),
         ({"settings": {"simclear:pretrain.steps": 2}}, RecipeError, "'simclear' is no pretext; did you mean 'simclr'"),
         (

@@ -237,7 +237,7 @@ def test_labels_draws_each_class_and_fewer_are_a_part_of_more(tiny_sorted: Sorte
     assert train_names(store, listed["train"], "0.5", 1) == train_names(store, listed["train"], "9", 1)
     assert len(train_names(store, listed["train"], "0.01", 1)) == 2
     assert train_names(store, listed["train"], None, 1) == list(listed["train"])
-    with pytest.raises(StoreError, match=r"--labels 1: give a fraction such as 0\.1 or a number from 2 to 18"):
+    with pytest.raises(StoreError, match=r"--labels 1: give all, a fraction such as 0\.1 or a number from 2 to 18"):
         train_names(store, listed["train"], "1", 1)
 
 

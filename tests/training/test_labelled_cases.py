@@ -29,7 +29,8 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_all_labelled_train_cases_are_taken_by_default(listed: Store) -> None:
     cases = labelled_train_cases(listed, None, seed=0)
     assert [case.name for case in cases] == [f"case_{i:02d}" for i in range(33) if i % 11 != 5]
-    assert labelled_train_cases(listed, "1.0", seed=0) == labelled_train_cases(listed, "30", seed=0) == cases
+    for labels in ("all", "1.0", "30"):
+        assert labelled_train_cases(listed, labels, seed=0) == cases
 
 
 @pytest.mark.parametrize(("labels", "count"), [("0.1", 3), ("3", 3), ("1", 1), ("0.5", 15), ("0.001", 1), ("29", 29)])
@@ -53,5 +54,7 @@ def test_fewer_labels_are_a_part_of_more(listed: Store, fewer: int, more: int, s
 
 @pytest.mark.parametrize("labels", ["0", "0.0", "-1", "-0.5", "31", "1.5", "many", "nan", "", "3 cases", "inf"])
 def test_wrong_labels_are_refused(listed: Store, labels: str) -> None:
-    with pytest.raises(StoreError, match=rf"--labels {labels}: give a fraction such as 0\.1 or a number from 1 to 30"):
+    with pytest.raises(
+        StoreError, match=rf"--labels {labels}: give all, a fraction such as 0\.1 or a number from 1 to 30"
+    ):
         labelled_train_cases(listed, labels, seed=0)

@@ -132,7 +132,7 @@ def finetune(
         init: run folder or weights file to start from: a pre-trained encoder, or a fine-tuned network with its decoder
             and its labels, matched by name. Its encoder replaces that of the recipe; a patch in the settings adapts it.
             Default: from scratch.
-        labels: labelled training cases to use: a fraction (0.1) or a number (12). Default: all.
+        labels: labelled training cases to use: a fraction (0.1), a number (12) or all (the default).
         recipe: packaged recipe or YAML file. Default: that of the initial weights, or resenc-tiny.
         settings: settings that differ from the recipe, such as finetune.ema=0.99.
         resume: continue exactly where the run stopped, with its own settings.

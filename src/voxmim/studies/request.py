@@ -44,7 +44,7 @@ class Request:
         if not recipe.finetune.steps_from_data:
             return recipe
         store = Store(self.stores[0])
-        numbers = (None,) if "all" in self.labels else self.labels
+        numbers = ("all",) if "all" in self.labels else self.labels
         cases = max((labelled_train_cases(store, labels, recipe.seed) for labels in numbers), key=len)
         shapes = [case.shape for case in store.in_split("train", "unlabelled")]
         cut = with_crop(recipe, shapes, str(store.path), masked=False)
@@ -90,7 +90,6 @@ class Request:
     def scratch(self, settings: Mapping[str, Any] | None = None, /, **arm: Any) -> Arm:
         """An arm that is trained from scratch; see `pretrained` for the arguments."""
         arm = {"name": "from scratch", "store": self.stores[0], "labels": self.labels[0], **arm}
-        arm["labels"] = None if arm["labels"] == "all" else arm["labels"]
         arm["recipe"] = replace(self.recipe_of(None, settings) if settings else self.base, scratch_lr=None)
         return Arm(**arm)
 

@@ -11,8 +11,8 @@ from voxmim.store.format import Case, Store
 def labelled_train_cases(store: Store, labels: str | None, seed: int) -> list[Case]:
     """A random sample of the labelled train cases; with the same seed, a smaller sample is a part of a larger one.
 
-    `labels` is a fraction such as ``0.1``, a number such as ``12``, or None for all. Cases that lack a channel are left
-    out.
+    `labels` is a fraction such as ``0.1``, a number such as ``12``, or ``all``; None is all. Cases that lack a channel
+    are left out.
 
     Raises:
         StoreError: there is no such case, or `labels` is not valid.
@@ -29,11 +29,13 @@ def labelled_train_cases(store: Store, labels: str | None, seed: int) -> list[Ca
 
 
 def label_count(labels: str, cases: int, store: Store, minimum: int = 1) -> int:
-    """The number of cases that ``--labels`` stands for: a fraction of all `cases` (at least `minimum`), or a number.
+    """The number of cases that ``--labels`` stands for: all, a fraction (at least `minimum`) or a number.
 
     Raises:
-        StoreError: it is not a fraction up to 1, nor a number from `minimum` to `cases`.
+        StoreError: it is not ``all``, a fraction up to 1 or a number from `minimum` to `cases`.
     """
+    if labels == "all":
+        return cases
     try:
         count = max(minimum, round(float(labels) * cases)) if "." in labels else int(labels)
         valid = 0 < float(labels) <= 1 if "." in labels else minimum <= count <= cases
@@ -41,7 +43,7 @@ def label_count(labels: str, cases: int, store: Store, minimum: int = 1) -> int:
         count, valid = 0, False
     if not valid:
         raise StoreError(
-            f"--labels {labels}: give a fraction such as 0.1 or a number from {minimum} to {cases}, "
+            f"--labels {labels}: give all, a fraction such as 0.1 or a number from {minimum} to {cases}, "
             f"the labelled train cases of {store.path}."
         )
     return count

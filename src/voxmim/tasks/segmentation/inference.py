@@ -84,6 +84,11 @@ def predict_slabs(
     total, norm, first = torch.zeros(0), torch.zeros(*planes, device=device), 0
     others = [starts[a] if a != axis else [0] for a in range(3)]
 
+    def free() -> None:
+        """With many labels, logits and slabs are so large that gaps between kept arrays would add up to gigabytes."""
+        if total.dtype == torch.float16:
+            return_memory()
+
     def finished(count: int) -> Iterator[Slab]:
         """The first `count` planes without padding, a few at a time, because they are float32 whatever the sums are."""
         thick = max(1, _SLAB_VALUES * crop[axis] // total.numel())
@@ -93,6 +98,7 @@ def predict_slabs(
                 kept = list(inside)
                 kept[axis] = slice(low + before[axis] - first, high + before[axis] - first)
                 yield low, (total[(slice(None), *kept)] / norm[tuple(kept)]).cpu()  # float32, as norm is
+                free()
 
     for at in starts[axis]:
         if at > first:
@@ -115,8 +121,7 @@ def predict_slabs(
                 _add(total[(slice(None), *box)], logits, weight, activate)
                 norm[tuple(box)] += weight
             del logits  # before those of the next windows need memory
-            if total.dtype == torch.float16:
-                return_memory()  # logits of so many labels leave large gaps between other arrays
+            free()
     yield from finished(crop[axis])
 
 
