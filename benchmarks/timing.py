@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from voxmim.report.machine import machine
-from voxmim.workers import keep_memory
+from voxmim.workers import keep_memory, return_memory
 
 Work = Callable[[], object]
 
@@ -100,9 +100,7 @@ def peak_memory(work: Work) -> float:
         torch.cuda.reset_peak_memory_stats()
         work()
         return torch.cuda.max_memory_allocated() / 2**30
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)  # memory kept from before would hide what the work takes
+    return_memory()  # memory kept from before would hide what the work takes
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _status("VmRSS")
     work()
