@@ -77,3 +77,31 @@ def test_evaluations_are_compared_by_case_and_seed_and_again_from_the_table(
     assert said[0] == said[1]
     assert "second minus first: +0.1500 (" in said[0]
     assert "second: 0.670 (" in said[0]
+
+
+def test_curves_give_steps_to_the_plateau_and_break_even_and_again_from_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.curves import main
+
+    gains = {"scratch": [0.2, 0.4, 0.4, 0.4], "mae": [0.3, 0.5, 0.5, 0.5]}
+    for name, scores in gains.items():
+        for seed in range(2):
+            run = tmp_path / f"{name}{seed}"
+            run.mkdir()
+            (run / "run.json").write_text(json.dumps({"kind": "finetune"}))
+            validated = [f"{100 * at},{score + 0.1 * seed}" for at, score in enumerate(scores, 1)]
+            (run / "metrics.csv").write_text("".join(f"{row}\n" for row in ["step,val_dice", "50,", *validated]))
+    table, picture = tmp_path / "curves.csv", tmp_path / "curves.png"
+    arms = [["--arm", name, str(tmp_path / f"{name}0"), str(tmp_path / f"{name}1")] for name in gains]
+    costs = ["--step-seconds", "0.6", "--pretraining-minutes", "2", "--png", str(picture), "--csv", str(table)]
+    printed = []
+    for options in ([*arms[0], *arms[1], *costs], costs):
+        monkeypatch.setattr("sys.argv", ["curves.py", *options])
+        main()
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert "scratch: plateau 0.450 at step 200 of 400, done" in printed[0]
+    # from 0.35 at step 100 to 0.55 at step 200; 50 steps of 0.01 minutes are saved, so 4 fine-tunings pay for 2 minutes
+    assert "mae, 100% of that of scratch: 150 steps; scratch: 200; break-even: 4.0 fine-tunings" in printed[0]
+    assert picture.stat().st_size > 0
