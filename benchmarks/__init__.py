@@ -1,1 +1,1 @@
-"""How fast voxmim is beside what else a user could take: ``python -m benchmarks NAME``."""
+"""Speed and memory of voxmim compared with other implementations: ``python -m benchmarks NAME``."""

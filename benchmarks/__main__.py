@@ -1,17 +1,17 @@
-"""One benchmark, or all: ``python -m benchmarks NAME [--json FILE]``; a table is printed last.
+"""Run one benchmark or all, and print a table: ``python -m benchmarks NAME [--json FILE]``.
 
-    step      a pre-training step beside a plain float32 implementation of the paper's model
-    finetune  a UNETR and a U-Net step beside MONAI's networks, in float32 and bf16
-    predict   a scan's labels beside MONAI's sliding window, and the memory of a large scan
-    crops     crops a second beside MONAI's PersistentDataset and CacheDataset, and reads a crop
-    prepare   scans a CPU second beside MONAI's transforms
-    commands  start, waiting, page, and the fraction of whole commands that is training
-    scale     prepare over processes, a step over threads
-    gpu       steps on a GPU beside MONAI's networks in bf16 (benchmarks/gpu.sh runs it)
+    step      pre-training step, compared with a plain float32 implementation of the paper's model
+    finetune  fine-tuning step of a UNETR and a U-Net, compared with MONAI's networks in float32 and bf16
+    predict   prediction, compared with MONAI's sliding window; memory for a large scan
+    crops     crops per second, compared with MONAI's PersistentDataset and CacheDataset; file reads per crop
+    prepare   scans per CPU second, compared with MONAI's transforms
+    commands  startup time, time waiting for crops, time for the report, fraction of a command spent training
+    scale     prepare with several processes, a training step with several threads
+    gpu       training steps on a GPU, compared with MONAI's networks in bf16 (run by benchmarks/gpu.sh)
 
-Both sides of a row take turns in one process (A B A B); a ratio is the median of the rounds, with the smallest and the
-largest. Above 1, voxmim is faster. Each side has the memory allocator as its programs have it (`timing.as_usual`).
---smoke runs the same at toy size, to see that it works.
+Both sides of a row alternate in one process (A B A B). A ratio is the median over rounds, with minimum and maximum;
+above 1, voxmim is faster. Each side uses the malloc settings of its own programs (see `timing.default_malloc`).
+--smoke runs everything at toy size, as a test.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as voxmim's commands set it, before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as voxmim's commands do; must be set before torch is imported
 
 NAMES = ("step", "finetune", "predict", "crops", "prepare", "commands", "scale", "gpu")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print the table, and write it as JSON."""
+    """Run the benchmarks, print the tables and write the JSON file."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=(*NAMES, "all"), help="which benchmark; all runs every one but gpu")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default: %(default)s)")
-    parser.add_argument("--smoke", action="store_true", help="toy sizes and one round")
+    parser.add_argument("name", choices=(*NAMES, "all"), help="benchmark to run; all runs all but gpu")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds (default: %(default)s)")
+    parser.add_argument("--smoke", action="store_true", help="toy size and one round")
     options = parser.parse_args(arguments)
 
     import torch
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     from voxmim.workers import keep_memory
 
     if not fast_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
-        print("warning: no instructions for bfloat16 here, so rows in bf16 only show that they run", file=sys.stderr)
+        print("warning: slow bfloat16 on this device, so the bf16 rows are not meaningful", file=sys.stderr)
     keep_memory()  # as every command of voxmim does
     report = Report()
     for name in NAMES[:-1] if options.name == "all" else (options.name,):

@@ -1,4 +1,4 @@
-"""Whole commands on a small store: start, waiting for crops, the page, and how much of the time is training."""
+"""Whole commands on a small store: startup, waiting for crops, report, and the fraction of time spent training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOY = ["--steps", "4", "--set", "pretrain.validate_every=2", "--set", "finetune.
 
 
 def measure(report: Report, rounds: int, smoke: bool) -> None:
-    """Pre-train and fine-tune with the recipe tiny, and start the paper's ViT-B."""
+    """Pre-train and fine-tune with the recipe tiny, and run a few steps of the paper's ViT-B."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = api.phantom(folder / "source", cases=4 if smoke else 24)
@@ -30,30 +30,30 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
         if smoke:
             del commands["finetune tiny"]
         else:
-            long = ["--recipe", "mae-btcv", "--steps", "10", "--batch", "4", "--precision", "auto"]
-            commands["pretrain ViT-B"] = ["pretrain", *long, "--set", "pretrain.checkpoint_every=1000"]
+            vit_b = ["--recipe", "mae-btcv", "--steps", "10", "--batch", "4", "--precision", "auto"]
+            commands["pretrain ViT-B"] = ["pretrain", *vit_b, "--set", "pretrain.checkpoint_every=1000"]
         for row, command in commands.items():
-            turns = 1 if smoke or row == "pretrain ViT-B" else max(1, rounds - 3)
-            found = [timeline(command, folder / "store", folder / f"{row} {turn}") for turn in range(turns)]
-            middle = {part: statistics.median(times[part] for times in found) for part in found[0]}
-            whole = middle["whole"]
-            report.figure(f"{row}, whole command", whole, "s", f"median of {turns}")
-            report.figure(f"{row}, start to the first step", middle["first_step"], "s")
-            report.figure(f"{row}, steps wait for crops", 100 * middle["waiting"] / whole, "%", "of the command")
+            repeats = 1 if smoke or row == "pretrain ViT-B" else max(1, rounds - 3)
+            runs = [time_command(command, folder / "store", folder / f"{row} {i}") for i in range(repeats)]
+            median = {part: statistics.median(times[part] for times in runs) for part in runs[0]}
+            whole = median["whole"]
+            report.figure(f"{row}, whole command", whole, "s", f"median of {repeats}")
+            report.figure(f"{row}, start to the first step", median["first_step"], "s")
+            report.figure(f"{row}, steps wait for crops", 100 * median["waiting"] / whole, "%", "of the command")
             if row != "pretrain ViT-B":
-                report.figure(f"{row}, page", middle["page"], "s", "those on the way included")
+                report.figure(f"{row}, page", median["page"], "s", "including updates during training")
                 report.figure(
-                    f"{row}, forward, backward, optimiser", 100 * middle["steps"] / whole, "%", "of the command"
+                    f"{row}, forward, backward, optimiser", 100 * median["steps"] / whole, "%", "of the command"
                 )
 
 
-def timeline(command: list[str], store: Path, out: Path) -> dict[str, float]:
-    """Run a command in a process of its own: the seconds of its parts, and of the whole."""
+def time_command(command: list[str], store: Path, out: Path) -> dict[str, float]:
+    """Run a command in a new process; returns the seconds of each part and of the whole."""
     name, *options = command
-    began = time.time()
-    call = [sys.executable, "-m", "benchmarks.timeline", str(began), name, str(store), str(out), *options]
+    start = time.time()
+    call = [sys.executable, "-m", "benchmarks.timeline", str(start), name, str(store), str(out), *options]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
-    whole = time.time() - began
+    whole = time.time() - start
     if done.returncode:
         raise RuntimeError(f"{' '.join(call)} failed: {done.stderr}")
     return {**json.loads(done.stdout.splitlines()[-1]), "whole": whole}

@@ -1,11 +1,11 @@
-"""The difference in Dice between two kinds of runs, paired by test case and seed.
+"""Difference in Dice between two groups of runs, paired by test case and seed.
 
-    voxmim evaluate scratch0 store --json scratch0.json      # and so on, for each seed of both
+    voxmim evaluate scratch0 store --json scratch0.json      # and so on, for each run
     python benchmarks/compare.py --first scratch0.json scratch1.json --second mae0.json mae1.json
 
-The files of both sides are paired in their order, so that the n-th of each has the same seed. Prints the mean of each
-side, and the mean difference with its 95 % interval over seeds and cases; with --csv, the scores are also written to a
-file, which takes the place of the JSON files in another call: `--csv FILE` alone.
+The n-th files of both groups form a pair, so give the seeds in the same order. Prints the mean of each group, and the
+mean difference with its 95 % interval over seeds and cases. --csv also writes the scores to a file; `--csv FILE` alone
+reads them from it instead of from the JSON files.
 """
 
 import argparse
@@ -26,14 +26,14 @@ SIDES = ("first", "second")
 
 
 def main() -> None:
-    """Read, compare, print."""
+    """Read the scores, and print means and difference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for side in SIDES:
-        parser.add_argument(f"--{side}", type=Path, nargs="+", default=[], help="evaluations, one for each seed")
-    parser.add_argument("--csv", type=Path, help="the scores; written where evaluations are given, otherwise read")
+        parser.add_argument(f"--{side}", type=Path, nargs="+", default=[], help="evaluations (JSON), one per seed")
+    parser.add_argument("--csv", type=Path, help="file of scores; written if evaluations are given, otherwise read")
     options = parser.parse_args()
     if len(options.first) != len(options.second):
-        parser.error("give as many files with --first as with --second")
+        parser.error("--first and --second need the same number of files")
     if options.first:
         scores = [
             [case_scores(json.loads(file.read_text()), MAIN) for file in getattr(options, side)] for side in SIDES
@@ -46,7 +46,7 @@ def main() -> None:
         parser.error("give --first and --second, or --csv")
     tables = common_scores(scores)
     if not tables:
-        parser.error("the evaluations have no case in common")
+        parser.error("the evaluations have no common case")
     for side, table in zip(SIDES, tables, strict=True):
         low, high = mean_interval(table)
         print(
@@ -56,18 +56,18 @@ def main() -> None:
 
 
 def write(file: Path, scores: list[list[dict[str, float]]]) -> None:
-    """One score a row."""
-    found = (
+    """Write one score per row."""
+    rows = (
         (side, pair, case, score)
         for side, runs in zip(SIDES, scores, strict=True)
         for pair, run in enumerate(runs)
         for case, score in run.items()
     )
-    write_csv(file, [dict(zip(COLUMNS, row, strict=True)) for row in found])
+    write_csv(file, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
 
 
 def read(file: Path) -> list[list[dict[str, float]]]:
-    """What `write` wrote."""
+    """Read the scores written by `write`."""
     runs: dict[str, dict[str, dict[str, float]]] = {side: {} for side in SIDES}
     with file.open(newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):

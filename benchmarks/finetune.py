@@ -1,11 +1,11 @@
-"""One fine-tuning step beside MONAI's network, loss and AdamW, in float32 and in bf16."""
+"""A fine-tuning step, compared with MONAI's network, loss and torch's AdamW in float32 and bf16."""
 
 from __future__ import annotations
 
 import torch
 
 from benchmarks.networks import VIT_B, VIT_TOY, WIDTHS, WIDTHS_TOY, unet_pair, unetr_pair
-from benchmarks.timing import Report, alternate, as_usual, bf16_rate, operations, peak_memory, training_step
+from benchmarks.timing import Report, alternate, bf16_flops, count_flops, default_malloc, peak_memory, training_step
 from voxmim.networks.precision import working_dtype
 from voxmim.settings import Training, Triple
 from voxmim.tasks.segmentation.loss import make_criterion
@@ -21,9 +21,9 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
 
     crop: Triple = (16, 16, 16) if smoke else (96, 96, 96)
     volume, label = torch.rand(1, 1, *crop), torch.randint(0, CLASSES, (1, 1, *crop))
-    rate = bf16_rate(size=256 if smoke else 2048)
+    peak_flops = bf16_flops(size=256 if smoke else 2048)
     structures = Structures({value: f"organ {value}" for value in range(1, CLASSES)}, {}, tuple(range(CLASSES)), {})
-    own_loss = make_criterion(structures)
+    our_loss = make_criterion(structures)
     their_loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
     pairs = {
         "UNETR step": unetr_pair(VIT_TOY if smoke else VIT_B, crop, CLASSES),
@@ -31,22 +31,22 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
     }
     for row, (theirs, ours) in pairs.items():
         their_optimiser = torch.optim.AdamW(theirs.parameters(), lr=3e-4, weight_decay=0.05)
-        own_optimiser = make_optimiser(ours, Training(), (0.9, 0.999))
+        our_optimiser = make_optimiser(ours, Training(), (0.9, 0.999))
 
-        def of_theirs(theirs: torch.nn.Module = theirs) -> torch.Tensor:
+        def their_step_loss(theirs: torch.nn.Module = theirs) -> torch.Tensor:
             return their_loss(theirs(volume).float(), label)
 
-        def of_ours(ours: torch.nn.Module = ours) -> torch.Tensor:
-            return own_loss(ours(volume).float(), label)
+        def our_step_loss(ours: torch.nn.Module = ours) -> torch.Tensor:
+            return our_loss(ours(volume).float(), label)
 
         sides = {
-            "float32": as_usual(training_step(theirs, their_optimiser, of_theirs)),
-            "bf16": as_usual(training_step(theirs, their_optimiser, of_theirs, torch.bfloat16)),
-            "ours": training_step(ours, own_optimiser, of_ours, working_dtype(volume.device, "bf16")),
+            "float32": default_malloc(training_step(theirs, their_optimiser, their_step_loss)),
+            "bf16": default_malloc(training_step(theirs, their_optimiser, their_step_loss, torch.bfloat16)),
+            "ours": training_step(ours, our_optimiser, our_step_loss, working_dtype(volume.device, "bf16")),
         }
         seconds = alternate(sides, rounds)
         memory = {name: peak_memory(step) for name, step in sides.items()}
-        used = operations(sides["ours"]) / min(seconds["ours"]) / rate
+        used = count_flops(sides["ours"]) / min(seconds["ours"]) / peak_flops
         for other in ("float32", "bf16"):
             note = f"peak {memory[other]:.1f} and {memory['ours']:.1f} GiB"
             if other == "bf16":

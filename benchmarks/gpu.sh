@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All GPU benchmarks in one call of under ten minutes; a table is printed last. Options go on to python -m benchmarks gpu.
+# Run all GPU benchmarks in under ten minutes and print a table. Options are passed to python -m benchmarks gpu.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1

@@ -1,11 +1,11 @@
-"""Every pretext with every encoder on one data set: pre-trained, fine-tuned, scored beside training from scratch.
+"""Compare every pretext with every encoder on one dataset: pre-training, fine-tuning and training from scratch.
 
     python benchmarks/methods.py STORE --out DIR [--labels 0.1] [--seed 0]
 
-Six pre-trainings by the packaged recipes `tiny` and `tiny-*`; from each a fine-tuning, and for each encoder one from
-scratch, all on the same labelled cases for the same number of steps, each at every learning rate of the recipe, of
-which one is chosen on validation cases; the test cases are scored once, at the end. It continues where it stopped. On
-two cores it takes about an hour and a half on hippocampus crops.
+There are six pre-training runs with the packaged recipes `tiny` and `tiny-*`. Each is fine-tuned, and each encoder is
+also trained from scratch, on the same labelled cases for the same number of steps. Each learning rate of the recipe is
+tried, and the best on the validation cases is kept. The test cases are scored once, at the end. An interrupted call
+continues where it stopped. It takes about 1.5 hours on hippocampus crops with two cores.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ from voxmim.training.run import METRICS, Run
 
 COMBINATIONS = ("mae-vit", "simmim-vit", "simclr-vit", "simmim-swin", "simclr-swin", "mae-unet")
 RECIPES = {name: "tiny" if name == "mae-vit" else f"tiny-{name}" for name in COMBINATIONS}
-SCRATCH = {"vit": "mae-vit", "swin": "simmim-swin", "unet": "mae-unet"}  # whose recipe the arm from scratch follows
+# training from scratch uses the recipe of this combination
+SCRATCH = {"vit": "mae-vit", "swin": "simmim-swin", "unet": "mae-unet"}
 
 
 def main() -> None:
-    """Train what is missing, and print the tables."""
+    """Run the missing trainings and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("store", type=Path, help="a folder with labels that 'voxmim prepare' wrote")
+    parser.add_argument("store", type=Path, help="labelled store written by 'voxmim prepare'")
     parser.add_argument("--out", type=Path, required=True, help="folder for all runs")
-    parser.add_argument("--labels", default="0.1", help="share or number of the labelled cases (default: %(default)s)")
-    parser.add_argument("--seed", default="0", help="of all trainings (default: %(default)s)")
+    parser.add_argument("--labels", default="0.1", help="fraction or number of labelled cases (default: %(default)s)")
+    parser.add_argument("--seed", default="0", help="seed of all trainings (default: %(default)s)")
     options = parser.parse_args()
     store, out = str(options.store), options.out
     common = ["--seed", options.seed]
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def _best_lr(out: Path, name: str, store: str, labels: str, common: list[str], encoder: str, init: Path | None) -> Run:
-    """Fine-tune at each learning rate of the recipe; the run with the highest validation Dice at any step."""
+    """Fine-tune with each learning rate of the recipe; returns the run with the highest validation Dice at any step."""
     recipe = RECIPES[name if init else SCRATCH[encoder]]
     runs = []
     for lr in load_recipe(recipe).lrs:
@@ -72,7 +73,7 @@ def _best_lr(out: Path, name: str, store: str, labels: str, common: list[str], e
 
 
 def _train(arguments: list[str]) -> None:
-    """Run a training, unless it is done; one that was stopped is resumed."""
+    """Run a training, or resume it; does nothing if it is finished."""
     status = Path(arguments[2]) / STATUS
     if status.is_file() and json.loads(status.read_text())["state"] == "done":
         return
@@ -89,16 +90,16 @@ def _curve(run: Run) -> list[tuple[int, float]]:
 
 
 def _print_pretraining(out: Path) -> None:
-    print("| pretext, encoder | steps | minutes | validation loss, first and last | guessing | ratio |")
+    print("| pretext, encoder | steps | minutes | validation loss, first to last | trivial | last / trivial |")
     print("|---|---|---|---|---|---|")
     for name in COMBINATIONS:
         rows = Run.open(out / f"p-{name}", "pretrain").metrics()
-        seen = [row for row in rows if "val_loss" in row]
-        first, last = seen[0], seen[-1]
-        beside = f"{last['val_guess']:.3f} | {last['val_loss'] / last['val_guess']:.2f}"
+        validations = [row for row in rows if "val_loss" in row]
+        first, last = validations[0], validations[-1]
+        trivial = f"{last['val_guess']:.3f} | {last['val_loss'] / last['val_guess']:.2f}"
         print(
             f"| {name} | {int(rows[-1]['step'])} | {rows[-1]['seconds'] / 60:.1f} | "
-            f"{first['val_loss']:.3f} to {last['val_loss']:.3f} | {beside} |"
+            f"{first['val_loss']:.3f} to {last['val_loss']:.3f} | {trivial} |"
         )
 
 
@@ -112,14 +113,14 @@ def _print_finetuning(arms: dict[str, Run]) -> None:
     print(f"| position-only prior | | | {prior['dice']:.3f} | {_interval(prior['ci95'])} | |")
     for name, run in arms.items():
         mean = results[name]["mean"]
-        against = ""
+        difference = ""
         if not name.startswith("scratch"):
             base = results[f"scratch-{run.recipe().encoder}"]
-            own, other = ([case["mean_dice"] for case in result["cases"]] for result in (results[name], base))
-            against = difference_cell(np.subtract([own], [other]))
+            dice, base_dice = ([case["mean_dice"] for case in result["cases"]] for result in (results[name], base))
+            difference = difference_cell(np.subtract([dice], [base_dice]))
         curve = ", ".join(f"{dice:.3f}" for _, dice in _curve(run))
         lr = run.recipe().finetune.lr
-        print(f"| {name} | {lr:g} | {curve} | {mean['dice']:.3f} | {_interval(mean['ci95'])} | {against} |")
+        print(f"| {name} | {lr:g} | {curve} | {mean['dice']:.3f} | {_interval(mean['ci95'])} | {difference} |")
 
 
 def _interval(pair: list[float]) -> str:

@@ -1,4 +1,4 @@
-"""The networks that both sides train or predict with: MONAI's as a user would build it, and ours."""
+"""Pairs of equivalent networks: MONAI's, as a user would build it, and ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTHS, WIDTHS_TOY = (32, 64, 128, 256, 320), (4, 8, 8)
 
 
 def unetr_pair(vit: ViTSettings, crop: Triple, classes: int) -> tuple[nn.Module, nn.Module]:
-    """MONAI's UNETR and ours, of the same sizes."""
+    """MONAI's UNETR and ours, with the same sizes."""
     from monai.networks.nets import UNETR
 
     torch.manual_seed(0)
@@ -28,7 +28,7 @@ def unetr_pair(vit: ViTSettings, crop: Triple, classes: int) -> tuple[nn.Module,
 
 
 def unet_pair(widths: tuple[int, ...], crop: Triple, classes: int) -> tuple[nn.Module, nn.Module]:
-    """MONAI's DynUNet with residual blocks, and our residual U-Net of the same widths."""
+    """MONAI's DynUNet with residual blocks, and our residual U-Net with the same widths."""
     from monai.networks.nets import DynUNet
 
     torch.manual_seed(0)

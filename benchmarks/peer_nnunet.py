@@ -1,14 +1,15 @@
-"""nnU-Net's side of peer.py, which starts it with the Python that nnU-Net is installed for; nothing of voxmim is here.
+"""Plan, train and predict with nnU-Net; peer.py runs this script with the Python that has nnU-Net installed.
 
-It plans and preprocesses a raw data set, times some steps, trains for as many as fit the minutes, and predicts the
-validation and test cases. Besides nnU-Net's own folders it leaves these in FOLDER:
+It does not import voxmim. It plans and preprocesses the raw dataset in FOLDER/raw, times a few steps, trains for as
+many steps as fit into the given minutes, and predicts the validation and test cases. Output in FOLDER, besides
+nnU-Net's own:
 
-    schedule.json   the plan, the seconds of a step and the number of steps, written before the training
-    epochs.json     what each epoch took and came to
+    schedule.json   plan, seconds per step and number of steps; written before training
+    epochs.json     time, losses and Dice of each epoch
     predicted/      CASE.npz with the probabilities of each label, (K, Z, Y, X)
-    nnunet.json     all of the above that a reader wants, with versions; written last
+    nnunet.json     result: schedule, epochs, timings and versions; written last
 
-A run that was stopped goes on from its last checkpoint with the number of steps that it was planned with.
+An interrupted run resumes from its last checkpoint with the same number of steps.
 """
 
 from __future__ import annotations
@@ -36,26 +37,26 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
 
 DATASET, CONFIGURATION = "Dataset001_peer", "3d_fullres"
-PROCESSES = "nnUNet_n_proc_DA"  # a variable that nnU-Net reads: how many processes make its batches
-EPOCHS = 100  # about; nnU-Net lowers its rate from epoch to epoch, so there must be many, however short the training
-WARM_UP, STEPS, PATIENCE = 2, 10, 120.0  # steps that are not timed, those that are, and CPU seconds to stop timing at
+NUM_WORKERS = "nnUNet_n_proc_DA"  # environment variable of nnU-Net: number of processes that make batches
+EPOCHS = 100  # approximate; nnU-Net lowers the learning rate once per epoch, so a short training needs many epochs too
+WARM_UP_STEPS, TIMED_STEPS, MAX_TIMING_SECONDS = 2, 10, 120.0
 
 
 def main() -> None:
-    """Do what is not done yet."""
+    """Run all stages, skipping those that are finished."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="with the raw data set in raw/, as peer.py writes it")
+    parser.add_argument("folder", type=Path, help="folder with the raw dataset in raw/")
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--memory", type=float, required=True, help="GB of a GPU that nnU-Net plans its patch for")
-    parser.add_argument("--minutes", type=float, help="CPU minutes that the steps may take")
-    parser.add_argument("--steps", type=int, help="the number of steps, where it is known")
-    parser.add_argument("--mirror", action="store_true", help="mirror, in training and in prediction")
-    parser.add_argument("--bfloat16", action="store_true", help="let the network compute in it")
+    parser.add_argument("--memory", type=float, required=True, help="GPU memory in GB to plan the patch for")
+    parser.add_argument("--minutes", type=float, help="CPU minutes for the training steps")
+    parser.add_argument("--steps", type=int, help="number of steps; overrides --minutes")
+    parser.add_argument("--mirror", action="store_true", help="use mirroring in training and prediction")
+    parser.add_argument("--bfloat16", action="store_true", help="use bfloat16 autocast")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder: Path = options.folder
-    trainer_class = Mirroring if options.mirror else NotMirroring
+    trainer_class = MirroringTrainer if options.mirror else NoMirroringTrainer
     trainer_class.bfloat16 = options.bfloat16
     preprocessed = folder / "preprocessed" / DATASET
 
@@ -64,47 +65,48 @@ def main() -> None:
         plan = plan_and_preprocess(options.memory)
         seconds, memory = time_steps(lambda: make_trainer(trainer_class, preprocessed))
         steps = options.steps or max(1, int(60 * options.minutes / seconds))
-        write(schedule_file, {"plan": plan, "step_seconds": seconds, "gigabytes": memory, **schedule_of(steps)})
+        write_json(schedule_file, {"plan": plan, "step_seconds": seconds, "gigabytes": memory, **make_schedule(steps)})
     schedule = json.loads(schedule_file.read_text())
     print(f"{schedule['epochs']} epochs of {schedule['iterations']} steps, {schedule['step_seconds']:.2f} s each")
 
-    sow(options.seed)
+    seed_everything(options.seed)
     trainer = make_trainer(trainer_class, preprocessed)
     trainer.epochs_file = folder / "epochs.json"
     trainer.num_epochs, trainer.num_iterations_per_epoch = schedule["epochs"], schedule["iterations"]
-    trainer.num_val_iterations_per_epoch = max(1, schedule["iterations"] // 5)  # nnU-Net's own share
+    trainer.num_val_iterations_per_epoch = max(1, schedule["iterations"] // 5)  # ratio of nnU-Net
     trainer.save_every = max(1, schedule["epochs"] // 10)
     results = Path(trainer.output_folder)
     final, latest = results / "checkpoint_final.pth", results / "checkpoint_latest.pth"
     if final.is_file() or latest.is_file():
         trainer.load_checkpoint(str(final if final.is_file() else latest))
-        sow(1000 * options.seed + trainer.current_epoch)  # as no random state is kept, and other patches shall follow
+        # Checkpoints have no random state, and the original seed would repeat the first patches.
+        seed_everything(1000 * options.seed + trainer.current_epoch)
     if not final.is_file():
         trainer.run_training()
-    began = time.process_time()
+    start = time.process_time()
     predict(trainer, folder, options.mirror)
 
     epochs = json.loads(trainer.epochs_file.read_text())
-    told = {
+    result = {
         "trainer": trainer_class.__mro__[2].__name__,
         "steps": schedule["epochs"] * schedule["iterations"],
         "minutes": sum(epoch["cpu_seconds"] for epoch in epochs) / 60,
         "wall_minutes": sum(epoch["seconds"] for epoch in epochs) / 60,
-        "prediction_minutes": (time.process_time() - began) / 60,
-        "peak_gigabytes": gigabytes(),
-        "parameters": sum(weights.numel() for weights in trainer.network.parameters()),
+        "prediction_minutes": (time.process_time() - start) / 60,
+        "peak_gigabytes": peak_memory(),
+        "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
         "rate": trainer.initial_lr,
         "threads": options.threads,
         "bfloat16": options.bfloat16,
         "epochs_log": epochs,
         "versions": {name: version(name) for name in ("nnunetv2", "torch", "batchgeneratorsv2", "numpy")},
     }
-    write(folder / "nnunet.json", {**schedule, **told})
+    write_json(folder / "nnunet.json", {**schedule, **result})
 
 
 def plan_and_preprocess(memory: float) -> dict[str, Any]:
-    """Let nnU-Net plan, and write the preprocessed cases; returns what it planned."""
-    os.environ[PROCESSES] = "1"  # its planner takes this for torch's threads, of which there must be some
+    """Plan and preprocess with nnU-Net; returns a summary of the plan."""
+    os.environ[NUM_WORKERS] = "1"  # the planner sets the number of torch threads to this, so it must not be 0
     extract_fingerprints([1], num_processes=1, check_dataset_integrity=True, verbose=False, show_progress_bar=False)
     plans, name = plan_experiment_dataset(1, gpu_memory_target_in_gb=memory)
     preprocess_dataset(1, name, [CONFIGURATION], [1], show_progress_bar=False)
@@ -124,20 +126,21 @@ def plan_and_preprocess(memory: float) -> dict[str, Any]:
     }
 
 
-def sow(seed: int) -> None:
-    """Fix all that is drawn from here on."""
-    for fix in (random.seed, np.random.seed, torch.manual_seed):
-        fix(seed)
+def seed_everything(seed: int) -> None:
+    """Seed all random number generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
-def schedule_of(steps: int) -> dict[str, int]:
-    """Epochs and the steps of each, so that no more than `steps` are made in about `EPOCHS` epochs."""
+def make_schedule(steps: int) -> dict[str, int]:
+    """Split at most `steps` steps into about `EPOCHS` epochs of equal length."""
     iterations = max(1, steps // EPOCHS)
     return {"epochs": steps // iterations, "iterations": iterations}
 
 
-class Timed:
-    """What a trainer of nnU-Net's is given: a log of what its steps take; bfloat16; no more files than are used."""
+class TrainerMixin:
+    """Adds to a trainer of nnU-Net: a log of each epoch, and bfloat16. Omits files that are not needed."""
 
     bfloat16: bool
     epochs_file: Path
@@ -146,62 +149,63 @@ class Timed:
     def initialize(self) -> None:
         super().initialize()
         if self.bfloat16:
-            self.network.forward = in_bfloat16(self.network.forward)
+            self.network.forward = bfloat16_forward(self.network.forward)
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        known = json.loads(self.epochs_file.read_text()) if self.current_epoch else []
-        self.log = known[: self.current_epoch]
+        log = json.loads(self.epochs_file.read_text()) if self.current_epoch else []
+        self.log = log[: self.current_epoch]
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        self._began = time.monotonic(), time.process_time()
+        self._start = time.monotonic(), time.process_time()
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        seconds, worked = time.monotonic() - self._began[0], time.process_time() - self._began[1]
-        self.log.append({"seconds": round(seconds, 3), "cpu_seconds": round(worked, 3)})
+        seconds, cpu_seconds = time.monotonic() - self._start[0], time.process_time() - self._start[1]
+        self.log.append({"seconds": round(seconds, 3), "cpu_seconds": round(cpu_seconds, 3)})
         super().on_train_epoch_end(train_outputs)
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
-        logged = {"loss": "train_losses", "val_loss": "val_losses", "pseudo_dice": "mean_fg_dice", "rate": "lrs"}
-        self.log[-1] |= {name: float(self.logger.get_value(key, -1)) for name, key in logged.items()}
-        write(self.epochs_file, self.log)
+        keys = {"loss": "train_losses", "val_loss": "val_losses", "pseudo_dice": "mean_fg_dice", "rate": "lrs"}
+        self.log[-1] |= {name: float(self.logger.get_value(key, -1)) for name, key in keys.items()}
+        write_json(self.epochs_file, self.log)
 
     def save_checkpoint(self, filename: str) -> None:
-        """The last weights are those used, as nnU-Net itself does; the best on crops of the validation cases aren't."""
+        """Skip the best checkpoint: predictions use the last weights, as in nnU-Net."""
         if not filename.endswith("checkpoint_best.pth"):
             super().save_checkpoint(filename)
 
     def plot_network_architecture(self) -> None:
-        """Not drawn; a picture after every epoch isn't either (see `make_trainer`)."""
+        """Skip the plot."""
 
 
-def in_bfloat16(forward: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], Any]:
-    """A network's forward pass, computed in bfloat16 by weights in float32 and told in float32.
+def bfloat16_forward(forward: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], Any]:
+    """Wrap a forward pass in bfloat16 autocast, with outputs in float32.
 
-    nnU-Net does so in float16 where there is a GPU; on a CPU it would take float32 alone.
+    nnU-Net uses float16 autocast on a GPU, but no autocast on a CPU.
     """
 
     def run(patches: torch.Tensor) -> Any:
         with torch.autocast("cpu", torch.bfloat16):
-            found = forward(patches)
-        return [level.float() for level in found] if isinstance(found, list | tuple) else found.float()
+            output = forward(patches)
+        # with deep supervision, one output per resolution
+        return [level.float() for level in output] if isinstance(output, list | tuple) else output.float()
 
     return run
 
 
-class Mirroring(Timed, nnUNetTrainer):
-    """nnU-Net as it comes."""
+class MirroringTrainer(TrainerMixin, nnUNetTrainer):
+    """nnU-Net's default trainer."""
 
 
-class NotMirroring(Timed, nnUNetTrainerNoMirroring):
-    """nnU-Net's own variant without mirror images."""
+class NoMirroringTrainer(TrainerMixin, nnUNetTrainerNoMirroring):
+    """nnU-Net's trainer without mirroring."""
 
 
-def make_trainer(trainer_class: type[Timed], preprocessed: Path) -> Any:
-    """A trainer with weights of its own, on the CPU."""
-    os.environ[PROCESSES] = "0"  # patches are cut and augmented in this process, so that its time holds all
+def make_trainer(trainer_class: type[TrainerMixin], preprocessed: Path) -> Any:
+    """A new trainer on the CPU."""
+    os.environ[NUM_WORKERS] = "0"  # batches are made in this process, so that its CPU time includes them
     plans = json.loads((preprocessed / "nnUNetPlans.json").read_text()) | {"continue_training": False}
     dataset = json.loads((preprocessed / "dataset.json").read_text())
     trainer = trainer_class(plans, CONFIGURATION, 0, dataset, torch.device("cpu"))
@@ -210,20 +214,20 @@ def make_trainer(trainer_class: type[Timed], preprocessed: Path) -> Any:
 
 
 def time_steps(make: Callable[[], Any]) -> tuple[float, float]:
-    """CPU seconds of one step, reading and augmenting included, and the memory in GB that the process took so far."""
+    """CPU seconds per step, including data loading and augmentation, and peak memory in GB."""
     trainer, times = make(), []
     trainer.on_train_start()
     trainer.network.train()
-    while len(times) < WARM_UP + STEPS and sum(times) < PATIENCE:
-        began = time.process_time()
+    while len(times) < WARM_UP_STEPS + TIMED_STEPS and sum(times) < MAX_TIMING_SECONDS:
+        start = time.process_time()
         trainer.train_step(next(trainer.dataloader_train))
-        times.append(time.process_time() - began)
-    counted = times[WARM_UP:] or times[-1:]
-    return sum(counted) / len(counted), gigabytes()
+        times.append(time.process_time() - start)
+    timed = times[WARM_UP_STEPS:] or times[-1:]
+    return sum(timed) / len(timed), peak_memory()
 
 
 def predict(trainer: Any, folder: Path, mirror: bool) -> None:
-    """Write the probabilities of every validation and test case that isn't predicted yet."""
+    """Write the probabilities of the validation and test cases, skipping existing ones."""
     trainer.set_deep_supervision_enabled(False)
     predictor = nnUNetPredictor(use_mirroring=mirror, device=trainer.device, allow_tqdm=False)
     predictor.manual_initialization(
@@ -237,22 +241,22 @@ def predict(trainer: Any, folder: Path, mirror: bool) -> None:
     )
     raw, out = folder / "raw" / DATASET, folder / "predicted"
     out.mkdir(exist_ok=True)
-    wanted = [raw / "imagesTr" / name for name in json.loads((raw / "splits_final.json").read_text())[0]["val"]]
-    wanted += sorted({raw / "imagesTs" / file.name[:-12] for file in (raw / "imagesTs").iterdir()})
+    cases = [raw / "imagesTr" / name for name in json.loads((raw / "splits_final.json").read_text())[0]["val"]]
+    cases += sorted({raw / "imagesTs" / file.name[:-12] for file in (raw / "imagesTs").iterdir()})
     channels = range(len(trainer.dataset_json["channel_names"]))
-    for case in wanted:
-        if not (out / f"{case.name}.nii.gz").is_file():  # which is written after the probabilities
+    for case in cases:
+        if not (out / f"{case.name}.nii.gz").is_file():  # nnU-Net writes it after the probabilities
             files = [f"{case}_{channel:04d}.nii.gz" for channel in channels]
             predictor.predict_from_files_sequential([files], [str(out / f"{case.name}")], save_probabilities=True)
 
 
-def gigabytes() -> float:
-    """The most memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # told in KiB
+def peak_memory() -> float:
+    """Peak memory of this process in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # ru_maxrss is in KiB
 
 
-def write(file: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
+def write_json(file: Path, content: Any) -> None:
+    """Write JSON atomically."""
     temporary = file.with_suffix(".part")
     temporary.write_text(json.dumps(content, indent=1))
     temporary.replace(file)

@@ -1,4 +1,4 @@
-"""The paper's models written without regard to cost: convolved patches, attention written out, all in float32."""
+"""Plain implementation of the paper's models, without optimisations such as fused attention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from voxmim.settings import Triple
 
 
 class PlainAttention(nn.Module):
-    """Self-attention written out: scores, softmax, sum."""
+    """Self-attention without a fused kernel."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainViT(nn.Module):
-    """Patches, positions, blocks."""
+    """Patch embedding, positions and transformer blocks."""
 
     def __init__(self, vit: ViTSettings, crop: Triple) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class PlainViT(nn.Module):
         self.blocks = nn.Sequential(*(PlainBlock(vit.width, vit.heads) for _ in range(vit.depth)))
         self.norm = nn.LayerNorm(vit.width)
 
-    def embedded(self, volume: Tensor) -> Tensor:
+    def embed_patches(self, volume: Tensor) -> Tensor:
         return self.embed(volume).flatten(2).transpose(1, 2)
 
     def encode(self, tokens: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class PlainViT(nn.Module):
 
 
 class PlainMAE(nn.Module):
-    """Masked autoencoding; the encoder sees visible patches only."""
+    """Masked autoencoder; the encoder sees only the visible patches."""
 
     def __init__(self, vit: ViTSettings, mae: MAESettings, crop: Triple) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class PlainMAE(nn.Module):
         self.head = nn.Linear(inner, vit.patch[0] * vit.patch[1] * vit.patch[2])
 
     def forward(self, volume: Tensor, visible: Tensor) -> Tensor:
-        tokens = self.vit.embedded(volume) + self.vit.positions
+        tokens = self.vit.embed_patches(volume) + self.vit.positions
         encoded = self.reduce(self.vit.encode(take(tokens, visible)))
         mask = torch.ones(tokens.shape[:2], device=volume.device).scatter(1, visible, 0)
         full = self.mask_token.to(encoded.dtype).expand(*mask.shape, -1)
@@ -85,7 +85,7 @@ class PlainMAE(nn.Module):
 
 
 class PlainSimMIM(nn.Module):
-    """SimMIM: every patch is encoded, hidden ones as a mask token; a linear head."""
+    """SimMIM: all patches are encoded, masked ones as a mask token; linear head."""
 
     def __init__(self, vit: ViTSettings, crop: Triple) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class PlainSimMIM(nn.Module):
         self.head = nn.Linear(vit.width, vit.patch[0] * vit.patch[1] * vit.patch[2])
 
     def forward(self, volume: Tensor, mask: Tensor) -> Tensor:
-        tokens = self.vit.embedded(volume)
+        tokens = self.vit.embed_patches(volume)
         tokens = torch.where(mask.unsqueeze(-1), self.token.to(tokens.dtype), tokens) + self.vit.positions
         error = (self.head(self.vit.encode(tokens)) - patchify(volume, self.vit.patch)).abs().mean(-1)
         return (error * mask).sum() / mask.sum()

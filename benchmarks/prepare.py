@@ -1,8 +1,8 @@
-"""Scans prepared a CPU second, beside the same chain of MONAI's transforms; one thread.
+"""Scans prepared per CPU second with one thread, compared with the same steps in MONAI.
 
-The same .nii.gz files are read, turned to RAS, resampled, clipped and cropped to their foreground: by `prepare_scan`
-(which also tells which bodies are foreground, smooths what shrinks, and refuses damaged files), and by MONAI's
-LoadImage, Orientation, Spacing, ScaleIntensityRange and CropForeground.
+Both sides read the same .nii.gz files, reorient them to RAS, resample, clip and crop to the foreground. MONAI uses
+LoadImage, Orientation, Spacing, ScaleIntensityRange and CropForeground. voxmim uses `prepare_scan`, which also detects
+the body, smooths before downsampling and rejects damaged files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WINDOW, SPACING = (-175.0, 250.0), (1.5, 1.5, 2.0)
 
 
 def measure(report: Report, rounds: int, smoke: bool) -> None:
-    """Time both chains on every file in turn."""
+    """Time both sides on each file."""
     from monai import transforms
 
     warnings.filterwarnings("ignore", module="monai")
@@ -61,7 +61,7 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
 
 
 def make_scans(folder: Path, count: int, shape: tuple[int, int, int]) -> list[Path]:
-    """Phantoms of a trunk, at the size and with the noise of a CT."""
+    """Write trunk phantoms with the size and noise of a CT."""
     files = []
     for seed in range(count):
         coarse = draw_trunk(seed)[0]

@@ -1,4 +1,4 @@
-"""What more cores bring: whole runs of prepare over processes, and a pre-training step over threads."""
+"""Speedup with more cores: prepare with several processes, and a pre-training step with several threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from voxmim.workers import cores
 
 
 def measure(report: Report, rounds: int, smoke: bool) -> None:
-    """One process or thread against as many as there are cores."""
+    """Compare one process or thread with one per core."""
     many = 2 if smoke else cores()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -31,7 +31,7 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
             )
 
         seconds = alternate({"one": run(1), "many": run(many)}, 1, warm_up=0)
-        note = "whole runs, the start of the processes included"
+        note = "whole runs, including the start of the processes"
         report.ratio(f"prepare, {many} processes against 1", seconds["one"], seconds["many"], note)
 
     vit = ViTSettings((16, 16, 16), 48, 1, 2) if smoke else ViTSettings()

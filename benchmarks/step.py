@@ -1,7 +1,7 @@
-"""One pre-training step beside a plain float32 implementation of the paper's models (`plain_mae`).
+"""A pre-training step, compared with a plain float32 implementation of the paper's models (`plain_mae`).
 
-Every side has the paper's ViT-B on 96^3. The other side always has the paper's deep decoder; ours has that, or the
-decoder of a light recipe. In bf16, the plain model runs as it is under autocast.
+All sides use the paper's ViT-B with crops of 96^3. The plain model always has the paper's deep decoder; ours has that
+or the decoder of a light recipe. The bf16 rows run the plain model with autocast.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain_mae import PlainMAE, PlainSimMIM
-from benchmarks.timing import Report, Work, alternate, as_usual, bf16_rate, operations, peak_memory, training_step
+from benchmarks.timing import (
+    Report,
+    Work,
+    alternate,
+    bf16_flops,
+    count_flops,
+    default_malloc,
+    peak_memory,
+    training_step,
+)
 from voxmim.networks.build import build_encoder
 from voxmim.networks.precision import working_dtype
 from voxmim.networks.vit import ViTSettings
@@ -29,7 +38,7 @@ CROSS = MAESettings(decoder_depth=1, cross_attention=True, predicted_fraction=0.
 
 @dataclass(frozen=True)
 class Case:
-    """A pretext at one shape, and our variants of it by row."""
+    """A pretext with a patch and batch size, and our settings for each row."""
 
     pretext: str
     patch: int
@@ -46,8 +55,8 @@ CASES = (
 
 def measure(report: Report, rounds: int, smoke: bool) -> None:
     """Time every case."""
-    rate = bf16_rate(size=256 if smoke else 2048)
-    report.figure("bf16 product", rate / 1e9, "GFLOP/s", "2048^3, the best of five")
+    peak_flops = bf16_flops(size=256 if smoke else 2048)
+    report.figure("bf16 product", peak_flops / 1e9, "GFLOP/s", "2048^3, best of five")
     for case in CASES:
         crop: Triple = (32, 32, 32) if smoke else CROP
         vit = ViTSettings((case.patch,) * 3, *((48, 1, 2) if smoke else (768, 12, 12)))
@@ -58,7 +67,7 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
         seconds = alternate(sides, rounds if case.patch == 16 else max(1, rounds - 1))
         memory = {name: peak_memory(step) for name, step in sides.items()}
         for row, step in ours.items():
-            used = operations(step) / min(seconds[row]) / rate
+            used = count_flops(step) / min(seconds[row]) / peak_flops
             report.ratio(
                 row, seconds["float32"], seconds[row],
                 f"peak {memory['float32']:.1f} and {memory[row]:.1f} GiB; {used:.0%} of the bf16 product's rate",
@@ -71,7 +80,7 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
 def our_step(
     case: Case, settings: MAESettings | SimMIMSettings, vit: ViTSettings, volume: Tensor, seeds: Tensor
 ) -> Work:
-    """As voxmim trains; masks are drawn in the step."""
+    """A step as voxmim trains; masks are sampled in the step."""
     crop: Triple = (volume.shape[2], volume.shape[3], volume.shape[4])
     network = build_pretext(case.pretext, settings, MaskSettings(), build_encoder(vit, 1, crop))
     optimiser = make_optimiser(network, Training(), (0.9, 0.95))
@@ -80,14 +89,14 @@ def our_step(
 
 
 def plain_step(case: Case, vit: ViTSettings, volume: Tensor, seeds: Tensor) -> dict[str, Work]:
-    """The plain model in float32, and under autocast."""
+    """A step of the plain model in float32 and with bf16 autocast."""
     crop: Triple = (volume.shape[2], volume.shape[3], volume.shape[4])
-    drawn = next(iter(case.variants.values()))
-    example = build_pretext(case.pretext, drawn, MaskSettings(), build_encoder(vit, 1, crop))
-    hidden = example.inputs(volume, seeds)[1]  # MAE's visible patches, SimMIM's mask
+    settings = next(iter(case.variants.values()))
+    example = build_pretext(case.pretext, settings, MaskSettings(), build_encoder(vit, 1, crop))
+    mask = example.inputs(volume, seeds)[1]  # MAE: indices of visible patches; SimMIM: mask
     network = PlainMAE(vit, MAESettings(), crop) if case.pretext == "mae" else PlainSimMIM(vit, crop)
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.05)
     return {
-        name: as_usual(training_step(network, optimiser, lambda: network(volume, hidden), dtype))
+        name: default_malloc(training_step(network, optimiser, lambda: network(volume, mask), dtype))
         for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16))
     }

@@ -1,4 +1,4 @@
-"""The benchmarks run at toy size, and write their ratios by row."""
+"""The benchmarks run at toy size and write their results."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ ROWS = {
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package of benchmarks lies beside the tests, and runs from the root of the project."""
+    """Make the package benchmarks importable, also in subprocesses."""
     monkeypatch.syspath_prepend(ROOT)
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_benchmark_runs_and_writes_its_ratios(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_benchmark_runs_and_writes_its_ratios(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks.__main__ import main
 
-    main([name, "--smoke", "--json", str(tmp_path / "found.json")])
-    found, row = json.loads((tmp_path / "found.json").read_text()), ROWS[name]
+    main([name, "--smoke", "--json", str(tmp_path / "results.json")])
+    results, row = json.loads((tmp_path / "results.json").read_text()), ROWS[name]
     assert f"### {name}" in capsys.readouterr().out
     if row is not None:
-        assert 0 < found["ratios"][row]["min"] <= found["ratios"][row]["median"] <= found["ratios"][row]["max"]
+        assert 0 < results["ratios"][row]["min"] <= results["ratios"][row]["median"] <= results["ratios"][row]["max"]
     else:
-        assert found["figures"]["pretrain tiny, whole command"]["value"] > 0
+        assert results["figures"]["pretrain tiny, whole command"]["value"] > 0
 
 
-def test_a_ratio_is_the_median_of_its_rounds() -> None:
+def test_ratio_is_the_median_over_rounds() -> None:
     from benchmarks.timing import Report
 
     report = Report()
@@ -50,50 +50,50 @@ def test_a_ratio_is_the_median_of_its_rounds() -> None:
     assert "| row | **3.00** (2.00 to 9.00) |" in report.table("x")
 
 
-def test_peak_memory_is_what_the_work_takes() -> None:
+def test_peak_memory_is_that_of_the_work() -> None:
     import numpy as np
     from benchmarks.timing import peak_memory
 
     assert 0.24 < peak_memory(lambda: np.ones(2**25)) < 0.3  # 256 MiB
 
 
-def test_evaluations_are_compared_by_case_and_seed_and_again_from_the_table(
+def test_evaluations_are_compared_by_case_and_seed_from_json_and_csv(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from benchmarks.compare import main
 
     gains = {"scratch": (0.0, 0.0), "mae": (0.1, 0.2)}
-    for name, added in gains.items():
-        for seed, gain in enumerate(added):
-            cases = [{"case": f"case_{at}", "dice": {"bone": 0.5 + 0.01 * at + gain, "fat": None}} for at in range(5)]
+    for name, gains_of_seeds in gains.items():
+        for seed, gain in enumerate(gains_of_seeds):
+            cases = [{"case": f"case_{i}", "dice": {"bone": 0.5 + 0.01 * i + gain, "fat": None}} for i in range(5)]
             (tmp_path / f"{name}{seed}.json").write_text(json.dumps({"cases": cases}))
     table = str(tmp_path / "scores.csv")
     sides = [str(tmp_path / f"{name}{seed}.json") for name in gains for seed in range(2)]
-    said = []
+    printed = []
     for options in (["--first", *sides[:2], "--second", *sides[2:], "--csv", table], ["--csv", table]):
         monkeypatch.setattr("sys.argv", ["compare.py", *options])
         main()
-        said.append(capsys.readouterr().out)
-    assert said[0] == said[1]
-    assert "second minus first: +0.1500 (" in said[0]
-    assert "second: 0.670 (" in said[0]
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert "second minus first: +0.1500 (" in printed[0]
+    assert "second: 0.670 (" in printed[0]
 
 
-def test_curves_give_steps_to_the_plateau_and_break_even_and_again_from_the_table(
+def test_curves_give_steps_to_the_plateau_and_break_even_from_runs_and_csv(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from benchmarks.curves import main
 
-    gains = {"scratch": [0.2, 0.4, 0.4, 0.4], "mae": [0.3, 0.5, 0.5, 0.5]}
-    for name, scores in gains.items():
+    dice = {"scratch": [0.2, 0.4, 0.4, 0.4], "mae": [0.3, 0.5, 0.5, 0.5]}
+    for name, scores in dice.items():
         for seed in range(2):
             run = tmp_path / f"{name}{seed}"
             run.mkdir()
             (run / "run.json").write_text(json.dumps({"kind": "finetune"}))
-            validated = [f"{100 * at},{score + 0.1 * seed}" for at, score in enumerate(scores, 1)]
+            validated = [f"{100 * i},{score + 0.1 * seed}" for i, score in enumerate(scores, 1)]
             (run / "metrics.csv").write_text("".join(f"{row}\n" for row in ["step,val_dice", "50,", *validated]))
     table, picture = tmp_path / "curves.csv", tmp_path / "curves.png"
-    arms = [["--arm", name, str(tmp_path / f"{name}0"), str(tmp_path / f"{name}1")] for name in gains]
+    arms = [["--arm", name, str(tmp_path / f"{name}0"), str(tmp_path / f"{name}1")] for name in dice]
     costs = ["--step-seconds", "0.6", "--pretraining-minutes", "2", "--png", str(picture), "--csv", str(table)]
     printed = []
     for options in ([*arms[0], *arms[1], *costs], costs):
