@@ -207,7 +207,7 @@ def make_app() -> cyclopts.App:
         name="voxmim",
         help="Pre-train a 3D encoder on the scans you have; fine-tune it on the few you labelled.",
         help_format="plaintext",
-        help_epilogue="Start with 'voxmim demo': it runs every step on phantoms and prints each step's own command.",
+        help_epilogue="Start with 'voxmim demo': it runs every step on phantoms and prints the command of each step.",
         version=f"voxmim {__version__}",
         version_format="plaintext",
         console=CONSOLE,

@@ -21,7 +21,7 @@ def page() -> Page:
     )
 
 
-def test_a_page_is_written_as_markdown_with_its_pictures_beside_it(tmp_path: Path) -> None:
+def test_a_page_is_written_as_markdown_with_separate_pictures(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "page.md"
     write_markdown(file, page(), [("results.csv", "all of it")])
     text = file.read_text()
@@ -35,13 +35,13 @@ def test_a_page_is_written_as_markdown_with_its_pictures_beside_it(tmp_path: Pat
         in text
     )
     assert "## Reproduce\n\n```\nvoxmim study one\n```" in text
-    assert "<details><summary>Every step's own command</summary>\n\n```\nvoxmim pretrain two\n```\n\n</details>" in text
+    assert "<details><summary>The command of each step</summary>\n\n```\nvoxmim pretrain two\n```\n\n</details>" in text
     assert "```\nseed: 0\nlr: 0.001\n```" in text
     assert (tmp_path / "folder" / "pictures" / "02.png").read_bytes() == page().pictures[0].png
     assert (tmp_path / "folder" / "pictures" / "01.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_what_is_empty_is_left_out(tmp_path: Path) -> None:
+def test_empty_parts_are_left_out(tmp_path: Path) -> None:
     write_markdown(tmp_path / "page.md", Page("Title", ["One line."]))
     assert (tmp_path / "page.md").read_text() == "# Title\n\nOne line.\n"
     assert not (tmp_path / "pictures").exists()

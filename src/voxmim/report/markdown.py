@@ -34,7 +34,7 @@ def write_markdown(file: Path, page: Page, links: Sequence[tuple[str, str]] = ()
     if page.commands:
         parts += ["## Reproduce", _code(page.commands[:1])]
     if page.commands[1:]:
-        parts += _folded("Every step's own command", _code(page.commands[1:]))
+        parts += _folded("The command of each step", _code(page.commands[1:]))
     if page.settings:
         parts += _folded("All settings, as YAML", _code(page.settings.splitlines()))
     write_text(file, "\n\n".join(parts) + "\n")

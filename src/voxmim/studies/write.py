@@ -62,7 +62,7 @@ def write_study(
         ],
     }
     write_csv(folder / "results.csv", raw_rows(comparison), COLUMNS)
-    links = [("results.csv", "every raw result, one number a row"), ("study.json", "arms, results, environment")]
+    links = [("results.csv", "every raw result, one number per row"), ("study.json", "arms, results, environment")]
     write_markdown(folder / "page.md", page, links)
     write_page(folder / "report.html", page)
     write_json(folder / "study.json", content)
