@@ -20,12 +20,12 @@ def stub(monkeypatch: pytest.MonkeyPatch, name: str, action: Callable[..., Any])
 
 
 def flat(text: str) -> str:
-    """Without line breaks and frames, which fall where the terminal ends."""
+    """Remove line breaks and table frames, which depend on the width of the terminal."""
     return re.sub(r"[\s│┃]+", " ", text)
 
 
 def parsed(arguments: Sequence[str]) -> SimpleNamespace:
-    """What a command line asks for, without doing it: `command` (the api's function) and each of its arguments."""
+    """Parse a command line without running it: `command` (the function of the api) and each of its arguments."""
     called: list[SimpleNamespace] = []
     with pytest.MonkeyPatch.context() as patch:
         for function in (*(command.function or name for name, command in cli.COMMANDS.items()), "plan"):
@@ -35,7 +35,7 @@ def parsed(arguments: Sequence[str]) -> SimpleNamespace:
                 lambda function=function, **given: called.append(SimpleNamespace(command=function, **given)),
             )
             patch.setattr(commands, function, lambda result, given: 0, raising=False)
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exit_info:
             cli.main(arguments)
-    assert not left.value.code
+    assert not exit_info.value.code
     return called[0]

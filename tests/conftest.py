@@ -22,10 +22,10 @@ from voxmim.images.volume import Volume, write_volume
 from voxmim.recipe import make_recipe, write_recipe
 from voxmim.store.prepare import prepare
 
-# Tests run side by side, and what is tiny gains nothing by more threads. Only heeded when set before torch is imported.
+# Tests run in parallel, and tiny networks are no faster with more threads. Must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The same examples in every run, so that the suite's verdict is the code's alone. To look for new ones:
+# The same examples in every run, so that the result depends on the code alone. To look for new ones:
 # pytest --hypothesis-profile=search
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.register_profile("search", max_examples=500, deadline=None)
@@ -33,9 +33,9 @@ hypothesis.settings.load_profile("fixed")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """How many processes share the tests: as many as there are cores, four at most, and none for files by name."""
+    """The number of test processes: one per core, at most four, and none if only files are named."""
     named = [Path(argument.partition("::")[0]) for argument in config.option.file_or_dir]
-    if named and all(path.is_file() for path in named):  # which are done before two processes have begun
+    if named and all(path.is_file() for path in named):  # a few files finish before two processes have started
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, 4) if cores > 1 else 0
@@ -49,21 +49,21 @@ def _write_scan(path: Path, array: np.ndarray, affine: np.ndarray | None = None)
 
 @pytest.fixture(autouse=True)
 def pages_without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take longer than a tiny training: they are left out where a page is not the subject."""
-    rooms = {"training", "weights", "tasks", "export"} & set(request.path.parts)
-    if rooms and not getattr(request.module, "PICTURES", False):
+    """Skip pictures, which take longer than a tiny training, in tests that are not about them."""
+    folders = {"training", "weights", "tasks", "export"} & set(request.path.parts)
+    if folders and not getattr(request.module, "PICTURES", False):
         for name in ("reconstruction_pictures", "segmentation_pictures"):
             monkeypatch.setattr(f"voxmim.report.run_page.{name}", lambda *_: [])
 
 
 @pytest.fixture
 def write_scan() -> Callable[..., Path]:
-    """Give write_scan(path, array, affine): put (X, Y, Z) or (C, X, Y, Z) voxels on disk."""
+    """Return write_scan(path, array, affine), which writes (X, Y, Z) or (C, X, Y, Z) voxels."""
     return _write_scan
 
 
 def tiny_case(seed: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A CT of a body (40 HU) in air with two organs (200 and -150 HU, labels 1 and 2), shaken from seed to seed."""
+    """A CT of a body (40 HU) in air with two organs (200 and -150 HU, labels 1 and 2), moved a little by the seed."""
     rng = np.random.default_rng(seed)
     where = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
 
@@ -102,7 +102,7 @@ def _write_source(
 
 @pytest.fixture
 def tiny_source(tmp_path: Path) -> Callable[..., Path]:
-    """Give tiny_source(cases, ...): write a CT cohort in the Decathlon's layout and return its folder."""
+    """Return tiny_source(cases, ...), which writes a CT cohort in the Decathlon's layout and returns its folder."""
 
     def make(folder: str = "source", **options: Any) -> Path:
         return _write_source(tmp_path / folder, **options)
@@ -112,7 +112,7 @@ def tiny_source(tmp_path: Path) -> Callable[..., Path]:
 
 @dataclass(frozen=True)
 class Tiny:
-    """A source, the store made of it, and a recipe that trains in a second. Shared: copy what is to be changed."""
+    """A source, its store, and a recipe that trains in a second. Shared between tests: copy before you change it."""
 
     source: Path
     store: Path
@@ -121,7 +121,7 @@ class Tiny:
 
 @dataclass(frozen=True)
 class TinyRuns(Tiny):
-    """The same with a pre-training and a fine-tuning from its encoder."""
+    """The same with the runs of a pre-training and of a fine-tuning from its encoder."""
 
     pretrain: Path
     finetune: Path
@@ -163,7 +163,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(scope="session")
 def tiny_runs(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> TinyRuns:
-    """Train once for all tests that only look at runs."""
+    """Train once for all tests that only read runs."""
     from voxmim import api
 
     folder = tmp_path_factory.mktemp("runs")
@@ -174,7 +174,7 @@ def tiny_runs(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> TinyRuns:
 
 @dataclass(frozen=True)
 class Sorted(Tiny):
-    """Scans without label maps, each with a class, and a run that learned to tell them. Shared, as `Tiny`."""
+    """Scans without label maps, a class for each, and the run of a classifier of them. Shared, as `Tiny`."""
 
     classes: Path
     run: Path
@@ -182,7 +182,7 @@ class Sorted(Tiny):
 
 @pytest.fixture(scope="session")
 def tiny_sorted(tmp_path_factory: pytest.TempPathFactory) -> Sorted:
-    """Thirty CTs (train 0-17, val 18-23, test 24-29) with an organ anywhere, which is dense or light; and a run."""
+    """Thirty CTs (train 0-17, val 18-23, test 24-29) with a dense or light organ at a random place; and a run."""
     from voxmim import api
 
     folder = tmp_path_factory.mktemp("sorted")
@@ -214,7 +214,7 @@ def tiny_sorted(tmp_path_factory: pytest.TempPathFactory) -> Sorted:
 
 @pytest.fixture
 def start_and_kill() -> Callable[..., None]:
-    """Give start_and_kill(arguments, run, rows): start `voxmim` and kill it once metrics.csv has so many rows."""
+    """Return start_and_kill(arguments, run, rows): start `voxmim` and kill it once metrics.csv has that many rows."""
 
     def act(arguments: list[str | Path], run: Path, rows: int) -> None:
         process = CONTEXT.Process(target=main, args=([str(argument) for argument in arguments],))
@@ -231,7 +231,7 @@ def start_and_kill() -> Callable[..., None]:
 
 @pytest.fixture
 def stop_before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
-    """Give stop_before_step(n): within the block, trainings end with KeyboardInterrupt before step n (from 0)."""
+    """Return stop_before_step(n): within the block, trainings end with KeyboardInterrupt before step n (from 0)."""
     from voxmim.training import loop
 
     take_step = loop._step
@@ -253,7 +253,7 @@ def stop_before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Abstrac
 
 @pytest.fixture
 def fake_segmentor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Give fake_segmentor(spacing, bands): whatever segmentor is loaded next labels by intensity, perfectly so."""
+    """Return fake_segmentor(spacing, bands): the next segmentor that is loaded labels by intensity, without errors."""
     from stand_ins import TINY_BANDS, ByIntensity
 
     def make(
@@ -279,14 +279,14 @@ def fake_segmentor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
-def voxmim_says(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command: voxmim_says(argument, ...) returns its exit status, what it printed, and its errors."""
+def run_voxmim(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Return run_voxmim(argument, ...), which runs a command and returns its exit status, stdout and stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exit_info:
             main([str(argument) for argument in arguments])
         printed = capsys.readouterr()
-        return int(left.value.code or 0), printed.out, printed.err
+        return int(exit_info.value.code or 0), printed.out, printed.err
 
     return run

@@ -14,11 +14,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-PATIENT = "Quisling^Ferdinanda"  # in no output may this name stand
+PATIENT = "Quisling^Ferdinanda"  # must not appear in any output
 CT = "1.2.840.10008.5.1.4.1.1.2"
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 OBLIQUE = (0.8, 0.6, 0.0, -0.48, 0.64, 0.6)
-SPACING = (0.8, 0.7)  # between columns and between rows
+SPACING = (0.8, 0.7)  # mm between columns and between rows
 
 
 def voxels(slices: int, columns: int = 8, rows: int = 7, seed: int = 0) -> np.ndarray:
@@ -71,7 +71,7 @@ def write_series(
         writer.SetFileName(str(file))
         before = locale.setlocale(locale.LC_ALL)
         writer.Execute(image)
-        locale.setlocale(locale.LC_ALL, before)  # which GDCM's writer, but not its reader, leaves changed
+        locale.setlocale(locale.LC_ALL, before)  # GDCM's writer changes it
         written.append(file)
     return written
 
@@ -115,15 +115,15 @@ def write_enhanced(
 
 
 def opened(files: list[Path]) -> list[pydicom.FileDataset]:
-    """The files as highdicom wants the source of a segmentation."""
-    found = [pydicom.dcmread(file) for file in files]
-    for each in found:
-        each.PatientSex, each.PositionReferenceIndicator, each.SpacingBetweenSlices = None, "", 2.5
-    return found
+    """Read files with the tags that highdicom requires of a segmentation's source."""
+    datasets = [pydicom.dcmread(file) for file in files]
+    for dataset in datasets:
+        dataset.PatientSex, dataset.PositionReferenceIndicator, dataset.SpacingBetweenSlices = None, "", 2.5
+    return datasets
 
 
 def write_segmentation(file: Path, scan: list[Path], masks: np.ndarray, kind: str = "BINARY") -> Path:
-    """A DICOM segmentation of a scan's files; `masks` as labels (X, Y, Z), or (X, Y, Z, segments)."""
+    """Write a DICOM segmentation of a scan's files; `masks` as labels (X, Y, Z), or (X, Y, Z, segments)."""
     segments = [
         SegmentDescription(number, f"organ {number}", codes.SCT.Organ, codes.SCT.Liver, "MANUAL") for number in (1, 2)
     ]

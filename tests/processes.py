@@ -1,4 +1,4 @@
-"""Processes that train, forked off a server that has imported everything already."""
+"""Training processes, forked from a server that has already imported everything."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(  # the api imports them late
+CONTEXT.set_forkserver_preload(  # the api imports these inside its functions
     ["voxmim.cli", "voxmim.training.pretrain", "voxmim.training.finetune", "voxmim.report.run_page"]
 )
 
 
 def in_two_processes(act: Callable[..., None], *arguments: Any, kill: Callable[[], bool] | None = None) -> list[int]:
-    """Call act(*arguments) in each of two processes that know of each other as torchrun's do; their exit statuses.
+    """Call act(*arguments) in two processes with the environment of torchrun; return their exit statuses.
 
-    Where `kill` is given, both are killed once it says so.
+    If `kill` is given, both are killed once it returns True.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -43,13 +43,13 @@ def in_two_processes(act: Callable[..., None], *arguments: Any, kill: Callable[[
 
 
 def rows_reach(run: Path, rows: int) -> Callable[[], bool]:
-    """Whether metrics.csv has so many rows."""
+    """Return a function that checks whether metrics.csv has at least that many rows."""
     file = run / "metrics.csv"
     return lambda: file.is_file() and file.read_text().count("\n") > rows
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until a condition holds; fail after a while."""
+    """Wait until a condition is true; fail after a timeout."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"

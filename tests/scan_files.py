@@ -1,4 +1,4 @@
-"""Files of scans in every format, and sources of a few of them, for the tests of the doctor and of the store."""
+"""Scans in every file format, and small sources, for the tests of the doctor and of the store."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return image, label
 
 
-def turned(array: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.ndarray, np.ndarray]:
-    """The same volume with other voxel axes, such as ``LPS``."""
+def reorient(array: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reorient a volume to other voxel axes, such as ``LPS``."""
     image = nib.Nifti1Image(array, affine)
     turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(axes))
-    found = image.as_reoriented(turn)
-    return np.asarray(found.dataobj), found.affine
+    result = image.as_reoriented(turn)
+    return np.asarray(result.dataobj), result.affine
 
 
 def moved(voxels: float) -> np.ndarray:
-    """The affine of a grid that lies this many voxels further to the right."""
+    """The affine of a grid shifted to the right by this many voxels."""
     affine = AFFINE.copy()
     affine[0, 3] += voxels * AFFINE[0, 0]
     return affine
 
 
 def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE, kind: type = nib.Nifti1Image) -> Path:
-    """Write a volume by nibabel (NIfTI) or ITK (the other formats); the file that is its header."""
+    """Write a volume with nibabel (NIfTI) or ITK (the other formats); return its header file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.name.endswith((".nii", ".nii.gz", ".img")):
         image = kind(array, affine)
@@ -63,7 +63,7 @@ def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE, kind: type
 
 
 def patch(file: Path, changes: dict[int, bytes]) -> None:
-    """Change bytes of a zipped NIfTI header."""
+    """Change bytes of a gzipped NIfTI header."""
     content = bytearray(gzip.decompress(file.read_bytes()))
     for place, new in changes.items():
         content[place : place + len(new)] = new
@@ -71,12 +71,12 @@ def patch(file: Path, changes: dict[int, bytes]) -> None:
 
 
 def cut(file: Path) -> None:
-    """Cut a file off in the middle."""
+    """Truncate a file to half its size."""
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def write_pairs(source: Path, cases: int, first_seed: int = 0) -> Path:
-    """A source of good labelled CTs, ``good_0`` and so on, whose dataset.json lists bone and fat."""
+    """Write a source of valid labelled CTs, ``good_0`` and so on, whose dataset.json lists bone and fat."""
     for index in range(cases):
         add_pair(source, f"good_{index}", *scan(first_seed + index))
     dataset = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "bone": 1, "fat": 2}}
@@ -89,7 +89,7 @@ def add_pair(
     source: Path, name: str, image: np.ndarray, label: np.ndarray, affine: np.ndarray = AFFINE,
     label_affine: np.ndarray | None = None,
 ) -> tuple[Path, Path]:  # fmt: skip
-    """Add a scan and its label map to a source."""
+    """Add a scan and its label map to a source; return their files."""
     label_affine = affine if label_affine is None else label_affine
     return (
         write(source / "imagesTr" / f"{name}.nii.gz", image, affine),

@@ -1,4 +1,4 @@
-"""Folders and lists of scans for the tests of sources; the scans are empty files, since none is read there."""
+"""Folders and lists of scans for the tests of sources; the scans are empty files, since they are not read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DATASET = {"name": "liver", "channel_names": {"0": "CT"}, "labels": {"background
 
 
 def fill(path: Path, *files: str, **written: object) -> Path:
-    """Make empty scans (no scan is read here) and JSON files, ``dataset=...`` for dataset.json."""
+    """Write empty scans (no scan is read) and JSON files, ``dataset=...`` for dataset.json."""
     path.mkdir(parents=True, exist_ok=True)
     for file in files:
         (path / file).parent.mkdir(parents=True, exist_ok=True)

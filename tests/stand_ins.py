@@ -15,7 +15,7 @@ class ByIntensity(nn.Module):
     def __init__(self, bands: Mapping[int, tuple[float, float]]) -> None:
         super().__init__()
         self.bands = bands
-        self.device = nn.Parameter(torch.zeros(1))  # where a network is, its parameters say
+        self.device = nn.Parameter(torch.zeros(1))  # the device of a network is that of its parameters
 
     def forward(self, volume: Tensor) -> Tensor:
         logits = [torch.zeros_like(volume[:, :1])]

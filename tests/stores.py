@@ -29,7 +29,7 @@ def make_store(path: Path, voxels: Voxels, intensity: str = "ct") -> Store:
 
 
 def noise_voxels() -> Voxels:
-    """Scans of two channels of noise, so that a crop tells where it was cut; the last one has no label map."""
+    """Scans of two channels of noise, so that a crop shows where it was cut; the last one has no label map."""
     rng, voxels = np.random.default_rng(0), {}
     for i, shape in enumerate(SHAPES):
         label = rng.integers(0, 3, shape).astype(np.uint8) if i < len(SHAPES) - 1 else np.zeros(shape, np.uint8)

@@ -23,7 +23,7 @@ from voxmim.weights.files import read_weights
 from voxmim.weights.load import load_segmentor
 
 
-def test_all_public_names_are_there() -> None:
+def test_all_public_functions_exist() -> None:
     assert {"prepare", "pretrain", "finetune", "evaluate", "predict", "load_encoder"} <= set(voxmim.__all__)
     for name in voxmim.__all__:
         function = getattr(voxmim, name)
@@ -35,12 +35,12 @@ def test_all_public_names_are_there() -> None:
         _ = voxmim.nothing
 
 
-def test_scans_are_prepared_without_what_trains_networks() -> None:
-    look = "import sys, voxmim; voxmim.prepare; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", look]).returncode == 0
+def test_preparing_scans_does_not_import_torch() -> None:
+    code = "import sys, voxmim; voxmim.prepare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_an_encoder_goes_into_anyones_network(tiny_runs: TinyRuns) -> None:
+def test_a_loaded_encoder_can_be_part_of_any_network(tiny_runs: TinyRuns) -> None:
     encoder = voxmim.load_encoder(str(tiny_runs.pretrain))
     tensors, metadata = read_weights(tiny_runs.pretrain / "encoder.safetensors")
     assert not encoder.training
@@ -61,7 +61,7 @@ def test_an_encoder_goes_into_anyones_network(tiny_runs: TinyRuns) -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_a_fine_tuned_encoder_is_that_of_its_network(tiny_runs: TinyRuns) -> None:
+def test_a_fine_tuned_encoder_is_loaded_from_its_segmentor(tiny_runs: TinyRuns) -> None:
     network, metadata = load_segmentor(tiny_runs.finetune)
     for path in (tiny_runs.finetune, tiny_runs.finetune / "segmentor.safetensors"):
         encoder = voxmim.load_encoder(path)
@@ -75,11 +75,11 @@ def test_a_folder_without_weights_has_no_encoder(tmp_path: Path) -> None:
         voxmim.load_encoder(tmp_path)
 
 
-def stopping(seen: list[Any]) -> Callable[..., None]:
-    """A function that notes its arguments, with those by name last, and stops."""
+def recorder(calls: list[Any]) -> Callable[..., None]:
+    """A function that records its arguments, with keyword arguments last, and raises an error."""
 
     def stop(*given: Any, **options: Any) -> None:
-        seen.append((*given, options))
+        calls.append((*given, options))
         raise RunError("stop")
 
     return stop
@@ -87,11 +87,11 @@ def stopping(seen: list[Any]) -> Callable[..., None]:
 
 @pytest.mark.parametrize("labels", [2, "2", 0.5, "0.5"])
 def test_labels_may_be_a_number_or_a_fraction(tiny: Tiny, tmp_path: Path, monkeypatch: Any, labels: Any) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(finetune, "finetune", stopping(seen))
+    calls: list[Any] = []
+    monkeypatch.setattr(finetune, "finetune", recorder(calls))
     with pytest.raises(RunError, match="stop"):
         api.finetune(str(tiny.store), str(tmp_path / "run"), labels=labels)
-    store, out, recipe, options = seen[0]
+    store, out, recipe, options = calls[0]
     assert (store.path, out) == (tiny.store, tmp_path / "run")
     assert (options["init"], options["labels"], options["resume"]) == (None, str(labels), False)
     assert recipe == load_recipe("resenc-tiny")
@@ -107,11 +107,11 @@ def test_settings_change_the_recipe(tiny: Tiny, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_an_init_from_a_weights_file_takes_the_default_recipe(
+def test_an_init_from_a_weights_file_uses_the_default_recipe(
     tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(finetune, "finetune", stopping(seen))
+    calls: list[Any] = []
+    monkeypatch.setattr(finetune, "finetune", recorder(calls))
     for init, recipe in (
         (tiny_runs.pretrain, tiny_runs.recipe),
         (tiny_runs.pretrain / "encoder.safetensors", "resenc-tiny"),
@@ -119,21 +119,21 @@ def test_an_init_from_a_weights_file_takes_the_default_recipe(
         with pytest.raises(RunError, match="stop"):
             api.finetune(tiny_runs.store, tmp_path / "run", init)
         own = load_recipe(tiny_runs.recipe)
-        taken = {
+        from_run = {
             name: getattr(own, name) for name in ("encoder", "encoder_settings", "pretext_settings", "mask", "window")
         }
-        assert seen[-1][2] == replace(load_recipe(recipe), **taken)
-        assert seen[-1][3]["init"] == init
+        assert calls[-1][2] == replace(load_recipe(recipe), **from_run)
+        assert calls[-1][3]["init"] == init
 
 
-def test_phantoms_report_their_progress(tmp_path: Path, monkeypatch: Any) -> None:
-    seen = []
-    monkeypatch.setattr(cohort, "write_cohort", lambda *given: seen.append(given))
+def test_phantom_passes_its_arguments_on(tmp_path: Path, monkeypatch: Any) -> None:
+    calls = []
+    monkeypatch.setattr(cohort, "write_cohort", lambda *given: calls.append(given))
     assert api.phantom(str(tmp_path / "out"), 5, 2, print, "head") == tmp_path / "out"
-    assert seen == [(tmp_path / "out", 5, 2, print, "head")]
+    assert calls == [(tmp_path / "out", 5, 2, print, "head")]
 
 
-def test_a_user_without_a_passwd_entry_needs_no_name() -> None:
+def test_importing_needs_no_user_name() -> None:
     script = (
         "import os, pwd\n"
         "def unknown(uid): raise KeyError(f'getpwuid(): uid not found: {uid}')\n"
@@ -142,5 +142,5 @@ def test_a_user_without_a_passwd_entry_needs_no_name() -> None:
         "import voxmim.cli, voxmim.networks.build, voxmim.training.pretrain, voxmim.report.reconstruct\n"
         "import torch._dynamo\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr

@@ -1,4 +1,4 @@
-"""The rooms of the package: imports run downward only, in no circle, through small files that say what they are."""
+"""The packages: imports go downward only and without cycles; files are short and have docstrings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "voxmim"
 
 
-def test_imports_keep_to_the_contracts_of_pyproject() -> None:
-    """Layers, circles, and what networks and pretexts may import: [tool.importlinter] in pyproject.toml.
+def test_imports_follow_the_contracts_in_pyproject() -> None:
+    """Layers, cycles, and what networks and pretexts may import: [tool.importlinter] in pyproject.toml.
 
-    In a process of its own, since the linter sets up logging anew.
+    In a separate process, since the linter configures logging.
     """
     lint = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
-    found = subprocess.run([sys.executable, "-c", lint], cwd=ROOT, capture_output=True, text=True)
-    assert found.returncode == 0, found.stdout
+    process = subprocess.run([sys.executable, "-c", lint], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout
 
 
 @pytest.mark.parametrize("folder", ["src", "tests", "benchmarks"])

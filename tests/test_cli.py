@@ -15,13 +15,13 @@ from voxmim import api, cli
 from voxmim.recipe import load_recipe, packaged_recipes
 
 Maker = Callable[..., Path]
-Says = Callable[..., tuple[int, str, str]]
+RunVoxmim = Callable[..., tuple[int, str, str]]
 
 # Errors
 
 
-def cases_of_error(runs: TinyRuns, empty: Path) -> Iterator[tuple[list[object], str]]:
-    """Commands that cannot be done, and what is said of each."""
+def failing_commands(runs: TinyRuns, empty: Path) -> Iterator[tuple[list[object], str]]:
+    """Commands that fail, and their error messages."""
     yield ["prepare", empty / "gone", empty / "out"], r"gone: there is no such folder or list; check the path\."
     yield ["prepare", empty, empty / "out"], r"empty: there is no scan \(DICOM, \.nii, .*\) in this folder"
     yield ["prepare", runs.source, empty / "out", "--seed", -1], r"the seed of the split is -1, but must be 0 or more"
@@ -71,18 +71,20 @@ def cases_of_error(runs: TinyRuns, empty: Path) -> Iterator[tuple[list[object], 
     yield ["demo", "--data", empty, "--out", runs.source], "there is something else here already"
     yield ["demo", "--data", empty, "--out", runs.recipe], r"recipe\.yaml: there is something else here already"
     yield ["recipes", "vit"], "recipe 'vit' is not known"
-    yield ["pretrain", runs.store, runs.recipe / "out", "--recipe", runs.recipe], r"recipe\.yaml"  # a file's child
+    yield ["pretrain", runs.store, runs.recipe / "out", "--recipe", runs.recipe], r"recipe\.yaml"  # a path below a file
 
 
-def test_an_error_is_one_sentence_and_status_2(tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says) -> None:
+def test_an_error_gives_one_sentence_and_exit_status_2(
+    tiny_runs: TinyRuns, tmp_path: Path, run_voxmim: RunVoxmim
+) -> None:
     wrong = []
-    for arguments, expected in cases_of_error(tiny_runs, tmp_path / "empty"):
+    for arguments, expected in failing_commands(tiny_runs, tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        status, _, said = voxmim_says(*arguments)
-        sentence = said.startswith("error: ") and said.count("\n") == 1 and said.endswith((".\n", "?\n"))
-        if status != 2 or not sentence or not re.search(expected, said) or any((tmp_path / "empty").iterdir()):
-            wrong.append((arguments, expected, said))
-    assert not wrong, "\n".join(f"{expected!r} is not in {said!r}" for _, expected, said in wrong)
+        status, _, error = run_voxmim(*arguments)
+        sentence = error.startswith("error: ") and error.count("\n") == 1 and error.endswith((".\n", "?\n"))
+        if status != 2 or not sentence or not re.search(expected, error) or any((tmp_path / "empty").iterdir()):
+            wrong.append((arguments, expected, error))
+    assert not wrong, "\n".join(f"{expected!r} is not in {error!r}" for _, expected, error in wrong)
 
 
 @pytest.mark.parametrize(
@@ -97,32 +99,32 @@ def test_an_error_is_one_sentence_and_status_2(tiny_runs: TinyRuns, tmp_path: Pa
         ("pretrain a b --steps many", "many"),
     ],
 )
-def test_a_command_that_cannot_be_understood_is_refused(voxmim_says: Says, arguments: str, expected: str) -> None:
-    status, _, said = voxmim_says(*arguments.split())
+def test_a_command_that_cannot_be_parsed_is_refused(run_voxmim: RunVoxmim, arguments: str, expected: str) -> None:
+    status, _, error = run_voxmim(*arguments.split())
     assert status == 2
-    assert said.startswith("error: ")
-    assert expected in said
-    assert said.count("\n") == 1
+    assert error.startswith("error: ")
+    assert expected in error
+    assert error.count("\n") == 1
 
 
-def test_without_a_command_the_help_is_shown_with_status_2(voxmim_says: Says) -> None:
-    status, said, _ = voxmim_says()
-    assert (status, "Commands" in said) == (2, True)
+def test_without_a_command_help_is_printed_with_exit_status_2(run_voxmim: RunVoxmim) -> None:
+    status, output, _ = run_voxmim()
+    assert (status, "Commands" in output) == (2, True)
 
 
-def test_an_interrupt_is_no_error(voxmim_says: Says, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_not_reported_as_an_error(run_voxmim: RunVoxmim, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(**_: object) -> None:
         raise KeyboardInterrupt
 
     stub(monkeypatch, "phantom", interrupt)
     stub(monkeypatch, "pretrain", interrupt)
-    status, _, said = voxmim_says("phantom", "out")
-    assert (status, said) == (130, "stopped.\n")
-    status, _, said = voxmim_says("pretrain", "store", "out")
-    assert (status, said) == (130, "stopped; --resume continues from the last checkpoint.\n")
+    status, _, error = run_voxmim("phantom", "out")
+    assert (status, error) == (130, "stopped.\n")
+    status, _, error = run_voxmim("pretrain", "store", "out")
+    assert (status, error) == (130, "stopped; --resume continues from the last checkpoint.\n")
 
 
-def test_a_fault_of_voxmims_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**_: object) -> None:
         raise ZeroDivisionError
 
@@ -134,54 +136,60 @@ def test_a_fault_of_voxmims_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -
 # Commands
 
 
-def test_inspect_shows_a_table_and_ends_with_a_status(tiny_source: Maker, tmp_path: Path, voxmim_says: Says) -> None:
+def test_inspect_prints_a_table_and_sets_the_exit_status(
+    tiny_source: Maker, tmp_path: Path, run_voxmim: RunVoxmim
+) -> None:
     source = tiny_source(cases=2)
-    status, said, _ = voxmim_says("inspect", source, "--workers", 1)
+    status, output, _ = run_voxmim("inspect", source, "--workers", 1)
     assert status == 0
-    assert said.endswith("Nothing is wrong with 4 files.\n")
-    assert "Findings" not in said
+    assert output.endswith("Nothing is wrong with 4 files.\n")
+    assert "Findings" not in output
     (source / "imagesTr" / "case_1.nii.gz").write_bytes(b"junk")
     report = tmp_path / "report.json"
-    status, said, _ = voxmim_says("inspect", source, "--workers", 1, "--json", report, "--html", tmp_path / "page.html")
+    status, output, _ = run_voxmim(
+        "inspect", source, "--workers", 1, "--json", report, "--html", tmp_path / "page.html"
+    )
     assert status == 1
-    assert "unreadable" in said
-    assert "1 finding in 4 files: 1 left out." in flat(said)
+    assert "unreadable" in output
+    assert "1 finding in 4 files: 1 left out." in flat(output)
     files = {Path(scan["file"]).name: scan["findings"] for scan in json.loads(report.read_text())["scans"][:2]}
     assert files["case_0.nii.gz"] == []
     assert [(one["kind"], one["action"]) for one in files["case_1.nii.gz"]] == [("unreadable", "left out")]
     assert (tmp_path / "page.html").is_file()
 
 
-def test_prepare_counts_the_cases_it_left_out(tiny_source: Maker, tmp_path: Path, voxmim_says: Says) -> None:
+def test_prepare_reports_the_number_of_cases_left_out(
+    tiny_source: Maker, tmp_path: Path, run_voxmim: RunVoxmim
+) -> None:
     source = tiny_source(cases=3)
     scan = source / "imagesTr" / "case_1.nii.gz"
     whole = scan.read_bytes()
     scan.write_bytes(whole[: len(whole) // 2])
-    status, said, errors = voxmim_says("prepare", source, tmp_path / "store", "--workers", 1)
+    status, output, errors = run_voxmim("prepare", source, tmp_path / "store", "--workers", 1)
     assert status == 1
-    assert "1 case left out for the reasons above" in said
-    assert re.search(r"CT at 1 x 1 x 1 mm: 2 train done: 2 cases prepared, 0 there already: .*store", flat(said))
+    assert "1 case left out for the reasons above" in output
+    assert re.search(r"CT at 1 x 1 x 1 mm: 2 train done: 2 cases prepared, 0 there already: .*store", flat(output))
     assert re.search(r"left out .*case_1\.nii\.gz: the file is cut off or damaged; copy it again\.", errors)
 
     scan.write_bytes(whole)
-    status, said, _ = voxmim_says("prepare", source, tmp_path / "store", "--workers", 1)
+    status, output, _ = run_voxmim("prepare", source, tmp_path / "store", "--workers", 1)
     assert status == 0
-    assert "1 case prepared, 2 there already" in flat(said)
+    assert "1 case prepared, 2 there already" in flat(output)
 
 
-def test_recipes_are_listed_and_printed(tmp_path: Path, voxmim_says: Says) -> None:
-    status, said, _ = voxmim_says("recipes")
+def test_recipes_are_listed_and_printed(tmp_path: Path, run_voxmim: RunVoxmim) -> None:
+    status, output, _ = run_voxmim("recipes")
     assert status == 0
     for name, about in packaged_recipes().items():
-        assert name in said
-        assert about.split()[0] in said
-    status, said, _ = voxmim_says("recipes", "vit-b-btcv")
+        assert name in output
+        assert about.split()[0] in output
+    status, output, _ = run_voxmim("recipes", "vit-b-btcv")
     assert status == 0
-    (tmp_path / "printed.yaml").write_text(said)
+    (tmp_path / "printed.yaml").write_text(output)
     assert load_recipe(tmp_path / "printed.yaml") == load_recipe("vit-b-btcv")
 
 
-def test_short_options_are_settings_of_the_training(monkeypatch: pytest.MonkeyPatch, voxmim_says: Says) -> None:
+def test_short_options_set_training_settings(monkeypatch: pytest.MonkeyPatch, run_voxmim: RunVoxmim) -> None:
     calls: list[dict[str, Any]] = []
     for name in ("pretrain", "finetune"):
         stub(monkeypatch, name, lambda **given: calls.append(given) or Path("out"))
@@ -194,62 +202,62 @@ def test_short_options_are_settings_of_the_training(monkeypatch: pytest.MonkeyPa
     nothing = {"recipe": None, "resume": False, "init": None, "accept_findings": False, "quiet": False, "log_every": 0}
     nothing |= {"hours": None, "log": ()}
 
-    assert voxmim_says("pretrain", "s", "o", "--resume", *short, *own)[0] == 0
+    assert run_voxmim("pretrain", "s", "o", "--resume", *short, *own)[0] == 0
     settings = {**shared, "pretrain.steps": 7, "pretrain.batch": 4, "pretrain.lr": 1e-4, "pretrain.accumulate": 2}
     expected = {**nothing, "store": Path("s"), "out": Path("o"), "resume": True, "settings": settings}
     assert calls.pop() == expected
 
-    assert voxmim_says("finetune", "s", "o", "--init", "i", "--labels", "0.1", "--recipe", "r", *short, *own)[0] == 0
+    assert run_voxmim("finetune", "s", "o", "--init", "i", "--labels", "0.1", "--recipe", "r", *short, *own)[0] == 0
     settings = {**shared, "finetune.steps": 7, "finetune.batch": 4, "finetune.lr": 1e-4, "finetune.accumulate": 2}
     nothing |= {"store": Path("s"), "out": Path("o"), "task": None, "classes": None, "values": None, "fold": None}
     expected = {**nothing, "init": Path("i"), "labels": "0.1", "recipe": "r", "settings": settings}
     given = calls.pop()
     assert given | {"recipe": str(given["recipe"])} == expected
 
-    assert voxmim_says("finetune", "s", "o", "--lr", "0.5")[0] == 0  # also the learning rate from scratch
+    assert run_voxmim("finetune", "s", "o", "--lr", "0.5")[0] == 0  # also sets the learning rate from scratch
     assert calls.pop() == {**nothing, "labels": None, "settings": {"finetune.lr": 0.5, "scratch_lr": 0.5}}
 
 
-def test_a_table_and_where_the_result_is_end_an_evaluation(
-    tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says
+def test_an_evaluation_ends_with_a_table_and_the_path_of_the_result(
+    tiny_runs: TinyRuns, tmp_path: Path, run_voxmim: RunVoxmim
 ) -> None:
     run = tiny_runs.finetune / "segmentor.safetensors"
-    status, said, _ = voxmim_says(
+    status, output, _ = run_voxmim(
         "evaluate", run, tiny_runs.store, "--split", "val", "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"
     )
     assert status == 0
     result = json.loads((tmp_path / "a.json").read_text())
-    assert "2 cases of the split 'val'" in flat(said)
+    assert "2 cases of the split 'val'" in flat(output)
     for name in ("bone", "fat", "mean"):
         scores = result["mean"] if name == "mean" else result["labels"][name]
         prior = result["prior"]["mean"] if name == "mean" else result["prior"]["labels"][name]
-        row = next(line for line in said.splitlines() if line.startswith(f"│ {name}"))
+        row = next(line for line in output.splitlines() if line.startswith(f"│ {name}"))
         for figure in (f"{scores['dice']:.3f}", f"{prior['dice']:.3f}", f"{scores['nsd']:.3f}"):
             assert figure in row
-    assert result["convention"] in flat(said)
-    assert said.rstrip().endswith(f"the result: {tmp_path / 'a.json'}")
+    assert result["convention"] in flat(output)
+    assert output.rstrip().endswith(f"the result: {tmp_path / 'a.json'}")
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 5
 
 
 def test_predict_and_reconstruct_write_to_the_given_folder(
-    tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says
+    tiny_runs: TinyRuns, tmp_path: Path, run_voxmim: RunVoxmim
 ) -> None:
     scan = tiny_runs.source / "imagesTr" / "case_7.nii.gz"
-    status, said, _ = voxmim_says("predict", tiny_runs.finetune, scan, "--out", tmp_path / "a", "--probabilities")
+    status, output, _ = run_voxmim("predict", tiny_runs.finetune, scan, "--out", tmp_path / "a", "--probabilities")
     assert status == 0
-    assert said.rstrip().endswith(f"done: 1 label map: {tmp_path / 'a'}")
+    assert output.rstrip().endswith(f"done: 1 label map: {tmp_path / 'a'}")
     assert nib.load(tmp_path / "a" / "case_7_probabilities.nii.gz").shape == (20, 18, 16, 3)
-    status, said, _ = voxmim_says("reconstruct", tiny_runs.pretrain, scan, "--out", tmp_path / "b", "--seed", 4)
+    status, output, _ = run_voxmim("reconstruct", tiny_runs.pretrain, scan, "--out", tmp_path / "b", "--seed", 4)
     assert status == 0
-    assert said.rstrip().endswith(f"done: 1 picture with NIfTI volumes: {tmp_path / 'b'}")
+    assert output.rstrip().endswith(f"done: 1 picture with NIfTI volumes: {tmp_path / 'b'}")
     assert len(list((tmp_path / "b").iterdir())) == 4
 
 
 @pytest.mark.parametrize("command", ["predict", "reconstruct", "evaluate"])
-def test_the_status_is_1_if_a_scan_is_left_out(
-    tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says, command: str
+def test_the_exit_status_is_1_if_a_scan_is_left_out(
+    tiny_runs: TinyRuns, tmp_path: Path, run_voxmim: RunVoxmim, command: str
 ) -> None:
-    """Of a list of two cases, one is cut off."""
+    """One of two cases in a list is truncated."""
     whole = tiny_runs.source / "imagesTr" / "case_7.nii.gz"
     label = tiny_runs.source / "labelsTr" / "case_7.nii.gz"
     (tmp_path / "cut.nii.gz").write_bytes(whole.read_bytes()[:300])
@@ -257,47 +265,49 @@ def test_the_status_is_1_if_a_scan_is_left_out(
     (tmp_path / "list.csv").write_text("\n".join(["case,image,label,split", *rows]))
     run = tiny_runs.pretrain if command == "reconstruct" else tiny_runs.finetune / "segmentor.safetensors"
     option = "--json" if command == "evaluate" else "--out"
-    status, said, errors = voxmim_says(command, run, tmp_path / "list.csv", option, tmp_path / "out")
+    status, output, errors = run_voxmim(command, run, tmp_path / "list.csv", option, tmp_path / "out")
     assert (status, errors.count("left out: ")) == (1, 1)
-    assert "done: " in said
+    assert "done: " in output
 
 
-def test_phantoms_are_written_in_the_decathlons_layout(tmp_path: Path, voxmim_says: Says) -> None:
-    status, said, _ = voxmim_says("phantom", tmp_path / "cohort", "--cases", 4, "--seed", 1)
+def test_phantoms_are_written_in_the_decathlons_layout(tmp_path: Path, run_voxmim: RunVoxmim) -> None:
+    status, output, _ = run_voxmim("phantom", tmp_path / "cohort", "--cases", 4, "--seed", 1)
     assert status == 0
-    assert said.rstrip().endswith(f"done: 4 phantoms with labels: {tmp_path / 'cohort'}")
+    assert output.rstrip().endswith(f"done: 4 phantoms with labels: {tmp_path / 'cohort'}")
     scans = sorted((tmp_path / "cohort" / "imagesTr").iterdir())
     assert [file.name for file in scans] == [f.name for f in sorted((tmp_path / "cohort" / "labelsTr").iterdir())]
     assert len(scans) == 4
 
 
-def test_a_store_is_verified_and_split_anew(voxmim_says: Says, tiny_source: Maker, tmp_path: Path) -> None:
+def test_a_store_is_verified_and_split_again(run_voxmim: RunVoxmim, tiny_source: Maker, tmp_path: Path) -> None:
     store = api.prepare(tiny_source(cases=4), tmp_path / "store", workers=1, quiet=True).store
-    status, printed, _ = voxmim_says("verify", store, "--workers", 1)
+    status, printed, _ = run_voxmim("verify", store, "--workers", 1)
     assert (status, "0 faults" in flat(printed)) == (0, True)
-    status, printed, _ = voxmim_says("split", store, "--seed", 5, "--fractions", 0.25, 0.25)
+    status, printed, _ = run_voxmim("split", store, "--seed", 5, "--fractions", 0.25, 0.25)
     assert (status, "2 train, 1 val, 1 test, 0 unlabelled" in flat(printed)) == (0, True)
     (store / "images" / "case_1.b2nd").unlink()
     (store / "labels" / "stray.b2nd").touch()
-    status, printed, _ = voxmim_says("verify", store, "--workers", 1)
+    status, printed, _ = run_voxmim("verify", store, "--workers", 1)
     assert (status, "2 faults" in flat(printed)) == (1, True)
     assert sum(line.startswith(str(store)) and ".b2nd: " in line for line in printed.splitlines()) == 2
-    status, _, complaint = voxmim_says("split", store, "--splits", tmp_path / "gone.json")
+    status, _, complaint = run_voxmim("split", store, "--splits", tmp_path / "gone.json")
     assert (status, "gone.json" in flat(complaint)) == (2, True)
 
 
-def test_doctor_names_versions_devices_and_disk(voxmim_says: Says) -> None:
-    status, said, _ = voxmim_says("doctor")
+def test_doctor_prints_versions_devices_and_disk_space(run_voxmim: RunVoxmim) -> None:
+    status, output, _ = run_voxmim("doctor")
     assert status == 0
     for name in ("Python", "torch", "pydicom", "CPU", "GPU", "disk, this folder"):
-        assert re.search(rf"│ {name}", said), name
-    assert re.search(r"precision (bf16|32)", flat(said))
-    assert re.search(r"[\d.]+ GB free in", flat(said))
+        assert re.search(rf"│ {name}", output), name
+    assert re.search(r"precision (bf16|32)", flat(output))
+    assert re.search(r"[\d.]+ GB free in", flat(output))
 
 
-def test_a_demo_without_options_names_its_report(monkeypatch: pytest.MonkeyPatch, voxmim_says: Says) -> None:
+def test_a_demo_without_options_prints_the_path_of_its_report(
+    monkeypatch: pytest.MonkeyPatch, run_voxmim: RunVoxmim
+) -> None:
     scores = {"title": "Results", "header": ["arm", "Dice"], "rows": [["from scratch", "0.9"]]}
     stub(monkeypatch, "demo", lambda **given: {"tables": [scores], "found": [], "trials": []})
-    status, said, _ = voxmim_says("demo")
+    status, output, _ = run_voxmim("demo")
     assert status == 0
-    assert "voxmim-demo/report.html" in said
+    assert "voxmim-demo/report.html" in output

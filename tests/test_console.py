@@ -1,4 +1,4 @@
-"""Of many processes only the first prints; any prints its errors."""
+"""Only the first process prints; all processes print errors."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ SCRIPT = (
 
 
 @pytest.mark.parametrize("rank", [{}, {"RANK": "0", "LOCAL_RANK": "0"}, {"SLURM_PROCID": "0"}])
-def test_a_lone_process_or_the_first_of_many_says_everything(rank: dict[str, str]) -> None:
-    done = run(rank)
-    assert done.returncode == 2
+def test_a_single_process_or_the_first_of_many_prints_everything(rank: dict[str, str]) -> None:
+    process = run(rank)
+    assert process.returncode == 2
     for text in ("working", "[a]", "[y]", "done: it: there"):
-        assert text in done.stdout
-    assert done.stderr == "error: [z] is wrong.\n"
+        assert text in process.stdout
+    assert process.stderr == "error: [z] is wrong.\n"
 
 
 @pytest.mark.parametrize(
     "rank", [{"RANK": "2", "LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"}, {"NODE_RANK": "1"}, {"SLURM_PROCID": "3"}]
 )
-def test_any_other_process_prints_only_its_errors(rank: dict[str, str]) -> None:
-    done = run(rank)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: [z] is wrong.\n")
+def test_other_processes_print_only_errors(rank: dict[str, str]) -> None:
+    process = run(rank)
+    assert (process.returncode, process.stdout, process.stderr) == (2, "", "error: [z] is wrong.\n")
 
 
 def run(rank: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -46,24 +46,26 @@ def run(rank: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
-def test_a_console_that_lacks_a_character_shows_its_escape(encoding: str, tiny_source: Maker, tmp_path: Path) -> None:
+def test_characters_that_the_console_cannot_encode_are_escaped(
+    encoding: str, tiny_source: Maker, tmp_path: Path
+) -> None:
     source = tiny_source(cases=3)
     (source / "imagesTr" / "case_0.nii.gz").write_bytes(b"junk")
     for folder in ("imagesTr", "labelsTr"):
         (source / folder / "case_0.nii.gz").rename(source / folder / "肝臓.nii.gz")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "voxmim", "inspect", source, "-j", "1", "--json", "a.json", "--html", "a.html"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "400"},
         capture_output=True,
     )
-    assert done.returncode == 1, done.stderr
+    assert process.returncode == 1, process.stderr
     assert (tmp_path / "a.json").is_file()
     assert (tmp_path / "a.html").is_file()
-    assert ("肝臓" if encoding == "utf-8" else "\\u809d\\u81d3") in done.stdout.decode(encoding)
+    assert ("肝臓" if encoding == "utf-8" else "\\u809d\\u81d3") in process.stdout.decode(encoding)
 
 
-def test_a_file_name_that_is_not_utf_8_is_printed_and_written_as_an_escape(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_escaped(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     script = (
         "import os, sys\n"

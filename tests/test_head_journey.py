@@ -1,4 +1,4 @@
-"""From head phantoms to the three overlapping regions of their tumours, in four channels, through every command."""
+"""All commands on head phantoms with four channels and three overlapping tumour regions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_store_and_weights_know_channels_and_regions(journey: Path) -> None:
+def test_store_and_weights_have_channels_and_regions(journey: Path) -> None:
     store = Store(journey / "store")
     assert store.preparation.channels == tuple(SEQUENCES)
     assert list(store.regions.items()) == [("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,))]
@@ -69,7 +69,7 @@ def test_the_fine_tuning_loads_the_complete_encoder_and_reports_each_region(jour
     ] == []
 
 
-def test_evaluation_has_a_row_for_each_region_and_the_prior_beside(journey: Path, tmp_path: Path) -> None:
+def test_evaluation_has_a_row_for_each_region_and_scores_the_prior(journey: Path, tmp_path: Path) -> None:
     result = api.evaluate(journey / "finetune", journey / "store", csv_file=tmp_path / "rows.csv")
     assert list(result["labels"]) == list(result["prior"]["labels"]) == ["WT", "TC", "ET"]
     assert result["left_out"] == []
@@ -80,7 +80,9 @@ def test_evaluation_has_a_row_for_each_region_and_the_prior_beside(journey: Path
     assert max(validated) > 0.1
 
 
-def test_label_maps_hold_known_values_on_the_scans_grid_from_one_file_or_four(journey: Path, tmp_path: Path) -> None:
+def test_label_maps_have_known_values_on_the_grid_of_the_scan_from_one_file_or_four(
+    journey: Path, tmp_path: Path
+) -> None:
     scan = next(iter(Store(journey / "store").in_split("test"))).image[0]
     apart = tmp_path / "apart"
     whole = read_volume(scan, 4)

@@ -1,4 +1,4 @@
-"""The help, and what the command line makes of words: options, short options, examples, completion."""
+"""The help, and parsing of the command line: options, short options, examples, completion."""
 
 from __future__ import annotations
 
@@ -63,23 +63,23 @@ COMMANDS = {
 }
 
 
-Says = Callable[..., tuple[int, str, str]]
+RunVoxmim = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_describes_every_argument_and_no_other(voxmim_says: Says, command: str) -> None:
-    status, said, _ = voxmim_says(command, "--help")
+def test_help_describes_every_argument_and_no_other(run_voxmim: RunVoxmim, command: str) -> None:
+    status, output, _ = run_voxmim(command, "--help")
     assert status == 0
-    assert "default: ()" not in said
+    assert "default: ()" not in output
     for argument in COMMANDS[command]:
-        line = re.search(rf"^│[ *]*{re.escape(argument)}(?= )(.*)│$", said, re.MULTILINE)
+        line = re.search(rf"^│[ *]*{re.escape(argument)}(?= )(.*)│$", output, re.MULTILINE)
         assert line, argument
         assert re.search(r"[a-z]{2,}", line[1]), argument
-    options = set(re.findall(r"^│[ *]*(--[a-z-]+)", said, re.MULTILINE))
+    options = set(re.findall(r"^│[ *]*(--[a-z-]+)", output, re.MULTILINE))
     assert options == {argument for argument in COMMANDS[command] if argument.startswith("--")}
 
 
-def test_an_example_of_each_command_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_example_of_each_command_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     for name, command in cli.COMMANDS.items():
         function = command.function or name
@@ -89,9 +89,9 @@ def test_an_example_of_each_command_is_understood(monkeypatch: pytest.MonkeyPatc
     for name, command in cli.COMMANDS.items():
         assert command.examples or name == "doctor"
         for example in command.examples:
-            with pytest.raises(SystemExit) as left:
+            with pytest.raises(SystemExit) as exit_info:
                 cli.main(example.split(" > ")[0].split()[1:])
-            assert not left.value.code, example
+            assert not exit_info.value.code, example
     given = dict(called)
     assert given["prepare"]["spacing"] == (1.5, 1.5, 2.0)
     assert given["finetune"] | {"init": Path("pretrained"), "labels": "12"} == given["finetune"]
@@ -99,21 +99,21 @@ def test_an_example_of_each_command_is_understood(monkeypatch: pytest.MonkeyPatc
     assert given["predict"]["scans"][-1] == Path("scan.nii.gz")
 
 
-def test_help_lists_all_commands_in_order_and_where_to_start(voxmim_says: Says) -> None:
-    status, said, _ = voxmim_says("--help")
+def test_help_lists_all_commands_in_order_and_where_to_start(run_voxmim: RunVoxmim) -> None:
+    status, output, _ = run_voxmim("--help")
     assert status == 0
-    listed = re.findall(r"^│ ([a-z]+) ", said, re.MULTILINE)
+    listed = re.findall(r"^│ ([a-z]+) ", output, re.MULTILINE)
     assert listed == list(cli.COMMANDS)
     assert set(listed) == set(COMMANDS)
-    assert "Start with 'voxmim demo'" in flat(said)
-    assert voxmim_says("--version")[1] == f"voxmim {voxmim.__version__}\n"
+    assert "Start with 'voxmim demo'" in flat(output)
+    assert run_voxmim("--version")[1] == f"voxmim {voxmim.__version__}\n"
 
 
-def test_options_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, voxmim_says: Says) -> None:
+def test_options_may_be_given_anywhere(monkeypatch: pytest.MonkeyPatch, run_voxmim: RunVoxmim) -> None:
     called: list[dict[str, Any]] = []
     stub(monkeypatch, "predict", lambda **given: called.append(given) or Written([Path("a.nii.gz")], []))
     for arguments in ("run a b --out x", "run --out x a b", "--out x run a b", "run a -o x b", "run a b --out=x"):
-        assert voxmim_says("predict", *arguments.split())[0] == 0
+        assert run_voxmim("predict", *arguments.split())[0] == 0
         assert (called[-1]["run"], called[-1]["scans"], called[-1]["out"]) == (
             Path("run"),
             (Path("a"), Path("b")),
@@ -121,11 +121,11 @@ def test_options_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, voxmim_says
         )
 
 
-def test_an_option_of_before_is_still_read(monkeypatch: pytest.MonkeyPatch, voxmim_says: Says) -> None:
+def test_a_renamed_option_is_still_accepted(monkeypatch: pytest.MonkeyPatch, run_voxmim: RunVoxmim) -> None:
     called: list[dict[str, Any]] = []
     stub(monkeypatch, "split", lambda **given: called.append(given) or {})
-    status, _, said = voxmim_says("split", "store", "--shares", 0.2, 0.3)
-    assert (status, said) == (0, "--shares is now --fractions.\n")
+    status, _, error = run_voxmim("split", "store", "--shares", 0.2, 0.3)
+    assert (status, error) == (0, "--shares is now --fractions.\n")
     assert called[0]["fractions"] == (0.2, 0.3)
 
 
@@ -136,7 +136,7 @@ def test_a_shell_completes_commands_and_options(shell: str) -> None:
     assert "accept-findings" in script
 
 
-def test_help_does_not_wait_for_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     script = (
         "import sys\n"
         "from voxmim.cli import COMMANDS, main\n"
@@ -146,12 +146,12 @@ def test_help_does_not_wait_for_torch() -> None:
         "heavy = {'torch', 'monai', 'lightning', 'SimpleITK', 'matplotlib', 'scipy', 'numpy'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "demo" in done.stdout
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert "demo" in process.stdout
 
 
-def test_the_module_is_the_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "voxmim", "recipes"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "tiny" in done.stdout
+def test_running_the_module_equals_running_the_command() -> None:
+    process = subprocess.run([sys.executable, "-m", "voxmim", "recipes"], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert "tiny" in process.stdout

@@ -1,8 +1,8 @@
-"""The main job on scans of people, where there are some, and on phantoms, which are always there.
+"""The main workflow on real scans, where available, and on phantoms.
 
-VOXMIM_DATA names a folder that holds msd_hippocampus/ (Task04 of the Medical Segmentation Decathlon, or a part of it)
-in the Decathlon's layout, and other archives under their names; without it, ../shared/data beside the checkout is
-looked at.
+VOXMIM_DATA names a folder with msd_hippocampus/ (Task04 of the Medical Segmentation Decathlon, or a part of it)
+in the Decathlon's layout, and other archives under their names; its default is ../shared/data
+next to the checkout.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SETTINGS = {
 
 
 def few_real_cases(folder: Path) -> Path:
-    """A source of six real cases: links to the scans, and splits of its own."""
+    """A source of six real cases: links to the scans, and its own splits."""
     real = DATA / "msd_hippocampus"
     if not (real / "dataset.json").is_file():
         pytest.skip(f"no scans of people in {real}; name the folder that holds msd_hippocampus/ in VOXMIM_DATA")
@@ -49,7 +49,7 @@ def few_real_cases(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["phantoms", "people"])
-def test_scans_are_prepared_trained_on_and_labelled(tmp_path: Path, kind: str) -> None:
+def test_scans_are_prepared_used_for_training_and_labelled(tmp_path: Path, kind: str) -> None:
     source = tmp_path / "source"
     source.mkdir()
     if kind == "people":
@@ -76,11 +76,11 @@ def test_scans_are_prepared_trained_on_and_labelled(tmp_path: Path, kind: str) -
     np.testing.assert_allclose(label.affine, scan.affine, atol=1e-3)
     scores = api.evaluate(segmentor, store.path)
     assert set(scores["labels"]) == set(store.labels.values())
-    assert scores["prior"]["mean"]["dice"] > 0.2  # labels and scans lie in the same place
+    assert scores["prior"]["mean"]["dice"] > 0.2  # labels and scans have the same position
 
 
 @pytest.mark.parametrize("folder", ["hippocrop_dicom", "totalsegmentator_examples", "brats2015_deepmedic_nc"])
-def test_what_archives_hold_is_read(folder: str) -> None:
+def test_scans_of_archives_are_read(folder: str) -> None:
     if not (DATA / folder).is_dir():
         pytest.skip(f"no {folder} in {DATA}; name the folder that holds it in VOXMIM_DATA")
     series = find_series(DATA / folder)
@@ -103,8 +103,8 @@ def real(*parts: str) -> Path:
     return path
 
 
-def magnetic(rows: list[str]) -> tuple[Path, Path]:
-    """Rows of two BraTS patients, one per split, and of three DICOM series of hippocampi, unlabelled."""
+def mr_rows(rows: list[str]) -> tuple[Path, Path]:
+    """Rows of two BraTS patients, one per split, and of three unlabelled DICOM series of hippocampi."""
     for split, named in (("train", "train"), ("validation", "val")):
         patient = min(path for path in real("brats2015_deepmedic_nc", split).iterdir() if path.is_dir())
         files = (patient / "Flair_subtrMeanDivStd.nii.gz", patient / "OTMultiClass.nii.gz")
@@ -114,8 +114,8 @@ def magnetic(rows: list[str]) -> tuple[Path, Path]:
     return files[0], studies[0]
 
 
-def trunk(rows: list[str]) -> tuple[Path, Path]:
-    """Rows of a CT of the trunk, and of a part of it, with their label maps of many organs."""
+def ct_rows(rows: list[str]) -> tuple[Path, Path]:
+    """Rows of a CT of the trunk and of a part of it, with label maps of many organs."""
     folder = real("totalsegmentator_examples")
     images = folder / "example_ct.nii.gz", folder / "example_ct_sm.nii.gz"
     labels = folder / "example_seg_fast_force_split.nii.gz", folder / "example_seg.nii.gz"
@@ -124,22 +124,22 @@ def trunk(rows: list[str]) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize(
-    ("archive", "kind", "spacing", "cases", "found"),
-    [(magnetic, "mr", (5.0, 5.0, 5.0), 5, set()), (trunk, "ct", (9.0, 9.0, 9.0), 2, {"rare label"})],
+    ("archive", "kind", "spacing", "cases", "kinds"),
+    [(mr_rows, "mr", (5.0, 5.0, 5.0), 5, set()), (ct_rows, "ct", (9.0, 9.0, 9.0), 2, {"rare label"})],
 )
-def test_archives_go_through_inspect_prepare_and_predict(
+def test_archives_are_inspected_prepared_and_predicted(
     tmp_path: Path,
     archive: Callable[[list[str]], tuple[Path, Path]],
     kind: str,
     spacing: tuple[float, float, float],
     cases: int,
-    found: set[str],
+    kinds: set[str],
 ) -> None:
     rows = ["case,image,label,split"]
     scans = archive(rows)
     (tmp_path / "list.csv").write_text("\n".join(rows))
     inspection = voxmim.inspect(tmp_path / "list.csv", tmp_path / "i.json", tmp_path / "i.html", workers=1)
-    assert {finding.kind for finding in inspection.findings} == found
+    assert {finding.kind for finding in inspection.findings} == kinds
     assert (len(inspection.facts), inspection.intensity, inspection.sound) == (cases, kind, True)
     report = json.loads((tmp_path / "i.json").read_text())
     assert report["fingerprint"]["cases"] == cases

@@ -1,4 +1,4 @@
-"""Recipes: short files, every mistake in them named in a sentence."""
+"""Recipes: every mistake is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ triples = st.tuples(*[st.integers(1, 200)] * 3)
 
 
 @pytest.mark.parametrize("name", packaged_recipes())
-def test_every_packaged_recipe_is_short_says_what_it_is_for_and_loads(name: str) -> None:
+def test_every_packaged_recipe_is_short_described_and_loads(name: str) -> None:
     text = (resources.files("voxmim") / "recipes" / f"{name}.yaml").read_text()
     assert len(text.splitlines()) < 25
     assert packaged_recipes()[name] == load_recipe(name).about != ""
 
 
-def test_the_packaged_recipes_are_those_that_are_promised() -> None:
+def test_the_packaged_recipes_are_those_documented() -> None:
     assert {"tiny", "vit-b-btcv"} <= set(packaged_recipes())
 
 
-def test_the_btcv_recipe_has_the_papers_numbers() -> None:
+def test_the_btcv_recipe_has_the_values_of_the_paper() -> None:
     recipe = load_recipe("vit-b-btcv")
     vit, mae = recipe.encoder_settings, recipe.pretext_settings
     assert (vit.width, vit.depth, vit.heads, vit.width * vit.mlp_ratio) == (768, 12, 12, 3072)
@@ -76,7 +76,7 @@ def test_the_btcv_recipe_has_the_papers_numbers() -> None:
 )
 @example(4, None, 2, -175.0, 425.0, 1e-3, None, "16", "raw", True, "null")
 @settings(max_examples=25, deadline=None)
-def test_a_recipe_survives_the_way_through_yaml(
+def test_a_recipe_survives_a_round_trip_through_yaml(
     patch: int, cells: Any, heads: int, low: float, span: float, lr: float, scratch: float | None, precision: str,
     target: str, stem: bool, about: str,
 ) -> None:  # fmt: skip
@@ -103,26 +103,26 @@ def test_a_written_recipe_is_read_back(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "recipe.yaml") == recipe
 
 
-def test_overrides_change_what_they_name_and_nothing_else() -> None:
+def test_overrides_change_only_the_settings_that_they_name() -> None:
     plain, changed = load_recipe("tiny"), load_recipe("tiny", {"mask.ratio": 0.6, "finetune.augmentation.flip": 0.3})
     assert (changed.mask.ratio, changed.finetune.augmentation.flip) == (0.6, 0.3)
     plain.mask.ratio, plain.finetune.augmentation.flip = 0.6, 0.3
     assert changed == plain
 
 
-def test_an_empty_file_is_the_papers_settings(tmp_path: Path) -> None:
+def test_an_empty_recipe_has_the_settings_of_the_paper(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     assert load_recipe(tmp_path / "empty.yaml") == Recipe()
 
 
-def test_an_unquoted_precision_is_understood() -> None:
+def test_an_unquoted_precision_is_accepted() -> None:
     assert make_recipe({"precision": 16}) == make_recipe({"precision": "16"})
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        # unknown names, with the nearest known one
+        # unknown names, with the closest known one
         ({"ratoi": 1}, "'ratoi' is not a setting"),
         ({"windwo": [0, 1]}, "'windwo' is not a setting; did you mean 'window'?"),
         ({"mask": {"ratoi": 0.5}}, "'mask.ratoi' is not a setting; did you mean 'mask.ratio'?"),
@@ -138,7 +138,7 @@ def test_an_unquoted_precision_is_understood() -> None:
         ({"vit": 3}, "'vit' is a group of settings"),
         ({"vit": None}, "'vit' is a group of settings"),
         ({"precision": 64}, "precision"),
-        # values that make no sense, or not together
+        # invalid values or combinations
         ({"crop": [96, 96, 90]}, r"crop \(96, 96, 90\) is not a multiple of the vit's patch \(16, 16, 16\)"),
         ({"crop": [0, 16, 16]}, "crop"),
         ({"vit": {"patch": [12, 12, 12]}}, "power of two along each axis"),
@@ -197,10 +197,10 @@ def test_an_unquoted_precision_is_understood() -> None:
         ({"pretrain": {"augmentation": {"control": 0}}}, "would fold .* control, 0.0"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecipeError, match=f"^my.yaml: .*{message}") as caught:
+def test_a_wrong_recipe_is_refused_in_one_sentence(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=f"^my.yaml: .*{message}") as exc_info:
         make_recipe(wrong, "my.yaml")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(exc_info.value)
 
 
 @pytest.mark.parametrize(
@@ -212,20 +212,20 @@ def test_what_is_wrong_is_one_sentence(wrong: dict[str, Any], message: str) -> N
         ({"crop": [16, 16, 16]}, "is a single mask unit, so that nothing could be masked"),
     ],
 )
-def test_masks_that_do_not_fit_are_refused_only_where_something_is_masked(wrong: dict[str, Any], message: str) -> None:
+def test_masks_that_do_not_fit_are_refused_only_for_masked_pretexts(wrong: dict[str, Any], message: str) -> None:
     recipe = make_recipe(wrong)
     with pytest.raises(RecipeError, match=f"^store: .*{message}"):
         with_crop(recipe, [(96, 96, 96)], "store")
     assert with_crop(recipe, [(96, 96, 96)], "store", masked=False) == recipe
 
 
-def test_a_unet_takes_mask_units_smaller_than_its_patch() -> None:
+def test_a_unet_accepts_mask_units_smaller_than_its_patch() -> None:
     recipe = make_recipe({"encoder": "unet", "mask": {"unit": [8, 8, 8]}})
     assert recipe.encoder_settings.patch == (16, 16, 16)
     assert with_crop(recipe, [(96, 96, 96)], "store").mask_unit == (8, 8, 8)
 
 
-def test_a_recipe_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_recipe_is_refused_with_the_closest_name(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe 'tini' is not known; did you mean 'tiny'\?"):
         load_recipe("tini")
     with pytest.raises(RecipeError, match=r"'zzz' is not known; the packaged ones are .*tiny"):
@@ -235,41 +235,43 @@ def test_a_recipe_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("text", "message"), [("a: [1", "not valid YAML"), ("- a\n- b", "is a mapping")])
-def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(RecipeError, match=rf"bad\.yaml: .*{message}"):
         load_recipe(tmp_path / "bad.yaml")
 
 
-def test_an_override_under_a_single_value_is_refused() -> None:
+def test_an_override_below_a_scalar_is_refused() -> None:
     with pytest.raises(RecipeError, match="'seed' is a single value"):
         load_recipe("tiny", {"seed": 1, "seed.more": 2})
 
 
-def test_recipes_have_default_groups_of_their_own() -> None:
+def test_recipes_do_not_share_default_settings() -> None:
     one, two = Recipe(), Recipe()
     one.pretrain.augmentation.flip = 0.9
     assert two.pretrain.augmentation.flip == Training().augmentation.flip == one.finetune.augmentation.flip
 
 
-@given(shapes=st.lists(triples, min_size=1, max_size=5), size=st.sampled_from([4, 8, 16]), most=st.integers(512, 96**3))
+@given(
+    shapes=st.lists(triples, min_size=1, max_size=5), size=st.sampled_from([4, 8, 16]), limit=st.integers(512, 96**3)
+)
 @settings(max_examples=60, deadline=None)
-def test_a_fitted_crop_is_a_multiple_of_the_patch_and_no_larger_than_needed(shapes: Any, size: int, most: int) -> None:
+def test_a_fitted_crop_is_a_multiple_of_the_patch_and_no_larger_than_needed(shapes: Any, size: int, limit: int) -> None:
     patch = (size, size, size)
-    crop = fit_crop(shapes, patch, most)
+    crop = fit_crop(shapes, patch, limit)
     assert all(c % size == 0 and c > 0 for c in crop)
-    assert math.prod(crop) <= most or crop == patch
+    assert math.prod(crop) <= limit or crop == patch
     whole = [-(-sorted(s[a] for s in shapes)[len(shapes) // 2] // size) * size for a in range(3)]
     assert all(c <= w for c, w in zip(crop, whole, strict=True))
-    assert fit_crop(list(reversed(shapes)), patch, most) == crop
-    if math.prod(whole) <= most:
+    assert fit_crop(list(reversed(shapes)), patch, limit) == crop
+    if math.prod(whole) <= limit:
         assert list(crop) == whole
 
 
-@given(shape=triples, most=st.integers(4096, 200_000))
+@given(shape=triples, limit=st.integers(4096, 200_000))
 @settings(max_examples=60, deadline=None)
-def test_the_longest_axes_are_cut_first(shape: Any, most: int) -> None:
-    crop = fit_crop([shape], (8, 8, 8), most)
+def test_the_longest_axes_are_shortened_first(shape: Any, limit: int) -> None:
+    crop = fit_crop([shape], (8, 8, 8), limit)
     whole = [-(-n // 8) * 8 for n in shape]
     assume(list(crop) != whole)
     cut = [c for c, w in zip(crop, whole, strict=True) if c < w]
@@ -279,11 +281,11 @@ def test_the_longest_axes_are_cut_first(shape: Any, most: int) -> None:
     grown = list(crop)
     shortest_cut = min((a for a in range(3) if crop[a] < whole[a]), key=lambda a: crop[a])
     grown[shortest_cut] += 8
-    assert math.prod(grown) > most  # no room was given away
+    assert math.prod(grown) > limit  # no larger crop fits
 
 
-def test_every_setting_is_explained() -> None:
-    """A setting without a word in its class's docstring is one that nobody can use."""
+def test_every_setting_is_documented() -> None:
+    """Each setting must be described in the docstring of its class."""
 
     def check(kind: Any) -> None:
         for field in dataclasses.fields(kind):
@@ -296,7 +298,9 @@ def test_every_setting_is_explained() -> None:
         check(kind)
 
 
-def test_renamed_settings_are_read_and_said_in_one_line(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_renamed_settings_are_accepted_and_reported_in_one_line(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     (tmp_path / "old.yaml").write_text(
         "rates: [0.1]\nvit: {rotary: true, positions: learned, checkpoint: true}\nmask: {body_share: 0.5}\n"
         "mae: {cross: true, share: 0.5}\nunet: {most_width: 64}\n"
@@ -331,7 +335,7 @@ def test_settings_of_other_encoders_and_pretexts_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(("size", "width", "depth", "heads"), [("tiny", 192, 12, 3), ("large", 1024, 24, 16)])
-def test_a_vit_can_be_given_by_the_name_of_its_size(
+def test_a_vit_can_be_specified_by_the_name_of_its_size(
     tmp_path: Path, size: str, width: int, depth: int, heads: int
 ) -> None:
     file = tmp_path / "mine.yaml"
@@ -342,13 +346,13 @@ def test_a_vit_can_be_given_by_the_name_of_its_size(
     assert make_recipe({"vit": {"size": size, "depth": 2}}).encoder_settings.depth == 2
 
 
-def test_a_swin_can_be_given_by_the_name_of_its_size() -> None:
+def test_a_swin_can_be_specified_by_the_name_of_its_size() -> None:
     swin = make_recipe({"encoder": "swin", "pretext": "simmim", "swin": {"size": "base"}}).encoder_settings
     assert (swin.width, swin.depths, swin.heads) == (128, (2, 2, 18, 2), (4, 8, 16, 32))
 
 
 @pytest.mark.parametrize("settings", [{"vit": {"size": "huge"}}, {"swin": {"size": "large"}}])
-def test_an_unknown_size_is_refused_with_those_there_are(settings: dict[str, Any]) -> None:
+def test_an_unknown_size_is_refused_with_the_known_ones(settings: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=r"size is \w+, but must be tiny, small, base"):
         make_recipe(settings)
     group, size = next(iter(settings)), next(iter(settings.values()))["size"]

@@ -1,4 +1,4 @@
-"""The packaged recipes of the paper against its table, written out here again; and each of them takes a step."""
+"""The packaged recipes have the values of the paper's tables, and each of them trains one step."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ TINY = {
 PAPERS = [(method, data) for method in METHODS for data in SCANS]
 
 
-def test_every_method_has_its_recipe_for_every_data_set() -> None:
+def test_every_method_has_a_recipe_for_every_data_set() -> None:
     others = {"demo", "vit-b-btcv", "resenc-hour", "resenc-gpu"}
     promised = {f"{method}-{data}" for method, data in PAPERS} | set(TINY) | others
     assert set(packaged_recipes()) == promised
 
 
 def steps(epochs: int, scans: int) -> int:
-    """Four scans a step; the last step of an epoch may have fewer."""
+    """Four scans per step; the last step of an epoch may have fewer."""
     return epochs * -(-scans // 4)
 
 
-def assert_shared(recipe: Recipe, data: str) -> None:
-    """What all recipes of the paper have in common."""
+def assert_common_settings(recipe: Recipe, data: str) -> None:
+    """Check the settings that all recipes of the paper have in common."""
     assert (recipe.crop, recipe.overlap, recipe.precision) == ((96, 96, 96), 0.5, "16")
-    assert recipe.window == (-175.0, 250.0)  # of no account for MR
+    assert recipe.window == (-175.0, 250.0)  # not used for MR
     assert (recipe.unetr.feature_size, recipe.unetr.stem) == (16, True)
     for training in (recipe.pretrain, recipe.finetune):
         assert (training.batch, training.crops_per_scan, training.clip, training.layer_decay) == (16, 4, 0.0, 1.0)
@@ -67,11 +67,11 @@ def assert_shared(recipe: Recipe, data: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "data"), PAPERS)
-def test_the_papers_recipes_have_the_papers_numbers(method: str, data: str) -> None:
+def test_the_recipes_of_the_paper_have_its_values(method: str, data: str) -> None:
     recipe = load_recipe(f"{method}-{data}")
     encoder, pretext, depth, epochs, decay, warmup = METHODS[method]
     assert (recipe.encoder, recipe.pretext) == (encoder, pretext)
-    assert_shared(recipe, data)
+    assert_common_settings(recipe, data)
     if encoder == "vit":
         vit = recipe.encoder_settings
         assert (vit.width, vit.depth, vit.heads, vit.width * vit.mlp_ratio, vit.patch) == (768, 12, 12, 3072, (16,) * 3)
@@ -93,7 +93,7 @@ def test_the_papers_recipes_have_the_papers_numbers(method: str, data: str) -> N
     assert training.steps == steps(epochs, SCANS[data])
 
 
-def test_the_papers_mae_is_that_of_the_older_name() -> None:
+def test_the_older_recipe_name_gives_the_mae_of_the_paper() -> None:
     older, newer = load_recipe("vit-b-btcv"), load_recipe("mae-btcv")
     newer.about = older.about
     assert newer == older
@@ -109,8 +109,8 @@ def test_the_tiny_recipes_are_small_enough_for_two_cores(name: str) -> None:
 
 
 @pytest.mark.parametrize("pretext", ["simmim", "simclr"])
-def test_the_tiny_vits_are_the_arms_of_a_study_by_tiny(tiny: Tiny, tmp_path: Path, pretext: str) -> None:
-    whole = {"finetune.validation_fraction": 1.0}  # a study scores all cases each time
+def test_the_tiny_recipes_have_the_networks_of_studies_with_tiny(tiny: Tiny, tmp_path: Path, pretext: str) -> None:
+    whole = {"finetune.validation_fraction": 1.0}  # studies validate on all cases
     packaged = load_recipe(f"tiny-{pretext}-vit", whole)
     arm = Request((tiny.store,), tmp_path, "tiny", {}, ("all",)).recipe_of(pretext)
     fine_tuning = Trial("finetune", tiny.store, arm).own_recipe
@@ -135,7 +135,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of heads in four channels, with three regions that overlap."""
+    """A store of heads with four channels and three overlapping regions."""
     folder = tmp_path_factory.mktemp("heads")
     prepare(
         api.phantom(folder / "heads", 4, seed=2, kind="head"), folder / "store", (9.0, 9.0, 9.0), workers=1, quiet=True
@@ -143,9 +143,9 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
-# Those for TCIA-COVID19 differ from those for BTCV in numbers only.
+# Those for TCIA-COVID19 differ from those for BTCV in values only.
 @pytest.mark.parametrize("name", [name for name in packaged_recipes() if not name.endswith("tcia-covid19")])
-def test_every_recipe_takes_a_step_when_it_is_scaled_down(tiny: Tiny, heads: Path, tmp_path: Path, name: str) -> None:
+def test_every_recipe_trains_one_step_when_scaled_down(tiny: Tiny, heads: Path, tmp_path: Path, name: str) -> None:
     store, recipe = Store(heads if name.endswith("brats21") else tiny.store), load_recipe(name, SMALL)
     run = pretrain(store, tmp_path / "run", recipe)
     (row,) = run.metrics()

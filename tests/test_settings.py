@@ -1,4 +1,4 @@
-"""Settings of before they were renamed, in weights and run folders, are read under their present names."""
+"""Old names of settings in weights and run folders are read under their new names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OLD = {
 }
 
 
-def test_the_metadata_of_old_weights_describe_the_same_network(caplog: pytest.LogCaptureFixture) -> None:
+def test_metadata_of_old_weights_describe_the_same_network(caplog: pytest.LogCaptureFixture) -> None:
     metadata = with_current_names(OLD, "encoder.safetensors")
     vit = ViTSettings((4, 4, 4), 24, 2, 2, position_embedding="learned", rope=True)
     assert described_encoder(metadata) == ("vit", vit)
@@ -36,13 +36,13 @@ def test_the_metadata_of_old_weights_describe_the_same_network(caplog: pytest.Lo
     )
 
 
-def test_settings_of_today_are_not_talked_about(caplog: pytest.LogCaptureFixture) -> None:
+def test_current_names_of_settings_give_no_message(caplog: pytest.LogCaptureFixture) -> None:
     metadata = {"encoder": "vit", "vit": {"rope": True}, "lrs": [1e-3], "kind": "encoder"}
     assert with_current_names(metadata, "file") == metadata
     assert not caplog.records
 
 
-def test_metrics_of_an_old_run_have_the_columns_of_today(tmp_path: Path) -> None:
+def test_metrics_of_an_old_run_have_the_current_columns(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("step,loss,val_loss,val_constant,val_spread\n1,0.5,0.4,0.3,0.2\n")
     assert Run(tmp_path, "pretrain", {}).metrics() == [
         {"step": 1, "loss": 0.5, "val_loss": 0.4, "val_guess": 0.3, "val_std": 0.2}
@@ -53,7 +53,7 @@ def test_metrics_of_an_old_run_have_the_columns_of_today(tmp_path: Path) -> None
     ("bounds", "low_is_in", "high_is_in"),
     [("[]", True, True), ("(]", False, True), ("[)", True, False), ("()", False, False)],
 )
-def test_the_ends_of_a_range_are_in_it_or_not(bounds: str, low_is_in: bool, high_is_in: bool) -> None:
+def test_the_bounds_of_a_range_are_inclusive_or_exclusive(bounds: str, low_is_in: bool, high_is_in: bool) -> None:
     for flip, inside in ((0.0, low_is_in), (0.5, True), (1.0, high_is_in)):
         settings = Augmentation(flip=flip)
         if inside:
@@ -63,6 +63,6 @@ def test_the_ends_of_a_range_are_in_it_or_not(bounds: str, low_is_in: bool, high
                 check_range(settings, "flip", 0, 1, bounds)  # type: ignore[arg-type]
 
 
-def test_the_weight_of_labelled_voxels_falls_to_1_over_70_percent_of_the_steps() -> None:
+def test_the_weight_of_labelled_voxels_decreases_to_1_over_70_percent_of_the_steps() -> None:
     training = Training(steps=100, foreground_weight=8)
     assert [training.foreground_weight_at(step) for step in (0, 35, 70, 99)] == pytest.approx([8, 4.5, 1, 1])

@@ -1,4 +1,4 @@
-"""One function over many tasks, whoever computes it: every result once, and what happens when a process dies."""
+"""Running one function on many tasks: every result once, and the handling of processes that die."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def square(number: int) -> tuple[int, int]:
     return number, number**2
 
 
-def note(number: int, folder: Path, pause: float = 0.0) -> int:
-    """Write down who began this task, then end it."""
+def record_start(number: int, folder: Path, pause: float = 0.0) -> int:
+    """Record the process that started this task, then finish it."""
     (folder / f"{number}-{os.getpid()}").touch()
     time.sleep(pause)
     return number
@@ -39,8 +39,8 @@ def threads(_: int) -> tuple[str | None, int]:
 
 
 def new_pages(mebibytes: int) -> float:
-    """The fraction of pages that the system gives anew to arrays of this size that are made and dropped."""
-    numpy.ones(mebibytes * 2**17)  # the first time all pages are new
+    """The fraction of new pages that the system provides for temporary arrays of this size."""
+    numpy.ones(mebibytes * 2**17)  # all pages are new at first
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
         numpy.ones(mebibytes * 2**17)
@@ -76,29 +76,29 @@ def cluster() -> Iterator[object]:
 
 
 @pytest.fixture(params=["here", "processes", "cluster"])
-def how(request: pytest.FixtureRequest) -> dict[str, object]:
-    """The arguments of `run` that say who computes."""
+def backend(request: pytest.FixtureRequest) -> dict[str, object]:
+    """The arguments of `run` for each backend."""
     if request.param == "cluster":
         return {"scheduler": request.getfixturevalue("cluster").scheduler_address}
     return {"workers": 1 if request.param == "here" else 2}
 
 
-def test_every_task_has_its_result_once(how: dict[str, object]) -> None:
-    assert sorted(run(square, range(20), **how)) == [(number, number**2) for number in range(20)]
-    assert list(run(square, [], **how)) == []
+def test_every_task_has_its_result_once(backend: dict[str, object]) -> None:
+    assert sorted(run(square, range(20), **backend)) == [(number, number**2) for number in range(20)]
+    assert list(run(square, [], **backend)) == []
 
 
-def test_an_error_of_the_function_ends_the_work(how: dict[str, object]) -> None:
+def test_an_error_of_the_function_stops_the_run(backend: dict[str, object]) -> None:
     with pytest.raises(StoreError, match="no room"):
-        list(run(refuse, range(4), **how))
+        list(run(refuse, range(4), **backend))
 
 
-def test_who_stops_asking_takes_back_what_is_queued(how: dict[str, object], tmp_path: Path) -> None:
-    with closing(run(partial(note, folder=tmp_path, pause=0.05), range(40), **how)) as results:
+def test_closing_the_results_cancels_queued_tasks(backend: dict[str, object], tmp_path: Path) -> None:
+    with closing(run(partial(record_start, folder=tmp_path, pause=0.05), range(40), **backend)) as results:
         next(results)
-    begun = len(list(tmp_path.iterdir()))
+    started = len(list(tmp_path.iterdir()))
     time.sleep(0.2)
-    assert begun <= len(list(tmp_path.iterdir())) < 12
+    assert started <= len(list(tmp_path.iterdir())) < 12
 
 
 def test_several_processes_compute_with_one_thread_each(cluster: object) -> None:
@@ -112,7 +112,7 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glib
 @glibc
 @pytest.mark.parametrize("dask", [False, True])
 def test_memory_is_kept_for_the_next_array(dask: bool) -> None:
-    """Under Dask, which sets MALLOC_TRIM_THRESHOLD_, arrays of 1 MiB would get new pages too."""
+    """With Dask, which sets MALLOC_TRIM_THRESHOLD_, arrays of 1 MiB would get new pages too."""
     code = "from test_workers import new_pages; from voxmim.workers import keep_memory; keep_memory() if {} else 0; "
     code += "print(new_pages(1), new_pages(60))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
@@ -129,20 +129,20 @@ def test_memory_is_kept_for_the_next_array(dask: bool) -> None:
 
 @glibc
 def test_kept_memory_is_returned() -> None:
-    """Memory between arrays that stay, which glibc does not return by itself; in a process of its own."""
+    """Memory between arrays in use, which glibc does not return by itself; in a separate process."""
     code = """
 from mmap import PAGESIZE
 from pathlib import Path
 import numpy as np
 from voxmim.workers import keep_memory, return_memory
-def held(): return int(Path("/proc/self/statm").read_text().split()[1]) * PAGESIZE / 2**20
+def resident(): return int(Path("/proc/self/statm").read_text().split()[1]) * PAGESIZE / 2**20
 keep_memory()
 arrays = [np.ones(60 * 2**17) for _ in range(3)]
-full = held()
+full = resident()
 del arrays[1]
-kept = held()
+kept = resident()
 return_memory()
-print(full - kept, full - held())
+print(full - kept, full - resident())
 """
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     by_itself, returned = map(float, printed.split())
@@ -152,27 +152,27 @@ print(full - kept, full - held())
 
 @glibc
 @pytest.mark.parametrize("kind", ["processes", "cluster"])
-def test_every_worker_keeps_its_memory(kind: str, request: pytest.FixtureRequest) -> None:
-    how = {"workers": 2}
+def test_every_worker_keeps_memory_for_the_next_array(kind: str, request: pytest.FixtureRequest) -> None:
+    backend = {"workers": 2}
     if kind == "cluster":
-        how = {"scheduler": request.getfixturevalue("cluster").scheduler_address}
-    assert max(run(new_pages, [60] * 4, **how)) < 0.01
+        backend = {"scheduler": request.getfixturevalue("cluster").scheduler_address}
+    assert max(run(new_pages, [60] * 4, **backend)) < 0.01
 
 
 def test_a_task_that_kills_its_process_gets_its_own_result() -> None:
-    found = run(die_at_three, range(8), workers=2, on_death=lambda number: f"{number} died")
-    assert sorted(map(str, found)) == ["0", "1", "2", "3 died", "4", "5", "6", "7"]
+    results = run(die_at_three, range(8), workers=2, on_death=lambda number: f"{number} died")
+    assert sorted(map(str, results)) == ["0", "1", "2", "3 died", "4", "5", "6", "7"]
 
 
-def test_a_local_process_that_dies_is_one_error() -> None:
+def test_a_local_process_that_dies_gives_one_error() -> None:
     with pytest.raises(WorkerError, match="a worker process died, perhaps out of memory"):
         list(run(die, range(4), workers=2))
 
 
-def test_what_a_killed_worker_of_a_cluster_had_in_work_is_done_again(cluster: object, tmp_path: Path) -> None:
+def test_tasks_of_a_killed_cluster_worker_are_run_again(cluster: object, tmp_path: Path) -> None:
     results = []
     with closing(
-        run(partial(note, folder=tmp_path, pause=0.1), range(12), scheduler=cluster.scheduler_address)
+        run(partial(record_start, folder=tmp_path, pause=0.1), range(12), scheduler=cluster.scheduler_address)
     ) as outcomes:
         for result in outcomes:
             if not results:
@@ -180,10 +180,10 @@ def test_what_a_killed_worker_of_a_cluster_had_in_work_is_done_again(cluster: ob
                 os.kill(int(victim.name.split("-")[1]), signal.SIGKILL)
             results.append(result)
     assert sorted(results) == list(range(12))
-    assert len(list(tmp_path.iterdir())) > 12  # something was begun twice
+    assert len(list(tmp_path.iterdir())) > 12  # some task was started twice
 
 
-def test_a_task_that_kills_every_worker_is_one_error(cluster: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_kills_every_worker_gives_one_error(cluster: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
     with pytest.raises(WorkerError, match="was tried on several workers and each died"):
         list(run(die, range(1), scheduler=cluster.scheduler_address))
@@ -197,7 +197,7 @@ def test_a_task_that_kills_every_worker_is_one_error(cluster: object, monkeypatc
         ({"scheduler": "tcp://127.0.0.1:9", "workers": 2}, "has workers of its own; leave out the number"),
     ],
 )
-def test_a_cluster_that_does_not_answer(
+def test_a_cluster_that_does_not_answer_is_refused(
     arguments: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed")
@@ -206,7 +206,7 @@ def test_a_cluster_that_does_not_answer(
         list(run(square, range(3), **arguments))
 
 
-def test_a_cluster_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_dask_package_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(WorkerError, match=r"pip install 'voxmim\[cluster\]'"):
         list(run(square, range(3), scheduler="tcp://127.0.0.1:9"))
@@ -215,12 +215,13 @@ def test_a_cluster_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 def test_local_processes_end_with_their_parent(tmp_path: Path) -> None:
     code = (
-        "from functools import partial; from pathlib import Path; from test_workers import note; "
-        f"from voxmim.workers import run; list(run(partial(note, folder=Path({str(tmp_path)!r}), pause=60), [0, 1], 2))"
+        "from functools import partial; from pathlib import Path; from test_workers import record_start; "
+        f"from voxmim.workers import run; task = partial(record_start, folder=Path({str(tmp_path)!r}), pause=60); "
+        "list(run(task, [0, 1], 2))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
     with subprocess.Popen([sys.executable, "-c", code], env=environment) as parent:
         wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
         parent.kill()
-    at_work = [int(file.name.split("-")[1]) for file in tmp_path.iterdir()]
-    wait_for(lambda: not any(Path(f"/proc/{process}").exists() for process in at_work))
+    processes = [int(file.name.split("-")[1]) for file in tmp_path.iterdir()]
+    wait_for(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))

@@ -6,13 +6,13 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-# What examples/predict_onnx.py names in its first lines, and what these packages import.
+# The packages that examples/predict_onnx.py lists in its first lines, and those that they import.
 _PACKAGES = ("flatbuffers", "google", "nibabel", "numpy", "onnxruntime", "packaging", "scipy")
 _MORE = ("numpy.libs", "scipy.libs", "typing_extensions.py", "importlib_resources")
 
 
 def run_torchless(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run Python where it finds only the packages that predict_onnx.py needs, by links in a new folder."""
+    """Run Python with only the packages that predict_onnx.py needs, linked into a new folder."""
     spec = find_spec("numpy")
     assert spec is not None
     assert spec.origin is not None
@@ -21,6 +21,6 @@ def run_torchless(folder: Path, *arguments: object) -> subprocess.CompletedProce
     for name in (*_PACKAGES, *_MORE):
         if (installed / name).exists():
             (folder / name).symlink_to(installed / name)
-    command = [sys.executable, "-S", *map(str, arguments)]  # -S: without the packages that are installed
+    command = [sys.executable, "-S", *map(str, arguments)]  # -S: without site-packages
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

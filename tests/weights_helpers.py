@@ -1,4 +1,4 @@
-"""What the tests of other packages' weights share."""
+"""Helpers of the tests of other packages' weights."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 
-def shaken(network: nn.Module) -> nn.Module:
-    """The network in evaluation mode, with no parameter left at its initial value, not even a norm's."""
+def perturbed(network: nn.Module) -> nn.Module:
+    """Perturb every parameter of a network, including those of norms; return it in evaluation mode."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: whole, resumed, cut off, wrong, refused."""
+"""Downloads from a local server: complete, resumed, interrupted, damaged, refused."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server, with the table's checksum that of its archive."""
+    """A server, with the checksum of its archive in the catalogue."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     md5 = hashlib.md5(TAR, usedforsecurity=False).hexdigest()
     monkeypatch.setitem(catalogue.ARCHIVES, "msd-hippocampus", Archive(FOLDER, md5, "a test"))
@@ -125,29 +125,29 @@ def part(out: Path) -> Path:
     return out / f".{FOLDER}.tar.part"
 
 
-def holds_all(folder: Path) -> bool:
-    """Whether every file is there as it was packed, and nothing else, beside the folder either."""
-    found = {
+def is_complete(folder: Path) -> bool:
+    """Whether the folder and its parent have exactly the files that were packed."""
+    files = {
         str(file.relative_to(folder.parent)): file.read_bytes() for file in folder.parent.rglob("*") if file.is_file()
     }
-    return found == {name: content for name, content in FILES.items() if not Path(name).name.startswith(".")}
+    return files == {name: content for name, content in FILES.items() if not Path(name).name.startswith(".")}
 
 
-def test_a_data_set_is_complete_without_the_files_of_a_mac(server: Server, tmp_path: Path) -> None:
+def test_a_data_set_is_complete_and_without_hidden_macos_files(server: Server, tmp_path: Path) -> None:
     stages: dict[str, list[tuple[int, int | None]]] = {}
 
     @contextmanager
     def watch(stage: str) -> Iterator[Callable[[int, int | None], None]]:
         stages[stage] = []
-        yield lambda done, total: stages[stage].append((done, total))
+        yield lambda process, total: stages[stage].append((process, total))
 
     terms_seen: list[str] = []
     folder = get(server, tmp_path / "new", watch=watch, agree=lambda terms: bool(terms_seen.append(terms)) or True)
     assert folder == tmp_path / "new" / FOLDER
-    assert holds_all(folder)
+    assert is_complete(folder)
     assert list(stages) == ["downloading", "checking", "unpacking"]
     assert stages["downloading"][-1] == stages["checking"][-1] == (len(TAR), len(TAR))
-    assert [done for done, _ in stages["downloading"]] == sorted(done for done, _ in stages["downloading"])
+    assert [process for process, _ in stages["downloading"]] == sorted(process for process, _ in stages["downloading"])
     for word in ("CC BY-SA 4.0", f"{len(TAR) / 1e6:.1f} MB", "Nature Communications", server.url):
         assert word in terms_seen[0]
 
@@ -159,7 +159,7 @@ def test_a_second_call_downloads_nothing(server: Server, tmp_path: Path) -> None
     assert len(server.requests) == before
 
 
-def test_a_cut_connection_is_gone_on_with(server: Server, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed(server: Server, tmp_path: Path) -> None:
     server.cut = 1_000_000
     with pytest.raises(DownloadError, match=r"the connection broke .*; run again to continue where it stopped"):
         get(server, tmp_path)
@@ -169,31 +169,31 @@ def test_a_cut_connection_is_gone_on_with(server: Server, tmp_path: Path) -> Non
         get(server, tmp_path)
     assert part(tmp_path).read_bytes() == TAR[:2_000_000]
     server.cut = None
-    assert holds_all(get(server, tmp_path))
+    assert is_complete(get(server, tmp_path))
     gets = [byte_range for method, byte_range in server.requests if method == "GET"]
     assert gets == [None, "bytes=1000000-", "bytes=2000000-"]
 
 
-def test_a_server_that_cannot_go_on_starts_afresh(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_range_requests_starts_the_download_again(server: Server, tmp_path: Path) -> None:
     server.ranges = False
     part(tmp_path).write_bytes(TAR[:5000])
-    assert holds_all(get(server, tmp_path))
+    assert is_complete(get(server, tmp_path))
     assert ("GET", "bytes=5000-") in server.requests
 
 
-def test_a_partial_file_that_is_too_long_is_not_gone_on_with(server: Server, tmp_path: Path) -> None:
+def test_a_partial_file_that_is_too_long_is_not_resumed(server: Server, tmp_path: Path) -> None:
     part(tmp_path).write_bytes(TAR + b"more")
-    assert holds_all(get(server, tmp_path))
+    assert is_complete(get(server, tmp_path))
     assert server.requests[-1] == ("GET", None)
 
 
 def test_a_complete_archive_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:
     part(tmp_path).write_bytes(TAR)
-    assert holds_all(get(server, tmp_path))
+    assert is_complete(get(server, tmp_path))
     assert [method for method, _ in server.requests] == ["HEAD"]
 
 
-def test_a_wrong_checksum_removes_what_came(server: Server, tmp_path: Path) -> None:
+def test_a_download_with_a_wrong_checksum_is_removed(server: Server, tmp_path: Path) -> None:
     server.content = TAR[:-1] + b"x"
     with pytest.raises(
         DownloadError, match=r"the download differs from the published file \(MD5 .* it was removed; run again"
@@ -201,10 +201,10 @@ def test_a_wrong_checksum_removes_what_came(server: Server, tmp_path: Path) -> N
         get(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
     server.content = TAR
-    assert holds_all(get(server, tmp_path))
+    assert is_complete(get(server, tmp_path))
 
 
-def test_an_unreachable_server_is_one_sentence(server: Server, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported_in_one_sentence(server: Server, tmp_path: Path) -> None:
     with pytest.raises(
         DownloadError, match=r"the server answers 404 \(Not Found\); check the address, or name another"
     ):
@@ -226,10 +226,10 @@ def test_too_little_space_is_reported_before_the_download(
     with pytest.raises(DownloadError, match=r"GB are needed here, and .* GB are free; make room"):
         get(server, tmp_path)
     usage.free += 1
-    assert holds_all(get(server, tmp_path))
+    assert is_complete(get(server, tmp_path))
 
 
-def test_a_disk_that_fills_up_keeps_what_came(server: Server, tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_partial_download(server: Server, tmp_path: Path) -> None:
     script = (
         "import resource, sys\n"
         "from pathlib import Path\n"
@@ -238,14 +238,14 @@ def test_a_disk_that_fills_up_keeps_what_came(server: Server, tmp_path: Path) ->
         f"fetch(sys.argv[1], Path(sys.argv[2]), {len(TAR)}, print)\n"
     )
     url = f"{server.url}/{FOLDER}.tar"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script, url, part(tmp_path)], capture_output=True, text=True, check=False
     )
-    assert "DownloadError" in done.stderr
-    assert "it cannot be written (File too large); make room and run again" in done.stderr
+    assert "DownloadError" in process.stderr
+    assert "it cannot be written (File too large); make room and run again" in process.stderr
     assert part(tmp_path).stat().st_size == 1 << 20
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    assert holds_all(get(server, tmp_path))
+    assert is_complete(get(server, tmp_path))
 
 
 # Archives
@@ -259,14 +259,14 @@ def unpacked(tmp_path: Path, archive: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped_absolutely/../../../x", f"{FOLDER}/../../escaped"])
-def test_no_file_lands_outside(tmp_path: Path, name: str) -> None:
+def test_no_file_is_unpacked_outside_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(DownloadError, match="the archive cannot be unpacked"):
         unpacked(tmp_path, tar_of({**FILES, name: b"bad"}))
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == [tmp_path / "in" / "archive.tar"]
     assert not (tmp_path / "out" / FOLDER).exists()
 
 
-def test_no_link_leads_outside(tmp_path: Path) -> None:
+def test_no_link_to_outside_is_unpacked(tmp_path: Path) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         link = tarfile.TarInfo(f"{FOLDER}/link")
@@ -277,7 +277,7 @@ def test_no_link_leads_outside(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / FOLDER).exists()
 
 
-def test_a_damaged_or_foreign_archive_leaves_nothing(tmp_path: Path) -> None:
+def test_a_damaged_or_unknown_archive_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="the archive cannot be unpacked"):
         unpacked(tmp_path, TAR[:2_000_000])
     with pytest.raises(DownloadError, match=f"the archive does not hold a folder {FOLDER}"):
@@ -285,10 +285,10 @@ def test_a_damaged_or_foreign_archive_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "out").glob("*")) == []
 
 
-# The table and the command
+# The catalogue and the command
 
 
-def test_the_table_has_all_ten_tasks() -> None:
+def test_the_catalogue_has_all_ten_tasks() -> None:
     assert [archive.folder[:6] for archive in ARCHIVES.values()] == [f"Task{n:02d}" for n in range(1, 11)]
     assert len({archive.md5 for archive in ARCHIVES.values()}) == 10
     assert all(re.fullmatch("[0-9a-f]{32}", archive.md5) for archive in ARCHIVES.values())
@@ -296,52 +296,52 @@ def test_the_table_has_all_ten_tasks() -> None:
         archive_of("msd-hipocampus")
 
 
-def test_the_table_is_that_of_monai() -> None:
+def test_checksums_and_addresses_equal_those_of_monai() -> None:
     spec = find_spec("monai")
     assert spec is not None
-    source = (Path(str(spec.origin)).parent / "apps" / "datasets.py").read_text()  # importing it takes long
+    source = (Path(str(spec.origin)).parent / "apps" / "datasets.py").read_text()  # importing it is slow
     for archive in ARCHIVES.values():
         assert f'"{archive.folder}": "{archive.md5}"' in source
         assert f'"{archive.folder}": "{catalogue.MIRROR}/{archive.file}"' in source
 
 
-def test_the_command_needs_a_yes(
+def test_the_command_asks_for_consent_to_the_terms(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def says(*more: str) -> tuple[Any, str]:
-        with pytest.raises(SystemExit) as left:
+    def run_download(*more: str) -> tuple[Any, str]:
+        with pytest.raises(SystemExit) as exit_info:
             main(["download", "msd-hippocampus", "--out", str(tmp_path), "--mirror", server.url, *more])
         printed = capsys.readouterr()
-        return left.value.code, printed.out + printed.err
+        return exit_info.value.code, printed.out + printed.err
 
     refusal = "error: msd-hippocampus: not downloaded, because its terms were not accepted; answer y, or add --yes.\n"
-    status, said = says()  # nobody sits there
+    status, output = run_download()  # no terminal to ask
     assert status == 2
-    assert said.endswith(refusal)
+    assert output.endswith(refusal)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     for answer, agreed in (("n", False), ("", False), ("yes", True)):
         monkeypatch.setattr(console.CONSOLE, "input", lambda _, answer=answer: answer)
-        status, said = says()
-        assert "Licence: CC BY-SA 4.0" in said
-        assert (status, said.endswith(refusal), (tmp_path / FOLDER).exists()) == (
+        status, output = run_download()
+        assert "Licence: CC BY-SA 4.0" in output
+        assert (status, output.endswith(refusal), (tmp_path / FOLDER).exists()) == (
             0 if agreed else 2,
             not agreed,
             agreed,
         )
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
-    assert says()[0] == 0  # it is there already
+    assert run_download()[0] == 0  # already downloaded
     (tmp_path / FOLDER).rename(tmp_path / "moved")
-    status, said = says("--yes")
+    status, output = run_download("--yes")
     assert status == 0
-    assert said.endswith(f"the data set, ready for 'voxmim prepare': {tmp_path / FOLDER}\n")
+    assert output.endswith(f"the data set, ready for 'voxmim prepare': {tmp_path / FOLDER}\n")
 
 
-def test_without_a_name_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_name_all_data_sets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["download"])
-    said = capsys.readouterr().out
-    assert all(name in said for name in ARCHIVES)
+    output = capsys.readouterr().out
+    assert all(name in output for name in ARCHIVES)
 
 
-def test_from_python(server: Server, tmp_path: Path) -> None:
-    assert holds_all(voxmim.download("msd-hippocampus", str(tmp_path), server.url))
+def test_download_from_python(server: Server, tmp_path: Path) -> None:
+    assert is_complete(voxmim.download("msd-hippocampus", str(tmp_path), server.url))

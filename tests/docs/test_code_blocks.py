@@ -1,4 +1,4 @@
-"""Every code block of the documentation: run here on small data, or marked as not run and only parsed."""
+"""Every code block of the documentation is run here on small data, or marked as not run and only parsed."""
 
 import json
 import re
@@ -19,11 +19,11 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "docs" / "studies" / "README.md"]
 CODE = ("sh", "console", "python")
 LANGUAGES = (*CODE, "text", "json")
-QUICK = {"phantom": "--cases 6", "prepare": "--workers 1"}  # options in the place of those that the page gives
+QUICK = {"phantom": "--cases 6", "prepare": "--workers 1"}  # replace the options on the page
 
 
 class Block(NamedTuple):
-    """A fenced block: where it is, its language, its text, and its mark: "", "not run" or "run by FILE"."""
+    """A fenced block: its page, language, text and mark ("", "not run" or "run by FILE")."""
 
     page: str
     language: str
@@ -34,38 +34,38 @@ class Block(NamedTuple):
 def blocks() -> list[Block]:
     fence = re.compile(r"^(?: *<!-- (not run|run by \S+) -->\n)? *```(\S*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
     return [
-        Block(str(page.relative_to(ROOT)), found[2], found[3], found[1] or "")
+        Block(str(page.relative_to(ROOT)), match[2], match[3], match[1] or "")
         for page in PAGES
-        for found in fence.finditer(page.read_text())
+        for match in fence.finditer(page.read_text())
     ]
 
 
 def commands(text: str) -> list[list[str]]:
     """The voxmim commands of a block, without comments; lines that end with a backslash are joined."""
     lines = [line.removeprefix("$ ") for line in text.replace("\\\n", " ").splitlines()]
-    found = [re.sub(r"^(torchrun .*-m|srun .*?(?=voxmim)|ssh \S+ \S+ \S+) ?", "", line) for line in lines]
-    return [shlex.split(line, comments=True) for line in found if re.match(r"voxmim\b", line)]
+    bare = [re.sub(r"^(torchrun .*-m|srun .*?(?=voxmim)|ssh \S+ \S+ \S+) ?", "", line) for line in lines]
+    return [shlex.split(line, comments=True) for line in bare if re.match(r"voxmim\b", line)]
 
 
 def test_every_block_has_a_known_language() -> None:
     assert [block for block in blocks() if block.language not in LANGUAGES] == []
 
 
-def test_the_tests_that_blocks_name_as_running_them_exist() -> None:
+def test_tests_named_in_marks_exist() -> None:
     named = {block.mark.removeprefix("run by ") for block in blocks() if block.mark.startswith("run by ")}
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
-def test_json_blocks_are_json() -> None:
+def test_json_blocks_are_valid_json() -> None:
     for block in blocks():
         if block.language == "json":
             json.loads(block.text)
 
 
-def test_every_command_of_every_page_is_one_that_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [(block.page, words) for block in blocks() if block.language in CODE for words in commands(block.text)]
-    assert len(found) > 60
-    for page, (_, *arguments) in found:
+def test_every_documented_command_can_be_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    documented = [(block.page, words) for block in blocks() if block.language in CODE for words in commands(block.text)]
+    assert len(documented) > 60
+    for page, (_, *arguments) in documented:
         if any("$" in word for word in arguments):
             continue
         assert arguments[0] in COMMANDS, (page, arguments)
@@ -73,7 +73,7 @@ def test_every_command_of_every_page_is_one_that_can_be_given(monkeypatch: pytes
 
 
 def quick(words: list[str]) -> list[str]:
-    """A command on small data, with a recipe of two steps in the place of any other."""
+    """The command for small data, with a recipe of two steps instead of any other."""
     option, *value = QUICK.get(words[0], "").split() or [""]
     if option in words:
         at = words.index(option)
@@ -87,15 +87,15 @@ def run(block: Block) -> None:
         return
     for line in block.text.replace("\\\n", " ").splitlines():
         for _, *words in commands(line):
-            with pytest.raises(SystemExit) as left:
+            with pytest.raises(SystemExit) as exit_info:
                 main(quick(words))
-            assert not left.value.code, (block.page, words)
+            assert not exit_info.value.code, (block.page, words)
         if line.startswith("python "):
             subprocess.run([sys.executable, *shlex.split(line)[1:]], check=True)
 
 
-def test_every_block_that_is_not_marked_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tutorial first; the other pages use its folders."""
+def test_every_unmarked_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tutorial runs first, since the other pages use its folders."""
     pandas = pytest.importorskip("pandas", reason="the extra export is not installed")
     viewed: list[str] = []
     monkeypatch.setattr("voxmim.viewer.server.serve", lambda collection, *_: viewed.append(collection.kind))

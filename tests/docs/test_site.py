@@ -1,4 +1,4 @@
-"""The documentation site: built strictly, with a search, complete, and without anything from another host."""
+"""The documentation site: strict build, search, completeness, and no requests to other hosts."""
 
 import json
 import re
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site; a link to nowhere, a page that is in no menu or a name without a docstring would end the build."""
+    """The built site; broken links, pages missing from the menu and missing docstrings would fail the build."""
     folder = tmp_path_factory.mktemp("site")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_MKDOCS_2_WARNING", "1")
@@ -28,31 +28,31 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Fetched(HTMLParser):
-    """What a browser fetches for a page: not the links that a person may follow."""
+    """The URLs that a browser fetches to show a page, without the links on it."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.urls: list[str] = []
         self.feed(page.read_text())
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        given = dict(attributes)
+        values = dict(attributes)
         if tag in ("script", "img", "iframe", "source"):
-            self.found.append(given.get("src") or "")
-        elif tag == "link" and given.get("rel") not in ("canonical", "next", "prev"):
-            self.found.append(given.get("href") or "")
+            self.urls.append(values.get("src") or "")
+        elif tag == "link" and values.get("rel") not in ("canonical", "next", "prev"):
+            self.urls.append(values.get("href") or "")
 
 
 def test_no_page_fetches_anything_from_another_host(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) > 25
-    outside = {(page.name, url) for page in pages for url in Fetched(page).found if re.match(r"(\w+:)?//", url)}
+    outside = {(page.name, url) for page in pages for url in Fetched(page).urls if re.match(r"(\w+:)?//", url)}
     assert outside == set()
     styles = "".join(file.read_text() for file in site.rglob("*.css"))
     assert re.findall(r"(?:@import|url\()\s*[\"']?https?:[^)]*", styles) == []
 
 
-def test_the_reference_has_every_command_and_every_public_function(site: Path) -> None:
+def test_the_reference_lists_every_command_and_every_public_function(site: Path) -> None:
     commands = (site / "reference" / "commands.html").read_text()
     assert [name for name in COMMANDS if f"voxmim {name}" not in commands] == []
     functions = (site / "reference" / "python.html").read_text()
@@ -65,7 +65,7 @@ def test_the_search_finds_a_setting_and_a_command(site: Path) -> None:
         assert any(word in entry["text"] and entry["location"].startswith(page) for entry in index), word
 
 
-def test_every_picture_of_the_gallery_is_in_the_site(site: Path) -> None:
-    pictures = [src for src in Fetched(site / "gallery.html").found if src.endswith(".png")]
+def test_every_picture_of_the_gallery_is_part_of_the_site(site: Path) -> None:
+    pictures = [src for src in Fetched(site / "gallery.html").urls if src.endswith(".png")]
     assert len(pictures) >= 8
     assert [src for src in pictures if not (site / src).is_file()] == []

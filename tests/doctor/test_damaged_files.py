@@ -1,4 +1,4 @@
-"""Any bytes whatever: a scan or one sentence, never a crash, a hang or memory for what is not there."""
+"""Damaged files are read or refused in one sentence, without a crash, a hang or excessive memory."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from voxmim.store.format import Store
 from voxmim.store.prepare import prepare
 from voxmim.store.verify import verify
 
-SLOW = 2.0  # seconds of work for a scan of some hundred voxels
-MEMORY = 4 << 30  # bytes: more is requested only on a header's empty word
+SLOW = 2.0  # seconds of CPU time for a scan of about a hundred voxels
+MEMORY = 4 << 30  # bytes: only an allocation by a damaged header needs more
 
 ARRAY = np.random.default_rng(0).integers(0, 500, (4, 5, 6)).astype(np.int16)
 
@@ -80,7 +80,7 @@ def error_of(read: Callable[[Path], object], path: Path) -> ScanError | None:
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """Let this process take a few GiB more than it has, and no more."""
+    """Limit this process to a few GiB more than it uses."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
@@ -89,7 +89,7 @@ def little_memory() -> Iterator[None]:
 
 
 def damaged(whole: bytes, data: st.DataObject) -> bytes:
-    """The bytes cut off somewhere, or with some of them (rather those of the header) replaced."""
+    """Truncate the bytes, or replace some of them, mostly in the header."""
     if data.draw(st.booleans()):
         return whole[: data.draw(st.integers(0, len(whole) - 1))]
     content = bytearray(whole)
@@ -104,7 +104,7 @@ def damaged(whole: bytes, data: st.DataObject) -> bytes:
 
 @pytest.mark.usefixtures("little_memory")
 @pytest.mark.parametrize("kind", WRITERS)
-def test_damaged_bytes_are_a_scan_or_one_sentence(kind: str, tmp_path: Path) -> None:
+def test_damaged_bytes_are_read_or_refused_in_one_sentence(kind: str, tmp_path: Path) -> None:
     path = WRITERS[kind](tmp_path)
     whole = path.read_bytes()
 
@@ -123,7 +123,7 @@ def test_damaged_bytes_are_a_scan_or_one_sentence(kind: str, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("little_memory")
 @pytest.mark.parametrize("kind", ["NIfTI-1 zipped", "NIfTI-2", "NIfTI-1 pair", "NRRD", "MetaImage", "DICOM"])
-def test_a_folder_with_a_damaged_file_is_judged_and_prepared_without_it(kind: str, tmp_path: Path) -> None:
+def test_a_folder_with_a_damaged_file_is_inspected_and_prepared_without_it(kind: str, tmp_path: Path) -> None:
     source, count = tmp_path / "source", 0
     (source / "bad").mkdir(parents=True)
     good = source / "good.nii"

@@ -1,4 +1,4 @@
-"""Facts against plain references, and the same facts whatever the file's axes, type and format."""
+"""Facts agree with plain references and do not depend on the file's axes, type or format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from scan_files import AFFINE, scan, turned
+from scan_files import AFFINE, reorient, scan
 from voxmim.doctor.facts import PERCENTILES, Facts, measure
 from voxmim.images.volume import Volume
 
@@ -16,58 +16,63 @@ IMAGE, LABEL = scan(0)
 
 
 def facts(axes: str = "RAS", dtype: type = np.int16) -> Facts:
-    (image, affine), (label, _) = turned(IMAGE, AFFINE, axes), turned(LABEL, AFFINE, axes)
+    (image, affine), (label, _) = reorient(IMAGE, AFFINE, axes), reorient(LABEL, AFFINE, axes)
     return measure(Volume(image[None].astype(dtype), affine), label)
 
 
-def test_facts_are_what_a_plain_count_gives() -> None:
-    found = facts()
-    assert (found.shape, found.spacing, found.orientation, found.whole) == ((24, 22, 20), (1.0, 1.2, 1.5), "RAS", True)
-    np.testing.assert_allclose(found.percentiles, [np.percentile(IMAGE, PERCENTILES)], rtol=1e-5)
+def test_facts_agree_with_a_plain_reference() -> None:
+    measured = facts()
+    assert (measured.shape, measured.spacing, measured.orientation, measured.whole) == (
+        (24, 22, 20),
+        (1.0, 1.2, 1.5),
+        "RAS",
+        True,
+    )
+    np.testing.assert_allclose(measured.percentiles, [np.percentile(IMAGE, PERCENTILES)], rtol=1e-5)
     for value in (1, 2):
         inside = np.argwhere(value == LABEL)
-        assert found.labels[value].volume == pytest.approx(len(inside) * 1.0 * 1.2 * 1.5)
-        np.testing.assert_allclose(found.labels[value].centre, (inside.mean(axis=0) + 0.5) / LABEL.shape, atol=1e-4)
+        assert measured.labels[value].volume == pytest.approx(len(inside) * 1.0 * 1.2 * 1.5)
+        np.testing.assert_allclose(measured.labels[value].centre, (inside.mean(axis=0) + 0.5) / LABEL.shape, atol=1e-4)
     low, high = np.percentile(IMAGE, (0.5, 99.5))
-    seen = np.clip((IMAGE - low) / (high - low), 0, 1)
-    assert found.coarse()[1, 2, 3] == pytest.approx(255 * seen[4:8, 7:11, 10:14].mean(), abs=1)
+    shown = np.clip((IMAGE - low) / (high - low), 0, 1)
+    assert measured.coarse()[1, 2, 3] == pytest.approx(255 * shown[4:8, 7:11, 10:14].mean(), abs=1)
 
 
 @pytest.mark.parametrize("axes", ["LPS", "PIR", "SAL", "IRA"])
-def test_they_do_not_depend_on_the_order_of_the_voxels(axes: str) -> None:
-    found = facts(axes, np.float64)
-    assert found.orientation == axes
-    assert asdict(found) | {"orientation": "RAS"} == asdict(facts())
+def test_facts_do_not_depend_on_the_order_of_axes(axes: str) -> None:
+    measured = facts(axes, np.float64)
+    assert measured.orientation == axes
+    assert asdict(measured) | {"orientation": "RAS"} == asdict(facts())
 
 
-def test_one_voxel_makes_another_content() -> None:
+def test_a_change_of_one_voxel_changes_the_content_hash() -> None:
     other = IMAGE.copy()
     other[3, 4, 5] += 1
     assert measure(Volume(other[None], AFFINE)).content != facts().content
     assert measure(Volume(np.stack([IMAGE, other]), AFFINE)).content != facts().content
 
 
-def test_minus_zero_is_zero_and_fractions_are_no_integers() -> None:
+def test_minus_zero_equals_zero_and_fractions_are_not_integers() -> None:
     array = np.zeros((1, 8, 8, 8), np.float32)
     array[0, 0] = 0.5
-    found = measure(Volume(array, AFFINE))
-    assert not found.whole
-    assert found.content == measure(Volume(np.where(array == 0, np.float32(-0.0), array), AFFINE)).content
+    measured = measure(Volume(array, AFFINE))
+    assert not measured.whole
+    assert measured.content == measure(Volume(np.where(array == 0, np.float32(-0.0), array), AFFINE)).content
 
 
-def test_a_thin_scan_has_an_overview_too() -> None:
+def test_a_thin_scan_has_an_overview() -> None:
     thin = np.arange(2 * 3 * 40, dtype=np.int16).reshape(1, 2, 3, 40)
     view = measure(Volume(thin, np.eye(4))).coarse()
     assert view.shape == (6, 6, 6)
     assert np.all(np.diff(view, axis=2) >= 0)
 
 
-def test_facts_survive_json() -> None:
+def test_facts_survive_a_round_trip_through_json() -> None:
     assert Facts.from_dict(json.loads(json.dumps(asdict(facts())))) == facts()
     assert len(json.dumps(asdict(facts()))) < 800
 
 
-def test_orientations_are_named_as_nibabel_does() -> None:
+def test_orientations_are_named_as_in_nibabel() -> None:
     for affine, name in (
         (np.diag([-1.0, -1, 1, 1]), "LPS"),
         (np.array([[0, 0, 1.0, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]), "PIR"),

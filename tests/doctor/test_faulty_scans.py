@@ -1,4 +1,4 @@
-"""One faulty scan among good ones: the fault is found, the scan is used or left out, and nothing else is reported."""
+"""One faulty scan among valid ones: the fault is found, and nothing else is reported."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 
 def findings_of(source: Path, file: Path) -> list[tuple[str, str]]:
-    """Kind and action of each finding on a scan; its own label map, which no longer fits, is left aside."""
-    found = [finding for finding in inspect_source(source, workers=1).findings if "labelsTr" not in finding.file]
-    assert {finding.file for finding in found} == {str(file)}
-    for finding in found:
+    """Kind and action of each finding of a scan, without those of its label map, which no longer fits."""
+    findings = [finding for finding in inspect_source(source, workers=1).findings if "labelsTr" not in finding.file]
+    assert {finding.file for finding in findings} == {str(file)}
+    for finding in findings:
         assert finding.reason.startswith(f"{file}: ")
         assert finding.reason.endswith((".", "?"))
         assert "\n" not in finding.reason
-    return [(finding.kind, finding.action) for finding in found]
+    return [(finding.kind, finding.action) for finding in findings]
 
 
 @pytest.mark.parametrize("fault", VOXELS)
-def test_voxels_that_are_wrong(tmp_path: Path, fault: str) -> None:
+def test_wrong_voxels_are_found(tmp_path: Path, fault: str) -> None:
     change, kind, action = VOXELS[fault]
     source = write_pairs(tmp_path, 2)
     image, label = scan(9)
@@ -88,15 +88,15 @@ def test_voxels_that_are_wrong(tmp_path: Path, fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", FILES)
-def test_files_that_are_wrong(tmp_path: Path, fault: str) -> None:
-    harm, kind, action = FILES[fault]
+def test_wrong_files_are_found(tmp_path: Path, fault: str) -> None:
+    damage, kind, action = FILES[fault]
     source = write_pairs(tmp_path, 2)
     file, _ = add_pair(source, "bad", *scan(9))
-    harm(file)
+    damage(file)
     assert findings_of(source, file) == [(kind, action)]
 
 
-def test_few_voxels_along_an_axis(tmp_path: Path) -> None:
+def test_a_thin_scan_is_reported(tmp_path: Path) -> None:
     source = write_pairs(tmp_path, 2)
     image, label = scan(9)
     file, _ = add_pair(source, "thin", image[:, :, 8:13], label[:, :, 8:13])
@@ -104,7 +104,7 @@ def test_few_voxels_along_an_axis(tmp_path: Path) -> None:
     assert SHAPE[2] > 8
 
 
-def test_a_label_map_among_scans(tmp_path: Path) -> None:
+def test_a_label_map_among_scans_is_reported(tmp_path: Path) -> None:
     source = write_pairs(tmp_path, 2)
     file, _ = add_pair(source, "organs", scan(9)[1], scan(9)[1])
     assert findings_of(source, file) == [("intensity rule", "used"), ("label map", "used")]

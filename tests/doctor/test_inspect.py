@@ -1,4 +1,4 @@
-"""Every file of a source, read once and in parallel; what the scans are like; nobody's name."""
+"""The inspection of a source: each file is read once, in parallel, and no patient name is reported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dicom_files import PATIENT, voxels, write_series
-from scan_files import AFFINE, scan, turned, write
+from scan_files import AFFINE, reorient, scan, write
 from voxmim.doctor import inspect as module
 from voxmim.doctor.inspect import inspect_source
 from voxmim.images.image_file import ImageFile
@@ -19,23 +19,28 @@ from voxmim.images.volume import read_volume
 Maker = Callable[..., Path]
 
 
-def test_the_fingerprint_is_what_a_plain_count_gives(tmp_path: Path) -> None:
+def test_the_fingerprint_agrees_with_a_plain_reference(tmp_path: Path) -> None:
     scans = [scan(seed) for seed in range(3)]
     for index, ((image, label), axes) in enumerate(zip(scans, ("RAS", "RAS", "LPS"), strict=True)):
-        write(tmp_path / "imagesTr" / f"{index}.nii.gz", *turned(image, AFFINE, axes))
-        write(tmp_path / "labelsTr" / f"{index}.nii.gz", *turned(label, AFFINE, axes))
+        write(tmp_path / "imagesTr" / f"{index}.nii.gz", *reorient(image, AFFINE, axes))
+        write(tmp_path / "labelsTr" / f"{index}.nii.gz", *reorient(label, AFFINE, axes))
     (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": {"bone": 1, "fat": 2}}))
     inspection = inspect_source(tmp_path, workers=1)
-    found = inspection.fingerprint()
+    fingerprint = inspection.fingerprint()
     assert (inspection.findings, inspection.sound) == ([], True)
-    assert (found["cases"], found["labelled"], found["intensity"], found["channels"]) == (3, 3, "ct", ["CT"])
-    assert found["orientations"] == {"RAS": 2, "LPS": 1}
-    assert [part["median"] for part in found["spacing_mm"]] == [1.0, 1.2, 1.5]
-    assert [part["max"] for part in found["shape"]] == [24, 22, 20]
+    assert (fingerprint["cases"], fingerprint["labelled"], fingerprint["intensity"], fingerprint["channels"]) == (
+        3,
+        3,
+        "ct",
+        ["CT"],
+    )
+    assert fingerprint["orientations"] == {"RAS": 2, "LPS": 1}
+    assert [part["median"] for part in fingerprint["spacing_mm"]] == [1.0, 1.2, 1.5]
+    assert [part["max"] for part in fingerprint["shape"]] == [24, 22, 20]
     medians = [np.median(image) for image, _ in scans]
-    assert found["intensity_percentiles"]["CT"]["50"]["min"] == pytest.approx(min(medians))
+    assert fingerprint["intensity_percentiles"]["CT"]["50"]["min"] == pytest.approx(min(medians))
     volumes = [np.sum(label == 2) * 1.8 / 1000 for _, label in scans]
-    assert found["label_volumes_ml"]["fat"] == pytest.approx(
+    assert fingerprint["label_volumes_ml"]["fat"] == pytest.approx(
         {"cases": 3, "min": min(volumes), "median": np.median(volumes), "max": max(volumes)}, rel=1e-4
     )
 
@@ -56,7 +61,7 @@ def test_each_file_is_read_once(tiny_source: Maker, monkeypatch: pytest.MonkeyPa
     assert len(read) == 7
 
 
-def test_several_processes_find_the_same(tiny_source: Maker) -> None:
+def test_several_processes_give_the_same_findings(tiny_source: Maker) -> None:
     source = tiny_source(cases=4)
     (source / "imagesTr" / "case_2.nii.gz").write_bytes(b"junk")
     progress: list[tuple[int, int]] = []
@@ -68,7 +73,7 @@ def test_several_processes_find_the_same(tiny_source: Maker) -> None:
     assert list(alone.facts) == ["case_0", "case_1", "case_3"]
 
 
-def test_slices_lie_in_the_middle_of_the_labels_and_few_are_kept(
+def test_a_limited_number_of_slices_through_the_labels_is_kept(
     tiny_source: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_SLICES", 3)
@@ -82,7 +87,7 @@ def test_slices_lie_in_the_middle_of_the_labels_and_few_are_kept(
     assert slices["case_2"].spacing == (1.0, 1.0)
 
 
-def test_no_patients_name_is_reported(tmp_path: Path) -> None:
+def test_no_patient_name_is_reported(tmp_path: Path) -> None:
     from voxmim.report.inspection import inspection_page
 
     write_series(tmp_path / "source" / "a", voxels(12))

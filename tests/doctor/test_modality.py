@@ -20,11 +20,11 @@ def test_ct_and_mr_are_distinguished() -> None:
     assert guess_intensity([CT]) == guess_intensity([CT, CT, MR]) == "ct"
     assert guess_intensity([CT, MR]) == guess_intensity([MR]) == guess_intensity([SCORED]) == "mr"
     assert guess_intensity([]) == "mr"
-    assert guess_intensity([CT] * 3 + [MR] * 100) == "ct"  # the first few decide, so that the others need not be known
+    assert guess_intensity([CT] * 3 + [MR] * 100) == "ct"  # the first few decide
 
 
 @pytest.mark.parametrize("name", ["CT", "ct", "contrast CT", "venous_CT"])
-def test_a_channel_named_ct_decides(name: str) -> None:
+def test_a_channel_named_ct_decides_the_intensity_rule(name: str) -> None:
     assert guess_intensity([MR], [name]) == "ct"
     assert guess_intensity([MR], ["reconstruction", "T2 FLAIR"]) == "mr"
 
@@ -35,7 +35,7 @@ def test_a_channel_named_ct_decides(name: str) -> None:
         (CT, "ct", None),
         (facts(-120, 300), "ct", None),  # a crop within the body
         (MR, "ct", "its values from 0 to"),
-        (facts(0, 4000), "ct", "are no Hounsfield units"),  # or CT whose offset of 1024 is missing
+        (facts(0, 4000), "ct", "are no Hounsfield units"),  # or CT without its offset of -1024
         (facts(-3, 3, np.float32), "ct", "are no Hounsfield units"),
         (MR, "mr", None),
         (SCORED, "mr", None),
@@ -43,6 +43,6 @@ def test_a_channel_named_ct_decides(name: str) -> None:
         (facts(0, 900, channels=3), "mr", None),
     ],
 )
-def test_a_scan_that_is_not_what_it_is_taken_for(scan: Facts, kind: str, reason: str | None) -> None:
-    why = rule_misfit(scan, kind)
-    assert why is None if reason is None else why is not None and reason in why
+def test_a_scan_of_another_modality_is_reported(scan: Facts, kind: str, reason: str | None) -> None:
+    message = rule_misfit(scan, kind)
+    assert message is None if reason is None else message is not None and reason in message

@@ -1,4 +1,4 @@
-"""Channels in files of their own: on one grid, or brought to it."""
+"""Channels in separate files, on one grid or interpolated to it."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from voxmim.store.format import Store
 from voxmim.store.prepare import prepare, prepare_scan
 
 FIRST = np.diag([1.0, 1.0, 2.0, 1.0])
-OTHER = np.array([[0, -1.5, 0, 20.0], [1.2, 0, 0, 0.5], [0, 0, 1.7, 1.0], [0, 0, 0, 1]])  # turned, coarser, moved
+OTHER = np.array([[0, -1.5, 0, 20.0], [1.2, 0, 0, 0.5], [0, 0, 1.7, 1.0], [0, 0, 0, 1]])  # rotated, coarser, shifted
 
 
 def ramp(shape: tuple[int, int, int], affine: np.ndarray) -> Volume:
-    """Values that rise linearly in the world, so that linear interpolation reproduces them."""
+    """Values that increase linearly in world coordinates, which linear interpolation reproduces."""
     world = np.moveaxis(np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")), 0, -1) @ affine[:3, :3].T
     world += affine[:3, 3]
     return Volume((world @ [3.0, -2.0, 5.0] + 100)[None].astype(np.float32), affine)
 
 
-def two(folder: Path) -> list[Path]:
+def write_two_channels(folder: Path) -> list[Path]:
     write_volume(folder / "a_0000.nii.gz", ramp((16, 14, 10), FIRST))
     write_volume(folder / "a_0001.nii.gz", ramp((14, 16, 14), OTHER))
     return [folder / "a_0000.nii.gz", folder / "a_0001.nii.gz"]
 
 
 def test_channels_on_one_grid_are_stacked_unchanged(tmp_path: Path) -> None:
-    files = two(tmp_path)
+    files = write_two_channels(tmp_path)
     write_volume(files[1], Volume(-ramp((16, 14, 10), FIRST).array, FIRST))
     for match in (False, True):
         volume = read_channels(files, 2, match)
         np.testing.assert_array_equal(volume.array[1], -volume.array[0])
 
 
-def test_another_grid_is_refused_or_interpolated_in_the_same_place_of_the_world(tmp_path: Path) -> None:
-    files = two(tmp_path)
+def test_another_grid_is_refused_or_interpolated_in_world_coordinates(tmp_path: Path) -> None:
+    files = write_two_channels(tmp_path)
     with pytest.raises(ScanError, match=r"a_0001\.nii\.gz: its shape .*, or prepare with --match-channels\.$"):
         read_channels(files, 2)
     findings: list[Finding] = []
@@ -50,14 +50,14 @@ def test_another_grid_is_refused_or_interpolated_in_the_same_place_of_the_world(
         f"{files[1]}: its voxels are interpolated on those of a_0000.nii.gz."
     ]
     np.testing.assert_array_equal(volume.affine, FIRST)
-    inside = volume.array[1] > volume.array[1].min()  # what the second does not reach has its lowest value
+    inside = volume.array[1] > volume.array[1].min()  # outside the second channel, its lowest value is used
     assert 0.5 < inside.mean() < 1
-    off = np.abs(volume.array[1] - volume.array[0])[inside]
-    assert np.quantile(off, 0.8) < 1e-3
+    error = np.abs(volume.array[1] - volume.array[0])[inside]
+    assert np.quantile(error, 0.8) < 1e-3
 
 
-def test_channels_of_different_places_are_refused(tmp_path: Path) -> None:
-    files = two(tmp_path)
+def test_channels_that_do_not_overlap_are_refused(tmp_path: Path) -> None:
+    files = write_two_channels(tmp_path)
     far = OTHER.copy()
     far[0, 3] = 900
     write_volume(files[1], ramp((14, 16, 14), far))
@@ -65,9 +65,9 @@ def test_channels_of_different_places_are_refused(tmp_path: Path) -> None:
         read_channels(files, 2, match=True)
 
 
-def test_a_store_keeps_whether_channels_are_matched(tmp_path: Path) -> None:
+def test_a_store_remembers_match_channels(tmp_path: Path) -> None:
     (tmp_path / "in" / "imagesTr").mkdir(parents=True)
-    files = two(tmp_path / "in" / "imagesTr")
+    files = write_two_channels(tmp_path / "in" / "imagesTr")
     (tmp_path / "in" / "dataset.json").write_text('{"channel_names": {"0": "T1", "1": "T2"}, "labels": {}}')
     with pytest.raises(StoreError, match="none of 1 case could be prepared"):
         prepare(tmp_path / "in", tmp_path / "refused", intensity="mr", workers=1, quiet=True)

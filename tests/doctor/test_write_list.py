@@ -1,4 +1,4 @@
-"""An inspected source as a list."""
+"""Writing an inspected source as a list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from voxmim.errors import SourceError
 from voxmim.sources import open_source
 
 Maker = Callable[..., Path]
-Says = Callable[..., tuple[int, str, str]]
+RunVoxmim = Callable[..., tuple[int, str, str]]
 
 
 def rows_of(file: Path) -> list[list[str]]:
@@ -23,18 +23,18 @@ def rows_of(file: Path) -> list[list[str]]:
     return [[row["case"], row["image"], row["label"]] for row in csv.DictReader(file.open())]
 
 
-def test_label_maps_of_any_layout_are_put_beside_their_scans(tmp_path: Path) -> None:
+def test_label_maps_are_listed_with_their_scans_in_any_layout(tmp_path: Path) -> None:
     pairs = [("p1/ct", "p1/seg"), ("p2/ct", "p2/seg"), ("x", "x_seg"), ("x_2", "x_2_seg"), ("ct/y", "masks/y")]
     for seed, (image, label) in enumerate(pairs):
         for name, array in zip((image, label), scan(seed), strict=True):
             write(tmp_path / "scans" / f"{name}.nii.gz", array)
     api.inspect(tmp_path / "scans", workers=1, list_file=tmp_path / "list.csv")
-    found = {image: label for _, image, label in rows_of(tmp_path / "list.csv")}
-    assert found == {f"scans/{image}.nii.gz": f"scans/{label}.nii.gz" for image, label in pairs}
+    label_of = {image: label for _, image, label in rows_of(tmp_path / "list.csv")}
+    assert label_of == {f"scans/{image}.nii.gz": f"scans/{label}.nii.gz" for image, label in pairs}
     assert all(case.label for case in open_source(tmp_path / "list.csv").cases)
 
 
-def test_a_label_map_that_could_be_of_several_scans_waits_for_a_decision(tmp_path: Path) -> None:
+def test_an_ambiguous_label_map_is_listed_without_a_scan(tmp_path: Path) -> None:
     for seed, name in enumerate(("a", "b")):
         write(tmp_path / "scans" / f"{name}.nii.gz", scan(seed)[0])
     write(tmp_path / "scans" / "seg.nii.gz", scan(0)[1])
@@ -45,7 +45,7 @@ def test_a_label_map_that_could_be_of_several_scans_waits_for_a_decision(tmp_pat
         open_source(tmp_path / "list.csv")
 
 
-def test_a_list_of_a_data_set_has_its_labels_and_splits_without_what_is_left_out(tiny_source: Maker) -> None:
+def test_a_list_has_labels_and_splits_but_no_cases_that_are_left_out(tiny_source: Maker) -> None:
     splits = {"train": ["case_0", "case_3"], "val": ["case_1"], "test": ["case_2"]}
     source = tiny_source(cases=4, splits=splits)
     cut(source / "imagesTr" / "case_3.nii.gz")
@@ -58,7 +58,7 @@ def test_a_list_of_a_data_set_has_its_labels_and_splits_without_what_is_left_out
     assert listed == expected
 
 
-def test_a_list_names_the_channels_that_are_there(tmp_path: Path) -> None:
+def test_a_list_names_the_channels_of_each_case(tmp_path: Path) -> None:
     for index in range(3):
         add_pair(tmp_path / "in", f"a_000{index}", *scan(index))
     shutil.rmtree(tmp_path / "in" / "labelsTr")
@@ -73,9 +73,9 @@ def test_a_list_names_the_channels_that_are_there(tmp_path: Path) -> None:
     ]
 
 
-def test_a_list_that_may_have_been_edited_is_never_replaced(tmp_path: Path, voxmim_says: Says) -> None:
+def test_an_existing_list_is_never_replaced(tmp_path: Path, run_voxmim: RunVoxmim) -> None:
     (tmp_path / "list.csv").write_text("mine")
-    status, _, error = voxmim_says("inspect", tmp_path, "--list", tmp_path / "list.csv")
+    status, _, error = run_voxmim("inspect", tmp_path, "--list", tmp_path / "list.csv")
     assert (status, (tmp_path / "list.csv").read_text()) == (2, "mine")
     assert "it is there already and may have been edited; give another file name" in error
-    assert "ends in .csv" in voxmim_says("inspect", tmp_path, "--list", tmp_path / "list.json")[2]
+    assert "ends in .csv" in run_voxmim("inspect", tmp_path, "--list", tmp_path / "list.json")[2]

@@ -1,4 +1,4 @@
-"""One vector per scan: the same for the same scan however it is stored, and alike for scans that are alike."""
+"""One vector per scan, which does not depend on the file format and is similar for similar scans."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from dicom_files import write_series
 from voxmim import api
 from voxmim.errors import MissingPackageError, ScanError, WeightsError
 
-Says = Callable[..., tuple[int, str, str]]
+RunVoxmim = Callable[..., tuple[int, str, str]]
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:
     return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
 
 
-def test_a_scan_has_one_vector_in_every_format_axis_order_and_direction(
+def test_the_embedding_does_not_depend_on_format_or_orientation(
     tiny_runs: TinyRuns, write_scan: Callable[..., Path], tmp_path: Path
 ) -> None:
     scans = tmp_path / "scans"
@@ -44,47 +44,45 @@ def test_a_scan_has_one_vector_in_every_format_axis_order_and_direction(
     assert all(len(vector) == 24 and cosine(vector, table["plain"]) >= 0.999 for vector in table)
 
 
-def test_nearest_neighbours_know_the_classes_of_scans(tiny_runs: TinyRuns, tiny_sorted: Sorted, tmp_path: Path) -> None:
-    """Leave-one-out k-NN of scikit-learn with a pre-trained encoder that has never seen these scans or a label."""
+def test_nearest_neighbours_predict_the_classes_of_scans(
+    tiny_runs: TinyRuns, tiny_sorted: Sorted, tmp_path: Path
+) -> None:
+    """Leave-one-out k-NN of scikit-learn with a pre-trained encoder that has not seen these scans or any label."""
     api.embed(tiny_runs.pretrain, [tiny_sorted.source / "imagesTr"], tmp_path / "a.parquet")
     classes = pd.read_csv(tiny_sorted.classes).set_index("case")["class"]
     table = pd.read_parquet(tmp_path / "a.parquet")
     vectors, truth = np.stack(table["embedding"]), classes[table["case"]].to_numpy()
-    guessed = cross_val_predict(KNeighborsClassifier(3), vectors - vectors.mean(axis=0), truth, cv=LeaveOneOut())
-    right = int((guessed == truth).sum())
-    assert binomtest(right, len(truth)).proportion_ci(0.95).low > 0.5, right
+    predicted = cross_val_predict(KNeighborsClassifier(3), vectors - vectors.mean(axis=0), truth, cv=LeaveOneOut())
+    correct = int((predicted == truth).sum())
+    assert binomtest(correct, len(truth)).proportion_ci(0.95).low > 0.5, correct
 
 
-def test_the_command_prints_neighbours_that_pandas_finds_too(
-    tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says
-) -> None:
+def test_the_printed_neighbours_agree_with_pandas(tiny_runs: TinyRuns, tmp_path: Path, run_voxmim: RunVoxmim) -> None:
     scans = tiny_runs.source / "imagesTr"
     out = tmp_path / "a.parquet"
-    status, said, _ = voxmim_says("embed", tiny_runs.finetune, scans, "--out", out, "--nearest", 1)
+    status, output, _ = run_voxmim("embed", tiny_runs.finetune, scans, "--out", out, "--nearest", 1)
     assert status == 0
-    assert "8 vectors of 24 numbers" in said
+    assert "8 vectors of 24 numbers" in output
     table = pd.read_parquet(out).set_index("case")["embedding"]
     cosines = {name: cosine(table["case_0"], vector) for name, vector in table.items() if name != "case_0"}
     best = max(cosines, key=lambda name: cosines[name])
-    assert f"│ case_0 │ {best} ({cosines[best]:.3f})" in said
+    assert f"│ case_0 │ {best} ({cosines[best]:.3f})" in output
 
 
-def test_a_scan_that_cannot_be_read_is_named_and_left_out(
-    tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says
-) -> None:
+def test_an_unreadable_scan_is_named_and_left_out(tiny_runs: TinyRuns, tmp_path: Path, run_voxmim: RunVoxmim) -> None:
     good = tiny_runs.source / "imagesTr" / "case_6.nii.gz"
     bad = tmp_path / "bad.nii.gz"
     bad.write_bytes(good.read_bytes()[:200])
-    status, said, errors = voxmim_says("embed", tiny_runs.pretrain, bad, good, "--out", tmp_path / "a.parquet")
+    status, output, errors = run_voxmim("embed", tiny_runs.pretrain, bad, good, "--out", tmp_path / "a.parquet")
     assert status == 1
-    assert "1 vector of 24" in said
+    assert "1 vector of 24" in output
     assert f"left out: {bad}" in errors
     with pytest.raises(ScanError, match=r"bad\.nii\.gz"):
         api.embed(tiny_runs.pretrain, [bad], tmp_path / "none.parquet")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.parquet", "bad.nii.gz"]
 
 
-def test_what_the_user_can_mend_is_one_sentence(
+def test_user_errors_are_reported_in_one_sentence(
     tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(WeightsError, match=r"a\.csv: the file name must end in \.parquet"):

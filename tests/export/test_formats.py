@@ -1,4 +1,4 @@
-"""What `--to` offers."""
+"""The choices of `--to`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders in the style of Hugging Face's hub: read by its own tools, and by voxmim."""
+"""Folders in the layout of the Hugging Face Hub can be read by its own tools and by voxmim."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from voxmim.errors import WeightsError
 from voxmim.export.hub import card_head
 from voxmim.weights.files import read_weights
 
-Says = Callable[..., tuple[int, str, str]]
+RunVoxmim = Callable[..., tuple[int, str, str]]
 
 
-def test_a_segmentors_folder_is_read_by_the_hubs_tools(tiny_runs: TinyRuns, tmp_path: Path, voxmim_says: Says) -> None:
+def test_the_hubs_tools_read_the_folder_of_a_segmentor(
+    tiny_runs: TinyRuns, tmp_path: Path, run_voxmim: RunVoxmim
+) -> None:
     out = tmp_path / "hub"
-    status, said, _ = voxmim_says("export", tiny_runs.finetune, out, "--to", "hub")
+    status, output, _ = run_voxmim("export", tiny_runs.finetune, out, "--to", "hub")
     assert status == 0
-    assert f"hf upload USER/NAME {out}" in said.replace("\n", "")
+    assert f"hf upload USER/NAME {out}" in output.replace("\n", "")
     assert sorted(file.name for file in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     card = ModelCard.load(out / "README.md")
     assert (card.data.library_name, card.data.pipeline_tag, card.data.license) == (
@@ -44,21 +46,21 @@ def test_a_segmentors_folder_is_read_by_the_hubs_tools(tiny_runs: TinyRuns, tmp_
         assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in tensors.items())
 
 
-def test_voxmim_predicts_with_a_folder_and_trains_from_one(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_voxmim_predicts_and_loads_encoders_from_hub_folders(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     api.export_weights(tiny_runs.finetune, tmp_path / "segmentor", "hub")
     api.export_weights(tiny_runs.pretrain / "encoder.safetensors", tmp_path / "encoder", "hub")
     scan = tiny_runs.source / "imagesTr" / "case_6.nii.gz"
-    (one,) = api.predict(tmp_path / "segmentor", [scan], tmp_path / "one")
-    (other,) = api.predict(tiny_runs.finetune, [scan], tmp_path / "other")
-    np.testing.assert_array_equal(np.asarray(nib.load(one).dataobj), np.asarray(nib.load(other).dataobj))
+    (exported,) = api.predict(tmp_path / "segmentor", [scan], tmp_path / "one")
+    (original,) = api.predict(tiny_runs.finetune, [scan], tmp_path / "other")
+    np.testing.assert_array_equal(np.asarray(nib.load(exported).dataobj), np.asarray(nib.load(original).dataobj))
     volume = torch.rand(1, 1, 12, 12, 12)
-    same = api.load_encoder(tmp_path / "encoder"), api.load_encoder(tiny_runs.pretrain)
-    assert torch.equal(same[0](volume), same[1](volume))
+    encoders = api.load_encoder(tmp_path / "encoder"), api.load_encoder(tiny_runs.pretrain)
+    assert torch.equal(encoders[0](volume), encoders[1](volume))
     with pytest.raises(WeightsError, match=r"model\.safetensors: these are encoder weights, but segmentor weights"):
         api.predict(tmp_path / "encoder", [scan], tmp_path / "none")
 
 
-def test_a_classifiers_folder_names_its_classes(tiny_sorted: Sorted, tmp_path: Path) -> None:
+def test_the_folder_of_a_classifier_names_its_classes(tiny_sorted: Sorted, tmp_path: Path) -> None:
     api.export_weights(tiny_sorted.run, tmp_path / "hub", "hub")
     config = json.loads((tmp_path / "hub" / "config.json").read_text())
     assert config["id2label"] == {"0": "dense", "1": "light"}
@@ -74,14 +76,12 @@ def test_a_classifiers_folder_names_its_classes(tiny_sorted: Sorted, tmp_path: P
         ("", {"license": "other", "license_name": "unknown"}),
     ],
 )
-def test_a_licence_is_named_as_the_hub_names_it(licence: str, head: dict[str, str]) -> None:
+def test_licences_have_the_names_of_the_hub(licence: str, head: dict[str, str]) -> None:
     metadata = {"kind": "encoder", "preparation": {"intensity": "mr"}, "data": {"licence": licence}}
     assert head.items() <= card_head(metadata).items()
 
 
-def test_a_folder_with_content_is_refused_and_an_unknown_run_leaves_nothing(
-    tiny_runs: TinyRuns, tmp_path: Path
-) -> None:
+def test_an_occupied_folder_is_refused_and_a_failed_export_leaves_no_files(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(WeightsError, match="full: it exists already; name a new folder"):

@@ -42,7 +42,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_a_network_gives_the_same_for_any_batch_and_moves_to_another_device(
+def test_an_exported_network_gives_the_same_output_for_any_batch_size_and_can_change_device(
     kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -51,14 +51,14 @@ def test_a_network_gives_the_same_for_any_batch_and_moves_to_another_device(
     monkeypatch.setattr("voxmim.export.comparison.load_segmentor", lambda run: (network, TWO_CHANNELS))
     assert export_monai_bundle(tmp_path, tmp_path / "bundle").sound
     file, volume = tmp_path / "bundle" / "models" / "model.pt2", torch.randn(5, 2, 8, 8, 8)
-    found = Network(file)
-    found.load_state_dict(torch.load(file.with_suffix(".pt"), weights_only=True))
-    assert torch.allclose(found.eval()(volume), network(volume).softmax(dim=1), atol=1e-5)
-    # No computation of the meta device takes a tensor of another one, so none is left on the CPU.
+    loaded = Network(file)
+    loaded.load_state_dict(torch.load(file.with_suffix(".pt"), weights_only=True))
+    assert torch.allclose(loaded.eval()(volume), network(volume).softmax(dim=1), atol=1e-5)
+    # The meta device accepts no tensor of another device, so this would fail if one were left on the CPU.
     assert Network(file, "meta")(volume.to("meta")).device == torch.device("meta")
 
 
-def test_monai_finds_the_metadata_valid(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_the_metadata_is_valid_for_monai(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     _, metadata = read_weights(tiny_runs.finetune, "segmentor")
     for content in (about(metadata), about(TWO_CHANNELS)):
         verify_metadata(content, SCHEMA)
@@ -67,19 +67,19 @@ def test_monai_finds_the_metadata_valid(tiny_runs: TinyRuns, tmp_path: Path) -> 
         verify_metadata({name: value for name, value in content.items() if name != "task"}, SCHEMA)
 
 
-def test_a_scan_is_prepared_as_voxmim_prepares_it() -> None:
+def test_the_bundle_prepares_a_scan_as_voxmim_does() -> None:
     volume, _ = draw_head(3)
-    turned = Volume(volume.array.transpose(0, 3, 1, 2)[:, ::-1], TILTED)
+    rotated = Volume(volume.array.transpose(0, 3, 1, 2)[:, ::-1], TILTED)
     preparation = Preparation((2.0, 2.5, 3.0), "mr", tuple("abcd"))
-    ours = prepare_volume(turned, preparation, Path("scan"))
+    ours = prepare_volume(rotated, preparation, Path("scan"))
     transform = PrepareScand("image", preparation.spacing, "mr", (0, 1), True, preparation.channels)
-    scan = MetaTensor(turned.array.copy(), torch.from_numpy(TILTED), {"filename_or_obj": "scan.nii.gz"})
+    scan = MetaTensor(rotated.array.copy(), torch.from_numpy(TILTED), {"filename_or_obj": "scan.nii.gz"})
     theirs = transform({"image": scan})["image"]
     np.testing.assert_array_equal(theirs.numpy(), window(ours.image, "mr", (0, 1)))
     np.testing.assert_allclose(theirs.affine.numpy(), ours.grid.affine)
-    two = MetaTensor(scan[:2], meta=scan.meta)
+    two_channels = MetaTensor(scan[:2], meta=scan.meta)
     with pytest.raises(ValueError, match=r"scan\.nii\.gz: of the channels .* \(a, b, c, d\), the scan has 2\."):
-        transform({"image": two})
+        transform({"image": two_channels})
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_scan_is_prepared_as_voxmim_prepares_it() -> None:
         Structures({1: "x", 2: "y"}, {"all": (1, 2), "y": (2,), "x": (1,)}),
     ],
 )
-def test_labels_and_regions_are_decided_on_the_grid_of_the_file_as_voxmim_does(structures: Structures) -> None:
+def test_the_bundle_restores_labels_and_regions_to_the_grid_of_the_file_as_voxmim_does(structures: Structures) -> None:
     probabilities = torch.rand(3, 9, 8, 7, generator=torch.Generator().manual_seed(0))
     affine = np.array([[2, 0, 0, -1], [0, -1.5, 0, 9], [0, 0, 1, 4], [0, 0, 0, 1.0]])
     grid, original = Grid((9, 8, 7), np.diag([1.5, 1.5, 1.5, 1])), Grid((6, 8, 11), affine)
@@ -104,29 +104,29 @@ def test_labels_and_regions_are_decided_on_the_grid_of_the_file_as_voxmim_does(s
     np.testing.assert_allclose(theirs.affine.numpy(), affine)
 
 
-def test_the_scripts_of_a_bundle_import_nothing_of_voxmim(tmp_path: Path) -> None:
+def test_the_scripts_of_a_bundle_do_not_import_voxmim(tmp_path: Path) -> None:
     copy_modules("voxmim.export.bundle_transforms", tmp_path)
     scripts = {file.name: file.read_text() for file in tmp_path.iterdir()}
     assert sorted(scripts) == ["__init__.py", "bundle_transforms.py", "geometry.py", "grid.py", "intensity.py"]
     assert not any(f"{word} voxmim" in text for text in scripts.values() for word in ("from", "import"))
 
 
-class Decides(nn.Module):
-    """Has a part that cannot be exported: what it does depends on the values of the voxels."""
+class DataDependent(nn.Module):
+    """A network that cannot be exported, since its control flow depends on voxel values."""
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         return volume if volume.sum() > 0 else -volume
 
 
-def test_what_cannot_be_exported_is_one_sentence_and_leaves_nothing(
+def test_a_failed_export_gives_one_sentence_and_leaves_no_files(
     tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(WeightsError, match=r"there is no segmentor\.safetensors here"):
         api.export_weights(tiny_runs.pretrain, tmp_path / "bundle", "monai-bundle")
-    monkeypatch.setattr("voxmim.export.comparison.load_segmentor", lambda run: (Decides(), TWO_CHANNELS))
-    with pytest.raises(WeightsError, match=r"a part of this network has no counterpart in torch\.export") as caught:
+    monkeypatch.setattr("voxmim.export.comparison.load_segmentor", lambda run: (DataDependent(), TWO_CHANNELS))
+    with pytest.raises(WeightsError, match=r"a part of this network has no counterpart in torch\.export") as exc_info:
         export_monai_bundle(tmp_path / "run", tmp_path / "bundle")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(exc_info.value)
     assert not list(tmp_path.iterdir())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
@@ -134,9 +134,7 @@ def test_what_cannot_be_exported_is_one_sentence_and_leaves_nothing(
         export_monai_bundle(tmp_path / "run", tmp_path / "full")
 
 
-def test_a_missing_package_is_one_sentence_that_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_reported_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("voxmim.errors.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"^--to monai-bundle needs fire, ignite: .*'voxmim\[export\]'"):
         export_monai_bundle(tmp_path, tmp_path / "bundle")

@@ -1,4 +1,4 @@
-"""Encoders for nnU-Net: its network takes them as its trainer loads them, and gives the same features."""
+"""Encoders exported to nnU-Net: its network loads them as its trainer does, and gives the same features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from voxmim.networks.vit import ViT, ViTSettings
 from voxmim.weights.files import save_weights
 from voxmim.weights.foreign import import_encoder
 from voxmim.weights.load import load_encoder
-from weights_helpers import assert_same, random, shaken
+from weights_helpers import assert_same, perturbed, random
 
 pytest.importorskip("dynamic_network_architectures", reason="installed without its dependencies, see CONTRIBUTING.md")
 
@@ -27,8 +27,8 @@ RESIDUAL = ResEncSettings((4, 8, 8), (1, 2, 1), ((1, 1, 1), (2, 1, 2), (2, 2, 2)
 PLAIN = ResEncSettings((4, 8), (2, 2), residual=False, pad_value=0.25)
 
 
-def saved(folder: Path, settings: ResEncSettings, intensity: str) -> ResEnc:
-    encoder = shaken(ResEnc(settings, 1))
+def save_encoder(folder: Path, settings: ResEncSettings, intensity: str) -> ResEnc:
+    encoder = perturbed(ResEnc(settings, 1))
     preparation = {"spacing": [1.0, 1.5, 3.0], "intensity": intensity, "channels": ["image"]}
     metadata: dict[str, Any] = {"kind": "encoder", "preparation": preparation, "crop": list(CROP)}
     metadata |= {"window": [-200.0, 300.0], "data": {"name": "scans", "licence": "CC0"}}
@@ -36,8 +36,8 @@ def saved(folder: Path, settings: ResEncSettings, intensity: str) -> ResEnc:
     return encoder  # type: ignore[return-value]
 
 
-def nnunets_network(checkpoint: dict[str, Any], channels: int = 1) -> Any:
-    """What nnU-Net builds from the plan, with stem and stages loaded as its `PretrainedTrainer` does: strictly."""
+def nnunet_network(checkpoint: dict[str, Any], channels: int = 1) -> Any:
+    """nnU-Net's network for the plan, with stem and stages loaded strictly, as by its `PretrainedTrainer`."""
     plan = checkpoint["nnssl_adaptation_plan"]
     architecture = plan["architecture_plans"]
     arguments = dict(architecture["arch_kwargs"])
@@ -57,14 +57,14 @@ def nnunets_network(checkpoint: dict[str, Any], channels: int = 1) -> Any:
 
 @pytest.mark.parametrize("intensity", ["ct", "mr"])
 @pytest.mark.parametrize("settings", [RESIDUAL, PLAIN])
-def test_nnunets_network_takes_the_encoder_and_gives_the_same_features(
+def test_nnunets_network_with_our_encoder_gives_the_same_features(
     tmp_path: Path, settings: ResEncSettings, intensity: str
 ) -> None:
-    encoder = saved(tmp_path, settings, intensity)
-    said = api.export_weights(tmp_path, tmp_path / "ours.pth", to="nnunet")
-    assert "nnUNetv2_preprocess_like_nnssl -d DATASET -n ours -pc" in said.usage
+    encoder = save_encoder(tmp_path, settings, intensity)
+    exported = api.export_weights(tmp_path, tmp_path / "ours.pth", to="nnunet")
+    assert "nnUNetv2_preprocess_like_nnssl -d DATASET -n ours -pc" in exported.usage
     checkpoint = torch.load(tmp_path / "ours.pth", weights_only=True)
-    network, volume = nnunets_network(checkpoint), random(1, 1, *CROP)
+    network, volume = nnunet_network(checkpoint), random(1, 1, *CROP)
     shifted = (volume - settings.pad_value).permute(0, 1, 4, 3, 2)
     theirs = [features.permute(0, 1, 4, 3, 2) for features in network.encoder(shifted)]
     assert_same(encoder.maps(volume), theirs)
@@ -75,29 +75,31 @@ def test_nnunets_network_takes_the_encoder_and_gives_the_same_features(
 
 
 @pytest.mark.parametrize(("settings", "intensity"), [(RESIDUAL, "ct"), (RESIDUAL, "mr"), (PLAIN, "ct")])
-def test_an_exported_encoder_comes_back_as_it_was(tmp_path: Path, settings: ResEncSettings, intensity: str) -> None:
-    encoder = saved(tmp_path / "run", settings, intensity)
+def test_exporting_and_importing_an_encoder_changes_nothing(
+    tmp_path: Path, settings: ResEncSettings, intensity: str
+) -> None:
+    encoder = save_encoder(tmp_path / "run", settings, intensity)
     api.export_weights(tmp_path / "run", tmp_path / "ours.pth", to="nnunet")
     report = import_encoder(tmp_path / "ours.pth", tmp_path / "back", {"channels": ["image"]})
     assert report.fraction == 1.0
-    back: Any = load_encoder(tmp_path / "back")
-    torch.testing.assert_close(dict(back.state_dict()), dict(encoder.state_dict()))
-    assert back.metadata["preparation"]["spacing"] == [1.0, 1.5, 3.0]
-    assert back.metadata["preparation"]["intensity"] == intensity
-    assert back.metadata["crop"] == list(CROP)
-    assert back.metadata["resenc"]["pad_value"] == pytest.approx(settings.pad_value)
+    imported: Any = load_encoder(tmp_path / "back")
+    torch.testing.assert_close(dict(imported.state_dict()), dict(encoder.state_dict()))
+    assert imported.metadata["preparation"]["spacing"] == [1.0, 1.5, 3.0]
+    assert imported.metadata["preparation"]["intensity"] == intensity
+    assert imported.metadata["crop"] == list(CROP)
+    assert imported.metadata["resenc"]["pad_value"] == pytest.approx(settings.pad_value)
     if intensity == "ct":
-        assert back.metadata["window"] == [-200.0, 300.0]
-    assert "Masked Image Modeling" in back.metadata["imported"]["citation"]
+        assert imported.metadata["window"] == [-200.0, 300.0]
+    assert "Masked Image Modeling" in imported.metadata["imported"]["citation"]
 
 
 def test_nnunets_own_trainer_loads_the_encoder(tmp_path: Path) -> None:
-    """With an nnU-Net that fine-tunes nnssl's checkpoints, which the released 2.8.1 does not."""
+    """Needs an nnU-Net that fine-tunes nnssl's checkpoints, which release 2.8.1 does not."""
     trainers = pytest.importorskip("nnunetv2.training.nnUNetTrainer.pretraining.pretrainedTrainer")
-    encoder = saved(tmp_path, RESIDUAL, "mr")
+    encoder = save_encoder(tmp_path, RESIDUAL, "mr")
     api.export_weights(tmp_path, tmp_path / "ours.pth", to="nnunet")
     checkpoint = torch.load(tmp_path / "ours.pth", weights_only=True)
-    plan, network = checkpoint["nnssl_adaptation_plan"], nnunets_network(checkpoint)
+    plan, network = checkpoint["nnssl_adaptation_plan"], nnunet_network(checkpoint)
     for parameter in network.parameters():
         nn.init.zeros_(parameter)
     loaded, _ = trainers.PretrainedTrainer.load_pretrained_weights(
@@ -109,7 +111,7 @@ def test_nnunets_own_trainer_loads_the_encoder(tmp_path: Path) -> None:
     assert_same(encoder.maps(volume), theirs)
 
 
-def test_what_nnunet_has_no_network_for_is_refused(tmp_path: Path) -> None:
+def test_encoders_without_a_network_in_nnunet_are_refused(tmp_path: Path) -> None:
     settings = ViTSettings((8, 8, 8), 24, 1, 3)
     preparation = {"spacing": [1.0] * 3, "intensity": "mr", "channels": ["T1"]}
     about = {"kind": "encoder", "preparation": preparation, "window": [0.0, 1.0], "crop": [16] * 3}
@@ -117,7 +119,7 @@ def test_what_nnunet_has_no_network_for_is_refused(tmp_path: Path) -> None:
     save_weights(tmp_path / "encoder.safetensors", ViT(settings, 1, (16, 16, 16)), about | vit)
     with pytest.raises(WeightsError, match="nnU-Net has no network for the encoder vit; pre-train the encoder resenc"):
         api.export_weights(tmp_path, tmp_path / "ours.pth", to="nnunet")
-    saved(tmp_path / "tiny", ResEncSettings((4, 8), (0, 1)), "mr")
+    save_encoder(tmp_path / "tiny", ResEncSettings((4, 8), (0, 1)), "mr")
     with pytest.raises(WeightsError, match=r"no stage without blocks; pre-train with --set resenc\.blocks=\[1,1\]"):
         api.export_weights(tmp_path / "tiny", tmp_path / "ours.pth", to="nnunet")
     with pytest.raises(WeightsError, match=r"the file name must end in \.pth"):

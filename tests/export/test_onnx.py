@@ -1,4 +1,4 @@
-"""Segmentors as ONNX files: read by ONNX Runtime, and used by a script that imports neither torch nor voxmim."""
+"""Segmentors as ONNX files run in ONNX Runtime and in a script that imports neither torch nor voxmim."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def dice(one: np.ndarray, other: np.ndarray) -> list[float]:
 
 
 def label_maps(network: Path, run: Path, scans: list[Path], out: Path) -> list[tuple[Any, Any]]:
-    """What the script and `voxmim predict` make of each scan."""
-    done = run_torchless(out / "packages", SCRIPT, network, *scans, "--out", out / "script")
-    assert done.returncode == 0, done.stderr
+    """The label maps of the script and of `voxmim predict` for each scan."""
+    process = run_torchless(out / "packages", SCRIPT, network, *scans, "--out", out / "script")
+    assert process.returncode == 0, process.stderr
     ours = api.predict(run, scans, out / "voxmim")
     return [(nib.load(out / "script" / file.name), nib.load(file)) for file in ours]
 
 
-def test_the_file_says_how_a_scan_is_prepared_and_what_the_outputs_are(exported: Path) -> None:
+def test_the_file_describes_its_inputs_and_outputs(exported: Path) -> None:
     session = onnxruntime.InferenceSession(exported)
     about = json.loads(session.get_modelmeta().custom_metadata_map["voxmim"])
     assert session.get_inputs()[0].shape == ["batch", 1, 12, 12, 12]
@@ -56,16 +56,16 @@ def test_the_file_says_how_a_scan_is_prepared_and_what_the_outputs_are(exported:
     assert {"window", "crop", "overlap", "values", "regions"} <= about.keys()
 
 
-def test_a_script_without_torch_labels_scans_of_any_orientation_and_spacing_as_voxmim_does(
+def test_the_script_without_torch_agrees_with_voxmim_for_any_orientation_and_spacing(
     exported: Path, tiny_runs: TinyRuns, write_scan: Callable[..., Path], tmp_path: Path
 ) -> None:
     first = nib.load(tiny_runs.source / "imagesTr" / "case_6.nii.gz")
     voxels = np.asarray(first.dataobj)
-    turned = np.array([[0, 0, 1.0, 3], [-1, 0, 0, 20], [0, -1, 0, 5], [0, 0, 0, 1]])
+    rotated = np.array([[0, 0, 1.0, 3], [-1, 0, 0, 20], [0, -1, 0, 5], [0, 0, 0, 1]])
     coarse = np.diag([2.0, 1, 1, 1])
     scans = [
         write_scan(tmp_path / "plain.nii.gz", voxels),
-        write_scan(tmp_path / "turned.nii.gz", voxels, turned),
+        write_scan(tmp_path / "turned.nii.gz", voxels, rotated),
         write_scan(tmp_path / "coarse.nii.gz", voxels[::2], coarse),
         write_scan(tmp_path / "fine.nii.gz", voxels.repeat(2, axis=2), np.diag([1, 1, 0.5, 1.0])),
     ]
@@ -83,13 +83,13 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
 }
 
 
-def test_the_script_runs_where_there_is_no_torch(tmp_path: Path) -> None:
+def test_the_environment_of_the_script_has_neither_torch_nor_voxmim(tmp_path: Path) -> None:
     for name in ("torch", "voxmim"):
         assert f"No module named '{name}'" in run_torchless(tmp_path / name, "-c", f"import {name}").stderr
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_every_kind_of_segmentor_gives_the_same_in_onnx_runtime_for_any_batch(
+def test_every_segmentor_gives_the_same_output_in_onnx_runtime_for_any_batch_size(
     kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings, crop = NETWORKS[kind]
@@ -101,26 +101,26 @@ def test_every_kind_of_segmentor_gives_the_same_in_onnx_runtime_for_any_batch(
     result = onnx.export_onnx(tmp_path, tmp_path / "a.onnx")
     assert result.sound, result.difference
     volume = torch.randn(5, 2, *crop)
-    found = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(["logits"], {"volume": volume.numpy()})[0]
-    np.testing.assert_allclose(found, network(volume).detach().numpy(), atol=1e-4)
+    output = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(["logits"], {"volume": volume.numpy()})[0]
+    np.testing.assert_allclose(output, network(volume).detach().numpy(), atol=1e-4)
 
 
-def test_the_command_prints_the_difference_and_fails_where_it_is_too_large(
+def test_the_command_prints_the_difference_and_fails_if_it_is_too_large(
     tiny_runs: TinyRuns,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    voxmim_says: Callable[..., tuple[int, str, str]],
+    run_voxmim: Callable[..., tuple[int, str, str]],
 ) -> None:
-    monkeypatch.setattr(onnx, "_program", lambda network, shape: Saved())
+    monkeypatch.setattr(onnx, "_program", lambda network, shape: FakeProgram())
     for difference, status, verdict in ((2e-5, 0, "at most 0.0001"), (3e-3, 1, "but should be at most 0.0001")):
         monkeypatch.setattr(onnx, "_difference", lambda *given, difference=difference: difference)
-        found, said, _ = voxmim_says("export", tiny_runs.finetune, tmp_path / "a.onnx", "--to", "onnx")
-        assert found == status
-        assert f"largest difference to torch: {difference:.1e}, {verdict}" in said
+        exit_status, output, _ = run_voxmim("export", tiny_runs.finetune, tmp_path / "a.onnx", "--to", "onnx")
+        assert exit_status == status
+        assert f"largest difference to torch: {difference:.1e}, {verdict}" in output
 
 
-class Saved:
-    """Stands in for an exported program."""
+class FakeProgram:
+    """Replaces an exported program."""
 
     class model:
         metadata_props: dict[str, str] = {}  # noqa: RUF012
@@ -129,14 +129,14 @@ class Saved:
         file.write_bytes(b"")
 
 
-class Sorts(nn.Module):
-    """Has a part that ONNX lacks."""
+class Unsupported(nn.Module):
+    """A network with an operation that ONNX does not have."""
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         return torch.linalg.eigvals(volume[..., 0]).real
 
 
-def test_what_cannot_be_exported_is_one_sentence_and_leaves_nothing(
+def test_a_failed_export_gives_one_sentence_and_leaves_no_files(
     tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(WeightsError, match=r"encoder\.pt: the file name must end in \.onnx"):
@@ -144,14 +144,14 @@ def test_what_cannot_be_exported_is_one_sentence_and_leaves_nothing(
     with pytest.raises(WeightsError, match=r"there is no segmentor\.safetensors here"):
         api.export_weights(tiny_runs.pretrain, tmp_path / "a.onnx", "onnx")
     metadata = {"preparation": {"channels": ["a"]}, "crop": (4, 4, 4), "labels": {"1": "x"}}
-    monkeypatch.setattr("voxmim.export.comparison.load_segmentor", lambda run: (Sorts(), metadata))
-    with pytest.raises(WeightsError, match="a part of this network has no counterpart in ONNX") as caught:
+    monkeypatch.setattr("voxmim.export.comparison.load_segmentor", lambda run: (Unsupported(), metadata))
+    with pytest.raises(WeightsError, match="a part of this network has no counterpart in ONNX") as exc_info:
         onnx.export_onnx(tmp_path / "run", tmp_path / "a.onnx")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(exc_info.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_package_is_one_sentence_that_names_the_extra(
+def test_a_missing_package_is_reported_with_its_extra(
     tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("voxmim.errors.find_spec", lambda name: None)

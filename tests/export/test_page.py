@@ -1,4 +1,4 @@
-"""The commands of docs/export.md on a small network, and what programs that are not ours make of the results."""
+"""The commands of docs/export.md on a small network, and the results of other programs with the exported files."""
 
 import re
 import shlex
@@ -20,46 +20,50 @@ from voxmim.images.volume import Volume, write_volume
 
 ROOT = Path(__file__).parents[2]
 COMMAND = re.compile(r"^(?:\$ )?((?:voxmim|python) .*)$")
-# Runs a module as where voxmim is not installed.
-ALONE = (
+# Runs a module as if voxmim were not installed.
+WITHOUT_VOXMIM = (
     "import runpy, sys; sys.modules['voxmim'] = None; sys.argv = sys.argv[1:]; "
     "runpy.run_module(sys.argv[0], run_name='__main__')"
 )
 
 
 def commands() -> list[str]:
-    """Those of the page's blocks; in a block with prompts the other lines are output."""
+    """The commands in the page's blocks; in blocks with prompts, the other lines are output."""
     blocks = re.findall(
         r"^```(?:sh|console)\n(.*?)^```", (ROOT / "docs" / "export.md").read_text(), re.MULTILINE | re.DOTALL
     )
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("$ ") or "$ " not in block]
-    return [found[1] for line in lines if (found := COMMAND.match(line))]
+    return [match[1] for line in lines if (match := COMMAND.match(line))]
 
 
 def run(command: str) -> None:
     """Run one command in the current folder."""
     program, *arguments = shlex.split(command)
     if program == "voxmim":
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exit_info:
             main(arguments)
-        assert not left.value.code, command
+        assert not exit_info.value.code, command
         return
     if arguments[0] == "-m":
-        done = subprocess.run(
-            [sys.executable, "-c", ALONE, *arguments[1:]], capture_output=True, text=True, check=False
+        process = subprocess.run(
+            [sys.executable, "-c", WITHOUT_VOXMIM, *arguments[1:]], capture_output=True, text=True, check=False
         )
     else:
-        done = run_torchless(Path("packages"), *arguments)
-    assert done.returncode == 0, f"{command}\n{done.stderr}"
+        process = run_torchless(Path("packages"), *arguments)
+    assert process.returncode == 0, f"{command}\n{process.stderr}"
 
 
 @pytest.fixture(scope="module")
 def page(tiny_runs: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the commands of the page were run."""
+    """A folder in which all commands of the page have been run."""
     folder = tmp_path_factory.mktemp("page")
     voxels = tiny_case(6, (20, 18, 16))[0]
-    turned = np.array([[0, 0, 1.0, 3], [-1, 0, 0, 20], [0, -1, 0, 5], [0, 0, 0, 1]])
-    scans = {"plain": (voxels, np.eye(4)), "turned": (voxels, turned), "coarse": (voxels[::2], np.diag([2.0, 1, 1, 1]))}
+    rotated = np.array([[0, 0, 1.0, 3], [-1, 0, 0, 20], [0, -1, 0, 5], [0, 0, 0, 1]])
+    scans = {
+        "plain": (voxels, np.eye(4)),
+        "turned": (voxels, rotated),
+        "coarse": (voxels[::2], np.diag([2.0, 1, 1, 1])),
+    }
     for name, (array, affine) in scans.items():
         write_volume(folder / "SCANS" / f"{name}.nii.gz", Volume(array[None], affine))
     write_volume(folder / "scan.nii.gz", Volume(voxels[None], np.eye(4)))
@@ -74,14 +78,14 @@ def page(tiny_runs: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_format_of_the_page_was_written(page: Path) -> None:
-    there = {path.name for path in page.iterdir()}
-    assert {"segmentor.onnx", "segmentor-bundle", "segmentor-hub", "embeddings.parquet", "labels"} <= there
+def test_every_format_on_the_page_is_written(page: Path) -> None:
+    names = {path.name for path in page.iterdir()}
+    assert {"segmentor.onnx", "segmentor-bundle", "segmentor-hub", "embeddings.parquet", "labels"} <= names
     assert (page / "labels" / "SERIES.dcm").is_file()
     assert (page / "labels" / "scan.nii.gz").is_file()
 
 
-def test_monais_bundle_runner_gives_the_labels_of_voxmim_for_any_orientation_and_voxel_size(page: Path) -> None:
+def test_monais_bundle_runner_agrees_with_voxmim_for_any_orientation_and_voxel_size(page: Path) -> None:
     for ours in api.predict(page / "segmentor", [page / "SCANS"], page / "ours"):
         label, theirs = nib.load(ours), nib.load(page / "labels" / ours.name)
         np.testing.assert_allclose(theirs.affine, label.affine)

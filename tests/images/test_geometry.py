@@ -27,12 +27,12 @@ SLOPE = np.array([1.0, -2.0, 0.5])
 
 
 def oriented(order: tuple[int, ...], signs: tuple[int, ...], tilt: tuple[float, ...] = (0, 0, 0)) -> np.ndarray:
-    """An affine with unequal spacing whose voxel axes run along the given world axes, tilted by degrees."""
+    """An affine with anisotropic spacing and voxel axes along the given world axes, tilted by degrees."""
     affine = np.eye(4)
-    turned = np.zeros((3, 3))
+    rotation = np.zeros((3, 3))
     for voxel, (world, sign) in enumerate(zip(order, signs, strict=True)):
-        turned[world, voxel] = sign
-    affine[:3, :3] = Rotation.from_euler("xyz", tilt, degrees=True).as_matrix() @ turned * [1.0, 1.5, 2.5]
+        rotation[world, voxel] = sign
+    affine[:3, :3] = Rotation.from_euler("xyz", tilt, degrees=True).as_matrix() @ rotation * [1.0, 1.5, 2.5]
     affine[:3, 3] = 11, -7, 3
     return affine
 
@@ -47,7 +47,7 @@ TILTS = [(0.0, 0.0, 0.0), (20.0, -15.0, 10.0)]
 
 
 def world(grid: Grid) -> np.ndarray:
-    """(3, X, Y, Z) mm of every voxel."""
+    """(3, X, Y, Z) world coordinates of every voxel in mm."""
     index = np.indices(grid.shape).reshape(3, -1)
     return (grid.affine[:3, :3] @ index + grid.affine[:3, 3:]).reshape(3, *grid.shape)
 
@@ -57,7 +57,7 @@ def ramp(grid: Grid) -> np.ndarray:
 
 
 def blob(grid: Grid, centre: np.ndarray) -> np.ndarray:
-    """An ellipsoid in the world (label 1) with a smaller one in its upper right (label 2)."""
+    """An ellipsoid in world coordinates (label 1) with a smaller one in its upper right (label 2)."""
     offset = (world(grid).T - centre).T
 
     def ellipsoid(at: tuple[float, ...], radii: tuple[float, ...]) -> np.ndarray:
@@ -78,24 +78,24 @@ def test_there_are_24_axis_orientations() -> None:
 
 @pytest.mark.parametrize("tilt", TILTS)
 @pytest.mark.parametrize(("order", "signs"), AXES + MIRRORED)
-def test_every_voxel_stays_in_place_and_nibabel_agrees(
+def test_reorienting_keeps_voxel_positions_and_agrees_with_nibabel(
     order: tuple[int, ...], signs: tuple[int, ...], tilt: tuple[float, ...]
 ) -> None:
     grid = Grid((5, 6, 7), oriented(order, signs, tilt))
     ras = to_ras(Volume(ramp(grid)[None], grid.affine))
     np.testing.assert_allclose(ras.array[0], ramp(Grid.of(ras)), atol=1e-9)
     assert sorted(ras.array.ravel()) == sorted(ramp(grid).ravel())
-    seen = nib.as_closest_canonical(nib.Nifti1Image(ramp(grid), grid.affine))
-    np.testing.assert_allclose(ras.affine, seen.affine, atol=1e-9)
-    np.testing.assert_allclose(ras.array[0], np.asarray(seen.dataobj), atol=1e-9)
+    reference = nib.as_closest_canonical(nib.Nifti1Image(ramp(grid), grid.affine))
+    np.testing.assert_allclose(ras.affine, reference.affine, atol=1e-9)
+    np.testing.assert_allclose(ras.array[0], np.asarray(reference.dataobj), atol=1e-9)
 
 
 @given(st.tuples(*[st.floats(-30, 30)] * 3), st.sampled_from(AXES))
 @settings(max_examples=50, deadline=None)
-def test_the_nearest_axes_are_those_of_nibabel(tilt: tuple[float, ...], axes: tuple[tuple[int, ...], ...]) -> None:
+def test_the_closest_axes_agree_with_nibabel(tilt: tuple[float, ...], axes: tuple[tuple[int, ...], ...]) -> None:
     affine = oriented(*axes, tilt)
     order, signs = ras_axes(affine)
-    theirs = nib.io_orientation(affine)  # for each voxel axis its world axis
+    theirs = nib.io_orientation(affine)  # the world axis of each voxel axis
     assert [(int(theirs[v, 0]), int(theirs[v, 1])) for v in order] == [(w, signs[w]) for w in range(3)]
 
 
@@ -116,13 +116,13 @@ def test_a_resampled_grid_covers_the_same_field_of_view(
     for axis in range(3):
         if other.shape[axis] != shape[axis]:
             assert other.spacing[axis] == pytest.approx(new[axis])
-        size, length, wanted = other.spacing[axis], shape[axis] * grid.spacing[axis], other.shape[axis]
-        assert wanted == 1 or -0.1001 * size < wanted * size - length < 1.0001 * size
+        size, length, count = other.spacing[axis], shape[axis] * grid.spacing[axis], other.shape[axis]
+        assert count == 1 or -0.1001 * size < count * size - length < 1.0001 * size
     directions = [g.affine[:3, :3] / g.spacing for g in (grid, other)]
     np.testing.assert_allclose(*directions, atol=1e-9)
 
 
-def test_a_rounded_spacing_changes_nothing() -> None:
+def test_a_rounding_difference_in_spacing_does_not_resample() -> None:
     grid = Grid((60, 60, 60), np.diag([0.9998, 1.0001, 1, 1]))
     other = resampled_grid(grid, (1, 1, 1))
     assert other.shape == grid.shape
@@ -131,7 +131,7 @@ def test_a_rounded_spacing_changes_nothing() -> None:
 
 @pytest.mark.parametrize("tilt", TILTS)
 @pytest.mark.parametrize(("order", "signs"), AXES + MIRRORED)
-def test_a_shape_lies_at_the_same_place_of_the_world_and_comes_back(
+def test_resampling_keeps_world_positions_and_can_be_undone(
     order: tuple[int, ...], signs: tuple[int, ...], tilt: tuple[float, ...]
 ) -> None:
     grid = Grid((60, 42, 26), oriented(order, signs, tilt))
@@ -141,10 +141,10 @@ def test_a_shape_lies_at_the_same_place_of_the_world_and_comes_back(
     moved = resample_labels(labels, grid, other)
     np.testing.assert_array_equal(moved, resample_labels(ras.array[0], Grid.of(ras), other))
     for value in (1, 2):
-        there, here = (world(g)[:, m == value] for g, m in ((other, moved), (grid, labels)))
-        np.testing.assert_allclose(there.mean(axis=1), here.mean(axis=1), atol=0.25)  # mm
-        size = there.shape[1] * np.prod(other.spacing)
-        assert size == pytest.approx(here.shape[1] * np.prod(grid.spacing), rel=0.08)
+        after, before = (world(g)[:, m == value] for g, m in ((other, moved), (grid, labels)))
+        np.testing.assert_allclose(after.mean(axis=1), before.mean(axis=1), atol=0.25)  # mm
+        size = after.shape[1] * np.prod(other.spacing)
+        assert size == pytest.approx(before.shape[1] * np.prod(grid.spacing), rel=0.08)
     truth = blob(other, centre_of(grid))
     assert np.mean(moved == truth) > 0.97
     back = resample_labels(moved, other, grid)
@@ -155,19 +155,19 @@ def test_a_shape_lies_at_the_same_place_of_the_world_and_comes_back(
 
 @pytest.mark.parametrize("tilt", TILTS)
 @pytest.mark.parametrize(("order", "signs"), AXES[::5] + MIRRORED)
-def test_a_ramp_in_the_world_is_the_same_ramp_on_every_grid(
+def test_a_linear_ramp_in_world_coordinates_is_reproduced_on_every_grid(
     order: tuple[int, ...], signs: tuple[int, ...], tilt: tuple[float, ...]
 ) -> None:
     grid = Grid((20, 18, 16), oriented(order, signs, tilt))
     middle = Grid((6, 6, 6), np.diag([1.4, 1.2, 1.6, 1.0]))
     middle.affine[:3, 3] = centre_of(grid) - [3.5, 3, 4]
-    found = resample(Volume(ramp(grid)[None], grid.affine), middle)
-    np.testing.assert_allclose(found.array[0], ramp(middle), atol=1e-3)
+    resampled = resample(Volume(ramp(grid)[None], grid.affine), middle)
+    np.testing.assert_allclose(resampled.array[0], ramp(middle), atol=1e-3)
 
 
 @pytest.mark.parametrize("order", ["linear", "nearest"])
 @pytest.mark.parametrize("fill", [None, -7.0])
-def test_resampling_is_that_of_scipy(order: str, fill: float | None) -> None:
+def test_resampling_agrees_with_scipy(order: str, fill: float | None) -> None:
     rng = np.random.default_rng(1)
     grid = Grid((9, 10, 11), oriented((1, 2, 0), (1, 1, -1), (12, 5, -8)))
     volume = Volume(rng.normal(size=(2, *grid.shape)).astype(np.float32), grid.affine)
@@ -176,30 +176,30 @@ def test_resampling_is_that_of_scipy(order: str, fill: float | None) -> None:
     index = np.linalg.inv(grid.affine) @ np.vstack([world(other).reshape(3, -1), np.ones(np.prod(other.shape))])
     inside = np.all((index[:3] >= -0.5) & (index[:3] < np.array(grid.shape)[:, None] - 0.5), axis=0)
     assert 0.1 < inside.mean() < 0.9
-    found = resample(volume, other, order, fill)
-    for channel, result in zip(volume.array, found.array, strict=True):
+    resampled = resample(volume, other, order, fill)
+    for channel, result in zip(volume.array, resampled.array, strict=True):
         slow = map_coordinates(channel, index[:3], order=1 if order == "linear" else 0, mode="nearest")
-        seen = result.ravel()
-        np.testing.assert_allclose(seen[inside], slow[inside], atol=1e-4)
+        values = result.ravel()
+        np.testing.assert_allclose(values[inside], slow[inside], atol=1e-4)
         if fill is not None:
-            assert np.all(seen[~inside] == fill)
+            assert np.all(values[~inside] == fill)
         elif order == "nearest":
-            assert np.all(np.isin(seen, channel))
+            assert np.all(np.isin(values, channel))
 
 
-def test_voxels_that_shrink_do_not_alias() -> None:
+def test_downsampling_does_not_alias() -> None:
     stripes = np.tile(np.array([1, -1, -1], dtype=np.float32), 12)[:, None, None] * np.ones((36, 36, 36), np.float32)
     volume = Volume(stripes[None], np.eye(4))
     coarse = resample(volume, resampled_grid(Grid.of(volume), (3, 3, 3))).array[0]
     np.testing.assert_allclose(coarse[2:-2, 2:-2, 2:-2], -1 / 3, atol=0.1)  # the mean; every third voxel is -1
 
 
-def test_few_voxels_along_an_axis_are_smoothed_too() -> None:
+def test_a_short_axis_is_smoothed_too() -> None:
     volume = Volume(np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2), np.eye(4))
     assert resample(volume, resampled_grid(Grid.of(volume), (2, 2, 2))).array.ravel() == pytest.approx(3.5)
 
 
-def test_thin_labels_survive_and_keep_their_volume() -> None:
+def test_thin_labels_keep_their_volume() -> None:
     where = np.indices((60, 60, 60)) - 29.7
     tube = (np.hypot(where[0] - 0.4 * where[2], where[1]) < 2.6).astype(np.uint8)
     grid = Grid((60, 60, 60), np.eye(4))
@@ -209,7 +209,7 @@ def test_thin_labels_survive_and_keep_their_volume() -> None:
     assert labels.any(axis=(0, 1)).all()
 
 
-def test_labels_between_labels_leave_no_gap() -> None:
+def test_adjacent_labels_stay_without_a_gap() -> None:
     halves = np.ones((10, 10, 10), dtype=np.uint8)
     halves[5:] = 7
     grid = Grid((10, 10, 10), np.eye(4))
@@ -224,7 +224,7 @@ def random_probabilities(shape: tuple[int, int, int]) -> np.ndarray:
     return raw / raw.sum(axis=0)
 
 
-def test_the_label_map_is_the_arg_max_of_the_resampled_probabilities() -> None:
+def test_the_label_map_is_the_argmax_of_the_resampled_probabilities() -> None:
     small = Grid((8, 9, 7), oriented((0, 1, 2), (1, 1, 1)))
     large = Grid((14, 13, 12), oriented((2, 0, 1), (1, -1, 1), (20, -15, 10)))
     large.affine[:3, 3] += centre_of(small) - centre_of(large)
@@ -234,12 +234,12 @@ def test_the_label_map_is_the_arg_max_of_the_resampled_probabilities() -> None:
     np.testing.assert_allclose(full.sum(axis=0), 1, atol=1e-5)
     labels = resample_to_label_map(probabilities, small, large)
     assert labels.dtype == np.uint8
-    assert 0.05 < np.mean(full[0] == 1) < 0.95  # outside
+    assert 0.05 < np.mean(full[0] == 1) < 0.95  # background outside
     np.testing.assert_array_equal(labels, full.argmax(axis=0))
     assert np.all(resample_to_label_map(np.log(probabilities), small, small) == probabilities.argmax(axis=0))
 
 
-def test_a_crop_of_a_grid_lies_where_its_voxels_lay() -> None:
+def test_a_cropped_grid_keeps_the_positions_of_its_voxels() -> None:
     grid = Grid((8, 9, 7), oriented((2, 0, 1), (1, -1, 1), (20, -15, 10)))
     box = (slice(2, 5), slice(0, 9), slice(3, 7))
     np.testing.assert_allclose(world(grid.crop(box)), world(grid)[(slice(None), *box)], atol=1e-9)
@@ -254,7 +254,7 @@ def test_a_crop_of_a_grid_lies_where_its_voxels_lay() -> None:
     st.sampled_from([1, 200, 2**23]),
 )
 @settings(max_examples=60)
-def test_axes_in_common_are_interpolated_as_scipy_does(
+def test_resampling_along_parallel_axes_agrees_with_scipy(
     old: tuple[int, int, int],
     new: tuple[int, int, int],
     step: tuple[float, float, float],
@@ -277,5 +277,7 @@ def test_axes_in_common_are_interpolated_as_scipy_does(
     last = np.array(old)[:, None, None, None] - 0.5
     if fill is not None:
         expected[np.any((index < -0.5) | (index > last), axis=0)] = fill
-    clear = np.all((np.abs(index + 0.5) > 1e-6) & (np.abs(index - last) > 1e-6), axis=0)  # on the edge either is right
-    np.testing.assert_allclose(ours[clear], expected[clear], atol=0.01)
+    unambiguous = np.all(
+        (np.abs(index + 0.5) > 1e-6) & (np.abs(index - last) > 1e-6), axis=0
+    )  # at an edge, both values are valid
+    np.testing.assert_allclose(ours[unambiguous], expected[unambiguous], atol=0.01)

@@ -13,7 +13,7 @@ WINDOW = (-175.0, 250.0)
 
 
 def brain(background: float = 0.0, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy ball in a constant background, and where the ball is."""
+    """A noisy ball in a constant background, and the mask of the ball."""
     rng = np.random.default_rng(0)
     where = np.indices((24, 26, 22)) - np.array([11, 14, 10])[:, None, None, None]
     ball = np.sum(where**2, axis=0) < 64
@@ -21,14 +21,14 @@ def brain(background: float = 0.0, scale: float = 1.0) -> tuple[np.ndarray, np.n
 
 
 def box_of(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
-    found = np.argwhere(mask)
+    indices = np.argwhere(mask)
     return tuple(
         slice(max(0, a - margin), min(n, b + 1 + margin))
-        for a, b, n in zip(found.min(axis=0), found.max(axis=0), mask.shape, strict=True)
+        for a, b, n in zip(indices.min(axis=0), indices.max(axis=0), mask.shape, strict=True)
     )
 
 
-def test_ct_keeps_its_units() -> None:
+def test_ct_keeps_hounsfield_units() -> None:
     rule = fit_intensity("ct", np.zeros((3, 3, 3)))
     array = np.array([-3024, -1024, -999.6, 0.4, 40, 3071, 9000], dtype=np.float32)
     stored = rule.apply(array)
@@ -39,7 +39,7 @@ def test_ct_keeps_its_units() -> None:
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 4000.0])
 @pytest.mark.parametrize("background", [0.0, -2.5])
-def test_mr_becomes_a_z_score_of_the_foreground_whatever_its_units(scale: float, background: float) -> None:
+def test_mr_becomes_the_z_score_of_the_foreground_for_any_scale(scale: float, background: float) -> None:
     array, ball = brain(background, scale)
     rule = fit_intensity("mr", array)
     stored = rule.apply(array)
@@ -49,7 +49,7 @@ def test_mr_becomes_a_z_score_of_the_foreground_whatever_its_units(scale: float,
     np.testing.assert_allclose(rule.invert(stored)[ball], array[ball], atol=3e-3 * scale * 50)
 
 
-def test_outliers_do_not_move_mr_and_are_limited() -> None:
+def test_mr_outliers_are_clipped_and_do_not_change_the_z_score() -> None:
     array, ball = brain()
     bright = array.copy()
     bright[tuple(np.argwhere(ball)[:3].T)] = 1e6
@@ -58,7 +58,7 @@ def test_outliers_do_not_move_mr_and_are_limited() -> None:
     np.testing.assert_allclose(stored[ball][3:].astype(float), rule.apply(array)[ball][3:].astype(float), atol=0.1)
 
 
-def test_noisy_air_does_not_count_as_foreground() -> None:
+def test_noisy_air_is_not_foreground() -> None:
     array, ball = brain()
     noisy = np.where(ball, array, np.abs(np.random.default_rng(1).normal(0, 5, array.shape)))
     rule = fit_intensity("mr", noisy.astype(np.float32))
@@ -67,7 +67,7 @@ def test_noisy_air_does_not_count_as_foreground() -> None:
 
 
 @pytest.mark.parametrize("array", [np.zeros((4, 4, 4)), np.eye(4)[None].repeat(4, 0)])
-def test_mr_of_hardly_any_content_stays_finite(array: np.ndarray) -> None:
+def test_mr_with_almost_no_content_stays_finite(array: np.ndarray) -> None:
     rule = fit_intensity("mr", array.astype(np.float32))
     assert np.all(np.isfinite(rule.apply(array)))
     assert rule.scale > 0
@@ -75,7 +75,7 @@ def test_mr_of_hardly_any_content_stays_finite(array: np.ndarray) -> None:
 
 @given(st.floats(-1e4, 1e4), st.floats(1e-2, 1e4), hnp.arrays(np.float32, 20, elements=st.floats(-9, 9, width=32)))
 @settings(max_examples=50, deadline=None)
-def test_the_mr_rule_has_an_inverse(centre: float, scale: float, scores: np.ndarray) -> None:
+def test_the_mr_rule_can_be_inverted(centre: float, scale: float, scores: np.ndarray) -> None:
     rule = Intensity("mr", centre, scale)
     units = rule.invert(scores)
     again = rule.invert(rule.apply(units))
@@ -87,19 +87,19 @@ def test_the_mr_rule_has_an_inverse(centre: float, scale: float, scores: np.ndar
     st.floats(-500, 0).flatmap(lambda low: st.tuples(st.just(low), st.floats(low + 1, 1000))),
 )
 @settings(max_examples=50, deadline=None)
-def test_the_window_against_one_voxel_at_a_time(stored: np.ndarray, bounds: tuple[float, float]) -> None:
+def test_the_window_agrees_with_a_voxelwise_reference(stored: np.ndarray, bounds: tuple[float, float]) -> None:
     before = stored.copy()
-    seen = window(stored, "ct", bounds)
-    assert seen.dtype == np.float32
+    windowed = window(stored, "ct", bounds)
+    assert windowed.dtype == np.float32
     low, high = bounds
     slow = [min(1.0, max(0.0, (float(hu) - low) / (high - low))) for hu in stored.ravel()]
-    np.testing.assert_allclose(seen.ravel(), slow, atol=1e-4)
-    back = unwindow(seen, "ct", bounds)
+    np.testing.assert_allclose(windowed.ravel(), slow, atol=1e-4)
+    back = unwindow(windowed, "ct", bounds)
     np.testing.assert_allclose(back, np.clip(stored, low, high), atol=0.1)
     np.testing.assert_array_equal(stored, before)
 
 
-def test_mr_has_no_window() -> None:
+def test_mr_is_not_windowed() -> None:
     stored = np.linspace(-10, 10, 60).astype(np.float16).reshape(3, 4, 5)
     np.testing.assert_array_equal(window(stored, "mr", WINDOW), stored.astype(np.float32))
     np.testing.assert_array_equal(unwindow(stored, "mr", WINDOW), stored.astype(np.float32))
@@ -116,7 +116,7 @@ def test_a_ct_is_cropped_to_the_body_without_table_or_specks() -> None:
     assert foreground_box("ct", scan[None].astype(np.float32)) == box_of(body, 2)
 
 
-def test_lungs_belong_to_the_body_and_an_empty_ct_is_not_cropped() -> None:
+def test_lungs_count_as_body_and_an_empty_ct_is_not_cropped() -> None:
     scan = np.full((1, 20, 20, 20), -1000.0)
     assert foreground_box("ct", scan) == (slice(0, 20),) * 3
     scan[0, 4:16, 4:16, 4:16] = 30
@@ -125,20 +125,20 @@ def test_lungs_belong_to_the_body_and_an_empty_ct_is_not_cropped() -> None:
 
 
 @pytest.mark.parametrize("background", [0.0, -1.3])
-def test_an_mr_is_cropped_where_its_background_is_constant(background: float) -> None:
+def test_an_mr_with_constant_background_is_cropped(background: float) -> None:
     array, ball = brain(background)
     other = np.full_like(array, background)
-    other[2, 3, 4] = 500  # seen in the second channel only
+    other[2, 3, 4] = 500  # only in the second channel
     assert foreground_box("mr", array[None]) == box_of(ball, 2)
     assert foreground_box("mr", np.stack([array, other])) == box_of(ball | (other != background), 2)
 
 
-def test_an_mr_of_tissue_only_is_not_cropped() -> None:
+def test_an_mr_without_background_is_not_cropped() -> None:
     tissue = np.random.default_rng(0).integers(0, 255, (1, 12, 14, 10)).astype(np.float32)
     assert foreground_box("mr", tissue) == (slice(0, 12), slice(0, 14), slice(0, 10))
 
 
-def test_a_ct_is_cropped_to_its_large_bodies_of_any_channel() -> None:
+def test_a_ct_is_cropped_to_the_large_components_of_all_channels() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         noise = ndimage.gaussian_filter(rng.normal(size=(2, 24, 20, 16)), (0, 2, 2, 2))
@@ -152,7 +152,7 @@ def test_a_ct_is_cropped_to_its_large_bodies_of_any_channel() -> None:
         assert foreground_box("ct", image, margin=0) == expected
 
 
-def test_statistics_of_many_voxels_are_those_of_some(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_of_a_subsample_are_close_to_those_of_all_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
     array = np.zeros((70, 60, 50), np.float32)
     array[10:60, 10:50, 10:40] = np.random.default_rng(0).normal(300, 40, (50, 40, 30))
     whole, box = fit_intensity("mr", array), foreground_box("mr", array[None])

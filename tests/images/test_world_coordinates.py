@@ -1,4 +1,4 @@
-"""One random volume in every format: the same values at the same places of the world, in mm."""
+"""A random volume has the same values at the same world coordinates (mm) in every format."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis.extra.numpy import arrays
 from voxmim.images.volume import read_volume
 
 TYPES = {"u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "f4": "float", "f8": "double"}
-UNITS = {"m": (1, 1e-3), "mm": (2, 1.0), "um": (3, 1e3)}  # code in NIfTI, and how many of it a mm is
+UNITS = {"m": (1, 1e-3), "mm": (2, 1.0), "um": (3, 1e3)}  # NIfTI code, and units per mm
 
 
 @st.composite
 def volumes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Stored values (X, Y, Z), and an affine to RAS+ mm: turned, mirrored, with voxels of three sizes, or sheared."""
+    """Stored values (X, Y, Z) and an affine to RAS+ mm: rotated, mirrored, anisotropic or sheared."""
     dtype = draw(st.sampled_from(list(TYPES)))
     shape = draw(st.tuples(*[st.integers(2, 5)] * 3))
     elements = st.floats(-1e4, 1e4, width=32) if dtype[0] == "f" else st.integers(0 if dtype[0] == "u" else -128, 127)
@@ -42,7 +42,7 @@ def write_nifti(
     image.set_sform(image.affine, 1)
     image.set_qform(None, 0)
     image.header["xyzt_units"] = code
-    content = bytearray(image.to_bytes())  # nibabel sets the scaling of what it writes by itself
+    content = bytearray(image.to_bytes())  # nibabel chooses the scaling of what it writes
     size, place = (348, image.header.structarr.dtype.fields["scl_slope"][1]) if kind is nib.Nifti1Image else (540, 176)
     assert len(content) > size
     content[place : place + 2 * (4 if size == 348 else 8)] = np.array(
@@ -81,7 +81,7 @@ def write_meta(file: Path, array: np.ndarray, affine: np.ndarray, unit: str, ord
     volume=volumes(), unit=st.sampled_from(list(UNITS)), order=st.sampled_from("<>"),
     scaling=st.sampled_from([(1.0, 0.0), (0.0, 7.0), (2.0, -1024.0), (0.5, 0.0), (-1.0, 3.0)]),
 )  # fmt: skip
-def test_every_format_reads_the_same_values_at_the_same_places(
+def test_every_format_reads_the_same_values_at_the_same_world_coordinates(
     tmp_path: Path, volume: tuple[np.ndarray, np.ndarray], unit: str, order: str, scaling: tuple[float, float]
 ) -> None:
     array, affine = volume

@@ -1,4 +1,4 @@
-"""The convolutional blocks: the same figures and names as torch's and MONAI's modules, in another layout."""
+"""The convolutional blocks agree with the modules of torch and MONAI, in another memory layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from voxmim.settings import Triple
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_instance_norm_is_torchs(batch: int) -> None:
+def test_the_instance_norm_agrees_with_torch(batch: int) -> None:
     volume, ours, theirs = (
         torch.randn(batch, 4, 5, 6, 7),
         InstanceNorm(4, affine=True),
@@ -26,14 +26,14 @@ def test_the_instance_norm_is_torchs(batch: int) -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2)])
-def test_the_enlargement_is_that_of_its_transposed_convolution(stride: Triple, bias: bool) -> None:
+def test_upsampling_agrees_with_a_transposed_convolution(stride: Triple, bias: bool) -> None:
     layer, features = Upsample(6, 4, stride, bias), torch.randn(2, 6, 3, 4, 5)
     expected = nn.functional.conv_transpose3d(features, layer.weight, layer.bias, stride)
     torch.testing.assert_close(layer(features), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 3)])
-def test_pooling_and_its_gradient_are_those_of_average_pooling(stride: Triple) -> None:
+def test_pooling_and_its_gradient_agree_with_average_pooling(stride: Triple) -> None:
     volume = channels_last(torch.randn(2, 3, 4, 4, 6)).requires_grad_()
     ours, theirs = Pool(stride)(volume), nn.functional.avg_pool3d(volume, stride, stride)
     torch.testing.assert_close(ours, theirs)
@@ -43,7 +43,7 @@ def test_pooling_and_its_gradient_are_those_of_average_pooling(stride: Triple) -
     torch.testing.assert_close(own, expected)
 
 
-def test_pooling_keeps_bfloat16_and_the_layout() -> None:
+def test_pooling_keeps_bfloat16_and_the_memory_layout() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         pooled = Pool((2, 2, 2))(channels_last(torch.randn(1, 3, 4, 4, 4)).bfloat16())
     assert pooled.dtype == torch.bfloat16
@@ -52,7 +52,7 @@ def test_pooling_keeps_bfloat16_and_the_layout() -> None:
 
 @pytest.mark.parametrize(("incoming", "outgoing", "stride"), [(4, 4, 1), (3, 4, 1), (4, 4, 2)])
 @pytest.mark.parametrize("affine", [False, True])
-def test_the_residual_block_is_monais(incoming: int, outgoing: int, stride: int, affine: bool) -> None:
+def test_the_residual_block_agrees_with_monai(incoming: int, outgoing: int, stride: int, affine: bool) -> None:
     ours = ResidualBlock(incoming, outgoing, stride, affine)
     theirs = UnetResBlock(3, incoming, outgoing, 3, stride, ("instance", {"affine": affine}))
     theirs.load_state_dict(ours.state_dict())
@@ -60,9 +60,9 @@ def test_the_residual_block_is_monais(incoming: int, outgoing: int, stride: int,
     torch.testing.assert_close(ours(volume), theirs(volume))
 
 
-def test_an_odd_map_is_joined_in_its_place() -> None:
+def test_an_odd_feature_map_is_joined_at_the_right_position() -> None:
     up = UpBlock(1, 1)
-    up.conv_block = nn.Identity()  # what is joined comes out
+    up.conv_block = nn.Identity()  # returns the concatenated maps
     nn.init.ones_(up.transp_conv.conv.weight)
     coarse, finer = torch.randn(1, 1, 2, 3, 2), torch.randn(1, 1, 3, 5, 4)
     raised, joined = up(coarse, finer).split(1, dim=1)

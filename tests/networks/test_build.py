@@ -1,4 +1,4 @@
-"""From settings to networks and back: nothing that is told gets lost on the way."""
+"""From settings to networks and back, without losing any setting."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def recipe_of(kind: str) -> Recipe:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_settings_become_the_network_that_they_name(kind: str) -> None:
+def test_settings_build_the_network_that_they_name(kind: str) -> None:
     recipe = recipe_of(kind)
     encoder = build_encoder(recipe.encoder_settings, 2, CROP)
     segmentor = build_segmentor(encoder, UNETRSettings(feature_size=4), 3)
@@ -45,7 +45,7 @@ def test_settings_become_the_network_that_they_name(kind: str) -> None:
 
 @pytest.mark.parametrize("stem", [True, False])
 @pytest.mark.parametrize("kind", ["vit", "swin"])
-def test_the_decoders_settings_reach_it(kind: str, stem: bool) -> None:
+def test_the_settings_of_the_decoder_are_applied(kind: str, stem: bool) -> None:
     encoder = build_encoder(recipe_of(kind).encoder_settings, 1, CROP)
     segmentor = build_segmentor(encoder, UNETRSettings(feature_size=5, stem=stem), 2)
     assert not isinstance(segmentor, UNet)
@@ -54,13 +54,13 @@ def test_the_decoders_settings_reach_it(kind: str, stem: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_description_survives_a_weights_file(kind: str) -> None:
+def test_a_description_survives_a_round_trip_through_json(kind: str) -> None:
     recipe = recipe_of(kind)
     travelled = json.loads(json.dumps(describe_encoder(recipe.encoder, recipe.encoder_settings)))
     assert described_encoder(travelled) == (kind, recipe.encoder_settings)
 
 
-def test_a_description_of_before_there_were_kinds_is_a_vits() -> None:
+def test_an_old_description_without_a_kind_is_a_vit() -> None:
     recipe = recipe_of("vit")
     old = describe_encoder(recipe.encoder, recipe.encoder_settings)
     del old["encoder"]
@@ -68,7 +68,7 @@ def test_a_description_of_before_there_were_kinds_is_a_vits() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_volume_of_other_channels_or_axes_is_refused_in_a_sentence(kind: str) -> None:
+def test_a_volume_with_wrong_channels_or_axes_is_refused(kind: str) -> None:
     encoder = build_encoder(recipe_of(kind).encoder_settings, 2, CROP)
     for shape in ((1, 3, *CROP), (2, *CROP)):
         with pytest.raises(

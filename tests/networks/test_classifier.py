@@ -34,7 +34,7 @@ def classifier_of(kind: str) -> tuple[Classifier, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_are_linear_in_the_mean_of_the_deepest_map(kind: str) -> None:
+def test_logits_are_linear_in_the_mean_of_the_deepest_feature_map(kind: str) -> None:
     network, _ = classifier_of(kind)
     volume = torch.randn(2, 2, *CROP)
     network.eval().fit_scale(torch.randn(5, 1, 2, *CROP))
@@ -46,10 +46,10 @@ def test_logits_are_linear_in_the_mean_of_the_deepest_map(kind: str) -> None:
     expected = functional.linear(scaled, network.head.weight, network.head.bias)
     torch.testing.assert_close(network(volume), expected)
     assert expected.shape == (2, 3)
-    assert expected.softmax(1).sub(1 / 3).abs().max() < 0.2  # it starts undecided
+    assert expected.softmax(1).sub(1 / 3).abs().max() < 0.2  # logits are 0 before training
 
 
-def test_features_are_brought_to_the_scale_of_the_given_volumes() -> None:
+def test_features_are_standardised_over_the_given_volumes() -> None:
     network, _ = classifier_of("vit")
     volumes = torch.randn(20, 1, 2, *CROP) * torch.linspace(0.5, 2, 20).reshape(-1, 1, 1, 1, 1, 1)
     network.fit_scale(volumes)
@@ -57,7 +57,7 @@ def test_features_are_brought_to_the_scale_of_the_given_volumes() -> None:
     torch.testing.assert_close(scaled.mean(0), torch.zeros(12), rtol=0, atol=1e-4)
     assert 0.5 < scaled.std(0).min() <= scaled.std(0).max() < 1.1
     before = network.spread.clone()
-    network.fit_scale(volumes[:1].expand(3, *volumes.shape[1:]))  # of one scan nothing varies
+    network.fit_scale(volumes[:1].expand(3, *volumes.shape[1:]))  # the features of one scan have no variance
     assert network.spread.max() < 1e-3 * before.min()
     assert torch.isfinite(network(volumes[0])).all()
 
@@ -67,14 +67,14 @@ def test_weights_survive_saving_and_loading(kind: str, tmp_path: Path) -> None:
     network, metadata = classifier_of(kind)
     network.fit_scale(torch.randn(5, 1, 2, *CROP))
     save_weights(tmp_path / "classifier.safetensors", network, metadata)
-    loaded, told = load_classifier(tmp_path)
+    loaded, loaded_metadata = load_classifier(tmp_path)
     volume = torch.randn(1, 2, *CROP)
     torch.testing.assert_close(loaded(volume), network.eval()(volume), rtol=0, atol=0)
-    assert told["classes"] == ["x", "y", "z"]
+    assert loaded_metadata["classes"] == ["x", "y", "z"]
     assert not loaded.training
 
 
-def test_what_holds_a_classifier_is_known(tmp_path: Path) -> None:
+def test_files_with_a_classifier_are_recognised(tmp_path: Path) -> None:
     network, metadata = classifier_of("vit")
     assert not holds(tmp_path, "classifier")
     save_weights(tmp_path / "classifier.safetensors", network, metadata)

@@ -1,4 +1,4 @@
-"""Cutting into patches and putting together: exact inverses, in the order that is promised."""
+"""`patchify` and `unpatchify` are exact inverses, in the documented order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ triples = st.tuples(*[st.integers(1, 4)] * 3)
 
 
 def numbered(batch: int, channels: int, grid: Triple, patch: Triple) -> torch.Tensor:
-    """A volume in which every voxel has a value of its own."""
+    """A volume in which every voxel has a different value."""
     shape = (batch, channels, *(g * p for g, p in zip(grid, patch, strict=True)))
     return torch.arange(torch.Size(shape).numel()).reshape(shape)
 
@@ -31,7 +31,7 @@ def test_patchify_and_unpatchify_are_exact_inverses(grid: Triple, patch: Triple,
 
 @given(grid=triples, patch=triples, channels=st.integers(1, 2))
 @settings(max_examples=40, deadline=None)
-def test_the_order_is_that_of_plain_slicing(grid: Triple, patch: Triple, channels: int) -> None:
+def test_the_order_agrees_with_plain_slicing(grid: Triple, patch: Triple, channels: int) -> None:
     volume = numbered(2, channels, grid, patch)
     px, py, pz = patch
     plain = [
@@ -45,7 +45,7 @@ def test_the_order_is_that_of_plain_slicing(grid: Triple, patch: Triple, channel
 
 @given(grid=triples, patch=triples, seed=st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
-def test_a_mask_of_voxels_is_the_mask_of_their_patch(grid: Triple, patch: Triple, seed: int) -> None:
+def test_voxels_have_the_mask_of_their_patch(grid: Triple, patch: Triple, seed: int) -> None:
     mask = torch.rand(2, grid[0] * grid[1] * grid[2], generator=torch.Generator().manual_seed(seed)) < 0.5
     voxels = mask_to_voxels(mask, grid, patch)
     assert voxels.shape == (2, 1, *(g * p for g, p in zip(grid, patch, strict=True)))
@@ -58,6 +58,6 @@ def test_grid_of_counts_patches(grid: Triple, patch: Triple) -> None:
 
 
 @pytest.mark.parametrize("shape", [(9, 8, 8), (8, 9, 8), (8, 8, 9)])
-def test_a_volume_that_is_no_multiple_of_the_patch_is_refused(shape: Triple) -> None:
+def test_a_volume_that_is_not_a_multiple_of_the_patch_is_refused(shape: Triple) -> None:
     with pytest.raises(ValueError, match="not a whole number of patches"):
         patchify(torch.zeros(1, 1, *shape), (4, 4, 4))

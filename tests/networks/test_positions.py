@@ -1,4 +1,4 @@
-"""Position codes: unique, the same in every grid, and interpolated without harm."""
+"""Positional encodings are unique, the same in every grid, and can be interpolated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ grids = st.tuples(*[st.integers(1, 5)] * 3)
 
 @given(grid=grids, width=st.integers(6, 50))
 @settings(max_examples=40, deadline=None)
-def test_every_token_has_a_code_of_its_own(grid: Triple, width: int) -> None:
+def test_every_token_has_a_unique_positional_encoding(grid: Triple, width: int) -> None:
     code = sincos_positions(grid, width)
     n = grid[0] * grid[1] * grid[2]
     assert code.shape == (n, width)
@@ -27,13 +27,15 @@ def test_every_token_has_a_code_of_its_own(grid: Triple, width: int) -> None:
 
 @given(small=grids, extra=st.tuples(*[st.integers(0, 3)] * 3), width=st.sampled_from([24, 32]))
 @settings(max_examples=30, deadline=None)
-def test_a_token_has_the_same_code_in_any_grid(small: Triple, extra: Triple, width: int) -> None:
+def test_the_positional_encoding_of_a_token_does_not_depend_on_the_grid(
+    small: Triple, extra: Triple, width: int
+) -> None:
     large: Triple = (small[0] + extra[0], small[1] + extra[1], small[2] + extra[2])
     in_large = sincos_positions(large, width).reshape(*large, width)[: small[0], : small[1], : small[2]]
     assert torch.equal(in_large, sincos_positions(small, width).reshape(*small, width))
 
 
-def test_sines_and_cosines_are_where_the_formula_puts_them() -> None:
+def test_sines_and_cosines_agree_with_the_formula() -> None:
     grid, width = (2, 3, 4), 27
     code = sincos_positions(grid, width).reshape(*grid, width)
     for index in [(0, 0, 0), (1, 0, 2), (1, 2, 3)]:
@@ -44,28 +46,28 @@ def test_sines_and_cosines_are_where_the_formula_puts_them() -> None:
         torch.testing.assert_close(code[index], torch.tensor([*expected, 0.0, 0.0, 0.0]))
 
 
-def test_learned_positions_on_their_own_grid_are_unchanged() -> None:
+def test_learned_positions_are_unchanged_on_their_own_grid() -> None:
     table = torch.rand(24, 5)
     assert torch.equal(resize_positions(table, (2, 3, 4), (2, 3, 4)), table)
 
 
 @pytest.mark.parametrize(("old", "new"), [((3, 4, 5), (6, 8, 10)), ((4, 4, 4), (6, 5, 7)), ((6, 6, 6), (3, 4, 5))])
-def test_a_linear_ramp_of_learned_positions_stays_one(old: Triple, new: Triple) -> None:
-    """A table that rises along an axis in step with the place in the crop does so on every grid, but at the edges."""
+def test_resized_learned_positions_keep_a_linear_ramp(old: Triple, new: Triple) -> None:
+    """Positions that increase linearly along an axis of the crop do so on every grid, except at the edges."""
 
     def ramp(grid: Triple) -> torch.Tensor:
-        middles = [(torch.arange(n) + 0.5) / n for n in grid]  # of the tokens, as shares of the crop
+        middles = [(torch.arange(n) + 0.5) / n for n in grid]  # of the tokens, as fractions of the crop
         return torch.stack(torch.meshgrid(*middles, indexing="ij"), dim=-1)
 
     resized = resize_positions(ramp(old).reshape(-1, 3), old, new).reshape(*new, 3)
     for axis in range(3):
-        low, high = 0.5 / old[axis], 1 - 0.5 / old[axis]  # nothing is known beyond the outermost tokens
+        low, high = 0.5 / old[axis], 1 - 0.5 / old[axis]  # no extrapolation beyond the outermost tokens
         torch.testing.assert_close(resized[..., axis], ramp(new)[..., axis].clamp(low, high))
 
 
 @given(grid=grids, width=st.sampled_from([6, 12, 16, 64]), seed=st.integers(0, 100))
 @settings(max_examples=40, deadline=None)
-def test_rotated_values_keep_their_norm_and_their_product_depends_on_the_relative_position(
+def test_rope_keeps_norms_and_makes_products_depend_on_relative_positions_only(
     grid: Triple, width: int, seed: int
 ) -> None:
     angles = rope_angles(grid, width)[None]
@@ -84,9 +86,11 @@ def test_rotated_values_keep_their_norm_and_their_product_depends_on_the_relativ
             assert float(products[i, j]) == pytest.approx(met.setdefault(difference, float(products[i, j])), abs=1e-5)
 
 
-def test_rope_frequencies_fall_from_one_along_each_axis() -> None:
+def test_rope_frequencies_decrease_from_one_along_each_axis() -> None:
     angles = rope_angles((2, 2, 3), 14)
     assert angles.shape == (12, 7)
     slow = 20.0**-0.5
-    last = torch.tensor([1, slow, 1, slow, 2, 2 * slow, 0.0])  # the token at (1, 1, 2); the pair left over stays
+    last = torch.tensor(
+        [1, slow, 1, slow, 2, 2 * slow, 0.0]
+    )  # the token at (1, 1, 2); the remaining pair is not rotated
     torch.testing.assert_close(angles[-1], last)

@@ -1,4 +1,4 @@
-"""What a network computes in: half of float32 only where the device at hand is fast at it."""
+"""The precision of a network: 16 bits only where the device is fast at it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 @pytest.mark.parametrize(("fast", "auto"), [(True, "bf16"), (False, "32")])
 @pytest.mark.parametrize("device", [CPU, GPU])
-def test_auto_is_bfloat16_where_the_device_is_fast_at_it(
+def test_auto_is_bfloat16_on_devices_that_are_fast_at_it(
     monkeypatch: pytest.MonkeyPatch, device: torch.device, fast: bool, auto: str
 ) -> None:
-    monkeypatch.setattr(precision, "fast_bfloat16", lambda asked: fast and asked == device)
-    assert [chosen_precision(told, device) for told in ("auto", "bf16", "16", "32")] == [auto, "bf16", "16", "32"]
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda queried: fast and queried == device)
+    precisions = [chosen_precision(requested, device) for requested in ("auto", "bf16", "16", "32")]
+    assert precisions == [auto, "bf16", "16", "32"]
 
 
 @pytest.mark.parametrize(
-    ("device", "fast", "told", "dtype"),
+    ("device", "fast", "requested", "dtype"),
     [
         (CPU, True, "auto", torch.bfloat16),
         (CPU, True, "bf16", torch.bfloat16),
-        (CPU, True, "16", torch.bfloat16),  # a CPU has no use for float16
+        (CPU, True, "16", torch.bfloat16),  # float16 is of no use on a CPU
         (CPU, True, "32", torch.float32),
         (CPU, False, "auto", torch.float32),
         (CPU, False, "bf16", torch.float32),
@@ -38,14 +39,14 @@ def test_auto_is_bfloat16_where_the_device_is_fast_at_it(
         (GPU, True, "bf16", torch.bfloat16),
     ],
 )
-def test_a_trained_network_works_in_what_this_device_is_fast_at(
-    monkeypatch: pytest.MonkeyPatch, device: torch.device, fast: bool, told: str, dtype: torch.dtype
+def test_a_trained_network_runs_in_a_precision_that_is_fast_on_the_device(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, fast: bool, requested: str, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(precision, "fast_bfloat16", lambda _: fast)
-    assert working_dtype(device, told) == dtype
+    assert working_dtype(device, requested) == dtype
 
 
-def test_a_cpu_that_is_said_to_be_fast_is() -> None:
+def test_a_cpu_reported_as_fast_at_bfloat16_is_fast() -> None:
     def seconds(dtype: torch.dtype) -> float:
         factor = torch.randn(256, 256).to(dtype)
         times = []
@@ -60,10 +61,12 @@ def test_a_cpu_that_is_said_to_be_fast_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "fast"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)]
+    ("capabilities", "fast"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)]
 )
-def test_the_instructions_of_a_cpu_decide(monkeypatch: pytest.MonkeyPatch, found: dict[str, bool], fast: bool) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+def test_bfloat16_is_fast_on_cpus_with_the_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], fast: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert fast_bfloat16(CPU) is fast
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
@@ -71,7 +74,7 @@ def test_the_instructions_of_a_cpu_decide(monkeypatch: pytest.MonkeyPatch, found
 
 
 @pytest.mark.parametrize("name", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
-def test_an_older_torch_has_another_query(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_older_versions_of_torch_are_queried_in_their_own_way(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for other in ("get_capabilities", "_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, other, raising=False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
@@ -80,6 +83,6 @@ def test_an_older_torch_has_another_query(monkeypatch: pytest.MonkeyPatch, name:
     assert fast_bfloat16(CPU)
 
 
-def test_bfloat16_that_a_gpu_only_emulates_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_only_emulates_bfloat16_does_not_count_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not fast_bfloat16(GPU)

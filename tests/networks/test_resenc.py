@@ -1,4 +1,4 @@
-"""nnU-Net's encoder: shapes on anisotropic grids, where it starts, and its settings in recipes and weights."""
+"""nnU-Net's encoder: shapes on anisotropic grids, initialisation, and settings in recipes and weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ PLAIN = ResEncSettings((4, 8), (2, 1), residual=False)
 
 
 @pytest.mark.parametrize(("settings", "grid"), [(FLAT, (4, 2, 3)), (PLAIN, (8, 4, 3))])
-def test_maps_and_logits_have_the_sizes_of_their_strides(settings: ResEncSettings, grid: tuple[int, int, int]) -> None:
+def test_feature_maps_and_logits_have_the_sizes_given_by_the_strides(
+    settings: ResEncSettings, grid: tuple[int, int, int]
+) -> None:
     encoder = ResEnc(settings, 2)
     volume = torch.randn(1, 2, 16, 8, 6)
     assert encoder.encode(volume).shape == (1, 8, *grid)
@@ -26,12 +28,12 @@ def test_maps_and_logits_have_the_sizes_of_their_strides(settings: ResEncSetting
     logits = segmentor(volume)
     assert logits.shape == (1, 3, 16, 8, 6)
     logits.square().mean().backward()
-    idle = [name for name, parameter in segmentor.named_parameters() if parameter.grad is None]
-    assert idle == []
+    without_gradient = [name for name, parameter in segmentor.named_parameters() if parameter.grad is None]
+    assert without_gradient == []
 
 
 @pytest.mark.parametrize("settings", [FLAT, PLAIN])
-def test_the_layers_hold_every_parameter_once(settings: ResEncSettings) -> None:
+def test_every_parameter_belongs_to_exactly_one_layer(settings: ResEncSettings) -> None:
     encoder = ResEnc(settings)
     layers = [name for layer in encoder.layers for name in layer]
     for name, _ in encoder.named_parameters():
@@ -39,14 +41,14 @@ def test_the_layers_hold_every_parameter_once(settings: ResEncSettings) -> None:
     assert all(name in encoder.state_dict() for name in encoder.input_weights)
 
 
-def test_a_residual_block_starts_as_its_shortcut() -> None:
+def test_a_residual_block_is_initialised_as_its_shortcut() -> None:
     encoder = ResEnc(FLAT).eval()
-    features = torch.rand(1, 8, 8, 8, 6)  # positive, so that the last activation changes nothing
+    features = torch.rand(1, 8, 8, 8, 6)  # positive, so that the last activation is the identity
     block = encoder.get_submodule("stages.1.blocks.1")
     torch.testing.assert_close(block(features), features)
 
 
-def test_padding_with_a_value_is_padding_with_zeros_after_its_subtraction() -> None:
+def test_padding_with_a_value_equals_subtracting_it_and_padding_with_zeros() -> None:
     torch.manual_seed(0)
     plain = ResEnc(FLAT).eval()
     padded = ResEnc(ResEncSettings(**{**vars(FLAT), "pad_value": 0.5})).eval()
@@ -56,7 +58,7 @@ def test_padding_with_a_value_is_padding_with_zeros_after_its_subtraction() -> N
     assert not torch.allclose(padded.encode(volume), plain.encode(volume), atol=1e-3)
 
 
-def test_strides_and_kernels_survive_a_recipe_and_a_weights_file(tmp_path: Path) -> None:
+def test_strides_and_kernels_survive_a_round_trip_through_recipe_and_weights(tmp_path: Path) -> None:
     recipe = make_recipe({"encoder": "resenc", "resenc": vars(FLAT), "crop": [16, 8, 8]})
     assert recipe.encoder_settings == FLAT
     write_recipe(tmp_path / "recipe.yaml", recipe)
@@ -74,7 +76,7 @@ def test_strides_and_kernels_survive_a_recipe_and_a_weights_file(tmp_path: Path)
         ({"kernels": ((2, 3, 3), (3, 3, 3), (3, 3, 3))}, "must be odd"),
     ],
 )
-def test_settings_that_do_not_fit_each_other_are_refused(changes: dict[str, object], match: str) -> None:
+def test_inconsistent_settings_are_refused(changes: dict[str, object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         ResEncSettings(**{**vars(FLAT), **changes})
 

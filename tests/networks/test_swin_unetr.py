@@ -1,4 +1,4 @@
-"""The Swin segmentor: beside MONAI's own, at every level, and on grids that do not halve evenly."""
+"""The Swin segmentor, compared with MONAI's, at every level, and on odd grids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from voxmim.networks.swin import Swin, SwinSettings
 from voxmim.networks.swin_unetr import SwinUNETR
 from voxmim.settings import UNETRSettings
 
-# MONAI's names of the parts of a decoder over four stages.
+# MONAI's names for the parts of a decoder with four stages.
 MONAI_NAMES = {
     "encoder.swin": "swinViT",
     "stem": "encoder1",
@@ -43,7 +43,7 @@ def make_segmentor(patch: int, stem: bool = True, feature_size: int = 4, stages:
     return SwinUNETR(encoder, 3, UNETRSettings(feature_size, stem))
 
 
-def test_with_patches_of_2_it_is_monais_network() -> None:
+def test_with_patches_of_2_the_segmentor_agrees_with_monai() -> None:
     torch.manual_seed(0)
     other = MonaiSwinUNETR(in_channels=4, out_channels=3, feature_size=12, depths=(2, 1, 2, 1), window_size=4).eval()
     encoder = make_swin(4, (2, 2, 2), width=12, depths=(2, 1, 2, 1), heads=(3, 6, 12, 24), window=4)
@@ -66,30 +66,30 @@ def test_every_voxel_gets_logits_and_every_parameter_a_gradient(patch: int, grid
     logits = network(volume)
     assert logits.shape == (1, 3, *volume.shape[2:])
     (logits * torch.randn_like(logits)).sum().backward()
-    without = [name for name, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
-    assert without == []
-    still = [name for name, p in network.named_parameters() if not p.grad.any()]
-    assert still == []
+    not_finite = [name for name, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert not_finite == []
+    without_gradient = [name for name, p in network.named_parameters() if not p.grad.any()]
+    assert without_gradient == []
 
 
 @pytest.mark.parametrize("patch", [2, 4])
 @pytest.mark.parametrize("stages", [2, 4])
-def test_every_level_has_its_resolution_and_channels(patch: int, stages: int) -> None:
+def test_every_level_has_the_expected_shape(patch: int, stages: int) -> None:
     grid = (2**stages, 2 * 2**stages, 2**stages)
     network = make_segmentor(patch, stages=stages).eval()
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def note(name: str) -> object:
+    def record(name: str) -> object:
         return lambda _module, _inputs, output: shapes.update({name: tuple(output.shape[1:])})
 
     for i, module in enumerate(network.skips):
-        module.register_forward_hook(note(f"skip {i}"))
+        module.register_forward_hook(record(f"skip {i}"))
     for i, module in enumerate(network.ups):
-        module.register_forward_hook(note(f"up {stages - 1 - i}"))
+        module.register_forward_hook(record(f"up {stages - 1 - i}"))
     for name in ("bottom", "stem", "last"):
-        network.get_submodule(name).register_forward_hook(note(name))
+        network.get_submodule(name).register_forward_hook(record(name))
     for module in network.between:
-        module.register_forward_hook(note("between"))
+        module.register_forward_hook(record("between"))
     with torch.no_grad():
         network(torch.randn(1, 2, *(patch * g for g in grid)))
 
@@ -105,42 +105,42 @@ def test_every_level_has_its_resolution_and_channels(patch: int, stages: int) ->
     assert shapes == expected
 
 
-def test_the_feature_size_is_that_of_full_resolution() -> None:
+def test_the_feature_size_is_the_width_at_full_resolution() -> None:
     assert make_segmentor(2, feature_size=5).out.conv.conv.in_channels == 5
 
 
 @pytest.mark.parametrize("stem", [True, False])
 @pytest.mark.parametrize("patch", [2, 4])
-def test_without_a_stem_the_maps_are_the_only_way(patch: int, stem: bool) -> None:
+def test_without_a_stem_the_output_depends_on_the_encoder_only(patch: int, stem: bool) -> None:
     network = make_segmentor(patch, stem, stages=2).eval()
-    nn.init.zeros_(network.encoder.swin.patch_embed.proj.weight)  # the encoder is blind
+    nn.init.zeros_(network.encoder.swin.patch_embed.proj.weight)  # the encoder ignores the volume
     shape = (1, 2, *(patch * g for g in (4, 8, 4)))
     assert torch.equal(network(torch.randn(shape)), network(torch.randn(shape))) != stem
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_volume_of_a_single_deepest_cell_is_refused_with_the_size_that_is_needed(training: bool) -> None:
+def test_a_volume_of_a_single_deepest_cell_is_refused_with_the_required_size(training: bool) -> None:
     network = make_segmentor(2).train(training)
     with pytest.raises(ValueError, match=r"\(16, 14, 16\) voxels is too small: .* exceed \(16, 16, 16\)"):
         network(torch.randn(1, 2, 16, 14, 16))
     assert network(torch.randn(1, 2, 16, 14, 18)).shape == (1, 3, 16, 14, 18)
 
 
-def test_a_volume_that_is_no_multiple_of_the_patch_is_refused() -> None:
+def test_a_volume_that_is_not_a_multiple_of_the_patch_is_refused() -> None:
     with pytest.raises(ValueError, match="not a whole number of patches"):
         make_segmentor(4)(torch.randn(1, 2, 32, 34, 32))
 
 
 @pytest.mark.parametrize("stem", [True, False])
 @pytest.mark.parametrize("patch", [2, 4])
-def test_an_encoder_of_two_maps_has_a_decoder_too(patch: int, stem: bool) -> None:
+def test_an_encoder_with_two_feature_maps_has_a_decoder(patch: int, stem: bool) -> None:
     encoder = make_swin(1, (patch,) * 3, width=4, depths=(1, 1), heads=(1, 2), window=2, last_merge=False)
     assert len(encoder.widths) == 2
     volume = torch.randn(1, 1, *(patch * g for g in (4, 6, 4)))
     assert SwinUNETR(encoder, 3, UNETRSettings(12, stem))(volume).shape == (1, 3, *volume.shape[2:])
 
 
-def test_the_direct_path_starts_at_the_deepest_map() -> None:
+def test_the_direct_path_starts_at_the_deepest_feature_map() -> None:
     encoder = make_swin(1, (2, 2, 2), width=4, depths=(1, 1), heads=(1, 2), window=2)
     network, volume = SwinUNETR(encoder, 3, UNETRSettings(4, direct=True)), torch.randn(1, 1, 8, 12, 8)
     both = network(volume)

@@ -1,4 +1,4 @@
-"""A new encoder is one file and one entry: it is pre-trained, fine-tuned and put to use without a line elsewhere."""
+"""A new encoder needs one file and one registry entry to be pre-trained, fine-tuned and used for prediction."""
 
 from __future__ import annotations
 
@@ -88,11 +88,11 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENCODERS, "pool", EncoderEntry(PoolSettings, Pool, PoolSegmentor))
 
 
-def test_the_pretexts_that_fit_follow_from_what_it_can_do() -> None:
+def test_the_pretexts_that_fit_follow_from_its_methods() -> None:
     assert fitting_pretexts("pool") == ["simmim", "simclr"]
 
 
-def test_it_is_pre_trained_fine_tuned_and_put_to_use(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_registered_encoder_is_pre_trained_fine_tuned_and_predicts(tiny: Tiny, tmp_path: Path) -> None:
     settings = {"encoder": "pool", "pretext": "simmim", "pool.size": "wide", "pretrain.steps": 2}
     run = Run.open(api.pretrain(tiny.store, tmp_path / "run", tiny.recipe, settings))
     assert run.recipe().encoder_settings == PoolSettings(width=12)
@@ -106,7 +106,7 @@ def test_it_is_pre_trained_fine_tuned_and_put_to_use(tiny: Tiny, tmp_path: Path)
     assert nib.load(labels).shape == nib.load(scan).shape
 
 
-def test_its_settings_are_checked_as_any(tiny: Tiny) -> None:
+def test_settings_of_a_registered_encoder_are_checked(tiny: Tiny) -> None:
     with pytest.raises(RecipeError, match=r"pool\.width is 0, but must be at least 1"):
         load_recipe(tiny.recipe, {"encoder": "pool", "pretext": "simclr", "pool.width": 0})
     with pytest.raises(RecipeError, match=r"cannot pre-train the encoder pool; use vit or unet"):

@@ -1,4 +1,4 @@
-"""The segmentor: shapes at every level, and a way for the gradient to every part of the encoder."""
+"""The UNETR segmentor: shapes at every level, and gradients in every part of the encoder."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def test_every_voxel_gets_logits_and_every_parameter_a_gradient(patch: int | Tri
     logits = network(volume)
     assert logits.shape == (1, 3, *volume.shape[2:])
     (logits * torch.randn_like(logits)).sum().backward()
-    without = [name for name, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
-    assert without == []
-    still = [name for name, p in network.encoder.named_parameters() if not p.grad.any()]
-    assert still == []
+    not_finite = [name for name, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert not_finite == []
+    without_gradient = [name for name, p in network.encoder.named_parameters() if not p.grad.any()]
+    assert without_gradient == []
 
 
-def test_direct_logits_are_those_of_the_last_tokens_one_by_one() -> None:
-    """In the middle of each patch of an odd size; the way through the decoder is shut."""
+def test_direct_logits_are_a_linear_layer_on_each_token() -> None:
+    """At the middle voxel of each patch of odd size, where upsampling does not interpolate."""
     torch.manual_seed(0)
     logits = DirectLogits(6, 3)
     tokens = torch.randn(2, 6, 2, 3, 4)
-    found = logits(tokens, torch.zeros(2, 1, 6, 9, 12))
+    output = logits(tokens, torch.zeros(2, 1, 6, 9, 12))
     weight, bias = logits.project.weight[:, :, 0, 0, 0], logits.project.bias
     expected = torch.einsum("kc,bcxyz->bkxyz", weight, tokens) + bias[:, None, None, None]
-    torch.testing.assert_close(found[..., 1::3, 1::3, 1::3], expected)
+    torch.testing.assert_close(output[..., 1::3, 1::3, 1::3], expected)
 
 
 def test_the_direct_path_is_added_to_the_decoders_logits() -> None:
@@ -68,7 +68,7 @@ GRID: Triple = (2, 1, 2)
 
 
 @pytest.mark.parametrize(
-    ("patch", "sizes"),  # of the map of each level along X, Y, Z, the finest first
+    ("patch", "sizes"),  # of the feature map of each level along X, Y, Z, the finest first
     [
         (4, [(8, 4, 8), (4, 2, 4)]),
         (8, [(16, 8, 16), (8, 4, 8), (4, 2, 4)]),
@@ -77,18 +77,18 @@ GRID: Triple = (2, 1, 2)
         ((4, 16, 1), [(8, 16, 2), (8, 8, 2), (8, 4, 2), (4, 2, 2)]),
     ],
 )
-def test_every_level_has_its_resolution_and_channels(patch: int | Triple, sizes: list[Triple]) -> None:
+def test_every_level_has_the_expected_shape(patch: int | Triple, sizes: list[Triple]) -> None:
     levels, network = len(sizes), make_unetr(patch, GRID)
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def note(name: str) -> object:
+    def record(name: str) -> object:
         return lambda _module, _inputs, output: shapes.update({name: tuple(output.shape)})
 
     for i, module in enumerate(network.skips):
-        module.register_forward_hook(note(f"skip {i + 1}"))
+        module.register_forward_hook(record(f"skip {i + 1}"))
     for i, module in enumerate(network.ups):
-        module.register_forward_hook(note(f"up {levels - 1 - i}"))
-    network.stem.register_forward_hook(note("stem"))
+        module.register_forward_hook(record(f"up {levels - 1 - i}"))
+    network.stem.register_forward_hook(record("stem"))
     network(torch.randn(1, 2, *sizes[0]))
 
     def at(level: int) -> tuple[int, ...]:
@@ -100,7 +100,7 @@ def test_every_level_has_its_resolution_and_channels(patch: int | Triple, sizes:
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_an_encoding_is_enlarged_as_monais_own_block_does_it(level: int) -> None:
+def test_upsampling_of_an_encoding_agrees_with_monai(level: int) -> None:
     network = make_unetr(16, (1, 2, 1))
     other = UnetrPrUpBlock(3, 24, 4 * 2**level, 3 - level, 3, 1, 2, "instance", conv_block=True, res_block=True)
     other.load_state_dict(network.skips[level - 1].state_dict())
@@ -111,16 +111,16 @@ def test_an_encoding_is_enlarged_as_monais_own_block_does_it(level: int) -> None
 @pytest.mark.parametrize(
     ("depth", "depths"), [(12, [3, 6, 9, 12]), (24, [6, 12, 18, 24]), (5, [1, 2, 4, 5]), (1, [1, 1, 1, 1])]
 )
-def test_the_blocks_are_read_at_even_steps_as_the_paper_has_it_for_twelve(depth: int, depths: list[int]) -> None:
+def test_skips_start_at_evenly_spaced_blocks_as_in_the_paper(depth: int, depths: list[int]) -> None:
     network = make_unetr(16, (1, 1, 2), depth=depth)
     assert network.depths == depths
     assert network(torch.randn(1, 2, 16, 16, 32)).shape == (1, 3, 16, 16, 32)
 
 
-def test_tokens_keep_their_place_on_the_way_to_the_decoder() -> None:
-    """A change of one corner of the crop changes the coarsest map there most, on a grid that is no cube."""
+def test_tokens_reach_the_decoder_at_their_own_position() -> None:
+    """Changing one patch changes the coarsest map at that position only, on a non-cubic grid."""
     network = make_unetr(4, (2, 3, 5), stem=False).eval()
-    for block in network.encoder.blocks:  # no mixing of tokens: what is changed stays where it is
+    for block in network.encoder.blocks:  # tokens are not mixed
         nn.init.zeros_(block.attention.project.weight)
     maps: list[torch.Tensor] = []
     network.ups[0].register_forward_pre_hook(lambda _module, inputs: maps.append(inputs[0]))
@@ -133,14 +133,14 @@ def test_tokens_keep_their_place_on_the_way_to_the_decoder() -> None:
 
 
 @pytest.mark.parametrize("stem", [True, False])
-def test_without_a_stem_the_tokens_are_the_only_way(stem: bool) -> None:
+def test_without_a_stem_the_output_depends_on_the_encoder_only(stem: bool) -> None:
     network = make_unetr(4, (2, 2, 2), stem).eval()
-    nn.init.zeros_(network.encoder.embed.weight)  # the encoder is blind
+    nn.init.zeros_(network.encoder.embed.weight)  # the encoder ignores the volume
     one, two = network(torch.randn(1, 2, 8, 8, 8)), network(torch.randn(1, 2, 8, 8, 8))
     assert torch.equal(one, two) != stem
 
 
 @pytest.mark.parametrize("patch", [(4, 4, 6), (6, 6, 6), (1, 1, 1)])
-def test_a_patch_that_cannot_be_halved_down_is_refused(patch: Triple) -> None:
+def test_a_patch_that_is_not_a_power_of_two_is_refused(patch: Triple) -> None:
     with pytest.raises(ValueError, match="power of two"):
         UNETR.check(ViTSettings(patch))

@@ -15,11 +15,11 @@ from voxmim.phantoms.trunk import LABELS, contrast_phase, draw_trunk
 VALUE = {name: value for value, name in LABELS.items()}
 
 
-def test_a_cohort_reads_back_as_it_was_drawn(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    write_cohort(tmp_path / "new" / "cohort", 5, seed=0, on_case=lambda done, total: seen.append((done, total)))
+def test_a_cohort_is_read_back_as_it_was_drawn(tmp_path: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    write_cohort(tmp_path / "new" / "cohort", 5, seed=0, on_case=lambda done, total: progress.append((done, total)))
     out = tmp_path / "new" / "cohort"
-    assert seen == [(i + 1, 5) for i in range(5)]
+    assert progress == [(i + 1, 5) for i in range(5)]
     assert sorted(p.name for p in out.iterdir()) == [
         "classes.csv", "dataset.json", "imagesTr", "labelsTr", "splits.json",
     ]  # fmt: skip
@@ -43,15 +43,15 @@ def test_a_cohort_reads_back_as_it_was_drawn(tmp_path: Path) -> None:
             assert np.allclose(read.affine, drawn.affine, atol=1e-3)
 
 
-@pytest.mark.parametrize(("cases", "shares"), [(4, (2, 1, 1)), (20, (12, 3, 5)), (40, (24, 6, 10))])
-def test_fractions_of_the_split(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: int, shares: tuple[int, int, int]
+@pytest.mark.parametrize(("cases", "counts"), [(4, (2, 1, 1)), (20, (12, 3, 5)), (40, (24, 6, 10))])
+def test_the_split_has_the_documented_fractions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: int, counts: tuple[int, int, int]
 ) -> None:
     tiny = Volume(np.zeros((1, 2, 2, 2), np.uint8), np.eye(4))
     monkeypatch.setitem(KINDS, "trunk", replace(KINDS["trunk"], draw=lambda _: (tiny, tiny), class_of=lambda *_: "x"))
     write_cohort(tmp_path / "cohort", cases, seed=3)
     splits = json.loads((tmp_path / "cohort" / "splits.json").read_text())
-    assert tuple(len(splits[part]) for part in ("train", "val", "test")) == shares
+    assert tuple(len(splits[part]) for part in ("train", "val", "test")) == counts
 
 
 def test_too_few_cases_are_refused(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "cohort").exists()
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_folder_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = Volume(np.zeros((1, 2, 2, 2), np.uint8), np.eye(4))
     monkeypatch.setitem(KINDS, "trunk", replace(KINDS["trunk"], draw=lambda _: (tiny, tiny), class_of=lambda *_: "x"))
     (tmp_path / "cohort").mkdir()
@@ -83,7 +83,7 @@ def test_an_empty_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "cohort" / "splits.json").is_file()
 
 
-def test_an_occupied_folder_is_left_as_it_is(tmp_path: Path) -> None:
+def test_an_occupied_folder_is_refused_and_not_changed(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(SourceError, match="not an empty folder"):
         write_cohort(tmp_path, 4, seed=0)
@@ -92,7 +92,7 @@ def test_an_occupied_folder_is_left_as_it_is(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_nothing_is_left_when_writing_is_interrupted(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_no_files(tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 

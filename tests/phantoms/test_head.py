@@ -42,7 +42,7 @@ def labels(seed: int) -> np.ndarray:
 
 
 def brain(seed: int) -> np.ndarray:
-    """(X, Y, Z) where the skull's stripping left something."""
+    """(X, Y, Z) mask of the skull-stripped brain."""
     return image(seed)[T1] > 0
 
 
@@ -50,7 +50,7 @@ def with_tumour() -> list[int]:
     return [seed for seed in SEEDS if labels(seed).any()]
 
 
-def test_same_seed_gives_the_same_case_and_another_one_another() -> None:
+def test_the_seed_determines_the_case() -> None:
     for first, again in zip(case(1), draw_head(1), strict=True):
         assert np.array_equal(first.array, again.array)
         assert np.array_equal(first.affine, again.affine)
@@ -62,7 +62,7 @@ def test_a_negative_seed_is_refused() -> None:
         draw_head(-1)
 
 
-def test_types_sizes_and_geometry() -> None:
+def test_every_case_has_the_documented_types_sizes_and_geometry() -> None:
     for seed in SEEDS:
         scan, label = case(seed)
         assert (scan.array.dtype, label.array.dtype) == (np.int16, np.uint8)
@@ -74,7 +74,7 @@ def test_types_sizes_and_geometry() -> None:
         assert np.allclose(middle, [0, 0, 0, 1])
 
 
-def test_the_skull_is_stripped_and_the_background_0() -> None:
+def test_the_skull_is_stripped_and_the_background_is_0() -> None:
     for seed in SEEDS:
         inside = image(seed) > 0
         assert np.all(inside == inside[0])
@@ -87,7 +87,7 @@ def test_the_skull_is_stripped_and_the_background_0() -> None:
         assert not any(face.any() for face in faces)
 
 
-def test_brains_differ() -> None:
+def test_brains_of_different_seeds_differ() -> None:
     sizes = [brain(seed).sum() for seed in SEEDS]
     assert max(sizes) > 1.25 * min(sizes)
     for a, b in itertools.combinations(FEW, 2):
@@ -96,7 +96,7 @@ def test_brains_differ() -> None:
 
 
 def test_tissues_have_the_contrast_of_each_sequence() -> None:
-    """Fluid is darkest in T1 and brightest in T2; white matter, bright in T1, is dark in T2."""
+    """Fluid is dark in T1 and bright in T2; white matter is bright in T1 and dark in T2."""
     for seed in FEW:
         healthy = ndimage.binary_erosion(brain(seed)) & (labels(seed) == 0)
         t1, t1ce, t2, flair = (channel[healthy] for channel in image(seed))
@@ -126,8 +126,8 @@ def test_a_tumour_has_the_contrast_of_each_sequence() -> None:
     assert all(rim[T1CE] > 1.2 * rim[T1] for _, rim, _ in ratios)
 
 
-def test_what_is_bright_is_not_all_tumour() -> None:
-    """Vessels enhance and old white matter is bright in FLAIR, so that no threshold finds a tumour."""
+def test_bright_voxels_are_not_all_tumour() -> None:
+    """Vessels enhance and white matter lesions are bright in FLAIR, so no threshold segments the tumour."""
     for sequence, region in ((T1CE, "ET"), (FLAIR, "WT")):
         dice = []
         for seed in with_tumour():
@@ -138,20 +138,20 @@ def test_what_is_bright_is_not_all_tumour() -> None:
         assert min(dice) < 0.4
 
 
-def test_some_have_no_tumour_and_some_a_tiny_one() -> None:
+def test_some_cases_have_no_tumour_and_some_a_tiny_one() -> None:
     sizes = np.array([np.sum(labels(seed) > 0) for seed in SEEDS])
     assert 0.05 < np.mean(sizes == 0) < 0.35
     assert 0.03 < np.mean((sizes > 0) & (sizes < 200)) < 0.35
     assert max(sizes) > 2000
 
 
-def test_necrosis_lies_in_the_enhancing_rim_and_that_in_oedema() -> None:
+def test_necrosis_is_inside_the_enhancing_rim_and_the_rim_inside_oedema() -> None:
     for seed in with_tumour():
         whole, core, necrosis = (np.isin(labels(seed), values) for values in (REGIONS["WT"], REGIONS["TC"], [NECROSIS]))
         assert np.sum(labels(seed) == ENHANCING) > 0
         assert np.sum(labels(seed) == OEDEMA) > 0
         shell = ndimage.binary_dilation(core) & ~core
-        assert np.mean(whole[shell]) > 0.4  # the rest is fluid, cortex and the brain's surface
+        assert np.mean(whole[shell]) > 0.4  # the rest is fluid, cortex and the surface of the brain
         if necrosis.sum() > 30:
             shell = ndimage.binary_dilation(necrosis) & ~necrosis
             assert np.mean(labels(seed)[shell] == ENHANCING) > 0.55
@@ -159,32 +159,34 @@ def test_necrosis_lies_in_the_enhancing_rim_and_that_in_oedema() -> None:
         assert np.bincount(components.ravel())[1:].max() > 0.85 * whole.sum()
 
 
-def test_tumours_lie_anywhere_in_the_cerebrum() -> None:
+def test_tumours_are_anywhere_in_the_cerebrum() -> None:
     centres = 3.8 * np.array([ndimage.center_of_mass(labels(seed) > 0) for seed in with_tumour()])  # mm
     assert np.all(centres.std(axis=0) > (15, 20, 10))
-    assert 0.25 < np.mean(centres[:, 0] < 3.8 * 23.5) < 0.75  # on either side
+    assert 0.25 < np.mean(centres[:, 0] < 3.8 * 23.5) < 0.75  # on both sides
 
 
-def test_position_does_not_suffice_to_find_the_tumours() -> None:
-    """Even where every case is known to have one (the prior is free to say nothing, which is right where none is)."""
+def test_position_alone_does_not_predict_the_tumours() -> None:
+    """Only cases with a tumour, since an empty prediction would be correct for the others."""
     boxes = {seed: ndimage.find_objects(brain(seed).astype(int))[0] for seed in with_tumour()}
     for values in REGIONS.values():
         masks = [np.isin(labels(seed)[box], values).astype(np.uint8) for seed, box in boxes.items()]
         prior = PositionPrior.fit(masks[:20], [1], grid=40)
-        guesses = [prior.predict(mask.shape) for mask in masks[20:]]
-        dice = [2 * np.sum(a & b) / (a.sum() + b.sum()) for a, b in zip(guesses, masks[20:], strict=True)]
-        assert max(guess.sum() for guess in guesses) > 0
+        predictions = [prior.predict(mask.shape) for mask in masks[20:]]
+        dice = [2 * np.sum(a & b) / (a.sum() + b.sum()) for a, b in zip(predictions, masks[20:], strict=True)]
+        assert max(prediction.sum() for prediction in predictions) > 0
         assert np.mean(dice) < 0.3
 
 
 def test_hidden_voxels_can_be_predicted_from_their_surroundings() -> None:
-    """A straight line through what lies two voxels away explains a part of each sequence, and noise does not."""
-    away = [step for step in itertools.product((-2, 0, 2), repeat=3) if any(step)]
+    """A linear model of the voxels two steps away explains part of the variance of each sequence."""
+    offsets = [step for step in itertools.product((-2, 0, 2), repeat=3) if any(step)]
     for seed in FEW:
         deep = ndimage.binary_erosion(brain(seed), iterations=2)
         for channel in image(seed).astype(float):
-            around = np.stack([np.roll(channel, step, (0, 1, 2))[deep] for step in away] + [np.ones(deep.sum())], 1)
-            fit = around @ np.linalg.lstsq(around, channel[deep], rcond=None)[0]
+            neighbours = np.stack(
+                [np.roll(channel, step, (0, 1, 2))[deep] for step in offsets] + [np.ones(deep.sum())], 1
+            )
+            fit = neighbours @ np.linalg.lstsq(neighbours, channel[deep], rcond=None)[0]
             assert 1 - np.var(channel[deep] - fit) / np.var(channel[deep]) > 0.2
 
 
@@ -195,13 +197,13 @@ def test_sequences_can_be_predicted_from_each_other() -> None:
         assert np.corrcoef(t1, t2)[0, 1] < -0.6
 
 
-def test_every_scan_has_a_scale_of_its_own() -> None:
+def test_every_scan_has_its_own_intensity_scale() -> None:
     middles = np.array([[np.median(channel[brain(seed)]) for channel in image(seed)] for seed in SEEDS])
     assert np.all(middles.max(axis=0) > 5 * middles.min(axis=0))
     assert np.abs(np.corrcoef(np.log(middles), rowvar=False) - np.eye(len(SEQUENCES))).max() < 0.6
 
 
-def test_a_cohort_of_heads_reads_as_a_source_of_four_channels(tmp_path: Path) -> None:
+def test_a_cohort_of_heads_is_a_source_with_four_channels(tmp_path: Path) -> None:
     write_cohort(tmp_path / "heads", 4, seed=0, kind="head")
     assert list(json.loads((tmp_path / "heads" / "dataset.json").read_text())["regions"]) == ["WT", "TC", "ET"]
     source = open_source(tmp_path / "heads")
@@ -226,7 +228,7 @@ def test_a_head_is_prepared_as_mr_and_cropped_to_the_brain(tmp_path: Path) -> No
     scan = prepare_scan(source.cases[0].images, Preparation((3.8, 3.8, 3.8), kind, source.channels))
     assert kind == "mr"
     box = ndimage.find_objects(brain(0).astype(int))[0]
-    assert scan.image.shape == (4, *(side.stop - side.start + 4 for side in box))  # with a margin of two voxels
+    assert scan.image.shape == (4, *(side.stop - side.start + 4 for side in box))  # a margin of two voxels
     inside = scan.image[:, 2:-2, 2:-2, 2:-2][:, np.flip(brain(0)[box], (0, 1))].astype(float)
     assert np.allclose(inside.mean(axis=1), 0, atol=0.05)
     assert np.allclose(inside.std(axis=1), 1, atol=0.1)

@@ -20,24 +20,24 @@ def case(seed: int) -> tuple[Volume, Volume]:
 
 
 def ras(volume: Volume) -> np.ndarray:
-    """(X, Y, Z) with the axes running right, anterior, superior; phantoms are flipped but not rotated."""
+    """(X, Y, Z) reoriented to RAS; phantoms are flipped but not rotated."""
     assert np.count_nonzero(volume.affine[:3, :3]) == 3
     return np.flip(volume.array[0], [axis for axis in range(3) if volume.affine[axis, axis] < 0])
 
 
 def places(labels: Volume, name: str) -> np.ndarray:
-    """(N, 3) world mm of the label's voxels."""
+    """(N, 3) world coordinates of a label's voxels in mm."""
     index = np.argwhere(labels.array[0] == VALUE[name])
     return index @ labels.affine[:3, :3].T + labels.affine[:3, 3]
 
 
-def test_same_seed_gives_the_same_case() -> None:
+def test_the_same_seed_gives_the_same_case() -> None:
     for first, again in zip(case(20), draw_trunk(20), strict=True):
         assert np.array_equal(first.array, again.array)
         assert np.array_equal(first.affine, again.affine)
 
 
-def test_different_seeds_give_different_people() -> None:
+def test_different_seeds_give_different_cases() -> None:
     labels = [case(seed)[1] for seed in SEEDS]
     spleens = {float(np.sum(each.array == VALUE["spleen"]) * each.spacing.prod()) for each in labels}
     assert len(spleens) == len(SEEDS)
@@ -51,7 +51,7 @@ def test_consecutive_seeds_differ_in_orientation() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_types_sizes_and_geometry(seed: int) -> None:
+def test_every_case_has_the_documented_types_sizes_and_geometry(seed: int) -> None:
     image, labels = case(seed)
     assert image.array.dtype == np.int16
     assert labels.array.dtype == np.uint8
@@ -67,7 +67,7 @@ def test_nearly_every_case_has_every_label() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_tissues_have_the_hu_of_ct(seed: int) -> None:
+def test_tissues_have_realistic_hounsfield_units(seed: int) -> None:
     image, labels = (ras(volume) for volume in case(seed))
     corner = image[:3, -3:, :]
     assert abs(np.median(corner) + 1000) < 15
@@ -89,7 +89,7 @@ def test_noise_differs_from_case_to_case() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_organs_lie_as_in_people(seed: int) -> None:
+def test_organs_have_realistic_relative_positions(seed: int) -> None:
     labels = case(seed)[1]
     middle = {name: places(labels, name).mean(0) for name in VALUE}
     right, front, up = 0, 1, 2
@@ -104,7 +104,7 @@ def test_organs_lie_as_in_people(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_liver_lies_under_the_right_lung(seed: int) -> None:
+def test_the_liver_is_below_the_right_lung(seed: int) -> None:
     image, labels = (ras(volume) for volume in case(seed))
     liver = np.argwhere(labels == VALUE["liver"])
     x, y, z = liver[liver[:, 2].argmax()]
@@ -112,7 +112,7 @@ def test_the_liver_lies_under_the_right_lung(seed: int) -> None:
 
 
 def test_vertebrae_repeat_along_the_spine() -> None:
-    """The spine's cross-section swells and shrinks with the height of a vertebra and its disc."""
+    """The cross-section of the spine is periodic in the height of a vertebra with its disc."""
     for seed in SEEDS:
         labels = case(seed)[1]
         area = np.sum(ras(labels) == VALUE["spine"], axis=(0, 1))
@@ -123,7 +123,7 @@ def test_vertebrae_repeat_along_the_spine() -> None:
 
 
 def position_only_dice(train: list[int], test: list[int]) -> float:
-    """Mean Dice of the mean training label map laid on each body's bounding box, at the best threshold a label."""
+    """Mean Dice of the mean training label map in each body's bounding box, at the best threshold of each label."""
 
     def boxed(seed: int) -> np.ndarray:
         image, labels = (ras(volume) for volume in case(seed))
@@ -134,9 +134,9 @@ def position_only_dice(train: list[int], test: list[int]) -> float:
         ]
         return np.stack([box[np.ix_(*grid)] == value for value in LABELS])
 
-    def dice(guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    def dice(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
         axes = (1, 2, 3)
-        return 2 * (guess & truth).sum(axes) / np.maximum(guess.sum(axes) + truth.sum(axes), 1)
+        return 2 * (prediction & truth).sum(axes) / np.maximum(prediction.sum(axes) + truth.sum(axes), 1)
 
     known = [boxed(seed) for seed in train]
     mean = np.mean(known, axis=0)
@@ -145,15 +145,15 @@ def position_only_dice(train: list[int], test: list[int]) -> float:
     return float(np.mean([dice(mean > best[:, None, None, None], boxed(seed)) for seed in test]))
 
 
-def test_position_does_not_suffice_to_find_the_organs() -> None:
+def test_position_alone_does_not_predict_the_organs() -> None:
     assert 0.3 < position_only_dice(train=list(SEEDS)[:9], test=list(SEEDS)[9:]) < 0.6
 
 
-def test_the_class_of_a_trunk_is_what_its_aorta_shows() -> None:
-    found = set()
+def test_the_class_of_a_trunk_follows_from_the_contrast_of_its_aorta() -> None:
+    phases = set()
     for seed in SEEDS:
         image, labels = case(seed)
         bright = np.median(image.array[labels.array == VALUE["aorta"]])
         assert contrast_phase(seed) == ("plain" if bright < 80 else "venous" if bright < 200 else "arterial"), seed
-        found.add(contrast_phase(seed))
-    assert len(found) == 3
+        phases.add(contrast_phase(seed))
+    assert len(phases) == 3

@@ -44,7 +44,7 @@ def recipe_of(pretext: str, encoder: str, **changes: object) -> Recipe:
 
 
 @pytest.mark.parametrize(("pretext", "encoder_name"), NETWORKS)
-def test_settings_become_the_pretext_that_they_name(pretext: str, encoder_name: str) -> None:
+def test_settings_build_the_pretext_that_they_name(pretext: str, encoder_name: str) -> None:
     recipe = recipe_of(pretext, encoder_name)
     encoder = build_encoder(recipe.encoder_settings, 1, (16,) * 3)
     network: Any = build_pretext(pretext, recipe.pretext_settings, recipe.mask, encoder)
@@ -55,20 +55,20 @@ def test_settings_become_the_pretext_that_they_name(pretext: str, encoder_name: 
         assert network.mask is recipe.mask
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_an_encoder_that_does_not_fit_the_pretext_is_refused() -> None:
     recipe = recipe_of("simclr", "swin")
     with pytest.raises(TypeError, match="the pretext mae cannot pre-train a Swin"):
         build_pretext("mae", MAESettings(), recipe.mask, build_encoder(recipe.encoder_settings, 1, (16, 16, 16)))
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_the_pretexts_that_fit_an_encoder_are_named(encoder: str) -> None:
+def test_the_pretexts_that_fit_an_encoder_are_listed(encoder: str) -> None:
     assert fitting_pretexts(encoder) == [pretext for pretext, fits in NETWORKS if fits == encoder]
 
 
 @pytest.mark.parametrize(("pretext", "encoder"), NETWORKS)
 @pytest.mark.parametrize("unit", [None, [8, 8, 4]])
-def test_a_description_survives_a_weights_file(pretext: str, encoder: str, unit: list[int] | None) -> None:
+def test_a_description_survives_a_round_trip_through_json(pretext: str, encoder: str, unit: list[int] | None) -> None:
     recipe = recipe_of(pretext, encoder, mask={"unit": unit, "kind": "body", "body_fraction": 0.4})
-    travelled = json.loads(json.dumps(describe_pretext(recipe.pretext, recipe.pretext_settings, recipe.mask)))
-    assert described_pretext(travelled) == (pretext, recipe.pretext_settings, recipe.mask)
+    restored = json.loads(json.dumps(describe_pretext(recipe.pretext, recipe.pretext_settings, recipe.mask)))
+    assert described_pretext(restored) == (pretext, recipe.pretext_settings, recipe.mask)

@@ -1,4 +1,4 @@
-"""Each pretext's forward is one graph without breaks: no shape depends on the data, and nothing waits for the host."""
+"""The forward pass of each pretext compiles to one graph without breaks or data-dependent shapes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMBINATIONS = [
 
 
 @pytest.mark.parametrize(("pretext", "encoder"), COMBINATIONS)
-def test_the_graph_has_no_break_and_gives_the_same_numbers(pretext: str, encoder: str) -> None:
+def test_the_graph_has_no_break_and_gives_the_same_loss(pretext: str, encoder: str) -> None:
     recipe = make_recipe({**SMALL, "pretext": pretext, "encoder": encoder})
     assert recipe.crop is not None
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def test_the_graph_has_no_break_and_gives_the_same_numbers(pretext: str, encoder
     torch.testing.assert_close(compiled(*inputs).loss, network(*inputs).loss)
 
 
-def test_a_cross_attention_decoder_compiles_too() -> None:
+def test_a_cross_attention_decoder_compiles() -> None:
     settings = {**SMALL["mae"], "cross_attention": True, "predicted_fraction": 0.5}
     recipe = make_recipe({**SMALL, "mae": settings})
     network = build_pretext(

@@ -1,4 +1,4 @@
-"""The masked autoencoder on a U-Net: hidden voxels never reach the network, and they alone are judged."""
+"""The masked autoencoder on a U-Net: hidden voxels never reach the network, and only they count in the loss."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def some_mask() -> torch.Tensor:
     return random_mask(2, N, 0.75, torch.Generator().manual_seed(2))
 
 
-def painted(volume: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """The volume with other voxels in the mask units that `where` (B, N) names."""
+def change_units(volume: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Replace the voxels of the mask units in `where` (B, N)."""
     return torch.where(mask_to_voxels(where, GRID, UNIT), some_volume(9), volume)
 
 
 def boxes() -> list[tuple[slice, ...]]:
-    """The box of each mask unit in `patchify`'s order."""
+    """The box of each mask unit, in the order of `patchify`."""
     places = [(i, j, k) for i in range(GRID[0]) for j in range(GRID[1]) for k in range(GRID[2])]
     return [tuple(slice(a * u, a * u + u) for a, u in zip(place, UNIT, strict=True)) for place in places]
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
-def test_the_loss_is_the_mean_over_hidden_voxels_of_what_the_network_makes_of_the_rest(loss: str) -> None:
+def test_the_loss_is_the_mean_error_of_hidden_voxels_predicted_from_visible_ones(loss: str) -> None:
     mae, volume, mask = make_mae(loss=loss), some_volume(), some_mask()
     output = mae(volume, mask)
     assert output.prediction.shape == output.target.shape == (2, N, VOXELS)
@@ -68,36 +68,36 @@ def test_the_loss_is_the_mean_over_hidden_voxels_of_what_the_network_makes_of_th
     errors = []
     for sample in range(2):
         for place, box in enumerate(boxes()):
-            predicted, wanted = (v[(sample, slice(None), *box)].flatten() for v in (dense, volume))
+            predicted, expected = (v[(sample, slice(None), *box)].flatten() for v in (dense, volume))
             torch.testing.assert_close(output.prediction[sample, place], predicted)
-            torch.testing.assert_close(output.target[sample, place], wanted)
+            torch.testing.assert_close(output.target[sample, place], expected)
             if mask[sample, place]:
-                pairs = zip(predicted.tolist(), wanted.tolist(), strict=True)
+                pairs = zip(predicted.tolist(), expected.tolist(), strict=True)
                 errors += [ERROR[loss](p - v) for p, v in pairs]
     assert output.loss.item() == pytest.approx(sum(errors) / len(errors), rel=1e-5)
 
 
-def test_painting_hidden_units_changes_the_loss_and_not_the_prediction() -> None:
+def test_changing_hidden_units_changes_the_loss_and_not_the_prediction() -> None:
     mae, volume, mask = make_mae(), some_volume(), some_mask()
-    before, after = mae(volume, mask), mae(painted(volume, mask), mask)
+    before, after = mae(volume, mask), mae(change_units(volume, mask), mask)
     assert torch.equal(before.prediction, after.prediction)
     assert before.loss.item() != pytest.approx(after.loss.item(), rel=1e-3)
 
 
-def test_a_hidden_voxel_that_is_no_number_stays_out_of_the_prediction() -> None:
+def test_nan_in_hidden_voxels_does_not_reach_the_prediction() -> None:
     mae, volume, mask = make_mae(), some_volume(), some_mask()
-    spoilt = volume.masked_fill(mask_to_voxels(mask, GRID, UNIT), torch.nan)
-    assert torch.equal(mae(volume, mask).prediction, mae(spoilt, mask).prediction)
+    with_nan = volume.masked_fill(mask_to_voxels(mask, GRID, UNIT), torch.nan)
+    assert torch.equal(mae(volume, mask).prediction, mae(with_nan, mask).prediction)
 
 
-def test_painting_visible_units_changes_the_prediction_and_not_the_target_of_the_loss() -> None:
+def test_changing_visible_units_changes_the_prediction_and_not_the_target() -> None:
     mae, volume, mask = make_mae(), some_volume(), some_mask()
-    before, after = mae(volume, mask), mae(painted(volume, ~mask), mask)
+    before, after = mae(volume, mask), mae(change_units(volume, ~mask), mask)
     assert (before.prediction - after.prediction).abs().amax(-1)[mask].min() > 0
     assert torch.equal(before.target[mask], after.target[mask])
 
 
-def test_the_gradient_of_the_loss_reaches_the_predictions_of_hidden_units_only() -> None:
+def test_only_predictions_of_hidden_units_have_a_gradient() -> None:
     mae, mask = make_mae(), some_mask()
     output = mae(some_volume(), mask)
     output.prediction.retain_grad()
@@ -111,7 +111,7 @@ def test_every_parameter_of_encoder_and_decoder_gets_a_gradient() -> None:
     assert [name for name, p in mae.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_the_error_is_taken_in_full_precision_under_autocast() -> None:
+def test_the_loss_is_computed_in_float32_under_autocast() -> None:
     mae, volume, mask = make_mae(), some_volume(), some_mask()
     with torch.autocast("cpu", torch.bfloat16):
         output = mae(volume.bfloat16(), mask)
@@ -119,7 +119,7 @@ def test_the_error_is_taken_in_full_precision_under_autocast() -> None:
     assert output.loss.item() == pytest.approx(mae(volume, mask).loss.item(), rel=0.05)
 
 
-def test_reconstruct_pastes_the_visible_voxels_around_the_predicted_ones() -> None:
+def test_reconstruct_combines_visible_and_predicted_voxels() -> None:
     mae, volume, mask = make_mae(), some_volume() * 50, some_mask()
     output = mae(volume, mask)
     hidden = mask_to_voxels(mask, GRID, UNIT).expand_as(volume)
@@ -131,7 +131,7 @@ def test_reconstruct_pastes_the_visible_voxels_around_the_predicted_ones() -> No
     assert torch.equal(mae.reconstruct(volume, perfect), volume)
 
 
-def test_a_crop_of_another_grid_is_taken_and_one_that_does_not_fit_is_refused() -> None:
+def test_a_crop_of_another_grid_is_accepted_and_one_that_does_not_fit_is_refused() -> None:
     mae, volume = make_mae(), torch.randn(1, 2, 4, 4, 18)
     output = mae(*mae.inputs(volume, torch.tensor([0])))
     assert output.prediction.shape == (1, 6, VOXELS)
@@ -140,7 +140,7 @@ def test_a_crop_of_another_grid_is_taken_and_one_that_does_not_fit_is_refused() 
         mae(torch.randn(1, 2, 4, 4, 16), torch.zeros(1, 5, dtype=torch.bool))
 
 
-def test_a_mask_unit_may_be_smaller_than_a_cell_of_the_bottleneck() -> None:
+def test_a_mask_unit_may_be_smaller_than_a_bottleneck_cell() -> None:
     encoder = ResidualEncoder(UNetSettings(width=4, blocks=(1, 1, 1)))
     mae, volume = DenseMAE(encoder, MAESettings(), MaskSettings(unit=(2, 2, 4))), torch.randn(1, 1, 8, 8, 8)
     output = mae(*mae.inputs(volume, torch.tensor([0])))
@@ -152,8 +152,8 @@ def test_a_mask_unit_may_be_smaller_than_a_cell_of_the_bottleneck() -> None:
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2"])
-def test_a_few_steps_on_smooth_volumes_beat_the_mean_on_others(loss: str) -> None:
-    """What is hidden can be told from what surrounds it, also in volumes that were never trained on."""
+def test_after_a_few_steps_predictions_for_unseen_volumes_are_better_than_their_mean(loss: str) -> None:
+    """Hidden voxels of smooth volumes can be predicted from the visible ones, also in unseen volumes."""
     draw = torch.Generator().manual_seed(0)
 
     def smooth() -> torch.Tensor:
@@ -162,11 +162,11 @@ def test_a_few_steps_on_smooth_volumes_beat_the_mean_on_others(loss: str) -> Non
     torch.manual_seed(0)
     encoder = ResidualEncoder(UNetSettings(width=8, blocks=(1, 1, 1)))
     mae = DenseMAE(encoder, MAESettings(loss=loss), MaskSettings(ratio=0.5))  # type: ignore[arg-type]
-    held = torch.cat([smooth() for _ in range(4)])
-    mask = random_mask(len(held), 64, 0.5, draw)
-    hidden = patchify(held, (4, 4, 4))[mask]
-    off = hidden - hidden.mean()
-    mean_alone = (off.abs() if loss == "l1" else off.square()).mean().item()
+    unseen = torch.cat([smooth() for _ in range(4)])
+    mask = random_mask(len(unseen), 64, 0.5, draw)
+    hidden = patchify(unseen, (4, 4, 4))[mask]
+    deviation = hidden - hidden.mean()
+    error_of_mean = (deviation.abs() if loss == "l1" else deviation.square()).mean().item()
 
     optimiser = torch.optim.AdamW(mae.parameters(), lr=1e-2)
     for step in range(40):
@@ -174,11 +174,11 @@ def test_a_few_steps_on_smooth_volumes_beat_the_mean_on_others(loss: str) -> Non
         mae(*mae.inputs(smooth(), 4 * step + torch.arange(4))).loss.backward()
         optimiser.step()
     with torch.no_grad():
-        assert mae(held, mask).loss.item() < 0.8 * mean_alone
+        assert mae(unseen, mask).loss.item() < 0.8 * error_of_mean
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
-def test_channels_that_are_absent_count_nothing(loss: str) -> None:
+def test_absent_channels_do_not_count_in_the_loss(loss: str) -> None:
     mae, volume, mask = make_mae(loss=loss), some_volume(), some_mask()
     present = torch.tensor([[False, True], [True, True]])
     output = mae(volume, mask, present=present)

@@ -1,4 +1,4 @@
-"""The masked autoencoder: it sees the visible patches alone, and is judged by the hidden ones alone."""
+"""The masked autoencoder: it encodes visible patches only, and only hidden ones count in the loss."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_mae(rope: bool = False, **changes: object) -> MAE:
 
 
 def run(mae: MAE, volume: torch.Tensor, mask: torch.Tensor, present: torch.Tensor | None = None) -> MaskedOutput:
-    """All hidden patches predicted from the visible ones; the mask is bool (B, N), True means hidden."""
+    """Predict all hidden patches from the visible ones; the mask is bool (B, N), True means hidden."""
     return mae(volume, visible_index(mask), visible_index(~mask), present)
 
 
@@ -47,13 +47,13 @@ def some_mask() -> torch.Tensor:
     return random_mask(2, N, 0.75, torch.Generator().manual_seed(2))
 
 
-def painted(volume: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """The volume with other voxels in the patches that `where` (B, N) names."""
+def change_patches(volume: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Replace the voxels of the patches in `where` (B, N)."""
     return torch.where(mask_to_voxels(where, GRID, PATCH), some_volume(9), volume)
 
 
 def plain_loss(output: MaskedOutput, volume: torch.Tensor, target: str, loss: str) -> float:
-    """The mean error of the hidden voxels, by loops over samples, places and voxels."""
+    """The mean error of the hidden voxels, by loops over samples, patches and voxels."""
     errors = []
     for sample in range(len(volume)):
         place = 0
@@ -82,7 +82,7 @@ def plain_error(difference: float, loss: str) -> float:
 @pytest.mark.parametrize("target", ["raw", "normalised"])
 @pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
 @DECODERS
-def test_the_loss_is_the_mean_over_hidden_voxels(target: str, loss: str, cross: bool) -> None:
+def test_the_loss_is_the_mean_error_of_hidden_voxels(target: str, loss: str, cross: bool) -> None:
     volume = some_volume()
     output = run(make_mae(target=target, loss=loss, cross_attention=cross), volume, some_mask())
     assert output.prediction.shape == output.target.shape == (2, N, VOXELS)
@@ -90,17 +90,17 @@ def test_the_loss_is_the_mean_over_hidden_voxels(target: str, loss: str, cross: 
 
 
 @DECODERS
-def test_painting_hidden_patches_changes_the_loss_and_not_the_prediction(cross: bool) -> None:
+def test_changing_hidden_patches_changes_the_loss_and_not_the_prediction(cross: bool) -> None:
     mae, volume, mask = make_mae(cross_attention=cross), some_volume(), some_mask()
-    before, after = run(mae, volume, mask), run(mae, painted(volume, mask), mask)
+    before, after = run(mae, volume, mask), run(mae, change_patches(volume, mask), mask)
     assert torch.equal(before.prediction, after.prediction)
     assert before.loss.item() != pytest.approx(after.loss.item(), rel=1e-3)
 
 
 @DECODERS
-def test_painting_visible_patches_changes_the_prediction_and_not_the_target_of_the_loss(cross: bool) -> None:
+def test_changing_visible_patches_changes_the_prediction_and_not_the_target(cross: bool) -> None:
     mae, volume, mask = make_mae(cross_attention=cross), some_volume(), some_mask()
-    before, after = run(mae, volume, mask), run(mae, painted(volume, ~mask), mask)
+    before, after = run(mae, volume, mask), run(mae, change_patches(volume, ~mask), mask)
     assert (before.prediction - after.prediction).abs().amax(-1)[mask].min() > 0
     assert torch.equal(before.target[mask], after.target[mask])
 
@@ -113,8 +113,8 @@ def test_every_parameter_gets_a_gradient(changes: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("place", [(0, 0, 3), (1, 0, 0), (0, 2, 0), (1, 1, 2)])
-def test_mask_and_loss_have_one_order_on_a_grid_that_is_no_cube(place: Triple) -> None:
-    """A single bright patch is the only error of a blind prediction, seen when it is hidden and only then."""
+def test_mask_and_loss_have_the_same_order_on_a_non_cubic_grid(place: Triple) -> None:
+    """With a prediction of zero, a single bright patch is the only error, and only when it is hidden."""
     mae = make_mae(loss="l1")
     for parameter in mae.head.parameters():
         torch.nn.init.zeros_(parameter)
@@ -128,12 +128,12 @@ def test_mask_and_loss_have_one_order_on_a_grid_that_is_no_cube(place: Triple) -
     assert run(mae, volume, ~bright).loss.item() == 0.0
 
 
-def test_a_token_is_decoded_at_its_own_place() -> None:
-    """Without attention in the decoder, a visible patch depends on its own voxels, a hidden one on the mask token."""
+def test_a_token_is_decoded_at_its_own_position() -> None:
+    """Without attention in the decoder, a visible patch depends on its own voxels only, and a hidden one on none."""
     mae, volume, mask = make_mae(), some_volume(), some_mask()
     torch.nn.init.zeros_(mae.decoder[0].attention.project.weight)
     everything = torch.arange(N).expand(2, -1)
-    before, after = (mae(v, visible_index(mask), everything) for v in (volume, painted(volume, ~mask)))
+    before, after = (mae(v, visible_index(mask), everything) for v in (volume, change_patches(volume, ~mask)))
     changed = (before.prediction - after.prediction).abs().sum(-1) > 0
     assert torch.equal(changed, ~mask)
 
@@ -157,15 +157,15 @@ def test_a_cross_block_agrees_with_a_slow_softmax(rope: bool) -> None:
     torch.testing.assert_close(block(tokens, memory, angles), mixed + block.mlp(block.norm2(mixed)))
 
 
-def test_decoding_across_agrees_with_a_slow_one_patch_by_patch() -> None:
-    """Every hidden place asks alone, in another order, with torch's attention: the others have no part in it."""
+def test_cross_attention_decoding_agrees_with_a_slow_patchwise_reference() -> None:
+    """Each hidden patch is decoded alone, with torch's attention and the visible tokens in another order."""
     mae, volume, mask = make_mae(cross_attention=True, decoder_depth=2), some_volume(), some_mask()
     for parameter in mae.decoder.parameters():
         nn.init.normal_(parameter, std=0.2)
     output, places = run(mae, volume, mask), sincos_positions(GRID, 12)
     for sample in range(2):
-        seen = (~mask[sample]).nonzero().flatten().flip(0)
-        memory = mae.embed(mae.encoder(volume[sample : sample + 1], seen[None]))[0] + places[seen]
+        index = (~mask[sample]).nonzero().flatten().flip(0)
+        memory = mae.embed(mae.encoder(volume[sample : sample + 1], index[None]))[0] + places[index]
         for place in mask[sample].nonzero().flatten():
             token = (mae.mask_token + places[place])[None]
             for block in mae.decoder:
@@ -182,8 +182,10 @@ def test_decoding_across_agrees_with_a_slow_one_patch_by_patch() -> None:
     assert not output.prediction[~mask].any()
 
 
-def test_rope_cross_attention_distinguishes_positions_without_another_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the sine-cosine code gone, every hidden place predicts the same, unless the rope one tells them apart."""
+def test_rope_cross_attention_distinguishes_positions_without_other_positional_encodings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the sine-cosine encoding, all hidden patches get the same prediction, unless RoPE distinguishes them."""
     monkeypatch.setattr("voxmim.pretext.mae.sincos_positions", lambda grid, width, device: torch.zeros(N, width))
     mask = some_mask()
     for rope in (False, True):
@@ -192,7 +194,7 @@ def test_rope_cross_attention_distinguishes_positions_without_another_encoding(m
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(0.25, 4), (0.5, 9), (0.01, 1)])
-def test_in_training_a_fraction_of_the_hidden_patches_is_predicted_and_counts(fraction: float, count: int) -> None:
+def test_in_training_only_a_fraction_of_the_hidden_patches_is_predicted(fraction: float, count: int) -> None:
     mae, volume = make_mae(cross_attention=True, predicted_fraction=fraction, loss="l2"), some_volume()
     output = mae(*mae.inputs(volume, SEEDS))
     predicted = output.prediction.any(-1)
@@ -200,13 +202,13 @@ def test_in_training_a_fraction_of_the_hidden_patches_is_predicted_and_counts(fr
     assert not (predicted & ~output.mask).any()
     expected = functional.mse_loss(output.prediction[predicted], output.target[predicted])
     torch.testing.assert_close(output.loss, expected)
-    # what is predicted is the same as where all are
+    # the same predictions as in evaluation, where all hidden patches are predicted
     complete = mae.eval()(*mae.inputs(volume, SEEDS))
     assert torch.equal(complete.prediction.any(-1), complete.mask)
     torch.testing.assert_close(output.prediction[predicted], complete.prediction[predicted])
 
 
-def test_masks_and_predicted_patches_follow_from_each_crops_seed_and_from_nothing_else() -> None:
+def test_masks_and_predicted_patches_depend_only_on_the_seed_of_each_crop() -> None:
     mae, volume = make_mae(cross_attention=True, predicted_fraction=0.25), some_volume()
     state = torch.get_rng_state()
     _, visible, predicted, _ = mae.inputs(volume, SEEDS)
@@ -219,16 +221,16 @@ def test_masks_and_predicted_patches_follow_from_each_crops_seed_and_from_nothin
     assert not torch.equal(visible[0], visible[1])
 
 
-def test_every_hidden_patch_is_predicted_as_often() -> None:
+def test_all_hidden_patches_are_predicted_equally_often() -> None:
     mae, volume = make_mae(cross_attention=True, predicted_fraction=0.25), some_volume()[:1].expand(500, -1, -1, -1, -1)
     _, visible, predicted, _ = mae.inputs(volume, torch.arange(500) * 1000)
-    often = torch.bincount(predicted.flatten(), minlength=N) / 500
-    assert (often - 4 / N).abs().max() < 0.08  # 500 draws scatter by 0.017
+    frequency = torch.bincount(predicted.flatten(), minlength=N) / 500
+    assert (frequency - 4 / N).abs().max() < 0.08  # the standard deviation of 500 draws is 0.017
     assert not (predicted.unsqueeze(2) == visible.unsqueeze(1)).any()
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.5])
-def test_a_fraction_that_is_none_is_refused(fraction: float) -> None:
+def test_an_invalid_fraction_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match="must lie above 0 and up to 1"):
         make_mae(cross_attention=True, predicted_fraction=fraction)
 
@@ -240,7 +242,7 @@ def test_a_fraction_without_cross_attention_is_refused() -> None:
 
 @pytest.mark.parametrize(("width", "depth", "heads"), [(384, 1, 6), (512, 8, 8), (12, 3, 3)])
 @DECODERS
-def test_decoders_of_any_width_and_depth(cross: bool, width: int, depth: int, heads: int) -> None:
+def test_decoders_can_have_any_width_and_depth(cross: bool, width: int, depth: int, heads: int) -> None:
     mae = make_mae(cross_attention=cross, decoder_width=width, decoder_depth=depth, decoder_heads=heads, rope=True)
     assert run(mae, some_volume(), some_mask()).prediction.shape == (2, N, VOXELS)
     assert (len(mae.decoder), mae.head.in_features) == (depth, width)
@@ -248,16 +250,16 @@ def test_decoders_of_any_width_and_depth(cross: bool, width: int, depth: int, he
 
 @pytest.mark.parametrize("target", ["raw", "normalised"])
 @DECODERS
-def test_reconstruct_pastes_visible_patches_exactly(target: str, cross: bool) -> None:
+def test_reconstruct_keeps_visible_patches_exactly(target: str, cross: bool) -> None:
     mae, volume, mask = make_mae(target=target, cross_attention=cross), some_volume() * 50 + 10, some_mask()
     output = run(mae, volume, mask)
     picture = mae.reconstruct(volume, output)
-    seen = ~mask_to_voxels(mask, GRID, PATCH).expand_as(volume)
-    assert torch.equal(picture[seen], volume[seen])
-    assert (picture[~seen] - volume[~seen]).abs().max() > 1
+    visible = ~mask_to_voxels(mask, GRID, PATCH).expand_as(volume)
+    assert torch.equal(picture[visible], volume[visible])
+    assert (picture[~visible] - volume[~visible]).abs().max() > 1
 
 
-def test_reconstruct_gives_raw_predictions_as_they_are() -> None:
+def test_reconstruct_returns_raw_predictions_unchanged() -> None:
     mae, volume, mask = make_mae(), some_volume(), some_mask()
     output = run(mae, volume, mask)
     hidden = mask_to_voxels(mask, GRID, PATCH).expand_as(volume)
@@ -265,7 +267,7 @@ def test_reconstruct_gives_raw_predictions_as_they_are() -> None:
     assert torch.equal(mae.reconstruct(volume, output)[hidden], predicted[hidden])
 
 
-def test_a_perfect_normalised_prediction_is_reconstructed_to_the_scan() -> None:
+def test_a_perfect_normalised_prediction_reconstructs_the_scan() -> None:
     mae, volume, mask = make_mae(target="normalised"), some_volume() * 50 + 10, some_mask()
     target = mae.target(volume)
     torch.testing.assert_close(target.mean(-1), torch.zeros(2, N), atol=1e-5, rtol=0)
@@ -274,7 +276,7 @@ def test_a_perfect_normalised_prediction_is_reconstructed_to_the_scan() -> None:
     torch.testing.assert_close(mae.reconstruct(volume, output), volume, atol=1e-4, rtol=1e-5)
 
 
-def test_a_crop_of_another_grid_is_taken_too() -> None:
+def test_a_crop_of_another_grid_is_accepted() -> None:
     mae = make_mae()
     volume = torch.randn(1, 2, 6, 4, 6)
     output = mae(*mae.inputs(volume, SEEDS[:1]))
@@ -282,13 +284,13 @@ def test_a_crop_of_another_grid_is_taken_too() -> None:
     assert torch.equal(output.target, patchify(volume, PATCH))
 
 
-def test_it_starts_quietly() -> None:
-    """Before it has learned anything it is hardly worse than grey: its first steps need not calm it down."""
+def test_the_initial_loss_is_close_to_that_of_a_constant_prediction() -> None:
+    """An untrained network predicts values close to zero, so that the first steps need not correct large outputs."""
     output = run(make_mae(), some_volume().abs(), some_mask())
     assert output.loss.item() < 1.25 * output.target[output.mask].mean().item()
 
 
-def test_a_few_steps_on_one_volume_bring_the_loss_down() -> None:
+def test_a_few_steps_on_one_volume_reduce_the_loss() -> None:
     mae, volume, mask = make_mae(), some_volume(), some_mask()
     optimiser = torch.optim.AdamW(mae.parameters(), lr=3e-3)
     first = run(mae, volume, mask).loss.item()
@@ -301,7 +303,7 @@ def test_a_few_steps_on_one_volume_bring_the_loss_down() -> None:
 
 
 def slow_present_loss(output: MaskedOutput, present: torch.Tensor, patch: Triple, grid: Triple, loss: str) -> float:
-    """The mean error of the hidden voxels of the channels that are present, sample by sample, channel by channel."""
+    """The mean error of the hidden voxels of present channels, by loops over samples and channels."""
     hidden = mask_to_voxels(output.mask, grid, patch)[:, 0]
     predicted, target = (unpatchify(values, grid, patch) for values in (output.prediction, output.target))
     errors: list[float] = []
@@ -313,18 +315,18 @@ def slow_present_loss(output: MaskedOutput, present: torch.Tensor, patch: Triple
 
 @pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
 @DECODERS
-def test_channels_that_are_absent_count_nothing(loss: str, cross: bool) -> None:
+def test_absent_channels_do_not_count_in_the_loss(loss: str, cross: bool) -> None:
     mae, volume, mask = make_mae(loss=loss, cross_attention=cross), some_volume(), some_mask()
     present = torch.tensor([[True, False], [False, True]])
     volume = volume * present[..., None, None, None]
     output = run(mae, volume, mask, present=present)
     assert output.loss.item() == pytest.approx(slow_present_loss(output, present, PATCH, GRID, loss), rel=1e-4)
-    whole, told = run(mae, volume, mask), run(mae, volume, mask, present=torch.ones(2, 2, dtype=torch.bool))
-    torch.testing.assert_close(whole.loss, told.loss)
+    whole, explicit = run(mae, volume, mask), run(mae, volume, mask, present=torch.ones(2, 2, dtype=torch.bool))
+    torch.testing.assert_close(whole.loss, explicit.loss)
 
 
-def test_absent_channels_have_no_part_in_a_patchs_statistics() -> None:
-    """The target of what is present is that of an encoder which knows this channel alone."""
+def test_absent_channels_do_not_count_in_the_statistics_of_a_patch() -> None:
+    """The target of the present channel equals that of an encoder with this channel only."""
     mae, volume, mask = make_mae(target="normalised"), some_volume(), some_mask()
     present = torch.tensor([[True, False], [True, False]])
     volume[:, 1] = 0

@@ -1,4 +1,4 @@
-"""SimCLR: a view is to know its partner among all others, over however many processes they are spread."""
+"""SimCLR: each view is matched with its partner among all others, also across processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Filter(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cells = nn.Conv3d(1, self.width, 2, 2, bias=False)  # what all views share, the head takes away
+        self.cells = nn.Conv3d(1, self.width, 2, 2, bias=False)  # the head removes what all views have in common
 
     def encode(self, volume: Tensor) -> Tensor:
         return self.cells(volume)
@@ -67,17 +67,19 @@ def plain(a: Tensor, b: Tensor, temperature: float) -> list[float]:
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
 @pytest.mark.parametrize("pairs", [2, 5])
-def test_loss_and_figures_are_those_of_plain_loops(pairs: int, temperature: float) -> None:
+def test_loss_and_metrics_agree_with_plain_loops(pairs: int, temperature: float) -> None:
     a = some(pairs, 4) * 3
     b = a + some(pairs, 4, seed=2)
-    found = figures(nt_xent(a, b, temperature)).tolist()
-    assert found == pytest.approx(plain(a, b, temperature), rel=1e-5, abs=1e-6)
+    values = figures(nt_xent(a, b, temperature)).tolist()
+    assert values == pytest.approx(plain(a, b, temperature), rel=1e-5, abs=1e-6)
 
 
-def test_forward_pools_over_cells_projects_and_compares() -> None:
+def test_forward_pools_projects_and_compares() -> None:
     simclr, views = make_simclr(), two_views(3)
     first_layer, _, _, second_layer, _ = simclr.head
-    norms = [nn.BatchNorm1d(layer.out_features) for layer in (first_layer, second_layer)]  # fresh, as the head's are
+    norms = [
+        nn.BatchNorm1d(layer.out_features) for layer in (first_layer, second_layer)
+    ]  # at their initial values, as in the head
     pooled = torch.cat([simclr.encoder.encode(view).mean((2, 3, 4)) for view in views])
     projections = norms[1](second_layer(norms[0](first_layer(pooled)).clamp(min=0)))
     expected = nt_xent(*projections.chunk(2), 0.5)
@@ -85,12 +87,12 @@ def test_forward_pools_over_cells_projects_and_compares() -> None:
     assert second_layer.out_features == 5
 
 
-def test_views_that_are_mostly_alike_are_distinguished_from_the_start() -> None:
-    """Without normalisation in the head, what all views have in common would leave their projections no spread."""
+def test_similar_views_are_distinguished_before_training() -> None:
+    """Without normalisation in the head, a common offset would give all projections the same direction."""
     simclr, (first, second) = make_simclr(), two_views(8)
-    found = simclr(first + 1000, second + 1000)
-    torch.testing.assert_close(figures(found), figures(simclr(first, second)), atol=1e-2, rtol=1e-2)
-    assert found.std > 0.5 * 5**-0.5
+    output = simclr(first + 1000, second + 1000)
+    torch.testing.assert_close(figures(output), figures(simclr(first, second)), atol=1e-2, rtol=1e-2)
+    assert output.std > 0.5 * 5**-0.5
 
 
 def test_only_the_direction_of_a_projection_counts() -> None:
@@ -99,26 +101,26 @@ def test_only_the_direction_of_a_projection_counts() -> None:
     torch.testing.assert_close(figures(scaled), figures(nt_xent(a, b, 0.1)))
 
 
-def test_a_high_temperature_weighs_all_alike_and_a_low_one_only_the_nearest() -> None:
+def test_a_high_temperature_weights_all_views_equally_and_a_low_one_only_the_nearest() -> None:
     a = torch.eye(4)
     assert nt_xent(a, some(4, 4), 1e6).loss.item() == pytest.approx(math.log(7), abs=1e-4)
     assert nt_xent(a, a, 0.01).loss.item() == pytest.approx(0, abs=1e-6)
-    # the partner at a cosine of 0 beside one other view at a cosine of 1
+    # the cosine is 0 with the partner and 1 with one other view
     swapped = nt_xent(a[:2], a[[1, 0]], 0.1)
     assert swapped.loss.item() == pytest.approx(10, abs=1e-3)
     assert swapped.accuracy.item() == 0
 
 
-def test_the_order_of_the_pairs_and_of_the_views_does_not_count_but_the_pairing_does() -> None:
+def test_the_loss_depends_on_the_pairing_and_not_on_the_order() -> None:
     a, b = some(5, 4), some(5, 4) + 0.3 * some(5, 4, seed=2)
     order = torch.tensor([3, 0, 4, 1, 2])
-    found = figures(nt_xent(a, b, 0.1))
-    torch.testing.assert_close(figures(nt_xent(a[order], b[order], 0.1)), found)
-    torch.testing.assert_close(figures(nt_xent(b, a, 0.1)), found)
-    assert nt_xent(a, b[order], 0.1).loss > found[0] + 1
+    values = figures(nt_xent(a, b, 0.1))
+    torch.testing.assert_close(figures(nt_xent(a[order], b[order], 0.1)), values)
+    torch.testing.assert_close(figures(nt_xent(b, a, 0.1)), values)
+    assert nt_xent(a, b[order], 0.1).loss > values[0] + 1
 
 
-def test_the_std_distinguishes_a_collapse_from_a_full_sphere() -> None:
+def test_the_std_distinguishes_a_collapse_from_a_uniform_distribution() -> None:
     direction = some(1, 16)
     length = torch.rand(500, 1, generator=torch.Generator().manual_seed(3)) + 0.5
     collapsed = nt_xent(length * direction, length * direction, 0.1)
@@ -131,8 +133,8 @@ def test_near_equal_cosines_are_distinguished_under_autocast() -> None:
     a = some(1, 8) + 0.02 * some(6, 8, seed=2)
     b = a + 0.005 * some(6, 8, seed=3)
     with torch.autocast("cpu", torch.bfloat16):
-        found = nt_xent(a, b, 0.1)
-    torch.testing.assert_close(figures(found), figures(nt_xent(a, b, 0.1)), atol=0, rtol=0)
+        output = nt_xent(a, b, 0.1)
+    torch.testing.assert_close(figures(output), figures(nt_xent(a, b, 0.1)), atol=0, rtol=0)
 
 
 def test_a_single_pair_is_refused() -> None:
@@ -146,7 +148,7 @@ def test_every_parameter_gets_a_gradient() -> None:
     assert [name for name, p in simclr.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_a_few_steps_teach_it_to_find_the_partners() -> None:
+def test_a_few_steps_reduce_the_loss_and_increase_the_accuracy() -> None:
     simclr, (first, second) = make_simclr(), two_views(8)
     before = simclr(first, second)
     optimiser = torch.optim.AdamW(simclr.parameters(), lr=1e-2)
@@ -159,13 +161,13 @@ def test_a_few_steps_teach_it_to_find_the_partners() -> None:
     assert after.accuracy > before.accuracy
 
 
-def share_of_the_work(rank: int, folder: str) -> None:
-    """One of two processes, with half of six pairs: writes its figures, and the gradients averaged as by DDP."""
+def train_on_half(rank: int, folder: str) -> None:
+    """Run one of two processes with half of six pairs; write its metrics and the gradients averaged as by DDP."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     simclr = make_simclr()
-    mine = [view[3 * rank : 3 * rank + 3] for view in two_views(6)]
-    output = simclr(*mine)
+    views = [view[3 * rank : 3 * rank + 3] for view in two_views(6)]
+    output = simclr(*views)
     output.loss.backward()
     gradients = {name: parameter.grad / 2 for name, parameter in simclr.named_parameters()}
     for gradient in gradients.values():
@@ -174,17 +176,17 @@ def share_of_the_work(rank: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
-def test_two_processes_find_the_loss_and_the_gradients_of_one_with_the_joint_batch(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(share_of_the_work, (str(tmp_path),), nprocs=2)
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+def test_two_processes_give_the_loss_and_gradients_of_one_with_the_joint_batch(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(train_on_half, (str(tmp_path),), nprocs=2)
+    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     simclr = make_simclr()
     joint = simclr(*two_views(6))
     joint.loss.backward()
 
-    assert found[0]["output"][0] != found[1]["output"][0]
-    together = (found[0]["output"] + found[1]["output"]) / 2
+    assert results[0]["output"][0] != results[1]["output"][0]
+    together = (results[0]["output"] + results[1]["output"]) / 2
     torch.testing.assert_close(together, figures(joint).detach(), atol=1e-6, rtol=0)
     for name, parameter in simclr.named_parameters():
-        for one in found:
-            torch.testing.assert_close(one["gradients"][name], parameter.grad, atol=1e-6, rtol=1e-6)
+        for result in results:
+            torch.testing.assert_close(result["gradients"][name], parameter.grad, atol=1e-6, rtol=1e-6)
         assert parameter.grad.abs().max() > 1e-3

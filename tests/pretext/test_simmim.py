@@ -1,4 +1,4 @@
-"""SimMIM: tokens stand in for what is hidden, and the linear head is judged by the hidden patches alone."""
+"""SimMIM: tokens replace hidden patches, and only hidden patches count in the loss."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ ERROR = {
 
 
 class Mixer(nn.Module):
-    """A small encoder: embed patches, merge them into cells, and tell each cell the mean of all."""
+    """A small encoder: embed patches, merge them into cells, and add the mean of all cells to each."""
 
     channels, patch, embed_width, width, stride = CHANNELS, PATCH, 5, 7, STRIDE
 
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Linear(VOXELS, self.embed_width)
-        merged = (2, 3, 1)  # patches of a cell
+        merged = (2, 3, 1)  # patches per cell
         self.merge = nn.Conv3d(self.embed_width, self.width, merged, merged)
 
     def encode(self, volume: Tensor, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
@@ -50,7 +50,7 @@ class Mixer(nn.Module):
 
 
 class Copier(nn.Module):
-    """An encoder whose every cell lists its own voxels, gathered one by one in the order that the head gives them."""
+    """An encoder whose cells contain their own voxels, in the order in which the head predicts them."""
 
     channels, patch, embed_width, stride = CHANNELS, PATCH, 1, STRIDE
     width = CHANNELS * math.prod(STRIDE)
@@ -78,13 +78,13 @@ def some_mask() -> Tensor:
     return random_mask(2, N, 0.6, torch.Generator().manual_seed(2))
 
 
-def painted(volume: Tensor, where: Tensor) -> Tensor:
-    """The volume with other voxels in the patches that `where` (B, N) names."""
+def change_patches(volume: Tensor, where: Tensor) -> Tensor:
+    """Replace the voxels of the patches in `where` (B, N)."""
     return torch.where(mask_to_voxels(where, GRID, PATCH), some_volume(9), volume)
 
 
 def plain_loss(output: MaskedOutput, volume: Tensor, loss: str) -> float:
-    """The mean error of the hidden voxels, by loops over samples, places and voxels."""
+    """The mean error of the hidden voxels, by loops over samples, patches and voxels."""
     errors = []
     for sample in range(len(volume)):
         place = 0
@@ -101,7 +101,7 @@ def plain_loss(output: MaskedOutput, volume: Tensor, loss: str) -> float:
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
-def test_the_loss_is_the_mean_over_hidden_voxels(loss: str) -> None:
+def test_the_loss_is_the_mean_error_of_hidden_voxels(loss: str) -> None:
     volume = some_volume()
     output = make_simmim(loss)(volume, some_mask())
     assert output.prediction.shape == output.target.shape == (2, N, VOXELS)
@@ -109,36 +109,36 @@ def test_the_loss_is_the_mean_over_hidden_voxels(loss: str) -> None:
     assert output.loss.item() == pytest.approx(plain_loss(output, volume, loss), rel=1e-5)
 
 
-def test_the_gradient_of_the_loss_reaches_the_predictions_of_hidden_patches_only() -> None:
+def test_only_predictions_of_hidden_patches_have_a_gradient() -> None:
     output = make_simmim()(some_volume(), some_mask())
     output.prediction.retain_grad()
     output.loss.backward()
     assert torch.equal(output.prediction.grad.abs().sum(-1) > 0, some_mask())
 
 
-def test_every_parameter_gets_a_gradient_and_so_does_the_token() -> None:
+def test_every_parameter_and_the_token_get_a_gradient() -> None:
     simmim = make_simmim()
     simmim(some_volume(), some_mask()).loss.backward()
     assert simmim.token.grad is not None
     assert [name for name, p in simmim.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_painting_hidden_patches_changes_the_loss_and_not_the_prediction() -> None:
+def test_changing_hidden_patches_changes_the_loss_and_not_the_prediction() -> None:
     simmim, volume, mask = make_simmim(), some_volume(), some_mask()
-    before, after = simmim(volume, mask), simmim(painted(volume, mask), mask)
+    before, after = simmim(volume, mask), simmim(change_patches(volume, mask), mask)
     assert torch.equal(before.prediction, after.prediction)
     assert before.loss.item() != pytest.approx(after.loss.item(), rel=1e-3)
 
 
-def test_painting_visible_patches_changes_the_prediction_and_not_the_target_of_the_loss() -> None:
+def test_changing_visible_patches_changes_the_prediction_and_not_the_target() -> None:
     simmim, volume, mask = make_simmim(), some_volume(), some_mask()
-    before, after = simmim(volume, mask), simmim(painted(volume, ~mask), mask)
+    before, after = simmim(volume, mask), simmim(change_patches(volume, ~mask), mask)
     assert (before.prediction - after.prediction).abs().amax(-1)[mask].min() > 0
     assert torch.equal(before.target[mask], after.target[mask])
 
 
-def test_the_head_puts_each_voxel_at_its_place() -> None:
-    """An encoder that copies and a head that adds nothing give back the volume, in the order of the patches."""
+def test_the_head_predicts_each_voxel_at_its_position() -> None:
+    """An encoder that copies voxels and an identity head return the volume, in the order of the patches."""
     simmim, volume = SimMIM(Copier(), SimMIMSettings(), MaskSettings()), some_volume()
     nn.init.eye_(simmim.head.weight)
     nn.init.zeros_(simmim.head.bias)
@@ -148,7 +148,7 @@ def test_the_head_puts_each_voxel_at_its_place() -> None:
     assert output.loss.item() == 0.0
 
 
-def test_the_head_is_one_linear_layer_on_each_cell() -> None:
+def test_the_head_is_a_linear_layer_on_each_cell() -> None:
     simmim, volume, mask = make_simmim(), some_volume(), some_mask()
     encoded = simmim.encoder.encode(volume, mask, simmim.token)
     weight = simmim.head.weight.reshape(-1, Mixer.width, 1, 1, 1)
@@ -157,7 +157,7 @@ def test_the_head_is_one_linear_layer_on_each_cell() -> None:
     torch.testing.assert_close(patchify(predicted, STRIDE), expected)
 
 
-def test_a_mask_of_complete_units_is_drawn_from_the_seeds() -> None:
+def test_masks_of_whole_units_are_drawn_from_the_seeds() -> None:
     simmim, volume, seeds = make_simmim(ratio=0.4), some_volume(), torch.tensor([3, 4])
     drawn = simmim(*simmim.inputs(volume, seeds)).mask
     units = torch.cat([random_mask(1, 8, 0.4, torch.Generator().manual_seed(seed + 1)) for seed in (3, 4)])
@@ -165,7 +165,7 @@ def test_a_mask_of_complete_units_is_drawn_from_the_seeds() -> None:
     assert drawn.sum(1).tolist() == [3 * 12, 3 * 12]  # three units of twelve patches
 
 
-def test_reconstruct_pastes_visible_patches_and_gives_predictions_as_they_are() -> None:
+def test_reconstruct_combines_visible_patches_and_predictions() -> None:
     simmim, volume, mask = make_simmim(), some_volume(), some_mask()
     output = simmim(volume, mask)
     picture = simmim.reconstruct(volume, output)
@@ -174,7 +174,7 @@ def test_reconstruct_pastes_visible_patches_and_gives_predictions_as_they_are() 
     assert torch.equal(picture[hidden], unpatchify(output.prediction, GRID, PATCH)[hidden])
 
 
-def test_a_few_steps_on_one_volume_bring_the_loss_down() -> None:
+def test_a_few_steps_on_one_volume_reduce_the_loss() -> None:
     simmim, volume, mask = make_simmim(), some_volume(), some_mask()
     optimiser = torch.optim.AdamW(simmim.parameters(), lr=1e-2)
     first = simmim(volume, mask).loss.item()
@@ -186,8 +186,8 @@ def test_a_few_steps_on_one_volume_bring_the_loss_down() -> None:
     assert loss.item() < 0.8 * first
 
 
-def test_voxels_of_cells_that_stick_out_of_the_volume_are_left_out() -> None:
-    """Cells of eight voxels on a volume of twelve: as on one of sixteen, of which the last four are cut away."""
+def test_voxels_of_cells_beyond_the_volume_are_left_out() -> None:
+    """Cells of eight voxels on a volume of twelve: predictions are as for sixteen, without the last four."""
 
     class Padded(Copier):
         patch, stride, width = (4, 4, 4), (8, 4, 4), CHANNELS * 8 * 4 * 4
@@ -205,7 +205,7 @@ def test_voxels_of_cells_that_stick_out_of_the_volume_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
-def test_channels_that_are_absent_count_nothing(loss: str) -> None:
+def test_absent_channels_do_not_count_in_the_loss(loss: str) -> None:
     simmim, volume, mask = make_simmim(loss), some_volume(), random_mask(2, N, 0.5, torch.Generator().manual_seed(4))
     present = torch.tensor([[True, False], [True, True]])
     output = simmim(volume, mask, present=present)

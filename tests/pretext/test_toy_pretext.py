@@ -1,4 +1,4 @@
-"""A new pretext is one class and one entry: it trains, is reported and fine-tuned from without a line elsewhere."""
+"""A new pretext needs one class and one registry entry to be trained, reported and fine-tuned from."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRETEXTS, "brightness", Brightness)
 
 
-def test_it_trains_is_reported_and_fine_tuned_from(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_registered_pretext_is_trained_reported_and_fine_tuned_from(tiny: Tiny, tmp_path: Path) -> None:
     settings = {"pretext": "brightness", "brightness.gain": 3.0, "pretrain.steps": 8, "pretrain.lr": 1e-2}
     run = Run.open(api.pretrain(tiny.store, tmp_path / "run", tiny.recipe, settings))
     assert run.recipe().pretext_settings == BrightnessSettings(3.0)
@@ -94,7 +94,9 @@ def test_it_trains_is_reported_and_fine_tuned_from(tiny: Tiny, tmp_path: Path) -
         api.reconstruct(run.path, [next((tiny.source / "imagesTr").iterdir())], tmp_path / "pictures")
 
 
-def test_one_that_learns_nothing_says_so(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pretext_that_learns_nothing_gives_a_warning(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = {"pretext": "brightness", "pretrain.steps": 1, "pretrain.lr": 1e-12}
     torch.manual_seed(0)
     run = api.pretrain(tiny.store, tmp_path / "run", tiny.recipe, settings | {"brightness.gain": 1e-3})
@@ -103,7 +105,7 @@ def test_one_that_learns_nothing_says_so(tiny: Tiny, tmp_path: Path, capsys: pyt
     assert expected in (run / "report.html").read_text()
 
 
-def test_its_settings_are_checked_as_any(tiny: Tiny) -> None:
+def test_settings_of_a_registered_pretext_are_checked(tiny: Tiny) -> None:
     with pytest.raises(RecipeError, match=r"brightness\.gain is -1.0, but must be above 0"):
         load_recipe(tiny.recipe, {"pretext": "brightness", "brightness.gain": -1.0})
     with pytest.raises(RecipeError, match=r"'brightness\.gian' is not a setting; did you mean 'brightness.gain'"):

@@ -1,4 +1,4 @@
-"""The page of an inspection: findings first, what is doubtful before what is not; pictures of the scans."""
+"""The page of an inspection: findings first, those in doubt before the others; pictures of the scans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from voxmim.report.inspection import finding_rows, inspection_page, verdict
 
 @pytest.fixture(scope="module")
 def inspection(tmp_path_factory: pytest.TempPathFactory) -> Inspection:
-    """Six cases: the label map of one is mirrored, that of another empty; one scan is junk."""
+    """Six cases, of which one has a mirrored label map, one an empty one, and one an unreadable scan."""
     folder = tmp_path_factory.mktemp("source")
     for index in range(7):
         image, label = scan(index)
@@ -29,7 +29,7 @@ def inspection(tmp_path_factory: pytest.TempPathFactory) -> Inspection:
     return inspect_source(folder, workers=1)
 
 
-def test_the_gravest_findings_come_first(inspection: Inspection) -> None:
+def test_the_most_severe_findings_come_first(inspection: Inspection) -> None:
     rows = finding_rows(inspection)
     assert [(kind, file, action) for kind, file, _, action in rows] == [
         ("flipped label", "labelsTr/case_2.nii.gz", "used, in doubt"),
@@ -42,7 +42,7 @@ def test_the_gravest_findings_come_first(inspection: Inspection) -> None:
     )
 
 
-def test_the_page_shows_all_of_it(inspection: Inspection, tmp_path: Path) -> None:
+def test_the_page_shows_the_whole_inspection(inspection: Inspection, tmp_path: Path) -> None:
     inspection_page(tmp_path / "page.html", inspection)
     page = Reader((tmp_path / "page.html").read_text())
     assert page.headings == [
@@ -56,15 +56,15 @@ def test_the_page_shows_all_of_it(inspection: Inspection, tmp_path: Path) -> Non
     assert not any(value and value.startswith("http") for value in fetched)
 
 
-def test_a_source_without_a_fault_says_so(tmp_path: Path) -> None:
+def test_the_page_of_a_source_without_findings_says_so(tmp_path: Path) -> None:
     write(tmp_path / "source" / "a.nii.gz", scan(0)[0], AFFINE)
-    found = inspect_source(tmp_path / "source", workers=1)
-    assert verdict(found) == "Nothing is wrong with 1 file."
-    inspection_page(tmp_path / "page.html", found)
+    inspection = inspect_source(tmp_path / "source", workers=1)
+    assert verdict(inspection) == "Nothing is wrong with 1 file."
+    inspection_page(tmp_path / "page.html", inspection)
     assert "Findings</h3>" not in (tmp_path / "page.html").read_text()
 
 
-def test_a_contact_sheet_shows_each_slice_the_patients_right_on_the_left() -> None:
+def test_a_contact_sheet_shows_slices_with_the_patients_right_on_the_left() -> None:
     plane = np.zeros((40, 20), np.float32)
     plane[30:, :] = 1  # the right side
     sheet = contact_sheet({name: Slice(plane, None, (1.0, 2.0)) for name in ("a", "b", "c")}, "mr", ["b"])

@@ -1,4 +1,4 @@
-"""What a run shows of itself while it trains."""
+"""The page of a run during training."""
 
 import json
 import signal
@@ -17,24 +17,22 @@ from voxmim.training.pretrain import pretrain
 from voxmim.training.run import Run
 
 
-def test_the_page_and_its_figures_are_written_at_each_validation_but_the_last(
-    tiny_runs: TinyRuns, tmp_path: Path
-) -> None:
-    watcher, seen = Watcher(), []
+def test_the_page_is_updated_at_each_validation_except_the_last(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    watcher, updates = Watcher(), []
 
     def watch(run: Run, row: dict[str, float], validated: bool) -> None:
         watcher(run, row, validated)
         if validated:
             status = json.loads((run.path / "status.json").read_text())
-            seen.append((status["step"], status["state"], sorted(file.name for file in run.path.glob("figures/*"))))
+            updates.append((status["step"], status["state"], sorted(file.name for file in run.path.glob("figures/*"))))
 
     pretrain(Store(tiny_runs.store), tmp_path / "run", load_recipe(tiny_runs.recipe), watcher=watch)
     figures = ["01-Reconstruction-of-case_4.png", "02-Reconstruction-of-case_5.png"]
-    assert seen == [(3, "running", figures)]  # of six steps, validated every third
+    assert updates == [(3, "running", figures)]  # of six steps, validated every third
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StoppedError(Path("run"), 1, signal.SIGTERM)])
-def test_a_run_that_is_stopped_before_its_first_validation_has_a_page_that_says_so(
+def test_a_run_stopped_before_its_first_validation_has_a_page_that_says_so(
     tiny_runs: TinyRuns, tmp_path: Path, error: BaseException
 ) -> None:
     def train() -> None:
@@ -55,12 +53,14 @@ def test_a_run_that_is_stopped_before_its_first_validation_has_a_page_that_says_
     assert "It is to be trained for 6 steps" in page
 
 
-def test_the_page_takes_at_most_a_fiftieth_of_the_time(tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_the_page_takes_at_most_two_percent_of_the_time(
+    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now, written = [0.0], []
 
     def write(run: Run, running: bool) -> Page:
         written.append(now[0])
-        now[0] += 2  # seconds that it takes
+        now[0] += 2  # duration in seconds
         return Page("", [])
 
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])

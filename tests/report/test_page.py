@@ -18,7 +18,7 @@ RESOURCES = {"src", "href", "data", "action", "poster", "srcset", "xlink:href"}
 
 
 class Reader(HTMLParser):
-    """Collects what the tests ask for, and checks that tags close in the order in which they opened."""
+    """Collects tags, texts and headings, and checks that tags are closed in the right order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Reader(HTMLParser):
             if self._open[-1] == "h2":
                 self.headings.append(data)
 
-    def named(self, tag: str) -> list[dict[str, str | None]]:
+    def with_name(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
 
 
@@ -58,7 +58,7 @@ HOSTILE = (
 
 
 def full(text: str = "plain") -> Page:
-    """A page with every part, each of which holds `text` wherever a text may stand."""
+    """A page with every part and with `text` in every place for text."""
     band = ([0.1, 0.2], [0.3, 0.4])
     return Page(
         title=text,
@@ -78,7 +78,7 @@ def written(folder: Path, page: Page) -> Reader:
 
 
 @pytest.mark.parametrize("text", ["plain", HOSTILE])
-def test_the_page_needs_no_other_file(tmp_path: Path, text: str) -> None:
+def test_the_page_is_self_contained(tmp_path: Path, text: str) -> None:
     reader = written(tmp_path, full(text))
     names = {name for name, _ in reader.tags}
     assert not names & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"}
@@ -93,18 +93,18 @@ def test_the_page_needs_no_other_file(tmp_path: Path, text: str) -> None:
     assert not re.search(r"url\(|@import|//", styles[0])
 
 
-def test_hostile_texts_are_shown_as_they_are(tmp_path: Path) -> None:
+def test_hostile_texts_are_escaped(tmp_path: Path) -> None:
     plain, hostile = written(tmp_path, full()), written(tmp_path, full(HOSTILE))
     assert [name for name, _ in hostile.tags] == [name for name, _ in plain.tags]
     shown, expected = ("".join(reader.texts) for reader in (hostile, plain))
     assert shown.count(HOSTILE) == expected.count("plain") > 15
-    assert hostile.named("img")[0]["alt"] == HOSTILE
+    assert hostile.with_name("img")[0]["alt"] == HOSTILE
 
 
 def test_a_hostile_colour_fetches_nothing(tmp_path: Path) -> None:
     reader = written(tmp_path, Page("t", pictures=[Picture("p", PNG, legend=[("l", "red;background:url(http://x)")])]))
     (policy,) = [
-        meta["content"] for meta in reader.named("meta") if meta.get("http-equiv") == "Content-Security-Policy"
+        meta["content"] for meta in reader.with_name("meta") if meta.get("http-equiv") == "Content-Security-Policy"
     ]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules == {"default-src": "'none'", "img-src": "data:", "style-src": "'unsafe-inline'"}
@@ -125,24 +125,24 @@ def test_parts_without_content_are_left_out(tmp_path: Path) -> None:
     assert "only a title" in bare.texts
 
 
-def test_the_contents_lead_to_the_sections(tmp_path: Path) -> None:
+def test_the_table_of_contents_links_to_the_sections(tmp_path: Path) -> None:
     reader = written(tmp_path, full())
     ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
     assert len(set(ids)) == len(ids)
-    assert len(reader.named("a")) == 6
-    assert {link["href"] for link in reader.named("a")} <= {f"#{name}" for name in ids}
+    assert len(reader.with_name("a")) == 6
+    assert {link["href"] for link in reader.with_name("a")} <= {f"#{name}" for name in ids}
     labelled = [attributes["aria-labelledby"] for _, attributes in reader.tags if "aria-labelledby" in attributes]
     assert set(labelled) <= set(ids)
 
 
-def test_pictures_travel_within_the_page(tmp_path: Path) -> None:
-    (image,) = written(tmp_path, full()).named("img")
+def test_pictures_are_embedded_in_the_page(tmp_path: Path) -> None:
+    (image,) = written(tmp_path, full()).with_name("img")
     assert base64.b64decode((image["src"] or "").split(",")[1]) == PNG
     assert (image["width"], image["height"]) == tuple(map(str, Picture("p", PNG).size))
     assert image["alt"] == "plain"
 
 
-def test_columns_of_numbers_are_set_flush_right() -> None:
+def test_columns_of_numbers_are_right_aligned() -> None:
     rows = [["prior", "0.71", "0.69 – 0.73", "—", "3 mm"], ["scratch", "−0.8", "—", "", "far"]]
     assert Table("t", list("abcde"), rows).numeric == [False, True, True, False, False]
     assert Table("t", ["step", "Dice"], [["60", "0.5"]]).numeric == [False, True]  # a row's name may be a number

@@ -30,7 +30,7 @@ def pixels(image: bytes) -> np.ndarray:
 
 
 def shows(image: bytes, colour: str) -> bool:
-    """Whether some pixels have a colour."""
+    """Whether some pixels have the given colour."""
     rgb = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
     return bool((np.abs(pixels(image) - rgb).max(axis=-1) <= 2).sum() > 20)
 
@@ -43,39 +43,39 @@ def test_each_curve_has_its_own_colour() -> None:
     assert [shows(png(CHARTS[0]), colour) for colour in COLOURS] == [True] * 3 + [False] * 3
 
 
-def test_series_differ_in_marker_and_line_for_those_who_see_no_colours() -> None:
+def test_series_differ_in_marker_and_line_style_without_colours() -> None:
     assert len(set(COLOURS)) == len(set(plots.MARKERS)) == len({str(line) for line in plots.LINES}) == 6
 
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.title)
-def test_a_chart_is_sound_svg_whose_colours_follow_the_page(chart: plots.Chart) -> None:
+def test_a_chart_is_valid_svg_with_the_colours_of_the_page(chart: plots.Chart) -> None:
     drawn = svg(chart, "one")
     assert ElementTree.fromstring(drawn).tag == f"{SVG}svg"
     for colour in (*COLOURS, plots.INK, plots.QUIET, plots.RULE):
         assert colour not in drawn
     assert "var(--quiet)" in drawn
-    assert "font-family" not in drawn  # the page's own
+    assert "font-family" not in drawn  # the page's font
 
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.title)
-def test_ids_of_two_charts_in_a_page_differ(chart: plots.Chart) -> None:
+def test_ids_of_two_charts_on_a_page_differ(chart: plots.Chart) -> None:
     first, second = (set(re.findall(r' id="([^"]*)"', svg(chart, name))) for name in ("one", "two"))
     assert not first & second
 
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.title)
-def test_a_chart_is_drawn_alike_every_time(chart: plots.Chart) -> None:
+def test_drawing_a_chart_is_deterministic(chart: plots.Chart) -> None:
     assert svg(chart, "one") == svg(chart, "one")
     assert png(chart) == png(chart)
 
 
-def test_hostile_texts_stay_texts() -> None:
+def test_hostile_texts_are_escaped() -> None:
     hostile = "<script>alert(1)</script> & $x^2$"
     drawn = svg(Plot("t", hostile, hostile, [Curve(hostile, [1, 2], [1.0, 2.0])]), "one")
     assert [text for text in texts(drawn) if "script" in text] == [hostile, hostile, f"{hostile}, last 2.00"]
 
 
-def test_the_page_has_the_title_of_an_svg_and_a_png_its_own() -> None:
+def test_a_png_has_a_title_and_an_svg_leaves_it_to_the_page() -> None:
     assert "lines" not in texts(svg(CHARTS[0], "one"))
     assert len(png(Plot("", "step", "Dice", CURVES))) != len(png(CHARTS[0]))
 
@@ -85,7 +85,7 @@ def test_the_legend_gives_the_last_value() -> None:
     assert {"a, last 0.250", "b, last none"} <= set(drawn)
 
 
-def test_awkward_curves_are_drawn() -> None:
+def test_degenerate_curves_are_drawn() -> None:
     nan = float("nan")
     curves = [Curve("one", [3], [0.5]), Curve("flat", [0, 9], [0.5, 0.5]), Curve("gap", [0, 1, 2], [0.1, nan, 0.2])]
     for chart in (Plot("p", "x", "y", curves), Plot("q", "x", "y", [])):
@@ -93,25 +93,25 @@ def test_awkward_curves_are_drawn() -> None:
         assert pixels(png(chart)).shape[2] == 3
 
 
-def test_a_heat_map_grows_lighter_with_its_values_and_writes_them_in() -> None:
+def test_a_heat_map_is_lighter_for_larger_values_and_shows_the_values() -> None:
     assert {"0.100", "0.200", "0.300", "missing"} <= set(texts(svg(CHARTS[2], "one")))
     image = pixels(png(CHARTS[2]))
-    expected = [np.array(colormaps["cividis"](share)[:3]) * 255 for share in (0.0, 0.5, 1.0)]
+    expected = [np.array(colormaps["cividis"](fraction)[:3]) * 255 for fraction in (0.0, 0.5, 1.0)]
     for colour in expected:
         assert (np.abs(image - colour).max(axis=-1) < 3).sum() > 1000
 
 
 @pytest.mark.parametrize("values", [[[0.5, 0.5]], [[None, None]]])
-def test_values_that_are_all_equal_or_missing_are_drawn(values: list[list[float | None]]) -> None:
+def test_a_heat_map_of_equal_or_missing_values_is_drawn(values: list[list[float | None]]) -> None:
     assert len(png(HeatMap("t", ["a"], ["x", "y"], values, "rows", "columns", "Dice"))) > 1000
 
 
-def test_points_have_their_series_colour_and_numbered_names() -> None:
+def test_points_have_the_colour_of_their_series_and_numbered_names() -> None:
     assert {"1  light", "2  heavy", "3  linear"} <= set(texts(svg(CHARTS[3], "one")))
     assert [shows(png(CHARTS[3]), colour) for colour in COLOURS[:3]] == [True, True, False]
 
 
-def test_charts_are_described_for_those_who_cannot_see_them() -> None:
+def test_charts_have_descriptions_for_screen_readers() -> None:
     assert CHARTS[0].words.endswith("arm 1 ends at 0.300; arm 2 ends at 0.600; arm 3 ends at 0.900.")
     assert CHARTS[1].words == "Histogram of mm: 4 values from 1.00 to 5.00, median 1.50."
     assert "b, y: missing" in CHARTS[2].words

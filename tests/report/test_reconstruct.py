@@ -44,7 +44,9 @@ def scan(request: pytest.FixtureRequest, tmp_path: Path, write_scan: Scan) -> Pa
     return write_scan(tmp_path / "person.nii.gz", tiny_case(3, SHAPE)[0], affine)
 
 
-def test_a_picture_and_three_volumes_that_overlay_on_the_scan(tiny_runs: TinyRuns, tmp_path: Path, scan: Path) -> None:
+def test_a_picture_and_three_volumes_on_the_grid_of_the_scan_are_written(
+    tiny_runs: TinyRuns, tmp_path: Path, scan: Path
+) -> None:
     out = tmp_path / "out"
     assert reconstruct(tiny_runs.pretrain, [scan], out) == [out / "person.png"]
     assert sorted(file.name for file in out.iterdir()) == [
@@ -57,52 +59,52 @@ def test_a_picture_and_three_volumes_that_overlay_on_the_scan(tiny_runs: TinyRun
     original, affine = load(scan)
     volumes = {}
     for name in ("mask", "masked", "reconstructed"):
-        volumes[name], found = load(out / f"person_{name}.nii.gz")
+        volumes[name], volume_affine = load(out / f"person_{name}.nii.gz")
         assert volumes[name].shape == original.shape
-        np.testing.assert_allclose(found, affine, atol=1e-4)
+        np.testing.assert_allclose(volume_affine, affine, atol=1e-4)
 
     hidden = volumes["mask"] == 1
     assert set(np.unique(volumes["mask"])) == {0, 1}
-    # what was visible stays as it is, in the scan's own units
+    # visible voxels are unchanged, in the scan's own units
     np.testing.assert_array_equal(volumes["reconstructed"][~hidden], original[~hidden])
     np.testing.assert_array_equal(volumes["masked"][~hidden], original[~hidden])
     assert np.all(volumes["masked"][hidden] == original.min())
     assert np.mean(volumes["reconstructed"][hidden] != original[hidden]) > 0.9
-    # of the box round the person three quarters are hidden
-    box = tuple(slice(found.min(), found.max() + 1) for found in np.nonzero(hidden))
+    # three quarters of the box around the person are hidden
+    box = tuple(slice(indices.min(), indices.max() + 1) for indices in np.nonzero(hidden))
     assert 0.5 * original.size < hidden[box].size < original.size
     assert hidden[box].mean() == pytest.approx(0.75, abs=0.06)
 
 
 def test_three_quarters_of_the_prepared_scan_are_hidden(tiny_runs: TinyRuns) -> None:
     reconstructor = Reconstructor.load(tiny_runs.pretrain)
-    found = reconstructor.reconstruct(np.random.default_rng(0).random((1, 24, 36, 12), np.float32), 0)
-    crops = found.hidden.reshape(2, 12, 3, 12, 1, 12).mean(axis=(1, 3, 5))
-    np.testing.assert_allclose(crops, 20 / 27)  # round(0.75 * 27) patches of each crop
+    result = reconstructor.reconstruct(np.random.default_rng(0).random((1, 24, 36, 12), np.float32), 0)
+    crops = result.hidden.reshape(2, 12, 3, 12, 1, 12).mean(axis=(1, 3, 5))
+    np.testing.assert_allclose(crops, 20 / 27)  # round(0.75 * 27) patches per crop
 
 
-def test_visible_voxels_are_pasted_in_and_hidden_ones_predicted(tiny_runs: TinyRuns) -> None:
+def test_visible_voxels_are_kept_and_hidden_ones_predicted(tiny_runs: TinyRuns) -> None:
     reconstructor = Reconstructor.load(tiny_runs.pretrain)
     image = np.random.default_rng(0).random((1, 15, 9, 26), np.float32)  # no axis is a whole number of crops
-    found = reconstructor.reconstruct(image, seed=4)
-    assert found.reconstructed.shape == found.original.shape == image.shape
-    assert found.hidden.shape == image.shape[1:]
-    np.testing.assert_array_equal(found.reconstructed[0][~found.hidden], image[0][~found.hidden])
-    assert np.all(found.reconstructed[0][found.hidden] != image[0][found.hidden])
+    result = reconstructor.reconstruct(image, seed=4)
+    assert result.reconstructed.shape == result.original.shape == image.shape
+    assert result.hidden.shape == image.shape[1:]
+    np.testing.assert_array_equal(result.reconstructed[0][~result.hidden], image[0][~result.hidden])
+    assert np.all(result.reconstructed[0][result.hidden] != image[0][result.hidden])
 
 
-def test_what_is_hidden_cannot_be_seen(tiny_runs: TinyRuns) -> None:
-    """Other voxels in hidden places give the same reconstruction there."""
+def test_hidden_voxels_do_not_influence_the_reconstruction(tiny_runs: TinyRuns) -> None:
+    """Other values in hidden voxels give the same reconstruction."""
     reconstructor = Reconstructor.load(tiny_runs.pretrain)
     image = np.random.default_rng(0).random((1, 24, 12, 12), np.float32)
     first = reconstructor.reconstruct(image, seed=1)
-    painted = np.where(first.hidden, 1 - image, image)
-    second = reconstructor.reconstruct(painted, seed=1)
+    changed = np.where(first.hidden, 1 - image, image)
+    second = reconstructor.reconstruct(changed, seed=1)
     np.testing.assert_array_equal(first.hidden, second.hidden)
     np.testing.assert_array_equal(first.reconstructed, second.reconstructed)
 
 
-def test_masks_follow_the_seed(tiny_runs: TinyRuns) -> None:
+def test_masks_are_determined_by_the_seed(tiny_runs: TinyRuns) -> None:
     reconstructor = Reconstructor.load(tiny_runs.pretrain)
     image = np.zeros((1, 12, 12, 12), np.float32)
     torch.manual_seed(8)
@@ -115,7 +117,7 @@ def test_masks_follow_the_seed(tiny_runs: TinyRuns) -> None:
 def test_a_prediction_is_in_the_scans_own_units(
     tiny_runs: TinyRuns, tmp_path: Path, write_scan: Scan, monkeypatch: pytest.MonkeyPatch, kind: str, hu: float
 ) -> None:
-    """What a network calls almost 0 is the lower end of a CT's window, and an MR scan's own mean."""
+    """A prediction of almost 0 is the lower end of the window in CT, and the mean of the scan in MR."""
     scan = np.zeros((20, 18, 16), np.float32)
     scan[2:-2, 2:-2, 2:-2] = 500 + 50 * np.random.default_rng(0).standard_normal((16, 14, 12))
     file = write_scan(tmp_path / "scan.nii.gz", scan, oblique(1, 1, 1))
@@ -125,13 +127,15 @@ def test_a_prediction_is_in_the_scans_own_units(
     torch.nn.init.constant_(reconstructor.network.head.bias, 1e-3)  # an exact 0 would be background
     monkeypatch.setattr(Reconstructor, "load", lambda path: reconstructor)
     reconstruct(tiny_runs.pretrain, [file], tmp_path / "out")
-    found, _ = load(tmp_path / "out" / "scan_reconstructed.nii.gz")
+    reconstructed, _ = load(tmp_path / "out" / "scan_reconstructed.nii.gz")
     hidden = load(tmp_path / "out" / "scan_mask.nii.gz")[0] == 1
-    np.testing.assert_array_equal(found[~hidden], load(file)[0][~hidden])
-    np.testing.assert_allclose(found[hidden], hu, atol=5 if kind == "mr" else 0.5)
+    np.testing.assert_array_equal(reconstructed[~hidden], load(file)[0][~hidden])
+    np.testing.assert_allclose(reconstructed[hidden], hu, atol=5 if kind == "mr" else 0.5)
 
 
-def test_what_cannot_be_reconstructed_is_refused(tiny_runs: TinyRuns, tmp_path: Path, write_scan: Scan) -> None:
+def test_a_run_or_scan_that_cannot_be_reconstructed_is_refused(
+    tiny_runs: TinyRuns, tmp_path: Path, write_scan: Scan
+) -> None:
     scan = write_scan(tmp_path / "a.nii.gz", tiny_case(0, (16, 16, 16))[0])
     with pytest.raises(WeightsError, match=r"there is no pretext\.safetensors here, but segmentor\.safetensors"):
         api.reconstruct(tiny_runs.finetune, [scan], tmp_path / "out")

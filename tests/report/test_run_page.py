@@ -22,7 +22,7 @@ from voxmim.training.run import Run
 
 
 def text_of(path: Path) -> str:
-    """The report's text without its tags."""
+    """The text of the report without tags."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", (path / "report.html").read_text()))
 
 
@@ -39,15 +39,15 @@ def test_the_report_of_a_pre_training_has_its_data_settings_and_losses(tiny_runs
     first, last = (row["val_loss"] for row in Run.open(path).metrics() if "val_loss" in row)
     assert f"from {first:.3f} to {last:.3f}" in text
     assert "trained for 6 steps, without labels" in text
-    for said in (str(path), store.digest(), "6 cases", "12 x 12 x 12 voxels, in patches of 4 x 4 x 4", "width 24"):
-        assert said in text, said
+    for expected in (str(path), store.digest(), "6 cases", "12 x 12 x 12 voxels, in patches of 4 x 4 x 4", "width 24"):
+        assert expected in text, expected
     for case in ("case_4", "case_5"):  # always the same validation cases
         assert f"Reconstruction of {case}" in text
         assert list((path / "figures").glob(f"*-Reconstruction-of-{case}.png"))
     assert (path / "report.html").read_text().count("data:image/png;base64,") == 2
 
 
-def test_the_report_of_a_fine_tuning_has_its_best_step_and_its_start(tiny_runs: TinyRuns) -> None:
+def test_the_report_of_a_fine_tuning_has_its_best_step_and_its_initial_weights(tiny_runs: TinyRuns) -> None:
     path = tiny_runs.finetune
     text = text_of(path)
     best = max((row for row in Run.open(path).metrics() if "val_dice" in row), key=lambda row: row["val_dice"])
@@ -60,7 +60,7 @@ def test_the_report_of_a_fine_tuning_has_its_best_step_and_its_start(tiny_runs: 
     assert "width: 24" in text  # the settings
 
 
-def test_evaluations_and_their_commands_join_the_report(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_evaluations_and_their_commands_are_added_to_the_report(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     run = shutil.copytree(tiny_runs.finetune, tmp_path / "run")
     assert "Results on" not in text_of(run)
     result = api.evaluate(run, tiny_runs.store)
@@ -85,7 +85,7 @@ def test_the_report_of_a_classification_has_the_same_parts(tiny_sorted: Sorted, 
     assert f"voxmim evaluate {path} {tiny_sorted.store} --split test" in text
 
 
-def test_a_report_without_its_store_has_no_pictures_but_all_else(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_a_report_without_its_store_has_everything_except_pictures(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     run = Run.open(shutil.copytree(tiny_runs.finetune, tmp_path / "run"))
     run.about["store"] = str(tmp_path / "gone")
     write_run_page(run)
@@ -94,13 +94,13 @@ def test_a_report_without_its_store_has_no_pictures_but_all_else(tiny_runs: Tiny
     assert "on validation cases was" in page
 
 
-# While a run goes on
+# During a run
 
 
-def test_the_page_and_status_of_a_run_in_progress_say_so(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_page_and_status_of_a_run_in_progress_say_so(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     run = Run.open(shutil.copytree(tiny_runs.pretrain, tmp_path / "run"))
     for weights in run.path.glob("*.safetensors"):
-        weights.unlink()  # there may be none yet
+        weights.unlink()  # there may not be any yet
     lines = (run.path / "metrics.csv").read_text().splitlines(keepends=True)
     (run.path / "metrics.csv").write_text("".join(lines[:5]))
     write_run_page(run, running=True)
@@ -119,7 +119,7 @@ def test_the_status_of_a_finished_run_says_so(tiny_runs: TinyRuns) -> None:
     assert 'http-equiv="refresh"' not in (tiny_runs.pretrain / "report.html").read_text()
 
 
-def test_a_run_without_any_step_has_a_page_too(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_a_run_without_any_step_has_a_page(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     run = Run.open(shutil.copytree(tiny_runs.finetune, tmp_path / "run"))
     (run.path / "metrics.csv").unlink()
     write_run_page(run, running=True)
@@ -131,7 +131,7 @@ def test_a_run_without_any_step_has_a_page_too(tiny_runs: TinyRuns, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
-def test_the_command_to_repeat_a_run_is_one_that_can_be_given(tiny_runs: TinyRuns, kind: str) -> None:
+def test_the_command_to_repeat_a_run_can_be_parsed(tiny_runs: TinyRuns, kind: str) -> None:
     run = Run.open(getattr(tiny_runs, kind))
     program, *arguments = shlex.split(repeat_command(run))
     assert program == "voxmim"
@@ -151,28 +151,28 @@ def test_the_command_to_repeat_a_classification_names_its_table(tiny_sorted: Sor
     assert (result.labels, result.init) == ("18", None)
 
 
-def test_a_loss_curve_is_a_running_mean() -> None:
+def test_the_loss_curve_is_a_running_mean() -> None:
     losses = np.random.default_rng(0).random(200)
     rows = [{"step": i + 1, "loss": float(loss)} for i, loss in enumerate(losses)]
-    found = loss_curve(rows)
-    assert found.name == "training crops, mean of 20 steps"
-    assert list(found.steps) == list(range(20, 201))
-    np.testing.assert_allclose(found.values, [losses[i - 20 : i].mean() for i in range(20, 201)])
+    smoothed = loss_curve(rows)
+    assert smoothed.name == "training crops, mean of 20 steps"
+    assert list(smoothed.steps) == list(range(20, 201))
+    np.testing.assert_allclose(smoothed.values, [losses[i - 20 : i].mean() for i in range(20, 201)])
 
 
 @pytest.mark.parametrize("count", [1, 5, 30, 5000])
-def test_a_loss_curve_is_thin_enough_to_draw(count: int) -> None:
-    found = loss_curve([{"step": i + 1, "loss": 1.0} for i in range(count)])
-    assert 1 <= len(found.steps) == len(found.values) <= 450
-    assert set(np.round(found.values, 9)) == {1.0}
+def test_the_loss_curve_has_a_limited_number_of_points(count: int) -> None:
+    smoothed = loss_curve([{"step": i + 1, "loss": 1.0} for i in range(count)])
+    assert 1 <= len(smoothed.steps) == len(smoothed.values) <= 450
+    assert set(np.round(smoothed.values, 9)) == {1.0}
 
 
-def test_a_curve_is_a_column_against_the_steps() -> None:
-    found = curve("mean", [{"step": 3.0, "val": 0.5}, {"step": 6.0, "val": 0.75}], "val")
-    assert (found.name, list(found.steps), list(found.values)) == ("mean", [3, 6], [0.5, 0.75])
+def test_a_curve_is_a_column_of_metrics_by_step() -> None:
+    result = curve("mean", [{"step": 3.0, "val": 0.5}, {"step": 6.0, "val": 0.75}], "val")
+    assert (result.name, list(result.steps), list(result.values)) == ("mean", [3, 6], [0.5, 0.75])
 
 
-def test_facts_are_those_of_the_run(tiny_runs: TinyRuns) -> None:
+def test_the_facts_describe_the_run(tiny_runs: TinyRuns) -> None:
     run, store = Run.open(tiny_runs.finetune), Store(tiny_runs.store)
     recipe, rows = run.recipe(), run.metrics()
     facts = dict(run_facts(run, recipe, recipe.finetune, rows, store))
@@ -183,7 +183,7 @@ def test_facts_are_those_of_the_run(tiny_runs: TinyRuns) -> None:
     assert "data hash" not in dict(run_facts(run, recipe, recipe.finetune, rows, None))
 
 
-def test_each_runs_segmentation_is_shown_beside_the_reference(
+def test_the_segmentation_of_each_run_is_shown_next_to_the_reference(
     tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = []

@@ -1,4 +1,4 @@
-"""Lists of cases: CSV, JSON and MONAI's."""
+"""Lists of cases as CSV, as JSON, and in MONAI's format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def listed(folder: Path, *lines: str) -> Source:
     return open_source(folder / "cases.csv")
 
 
-def test_every_column(scans: Path) -> None:
+def test_every_column_of_a_table_is_read(scans: Path) -> None:
     source = listed(scans, "case,image:T1,image:T2,label,split,group",
                     "one,t1/a.nii.gz,t2/a.nii.gz,seg/a.nii.gz,test,p1", "two,t1/b.nii.gz,,,,p2",
                     "three,t1/c.nii.gz,t2/c.nii.gz,seg/c.nii.gz,train,")  # fmt: skip
@@ -42,25 +42,25 @@ def test_every_column(scans: Path) -> None:
     assert (three.split, three.group) == ("train", "three")
 
 
-def test_images_without_names_are_called_as_their_files(scans: Path) -> None:
+def test_cases_without_names_are_named_after_their_files(scans: Path) -> None:
     source = listed(scans, "image", "t1/a.nii.gz", "t2/a.nii.gz", "", str(scans / "seg/b.nii.gz"))
     assert [case.name for case in source.cases] == ["b", "t1-a", "t2-a"]
     assert (source.channels, source.labels) == (("image",), {})
 
 
-def test_a_table_as_spreadsheets_write_it(scans: Path) -> None:
+def test_a_table_written_by_a_spreadsheet_is_read(scans: Path) -> None:
     (scans / "cases.csv").write_bytes(b'\xef\xbb\xbfimage,group\r\n"t1/a.nii.gz","Smith, 2"\r\n')
     assert open_source(scans / "cases.csv").cases[0].group == "Smith, 2"
 
 
-def test_drawn_splits_keep_each_patient_in_one_split(scans: Path) -> None:
+def test_drawn_splits_have_each_patient_in_one_split(scans: Path) -> None:
     rows = [f"{name}-{visit},t1/{name}.nii.gz,seg/{name}.nii.gz,{name}" for name in "abcd" for visit in (1, 2, 3)]
     splits = {(case.group, case.split) for case in listed(scans, "case,image,label,group", *rows).cases}
     assert len(splits) == 4
     assert {split for _, split in splits} == {"train", "val", "test"}
 
 
-def test_a_patient_in_two_given_splits_stays_there(scans: Path) -> None:
+def test_given_splits_are_kept_even_with_a_patient_in_two(scans: Path) -> None:
     source = listed(scans, "image,split,group", "t1/a.nii.gz,train,p", "t1/b.nii.gz,test,p")
     assert splits_of(source) == {"a": "train", "b": "test"}
 
@@ -86,12 +86,12 @@ def test_a_patient_in_two_given_splits_stays_there(scans: Path) -> None:
         (['image,"'], "this is no table with commas"),
     ],
 )
-def test_a_table_that_does_not_fit(scans: Path, lines: list[str], message: str) -> None:
+def test_an_invalid_table_is_refused(scans: Path, lines: list[str], message: str) -> None:
     with pytest.raises(SourceError, match=rf"cases\.csv: .*{message}"):
         listed(scans, *lines)
 
 
-def test_json_of_rows(scans: Path) -> None:
+def test_a_json_list_of_rows_is_read(scans: Path) -> None:
     rows = [{"case": "x", "image:T1": "t1/a.nii.gz", "image:T2": None, "group": 7}, {"image:T2": "t2/b.nii.gz"}]
     source = open_source(fill(scans, mine=rows) / "mine.json")
     assert [(case.name, case.missing, case.group) for case in source.cases] == [("b", (0,), "b"), ("x", (1,), "7")]
@@ -105,14 +105,14 @@ MONAI = {
 }  # fmt: skip
 
 
-def test_a_list_of_monai(scans: Path) -> None:
+def test_a_monai_datalist_is_read(scans: Path) -> None:
     source = open_source(fill(scans, list=MONAI) / "list.json")
     assert (source.name, source.channels, source.labels) == ("two", ("T1", "T2"), {1: "rim"})
     assert splits_of(source) == {"a": "train", "b": "train", "c": "val", "d": "unlabelled"}
     assert source.cases[0].images == (scans / "t1/a.nii.gz", scans / "t2/a.nii.gz")
 
 
-def test_folds_of_monai(scans: Path) -> None:
+def test_folds_of_a_monai_datalist_are_read(scans: Path) -> None:
     folds = {"a": 1, "b": 0, "c": 2}
     rows = [{"image": f"t1/{n}.nii.gz", "label": f"seg/{n}.nii.gz", "fold": fold} for n, fold in folds.items()]
     source = open_source(fill(scans, list={"training": rows, "testing": ["t1/d.nii.gz"]}) / "list.json")
@@ -120,7 +120,7 @@ def test_folds_of_monai(scans: Path) -> None:
     assert source.channels == ("image",)
 
 
-def test_the_description_of_a_decathlon_folder_is_a_list_too(scans: Path) -> None:
+def test_the_dataset_json_of_a_decathlon_folder_is_read_as_a_list(scans: Path) -> None:
     described = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "rim"},
             "training": [{"image": f"./t1/{n}.nii.gz", "label": f"./seg/{n}.nii.gz"} for n in "ab"],
             "test": ["./t1/c.nii.gz"]}  # fmt: skip
@@ -153,7 +153,7 @@ def test_the_description_of_a_decathlon_folder_is_a_list_too(scans: Path) -> Non
         ([{"image": "x" * 999}], "which is missing"),
     ],
 )
-def test_json_that_does_not_fit(scans: Path, content: object, message: str) -> None:
+def test_invalid_json_is_refused(scans: Path, content: object, message: str) -> None:
     with pytest.raises(SourceError, match=rf"list\.json: .*{message}"):
         open_source(fill(scans, list=content) / "list.json")
 
@@ -171,22 +171,20 @@ VALUES = st.recursive(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=st.lists(PARTS, max_size=20).map("".join), values=VALUES)
-def test_whatever_is_written_in_a_list_it_is_read_or_refused_in_a_sentence(
-    scans: Path, table: str, values: object
-) -> None:
+def test_any_list_is_read_or_refused_in_one_sentence(scans: Path, table: str, values: object) -> None:
     (scans / "cases.csv").write_text(table)
     (scans / "cases.json").write_text(json.dumps(values))
     for file in ("cases.csv", "cases.json"):
-        with contextlib.suppress(SourceError):  # nothing else may come out
+        with contextlib.suppress(SourceError):  # no other exception
             assert open_source(scans / file).cases
 
 
-def test_patient_and_split_go_into_the_store_and_follow_the_list(tmp_path: Path) -> None:
+def test_patients_and_splits_in_the_store_follow_the_list(tmp_path: Path) -> None:
     for index, name in enumerate("ab"):
         voxels = np.random.default_rng(index).integers(0, 500, (1, 12, 11, 10)).astype(np.int16)
         write_volume(tmp_path / f"{name}.nii.gz", Volume(voxels, np.eye(4)))
     for first, split in (("p1", "train"), ("p2", "val")):
         (tmp_path / "cases.csv").write_text(f"image,group,split\na.nii.gz,{first},{split}\nb.nii.gz,p2,test\n")
         prepare(tmp_path / "cases.csv", tmp_path / "store", intensity="mr", workers=1, quiet=True)
-        found = {case.name: (case.group, case.split) for case in Store(tmp_path / "store").cases.values()}
-        assert found == {"a": (first, split), "b": ("p2", "test")}
+        stored = {case.name: (case.group, case.split) for case in Store(tmp_path / "store").cases.values()}
+        assert stored == {"a": (first, split), "b": ("p2", "test")}

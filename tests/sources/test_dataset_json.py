@@ -1,4 +1,4 @@
-"""Whatever a dataset.json holds, it is understood or refused in a sentence."""
+"""Any dataset.json is read or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ KEYS = ("name", "channel_names", "labels", "regions", "licence")
 
 @given(values=st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, VALUES) | {"channel_names": st.just({"0": "T1"})}))
 @example(values={"labels": {"T1": float("inf")}})
-def test_a_description_is_understood_or_refused(values: dict[str, object]) -> None:
+def test_any_description_is_read_or_refused(values: dict[str, object]) -> None:
     for kind in ({}, {"file_ending": ".nii.gz"}):
-        with contextlib.suppress(SourceError):  # nothing else may come out
-            found = describe(FILE, {**values, **kind})
-            assert found.channels == ("T1",)
-            assert all(type(value) is int and 0 < value < 256 for value in found.labels)
-            assert all(set(values) <= found.labels.keys() for values in found.regions.values())
+        with contextlib.suppress(SourceError):  # no other exception
+            description = describe(FILE, {**values, **kind})
+            assert description.channels == ("T1",)
+            assert all(type(value) is int and 0 < value < 256 for value in description.labels)
+            assert all(set(values) <= description.labels.keys() for values in description.regions.values())
 
 
 @pytest.mark.parametrize("value", [1.5, True, None, float("inf"), [1]])

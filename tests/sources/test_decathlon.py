@@ -11,7 +11,7 @@ from voxmim.errors import SourceError
 from voxmim.sources import open_source
 
 
-def test_a_decathlon_folder(tmp_path: Path) -> None:
+def test_a_decathlon_folder_is_read(tmp_path: Path) -> None:
     fill(tmp_path, "imagesTr/b.nii", "imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "imagesTr/._a.nii.gz", dataset=DATASET)
     source = open_source(tmp_path)
     assert (source.path, source.name, source.channels) == (tmp_path, "liver", ("CT",))
@@ -52,11 +52,11 @@ def test_regions_keep_their_order_and_may_overlap(tmp_path: Path) -> None:
         ('{"regions": {"whole": [1], "whole": [2]}}', "the key 'whole' stands 2 times in one object"),
     ],
 )
-def test_a_dataset_file_that_does_not_fit(tmp_path: Path, dataset: object, message: str) -> None:
+def test_an_invalid_dataset_json_is_refused(tmp_path: Path, dataset: object, message: str) -> None:
     with pytest.raises(SourceError, match=rf"dataset\.json: .*{message}"):
         open_source(fill(tmp_path, *pairs(2), dataset=dataset))
 
 
-def test_a_dataset_file_without_scans(tmp_path: Path) -> None:
+def test_a_dataset_json_without_scans_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no folder imagesTr"):
         open_source(fill(tmp_path, dataset=DATASET))

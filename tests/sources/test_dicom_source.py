@@ -1,4 +1,4 @@
-"""DICOM series as a source: each becomes a case, and what is wrong with the others is reported."""
+"""DICOM series as a source: valid series become cases, and faults of the others are reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from voxmim.store.prepare import prepare
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """Two sound series in one folder, one with a gap in another, and a NIfTI file."""
+    """Two valid series in one folder, one with a gap in another, and a NIfTI file."""
     folder = tmp_path / "archive"
     for number in (1, 2):
         write_series(folder / "a", voxels(9, seed=number), uid=f"1.2.3.{number}",
@@ -27,7 +27,7 @@ def mixed(tmp_path: Path) -> Path:
     return folder
 
 
-def test_each_sound_series_is_a_case_and_the_others_are_reported(mixed: Path, tmp_path: Path) -> None:
+def test_each_valid_series_is_a_case_and_the_others_are_reported(mixed: Path, tmp_path: Path) -> None:
     source = open_source(mixed)
     names = [case.name for case in source.cases]
     assert len(names) == 3
@@ -44,18 +44,18 @@ def test_each_sound_series_is_a_case_and_the_others_are_reported(mixed: Path, tm
     assert store.image(next(name for name in names if name != "liver")).std() > 0
 
 
-def test_the_patients_name_is_nowhere_in_the_store(
+def test_the_name_of_the_patient_is_not_in_the_store(
     mixed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     prepare(mixed, tmp_path / "store", (2.0, 2.0, 2.5), "ct", workers=1)
-    said = "".join(capfd.readouterr())
-    assert PATIENT.split("^")[0] not in said
+    output = "".join(capfd.readouterr())
+    assert PATIENT.split("^")[0] not in output
     for file in (tmp_path / "store").rglob("*"):
         assert PATIENT.split("^")[0] not in file.name
         assert file.is_dir() or PATIENT.split("^")[0].encode() not in file.read_bytes()
 
 
-def test_a_folder_of_nothing_but_broken_series_says_what_is_wrong(tmp_path: Path) -> None:
+def test_a_folder_of_faulty_series_is_refused_with_the_reasons(tmp_path: Path) -> None:
     write_series(tmp_path / "b", voxels(8), positions=np.delete(places(9), 4, axis=0))
     with pytest.raises(SourceError, match=r"there is no scan \(DICOM, .*\) in this folder \(.*\); check the path"):
         open_source(tmp_path)

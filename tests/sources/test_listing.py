@@ -1,4 +1,4 @@
-"""DICOM in the place of files: a folder for each case or channel, and segmentations as label maps."""
+"""DICOM folders instead of files: one for each case or channel, and segmentations as label maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABELS[1:4, 1:3, 2:4], LABELS[5:7, 4:6, 3:5] = 1, 2
 TWO = {**DATASET, "channel_names": {"0": "T1", "1": "T2"}}
 
 
-def test_a_folder_for_each_case_and_segmentations_as_label_maps(tmp_path: Path) -> None:
+def test_folders_of_series_are_cases_and_segmentations_their_label_maps(tmp_path: Path) -> None:
     source = fill(tmp_path / "in", dataset=DATASET)
     for name in "ab":
         scan = write_series(source / "imagesTr" / name / "deep", voxels(9, seed=ord(name)), uid=f"1.2.{ord(name)}")
@@ -29,9 +29,9 @@ def test_a_folder_for_each_case_and_segmentations_as_label_maps(tmp_path: Path) 
         write_segmentation(where, scan, LABELS)
     (source / "labelsTr" / "a").rmdir()
     write_volume(source / "imagesTr" / "c.nii.gz", Volume(voxels(9)[None], np.eye(4)))
-    found = open_source(source)
-    assert [(case.name, case.images[0].name) for case in found.cases] == [("a", "a"), ("b", "b"), ("c", "c.nii.gz")]
-    assert [case.label.name for case in found.cases if case.label] == ["a.dcm", "any.dcm"]
+    opened = open_source(source)
+    assert [(case.name, case.images[0].name) for case in opened.cases] == [("a", "a"), ("b", "b"), ("c", "c.nii.gz")]
+    assert [case.label.name for case in opened.cases if case.label] == ["a.dcm", "any.dcm"]
     result = prepare(source, tmp_path / "store", intensity="ct", workers=1, quiet=True)
     assert (result.prepared, result.failed) == (3, [])
     counts = Store(tmp_path / "store").cases["b"].counts
@@ -39,7 +39,7 @@ def test_a_folder_for_each_case_and_segmentations_as_label_maps(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("folders", [("a_0000", "a_0001"), ("a/T1", "a/T2")])
-def test_a_folder_for_each_channel(tmp_path: Path, folders: tuple[str, str]) -> None:
+def test_a_case_may_have_a_folder_for_each_channel(tmp_path: Path, folders: tuple[str, str]) -> None:
     source = fill(tmp_path, "imagesTr/notes.txt", "imagesTr/b_0001.nii.gz", dataset=TWO)
     for index, folder in enumerate(folders):
         write_series(source / "imagesTr" / folder, voxels(9, seed=index), uid=f"1.2.{index}")
@@ -48,7 +48,7 @@ def test_a_folder_for_each_channel(tmp_path: Path, folders: tuple[str, str]) -> 
     assert (b.name, b.missing) == ("b", (0,))
 
 
-def test_files_called_as_channels_in_the_folder_of_their_case(tmp_path: Path) -> None:
+def test_files_named_after_channels_belong_to_the_case_of_their_folder(tmp_path: Path) -> None:
     source = fill(tmp_path, "imagesTr/a/T1.nii.gz", "imagesTr/a/T2.mha", "imagesTr/a/seg.nii", "imagesTr/empty/x.txt",
                   "labelsTr/a.nii", dataset=TWO)  # fmt: skip
     (case,) = open_source(source).cases
@@ -56,21 +56,21 @@ def test_files_called_as_channels_in_the_folder_of_their_case(tmp_path: Path) ->
     assert case.label == source / "labelsTr/a.nii"
 
 
-def test_of_channels_in_folders_one_may_lack(tmp_path: Path) -> None:
+def test_a_channel_folder_may_be_missing(tmp_path: Path) -> None:
     source = fill(tmp_path, dataset=TWO)
     write_series(source / "imagesTr" / "a" / "T2", voxels(9))
     (case,) = open_source(source).cases
     assert (case.name, case.images, case.missing) == ("a", (source / "imagesTr/a/T2",), (0,))
 
 
-def test_what_is_left_out_beside_a_scan_is_reported_and_only_a_case_without_any_fails(tmp_path: Path) -> None:
+def test_skipped_series_are_reported_and_only_cases_without_a_valid_one_fail(tmp_path: Path) -> None:
     source = fill(tmp_path / "in", dataset=DATASET)
     write_series(source / "imagesTr" / "a", voxels(9), uid="1.2.1")
     write_series(source / "imagesTr" / "a", voxels(1), uid="1.2.2", names=["scout"])
     write_series(source / "imagesTr" / "b", voxels(8), np.delete(places(9), 4, axis=0), uid="1.2.3")
-    found = open_source(source)
-    assert [case.name for case in found.cases] == ["a", "b"]
-    (finding,) = found.findings
+    opened = open_source(source)
+    assert [case.name for case in opened.cases] == ["a", "b"]
+    (finding,) = opened.findings
     assert (finding.kind, finding.action) == ("dicom series", "left out")
     assert "it has one slice only" in finding.reason
     result = prepare(source, tmp_path / "store", intensity="ct", workers=1, quiet=True)
@@ -78,7 +78,7 @@ def test_what_is_left_out_beside_a_scan_is_reported_and_only_a_case_without_any_
     assert [name for name, _ in result.failed] == ["b"]
 
 
-def test_loose_slices(tmp_path: Path) -> None:
+def test_slices_without_a_folder_of_their_own_are_refused(tmp_path: Path) -> None:
     source = fill(tmp_path, dataset=DATASET)
     write_series(source / "imagesTr", voxels(9))
     with pytest.raises(SourceError, match=r"000\.dcm: DICOM slices lie loose here; put those of each case in a folder"):

@@ -1,4 +1,4 @@
-"""The layout of nnU-Net's raw data."""
+"""The layout of nnU-Net's raw datasets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def scans(count: int, channels: int = 1) -> list[str]:
     return images + [f"labelsTr/c{i}.nii.gz" for i in range(count)]
 
 
-def test_every_name_ends_with_its_channel(tmp_path: Path) -> None:
+def test_file_names_end_with_their_channel(tmp_path: Path) -> None:
     source = open_source(fill(tmp_path, *scans(2), "imagesTs/t_0000.nii.gz", "imagesTr/u_0000.nrrd", dataset=DATASET))
     assert splits_of(source) == {"c0": "train", "c1": "train", "t": "unlabelled", "u": "unlabelled"}
     assert source.labels == {1: "liver", 2: "tumour"}
@@ -28,14 +28,14 @@ def test_every_name_ends_with_its_channel(tmp_path: Path) -> None:
     assert source.cases[0].label == tmp_path / "labelsTr/c0.nii.gz"
 
 
-def test_channels_of_which_one_lacks(tmp_path: Path) -> None:
+def test_a_missing_channel_is_recorded(tmp_path: Path) -> None:
     two = {**DATASET, "channel_names": {"0": "T1", "1": "T2"}}
     path = fill(tmp_path, *scans(2, channels=2), dataset=two)
     (path / "imagesTr/c1_0000.nii.gz").unlink()
     assert [case.missing for case in open_source(path).cases] == [(), (0,)]
 
 
-def test_labels_that_are_lists_make_regions(tmp_path: Path) -> None:
+def test_labels_given_as_lists_are_regions(tmp_path: Path) -> None:
     source = open_source(
         fill(tmp_path, *scans(1), dataset={**DATASET, "labels": BRATS, "regions_class_order": [1, 2, 3]})
     )
@@ -43,7 +43,7 @@ def test_labels_that_are_lists_make_regions(tmp_path: Path) -> None:
     assert list(source.regions.items()) == [("whole", (1, 2, 3)), ("core", (2, 3)), ("enhancing", (3,))]
 
 
-def test_ignore_is_no_region(tmp_path: Path) -> None:
+def test_the_ignore_label_is_not_a_region(tmp_path: Path) -> None:
     source = open_source(fill(tmp_path, *scans(1), dataset={**DATASET, "labels": {**BRATS, "ignore": 4}}))
     assert ignored_value(source.labels) == 4
     assert list(source.regions) == ["whole", "core", "enhancing"]
@@ -58,7 +58,7 @@ def test_ignore_is_no_region(tmp_path: Path) -> None:
         ({"c0": "liver"}, '"annotated" must map cases to lists of labels'),
     ],
 )
-def test_what_was_annotated_must_be_labels_of_cases(tmp_path: Path, annotated: object, message: str) -> None:
+def test_annotated_labels_must_exist_and_belong_to_cases(tmp_path: Path, annotated: object, message: str) -> None:
     dataset = {**DATASET, "labels": {"background": 0, "liver": 1}, "annotated": annotated}
     with pytest.raises(SourceError, match=rf"dataset\.json: .*{message}|{message}"):
         open_source(fill(tmp_path, *scans(1), dataset=dataset))
@@ -74,28 +74,28 @@ def test_what_was_annotated_must_be_labels_of_cases(tmp_path: Path, annotated: o
         ([], '"labels" is missing'),
     ],
 )  # fmt: skip
-def test_labels_that_do_not_fit(tmp_path: Path, labels: object, message: str) -> None:
+def test_invalid_labels_are_refused(tmp_path: Path, labels: object, message: str) -> None:
     with pytest.raises(SourceError, match=rf"dataset\.json: .*{message}"):
         open_source(fill(tmp_path, *scans(1), dataset={**DATASET, "labels": labels}))
 
 
-def test_an_unlabelled_folder_is_read_as_that_of_the_decathlon(tmp_path: Path) -> None:
+def test_an_unlabelled_folder_is_read_as_in_the_decathlon(tmp_path: Path) -> None:
     path = fill(tmp_path, *scans(1), "more/m.nii.gz", dataset={**DATASET, "unlabelled_folder": "more"})
     assert splits_of(open_source(path)) == {"c0": "train", "m": "unlabelled"}
 
 
-def test_no_scans(tmp_path: Path) -> None:
+def test_a_dataset_without_scans_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no folder imagesTr"):
         open_source(fill(tmp_path, dataset=DATASET))
 
 
-def test_of_two_files_for_one_channel_one_is_used(tmp_path: Path) -> None:
+def test_one_of_two_files_for_a_channel_is_used(tmp_path: Path) -> None:
     source = open_source(fill(tmp_path, *scans(1), "imagesTr/c0_0000.nrrd", dataset=DATASET))
     assert [image.name for case in source.cases for image in case.images] == ["c0_0000.nii.gz"]
     assert [Path(one.file).name for one in source.findings] == ["c0_0000.nrrd"]
 
 
-def test_the_first_fold_splits_and_labelled_scans_of_images_ts_are_the_test(tmp_path: Path) -> None:
+def test_the_first_fold_gives_the_splits_and_labelled_images_ts_the_test_split(tmp_path: Path) -> None:
     folds = [{"train": ["c0", "c1"], "val": ["c2"]}, {"train": ["c1", "c2"], "val": ["c0"]}]
     files = [*scans(4), "imagesTs/t_0000.nii.gz", "labelsTs/t.nii.gz", "imagesTs/u_0000.nii.gz"]
     source = open_source(fill(tmp_path, *files, dataset=DATASET, splits_final=folds))
@@ -110,6 +110,6 @@ def test_the_first_fold_splits_and_labelled_scans_of_images_ts_are_the_test(tmp_
         ([{"train": ["c9"], "val": []}], "there is no scan for case 'c9' of 'train'; did you mean 'c0'"),
     ],
 )
-def test_folds_that_do_not_fit(tmp_path: Path, folds: object, message: str) -> None:
+def test_invalid_folds_are_refused(tmp_path: Path, folds: object, message: str) -> None:
     with pytest.raises(SourceError, match=rf"splits_final\.json: {message}"):
         open_source(fill(tmp_path, *scans(1), dataset=DATASET, splits_final=folds))

@@ -1,4 +1,4 @@
-"""Folders of scans beside folders of label maps."""
+"""Folders of scans next to folders of label maps."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from source_folders import DATASET, fill, pairs, splits_of
 from voxmim.sources import open_source
 
 
-def test_the_original_spelling_of_labels_and_channels(tmp_path: Path) -> None:
+def test_the_spelling_of_the_original_dataset_json_is_read(tmp_path: Path) -> None:
     old = {"modality": {"0": "T1", "1": "FLAIR"}, "labels": {"0": "background", "2": "oedema", "1": "core"}}
     source = open_source(fill(tmp_path / "brats", "imagesTr/a.nii.gz", dataset=old))
     assert (source.name, source.channels, source.labels) == ("brats", ("T1", "FLAIR"), {1: "core", 2: "oedema"})
 
 
-def test_one_file_per_channel(tmp_path: Path) -> None:
+def test_a_case_may_have_one_file_per_channel(tmp_path: Path) -> None:
     two = {**DATASET, "channel_names": {"0": "T1", "1": "T2"}}
     files = ["imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz"]
     a, b = open_source(fill(tmp_path, *files, dataset=two)).cases
@@ -29,7 +29,7 @@ def test_one_file_per_channel(tmp_path: Path) -> None:
 FOUR = {**DATASET, "channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}}
 
 
-def test_of_files_per_channel_some_may_be_missing(tmp_path: Path) -> None:
+def test_files_of_some_channels_may_be_missing(tmp_path: Path) -> None:
     files = ["a_0000.nii", "a_0003.nii", "b_0002.nii.gz", "c.nii", *(f"d_000{channel}.nii" for channel in range(4))]
     source = open_source(fill(tmp_path, *(f"imagesTr/{file}" for file in files), "labelsTr/b.nii", dataset=FOUR))
     assert {case.name: case.missing for case in source.cases} == {"a": (1, 2), "b": (0, 1, 3), "c": (), "d": ()}
@@ -37,7 +37,7 @@ def test_of_files_per_channel_some_may_be_missing(tmp_path: Path) -> None:
     assert source.cases[1].label == tmp_path / "labelsTr" / "b.nii"
 
 
-def test_a_case_whose_files_do_not_say_their_channels_is_left_out(tmp_path: Path) -> None:
+def test_a_case_with_ambiguous_channels_is_left_out(tmp_path: Path) -> None:
     files = [f"imagesTr/{name}.nii" for name in ("a", "a_0001", "b")]
     source = open_source(fill(tmp_path, *files, dataset=FOUR))
     assert [case.name for case in source.cases] == ["b"]
@@ -45,7 +45,7 @@ def test_a_case_whose_files_do_not_say_their_channels_is_left_out(tmp_path: Path
     assert "case a has 2 files (a.nii, a_0001.nii) for 4 channels; name them a_0000, a_0001" in finding.reason
 
 
-def test_four_digits_at_the_end_of_a_name_are_no_channel_unless_the_label_says_so(tmp_path: Path) -> None:
+def test_four_digits_at_the_end_of_a_name_are_a_channel_only_if_the_label_lacks_them(tmp_path: Path) -> None:
     numbered = fill(tmp_path / "numbered", "imagesTr/a_0000.nii", "labelsTr/a_0000.nii", dataset=DATASET)
     assert open_source(numbered).cases[0].name == "a_0000"
     nnunet = fill(tmp_path / "nnunet", "imagesTr/a_0000.nii", "labelsTr/a.nii", dataset=DATASET)
@@ -53,20 +53,20 @@ def test_four_digits_at_the_end_of_a_name_are_no_channel_unless_the_label_says_s
     assert (case.name, case.label) == ("a", nnunet / "labelsTr/a.nii")
 
 
-def test_unlabelled_folders(tmp_path: Path) -> None:
+def test_unlabelled_folders_give_unlabelled_cases(tmp_path: Path) -> None:
     files = ["imagesTs/t.nii", "more/m.nii", "extra_unlabelled/a000.nii", *pairs(1)]
     source = open_source(fill(tmp_path, *files, dataset={**DATASET, "unlabelled_folder": "more"}))
     unlabelled = dict.fromkeys(["extra_unlabelled-a000", "m", "t"], "unlabelled")
     assert splits_of(source) == {"a000": "train", **unlabelled}
 
 
-def test_labelled_test_scans_stay_the_test_split(tmp_path: Path) -> None:
-    found = splits_of(open_source(fill(tmp_path, *pairs(10), "imagesTs/t.nii", "labelsTs/t.nii", dataset=DATASET)))
-    assert [name for name, split in found.items() if split == "test"] == ["t"]
-    assert Counter(found.values()) == {"train": 8, "val": 2, "test": 1}
+def test_labelled_test_scans_form_the_test_split(tmp_path: Path) -> None:
+    splits = splits_of(open_source(fill(tmp_path, *pairs(10), "imagesTs/t.nii", "labelsTs/t.nii", dataset=DATASET)))
+    assert [name for name, split in splits.items() if split == "test"] == ["t"]
+    assert Counter(splits.values()) == {"train": 8, "val": 2, "test": 1}
 
 
-def test_a_label_map_without_scan_is_left_out(tmp_path: Path) -> None:
+def test_a_label_map_without_a_scan_is_left_out(tmp_path: Path) -> None:
     source = open_source(fill(tmp_path, *pairs(1), "labelsTr/b.nii", dataset=DATASET))
     assert [case.name for case in source.cases] == ["a000"]
     (finding,) = source.findings
@@ -74,7 +74,7 @@ def test_a_label_map_without_scan_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folders", [("images", "labels"), ("imagesTr", "labelsTr")])
-def test_a_folder_of_images_and_labels_without_dataset_file(tmp_path: Path, folders: tuple[str, str]) -> None:
+def test_images_and_labels_without_dataset_json_are_read(tmp_path: Path, folders: tuple[str, str]) -> None:
     images, labels = folders
     source = open_source(fill(tmp_path, f"{images}/a.nii", f"{images}/b.nii", f"{labels}/a.nii"))
     assert splits_of(source) == {"a": "train", "b": "unlabelled"}
@@ -82,7 +82,7 @@ def test_a_folder_of_images_and_labels_without_dataset_file(tmp_path: Path, fold
     assert source.labels == {}
 
 
-def test_of_two_files_of_one_name_one_is_used(tmp_path: Path) -> None:
+def test_one_of_two_files_of_the_same_name_is_used(tmp_path: Path) -> None:
     files = ["imagesTr/x.nii", "imagesTr/x.nii.gz", "labelsTr/x.nii.gz", "labelsTr/x.seg.nrrd"]
     source = open_source(fill(tmp_path, *files, dataset=DATASET))
     (case,) = source.cases

@@ -1,4 +1,4 @@
-"""Splits of a file, and drawn ones: no patient on two sides, fractions near those wanted, fixed by the seed."""
+"""Given and drawn splits: each patient in one split, fractions as requested, determined by the seed."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ def splits_of(cases: list[SourceCase], seed: int = 0) -> dict[str, str]:
 
 
 def plain_reference(names: list[str], seed: int, held_out: bool) -> dict[str, str]:
-    """Of cases that are their own patients: shuffle the sorted names, cut val off, then test, the rest trains."""
+    """For one case per patient: shuffle the sorted names, take val, then test, and train on the rest."""
     shuffled = [sorted(names)[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    found = {}
+    splits = {}
     for index, name in enumerate(shuffled):
         val = max(1, round(0.15 * len(names))) if len(names) >= 4 else 0
         test = max(1, round(0.25 * len(names))) if len(names) >= 4 and not held_out else 0
-        found[name] = "val" if index < val else "test" if index < val + test else "train"
-    return found
+        splits[name] = "val" if index < val else "test" if index < val + test else "train"
+    return splits
 
 
 @given(count=st.integers(1, 60), seed=st.integers(0, 99), held_out=st.booleans())
-def test_cases_that_are_their_own_patients_are_drawn_as_ever(count: int, seed: int, held_out: bool) -> None:
+def test_splits_of_cases_with_one_patient_each_agree_with_a_plain_reference(
+    count: int, seed: int, held_out: bool
+) -> None:
     names = [f"c{(index * 37) % 101}" for index in range(count)]
     cases = [case(name, name) for name in names] + [case("t", "t", split="test")] * held_out
     expected = plain_reference(names, seed, held_out) | ({"t": "test"} if held_out else {})
@@ -50,10 +52,8 @@ def test_cases_that_are_their_own_patients_are_drawn_as_ever(count: int, seed: i
 
 @given(groups=groups_of, labelled=st.lists(st.booleans(), min_size=80, max_size=80), seed=st.integers(0, 99),
        fixed=st.dictionaries(st.integers(0, 25), st.sampled_from(["train", "val", "test"])))  # fmt: skip
-def test_no_patient_stands_on_two_sides(
-    groups: list[int], labelled: list[bool], seed: int, fixed: dict[int, str]
-) -> None:
-    """Whatever the first scan of a patient is given, the others go along."""
+def test_no_patient_is_in_two_splits(groups: list[int], labelled: list[bool], seed: int, fixed: dict[int, str]) -> None:
+    """The other scans of a patient follow the split given for the first."""
     cases = []
     for index, group in enumerate(groups):
         first = group not in groups[:index]
@@ -63,7 +63,7 @@ def test_no_patient_stands_on_two_sides(
     for each in drawn:
         sides.setdefault(each.group, set()).add(SIDES[each.split])
         assert each.split != "unlabelled" or each.label is None
-    assert all(len(found) == 1 for found in sides.values())
+    assert all(len(splits) == 1 for splits in sides.values())
     assert drawn == draw_split(cases, seed)
     assert all(new.split == old.split for new, old in zip(drawn, cases, strict=True) if old.split)
     assert {each.name: each.split for each in draw_split(cases[::-1], seed)} == {
@@ -73,7 +73,7 @@ def test_no_patient_stands_on_two_sides(
 
 @given(sizes=st.dictionaries(st.integers().map(str), st.integers(1, 12), min_size=4, max_size=40),
        seed=st.integers(0, 99))  # fmt: skip
-def test_fractions_are_near_those_wanted(sizes: dict[str, int], seed: int) -> None:
+def test_fractions_are_close_to_those_requested(sizes: dict[str, int], seed: int) -> None:
     fractions = {"val": 0.15, "test": 0.25}
     part_of = draw_parts(sizes, fractions, seed)
     total, counts = sum(sizes.values()), Counter[str]()
@@ -85,46 +85,46 @@ def test_fractions_are_near_those_wanted(sizes: dict[str, int], seed: int) -> No
         assert abs(counts[part] - fraction * total) <= 1 + 1.5 * max(sizes.values())
 
 
-def test_one_large_patient_among_small_ones_trains() -> None:
+def test_a_patient_with_most_of_the_scans_is_in_train() -> None:
     part_of = draw_parts({"large": 100, "a": 1, "b": 1, "c": 1}, {"val": 0.15, "test": 0.25}, seed=0)
     assert part_of.pop("large") == "train"
     assert set(part_of.values()) == {"val", "test"}
 
 
-def test_few_patients_of_many_scans_all_train() -> None:
+def test_a_few_patients_with_many_scans_are_all_in_train() -> None:
     cases = [case(f"c{index}", f"p{index % 3}") for index in range(30)]
     assert set(splits_of(cases).values()) == {"train"}
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_given_splits_stay_and_nothing_is_drawn_beside_them(split: str) -> None:
+def test_given_splits_are_kept_and_no_others_are_drawn(split: str) -> None:
     cases = [case(f"c{index:02}", f"p{index:02}") for index in range(20)]
     drawn = splits_of([*cases, case("given", "given", split=split), case("more", "given", labelled=False)])
     assert drawn.pop("given") == drawn.pop("more") == split
     assert set(drawn.values()) == {"train", "val", "test"} - {split}
 
 
-def test_of_two_splits_of_one_patient_the_one_kept_from_training_holds_for_the_rest() -> None:
+def test_of_two_given_splits_of_a_patient_the_one_outside_training_applies_to_the_rest() -> None:
     cases = [case("a", "p", split="test"), case("b", "p", split="val"), case("c", "p", split="train")]
     for order in (cases, cases[::-1]):
         assert splits_of([*order, case("d", "p", labelled=False)])["d"] == "test"
 
 
-def test_an_unlabelled_scan_of_a_patient_who_trains_stays_unlabelled() -> None:
+def test_an_unlabelled_scan_of_a_train_patient_stays_unlabelled() -> None:
     cases = [case("a", "p", split="train"), case("b", "p", labelled=False), case("c", "p", split="unlabelled")]
     assert splits_of(cases) == {"a": "train", "b": "unlabelled", "c": "unlabelled"}
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (3, (3, 0, 0)), (4, (2, 1, 1)), (100, (60, 15, 25))])
-def test_a_drawn_split(tmp_path: Path, count: int, expected: tuple[int, ...]) -> None:
+def test_a_drawn_split_is_determined_by_the_seed(tmp_path: Path, count: int, expected: tuple[int, ...]) -> None:
     path = fill(tmp_path, *pairs(count), "imagesTr/x.nii", dataset=DATASET)
-    found = splits_of_source(open_source(path, seed=1))
-    counts = Counter(found.values())
+    splits = splits_of_source(open_source(path, seed=1))
+    counts = Counter(splits.values())
     assert (counts["train"], counts["val"], counts["test"]) == expected
-    assert found["x"] == "unlabelled"
-    assert found == splits_of_source(open_source(path, seed=1))
+    assert splits["x"] == "unlabelled"
+    assert splits == splits_of_source(open_source(path, seed=1))
     if count == 100:
-        assert found != splits_of_source(open_source(path, seed=2))
+        assert splits != splits_of_source(open_source(path, seed=2))
 
 
 def test_a_split_file_is_followed_and_unlisted_cases_left_out(tmp_path: Path) -> None:
@@ -149,6 +149,6 @@ def test_a_split_file_is_followed_and_unlisted_cases_left_out(tmp_path: Path) ->
         ("{", "not valid JSON"),
     ],
 )
-def test_a_split_file_that_does_not_fit(tmp_path: Path, splits: object, message: str) -> None:
+def test_an_invalid_split_file_is_refused(tmp_path: Path, splits: object, message: str) -> None:
     with pytest.raises(SourceError, match=rf"splits\.json: .*{message}"):
         open_source(fill(tmp_path, *pairs(2), dataset=DATASET, splits=splits))

@@ -1,4 +1,4 @@
-"""Augmentation: replayed from a crop's seed, labels moving with the image, millimetres kept."""
+"""Augmentation is determined by the seed of a crop, moves labels with the image and is isotropic in mm."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch.nn import functional
 
-from augmentations import EVERYTHING, FIRST, NOTHING, SPACING, some_batch, still
+from augmentations import EVERYTHING, FIRST_VERSION, NOTHING, SPACING, identity, some_batch
 from voxmim.store.augment import apply, draw
 from voxmim.store.crops import Batch
 
 
 def moments(image: torch.Tensor, spacing: tuple[float, float, float]) -> tuple[float, np.ndarray, np.ndarray]:
-    """Mass, centre and covariance in mm of an image (X, Y, Z), seen from the middle of the crop."""
+    """Mass, centre and covariance in mm of an image (X, Y, Z), relative to the middle of the crop."""
     middles = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(image.shape, spacing, strict=True)]
-    where = np.stack(np.meshgrid(*middles, indexing="ij"), axis=-1).reshape(-1, 3)
+    position = np.stack(np.meshgrid(*middles, indexing="ij"), axis=-1).reshape(-1, 3)
     weight = image.double().numpy().ravel()
-    centre = weight @ where / weight.sum()
-    covariance = np.einsum("n,ni,nj->ij", weight, where - centre, where - centre) / weight.sum()
+    centre = weight @ position / weight.sum()
+    covariance = np.einsum("n,ni,nj->ij", weight, position - centre, position - centre) / weight.sum()
     return float(weight.sum() * np.prod(spacing)), centre, covariance
 
 
-def blob(centre: tuple[float, float, float], spread: float, size: tuple[int, int, int]) -> Batch:
-    """A batch of one smooth round blob, the same along all axes in mm."""
-    distance = (places(size) - torch.tensor(centre).reshape(3, 1, 1, 1)).square().sum(0)
-    image, present = torch.exp(-distance / (2 * spread**2))[None, None], torch.ones(1, 1, dtype=torch.bool)
+def blob(centre: tuple[float, float, float], std: float, size: tuple[int, int, int]) -> Batch:
+    """A batch of one Gaussian blob that is isotropic in mm."""
+    distance = (positions(size) - torch.tensor(centre).reshape(3, 1, 1, 1)).square().sum(0)
+    image, present = torch.exp(-distance / (2 * std**2))[None, None], torch.ones(1, 1, dtype=torch.bool)
     return Batch(image, torch.zeros(1, 1, 0, 0, 0), torch.zeros(1), ["a"], present)
 
 
@@ -45,7 +45,7 @@ def test_the_same_seeds_give_the_same_crops() -> None:
 
 
 @pytest.mark.parametrize("first_seed", [0, 100, 2**61])
-def test_a_crop_is_augmented_alike_in_any_batch(first_seed: int) -> None:
+def test_a_crop_is_augmented_equally_in_any_batch(first_seed: int) -> None:
     batch = some_batch(crops=8, first_seed=first_seed)
     together = apply(batch, draw(EVERYTHING, batch.seed), SPACING)
     for i in range(8):
@@ -55,7 +55,7 @@ def test_a_crop_is_augmented_alike_in_any_batch(first_seed: int) -> None:
         assert torch.equal(changed.label[0], together.label[i])
 
 
-def test_no_chance_is_no_change() -> None:
+def test_probabilities_of_zero_change_nothing() -> None:
     batch = some_batch()
     same = apply(batch, draw(NOTHING, batch.seed), SPACING)
     assert torch.equal(same.image, batch.image)
@@ -68,28 +68,28 @@ def test_no_chance_is_no_change() -> None:
 @settings(max_examples=32, deadline=None)
 def test_flips_and_quarter_turns_are_exact(axes: tuple[bool, bool, bool], turns: int) -> None:
     batch = some_batch(crops=2)
-    parameters = still(2)
+    parameters = identity(2)
     parameters.flip[1], parameters.turns[1] = torch.tensor(axes), turns
-    found = apply(batch, parameters, SPACING)
+    augmented = apply(batch, parameters, SPACING)
     chosen = [axis for axis in range(3) if axes[axis]]
-    for before, after in ((batch.image, found.image), (batch.label, found.label)):
+    for before, after in ((batch.image, augmented.image), (batch.label, augmented.label)):
         expected = np.rot90(np.flip(before[1].numpy(), [axis + 1 for axis in chosen]), turns, axes=(1, 2))
         np.testing.assert_array_equal(after[1].numpy(), expected)
         assert torch.equal(after[0], before[0])
 
 
-def test_a_crop_that_is_not_square_is_not_turned() -> None:
+def test_a_crop_that_is_not_square_is_not_rotated_by_90_degrees() -> None:
     batch = some_batch((10, 8, 8), crops=2)
-    parameters = replace(still(2), turns=torch.tensor([1, 3]))
+    parameters = replace(identity(2), turns=torch.tensor([1, 3]))
     assert torch.equal(apply(batch, parameters, SPACING).image, batch.image)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_labels_move_with_the_image(seed: int) -> None:
-    """An image painted from the label map still shows it after every geometric change.
+    """An image made from the label map still agrees with it after every geometric augmentation.
 
-    The voxel nearest to a sampled point weighs at least an eighth in the linear interpolation, so that a label can
-    differ from its picture only where the picture is between an eighth and seven eighths.
+    The voxel nearest to a sampled point has a weight of at least 1/8 in the linear interpolation, so that a label can
+    differ from the image only where the image is between 1/8 and 7/8.
     """
     label = (some_batch((6, 6, 5)).label > 0).long().repeat_interleave(3, 2).repeat_interleave(3, 3)
     batch = some_batch((18, 18, 5), first_seed=10 * seed)._replace(image=label.float(), label=label)
@@ -104,47 +104,47 @@ def test_labels_move_with_the_image(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_round_blob_stays_round_in_mm_and_goes_where_the_matrix_says(seed: int) -> None:
+def test_a_round_blob_stays_round_in_mm_and_moves_as_the_matrix_says(seed: int) -> None:
     size, centre = (40, 28, 18), (6.0, -4.0, 5.0)
     batch = blob(centre, 4.0, size)
     drawn = draw(replace(NOTHING, affine=1.0, rotate=40.0, scale=0.0), torch.tensor([seed]))
-    found = apply(batch, drawn, SPACING)
-    mass, place, spread = moments(found.image[0, 0], SPACING)
-    mass_before, _, spread_before = moments(batch.image[0, 0], SPACING)
+    augmented = apply(batch, drawn, SPACING)
+    mass, moved, covariance = moments(augmented.image[0, 0], SPACING)
+    mass_before, _, covariance_before = moments(batch.image[0, 0], SPACING)
     matrix = drawn.matrix[0].double().numpy()
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-5)
-    np.testing.assert_allclose(place, np.linalg.inv(matrix) @ centre, atol=0.15)
-    assert np.linalg.norm(place - centre) > 0.5  # it did move
-    np.testing.assert_allclose(spread, spread_before, atol=1.6)  # of 16; interpolation blurs a little
+    np.testing.assert_allclose(moved, np.linalg.inv(matrix) @ centre, atol=0.15)
+    assert np.linalg.norm(moved - centre) > 0.5
+    np.testing.assert_allclose(covariance, covariance_before, atol=1.6)  # of 16; interpolation blurs a little
     assert mass == pytest.approx(mass_before, rel=0.03)
 
 
-def test_scaling_changes_the_size_and_not_the_middle() -> None:
+def test_scaling_changes_the_size_and_not_the_centre() -> None:
     batch = blob((0.0, 0.0, 0.0), 4.0, (40, 28, 18))
-    parameters = replace(still(1), matrix=1.25 * torch.eye(3)[None])
-    mass, place, _ = moments(apply(batch, parameters, SPACING).image[0, 0], SPACING)
+    parameters = replace(identity(1), matrix=1.25 * torch.eye(3)[None])
+    mass, centre, _ = moments(apply(batch, parameters, SPACING).image[0, 0], SPACING)
     mass_before, _, _ = moments(batch.image[0, 0], SPACING)
     assert mass == pytest.approx(mass_before / 1.25**3, rel=0.05)
-    np.testing.assert_allclose(place, 0, atol=1e-3)
+    np.testing.assert_allclose(centre, 0, atol=1e-3)
 
 
-def test_intensities_change_as_set_and_labels_do_not() -> None:
+def test_intensities_change_as_specified_and_labels_do_not() -> None:
     batch = some_batch(crops=3)
     parameters = replace(
-        still(3),
+        identity(3),
         shift=torch.tensor([0.2, -0.1, 0.0]),
         contrast=torch.tensor([1.5, 1.0, 0.5]),
         noise=torch.tensor([0.0, 0.0, 0.3]),
     )
-    found = apply(batch, parameters, SPACING)
+    augmented = apply(batch, parameters, SPACING)
     mean = batch.image[0].mean()
-    torch.testing.assert_close(found.image[0], (batch.image[0] - mean) * 1.5 + mean + 0.2)
-    torch.testing.assert_close(found.image[1], batch.image[1] - 0.1)
+    torch.testing.assert_close(augmented.image[0], (batch.image[0] - mean) * 1.5 + mean + 0.2)
+    torch.testing.assert_close(augmented.image[1], batch.image[1] - 0.1)
     mean = batch.image[2].mean()
-    noise = found.image[2] - ((batch.image[2] - mean) * 0.5 + mean)
+    noise = augmented.image[2] - ((batch.image[2] - mean) * 0.5 + mean)
     assert abs(noise.mean()) < 0.03
     assert noise.std() == pytest.approx(0.3, abs=0.02)
-    assert torch.equal(found.label, batch.label)
+    assert torch.equal(augmented.label, batch.label)
     drawn = apply(
         batch, draw(replace(EVERYTHING, flip=0, rot90=0, affine=0, elastic=0, intensity=1.0), batch.seed), SPACING
     )
@@ -152,24 +152,24 @@ def test_intensities_change_as_set_and_labels_do_not() -> None:
     assert not torch.equal(drawn.image, batch.image)
 
 
-def test_empty_labels_pass_through() -> None:
+def test_empty_labels_stay_empty() -> None:
     batch = some_batch()._replace(label=torch.zeros(4, 1, 0, 0, 0, dtype=torch.int64))
     assert apply(batch, draw(EVERYTHING, batch.seed), SPACING).label.shape == (4, 1, 0, 0, 0)
 
 
-def test_draws_keep_their_chances_and_bounds() -> None:
+def test_draws_have_the_specified_probabilities_and_bounds() -> None:
     drawn = draw(EVERYTHING, torch.arange(600))
-    share = 0.06  # three standard deviations of 600 draws
+    tolerance = 0.06  # three standard deviations of 600 draws
     for axis in range(3):
-        assert drawn.flip[:, axis].float().mean() == pytest.approx(0.5, abs=share)
-    assert (drawn.turns > 0).float().mean() == pytest.approx(0.5, abs=share)
+        assert drawn.flip[:, axis].float().mean() == pytest.approx(0.5, abs=tolerance)
+    assert (drawn.turns > 0).float().mean() == pytest.approx(0.5, abs=tolerance)
     assert set(drawn.turns.tolist()) == {0, 1, 2, 3}
     moved = [not torch.equal(matrix, torch.eye(3)) for matrix in drawn.matrix]
-    assert np.mean(moved) == pytest.approx(0.7, abs=share)
+    assert np.mean(moved) == pytest.approx(0.7, abs=tolerance)
     scale = torch.linalg.det(drawn.matrix) ** (1 / 3)
     assert 0.79 < scale.min() < 0.85
     assert 1.15 < scale.max() < 1.21
-    assert (drawn.elastic > 0).float().mean() == pytest.approx(0.6, abs=share)
+    assert (drawn.elastic > 0).float().mean() == pytest.approx(0.6, abs=tolerance)
     assert 3.9 < drawn.elastic.max() <= 4
     intensities = [
         ("shift", 0, 0.3),
@@ -180,14 +180,14 @@ def test_draws_keep_their_chances_and_bounds() -> None:
     ]
     for name, middle, reach in [*intensities, ("gamma", 1, 0.5)]:
         values = getattr(drawn, name)
-        assert (values != middle).float().mean() == pytest.approx(0.7, abs=share)
+        assert (values != middle).float().mean() == pytest.approx(0.7, abs=tolerance)
         assert 0.9 * reach < (values - middle).abs().max() <= reach + 1e-6
     assert (drawn.noise.min(), drawn.blur.min(), drawn.low_resolution.min()) == (0, 0, 1)
     assert 1 / 1.5 < drawn.gamma.min() < 0.7
 
 
 @pytest.mark.parametrize("changed", ["flip", "rot90", "affine", "elastic", "intensity"])
-def test_one_chance_does_not_shift_the_draws_of_the_others(changed: str) -> None:
+def test_changing_one_probability_does_not_change_the_other_draws(changed: str) -> None:
     one, other = (draw(replace(EVERYTHING, **{changed: chance}), torch.arange(50)) for chance in (0.0, 1.0))
     intensities = ["shift", "contrast", "noise", "gamma", "blur", "low_resolution"]
     belongs = {"flip": ["flip"], "rot90": ["turns"], "affine": ["matrix"], "elastic": ["elastic"]}
@@ -196,10 +196,10 @@ def test_one_chance_does_not_shift_the_draws_of_the_others(changed: str) -> None
         assert torch.equal(getattr(one, name), getattr(other, name)) == (not moved)
 
 
-def test_the_first_changes_are_still_what_they_were() -> None:
-    """Values written down before there were others, so that a recipe of old gives the crops of old."""
+def test_augmentations_of_the_first_version_are_unchanged() -> None:
+    """Recorded values of the first version, so that old recipes give the same crops."""
     batch = some_batch(crops=4, first_seed=40)
-    drawn = draw(FIRST, batch.seed)
+    drawn = draw(FIRST_VERSION, batch.seed)
     assert drawn.flip.int().tolist() == [[1, 0, 1], [1, 1, 0], [0, 0, 1], [1, 1, 0]]
     assert drawn.turns.tolist() == [0, 2, 0, 3]
     close = {"rtol": 0, "atol": 1e-6}
@@ -211,18 +211,20 @@ def test_the_first_changes_are_still_what_they_were() -> None:
         drawn.contrast, torch.tensor([1.233745933, 1.02440536, 1.040629148, 1.020119786]), **close
     )
     torch.testing.assert_close(drawn.noise, torch.tensor([0.078370452, 0.0, 0.0, 0.01501062]), **close)
-    found = apply(batch, drawn, SPACING)
+    augmented = apply(batch, drawn, SPACING)
     voxels = [[0.461948365, 0.72705704], [0.297385365, 0.283274353], [0.697464943, 0.81], [0.620610237, 0.535654724]]
-    torch.testing.assert_close(found.image[:, :, 2, 7, 3], torch.tensor(voxels), **close)
-    spread = torch.tensor([0.37033847, 0.171988517, 0.182070374, 0.17117323])
-    torch.testing.assert_close(found.image.flatten(1).std(1), spread, **close)
+    torch.testing.assert_close(augmented.image[:, :, 2, 7, 3], torch.tensor(voxels), **close)
+    std = torch.tensor([0.37033847, 0.171988517, 0.182070374, 0.17117323])
+    torch.testing.assert_close(augmented.image.flatten(1).std(1), std, **close)
     code = torch.arange(800) % 97
-    assert [int((label.flatten() * code).sum()) for label in found.label] == [38341, 37416, 39386, 38387]
+    assert [int((label.flatten() * code).sum()) for label in augmented.label] == [38341, 37416, 39386, 38387]
 
 
 @given(seed=st.integers(0, 2**62), size=st.tuples(*[st.integers(5, 12)] * 3))
 @settings(max_examples=20)
-def test_no_new_label_values_and_the_same_result_in_any_batch(seed: int, size: tuple[int, int, int]) -> None:
+def test_augmentation_adds_no_label_values_and_does_not_depend_on_the_batch(
+    seed: int, size: tuple[int, int, int]
+) -> None:
     batch = some_batch(size, first_seed=seed)
     batch.label[:] *= 7
     together = apply(batch, draw(EVERYTHING, batch.seed), SPACING)
@@ -238,7 +240,7 @@ def test_no_new_label_values_and_the_same_result_in_any_batch(seed: int, size: t
     assert torch.equal(alone.label[0], together.label[2])
 
 
-def test_what_goes_in_stays_as_it_is() -> None:
+def test_the_input_batch_is_not_changed() -> None:
     batch, same = some_batch(), some_batch()
     apply(batch, draw(EVERYTHING, batch.seed), SPACING)
     assert torch.equal(batch.image, same.image)
@@ -247,132 +249,130 @@ def test_what_goes_in_stays_as_it_is() -> None:
 
 @given(axes=st.lists(st.booleans(), min_size=12, max_size=12))
 @settings(max_examples=20)
-def test_a_flip_undoes_itself(axes: list[bool]) -> None:
+def test_flipping_twice_changes_nothing(axes: list[bool]) -> None:
     batch = some_batch()
-    parameters = replace(still(4), flip=torch.tensor(axes).reshape(4, 3))
+    parameters = replace(identity(4), flip=torch.tensor(axes).reshape(4, 3))
     twice = apply(apply(batch, parameters, SPACING), parameters, SPACING)
     assert torch.equal(twice.image, batch.image)
     assert torch.equal(twice.label, batch.label)
 
 
-def places(size: tuple[int, int, int]) -> torch.Tensor:
-    """(3, X, Y, Z) where each voxel lies, in mm from the middle of the crop."""
+def positions(size: tuple[int, int, int]) -> torch.Tensor:
+    """(3, X, Y, Z) position of each voxel in mm from the middle of the crop."""
     middles = [(torch.arange(n) - (n - 1) / 2) * s for n, s in zip(size, SPACING, strict=True)]
     return torch.stack(torch.meshgrid(*middles, indexing="ij"))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_rotation_and_scaling_are_what_scipy_makes_of_them(seed: int) -> None:
+def test_rotation_and_scaling_agree_with_scipy(seed: int) -> None:
     batch = some_batch((17, 14, 11), crops=1)
     smooth = ndimage.gaussian_filter(batch.image[0, 0].numpy(), 1.5)
     label = batch.label[0, 0].numpy()
     batch = batch._replace(image=torch.from_numpy(smooth)[None, None], seed=torch.tensor([seed]))
     drawn = draw(replace(NOTHING, affine=1.0, rotate=30.0, scale=0.2), batch.seed)
-    found = apply(batch, drawn, SPACING)
+    augmented = apply(batch, drawn, SPACING)
     spacing, middle = np.array(SPACING), (np.array(smooth.shape) - 1) / 2
     matrix = np.diag(1 / spacing) @ drawn.matrix[0].double().numpy() @ np.diag(spacing)
     how = {"offset": middle - matrix @ middle, "mode": "nearest"}
     expected = ndimage.affine_transform(smooth, matrix, order=1, **how)
-    np.testing.assert_allclose(found.image[0, 0].numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(augmented.image[0, 0].numpy(), expected, atol=1e-5)
     nearest = ndimage.affine_transform(label, matrix, order=0, **how)
-    assert (found.label[0, 0].numpy() == nearest).mean() > 0.999  # a tie may fall to either side
+    assert (augmented.label[0, 0].numpy() == nearest).mean() > 0.999  # ties may be rounded differently
 
 
 @given(seed=st.integers(0, 2**62), reach=st.floats(0.5, 6.0), control=st.floats(15.0, 40.0))
 @settings(max_examples=20)
-def test_no_voxel_is_displaced_further_than_set_and_neighbours_move_alike(
-    seed: int, reach: float, control: float
-) -> None:
-    """An image that shows at each voxel where it lies tells where each voxel was taken from."""
-    where = places((24, 18, 12))
+def test_displacements_are_bounded_and_smooth(seed: int, reach: float, control: float) -> None:
+    """An image of voxel positions shows from where each voxel was sampled."""
+    position = positions((24, 18, 12))
     batch = Batch(
-        where[None],
+        position[None],
         torch.zeros(1, 1, 0, 0, 0),
         torch.tensor([seed]),
         ["a"],
-        torch.ones(1, len(where), dtype=torch.bool),
+        torch.ones(1, len(position), dtype=torch.bool),
     )
-    parameters = replace(still(1), seed=batch.seed, elastic=torch.tensor([reach]), control=control)
-    moved = apply(batch, parameters, SPACING).image[0] - where
+    parameters = replace(identity(1), seed=batch.seed, elastic=torch.tensor([reach]), control=control)
+    moved = apply(batch, parameters, SPACING).image[0] - position
     assert moved.abs().amax() <= reach + 1e-4
     assert moved.abs().amax() > reach / 50
-    inside = moved[:, 7:-7, 5:-5, 3:-3]  # nothing from beyond the edge is shown here
+    inside = moved[:, 7:-7, 5:-5, 3:-3]  # not influenced by the edge
     for axis, spacing in enumerate(SPACING):
-        strain = inside.diff(dim=axis + 1) / spacing
-        assert strain.abs().amax() <= 2 * reach / control + 1e-4  # the steepest that such a spline can be
+        slope = inside.diff(dim=axis + 1) / spacing
+        assert slope.abs().amax() <= 2 * reach / control + 1e-4  # the maximum slope of such a spline
 
 
-def test_a_deformation_is_the_same_in_mm_whatever_the_voxels() -> None:
-    fine = places((24, 18, 12))
+def test_a_deformation_in_mm_does_not_depend_on_the_voxel_size() -> None:
+    fine = positions((24, 18, 12))
     spacing = (*SPACING[:2], 2 * SPACING[2])
     coarse = (fine[..., ::2] + fine[..., 1::2]) / 2
-    parameters = replace(still(1), elastic=torch.tensor([4.0]), control=20.0)
+    parameters = replace(identity(1), elastic=torch.tensor([4.0]), control=20.0)
     moved = []
-    for where, size in ((fine, SPACING), (coarse, spacing)):
-        present = torch.ones(1, len(where), dtype=torch.bool)
-        batch = Batch(where[None], torch.zeros(1, 1, 0, 0, 0), torch.zeros(1), ["a"], present)
-        moved.append(apply(batch, parameters, size).image[0] - where)
+    for position, size in ((fine, SPACING), (coarse, spacing)):
+        present = torch.ones(1, len(position), dtype=torch.bool)
+        batch = Batch(position[None], torch.zeros(1, 1, 0, 0, 0), torch.zeros(1), ["a"], present)
+        moved.append(apply(batch, parameters, size).image[0] - position)
     between = (moved[0][..., ::2] + moved[0][..., 1::2]) / 2
     torch.testing.assert_close(between[:, 4:-4, 4:-4, 2:-2], moved[1][:, 4:-4, 4:-4, 2:-2], atol=0.1, rtol=0)
     assert moved[1].abs().amax() > 0.5
 
 
-def test_a_deformation_reaches_equally_far_along_each_axis() -> None:
-    where, crops = places((40, 10, 4)), 100
+def test_displacements_have_the_same_size_along_each_axis() -> None:
+    position, crops = positions((40, 10, 4)), 100
     batch = Batch(
-        where.repeat(crops, 1, 1, 1, 1),
+        position.repeat(crops, 1, 1, 1, 1),
         torch.zeros(crops, 1, 0, 0, 0),
         torch.arange(crops),
         ["a"] * crops,
-        torch.ones(crops, len(where), dtype=torch.bool),
+        torch.ones(crops, len(position), dtype=torch.bool),
     )
-    parameters = replace(still(crops), seed=3 * batch.seed, elastic=torch.full((crops,), 2.0), control=12.0)
-    moved = (apply(batch, parameters, SPACING).image - where)[:, :, 18:22, 4:6, 1:3]
-    spread = moved.square().mean(dim=(0, 2, 3, 4)).sqrt()
-    assert spread.max() < 1.3 * spread.min()
+    parameters = replace(identity(crops), seed=3 * batch.seed, elastic=torch.full((crops,), 2.0), control=12.0)
+    moved = (apply(batch, parameters, SPACING).image - position)[:, :, 18:22, 4:6, 1:3]
+    rms = moved.square().mean(dim=(0, 2, 3, 4)).sqrt()
+    assert rms.max() < 1.3 * rms.min()
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5])
-def test_a_blur_is_scipys(sigma: float) -> None:
+def test_blur_agrees_with_scipy(sigma: float) -> None:
     batch = some_batch((12, 10, 9), crops=2)
-    found = apply(batch, replace(still(2), blur=torch.tensor([0.0, sigma])), SPACING)
-    assert torch.equal(found.image[0], batch.image[0])
+    augmented = apply(batch, replace(identity(2), blur=torch.tensor([0.0, sigma])), SPACING)
+    assert torch.equal(augmented.image[0], batch.image[0])
     for channel in range(2):
         voxels = batch.image[1, channel].numpy()
         expected = ndimage.gaussian_filter(voxels, [sigma / s for s in SPACING], mode="nearest", truncate=4.0)
-        np.testing.assert_allclose(found.image[1, channel].numpy(), expected, atol=1e-6)
+        np.testing.assert_allclose(augmented.image[1, channel].numpy(), expected, atol=1e-6)
 
 
 @given(size=st.tuples(*[st.integers(1, 12)] * 3), growth=st.floats(1.0, 4.0))
 @settings(max_examples=20)
-def test_a_low_resolution_is_means_over_larger_voxels(size: tuple[int, int, int], growth: float) -> None:
+def test_low_resolution_is_the_mean_over_larger_voxels(size: tuple[int, int, int], growth: float) -> None:
     batch = some_batch(size, crops=2)
-    found = apply(batch, replace(still(2), low_resolution=torch.tensor([growth, 1.0])), SPACING)
+    augmented = apply(batch, replace(identity(2), low_resolution=torch.tensor([growth, 1.0])), SPACING)
     few = [max(1, round(n / float(torch.tensor(growth)))) for n in size]
     small = functional.adaptive_avg_pool3d(batch.image[:1], few)
     expected = functional.interpolate(small, size=size, mode="trilinear", align_corners=False)
-    torch.testing.assert_close(found.image[:1], expected, atol=1e-6, rtol=0)
-    assert torch.equal(found.image[1], batch.image[1])
+    torch.testing.assert_close(augmented.image[:1], expected, atol=1e-6, rtol=0)
+    assert torch.equal(augmented.image[1], batch.image[1])
 
 
 @pytest.mark.parametrize("gamma", [0.6, 1.7])
-def test_gamma_bends_each_channel_within_its_own_range(gamma: float) -> None:
+def test_gamma_keeps_the_range_of_each_channel(gamma: float) -> None:
     batch = some_batch(crops=2)
     batch.image[1, 0] = batch.image[1, 0] * 5 - 3
-    batch.image[1, 1] = -2.5  # as a channel that the scan does not have
-    found = apply(batch, replace(still(2), gamma=torch.tensor([1.0, gamma])), SPACING).image
-    assert torch.equal(found[0], batch.image[0])
-    assert torch.equal(found[1, 1], batch.image[1, 1])
-    before, after = batch.image[1, 0].double(), found[1, 0].double()
+    batch.image[1, 1] = -2.5  # like a missing channel
+    augmented = apply(batch, replace(identity(2), gamma=torch.tensor([1.0, gamma])), SPACING).image
+    assert torch.equal(augmented[0], batch.image[0])
+    assert torch.equal(augmented[1, 1], batch.image[1, 1])
+    before, after = batch.image[1, 0].double(), augmented[1, 0].double()
     low, high = before.min(), before.max()
     torch.testing.assert_close(after, ((before - low) / (high - low)) ** gamma * (high - low) + low, atol=1e-5, rtol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_makes_the_same_crops() -> None:
+def test_a_gpu_gives_the_same_crops() -> None:
     batch = some_batch((24, 24, 16), crops=8)
     drawn = draw(EVERYTHING, batch.seed)
-    here = apply(batch, drawn, SPACING)
-    there = apply(batch._replace(image=batch.image.cuda(), label=batch.label.cuda()), drawn, SPACING)
-    torch.testing.assert_close(there.image.cpu(), here.image, atol=1e-4, rtol=0)
-    assert (there.label.cpu() == here.label).float().mean() > 0.999  # a tie may fall to either side
+    on_cpu = apply(batch, drawn, SPACING)
+    on_gpu = apply(batch._replace(image=batch.image.cuda(), label=batch.label.cuda()), drawn, SPACING)
+    torch.testing.assert_close(on_gpu.image.cpu(), on_cpu.image, atol=1e-4, rtol=0)
+    assert (on_gpu.label.cpu() == on_cpu.label).float().mean() > 0.999  # ties may be rounded differently

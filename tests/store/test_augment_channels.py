@@ -1,4 +1,4 @@
-"""Augmentation of scans that lack channels."""
+"""Augmentation of scans with missing channels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from augmentations import EVERYTHING, SPACING, some_batch
 from voxmim.store.augment import apply, draw
 
 
-def test_channels_that_are_not_present_stay_zero_and_do_not_change_the_others() -> None:
-    """Also in the mean that contrast turns about: two channels of which one is absent change as the one alone does."""
+def test_missing_channels_stay_zero_and_do_not_change_the_others() -> None:
+    """Also in the mean used for contrast: a channel changes equally with and without a missing one."""
     batch = some_batch()
     batch.image[1, 0], batch.image[3, 1] = 0, 0
     batch.present[1, 0] = batch.present[3, 1] = False

@@ -1,4 +1,4 @@
-"""MR of a stripped skull: the background is one value, that of padding and of missing channels; tissue is a z-score."""
+"""Skull-stripped MR: background, padding and missing channels have one value, and tissue is z-scored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from voxmim.store.prepare import prepare, prepare_scan
 
 
 def stripped(seed: int, background: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """A brain that reaches one face of its volume, in a constant background; and where it is."""
+    """A brain that touches one face of its volume, in a constant background; and its mask."""
     rng = np.random.default_rng(seed)
     place = np.indices((16, 18, 14)) - np.array([5, 9, 7])[:, None, None, None]
     brain = np.sum(place**2, axis=0) < 30
@@ -26,7 +26,7 @@ def stripped(seed: int, background: float = 0.0) -> tuple[np.ndarray, np.ndarray
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Two cases of two sequences, of which one lacks the second."""
+    """Two cases with two sequences, one of them without the second."""
     for name, channels in (("a", (0, 1)), ("b", (0,))):
         for channel in channels:
             scan, _ = stripped(channel)
@@ -37,19 +37,19 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("background", [0.0, -1000.0])
-def test_tissue_is_the_z_score_over_the_tissue_and_the_background_is_zero(tmp_path: Path, background: float) -> None:
+def test_tissue_is_z_scored_over_the_tissue_and_the_background_is_zero(tmp_path: Path, background: float) -> None:
     scan, brain = stripped(0, background)
     write_volume(tmp_path / "a.nii.gz", Volume(scan[None], np.eye(4)))
-    found = prepare_scan([tmp_path / "a.nii.gz"], Preparation((1.0, 1.0, 1.0), "mr", ("T1",)))
-    start = np.rint(found.grid.affine[:3, 3]).astype(int)
-    box = tuple(slice(at, at + n) for at, n in zip(start, found.grid.shape, strict=True))
+    prepared = prepare_scan([tmp_path / "a.nii.gz"], Preparation((1.0, 1.0, 1.0), "mr", ("T1",)))
+    start = np.rint(prepared.grid.affine[:3, 3]).astype(int)
+    box = tuple(slice(at, at + n) for at, n in zip(start, prepared.grid.shape, strict=True))
     paper = NormalizeIntensity(nonzero=True, channel_wise=True)((scan - background)[None])[0][box]
-    np.testing.assert_allclose(found.image[0].astype(float), paper, atol=0.05)
-    np.testing.assert_array_equal(found.image[0] == 0, ~brain[box])
-    np.testing.assert_allclose(found.intensities[0].invert(found.image[0]), scan[box], atol=1)
+    np.testing.assert_allclose(prepared.image[0].astype(float), paper, atol=0.05)
+    np.testing.assert_array_equal(prepared.image[0] == 0, ~brain[box])
+    np.testing.assert_allclose(prepared.intensities[0].invert(prepared.image[0]), scan[box], atol=1)
 
 
-def test_background_padding_and_missing_channels_are_one_value(source: Path, tmp_path: Path) -> None:
+def test_background_padding_and_missing_channels_have_one_value(source: Path, tmp_path: Path) -> None:
     store = Store(prepare(source, tmp_path / "store", (1.0, 1.0, 1.0), "mr", workers=1, quiet=True).store)
     crop = store.crop("a", (-4, -4, -4), (26, 26, 26))
     padded = np.ones(crop.shape[1:], bool)
@@ -61,8 +61,8 @@ def test_background_padding_and_missing_channels_are_one_value(source: Path, tmp
     assert float(image[0, 0, 0, 0]) == float(image[1].unique()) == store.preparation.outside
 
 
-def test_a_store_of_before_scales_the_background_and_keeps_doing_so(source: Path, tmp_path: Path) -> None:
-    old = Preparation.from_dict({"spacing": [1, 1, 1], "intensity": "mr", "channels": ["T1"]})  # as old weights have it
+def test_an_old_store_keeps_scaling_the_background(source: Path, tmp_path: Path) -> None:
+    old = Preparation.from_dict({"spacing": [1, 1, 1], "intensity": "mr", "channels": ["T1"]})  # as in old weights
     file = source / "imagesTr/a_0000.nii.gz"
     before, now = (prepare_scan([file], one) for one in (old, Preparation((1.0, 1.0, 1.0), "mr", ("T1",))))
     assert before.image[0, 0, 0, 0] == pytest.approx(-before.intensities[0].centre / before.intensities[0].scale, 1e-3)

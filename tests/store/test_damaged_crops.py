@@ -1,4 +1,4 @@
-"""The stream of crops where scans can no longer be read: the others take their turns, and who is missing is known."""
+"""The stream of crops with unreadable scans: other scans take their turns, and the unreadable ones are recorded."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def remove(store: Store, name: str) -> None:
     (store.path / "images" / f"{name}.b2nd").unlink()
 
 
-# Of the first 40 crops, as they are where every scan can be read and none shows plain air.
-BEFORE = {
+# Digests of the first 40 crops if every scan can be read and no crop shows only air.
+DIGESTS = {
     "labelled": (PLAN, "dfe9bf2d2b82ce7d"),
     "views": (VIEWS, "72039bc75d462873"),
     "drawn": (replace(PLAN, crops_per_scan=3, channels="drawn"), "c3118916ab622e35"),
 }
 
 
-@pytest.mark.parametrize("kind", BEFORE)
-def test_without_damage_the_stream_is_what_it_was(store: Store, kind: str) -> None:
-    plan, expected = BEFORE[kind]
+@pytest.mark.parametrize("kind", DIGESTS)
+def test_the_stream_of_undamaged_scans_is_unchanged(store: Store, kind: str) -> None:
+    plan, expected = DIGESTS[kind]
     digest, crops = hashlib.blake2b(digest_size=8), stream(store, plan)
     for image, label, seed, name, present in map(crops.__getitem__, range(40)):
         for part in (image.numpy(), label.numpy(), np.int64(seed), present.numpy()):
@@ -48,16 +48,16 @@ def test_without_damage_the_stream_is_what_it_was(store: Store, kind: str) -> No
     assert crops.damaged == {}
 
 
-def test_the_turns_of_a_damaged_scan_go_to_the_others(store: Store) -> None:
+def test_other_scans_take_the_turns_of_a_damaged_scan(store: Store) -> None:
     whole = [stream(store)[number] for number in range(40)]
     remove(store, "case_1")
     damaged: dict[str, str] = {}
     crops = stream(store, damaged=damaged)
     rows = [crops[number] for number in range(40)]
-    takers = [row[3] for row, before in zip(rows, whole, strict=True) if before[3] == "case_1"]
-    assert len(takers) == 8
-    assert len(set(takers)) > 1
-    assert "case_1" not in takers
+    replacements = [row[3] for row, before in zip(rows, whole, strict=True) if before[3] == "case_1"]
+    assert len(replacements) == 8
+    assert len(set(replacements)) > 1
+    assert "case_1" not in replacements
     assert all(same(row, before) for row, before in zip(rows, whole, strict=True) if before[3] != "case_1")
     assert list(damaged) == ["case_1"]
     assert "case_1.b2nd: this file of the store is missing" in damaged["case_1"]
@@ -65,26 +65,26 @@ def test_the_turns_of_a_damaged_scan_go_to_the_others(store: Store) -> None:
     assert all(same(backward[number], rows[number]) for number in reversed(range(40)))
 
 
-def test_a_scan_that_is_left_out_stays_out_and_does_not_change_the_rest(store: Store) -> None:
+def test_a_damaged_scan_is_not_read_again_and_does_not_change_the_rest(store: Store) -> None:
     first = stream(store, damaged={"case_1": "it was damaged"})
-    found = [first[number] for number in range(40)]
-    assert all(row[3] != "case_1" for row in found)
+    rows = [first[number] for number in range(40)]
+    assert all(row[3] != "case_1" for row in rows)
     more = stream(store, damaged={"case_1": "", "case_3": ""})
-    for number, row in enumerate(found):
+    for number, row in enumerate(rows):
         assert row[3] == "case_3" or same(more[number], row)
 
 
-def test_two_views_come_from_one_scan_though_only_one_of_them_cannot_be_read(
+def test_two_views_come_from_one_scan_even_if_only_one_cannot_be_read(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, seen = Store.crop, []
+    read, reads = Store.crop, []
 
     def second_fails(
         self: Store, name: str, start: tuple[int, ...], size: tuple[int, ...], expected: int = 1
     ) -> np.ndarray:
         if name == "case_2":
-            seen.append(name)
-            if len(seen) == 2:
+            reads.append(name)
+            if len(reads) == 2:
                 raise StoreError("a part of case_2 is damaged")
         return read(self, name, start, size, expected)
 
@@ -96,7 +96,7 @@ def test_two_views_come_from_one_scan_though_only_one_of_them_cannot_be_read(
     assert crops.damaged == {"case_2": "a part of case_2 is damaged"}
 
 
-def test_what_is_damaged_is_known_with_each_batch(store: Store) -> None:
+def test_damaged_scans_are_recorded(store: Store) -> None:
     remove(store, "case_0")
     (store.path / "labels" / "case_3.b2nd").write_bytes(b"")
     crops = stream(store)
@@ -105,7 +105,7 @@ def test_what_is_damaged_is_known_with_each_batch(store: Store) -> None:
     assert set(crops.damaged) == {"case_0", "case_3"}
 
 
-def test_where_none_is_left_it_ends(store: Store) -> None:
+def test_a_stream_without_readable_scans_ends_with_an_error(store: Store) -> None:
     for name in VOXELS:
         remove(store, name)
     with pytest.raises(StoreError, match=r"store: none of 5 scans can be read; run 'voxmim prepare' again"):

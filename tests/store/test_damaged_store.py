@@ -1,4 +1,4 @@
-"""Files of a store that were damaged while it is open: what is noticed, and the error."""
+"""Files of a store that are damaged while it is open are detected."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 @pytest.mark.parametrize("folder", ["images", "labels"])
-@pytest.mark.parametrize("known", [True, False])
-def test_what_happens_to_a_file_is_noticed_at_once(tmp_path: Path, kind: str, folder: str, known: bool) -> None:
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_damaged_file_is_detected_at_once(tmp_path: Path, kind: str, folder: str, opened: bool) -> None:
     store = make(tmp_path)
     read = store.crop if folder == "images" else store.label_crop
-    if known:
+    if opened:
         read("a", (1, 2, 3), (4, 5, 6))
     DAMAGE[kind](tmp_path / folder / "a.b2nd")
-    for _ in range(2):  # what is left of an open file must not be taken for voxels either
+    for _ in range(2):  # cached parts of the file must not be returned either
         with pytest.raises(StoreError, match=rf"{folder}/a\.b2nd: this file of the store is (missing|damaged \(.*\));"):
             read("a", (1, 2, 3), (4, 5, 6))
     if folder == "labels":
@@ -47,15 +47,15 @@ def test_what_happens_to_a_file_is_noticed_at_once(tmp_path: Path, kind: str, fo
     assert store.crop("b", (1, 2, 3), (4, 5, 6)).shape == (1, 4, 5, 6)
 
 
-def test_a_scan_that_was_prepared_anew_is_read_anew(tmp_path: Path) -> None:
+def test_a_scan_that_was_prepared_again_is_read_again(tmp_path: Path) -> None:
     store = make(tmp_path)
     before = store.crop("a", (0, 0, 0), (8, 8, 8))
     write_case(tmp_path, store.cases["a"], voxels(CT) + np.int16(1), labels())
     np.testing.assert_array_equal(store.crop("a", (0, 0, 0), (8, 8, 8)), before + 1)
 
 
-def test_a_flipped_bit_is_an_error_or_gives_voxels_of_the_same_shape(tmp_path: Path) -> None:
-    """Most flips in what is packed go unnoticed here, since Blosc2 keeps no checksums."""
+def test_a_flipped_bit_gives_an_error_or_voxels_of_the_same_shape(tmp_path: Path) -> None:
+    """Most flips in compressed data are not detected, since Blosc2 has no checksums."""
     make(tmp_path)
     file, rng, messages = tmp_path / "images" / "a.b2nd", np.random.default_rng(0), []
     whole = file.read_bytes()

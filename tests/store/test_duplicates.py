@@ -1,4 +1,4 @@
-"""Scans with the same voxels: one is kept, and the others are dropped before they are resampled."""
+"""Of scans with the same voxels, one is kept, and the others are dropped before resampling."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def resampled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = module.prepare_volume
 
-    def note(volume: object, preparation: object, path: Path, *rest: object) -> object:
+    def record(volume: object, preparation: object, path: Path, *rest: object) -> object:
         names.append(path.name.split(".")[0])
         return real(volume, preparation, path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "prepare_volume", note)
+    monkeypatch.setattr(module, "prepare_volume", record)
     return names
 
 
 def copy_as_float(source: Path, name: str) -> None:
-    """The voxels of case_1 in another file, format and type."""
+    """Write the voxels of case_1 to another file in another format and type."""
     scan = read_volume(source / "imagesTr" / "case_1.nii.gz")
     write_volume(source / "imagesTr" / f"{name}.nii", Volume(scan.array.astype(np.float32), scan.affine))
 
@@ -41,7 +41,7 @@ def copy_as_float(source: Path, name: str) -> None:
 def test_a_duplicate_is_not_resampled(tiny_source: Maker, tmp_path: Path, resampled: list[str]) -> None:
     source = tiny_source(cases=3)
     copy_as_float(source, "copy")
-    for _ in range(2):  # the second time the other one lies in the store
+    for _ in range(2):  # the second time, the original is already in the store
         result = prepare(source, tmp_path / "store", workers=1, quiet=True)
         assert [name for name, _ in result.failed] == ["copy"]
         assert [finding.kind for finding in result.findings] == ["duplicate"]
@@ -50,7 +50,7 @@ def test_a_duplicate_is_not_resampled(tiny_source: Maker, tmp_path: Path, resamp
         assert verify(result.store, workers=1) == []
 
 
-def test_the_labelled_one_is_kept_whoever_comes_first(tiny_source: Maker, tmp_path: Path) -> None:
+def test_the_labelled_duplicate_is_kept_in_any_order(tiny_source: Maker, tmp_path: Path) -> None:
     source = tiny_source(cases=2)
     copy_as_float(source, "a_copy")
     for workers in (1, 2):
@@ -59,7 +59,7 @@ def test_the_labelled_one_is_kept_whoever_comes_first(tiny_source: Maker, tmp_pa
         assert verify(result.store, workers=1) == []
 
 
-def test_a_duplicate_of_a_scan_that_fails_is_no_case(
+def test_a_duplicate_of_a_scan_that_fails_is_left_out(
     tiny_source: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tiny_source(cases=2)
@@ -81,7 +81,7 @@ def test_a_duplicate_of_a_scan_that_fails_is_no_case(
     assert verify(again.store, workers=1) == []
 
 
-def test_a_copy_in_another_source_is_a_duplicate_too(tiny_source: Maker, tmp_path: Path, resampled: list[str]) -> None:
+def test_a_copy_in_another_source_is_a_duplicate(tiny_source: Maker, tmp_path: Path, resampled: list[str]) -> None:
     source = tiny_source(cases=2)
     prepare(source, tmp_path / "store", workers=1, quiet=True)
     more = tiny_source("more", cases=1, shape=(20, 18, 17))

@@ -24,7 +24,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return make(tmp_path_factory.mktemp("store"), request.param)
 
 
-def test_what_is_written_is_read(store: Store) -> None:
+def test_a_written_store_is_read_back(store: Store) -> None:
     for seed, name in enumerate("ab"):
         np.testing.assert_array_equal(store.image(name), voxels(store.preparation, seed=seed))
         assert store.image(name).dtype == voxels(store.preparation).dtype
@@ -42,7 +42,7 @@ boxes = st.tuples(*[st.tuples(st.integers(-50, 50), st.integers(1, 60))] * 3)
 
 @given(boxes)
 @settings(max_examples=60, deadline=None)
-def test_a_crop_is_numpy_slicing_of_a_padded_scan(store: Store, box: tuple[tuple[int, int], ...]) -> None:
+def test_a_crop_agrees_with_slicing_a_padded_scan(store: Store, box: tuple[tuple[int, int], ...]) -> None:
     start, size = zip(*box, strict=True)
     air = -1024 if store.preparation.intensity == "ct" else 0
     for whole, crop, fill in (
@@ -55,7 +55,7 @@ def test_a_crop_is_numpy_slicing_of_a_padded_scan(store: Store, box: tuple[tuple
         assert crop.dtype == whole.dtype
 
 
-def test_samples_lie_on_their_labels_and_are_evenly_spaced(store: Store) -> None:
+def test_samples_are_voxels_of_their_labels_and_evenly_spaced(store: Store) -> None:
     samples = store.samples("a")
     array = labels()
     assert set(samples) == {1, 7, 255}
@@ -68,13 +68,13 @@ def test_samples_lie_on_their_labels_and_are_evenly_spaced(store: Store) -> None
     assert store.cases["b"].counts == {}
 
 
-def test_a_store_travels_to_another_process_without_its_open_files(store: Store) -> None:
+def test_a_store_is_pickled_without_its_open_files(store: Store) -> None:
     store.image("a")
     again = pickle.loads(pickle.dumps(store))
     np.testing.assert_array_equal(again.crop("a", (1, 2, 3), (4, 5, 6)), store.crop("a", (1, 2, 3), (4, 5, 6)))
 
 
-def test_the_digest_follows_voxels_labels_and_splits(tmp_path: Path) -> None:
+def test_the_digest_depends_on_voxels_labels_and_splits(tmp_path: Path) -> None:
     first = make(tmp_path / "1")
     assert first.digest() == make(tmp_path / "2").digest()
     image = voxels(CT)
@@ -120,14 +120,14 @@ def test_a_case_is_written_atomically(tmp_path: Path, monkeypatch: pytest.Monkey
         (json.dumps({"name": "x", "preparation": {"spacing": [1], "intensity": "ct", "channels": []}}), "damaged"),
     ],
 )
-def test_a_folder_that_is_no_store(tmp_path: Path, index: str | None, message: str) -> None:
+def test_a_folder_that_is_not_a_store_is_refused(tmp_path: Path, index: str | None, message: str) -> None:
     if index is not None:
         (tmp_path / "index.json").write_text(index)
     with pytest.raises(StoreError, match=message):
         Store(tmp_path)
 
 
-def test_a_store_without_cases(tmp_path: Path) -> None:
+def test_a_store_without_cases_is_refused(tmp_path: Path) -> None:
     Index("tiny", CT, {}, []).write(tmp_path)
     with pytest.raises(StoreError, match="the store holds no case"):
         Store(tmp_path)
@@ -150,17 +150,17 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_memory_and_open_files_stay_flat_over_many_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_and_open_files_stay_constant_over_many_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_cache, "LIMIT", 2**20)  # a few files
     names = tuple(f"case_{i}" for i in range(8))
     store = make(tmp_path, names=names)
 
     def read(count: int) -> tuple[int, int]:
-        """Bytes held and files open after so many crops."""
+        """Resident memory in bytes and number of open files after this many crops."""
         for i in range(count):
             store.crop(names[i % 8], (i % 9 - 3, 2, 1), (32, 32, 32))
-        held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-        return held, len(os.listdir("/proc/self/fd"))
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return resident, len(os.listdir("/proc/self/fd"))
 
     memory, files = read(200)
     memory_after, files_after = read(2000)  # 125 MiB of crops
@@ -168,7 +168,7 @@ def test_memory_and_open_files_stay_flat_over_many_crops(tmp_path: Path, monkeyp
     assert files_after <= files
 
 
-def test_regions_and_missing_channels_are_kept_and_older_stores_have_none(tmp_path: Path) -> None:
+def test_regions_and_missing_channels_are_stored_and_empty_in_older_stores(tmp_path: Path) -> None:
     whole = Case("a", "train", SHAPE, ("a.nii",), "a_label.nii")
     lacking = Case("b", "train", SHAPE, ("b_0001.nii",), "b_label.nii", missing=(0,))
     cases = [write_case(tmp_path, case, voxels(MR), labels()) for case in (whole, lacking)]
@@ -186,7 +186,7 @@ def test_regions_and_missing_channels_are_kept_and_older_stores_have_none(tmp_pa
     assert [case.missing for case in Store(tmp_path).cases.values()] == [(), ()]
 
 
-def test_the_patient_is_kept_and_in_older_stores_is_the_case_itself(tmp_path: Path) -> None:
+def test_the_patient_is_stored_and_defaults_to_the_case_in_older_stores(tmp_path: Path) -> None:
     cases = [Case("a", "train", SHAPE, ("a.nii",), group="p"), Case("b", "train", SHAPE, ("b.nii",))]
     written = [write_case(tmp_path, case, voxels(MR), None) for case in cases]
     Index("mr", MR, {}, written).write(tmp_path)

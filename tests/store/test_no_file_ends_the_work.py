@@ -1,4 +1,4 @@
-"""Whatever a single file does, the others are inspected and prepared."""
+"""No single file prevents the others from being inspected and prepared."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ Maker = Callable[..., Path]
 
 
 @pytest.mark.parametrize("kind", ["complex64", "complex128", "rgb"])
-def test_voxels_that_are_no_real_numbers_are_left_out_with_a_sentence(
-    tiny_source: Maker, tmp_path: Path, kind: str
-) -> None:
+def test_complex_voxels_are_left_out_and_reported(tiny_source: Maker, tmp_path: Path, kind: str) -> None:
     source = tiny_source(cases=2)
     dtype = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]) if kind == "rgb" else np.dtype(kind)
     bad = source / "imagesTr" / "odd.nii.gz"
@@ -34,9 +32,7 @@ def test_voxels_that_are_no_real_numbers_are_left_out_with_a_sentence(
     assert list(Store(result.store).cases) == list(inspection.facts) == ["case_0", "case_1"]
 
 
-def test_an_error_that_nobody_foresaw_is_a_finding(
-    tiny_source: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_is_a_finding(tiny_source: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiny_source(cases=3)
     real, count = judge.measure, []
 
@@ -47,15 +43,15 @@ def test_an_error_that_nobody_foresaw_is_a_finding(
         return real(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(judge, "measure", fail)
-    found = inspect_source(source, workers=1).findings
-    assert [(finding.kind, finding.action) for finding in found] == [("failed", "left out")]
-    assert "what is that?" in found[0].reason
+    findings = inspect_source(source, workers=1).findings
+    assert [(finding.kind, finding.action) for finding in findings] == [("failed", "left out")]
+    assert "what is that?" in findings[0].reason
     result = prepare(source, tmp_path / "store", workers=1, quiet=True)
     assert list(Store(result.store).cases) == ["case_0", "case_2"]
 
 
-def test_a_process_that_dies_takes_one_case_with_it(tiny_source: Maker, tmp_path: Path) -> None:
-    """The module that spawned processes import kills whoever judges case_1."""
+def test_a_process_that_dies_loses_one_case_only(tiny_source: Maker, tmp_path: Path) -> None:
+    """Spawned processes import a module that kills the process that judges case_1."""
     source = tiny_source(cases=4)
     code = tmp_path / "code"
     code.mkdir()

@@ -30,7 +30,7 @@ def prepare_label(file: Path, scan: PreparedScan) -> np.ndarray:
     return resample_labels(read_label(file, scan.original, scan.path), scan.original, scan.grid)
 
 
-def spoil(file: Path, how: Callable[[np.ndarray], np.ndarray]) -> None:
+def modify(file: Path, how: Callable[[np.ndarray], np.ndarray]) -> None:
     volume = read_volume(file)
     write_volume(file, Volume(how(volume.array), volume.affine))
 
@@ -38,7 +38,7 @@ def spoil(file: Path, how: Callable[[np.ndarray], np.ndarray]) -> None:
 # One scan in memory
 
 
-def test_a_scan_in_ras_at_its_own_spacing_is_only_cropped(tiny_source: Maker) -> None:
+def test_a_scan_in_ras_at_the_requested_spacing_is_only_cropped(tiny_source: Maker) -> None:
     source = tiny_source(cases=1)
     raw = read_volume(source / "imagesTr" / "case_0.nii.gz")
     scan = prepare_scan([source / "imagesTr" / "case_0.nii.gz"], CT)
@@ -52,7 +52,7 @@ def test_a_scan_in_ras_at_its_own_spacing_is_only_cropped(tiny_source: Maker) ->
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.5, 1.3, 2.2)])
-def test_scan_and_label_stay_on_each_other_and_the_label_finds_home(
+def test_scan_and_label_stay_aligned_and_the_label_can_be_resampled_back(
     tiny_source: Maker, spacing: tuple[float, float, float]
 ) -> None:
     source = tiny_source(cases=1, shape=(40, 36, 30), affine=OBLIQUE)
@@ -65,14 +65,14 @@ def test_scan_and_label_stay_on_each_other_and_the_label_finds_home(
     np.testing.assert_allclose(scan.original.affine, OBLIQUE, atol=1e-5)
     for value, hu in ((1, 200), (2, -150)):
         assert np.median(scan.image[0][label == value]) == pytest.approx(hu, abs=10)
-    home = resample_labels(label, scan.grid, scan.original)
+    back = resample_labels(label, scan.grid, scan.original)
     truth = read_volume(source / "labelsTr" / "case_0.nii.gz").array[0]
     for value in (1, 2):
-        both = np.sum((home == value) & (truth == value))
-        assert 2 * both / (np.sum(home == value) + np.sum(truth == value)) > 0.9
+        both = np.sum((back == value) & (truth == value))
+        assert 2 * both / (np.sum(back == value) + np.sum(truth == value)) > 0.9
 
 
-def test_mr_of_several_channels_in_one_file_or_several(tmp_path: Path, write_scan: Maker) -> None:
+def test_mr_channels_may_be_in_one_file_or_several(tmp_path: Path, write_scan: Maker) -> None:
     rng = np.random.default_rng(0)
     array = np.stack([rng.normal(300, 20, (12, 13, 14)), rng.normal(9, 2, (12, 13, 14))]).astype(np.float32)
     files = [write_scan(tmp_path / f"{i}.nii.gz", array[i], OBLIQUE) for i in range(2)]
@@ -113,7 +113,7 @@ def test_a_cohort_becomes_a_store(tiny_source: Maker, tmp_path: Path) -> None:
             assert set(case.counts) == {1, 2}
 
 
-def test_several_processes_make_the_same_store(tiny_source: Maker, tmp_path: Path) -> None:
+def test_several_processes_write_the_same_store(tiny_source: Maker, tmp_path: Path) -> None:
     source = tiny_source(cases=4)
     (source / "imagesTr" / "case_2.nii.gz").write_bytes(b"junk")
     alone, together = (run(source, tmp_path / f"store_{n}", workers=n) for n in (1, 2))
@@ -121,7 +121,9 @@ def test_several_processes_make_the_same_store(tiny_source: Maker, tmp_path: Pat
     assert (together.prepared, [name for name, _ in together.failed]) == (3, ["case_2"])
 
 
-def test_prepare_goes_on_where_it_stopped(tiny_source: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare_continues_where_it_stopped(
+    tiny_source: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, out = tiny_source(cases=5), tmp_path / "store"
     real, calls = prepare_module._prepare_case, []
 
@@ -143,7 +145,7 @@ def test_prepare_goes_on_where_it_stopped(tiny_source: Maker, tmp_path: Path, mo
     assert run(source, out).skipped_already == 5
 
 
-def test_cases_are_found_again_though_the_index_was_never_finished(tiny_source: Maker, tmp_path: Path) -> None:
+def test_prepared_cases_are_found_without_a_finished_index(tiny_source: Maker, tmp_path: Path) -> None:
     source, out = tiny_source(cases=3), tmp_path / "store"
     digest = Store(run(source, out).store).digest()
     index = json.loads((out / "index.json").read_text())
@@ -152,7 +154,7 @@ def test_cases_are_found_again_though_the_index_was_never_finished(tiny_source: 
     assert Store(out).digest() == digest
 
 
-def test_what_changed_in_the_source_is_followed(tiny_source: Maker, tmp_path: Path) -> None:
+def test_changes_of_the_source_are_followed(tiny_source: Maker, tmp_path: Path) -> None:
     source, out = tiny_source(cases=4, splits={"train": ["case_0", "case_1"]}), tmp_path / "store"
     (source / "labelsTr" / "case_1.nii.gz").rename(tmp_path / "later.nii.gz")
     run(source, out)
@@ -177,7 +179,7 @@ def test_what_changed_in_the_source_is_followed(tiny_source: Maker, tmp_path: Pa
         ({"spacing": (0, 1, 1)}, "must be three sizes above 0"),
     ],
 )
-def test_a_store_of_another_kind_is_left_as_it_is(
+def test_a_store_with_another_preparation_is_refused_and_not_changed(
     tiny_source: Maker, tmp_path: Path, options: dict[str, object], message: str
 ) -> None:
     source, out = tiny_source(cases=2), tmp_path / "store"
@@ -191,12 +193,12 @@ def test_a_store_of_another_kind_is_left_as_it_is(
 # Bad input
 
 
-def cut_in_the_middle(source: Path) -> None:
+def truncate(source: Path) -> None:
     file = source / "imagesTr" / "case_1.nii.gz"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def not_a_number(array: np.ndarray) -> np.ndarray:
+def with_nan(array: np.ndarray) -> np.ndarray:
     array = array.astype(np.float32)
     array[0, 4, 4, 4] = np.nan
     return array
@@ -206,21 +208,21 @@ IMAGE, LABEL = Path("imagesTr/case_1.nii.gz"), Path("labelsTr/case_1.nii.gz")
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"),
+    ("damage", "message"),
     [
-        (cut_in_the_middle, r"imagesTr/case_1\.nii\.gz: the file is cut off"),
+        (truncate, r"imagesTr/case_1\.nii\.gz: the file is cut off"),
         (lambda s: (s / IMAGE).write_bytes(b"junk"), r"imagesTr/case_1\.nii\.gz: cannot be read as an image"),
-        (lambda s: spoil(s / IMAGE, not_a_number), r"imagesTr/case_1\.nii\.gz: 1 voxel not finite"),
-        (lambda s: spoil(s / IMAGE, np.zeros_like), r"imagesTr/case_1\.nii\.gz: every voxel has the value 0"),
-        (lambda s: spoil(s / IMAGE, lambda a: np.concatenate([a, a])), r"a 3D volume of 1 channel is expected"),
+        (lambda s: modify(s / IMAGE, with_nan), r"imagesTr/case_1\.nii\.gz: 1 voxel not finite"),
+        (lambda s: modify(s / IMAGE, np.zeros_like), r"imagesTr/case_1\.nii\.gz: every voxel has the value 0"),
+        (lambda s: modify(s / IMAGE, lambda a: np.concatenate([a, a])), r"a 3D volume of 1 channel is expected"),
     ],
     ids=["cut off", "junk", "nan", "constant", "4d"],
 )
 def test_a_bad_case_is_reported_and_left_out(
-    tiny_source: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None], message: str
+    tiny_source: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], message: str
 ) -> None:
     source = tiny_source(cases=3)
-    harm(source)
+    damage(source)
     result = run(source, tmp_path / "store", quiet=False)
     assert list(Store(result.store).cases) == ["case_0", "case_2"]
     assert [name for name, _ in result.failed] == ["case_1"]
@@ -232,11 +234,11 @@ def test_a_bad_case_is_reported_and_left_out(
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"),
+    ("damage", "message"),
     [
-        (lambda s: spoil(s / LABEL, lambda a: a[:, 1:]), r"labelsTr/case_1\.nii\.gz: its shape .* differs"),
-        (lambda s: spoil(s / LABEL, lambda a: np.where(a == 2, 9, a)), r"label value 9 is not listed in dataset"),
-        (lambda s: spoil(s / LABEL, lambda a: a * np.float32(0.5)), r"labelsTr/case_1.*not all whole numbers"),
+        (lambda s: modify(s / LABEL, lambda a: a[:, 1:]), r"labelsTr/case_1\.nii\.gz: its shape .* differs"),
+        (lambda s: modify(s / LABEL, lambda a: np.where(a == 2, 9, a)), r"label value 9 is not listed in dataset"),
+        (lambda s: modify(s / LABEL, lambda a: a * np.float32(0.5)), r"labelsTr/case_1.*not all whole numbers"),
         (
             lambda s: write_volume(s / LABEL, Volume(read_volume(s / LABEL).array, np.diag([-1.0, 1, 1, 1]))),
             r"labelsTr/case_1\.nii\.gz: its affine puts a corner",
@@ -245,11 +247,11 @@ def test_a_bad_case_is_reported_and_left_out(
     ids=["shape", "unknown label", "fractions", "affine"],
 )
 def test_a_bad_label_map_is_left_out_and_its_scan_kept(
-    tiny_source: Maker, tmp_path: Path, harm: Callable[[Path], None], message: str
+    tiny_source: Maker, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     source = tiny_source(cases=3)
-    mended = (source / LABEL).read_bytes()
-    harm(source)
+    repaired = (source / LABEL).read_bytes()
+    damage(source)
     result = run(source, tmp_path / "store")
     store = Store(result.store)
     assert (result.prepared, result.failed, result.unresolved) == (3, [], [])
@@ -258,16 +260,16 @@ def test_a_bad_label_map_is_left_out_and_its_scan_kept(
     (finding,) = result.findings
     assert (finding.file, finding.action) == (str(source / LABEL), "left out")
     assert re.search(message, finding.reason)
-    (source / LABEL).write_bytes(mended)  # which the next run sees
+    (source / LABEL).write_bytes(repaired)  # the next run detects the change
     result = run(source, tmp_path / "store")
     assert (result.prepared, result.findings) == (1, [])
     assert Store(result.store).cases["case_1"].counts
 
 
-def test_nothing_that_can_be_prepared(tiny_source: Maker, tmp_path: Path) -> None:
+def test_a_source_without_valid_cases_is_refused(tiny_source: Maker, tmp_path: Path) -> None:
     source = tiny_source(cases=2)
     for file in (source / "imagesTr").iterdir():
-        spoil(file, np.zeros_like)
+        modify(file, np.zeros_like)
     with pytest.raises(StoreError, match=r"none of 2 cases could be prepared; case_0: .*every voxel"):
         run(source, tmp_path / "store", spacing=(1, 1, 1))
     for file in (source / "imagesTr").iterdir():
@@ -282,12 +284,12 @@ def test_a_source_that_is_missing_leaves_no_store(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-def test_a_label_value_that_no_other_case_has(
+def test_a_label_value_of_a_single_case_is_reported(
     tiny_source: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tiny_source(cases=3)
     (source / "dataset.json").unlink()
-    spoil(source / LABEL, lambda a: np.where(a == 2, 9, a).astype(np.uint8))
+    modify(source / LABEL, lambda a: np.where(a == 2, 9, a).astype(np.uint8))
     result = run(source, tmp_path / "store", quiet=False)
     assert [finding.kind for finding in result.findings] == ["rare label"]
     assert re.search(r"labelsTr/case_1\.nii\.gz: no other case has label value 9", result.findings[0].reason)
@@ -295,22 +297,22 @@ def test_a_label_value_that_no_other_case_has(
     assert Store(result.store).labels == {1: "label 1", 2: "label 2", 9: "label 9"}
 
 
-def test_an_empty_label_map_is_remarked(tiny_source: Maker, tmp_path: Path) -> None:
+def test_an_empty_label_map_is_reported(tiny_source: Maker, tmp_path: Path) -> None:
     source = tiny_source(cases=2)
-    spoil(source / LABEL, np.zeros_like)
+    modify(source / LABEL, np.zeros_like)
     result = run(source, tmp_path / "store")
     assert result.prepared == 2
     assert [finding.reason.split(": ")[1] for finding in result.findings] == ["the label map is empty."]
 
 
-def test_a_quiet_prepare_says_nothing(tiny_source: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_quiet_prepare_prints_nothing(tiny_source: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source = tiny_source(cases=2)
-    cut_in_the_middle(source)
+    truncate(source)
     run(source, tmp_path / "store")
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_grid_of_a_prepared_scan_covers_what_lies_in_the_body(tiny_source: Maker) -> None:
+def test_the_grid_of_a_prepared_scan_covers_the_body(tiny_source: Maker) -> None:
     source = tiny_source(cases=1, affine=OBLIQUE)
     scan = prepare_scan([source / "imagesTr" / "case_0.nii.gz"], replace(CT, spacing=(2.0, 2.0, 2.0)))
     covered = resample_labels(np.ones(scan.grid.shape, dtype=np.uint8), scan.grid, scan.original)
@@ -330,7 +332,7 @@ def test_the_licence_of_the_data_set_is_kept(
     out = prepare(source, tmp_path / "store", workers=1, quiet=True).store
     assert Store(out).licence == kept
     index = json.loads((out / "index.json").read_text())
-    del index["licence"]  # as the first stores have it
+    del index["licence"]  # as in the first stores
     (out / "index.json").write_text(json.dumps(index))
     assert Store(out).licence == ""
 
@@ -339,7 +341,7 @@ def test_the_licence_of_the_data_set_is_kept(
 
 
 def write_sequences(source: Path, intensity: str = "MR") -> Path:
-    """Case 0 with both of its channels, case 1 without the first; both labelled, with two regions."""
+    """Write case 0 with both channels and case 1 without the first; both labelled, with two regions."""
     rng = np.random.default_rng(0)
     label = np.zeros((1, 12, 13, 14), np.uint8)
     label[0, 3:9, 3:9, 3:9], label[0, 5:8, 5:8, 5:8] = 1, 2
@@ -361,7 +363,7 @@ def test_a_missing_channel_is_empty_and_reported_once(tmp_path: Path, intensity:
     store = Store(tmp_path / "store")
     assert {case.name: case.missing for case in store.cases.values()} == {"case_0": (), "case_1": (0,)}
     image = store.image("case_1")
-    assert image.shape == (2, 12, 13, 14)  # what is missing bounds no body, and fills none
+    assert image.shape == (2, 12, 13, 14)  # the missing channel does not influence the crop
     assert (image[0] == empty).all()
     alone = prepare_scan([source / "imagesTr" / "case_1_0001.nii.gz"], replace(store.preparation, channels=("b",)))
     np.testing.assert_array_equal(image[1], alone.image[0])
@@ -370,7 +372,7 @@ def test_a_missing_channel_is_empty_and_reported_once(tmp_path: Path, intensity:
     assert reasons[0].endswith(f"case case_1 lacks {intensity} a, and serves pre-training only.")
 
 
-def test_a_channel_that_is_added_later_is_prepared(tmp_path: Path) -> None:
+def test_a_channel_added_later_is_prepared(tmp_path: Path) -> None:
     source = write_sequences(tmp_path / "source")
     run(source, tmp_path / "store")
     both = read_volume(source / "imagesTr" / "case_0_0000.nii.gz")
@@ -380,7 +382,7 @@ def test_a_channel_that_is_added_later_is_prepared(tmp_path: Path) -> None:
     assert Store(tmp_path / "store").cases["case_1"].missing == ()
 
 
-def test_regions_are_taken_into_the_store_and_anew_when_they_change(tmp_path: Path) -> None:
+def test_regions_are_stored_and_updated(tmp_path: Path) -> None:
     source = write_sequences(tmp_path / "source")
     run(source, tmp_path / "store")
     assert list(Store(tmp_path / "store").regions.items()) == [("whole", (1, 2)), ("core", (2,))]

@@ -1,4 +1,4 @@
-"""`prepare` judges as `inspect` does, and what it left out is tried again."""
+"""`prepare` and `inspect` give the same findings, and cases that were left out are tried again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from voxmim.store.writing import written_cases
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Good cases, and one of each action and stage: found in a file, in a label map, beside the others."""
+    """Valid cases, and one with each kind of finding: in a file, in a label map, and in comparison with others."""
     source = write_pairs(tmp_path_factory.mktemp("source"), 6)
     cut(add_pair(source, "cut", *scan(20))[0])
     add_pair(source, "nan", np.where(scan(21)[0] > 100, np.nan, scan(21)[0]).astype(np.float32), scan(21)[1])
@@ -38,7 +38,7 @@ def prepared(source: Path, tmp_path_factory: pytest.TempPathFactory) -> PrepareR
     return prepare(source, tmp_path_factory.mktemp("out") / "store", (1.0, 1.2, 1.5), workers=1, quiet=True)
 
 
-def test_findings_cases_and_facts_are_the_same(inspection: Inspection, prepared: PrepareResult) -> None:
+def test_prepare_and_inspect_agree_on_findings_cases_and_facts(inspection: Inspection, prepared: PrepareResult) -> None:
     store = Store(prepared.store)
     assert {finding.kind for finding in inspection.findings} == {
         "cut off", "not finite", "other grid", "unknown label", "flipped label", "duplicate",
@@ -48,7 +48,7 @@ def test_findings_cases_and_facts_are_the_same(inspection: Inspection, prepared:
     assert {case.name: case.facts for case in written_cases(store.path)} == inspection.facts
 
 
-def test_the_json_of_an_inspection_lists_every_file(inspection: Inspection) -> None:
+def test_the_json_of_an_inspection_lists_all_files(inspection: Inspection) -> None:
     values = json.loads(json.dumps(inspection.as_dict()))
     assert {scan["file"] for scan in values["scans"]} == set(inspection.files)
     assert sum(len(scan["findings"]) for scan in values["scans"]) == len(inspection.findings)
@@ -56,7 +56,7 @@ def test_the_json_of_an_inspection_lists_every_file(inspection: Inspection) -> N
     assert values["fingerprint"]["cases"] == len(inspection.facts)
 
 
-def test_preparing_again_tries_what_was_left_out_and_changes_nothing(source: Path, prepared: PrepareResult) -> None:
+def test_preparing_again_retries_cases_left_out_and_changes_nothing(source: Path, prepared: PrepareResult) -> None:
     again = prepare(source, prepared.store, workers=1, quiet=True)
     assert again.findings == prepared.findings
     assert sorted(again.failed) == sorted(prepared.failed)

@@ -1,4 +1,4 @@
-"""A scan of a whole body, made slice by slice, is prepared in the memory of few copies of it."""
+"""Preparing a whole-body scan takes little more memory than the scan."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
 
 def write_whole_body(file: Path) -> None:
-    """An elliptic body that turns denser from slice to slice and starts anew after eight."""
+    """Write an elliptic body whose intensity increases over eight slices and repeats."""
     header = nibabel.Nifti1Header()
     header.set_data_dtype(np.int16)
     header.set_data_shape(SHAPE)
@@ -48,8 +48,8 @@ def write_whole_body(file: Path) -> None:
 def test_a_scan_of_512_x_512_x_1200_needs_less_than_two_copies(tmp_path: Path) -> None:
     write_whole_body(tmp_path / "scans" / "body.nii.gz")
     command = [sys.executable, "-c", CODE, tmp_path / "scans", tmp_path / "store", str(2 * FLOAT32)]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert done.stdout.strip() == "1 []", done.stderr
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert process.stdout.strip() == "1 []", process.stderr
     image = Store(tmp_path / "store").image("body")
     assert image.shape[3] == 300
     assert image[0, image.shape[1] // 2, image.shape[2] // 2].mean() == pytest.approx(57.5, abs=1)

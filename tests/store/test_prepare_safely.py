@@ -1,4 +1,4 @@
-"""Whatever happens to `prepare`, the store stays valid, and to run it again is all it takes."""
+"""However `prepare` is interrupted, the store stays valid, and running it again completes it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(source: Path, out: Path, **options: object) -> PrepareResult:
 
 
 def run_slowly(source: Path, out: Path) -> None:
-    """Run, with a pause in the middle of each file, so that a kill finds it there."""
+    """Run with a pause in the middle of each write, so that a kill interrupts one."""
     real = Path.write_bytes
 
     def write(file: Path, content: bytes) -> int:
@@ -46,7 +46,7 @@ def run_slowly(source: Path, out: Path) -> None:
     run(source, out)
 
 
-def hold(out: Path, ready: Path) -> None:
+def hold_lock(out: Path, ready: Path) -> None:
     with writing(out):
         ready.touch()
         time.sleep(60)
@@ -54,7 +54,7 @@ def hold(out: Path, ready: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Give small_disk(options): a file system of its own, mounted with these options (again, if it is)."""
+    """Return small_disk(options), which mounts (or remounts) a separate file system with these options."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = False
@@ -62,8 +62,8 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     def mount(options: str) -> Path:
         nonlocal mounted
         options = f"remount,{options}" if mounted else options
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True)
-        if done.returncode:
+        process = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True)
+        if process.returncode:
             pytest.skip("this user may not mount a file system")
         mounted = True
         return folder
@@ -76,10 +76,10 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 # Killed
 
 
-def test_killed_again_and_again_it_ends_as_if_it_had_not_been(tiny_source: Maker, tmp_path: Path) -> None:
+def test_after_repeated_kills_the_store_is_the_same(tiny_source: Maker, tmp_path: Path) -> None:
     source, out = tiny_source(cases=16), tmp_path / "store"
     whole = Store(run(source, tmp_path / "whole").store).digest()
-    rng, in_work = np.random.default_rng(0), 0
+    rng, unfinished = np.random.default_rng(0), 0
     for _ in range(5):
         already = len(list(out.glob("images/[!.]*")))
         process = CONTEXT.Process(target=run_slowly, args=(source, out))
@@ -90,27 +90,29 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(tiny_source: Maker
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        assert len(list(written_cases(out))) > already  # each whole, or this raises
-        in_work += len(unfinished_files(out))
-    assert in_work > 0
+        assert len(list(written_cases(out))) > already  # raises if one is incomplete
+        unfinished += len(unfinished_files(out))
+    assert unfinished > 0
     run(source, out)
     assert Store(out).digest() == whole
     assert unfinished_files(out) == verify(out, workers=1) == []
 
 
-def test_what_dead_processes_left_is_removed(tiny_source: Maker, tmp_path: Path) -> None:
+def test_temporary_files_of_killed_processes_are_removed(tiny_source: Maker, tmp_path: Path) -> None:
     source, out = tiny_source(cases=1), tmp_path / "store"
     run(source, out)
-    left = [out / "images" / ".77-c.b2nd", out / "labels" / ".78-c.b2nd", out / ".79-index.json"]
-    for file in left:
+    leftovers = [out / "images" / ".77-c.b2nd", out / "labels" / ".78-c.b2nd", out / ".79-index.json"]
+    for file in leftovers:
         file.write_bytes(b"half")
-    assert unfinished_files(out) == sorted(left)
+    assert unfinished_files(out) == sorted(leftovers)
     assert len(verify(out, workers=1)) == 3
     run(source, out)
     assert unfinished_files(out) == verify(out, workers=1) == []
 
 
-def test_on_a_cluster_every_scan_is_prepared_once_though_a_worker_is_killed(tiny_source: Maker, tmp_path: Path) -> None:
+def test_on_a_cluster_every_scan_is_prepared_once_even_if_a_worker_is_killed(
+    tiny_source: Maker, tmp_path: Path
+) -> None:
     distributed = pytest.importorskip("distributed")
     source, out = tiny_source(cases=20), tmp_path / "store"
     whole = Store(run(source, tmp_path / "whole").store).digest()
@@ -130,18 +132,18 @@ def test_on_a_cluster_every_scan_is_prepared_once_though_a_worker_is_killed(tiny
         killer.start()
         result = run(source, out, workers=None, scheduler=cluster.scheduler_address)
         killer.join()
-    assert 2 < killed[1] < 20  # it was in mid-work
+    assert 2 < killed[1] < 20  # killed in the middle
     assert (result.prepared, result.skipped_already, result.failed) == (20, 0, [])
     assert Store(out).digest() == whole
     assert verify(out, workers=1) == []
 
 
-# Two at once
+# Two processes
 
 
-def test_the_second_of_two_on_one_store_is_refused(tiny_source: Maker, tmp_path: Path) -> None:
+def test_a_second_process_on_the_same_store_is_refused(tiny_source: Maker, tmp_path: Path) -> None:
     source, out = tiny_source(cases=2), tmp_path / "store"
-    first = CONTEXT.Process(target=hold, args=(out, tmp_path / "ready"))
+    first = CONTEXT.Process(target=hold_lock, args=(out, tmp_path / "ready"))
     first.start()
     wait_for((tmp_path / "ready").exists)
     with pytest.raises(StoreError, match=r"store: another process is changing this store; wait for its end"):
@@ -149,13 +151,13 @@ def test_the_second_of_two_on_one_store_is_refused(tiny_source: Maker, tmp_path:
     assert not list(out.glob("images/*"))
     first.kill()
     first.join()
-    assert run(source, out).prepared == 2  # the lock dies with its process
+    assert run(source, out).prepared == 2  # the lock ends with its process
 
 
-# No room, no right, no file
+# Full disk, missing permission, missing file
 
 
-def test_a_full_disk_stops_the_work_with_one_error(
+def test_a_full_disk_stops_preparing_with_one_error(
     tiny_source: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = tiny_source(cases=5), tmp_path / "store"
@@ -180,7 +182,9 @@ def test_a_full_disk_stops_the_work_with_one_error(
     assert verify(out, workers=1) == []
 
 
-def test_a_disk_that_is_really_full(tiny_source: Maker, tmp_path: Path, small_disk: Callable[[str], Path]) -> None:
+def test_a_real_full_disk_stops_preparing_and_the_next_run_completes_it(
+    tiny_source: Maker, tmp_path: Path, small_disk: Callable[[str], Path]
+) -> None:
     source = tiny_source(cases=8)
     whole = Store(run(source, tmp_path / "whole").store)
     bytes_of_three = 3 * sum(file.stat().st_size for file in whole.path.glob("*/case_0.b2nd"))
@@ -188,16 +192,18 @@ def test_a_disk_that_is_really_full(tiny_source: Maker, tmp_path: Path, small_di
     with pytest.raises(StoreError, match=r"cannot be written \(No space left on device\); fix this and run again"):
         run(source, out)
     assert unfinished_files(out) == []
-    lying = [case.name for case in written_cases(out)]
-    assert len(lying) < 4
+    written = [case.name for case in written_cases(out)]
+    assert len(written) < 4
     small_disk("size=10m")
     result = run(source, out)
-    assert result.skipped_already == len(lying)
+    assert result.skipped_already == len(written)
     assert Store(out).digest() == whole.digest()
     assert verify(out, workers=1) == []
 
 
-def test_a_read_only_disk(tiny_source: Maker, tmp_path: Path, small_disk: Callable[[str], Path]) -> None:
+def test_a_read_only_disk_gives_one_error(
+    tiny_source: Maker, tmp_path: Path, small_disk: Callable[[str], Path]
+) -> None:
     source = tiny_source(cases=2, splits={"train": ["case_0"]})
     out = small_disk("size=10m") / "store"
     digest = Store(run(source, out).store).digest()
@@ -209,7 +215,7 @@ def test_a_read_only_disk(tiny_source: Maker, tmp_path: Path, small_disk: Callab
     small_disk("rw")
 
 
-def test_a_store_below_a_file(tiny_source: Maker, tmp_path: Path) -> None:
+def test_a_store_below_a_file_is_refused(tiny_source: Maker, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"file/store: cannot be written \(Not a directory\)"):
         run(tiny_source(cases=1), tmp_path / "file" / "store", spacing=(1.0, 1.0, 1.0), intensity="ct")
@@ -232,10 +238,10 @@ def test_a_scan_that_vanishes_is_left_out(tiny_source: Maker, tmp_path: Path, mo
     assert verify(out, workers=1) == []
 
 
-# Changed
+# Changed files
 
 
-def test_a_file_that_was_edited_is_prepared_again(tiny_source: Maker, tmp_path: Path) -> None:
+def test_an_edited_file_is_prepared_again(tiny_source: Maker, tmp_path: Path) -> None:
     source, out = tiny_source(cases=3), tmp_path / "store"
     before = Store(run(source, out).store)
     other = tiny_source("other", cases=1, shape=(20, 18, 17))
@@ -251,7 +257,7 @@ def test_a_file_that_was_edited_is_prepared_again(tiny_source: Maker, tmp_path: 
     assert run(source, out).prepared == 0
 
 
-def test_cases_of_an_older_store_are_taken_as_they_are(tiny_source: Maker, tmp_path: Path) -> None:
+def test_cases_of_an_older_store_are_kept(tiny_source: Maker, tmp_path: Path) -> None:
     source, out = tiny_source(cases=2), tmp_path / "store"
     run(source, out)
     for case in list(written_cases(out)):

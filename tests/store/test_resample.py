@@ -23,7 +23,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("voxmim.workers.cores", lambda: 1)
 
 
-def test_it_is_what_preparing_the_source_at_that_spacing_gives(tiny: Tiny, tmp_path: Path) -> None:
+def test_resampling_a_store_equals_preparing_the_source_at_that_spacing(tiny: Tiny, tmp_path: Path) -> None:
     ours = respace(Store(tiny.store), tmp_path / "ours", (1.5, 1.5, 2.0))
     theirs = Store(prepare(tiny.source, tmp_path / "theirs", (1.5, 1.5, 2.0), workers=1, quiet=True).store)
     assert ours.preparation == theirs.preparation
@@ -33,7 +33,7 @@ def test_it_is_what_preparing_the_source_at_that_spacing_gives(tiny: Tiny, tmp_p
         np.testing.assert_array_equal(ours.image(case.name), theirs.image(case.name))
 
 
-def test_what_lies_there_already_is_kept(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resampled_cases_that_exist_are_kept(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = respace(Store(tiny.store), tmp_path / "out", (2.0, 2.0, 2.0))
     (tmp_path / "out" / "images" / "case_1.b2nd").unlink()
     done: list[str] = []
@@ -44,7 +44,7 @@ def test_what_lies_there_already_is_kept(tiny: Tiny, tmp_path: Path, monkeypatch
     assert again.digest() == first.digest()
 
 
-def test_what_changed_in_the_store_changes_there_too(tiny: Tiny, tmp_path: Path) -> None:
+def test_changes_of_the_store_are_followed(tiny: Tiny, tmp_path: Path) -> None:
     source = shutil.copytree(tiny.source, tmp_path / "source")
     store = Store(prepare(source, tmp_path / "store", workers=1, quiet=True).store)
     respace(store, tmp_path / "out", (2.0, 2.0, 2.0))
@@ -61,7 +61,7 @@ def test_what_changed_in_the_store_changes_there_too(tiny: Tiny, tmp_path: Path)
     assert again.cases["case_1"].stamps == Store(store.path).cases["case_1"].stamps != store.cases["case_1"].stamps
 
 
-def test_a_missing_source_file_is_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_missing_source_file_is_reported_in_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
     source = shutil.copytree(tiny.source, tmp_path / "source")
     store = Store(prepare(source, tmp_path / "store", workers=1, quiet=True).store)
     (source / "imagesTr" / "case_2.nii.gz").unlink()

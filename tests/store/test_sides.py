@@ -1,4 +1,4 @@
-"""Left and right: found in the names of real data sets, and never mixed up by a mirror image."""
+"""Left and right labels are found by name, and augmentation never exchanges them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def pairs(names: list[str]) -> tuple[set[frozenset[str]], tuple[str, ...]]:
         (UPPER, [(0, 1), (2, 3), (4, 5)]),
     ],
 )
-def test_pairs_are_found_in_the_names_of_real_data_sets(names: list[str], paired: list[tuple[int, int]]) -> None:
+def test_left_right_pairs_are_found_in_the_names_of_real_data_sets(
+    names: list[str], paired: list[tuple[int, int]]
+) -> None:
     assert pairs(names) == ({frozenset((names[one], names[other])) for one, other in paired}, ())
 
 
@@ -49,23 +51,23 @@ def test_pairs_are_found_in_the_names_of_real_data_sets(names: list[str], paired
     ["liver", "spleen", "Lung", "rectum", "L5", "vertebrae_L1", "cleft", "bright spot", "left and right lung"],
     ["edema", "rim", "enhancing"], [], ["label 1", "label 2"],
 ])  # fmt: skip
-def test_names_without_a_side_have_none(names: list[str]) -> None:
+def test_names_without_a_side_have_no_pairs(names: list[str]) -> None:
     assert not find_sides(dict(enumerate(names, start=1)))
 
 
 @pytest.mark.parametrize(
     "name", ["left atrium", "lung_middle_lobe_right", "Cochlea_L", "Left", "heart_ventricle_left", "LeftBreast"]
 )
-def test_a_side_without_its_partner_is_named(name: str) -> None:
+def test_a_side_without_a_partner_is_named(name: str) -> None:
     assert find_sides({1: "liver", 2: name}) == Sides({}, (name,))
 
 
-def test_the_sides_of_a_heart_are_no_mirror_images() -> None:
+def test_the_left_and_right_heart_are_not_mirror_images() -> None:
     assert set(find_sides({1: "RV", 2: "myocardium", 3: "LV"}).unpaired) == {"RV", "LV"}
     assert find_sides({1: "left ventricle", 2: "right ventricle"}).partner == {}
 
 
-def test_regions_with_a_side_need_a_partner_of_the_mirrored_labels() -> None:
+def test_regions_with_a_side_need_a_partner_with_the_mirrored_labels() -> None:
     labels = {1: "kidney_left", 2: "kidney_right", 3: "tumour_left", 4: "tumour_right"}
     both = {"left side": (1, 3), "right side": (2, 4), "tumour": (3, 4)}
     assert find_sides(labels, both).unpaired == ()
@@ -76,11 +78,11 @@ def test_regions_with_a_side_need_a_partner_of_the_mirrored_labels() -> None:
 STRONG = Augmentation(flip=0.5, rot90=0.5, affine=1.0, rotate=180.0)
 
 
-def test_without_sides_nothing_is_restricted() -> None:
+def test_without_sides_augmentation_is_not_restricted() -> None:
     assert Sides().restrict(STRONG) == (STRONG, [])
 
 
-def test_with_pairs_flips_stay_and_quarter_turns_go() -> None:
+def test_with_pairs_flips_are_allowed_and_quarter_turns_are_not() -> None:
     settings, notes = Sides({1: 2, 2: 1}).restrict(STRONG)
     assert settings == replace(STRONG, rot90=0.0, rotate=45.0)
     assert notes == [
@@ -89,7 +91,7 @@ def test_with_pairs_flips_stay_and_quarter_turns_go() -> None:
     ]
 
 
-def test_with_a_side_that_has_no_partner_flips_along_x_go_too() -> None:
+def test_with_a_side_without_a_partner_flips_along_x_are_not_allowed() -> None:
     settings, notes = Sides({}, ("left atrium",)).restrict(replace(STRONG, rot90=0.0, affine=0.0))
     assert not settings.flip_x
     assert notes == ["Flips along X are off: the mirror image of these labels has no label (left atrium)."]
@@ -97,20 +99,20 @@ def test_with_a_side_that_has_no_partner_flips_along_x_go_too() -> None:
     assert draw(settings, torch.arange(50)).flip[:, 1].any()
 
 
-def test_after_any_augmentation_right_is_right() -> None:
-    """A body whose labels say on which side of X they lie still does so, and the image still shows the right organ."""
+def test_augmentation_never_exchanges_left_and_right() -> None:
+    """Labels of the two sides stay on their sides along X, and the image stays aligned with them."""
     label = torch.zeros(64, 1, 12, 12, 12, dtype=torch.int64)
     label[:, :, 1:5, 4:8, 4:8], label[:, :, 7:11, 4:8, 4:8], label[:, :, 5:7] = 1, 2, 5
-    image = (label > 0).float()  # both sides look alike
+    image = (label > 0).float()  # both sides look the same
     batch = Batch(image, label, torch.arange(64), [""] * 64, torch.ones(64, 1, dtype=torch.bool))
     sides = find_sides({1: "kidney_left", 2: "kidney_right", 5: "spine"})
     settings, _ = sides.restrict(Augmentation(flip=0.5, rot90=0.5, affine=0.0, intensity=0.0))
     drawn = draw(settings, batch.seed, sides.partner)
     assert drawn.flip[:, 0].any()
-    found = apply(batch, drawn, (1.0, 1.0, 1.0))
-    assert (found.label == 1).sum() == (label == 1).sum()
-    assert not (found.label[:, :, 6:] == 1).any()
-    assert not (found.label[:, :, :6] == 2).any()
-    assert torch.equal(found.image, (found.label > 0).float())
+    augmented = apply(batch, drawn, (1.0, 1.0, 1.0))
+    assert (augmented.label == 1).sum() == (label == 1).sum()
+    assert not (augmented.label[:, :, 6:] == 1).any()
+    assert not (augmented.label[:, :, :6] == 2).any()
+    assert torch.equal(augmented.image, (augmented.label > 0).float())
     unaware = apply(batch, draw(Augmentation(flip=0.5, intensity=0.0), batch.seed), (1.0, 1.0, 1.0))
     assert (unaware.label[:, :, 6:] == 1).any()  # what the names prevent

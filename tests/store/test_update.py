@@ -1,4 +1,4 @@
-"""A store of several sources: what stays, what clashes, and where the scans of one patient go."""
+"""Adding sources to a store: what is kept, conflicts, and splits by patient."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def change(source: Path, **changes: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def renamed(source: Path, prefix: str) -> Path:
-    """Give every case of a source another name."""
+def with_prefix(source: Path, prefix: str) -> Path:
+    """Rename every case of a source."""
     for file in [*source.glob("imagesTr/*"), *source.glob("labelsTr/*")]:
         file.rename(file.with_name(prefix + file.name))
     return source
 
 
-def test_a_second_source_joins_and_the_first_stays(tiny_source: Maker, tmp_path: Path) -> None:
+def test_a_second_source_is_added_and_the_first_is_kept(tiny_source: Maker, tmp_path: Path) -> None:
     out = tmp_path / "store"
     first = tiny_source("first", cases=3, splits={"train": ["case_0"], "test": ["case_1", "case_2"]})
-    second = renamed(tiny_source("second", cases=2, shape=(21, 18, 16)), "new_")
+    second = with_prefix(tiny_source("second", cases=2, shape=(21, 18, 16)), "new_")
     change(first, licence="CC0", regions={"all": [1, 2]})
     change(second, labels={"background": 0, "bone": 1, "fat": 2, "gland": 3}, licence="CC BY", name="other")
     run(first, out)
@@ -59,11 +59,11 @@ def test_a_second_source_joins_and_the_first_stays(tiny_source: Maker, tmp_path:
     shutil.rmtree(second / "imagesTr")
     shutil.copytree(tiny_source("third", cases=1, shape=(20, 19, 16)) / "imagesTr", second / "imagesTr")
     shutil.rmtree(second / "labelsTr")
-    assert run(second, out).prepared == 1  # case_0 again, whose own source is gone
+    assert run(second, out).prepared == 1  # case_0 again; its first source no longer exists
     assert set(Store(out).cases) == set(store.cases)
 
 
-def test_a_lost_label_file_is_made_again_and_a_refused_label_map_is_not_read_twice(
+def test_a_lost_label_file_is_prepared_again_and_a_refused_label_map_is_not(
     tiny_source: Maker, tmp_path: Path, write_scan: Maker
 ) -> None:
     source = tiny_source("source", cases=3)
@@ -79,7 +79,7 @@ def test_a_lost_label_file_is_made_again_and_a_refused_label_map_is_not_read_twi
     assert set(Store(store).cases["case_1"].counts) == {1}
 
 
-def test_a_case_of_the_same_name_from_elsewhere_is_refused(tiny_source: Maker, tmp_path: Path) -> None:
+def test_a_case_of_the_same_name_from_another_source_is_refused(tiny_source: Maker, tmp_path: Path) -> None:
     first, second = tiny_source("first", cases=2), tiny_source("second", cases=1)
     digest = Store(run(first, tmp_path / "store").store).digest()
     with pytest.raises(StoreError, match=r"second/imagesTr/case_0.nii.gz: the store has a case case_0 already, of /"):
@@ -94,10 +94,10 @@ def test_a_case_of_the_same_name_from_elsewhere_is_refused(tiny_source: Maker, t
         ({"regions": {"all": [1]}}, r"second: region all is \(1,\), but \(1, 2\) in the store"),
     ],
 )
-def test_labels_that_mean_something_else_are_refused(
+def test_labels_with_other_meanings_are_refused(
     tiny_source: Maker, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    first, second = tiny_source("first", cases=1), renamed(tiny_source("second", cases=1), "new_")
+    first, second = tiny_source("first", cases=1), with_prefix(tiny_source("second", cases=1), "new_")
     change(first, regions={"all": [1, 2]})
     change(second, **changes)
     run(first, tmp_path / "store")
@@ -105,7 +105,7 @@ def test_labels_that_mean_something_else_are_refused(
         run(second, tmp_path / "store")
 
 
-def test_new_scans_go_where_their_patient_is(tiny_source: Maker, tmp_path: Path) -> None:
+def test_new_scans_get_the_split_of_their_patient(tiny_source: Maker, tmp_path: Path) -> None:
     out = tmp_path / "store"
     run(tiny_source(cases=2, splits={"train": ["case_0"], "test": ["case_1"]}), out)
     rows = [  # name, patient, labelled, split drawn by its source, split in the store
@@ -120,14 +120,14 @@ def test_new_scans_go_where_their_patient_is(tiny_source: Maker, tmp_path: Path)
         for name, patient, labelled, drawn, _ in rows
     )
     update = plan_update(Source(tmp_path, "more", ("CT",), {}, cases), out, Preparation((1.0, 1.0, 1.0), "ct", ("CT",)))
-    assert {case.name: case.split for case in update.todo} == {name: there for name, *_, there in rows}
+    assert {case.name: case.split for case in update.todo} == {name: in_store for name, *_, in_store in rows}
     assert [case.name for case in update.others] == ["case_0", "case_1"]
 
 
-# Split anew
+# Splitting again
 
 
-def test_a_store_that_was_split_anew_keeps_it_when_it_grows(tiny_source: Maker, tmp_path: Path) -> None:
+def test_a_new_split_is_kept_when_the_store_grows(tiny_source: Maker, tmp_path: Path) -> None:
     source, out = tiny_source(cases=8), tmp_path / "store"
     run(source, out)
     voxels = {case.name: case.digest for case in Store(out).cases.values()}
@@ -139,13 +139,13 @@ def test_a_store_that_was_split_anew_keeps_it_when_it_grows(tiny_source: Maker, 
     assert split(out, seed=4) == {"train": 5, "val": 1, "test": 2, "unlabelled": 0}
     split(out, seed=3, fractions=(0.25, 0.5))
     (source / "splits.json").write_text(json.dumps({"train": list(drawn)}))
-    (source / "imagesTr" / "case_5.nii.gz").touch()  # read again, but no other patient for that
+    (source / "imagesTr" / "case_5.nii.gz").touch()  # prepared again, without a new split
     assert run(source, out).prepared == 1
     assert {case.name: case.split for case in Store(out).cases.values()} == drawn
     assert verify(out, workers=1) == []
 
 
-def test_a_list_moves_what_it_names(tiny_source: Maker, tmp_path: Path) -> None:
+def test_a_list_changes_the_splits_of_the_cases_that_it_names(tiny_source: Maker, tmp_path: Path) -> None:
     out, file = tmp_path / "store", tmp_path / "mine.json"
     run(tiny_source(cases=3, splits={"train": ["case_0", "case_1", "case_2"]}), out)
     file.write_text(json.dumps({"val": ["case_1"]}))
@@ -161,12 +161,12 @@ def test_a_list_moves_what_it_names(tiny_source: Maker, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.5), (-0.1, 0.2)])
-def test_fractions_must_leave_some_to_train(tmp_path: Path, fractions: tuple[float, float]) -> None:
+def test_fractions_must_leave_cases_to_train_on(tmp_path: Path, fractions: tuple[float, float]) -> None:
     with pytest.raises(StoreError, match="leave nothing to train on"):
         split(tmp_path, fractions=fractions)
 
 
-def test_a_mistyped_store_is_not_made(tmp_path: Path) -> None:
+def test_a_mistyped_store_is_not_created(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="this is not a store"):
         split(tmp_path / "typo")
     assert not (tmp_path / "typo").exists()
@@ -175,7 +175,7 @@ def test_a_mistyped_store_is_not_made(tmp_path: Path) -> None:
 # When a file has changed
 
 
-def test_the_stamp_of_a_scan_in_two_files_and_of_a_series(tmp_path: Path) -> None:
+def test_stamps_cover_all_files_of_a_scan_and_of_a_series(tmp_path: Path) -> None:
     for name in ("a.mhd", "a.raw", "series/1.dcm", "series/2.dcm", "b.nii"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
@@ -189,25 +189,27 @@ def test_the_stamp_of_a_scan_in_two_files_and_of_a_series(tmp_path: Path) -> Non
     assert stamps(within)[0] == stamps(case)[1]
 
 
-def test_what_was_found_of_the_first_source_stays_and_new_scans_are_judged_beside_its_own(
+def test_findings_of_the_first_source_are_kept_and_new_scans_are_compared_with_it(
     tiny_source: Maker, tmp_path: Path
 ) -> None:
     out = tmp_path / "store"
     first = tiny_source("first", cases=3)
     (first / "imagesTr" / "case_0.nii.gz").write_bytes(b"junk")
     (first / "labelsTr" / "case_1.nii.gz").write_bytes(b"junk")
-    found = run(first, out).findings
-    assert [finding.kind for finding in found] == ["unreadable", "unreadable"]
-    second = renamed(tiny_source("second", cases=4, shape=(21, 18, 16)), "new_")
+    findings = run(first, out).findings
+    assert [finding.kind for finding in findings] == ["unreadable", "unreadable"]
+    second = with_prefix(tiny_source("second", cases=4, shape=(21, 18, 16)), "new_")
     shutil.copy(first / "imagesTr" / "case_2.nii.gz", second / "imagesTr" / "copy.nii.gz")
     result = run(second, out)
-    assert [finding for finding in result.findings if finding.kind == "unreadable"] == found
-    (double,) = (finding for finding in result.findings if finding.kind == "duplicate")
-    assert double.file == str(second / "imagesTr" / "copy.nii.gz")
-    assert result.failed == [("copy", double.reason)]
+    assert [finding for finding in result.findings if finding.kind == "unreadable"] == findings
+    (duplicate,) = (finding for finding in result.findings if finding.kind == "duplicate")
+    assert duplicate.file == str(second / "imagesTr" / "copy.nii.gz")
+    assert result.failed == [("copy", duplicate.reason)]
     store = Store(out)
     assert list(store.cases) == ["case_1", "case_2", "new_case_0", "new_case_1", "new_case_2", "new_case_3"]
     assert store.findings == result.findings
     assert verify(out, workers=1) == []
-    shutil.copy(first / "imagesTr" / "case_2.nii.gz", first / "imagesTr" / "case_0.nii.gz")  # mended, but a double
+    shutil.copy(
+        first / "imagesTr" / "case_2.nii.gz", first / "imagesTr" / "case_0.nii.gz"
+    )  # readable now, but a duplicate
     assert [finding.kind for finding in run(first, out).findings] == ["duplicate", "unreadable", "duplicate"]

@@ -1,4 +1,4 @@
-"""Every fault of a store is found, each in one line, and a sound store has none."""
+"""Every fault of a store is found, and a valid store has none."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def drop_from_index(store: Path) -> None:
     (store / "index.json").write_text(json.dumps(index))
 
 
-def tell_another(key: str, value: object) -> Callable[[Path], None]:
-    def harm(store: Path) -> None:
+def change_entry(key: str, value: object) -> Callable[[Path], None]:
+    def damage(store: Path) -> None:
         index = json.loads((store / "index.json").read_text())
         next(entry for entry in index["cases"] if entry["name"] == "case_1")[key] = value
         (store / "index.json").write_text(json.dumps(index))
 
-    return harm
+    return damage
 
 
 def other_labels(store: Path) -> None:
@@ -43,32 +43,32 @@ def other_labels(store: Path) -> None:
 
 
 def flip_a_bit(kind: str) -> Callable[[Path], None]:
-    def harm(store: Path) -> None:
+    def damage(store: Path) -> None:
         file = store / kind / "case_1.b2nd"
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 16
         file.write_bytes(content)
 
-    return harm
+    return damage
 
 
-def add_a_stray(store: Path) -> None:
+def add_unlisted_file(store: Path) -> None:
     opened = Store(store)
     case = replace(opened.cases["case_1"], name="stray")
     write_case(store, case, opened.image("case_1"), None)
 
 
-HARMS: list[tuple[Callable[[Path], object], str]] = [
+FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (lambda s: (s / "images" / "case_1.b2nd").unlink(), r"images/case_1\.b2nd: this file of the store is missing"),
     (lambda s: (s / "labels" / "case_1.b2nd").unlink(), r"labels/case_1\.b2nd: this file of the store is missing"),
     (lambda s: (s / "images" / "case_1.b2nd").write_bytes(b"junk"), r"images/case_1\.b2nd: .*damaged"),
     (flip_a_bit("images"), r"case_1\.b2nd: "),
     (flip_a_bit("labels"), r"case_1\.b2nd: "),
     (other_labels, r"images/case_1\.b2nd: voxels or labels are not those that were written"),
-    (tell_another("digest", "0123"), r"images/case_1\.b2nd: the index has another digest than the file"),
-    (tell_another("shape", [1, 2, 3]), r"images/case_1\.b2nd: .*damaged \(it holds"),
-    (tell_another("counts", {"1": 5}), r"images/case_1\.b2nd: the index has another counts than the file"),
-    (add_a_stray, r"images/stray\.b2nd: this file is of no case in the index"),
+    (change_entry("digest", "0123"), r"images/case_1\.b2nd: the index has another digest than the file"),
+    (change_entry("shape", [1, 2, 3]), r"images/case_1\.b2nd: .*damaged \(it holds"),
+    (change_entry("counts", {"1": 5}), r"images/case_1\.b2nd: the index has another counts than the file"),
+    (add_unlisted_file, r"images/stray\.b2nd: this file is of no case in the index"),
     (lambda s: (s / "labels" / "notes.txt").touch(), r"labels/notes\.txt: this file is of no case in the index"),
     (lambda s: (s / "images" / ".77-case_9.b2nd").touch(), r"\.77-case_9\.b2nd: this file was never finished"),
 ]
@@ -79,44 +79,42 @@ def store(tiny: object, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny.store, tmp_path / "store"))  # type: ignore[attr-defined]
 
 
-def test_a_sound_store_has_no_fault(store: Path) -> None:
+def test_a_valid_store_has_no_faults(store: Path) -> None:
     assert verify(store, workers=1) == []
 
 
-@pytest.mark.parametrize(("harm", "message"), HARMS)
-def test_each_fault_is_found_and_no_other_case_is_blamed(
-    store: Path, harm: Callable[[Path], object], message: str
-) -> None:
-    harm(store)
+@pytest.mark.parametrize(("damage", "message"), FAULTS)
+def test_each_fault_is_found_and_no_other(store: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(store)
     faults = verify(store, workers=1)
     assert len(faults) == 1
     assert re.search(message, faults[0])
 
 
-def test_a_case_that_the_index_forgot_has_two_files_too_many(store: Path) -> None:
+def test_files_of_a_case_that_is_missing_in_the_index_are_reported(store: Path) -> None:
     drop_from_index(store)
     faults = verify(store, workers=1)
     assert [fault.split(": ")[0].rsplit("/", 2)[1] for fault in faults] == ["images", "labels"]
 
 
-def test_what_is_no_store(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="this is not a store"):
         verify(tmp_path)
 
 
-def test_label_counts_are_counted_anew(store: Path) -> None:
-    """Both entries tell the same wrong counts, with the digest of the voxels that are there."""
+def test_label_counts_are_recomputed(store: Path) -> None:
+    """The index and the file have the same wrong counts and the right digest."""
     opened = Store(store)
     case = opened.cases["case_1"]
     wrong = {**case.counts, 1: case.counts[1] + 1}
     real = Case.from_dict
 
-    def lie(values: dict[str, object]) -> Case:
+    def with_wrong_counts(values: dict[str, object]) -> Case:
         made = real(values)
         return replace(made, counts=wrong) if made.name == "case_1" else made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Case, "from_dict", staticmethod(lie))
+        patch.setattr(Case, "from_dict", staticmethod(with_wrong_counts))
         faults = verify(store, workers=1)
     assert len(faults) == 1
     assert "labels/case_1.b2nd: label counts or samples are not those of its voxels" in faults[0]

@@ -1,6 +1,6 @@
-"""Every study once, on phantoms: which trials it has, which of them other studies use too, and what it shows.
+"""Every study once, on phantoms: its trials, which of them are shared between studies, and its tables.
 
-One trial of each kind is run; all others of that kind get a copy of its files.
+One trial of each kind is run; the others get a copy of its files.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from voxmim.studies.study import STUDIES
 from voxmim.studies.trial import Trial
 from voxmim.training.run import RECIPE as RECIPE_FILE
 
-pytestmark = pytest.mark.timeout(900)  # all studies belong to the first test
+pytestmark = pytest.mark.timeout(900)  # the fixture runs all studies
 
 SHORT = {"steps": 2, "validate_every": 1, "checkpoint_every": 2, "batch": 1, "crops_per_scan": 1, "lr": 1e-3}
 RECIPE = {
     **TINY_RECIPE, "crop": [16, 16, 16], "overlap": 0.0, "lrs": [1e-3],
-    "pretrain": {**SHORT, "steps": 3}, "finetune": SHORT,  # so that SimMIM makes two steps
+    "pretrain": {**SHORT, "steps": 3}, "finetune": SHORT,  # so that SimMIM runs two steps
 }  # fmt: skip
 SPLITS = {"train": ["phantom_000", "phantom_001"], "val": ["phantom_002"], "test": ["phantom_003", "phantom_004"]}
 SPACING = (24.0, 24.0, 24.0)  # mm
@@ -37,7 +37,7 @@ SPACING = (24.0, 24.0, 24.0)  # mm
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The result of each study; `out` and `store` are where."""
+    """The result of each study; "where" has the folder of studies and the store."""
     folder = tmp_path_factory.mktemp("studies")
     write_cohort(folder / "phantoms", 5, seed=2)
     (folder / "phantoms" / "splits.json").write_text(json.dumps(SPLITS))
@@ -56,26 +56,26 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         else:
             write_recipe(shutil.copytree(done[kind], trial.path(out)) / RECIPE_FILE, trial.own_recipe)
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(trial_module, "_run", copy)
-        patched.setattr("voxmim.report.run_pictures._SHOWN", 1)
-        patched.setattr(masking, "RATIOS", (0.75,))
-        patched.setattr(decoder, "DEPTHS", (1, 2))
-        patched.setattr(scaling, "SCANS", (1,))
-        patched.setattr("voxmim.workers.cores", lambda: 1)
-        found: dict[str, dict[str, Any]] = {"where": {"out": folder / "out", "ct": folder / "ct"}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial_module, "_run", copy)
+        patch.setattr("voxmim.report.run_pictures._SHOWN", 1)
+        patch.setattr(masking, "RATIOS", (0.75,))
+        patch.setattr(decoder, "DEPTHS", (1, 2))
+        patch.setattr(scaling, "SCANS", (1,))
+        patch.setattr("voxmim.workers.cores", lambda: 1)
+        results: dict[str, dict[str, Any]] = {"where": {"out": folder / "out", "ct": folder / "ct"}}
         for name in STUDIES:
             stores = [folder / "ct", folder / "mr"] if name == "transfer" else folder / "ct"
             labels = {"labels": ["1", "all"], "unlabelled": ["1"]}.get(name, "all")
             settings = {"finetune.ema": 0.9} if name == "unlabelled" else {}
-            found[name] = api.study(
+            results[name] = api.study(
                 name, stores, folder / "out", 1, recipe=folder / "recipe.yaml", settings=settings, labels=labels,
-                accept_findings=name == "transfer",  # which finds that these MRs were CTs
+                accept_findings=name == "transfer",  # since these MRs are CTs
             )  # fmt: skip
-    return found
+    return results
 
 
-def test_every_study_ends_without_holes_and_shows_what_it_found(answers: dict[str, dict[str, Any]]) -> None:
+def test_every_study_completes_and_shows_its_results(answers: dict[str, dict[str, Any]]) -> None:
     for name in STUDIES:
         result, folder = answers[name], answers["where"]["out"] / name
         assert {trial["state"] for trial in result["trials"]} == {"done"}
@@ -89,7 +89,7 @@ def test_every_study_ends_without_holes_and_shows_what_it_found(answers: dict[st
             assert f"(pictures/{picture.name})" in markdown
 
 
-def test_trials_of_several_studies_are_trained_once(answers: dict[str, dict[str, Any]]) -> None:
+def test_trials_shared_by_several_studies_are_trained_once(answers: dict[str, dict[str, Any]]) -> None:
     own = {name: {t["trial"] for t in answers[name]["trials"]} for name in STUDIES}
     plain = {trial for trial in own["convergence"] if trial.startswith("pretrain-mae")}
     assert len(plain) == 1
@@ -101,7 +101,7 @@ def test_trials_of_several_studies_are_trained_once(answers: dict[str, dict[str,
         "pretraining",
         "unlabelled",
         "scaling",
-    ):  # all hold MAE as the recipe has it
+    ):  # all of these contain MAE with the settings of the recipe
         assert plain <= own[name]
     folders = [path for path in (answers["where"]["out"] / "trials").iterdir() if path.is_dir()]
     trainings = set().union(*own.values()) - {t for names in own.values() for t in names if t.startswith("evaluate")}
@@ -120,10 +120,10 @@ def pretrained_on(result: dict[str, Any]) -> list[str]:
     return [row[table["header"].index("on")] for row in table["rows"]]
 
 
-def test_masking_crosses_ratios_and_cuts(answers: dict[str, dict[str, Any]]) -> None:
+def test_the_masking_study_crosses_ratios_and_mask_kinds(answers: dict[str, dict[str, Any]]) -> None:
     result = answers["masking"]
     names = [name for _, name in arms_of(result)]
-    assert len(names) == 2 + 2 * 3  # from scratch with each patch; each pretext with three cuts
+    assert len(names) == 2 + 2 * 3  # from scratch with each patch; each pretext with three kinds of masks
     assert "MAE, patch 4, unit 8, 75%" in names
     assert "SimMIM, patch 8, unit 8, 75%" in names
     # of each pretext one arm was tested, the best on validation cases, and from scratch with its patch
@@ -139,7 +139,7 @@ def test_masking_crosses_ratios_and_cuts(answers: dict[str, dict[str, Any]]) -> 
     assert "SimMIM, patch 4, unit 4, 75%: Reconstruction of phantom_002" in page
 
 
-def test_the_decoder_is_weighed_by_what_a_step_costs(answers: dict[str, dict[str, Any]]) -> None:
+def test_the_decoder_study_reports_the_cost_of_a_step(answers: dict[str, dict[str, Any]]) -> None:
     result = answers["decoder"]
     names = [name for _, name in arms_of(result)]
     assert names[0] == "from scratch"
@@ -152,7 +152,7 @@ def test_the_decoder_is_weighed_by_what_a_step_costs(answers: dict[str, dict[str
     assert {arm["name"] for arm in result["arms"] if arm["test"]} >= {"from scratch", "MAE, depth 1, width 8"}
 
 
-def test_unlabelled_scans_are_used_before_the_fine_tuning_during_it_and_both(
+def test_the_unlabelled_study_uses_scans_before_the_fine_tuning_during_it_and_both(
     answers: dict[str, dict[str, Any]],
 ) -> None:
     names = [name for _, name in arms_of(answers["unlabelled"])]
@@ -161,7 +161,7 @@ def test_unlabelled_scans_are_used_before_the_fine_tuning_during_it_and_both(
     assert [row[0].rstrip("*").split(",")[0] for row in plateaus["rows"]] == [name.split(",")[0] for name in names]
 
 
-def test_scaling_crosses_scans_and_steps(answers: dict[str, dict[str, Any]]) -> None:
+def test_the_scaling_study_crosses_scans_and_steps(answers: dict[str, dict[str, Any]]) -> None:
     names = [name for _, name in arms_of(answers["scaling"])]
     every = len(Store(answers["where"]["ct"]).in_split("train", "unlabelled"))
     numbers = [name.removeprefix("MAE, ").split(", ") for name in names[1:]]
@@ -172,7 +172,7 @@ def test_scaling_crosses_scans_and_steps(answers: dict[str, dict[str, Any]]) -> 
     assert "What pre-training gains by its length and its scans" in page
 
 
-def test_labels_are_counted(answers: dict[str, dict[str, Any]]) -> None:
+def test_the_labels_study_reports_numbers_of_labelled_cases(answers: dict[str, dict[str, Any]]) -> None:
     groups = [group for group, _ in arms_of(answers["labels"])]
     assert list(dict.fromkeys(groups)) == ["1 labelled case", "all labelled cases"]
     titles = [table["title"] for table in answers["labels"]["tables"]]
@@ -181,7 +181,7 @@ def test_labels_are_counted(answers: dict[str, dict[str, Any]]) -> None:
     assert answers["labels"]["facts"]["labelled cases"] == f"1 of {every}, {every} of {every}"
 
 
-def test_resolution_crosses_spacings_and_crops(answers: dict[str, dict[str, Any]]) -> None:
+def test_the_resolution_study_crosses_spacings_and_crops(answers: dict[str, dict[str, Any]]) -> None:
     result, fine = answers["resolution"], Store(answers["where"]["ct"])
     (coarse_path,) = (answers["where"]["out"] / "stores").iterdir()
     coarse = Store(coarse_path)
@@ -189,10 +189,10 @@ def test_resolution_crosses_spacings_and_crops(answers: dict[str, dict[str, Any]
     assert {case.name: case.split for case in coarse.cases.values()} == {
         case.name: case.split for case in fine.cases.values()
     }
-    found = arms_of(result)
-    assert ("fine-tuned at 36 x 36 x 36 mm, crop 16 x 16 x 16", "MAE at 24 x 24 x 24 mm, crop 16 x 16 x 16") in found
-    assert ("fine-tuned at 24 x 24 x 24 mm, crop 12 x 12 x 12", "MAE at 24 x 24 x 24 mm, crop 16 x 16 x 16") in found
-    assert len(found) == 4 + 3 + 3
+    arms = arms_of(result)
+    assert ("fine-tuned at 36 x 36 x 36 mm, crop 16 x 16 x 16", "MAE at 24 x 24 x 24 mm, crop 16 x 16 x 16") in arms
+    assert ("fine-tuned at 24 x 24 x 24 mm, crop 12 x 12 x 12", "MAE at 24 x 24 x 24 mm, crop 16 x 16 x 16") in arms
+    assert len(arms) == 4 + 3 + 3
     at = "voxmim phantoms, CT at {} mm, crop {}".format
     assert pretrained_on(result) == [
         at("24 x 24 x 24", "16 x 16 x 16"),
@@ -201,7 +201,7 @@ def test_resolution_crosses_spacings_and_crops(answers: dict[str, dict[str, Any]
     ]
 
 
-def test_transfer_goes_both_ways(answers: dict[str, dict[str, Any]]) -> None:
+def test_the_transfer_study_transfers_in_both_directions(answers: dict[str, dict[str, Any]]) -> None:
     ct, mr = "voxmim phantoms (CT)", "voxmim phantoms (MR)"
     assert arms_of(answers["transfer"]) == [
         (f"fine-tuned on {ct}", "from scratch"),
@@ -217,6 +217,6 @@ def test_transfer_goes_both_ways(answers: dict[str, dict[str, Any]]) -> None:
     ]
 
 
-def test_a_transfer_needs_two_stores(answers: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_the_transfer_study_needs_two_stores(answers: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="takes 2 stores or more"):
         api.study("transfer", answers["where"]["ct"], tmp_path / "out")

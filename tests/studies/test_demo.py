@@ -1,4 +1,4 @@
-"""The demo on a few phantoms, once, and its files."""
+"""The demo on a few phantoms, and its files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Demo:
-    """One demo: its data, folder, result and printed commands."""
+    """A demo: its data, folder, result and printed commands."""
 
     data: Path
     out: Path
@@ -54,7 +54,7 @@ class Demo:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    folder = tmp_path_factory.mktemp("demo [a b]")  # a name that a shell and a style sheet could misread
+    folder = tmp_path_factory.mktemp("demo [a b]")  # a name with characters that are special in shells and CSS
     data = folder / "cohort"
     write_cohort(data, 6, seed=3)
     (data / "splits.json").write_text(json.dumps(SPLITS))
@@ -66,16 +66,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     return Demo(data, folder / "out", result, commands)
 
 
-def test_the_splits_of_the_data_are_followed(demo: Demo) -> None:
+def test_the_splits_of_the_data_are_used(demo: Demo) -> None:
     store = Store(demo.out / "store")
     assert {split: {case.name for case in store.in_split(split)} for split in SPLITS} == {
         split: set(names) for split, names in SPLITS.items()
     }
 
 
-def test_both_arms_are_trained_alike_on_the_same_few_labels(demo: Demo) -> None:
+def test_both_arms_are_trained_equally_on_the_same_few_labels(demo: Demo) -> None:
     scratch, pretrained = (Run.open(demo.arms[arm]["runs"][5]) for arm in ("from scratch", "pre-trained"))
-    assert len(scratch.about["cases"]) == 1  # a tenth of two, but at least one
+    assert len(scratch.about["cases"]) == 1  # a tenth of two cases, but at least one
     assert scratch.about["cases"] == pretrained.about["cases"]
     assert scratch.about["init"] is None
     assert pretrained.about["init"].startswith(str(Path(demo.arms["pre-trained"]["pretrainings"][5]).resolve()))
@@ -85,14 +85,14 @@ def test_both_arms_are_trained_alike_on_the_same_few_labels(demo: Demo) -> None:
     assert one.seed == 5
 
 
-def test_each_arm_has_the_learning_rate_that_does_best_on_validation_cases(demo: Demo) -> None:
+def test_each_arm_has_the_learning_rate_with_the_best_validation(demo: Demo) -> None:
     for arm in demo.arms.values():
         assert set(arm["tried"]) == {"0.001", "1e-05"}
         assert arm["tried"][f"{arm['lr']:g}"] == max(arm["tried"].values())
         assert Run.open(arm["runs"][5]).recipe().finetune.lr == arm["lr"]
 
 
-def test_scores_are_those_of_the_chosen_runs(demo: Demo) -> None:
+def test_scores_are_those_of_the_selected_runs(demo: Demo) -> None:
     rows = {row[0].rstrip("*"): row for row in demo.result["tables"][0]["rows"]}
     for name, arm in demo.arms.items():
         evaluation = json.loads((Path(arm["runs"][5]) / "evaluation-test.json").read_text())
@@ -102,7 +102,7 @@ def test_scores_are_those_of_the_chosen_runs(demo: Demo) -> None:
     assert rows["position-only prior"][1] == f"{evaluation['prior']['mean']['dice']:.3f}"
 
 
-def test_every_printed_command_can_be_given(demo: Demo) -> None:
+def test_every_printed_command_can_be_parsed(demo: Demo) -> None:
     result = [parsed(shlex.split(command)[1:]) for command in demo.commands]
     names = [one.command for one in result]
     assert names == ["prepare", "study", "pretrain", *["finetune"] * 4, *["evaluate"] * 2, "predict", "reconstruct"]
@@ -112,13 +112,13 @@ def test_every_printed_command_can_be_given(demo: Demo) -> None:
     assert [str(one.run) for one in result[7:9]] == [arm["runs"][5] for arm in demo.arms.values()]
 
 
-def test_a_demo_done_again_trains_nothing(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeating_a_demo_trains_nothing(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_run", lambda *_: pytest.fail("it was trained again"))
     again = api.demo(demo.data, demo.out, 5, demo.out.parent / "tiny.yaml", SETTINGS, spacing=(7.5, 7.5, 10.0))
     assert again["tables"] == demo.result["tables"]
 
 
-def test_the_console_names_the_arms_that_are_not_done(
+def test_the_console_names_the_arms_that_have_not_converged(
     demo: Demo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(speed, "plateau", lambda steps, _: Plateau(0.5, float(steps[-1]), done=False))
@@ -140,15 +140,15 @@ def test_one_test_case_is_predicted_and_one_reconstructed(demo: Demo) -> None:
 
 def test_the_report_has_scores_labels_curves_and_pictures(demo: Demo) -> None:
     page = (demo.out / "report.html").read_text()
-    for said in ("position-only prior", "from scratch", "pre-trained", "Dice by label", "liver", "Segmentation of"):
-        assert said in page
+    for text in ("position-only prior", "from scratch", "pre-trained", "Dice by label", "liver", "Segmentation of"):
+        assert text in page
     assert "Reconstruction of phantom_002" in page
     assert page.count("voxmim finetune") == 4
     assert page.count("voxmim prepare") == 1
     assert page.count("<svg") == 2
 
 
-# What is refused
+# Refused options
 
 
 def test_several_processes_are_refused(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_several_processes_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="there is something else here already; name another folder with --out"):
         api.demo(out=tmp_path)
@@ -171,7 +171,7 @@ def test_data_without_labelled_cases_in_a_split_is_refused(tiny_source: Callable
         api.demo(source, tmp_path / "out")
 
 
-def test_without_data_the_phantoms_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_data_phantoms_are_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     monkeypatch.setattr(module, "write_cohort", lambda *given: made.append(given))
 

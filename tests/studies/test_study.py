@@ -1,4 +1,4 @@
-"""One study on tiny scans, with two seeds and two learning rates, once; and what it leaves."""
+"""A study on tiny scans with two seeds and two learning rates, and its files."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ SETTINGS = {"simclr:simclr.projection_width": 8}
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What one study was given and left."""
+class StudyRun:
+    """The inputs and outputs of one study."""
 
     store: Path
     recipe: Path
@@ -49,85 +49,85 @@ class Answered:
         return self.out / "convergence"
 
     def again(self, out: Path, **changes: Any) -> dict[str, Any]:
-        """The same study in another folder."""
+        """Run the same study in another folder."""
         return api.study("convergence", self.store, out, 2, recipe=self.recipe, **{"settings": SETTINGS, **changes})
 
 
 @pytest.fixture(scope="module", autouse=True)
-def the_equal_time_arm_has_six_steps_and_a_page_one_case() -> Iterator[None]:
-    """Whatever the trainings take here; a test of test_curves.py has the rule."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(convergence, "equal_time_steps", lambda *_: 6)
-        patched.setattr("voxmim.report.run_pictures._SHOWN", 1)
+def fix_equal_time_steps_and_pictures() -> Iterator[None]:
+    """Six steps for the equal-time arm, whatever the time measured; test_curves.py tests the rule."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convergence, "equal_time_steps", lambda *_: 6)
+        patch.setattr("voxmim.report.run_pictures._SHOWN", 1)
         yield
 
 
 @pytest.fixture(scope="module")
-def answered(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Answered:
+def study_run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> StudyRun:
     folder = tmp_path_factory.mktemp("study [a b]")
     recipe = make_recipe({**TINY_RECIPE, "lrs": [1e-3, 1e-5], "seed": 3, "pretrain": SHORT, "finetune": SHORT})
     write_recipe(folder / "recipe.yaml", recipe)
     result = api.study(
         "convergence", tiny.store, folder / "out", 2, recipe=folder / "recipe.yaml", settings=SETTINGS, labels="0.5"
     )
-    return Answered(tiny.store, folder / "recipe.yaml", folder / "out", result)
+    return StudyRun(tiny.store, folder / "recipe.yaml", folder / "out", result)
 
 
-def runs(answered: Answered, kind: str) -> list[Run]:
-    folders = sorted(path for path in (answered.out / "trials").glob(f"{kind}-*") if path.is_dir())
+def runs(study_run: StudyRun, kind: str) -> list[Run]:
+    folders = sorted(path for path in (study_run.out / "trials").glob(f"{kind}-*") if path.is_dir())
     return [Run.open(path, kind) for path in folders]
 
 
-def test_everything_is_done_once(answered: Answered) -> None:
-    states = [trial["state"] for trial in answered.result["trials"]]
-    # three pre-trainings and six arms with two seeds, the first at two learning rates; each arm tested with each seed
+def test_every_trial_is_done_once(study_run: StudyRun) -> None:
+    states = [trial["state"] for trial in study_run.result["trials"]]
+    # three pre-trainings and six arms with two seeds, the first seed at two learning rates; each arm tested per seed
     assert states == ["done"] * (3 * 2 + 6 * 3 + 6 * 2)
-    assert len(runs(answered, "pretrain")) == 6
-    assert len(runs(answered, "finetune")) == 18
-    assert answered.result["seeds"] == [3, 4]
+    assert len(runs(study_run, "pretrain")) == 6
+    assert len(runs(study_run, "finetune")) == 18
+    assert study_run.result["seeds"] == [3, 4]
 
 
-def test_pre_trainings_are_compared_with_guessing(answered: Answered) -> None:
-    table = next(table for table in answered.result["tables"] if table["title"] == "Pre-trainings")
+def test_pre_trainings_are_compared_with_guessing(study_run: StudyRun) -> None:
+    table = next(table for table in study_run.result["tables"] if table["title"] == "Pre-trainings")
     rows = {row[0]: dict(zip(table["header"], row, strict=True)) for row in table["rows"]}
     assert list(rows) == ["SimCLR", "SimMIM", "MAE"]
-    assert float(rows["SimCLR"]["guessing"]) == pytest.approx(math.log(7), abs=1e-3)  # one of seven other views
+    assert float(rows["SimCLR"]["guessing"]) == pytest.approx(math.log(7), abs=1e-3)  # a guess among seven other views
     for row in rows.values():
-        ended = float(row["validation loss"].split(" to ")[1])
-        if abs(ended - float(row["guessing"])) > 2e-3 and row["learned"] == "yes":
-            assert ended < float(row["guessing"])
+        last = float(row["validation loss"].split(" to ")[1])
+        if abs(last - float(row["guessing"])) > 2e-3 and row["learned"] == "yes":
+            assert last < float(row["guessing"])
 
 
-def test_every_table_marks_an_arm_whose_pre_training_learned_nothing(
-    answered: Answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_table_marks_arms_whose_pre_training_learned_nothing(
+    study_run: StudyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = Comparison.rows
 
-    def rows_of_guessers(comparison: Comparison, trial: Trial) -> list[dict[str, float]]:
+    def rows_with_guess(comparison: Comparison, trial: Trial) -> list[dict[str, float]]:
         guess = -1.0 if trial.recipe.pretext == "simclr" else 1e9
         return [{**row, "val_guess": guess} if "val_guess" in row else row for row in rows(comparison, trial)]
 
-    out = shutil.copytree(answered.out, tmp_path / "out")
-    monkeypatch.setattr(Comparison, "rows", rows_of_guessers)
-    again = answered.again(out, labels=["0.5"])
-    found = {table["title"]: table for table in again["tables"]}
-    assert len(found) >= 5
+    out = shutil.copytree(study_run.out, tmp_path / "out")
+    monkeypatch.setattr(Comparison, "rows", rows_with_guess)
+    again = study_run.again(out, labels=["0.5"])
+    tables = {table["title"]: table for table in again["tables"]}
+    assert len(tables) >= 5
     for title in (
         "Results on 2 test cases",
         "Differences on test cases",
         "Steps to another arm's best validation Dice",
     ):
-        text = json.dumps(found[title])
+        text = json.dumps(tables[title])
         assert "SimCLR*" in text
         assert "MAE*" not in text
-        assert re.search(r"no better than guessing, .*: SimCLR, loss \d", found[title]["note"])
-    assert [row[-1] for row in found["Pre-trainings"]["rows"]] == ["no", "yes", "yes"]
+        assert re.search(r"no better than guessing, .*: SimCLR, loss \d", tables[title]["note"])
+    assert [row[-1] for row in tables["Pre-trainings"]["rows"]] == ["no", "yes", "yes"]
     assert any(line.startswith("SimCLR* minus from scratch") for line in again["found"])
     assert any("no better than guessing" in line for line in again["found"])
 
 
-def test_arms_differ_only_in_their_start(answered: Answered) -> None:
-    finetunings = [(run, run.recipe()) for run in runs(answered, "finetune")]
+def test_arms_differ_only_in_their_initial_weights(study_run: StudyRun) -> None:
+    finetunings = [(run, run.recipe()) for run in runs(study_run, "finetune")]
     for seed in (3, 4):
         own = [(run, recipe) for run, recipe in finetunings if recipe.seed == seed]
         assert len({tuple(run.about["cases"]) for run, _ in own}) == 1
@@ -136,42 +136,42 @@ def test_arms_differ_only_in_their_start(answered: Answered) -> None:
         assert all(run.about["init"] is None for run, recipe in own if recipe.finetune.steps > 4)
         assert len({json.dumps(vars(recipe.finetune.augmentation)) for _, recipe in own}) == 1
         for run, _ in own:
-            if run.about["init"] is not None:  # a seed starts from its own pre-training
+            if run.about["init"] is not None:  # each seed starts from its own pre-training
                 assert f"-seed{seed}-" in run.about["init"]
-    kept = {run.recipe().pretext: run.recipe() for run in runs(answered, "pretrain")}
+    kept = {run.recipe().pretext: run.recipe() for run in runs(study_run, "pretrain")}
     assert (kept["mae"].pretrain.steps, kept["mae"].pretrain.batch) == (4, 2)
-    assert (kept["simmim"].pretrain.steps, kept["simmim"].pretrain.batch) == (2, 2)  # whose step costs more
-    assert (kept["simclr"].pretrain.steps, kept["simclr"].pretrain.batch) == (1, 4)  # as many crops as SimMIM sees
+    assert (kept["simmim"].pretrain.steps, kept["simmim"].pretrain.batch) == (2, 2)  # whose steps take longer
+    assert (kept["simclr"].pretrain.steps, kept["simclr"].pretrain.batch) == (1, 4)  # as many crops as for SimMIM
     assert kept["simclr"].pretext_settings.projection_width == 8
 
 
-def test_an_arm_has_the_learning_rate_that_does_best_with_the_first_seed_on_validation_cases(
-    answered: Answered,
+def test_an_arm_has_the_learning_rate_with_the_best_validation_of_the_first_seed(
+    study_run: StudyRun,
 ) -> None:
-    for arm in answered.result["arms"]:
+    for arm in study_run.result["arms"]:
         assert set(arm["tried"]) == {"0.001", "1e-05"}
         assert f"{arm['lr']:g}" == max(arm["tried"], key=arm["tried"].get)
         assert arm["validation"][3] == max(arm["tried"].values())
-    for run in runs(answered, "finetune"):
+    for run in runs(study_run, "finetune"):
         if (recipe := run.recipe()).seed == 4:
-            assert recipe.finetune.lr in {arm["lr"] for arm in answered.result["arms"]}
+            assert recipe.finetune.lr in {arm["lr"] for arm in study_run.result["arms"]}
 
 
-def test_test_cases_are_scored_by_the_chosen_runs_only(answered: Answered) -> None:
-    seen = [run for run in runs(answered, "finetune") if (run.path / "evaluation-test.json").is_file()]
-    rates = {arm["name"]: arm["lr"] for arm in answered.result["arms"]}
-    assert len(seen) == 12
-    for run in seen:
+def test_only_the_selected_runs_are_scored_on_test_cases(study_run: StudyRun) -> None:
+    scored = [run for run in runs(study_run, "finetune") if (run.path / "evaluation-test.json").is_file()]
+    rates = {arm["name"]: arm["lr"] for arm in study_run.result["arms"]}
+    assert len(scored) == 12
+    for run in scored:
         training = run.recipe().finetune
         assert training.lr in rates.values()
         if training.steps == 8:
             assert training.lr in (rates["from scratch, twice the steps"], rates[ARMS[-1]])
 
 
-def test_every_raw_result_is_in_the_csv(answered: Answered) -> None:
-    with (answered.folder / "results.csv").open() as file:
+def test_every_raw_result_is_in_the_csv(study_run: StudyRun) -> None:
+    with (study_run.folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for arm in answered.result["arms"]:
+    for arm in study_run.result["arms"]:
         for seed, mean in arm["test"].items():
             own = [
                 row for row in rows
@@ -192,52 +192,52 @@ def test_every_raw_result_is_in_the_csv(answered: Answered) -> None:
     assert {row["arm"] for row in rows if row["kind"] == "evaluate"} == {*ARMS, "position-only prior"}
 
 
-def test_the_pages_show_the_same_tables(answered: Answered) -> None:
-    html, markdown = ((answered.folder / name).read_text() for name in ("report.html", "page.md"))
-    first, differences, speeds, *_ = answered.result["tables"]
+def test_all_pages_show_the_same_tables(study_run: StudyRun) -> None:
+    html, markdown = ((study_run.folder / name).read_text() for name in ("report.html", "page.md"))
+    first, differences, speeds, *_ = study_run.result["tables"]
     assert [row[0].rstrip("*") for row in first["rows"]] == ["position-only prior", *ARMS]
     assert len(differences["rows"]) == 8
     assert len(speeds["rows"]) == 8
-    for table in answered.result["tables"]:
+    for table in study_run.result["tables"]:
         for row in table["rows"]:
             assert all(cell.replace("*", "\\*") in markdown for cell in row)
             assert all(cell.replace("'", "&#39;") in html for cell in row)
-    for said in answered.result["found"]:
-        assert said.replace("*", "\\*") in markdown
-    for number, name in enumerate(sorted(path.name for path in (answered.folder / "pictures").iterdir()), start=1):
+    for sentence in study_run.result["found"]:
+        assert sentence.replace("*", "\\*") in markdown
+    for number, name in enumerate(sorted(path.name for path in (study_run.folder / "pictures").iterdir()), start=1):
         assert name == f"{number:02d}.png"
         assert f"](pictures/{name})" in markdown
-    assert json.loads((answered.folder / "study.json").read_text())["found"] == answered.result["found"]
+    assert json.loads((study_run.folder / "study.json").read_text())["found"] == study_run.result["found"]
 
 
-def test_its_command_repeats_it(answered: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
-    program, *arguments = shlex.split(answered.result["command"])
+def test_the_command_of_a_study_repeats_it(study_run: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *arguments = shlex.split(study_run.result["command"])
     result = vars(parsed(arguments))
     assert (program, result.pop("command"), result.pop("name")) == ("voxmim", "study", "convergence")
     assert result.pop("settings") == SETTINGS
     assert result == {
-        "data": [answered.store], "out": answered.out, "seeds": 2, "labels": ["0.5"],
-        "recipe": answered.recipe, "scheduler": None, "accept_findings": False, "plan_only": False,
+        "data": [study_run.store], "out": study_run.out, "seeds": 2, "labels": ["0.5"],
+        "recipe": study_run.recipe, "scheduler": None, "accept_findings": False, "plan_only": False,
     }  # fmt: skip
 
 
-# Going on, and holes
+# Resuming, and failed trials
 
 
-def test_done_again_it_trains_nothing(answered: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeating_a_study_trains_nothing(study_run: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial_module, "_run", lambda *_: pytest.fail("it was done again"))
-    again = answered.again(answered.out, labels=["0.5"])
-    assert again["tables"] == answered.result["tables"]
+    again = study_run.again(study_run.out, labels=["0.5"])
+    assert again["tables"] == study_run.result["tables"]
 
 
-def test_a_trial_that_fails_leaves_a_hole_that_is_filled_later(
-    answered: Answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_failed_trial_is_left_out_and_run_again_later(
+    study_run: StudyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = shutil.copytree(answered.out, tmp_path / "out")
+    out = shutil.copytree(study_run.out, tmp_path / "out")
     for file in (out / "trials").iterdir():
         if file.name.startswith(("pretrain-simmim", "finetune-from-simmim")):
             shutil.rmtree(file) if file.is_dir() else file.unlink()
-    tested = {trial["trial"] for trial in answered.result["trials"] if trial["trial"].startswith("evaluate")}
+    tested = {trial["trial"] for trial in study_run.result["trials"] if trial["trial"].startswith("evaluate")}
     pretrain = trial_module.pretrain
 
     def fails(store: Any, path: Path, recipe: Any, *more: Any) -> Any:
@@ -245,59 +245,59 @@ def test_a_trial_that_fails_leaves_a_hole_that_is_filled_later(
             raise RuntimeError("out of\nmemory")
         return pretrain(store, path, recipe, *more)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(trial_module, "pretrain", fails)
-        holed = answered.again(out, labels=["0.5"])
+    with monkeypatch.context() as patch:
+        patch.setattr(trial_module, "pretrain", fails)
+        incomplete = study_run.again(out, labels=["0.5"])
     assert "failed: pretrain-simmim-seed3-" in capsys.readouterr().out
-    states = {trial["trial"]: trial["state"] for trial in holed["trials"] if trial["state"] != "done"}
-    assert sorted(states.values()) == ["failed", "skipped", "skipped"]  # it, and what would start from it
-    rows = {row[0].rstrip("*"): row for row in holed["tables"][0]["rows"]}
+    states = {trial["trial"]: trial["state"] for trial in incomplete["trials"] if trial["state"] != "done"}
+    assert sorted(states.values()) == ["failed", "skipped", "skipped"]  # the failed trial, and those that start from it
+    rows = {row[0].rstrip("*"): row for row in incomplete["tables"][0]["rows"]}
     assert rows["SimMIM"][-1] == "missing"
-    assert rows["MAE"] in answered.result["tables"][0]["rows"]
-    missing = holed["tables"][-1]
+    assert rows["MAE"] in study_run.result["tables"][0]["rows"]
+    missing = incomplete["tables"][-1]
     assert missing["title"] == "Missing trials"
     assert ["failed", "RuntimeError: out of memory"] in [row[1:] for row in missing["rows"]]
     assert "3 trials missing" in (out / "convergence" / "report.html").read_text()
-    filled = answered.again(out, labels=["0.5"])
-    assert filled["tables"][:3] == answered.result["tables"][:3]
-    assert {trial["trial"] for trial in filled["trials"]} >= tested
+    completed = study_run.again(out, labels=["0.5"])
+    assert completed["tables"][:3] == study_run.result["tables"][:3]
+    assert {trial["trial"] for trial in completed["trials"]} >= tested
 
 
-def test_a_study_that_was_killed_goes_on_where_it_stopped(
-    answered: Answered, tmp_path: Path, start_and_kill: Callable[..., None]
+def test_a_killed_study_continues_where_it_stopped(
+    study_run: StudyRun, tmp_path: Path, start_and_kill: Callable[..., None]
 ) -> None:
-    command = answered.result["command"].replace(str(answered.out), str(tmp_path / "out"))
+    command = study_run.result["command"].replace(str(study_run.out), str(tmp_path / "out"))
     longer = {**SETTINGS, "mae:pretrain.steps": 200, "finetune.steps": 2, "finetune.validate_every": 2, "lrs": [1e-3]}
     options = [text for key, value in longer.items() for text in ("--set", f"{key}={json.dumps(value)}")]
     arguments = [*shlex.split(command.replace("--seeds 2", "--seeds 1"))[1:], *options]
-    request = Request((answered.store,), tmp_path / "out", answered.recipe, longer, ("0.5",))
+    request = Request((study_run.store,), tmp_path / "out", study_run.recipe, longer, ("0.5",))
     first = ready(convergence.arms(request), [3])[4].pretrain(3)
     assert first is not None
     start_and_kill(arguments, first.path(tmp_path / "out"), rows=30)
     killed = Run.open(first.path(tmp_path / "out"))
     before = [row["loss"] for row in killed.metrics()]
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         main(arguments)
-    assert left.value.code == 0
+    assert exit_info.value.code == 0
     after = [row["loss"] for row in killed.metrics()]
     assert len(after) == 200
-    assert after[: len(before) - 2] == before[:-2]  # those up to its last checkpoint were not done again
+    assert after[: len(before) - 2] == before[:-2]  # steps up to the last checkpoint were not repeated
     assert json.loads((tmp_path / "out" / "convergence" / "study.json").read_text())["seeds"] == [3]
 
 
-def test_the_command_says_what_was_seen(
-    answered: Answered, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_command_prints_the_results(
+    study_run: StudyRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial_module, "_run", lambda *_: pytest.fail("it was done again"))
-    with pytest.raises(SystemExit) as left:
-        main(shlex.split(answered.result["command"])[1:])
-    said = capsys.readouterr().out
-    assert left.value.code == 0
-    assert all(sentence in said for sentence in answered.result["found"])
-    assert "done: the study, 36 trials" in said
+    with pytest.raises(SystemExit) as exit_info:
+        main(shlex.split(study_run.result["command"])[1:])
+    output = capsys.readouterr().out
+    assert exit_info.value.code == 0
+    assert all(sentence in output for sentence in study_run.result["found"])
+    assert "done: the study, 36 trials" in output
 
 
-# What is refused
+# Refused options
 
 
 @pytest.mark.parametrize(
@@ -317,22 +317,22 @@ def test_the_command_says_what_was_seen(
         ({"settings": {"crop": [14, 12, 12]}}, RecipeError, "not a multiple of the vit's patch"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_trained(
-    answered: Answered, tmp_path: Path, changes: dict[str, Any], error: type[Exception], words: str
+def test_invalid_options_are_refused_before_any_training(
+    study_run: StudyRun, tmp_path: Path, changes: dict[str, Any], error: type[Exception], words: str
 ) -> None:
-    result = {"name": "convergence", "data": answered.store, "out": tmp_path / "out", "recipe": answered.recipe}
+    result = {"name": "convergence", "data": study_run.store, "out": tmp_path / "out", "recipe": study_run.recipe}
     with pytest.raises(error, match=words):
         api.study(**{**result, **changes})
     assert not (tmp_path / "out" / "trials").exists()
 
 
-def test_a_store_without_test_cases_is_refused(tiny_store_without: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_store_without_test_cases_is_refused(store_without_split: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no labelled case in the split 'test', which a study needs"):
-        api.study("convergence", tiny_store_without("test"), tmp_path / "out")
+        api.study("convergence", store_without_split("test"), tmp_path / "out")
 
 
 @pytest.fixture
-def tiny_store_without(tiny: Tiny, tmp_path: Path) -> Callable[[str], Path]:
+def store_without_split(tiny: Tiny, tmp_path: Path) -> Callable[[str], Path]:
     def make(split: str) -> Path:
         store = shutil.copytree(tiny.store, tmp_path / "store")
         index = json.loads((store / "index.json").read_text())
@@ -343,30 +343,30 @@ def tiny_store_without(tiny: Tiny, tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
-def test_two_studies_at_once_in_one_folder_are_refused(answered: Answered) -> None:
+def test_a_second_study_in_the_same_folder_is_refused(study_run: StudyRun) -> None:
     with (
-        lock_folder(answered.out, RunError("")),
+        lock_folder(study_run.out, RunError("")),
         pytest.raises(RunError, match="another study is running here; wait for it, or name another folder"),
     ):
-        answered.again(answered.out)
+        study_run.again(study_run.out)
 
 
-def test_a_folder_of_trials_by_other_code_is_refused(answered: Answered, tmp_path: Path) -> None:
-    out = shutil.copytree(answered.out, tmp_path / "out")
+def test_a_folder_with_trials_of_other_code_is_refused(study_run: StudyRun, tmp_path: Path) -> None:
+    out = shutil.copytree(study_run.out, tmp_path / "out")
     note = next((out / "trials").glob("pretrain-*.json"))
     before = json.loads(note.read_text())
-    before.pop("source")  # as trials were written before their names held a hash of the code
+    before.pop("source")  # as in trials from before their names had a hash of the code
     note.write_text(json.dumps(before))
     with pytest.raises(RunError, match=r"1 of 36 trials were run by another version of voxmim's code.*another folder"):
-        answered.again(out)
+        study_run.again(out)
 
 
-def test_a_plan_counts_trials_hours_and_disk_and_trains_nothing(answered: Answered, tmp_path: Path) -> None:
-    plan = dict(answered.again(tmp_path / "out", labels=["0.5"], plan_only=True)["plan"])
+def test_a_plan_estimates_trials_hours_and_disk_and_trains_nothing(study_run: StudyRun, tmp_path: Path) -> None:
+    plan = dict(study_run.again(tmp_path / "out", labels=["0.5"], plan_only=True)["plan"])
     assert plan["trials"] == "31: 6 pre-trainings, 15 fine-tunings, 10 evaluations"
     assert plan["done before"] == "0"
     assert float(plan["hours"].split(",")[0]) > 0
     assert float(plan["disk"].split()[0]) >= 0
     assert not (tmp_path / "out" / "trials").exists()
-    again = dict(answered.again(answered.out, labels=["0.5"], plan_only=True)["plan"])
+    again = dict(study_run.again(study_run.out, labels=["0.5"], plan_only=True)["plan"])
     assert (again["done before"], again["hours"].split(",")[0], again["disk"]) == ("31", "0", "0.00 GB")

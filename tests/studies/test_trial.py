@@ -29,7 +29,7 @@ def trials(tiny: Tiny, **settings: Any) -> tuple[Trial, Trial, Trial]:
     return pretrain, finetune, Trial("evaluate", tiny.store, recipe, start=finetune)
 
 
-# Names: the same for the same work, and for no other
+# Names: equal for equal work only
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,15 @@ def trials(tiny: Tiny, **settings: Any) -> tuple[Trial, Trial, Trial]:
         ("about", "other words", (False, False)),
     ],
 )
-def test_a_name_follows_from_what_matters(tiny: Tiny, setting: str, value: Any, differs: tuple[bool, bool]) -> None:
+def test_a_name_depends_on_the_settings_that_the_trial_uses(
+    tiny: Tiny, setting: str, value: Any, differs: tuple[bool, bool]
+) -> None:
     before, after = trials(tiny), trials(tiny, **{setting: value})
     assert tuple(a.name != b.name for a, b in zip(before[:2], after[:2], strict=True)) == differs
     assert (before[2].name != after[2].name) == differs[1]
 
 
-def test_what_does_not_matter_is_not_in_a_trials_recipe_either(tiny: Tiny) -> None:
+def test_unused_settings_are_defaults_in_the_recipe_of_a_trial(tiny: Tiny) -> None:
     pretrain, finetune, _ = trials(tiny, **{"finetune.steps": 99, "pretrain.steps": 98, "mask.ratio": 0.5})
     assert pretrain.own_recipe.finetune == Training()
     assert finetune.own_recipe.pretrain == Training()
@@ -62,7 +64,7 @@ def test_what_does_not_matter_is_not_in_a_trials_recipe_either(tiny: Tiny) -> No
     assert (finetune.own_recipe.finetune.steps, finetune.own_recipe.mask.ratio) == (99, 0.75)
 
 
-def test_fine_tunings_from_scratch_are_one_whatever_pretext_the_recipe_has(tiny: Tiny) -> None:
+def test_a_fine_tuning_from_scratch_does_not_depend_on_the_pretext(tiny: Tiny) -> None:
     names = {
         Trial("finetune", tiny.store, load_recipe(tiny.recipe, {"pretext": pretext, "mask.ratio": ratio}), "2").name
         for pretext, ratio in (("mae", 0.5), ("simmim", 0.75), ("simclr", 0.75))
@@ -70,7 +72,7 @@ def test_fine_tunings_from_scratch_are_one_whatever_pretext_the_recipe_has(tiny:
     assert len(names) == 1
 
 
-def test_a_name_follows_from_labels_start_and_data(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_name_depends_on_labels_initial_weights_and_data(tiny: Tiny, tmp_path: Path) -> None:
     _, finetune, _ = trials(tiny)
     moved = shutil.copytree(tiny.store, tmp_path / "moved")
     index = json.loads((moved / "index.json").read_text())
@@ -78,7 +80,7 @@ def test_a_name_follows_from_labels_start_and_data(tiny: Tiny, tmp_path: Path) -
     index["cases"][0]["split"] = "test"
     (moved / "index.json").write_text(json.dumps(index))
     count = len(labelled_train_cases(Store(tiny.store), "0.5", 0))
-    assert replace(finetune, labels=str(count)).name == finetune.name  # another word for the same cases
+    assert replace(finetune, labels=str(count)).name == finetune.name  # the same cases written differently
     others = {
         replace(finetune, labels=str(count + 1)).name,
         replace(finetune, start=None).name,
@@ -87,16 +89,14 @@ def test_a_name_follows_from_labels_start_and_data(tiny: Tiny, tmp_path: Path) -
     assert len(others | {finetune.name}) == 4
 
 
-def test_a_name_follows_from_the_code(tiny: Tiny) -> None:
+def test_a_name_depends_on_the_code(tiny: Tiny) -> None:
     pretrain, finetune, evaluation = trials(tiny)
     assert pretrain.source == module.source_hash()
     assert all(replace(trial, source="other").name != trial.name for trial in (pretrain, finetune, evaluation))
     assert replace(finetune, start=replace(pretrain, source="other")).name != finetune.name
 
 
-def test_the_hash_of_the_code_changes_with_a_file_that_results_depend_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_code_hash_depends_on_files_that_influence_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = shutil.copytree(Path(voxmim.__file__).parent, tmp_path / "voxmim", ignore=shutil.ignore_patterns("*.pyc"))
     monkeypatch.setattr(module, "__file__", str(package / "studies" / "trial.py"))
     hashed = module.source_hash.__wrapped__
@@ -109,16 +109,16 @@ def test_the_hash_of_the_code_changes_with_a_file_that_results_depend_on(
         (package / file).write_text(text)
 
 
-def test_a_worker_with_other_code_does_no_trial(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_worker_with_other_code_refuses_trials(tiny: Tiny, tmp_path: Path) -> None:
     note = run_trial(replace(trials(tiny)[0], source="other"), tmp_path)
     assert (note.state, note.error) == ("failed", "this worker has another version of voxmim's code")
     assert not (tmp_path / module.TRIALS).exists()
 
 
-# Carrying out
+# Running trials
 
 
-def test_what_is_done_is_not_done_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_trial_is_not_run_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes = [run_trial(trial, tmp_path) for trial in trials(tiny)]
     assert [note.state for note in notes] == ["done"] * 3
     assert all(note.machine and note.seconds >= 0 for note in notes)
@@ -130,15 +130,15 @@ def test_what_is_done_is_not_done_again(tiny: Tiny, tmp_path: Path, monkeypatch:
     assert [run_trial(trial, tmp_path) for trial in trials(tiny)] == notes
 
 
-def test_a_trial_whose_start_is_not_there_is_skipped(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_trial_without_its_initial_weights_is_skipped(tiny: Tiny, tmp_path: Path) -> None:
     pretrain, finetune, evaluation = trials(tiny)
     note = run_trial(finetune, tmp_path)
     assert (note.state, note.error) == ("skipped", f"{pretrain.name}, from which it starts, is missing")
     assert run_trial(evaluation, tmp_path).state == "skipped"
-    assert note_of(finetune, tmp_path) is None  # nothing stands in the way of a later attempt
+    assert note_of(finetune, tmp_path) is None  # a later attempt is possible
 
 
-def test_a_failure_is_noted_and_tried_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_trial_is_recorded_and_run_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretrain = trials(tiny)[0]
     with monkeypatch.context() as patched:
         patched.setattr(module, "pretrain", lambda *_: [][0])
@@ -148,7 +148,7 @@ def test_a_failure_is_noted_and_tried_again(tiny: Tiny, tmp_path: Path, monkeypa
     assert run_trial(pretrain, tmp_path).state == "done"
 
 
-def test_a_trial_that_was_stopped_goes_on_from_its_checkpoint(tiny: Tiny, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_stopped_trial_continues_from_its_checkpoint(tiny: Tiny, tmp_path: Path, monkeypatch: Any) -> None:
     pretrain = trials(tiny)[0]
     save, saved = Run.save_checkpoint, []
 
@@ -171,7 +171,7 @@ def test_a_trial_that_was_stopped_goes_on_from_its_checkpoint(tiny: Tiny, tmp_pa
     assert losses[0] == losses[1]
 
 
-def test_a_trial_whose_result_is_gone_is_done_again(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_trial_with_a_missing_result_is_run_again(tiny: Tiny, tmp_path: Path) -> None:
     pretrain = trials(tiny)[0]
     run_trial(pretrain, tmp_path)
     shutil.rmtree(pretrain.path(tmp_path))
@@ -179,14 +179,14 @@ def test_a_trial_whose_result_is_gone_is_done_again(tiny: Tiny, tmp_path: Path) 
     assert pretrain.result(tmp_path).is_file()
 
 
-def test_a_folder_that_is_no_run_yet_is_begun_anew(tiny: Tiny, tmp_path: Path) -> None:
+def test_an_incomplete_run_folder_is_started_again(tiny: Tiny, tmp_path: Path) -> None:
     pretrain = trials(tiny)[0]
     (pretrain.path(tmp_path)).mkdir(parents=True)
     (pretrain.path(tmp_path) / "recipe.yaml").write_text("about: cut o")
     assert run_trial(pretrain, tmp_path).state == "done"
 
 
-def test_a_trials_command_does_what_it_did(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_command_of_a_trial_repeats_it(tiny: Tiny, tmp_path: Path) -> None:
     pretrain, finetune, evaluation = trials(tiny)
     for trial in (pretrain, finetune):
         assert run_trial(trial, tmp_path).state == "done"
@@ -204,7 +204,7 @@ def test_a_trials_command_does_what_it_did(tiny: Tiny, tmp_path: Path) -> None:
     assert traces[0] == traces[1]
 
 
-def test_a_note_survives_its_file(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_note_is_read_back_from_its_file(tiny: Tiny, tmp_path: Path) -> None:
     pretrain = trials(tiny)[0]
     note = Note(pretrain.name, "failed", 1.5, 'a "word" [x]', "a machine")
     (tmp_path / module.TRIALS).mkdir()

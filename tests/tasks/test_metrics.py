@@ -1,4 +1,4 @@
-"""A metric is one entry of `METRICS`."""
+"""A metric needs only an entry in `METRICS`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("toy")
-def test_a_new_metric_joins_table_json_csv_and_page_without_a_line_elsewhere(
+def test_a_new_metric_is_in_table_json_csv_and_page(
     tiny_runs: TinyRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -47,12 +47,12 @@ def test_a_new_metric_joins_table_json_csv_and_page_without_a_line_elsewhere(
     assert float(first["volume_error_ml"]) == result["cases"][0]["volume_error_ml"][first["label"]]
     page = (run / "report.html").read_text()
     assert "Volume error (ml)" in page
-    assert "Volume error 99" in page  # in the convention
+    assert "Volume error 99" in page  # the convention
 
 
 @pytest.mark.usefixtures("toy")
-def test_studies_compare_by_a_new_metric_too() -> None:
-    class Compared:
+def test_studies_compare_arms_by_a_new_metric() -> None:
+    class FakeComparison:
         seeds = (0, 1)
 
         def tested(self, *arms: object, metric: str) -> list[np.ndarray]:
@@ -64,16 +64,16 @@ def test_studies_compare_by_a_new_metric_too() -> None:
         def pretrain(self, seed: int) -> None:
             """From scratch."""
 
-    found = difference_table(Compared(), [(Arm(), Arm())])  # type: ignore[arg-type, list-item]
-    assert found.header[-1] == "Volume error (ml)"
-    assert found.rows[0][-1].startswith("+2.5 (+2.5 to +2.5)")
+    table = difference_table(FakeComparison(), [(Arm(), Arm())])  # type: ignore[arg-type, list-item]
+    assert table.header[-1] == "Volume error (ml)"
+    assert table.rows[0][-1].startswith("+2.5 (+2.5 to +2.5)")
 
 
-def test_a_row_shows_each_metric_with_its_digits_and_the_interval_of_the_dice() -> None:
+def test_a_row_shows_each_metric_with_its_digits_and_the_interval_of_dice() -> None:
     assert headings(1.5) == ["Dice", "95 % interval", "HD95 (mm)", "NSD (1.5 mm)"]
     scores = {"dice": 0.98765, "hd95_mm": 3.14159, "nsd": None, "ci95": [0.9, 1.0]}
     assert cells(scores) == ["0.988", "0.900 to 1.000", "3.14", "–"]
-    assert cells({"dice": None, "ci95": None}) == ["–", "–", "–", "–"]  # written before the others were metrics
+    assert cells({"dice": None, "ci95": None}) == ["–", "–", "–", "–"]  # from before the other metrics existed
 
 
 def test_the_convention_says_what_an_absent_label_scores() -> None:

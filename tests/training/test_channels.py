@@ -1,4 +1,4 @@
-"""Scans of several channels, some of them missing: what pre-training shows of them, and who leaves them out."""
+"""Scans with several channels, some of them missing: pre-training uses them, and fine-tuning leaves them out."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ COMBINATIONS = [("mae", "vit"), ("mae", "unet"), ("simmim", "swin"), ("simclr", 
     ("pretext", "encoder", "channels"),
     [("mae", "vit", "all"), *((*pair, channels) for pair in COMBINATIONS for channels in ("drawn", "one"))],
 )
-def test_every_pretext_learns_of_what_is_there(
+def test_every_pretext_trains_on_the_existing_channels(
     store: Store, tmp_path: Path, pretext: str, encoder: str, channels: str
 ) -> None:
     recipe = recipe_of(pretext=pretext, encoder=encoder, channels=channels)
@@ -102,49 +102,47 @@ def test_every_pretext_learns_of_what_is_there(
         assert facts[channels] in (run.path / "report.html").read_text()
 
 
-def test_a_resumed_run_draws_the_channels_that_it_would_have_drawn(
-    store: Store, tmp_path: Path, stop_before_step: Any
-) -> None:
-    straight = pretrain(store, tmp_path / "straight", recipe_of(channels="drawn"))
+def test_a_resumed_run_draws_the_same_channels(store: Store, tmp_path: Path, stop_before_step: Any) -> None:
+    uninterrupted = pretrain(store, tmp_path / "uninterrupted", recipe_of(channels="drawn"))
     with stop_before_step(2):
         pretrain(store, tmp_path / "stopped", recipe_of(channels="drawn"))
-    assert trace(pretrain(store, tmp_path / "stopped", Recipe(), resume=True)) == trace(straight)
+    assert trace(pretrain(store, tmp_path / "stopped", Recipe(), resume=True)) == trace(uninterrupted)
 
 
-class Watched:
-    """A pretext network that only remembers what it is given."""
+class RecordInputs:
+    """A pretext network that only records its inputs."""
 
     views, columns = 1, ("val_loss",)
 
     def __init__(self) -> None:
-        self.seen: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+        self.recorded: list[tuple[torch.Tensor, torch.Tensor | None]] = []
 
     def inputs(self, image: torch.Tensor, seeds: torch.Tensor, present: torch.Tensor | None) -> Any:
         return image, None if present is None or present.all() else present
 
     def __call__(self, volume: torch.Tensor, present: torch.Tensor | None) -> None:
-        self.seen.append((volume, present))
+        self.recorded.append((volume, present))
 
     def figures(self, output: None) -> dict[str, torch.Tensor]:
         return {"val_loss": torch.tensor(0.0)}
 
 
 @pytest.mark.parametrize("channels", ["all", "drawn", "one"])
-def test_validation_shows_all_that_is_there_or_fixed_channels_in_turn(store: Store, channels: str) -> None:
+def test_validation_uses_all_existing_channels_or_fixed_ones_in_turn(store: Store, channels: str) -> None:
     recipe = recipe_of(channels=channels)
     plan = CropPlan((12, 12, 12), recipe.window, 0, channels=recipe.channels)
-    network = Watched()
+    network = RecordInputs()
     validation = Validation(make_fabric(recipe), network, store, store.in_split("val"), plan, recipe)  # type: ignore[arg-type]
     validation.run()
-    first = list(network.seen)
-    network.seen.clear()
+    first = list(network.recorded)
+    network.recorded.clear()
     validation.run()
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, network.seen, strict=True))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, network.recorded, strict=True))
     volumes, present = zip(*first, strict=True)
     if channels == "one":
         names = [case.name for case in store.in_split("val")]
         assert names == ["val_a", "val_b", "val_c"]
-        for name, volume, channel in zip(names, volumes, (0, 2, 2), strict=True):  # val_b has 1 and 2, and is second
+        for name, volume, channel in zip(names, volumes, (0, 2, 2), strict=True):  # val_b is second and has 1 and 2
             middle = torch.from_numpy(store.crop(name, (1, 0, 1), (12, 12, 12))).float()
             assert torch.equal(volume[0, 0], middle[channel])
         assert present == (None, None, None)
@@ -154,7 +152,7 @@ def test_validation_shows_all_that_is_there_or_fixed_channels_in_turn(store: Sto
         assert present[1].tolist() == [[False, True, True]]
 
 
-def test_a_network_of_one_input_reconstructs_each_channel_by_itself(store: Store, tmp_path: Path) -> None:
+def test_a_network_with_one_input_channel_reconstructs_each_channel_separately(store: Store, tmp_path: Path) -> None:
     run = pretrain(store, tmp_path / "run", recipe_of(channels="one"))
     reconstructor = Reconstructor.load(run.path)
     image = np.float32(store.image("whole"))
@@ -165,10 +163,10 @@ def test_a_network_of_one_input_reconstructs_each_channel_by_itself(store: Store
         np.testing.assert_allclose(alone.reconstructed[0], together.reconstructed[channel], atol=1e-5)
 
 
-# Who leaves them out
+# Tasks that need all channels
 
 
-def test_a_fine_tuning_leaves_them_out_and_says_so_in_one_line(
+def test_a_fine_tuning_leaves_incomplete_cases_out_and_says_so_in_one_line(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, _ = finetune(store, tmp_path / "run", recipe_of())
@@ -182,15 +180,15 @@ def test_a_fine_tuning_leaves_them_out_and_says_so_in_one_line(
     assert metadata["regions"] == {"whole": [1, 2], "core": [2]}
 
 
-def test_a_fine_tuning_refuses_only_where_nothing_is_left(tmp_path: Path) -> None:
+def test_a_fine_tuning_is_refused_only_if_no_case_is_left(tmp_path: Path) -> None:
     bare = make_store(tmp_path / "store", {"whole": ("train", (2,))})
     with pytest.raises(StoreError, match="each of its labelled train cases lacks a channel; add files, or leave it"):
         draw_cases(bare, None, 0)
 
 
-def test_evaluation_leaves_them_out_and_names_them(store: Store, tmp_path: Path) -> None:
-    found, left_out = labelled_cases(source_of(store.path, 0), "val")
-    assert ([case.name for case in found], left_out) == (["val_a", "val_c"], ["val_b"])
+def test_evaluation_leaves_incomplete_cases_out_and_names_them(store: Store, tmp_path: Path) -> None:
+    cases, left_out = labelled_cases(source_of(store.path, 0), "val")
+    assert ([case.name for case in cases], left_out) == (["val_a", "val_c"], ["val_b"])
     index = json.loads((store.path / "index.json").read_text())
     index["cases"] = [case for case in index["cases"] if case["name"] == "val_b"]
     (tmp_path / "index.json").write_text(json.dumps(index))
@@ -199,7 +197,7 @@ def test_evaluation_leaves_them_out_and_names_them(store: Store, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("pretext", "encoder"), [("mae", "vit"), ("mae", "unet"), ("simmim", "swin")])
-def test_an_encoder_of_single_channels_is_loaded_completely_into_a_segmentor_of_all(
+def test_an_encoder_of_single_channels_is_loaded_into_a_segmentor_of_all_channels(
     store: Store, tmp_path: Path, pretext: str, encoder: str
 ) -> None:
     recipe = recipe_of(pretext=pretext, encoder=encoder, channels="one")

@@ -32,14 +32,14 @@ from voxmim.weights.files import read_weights
 from voxmim.weights.load import load_classifier
 
 
-def train_on(data: Sorted, out: Path, **told: Any) -> Path:
-    """Learn the classes of the shared scans, or what is told otherwise."""
-    first = {"recipe": data.recipe, "classes": data.classes, "task": "classification"}
-    return api.finetune(data.store, out, **(first | told))
+def train_on(data: Sorted, out: Path, **options: Any) -> Path:
+    """Fine-tune a classifier of the shared scans, with other options if given."""
+    defaults = {"recipe": data.recipe, "classes": data.classes, "task": "classification"}
+    return api.finetune(data.store, out, **(defaults | options))
 
 
 def trace(path: Path) -> list[dict[str, float]]:
-    """The metrics without the time, which no two runs share."""
+    """The rows of metrics.csv without the time."""
     return [{key: value for key, value in row.items() if key != "seconds"} for row in Run.open(path).metrics()]
 
 
@@ -52,17 +52,17 @@ def with_splits(data: Sorted, path: Path, split_of: Callable[[int], str]) -> Pat
     return path
 
 
-# What is learned
+# Training
 
 
-def test_a_classifier_learns_what_scans_show(tiny_sorted: Sorted, tmp_path: Path) -> None:
+def test_a_classifier_learns_the_classes(tiny_sorted: Sorted, tmp_path: Path) -> None:
     run = shutil.copytree(tiny_sorted.run, tmp_path / "run")
     result = api.evaluate(run, tiny_sorted.store)
     assert result["auroc"]["value"] >= 0.85
     assert result["balanced_accuracy"]["value"] >= 0.8
 
 
-def test_a_probe_learns_it_and_leaves_the_encoder_as_it_was(
+def test_a_linear_probe_learns_the_classes_and_does_not_change_the_encoder(
     tiny_sorted: Sorted, tiny_runs: TinyRuns, tmp_path: Path
 ) -> None:
     settings = {"finetune.freeze": 1, "finetune.lr": 0.02, "finetune.steps": 40}
@@ -76,18 +76,18 @@ def test_a_probe_learns_it_and_leaves_the_encoder_as_it_was(
     assert "100.0% of the encoder's parameters" in Run.open(run).about["transfer"]
 
 
-def test_fine_tuning_moves_the_encoder_too(tiny_sorted: Sorted, tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_fine_tuning_changes_the_encoder(tiny_sorted: Sorted, tiny_runs: TinyRuns, tmp_path: Path) -> None:
     settings = {"finetune.steps": 2}
     tensors, _ = read_weights(
         train_on(tiny_sorted, tmp_path / "run", init=tiny_runs.pretrain, settings=settings) / "classifier.safetensors"
     )
     encoder, _ = read_weights(tiny_runs.pretrain / "encoder.safetensors")
     assert not torch.equal(tensors["encoder.blocks.0.mlp.0.weight"], encoder["blocks.0.mlp.0.weight"])
-    assert torch.all(tensors["spread"] == 1)  # the features' scale is left to the encoder
+    assert torch.all(tensors["spread"] == 1)  # features are not scaled when the encoder is trained
 
 
 @pytest.mark.parametrize("encoder", ["swin", "unet"])
-def test_other_encoders_carry_a_classifier(tiny_sorted: Sorted, tmp_path: Path, encoder: str) -> None:
+def test_other_encoders_can_be_trained_as_classifiers(tiny_sorted: Sorted, tmp_path: Path, encoder: str) -> None:
     settings: dict[str, Any] = {
         "encoder": encoder, "pretext": "simclr", "finetune.steps": 2, "crop": [16, 16, 16],
         "swin.patch": [2, 2, 2], "swin.width": 4, "swin.depths": [1, 1], "swin.heads": [1, 2], "swin.window": 4,
@@ -97,17 +97,17 @@ def test_other_encoders_carry_a_classifier(tiny_sorted: Sorted, tmp_path: Path, 
     assert len(api.evaluate(run, tiny_sorted.store)["cases"]) == 6
 
 
-def test_a_rare_class_weighs_as_much_as_a_frequent_one() -> None:
+def test_a_rare_class_has_the_same_weight_as_a_frequent_one() -> None:
     truth = [0, 0, 0, 1, 2, 2]
     weights = class_weights(truth, 3)
     totals = [sum(float(weights[k]) for k in truth if k == one) for one in range(3)]
     assert totals == pytest.approx([2.0, 2.0, 2.0])
 
 
-# What a run leaves
+# The run folder
 
 
-def test_a_run_folder_holds_all_that_later_steps_need(tiny_sorted: Sorted) -> None:
+def test_a_run_folder_contains_everything_for_later_steps(tiny_sorted: Sorted) -> None:
     path = tiny_sorted.run
     assert {file.name for file in path.iterdir()} >= {
         "recipe.yaml", "run.json", "metrics.csv", "last.ckpt", "classifier.safetensors", "report.html",
@@ -127,7 +127,7 @@ def test_a_run_folder_holds_all_that_later_steps_need(tiny_sorted: Sorted) -> No
     assert network(torch.rand(1, 1, 12, 12, 12)).shape == (1, 2)
 
 
-def test_validation_is_of_complete_scans(tiny_sorted: Sorted) -> None:
+def test_validation_uses_complete_scans(tiny_sorted: Sorted) -> None:
     class Brightest(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -140,30 +140,30 @@ def test_validation_is_of_complete_scans(tiny_sorted: Sorted) -> None:
     store, recipe, network = Store(tiny_sorted.store), load_recipe(tiny_sorted.recipe), Brightest()
     task = Classification.resume(store, Run.open(tiny_sorted.run).about, 0)
     truth = task.listed["train"]
-    found = task.figures({case.name: task.score_case(network, case, recipe) for case in task.train})
+    figures = task.figures({case.name: task.score_case(network, case, recipe) for case in task.train})
     given = []
     for case in truth:
         image = torch.from_numpy(window(store.image(case), "ct", recipe.window))
         given.append(class_probabilities(network, image, (12, 12, 12), "32").numpy())
     index, light = np.array([name == "light" for name in truth.values()]), np.array(given)[:, 1]
     assert list(truth) == [case.name for case in task.train]
-    assert found["val_auroc"] == pytest.approx(roc_auc_score(index, light))
-    assert found["val_balanced_accuracy"] == pytest.approx(balanced_accuracy_score(index, light > 0.5))
-    assert found["val_loss"] == pytest.approx(log_loss(index, light), rel=1e-4)  # the classes are equally many
-    assert 0 < found["val_auroc"] - found["val_score"] < 1e-3
+    assert figures["val_auroc"] == pytest.approx(roc_auc_score(index, light))
+    assert figures["val_balanced_accuracy"] == pytest.approx(balanced_accuracy_score(index, light > 0.5))
+    assert figures["val_loss"] == pytest.approx(log_loss(index, light), rel=1e-4)  # the classes are balanced
+    assert 0 < figures["val_auroc"] - figures["val_score"] < 1e-3
 
 
-def test_the_best_auroc_is_kept_and_among_equals_the_lowest_loss(
+def test_the_best_auroc_is_kept_and_with_equal_auroc_the_lowest_loss(
     tiny_sorted: Sorted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = iter([(0.75, 0.1), (1.0, 0.9), (1.0, 0.4), (1.0, 0.5), (0.9, 0.1)])  # AUROC and loss
+    validations = iter([(0.75, 0.1), (1.0, 0.9), (1.0, 0.4), (1.0, 0.5), (0.9, 0.1)])  # AUROC and loss
 
     def scripted(task: object, scores: object) -> dict[str, float]:
-        auroc, loss = next(found)
+        auroc, loss = next(validations)
         return {"val_auroc": auroc, "val_balanced_accuracy": 0.5, "val_loss": loss, "val_score": auroc - 1e-5 * loss}
 
     class Scripted(Validation):
-        """Computes the figures of each validation once."""
+        """Computes the metrics of each validation once."""
 
         def __call__(self, step: int) -> dict[str, float]:
             figures = scripted(None, None)
@@ -190,10 +190,10 @@ def test_validation_cases_of_one_class_are_compared_by_the_loss(tiny_sorted: Sor
     assert last["val_score"] == pytest.approx(-1e-5 * last["val_loss"])
 
 
-# Which cases
+# Selection of cases
 
 
-def test_a_store_without_splits_gets_one_that_is_kept(
+def test_a_store_without_splits_gets_a_fixed_split(
     tiny_sorted: Sorted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bare = replace(tiny_sorted, store=with_splits(tiny_sorted, tmp_path / "store", lambda _: "unlabelled"))
@@ -204,9 +204,7 @@ def test_a_store_without_splits_gets_one_that_is_kept(
     listed = Run.open(run).about["listed"]
     for split, count in (("train", 9), ("val", 2), ("test", 4)):
         assert Counter(listed[split].values()) == {"dense": count, "light": count}
-    assert (
-        Classification.list_cases(Store(bare.store), tiny_sorted.classes)[0] == listed
-    )  # whatever the seed of the run
+    assert Classification.list_cases(Store(bare.store), tiny_sorted.classes)[0] == listed  # for any seed of the run
     drawn = draw_splits({case: name for cases in listed.values() for case, name in cases.items()}, seed=5)
     assert {case: split for split, cases in listed.items() for case in cases} == drawn
     result = api.evaluate(run, bare.store)
@@ -217,14 +215,14 @@ def test_cases_that_are_left_out_are_reported(tiny_sorted: Sorted, tmp_path: Pat
     store = Store(with_splits(tiny_sorted, tmp_path / "store", lambda n: "unlabelled" if n > 27 else "train"))
     table = tmp_path / "classes.csv"
     table.write_text(tiny_sorted.classes.read_text().replace("scan_0,", "scan_x,"))
-    listed, told = Classification.list_cases(store, table)
+    listed, notes = Classification.list_cases(store, table)
     assert sorted(listed["train"]) == sorted(f"scan_{number}" for number in range(1, 28))
-    assert [line.split(" in ")[0] for line in told] == [
+    assert [line.split(" in ")[0] for line in notes] == [
         "1 case (scan_x) listed", "1 case (scan_0)", "2 listed cases",
     ]  # fmt: skip
 
 
-def test_labels_draws_each_class_and_fewer_are_a_part_of_more(tiny_sorted: Sorted) -> None:
+def test_labels_draws_from_each_class_and_smaller_draws_are_subsets(tiny_sorted: Sorted) -> None:
     store = Store(tiny_sorted.store)
     listed = {"train": {f"scan_{i}": "rare" if i in (3, 8) else "often" for i in range(18)}}
     former: set[str] = set()
@@ -241,7 +239,7 @@ def test_labels_draws_each_class_and_fewer_are_a_part_of_more(tiny_sorted: Sorte
         train_names(store, listed["train"], "1", 1)
 
 
-def test_a_class_that_cannot_be_learned_is_refused(tiny_sorted: Sorted, tmp_path: Path) -> None:
+def test_a_class_without_enough_cases_is_refused(tiny_sorted: Sorted, tmp_path: Path) -> None:
     text, table = tiny_sorted.classes.read_text(), tmp_path / "classes.csv"
     table.write_text(text.replace("scan_25,dense", "scan_25,odd"))
     with pytest.raises(StoreError, match=r"classes\.csv: no case of the class odd is in the split 'train' of .*store"):
@@ -264,40 +262,39 @@ def test_a_class_that_cannot_be_learned_is_refused(tiny_sorted: Sorted, tmp_path
 # Stopped and resumed
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(
-    tiny_sorted: Sorted, tmp_path: Path, start_and_kill: Callable[..., None]
-) -> None:
+def test_a_killed_run_resumes_exactly(tiny_sorted: Sorted, tmp_path: Path, start_and_kill: Callable[..., None]) -> None:
     settings = {"finetune.steps": 40, "finetune.checkpoint_every": 5, "finetune.validate_every": 8}
-    straight = train_on(tiny_sorted, tmp_path / "straight", labels=6, settings=settings)
+    uninterrupted = train_on(tiny_sorted, tmp_path / "uninterrupted", labels=6, settings=settings)
     out, options = tmp_path / "killed", [f"--set={key}={value}" for key, value in settings.items()]
-    told = ["--task", "classification", "--classes", tiny_sorted.classes, "--labels", 6, "--recipe", tiny_sorted.recipe]
-    start_and_kill(["finetune", tiny_sorted.store, out, *told, *options], out, rows=9)
+    arguments = ["--task", "classification", "--classes", tiny_sorted.classes, "--labels", 6]
+    arguments += ["--recipe", tiny_sorted.recipe]
+    start_and_kill(["finetune", tiny_sorted.store, out, *arguments, *options], out, rows=9)
     assert 9 <= len(trace(out)) < 40
     with pytest.raises(RunError, match="leave out task, classes"):
         api.finetune(tiny_sorted.store, out, resume=True, task="classification", classes=tiny_sorted.classes)
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         main(["finetune", str(tiny_sorted.store), str(out), "--resume"])
-    assert left.value.code == 0
-    assert trace(out) == trace(straight)
-    mine, theirs = Run.open(out).about, Run.open(straight).about
-    assert mine | {"speed": 0} == theirs | {"speed": 0}
+    assert exit_info.value.code == 0
+    assert trace(out) == trace(uninterrupted)
+    resumed, theirs = Run.open(out).about, Run.open(uninterrupted).about
+    assert resumed | {"speed": 0} == theirs | {"speed": 0}
     tensors, metadata = read_weights(out / "classifier.safetensors")
-    expected, expected_metadata = read_weights(straight / "classifier.safetensors")
+    expected, expected_metadata = read_weights(uninterrupted / "classifier.safetensors")
     torch.testing.assert_close(tensors, expected, rtol=0, atol=0)
     assert metadata == expected_metadata
 
 
-def test_a_run_stopped_before_its_first_step_starts_from_its_weights_again(
+def test_a_run_stopped_before_its_first_step_loads_its_initial_weights_again(
     tiny_sorted: Sorted, tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    told = {"init": tiny_runs.pretrain, "settings": {"finetune.steps": 2}}
-    straight = train_on(tiny_sorted, tmp_path / "straight", **told)
+    options = {"init": tiny_runs.pretrain, "settings": {"finetune.steps": 2}}
+    uninterrupted = train_on(tiny_sorted, tmp_path / "uninterrupted", **options)
     with monkeypatch.context() as patch:
         patch.setattr("voxmim.store.augment.apply", stop)
         with pytest.raises(KeyboardInterrupt):
-            train_on(tiny_sorted, tmp_path / "run", **told)
+            train_on(tiny_sorted, tmp_path / "run", **options)
     run, _ = finetune(Store(tiny_sorted.store), tmp_path / "run", load_recipe(tiny_sorted.recipe), resume=True)
-    assert trace(run.path) == trace(straight)
+    assert trace(run.path) == trace(uninterrupted)

@@ -1,4 +1,4 @@
-"""Every pretext with every encoder that it can pre-train, through the same commands."""
+"""Every pretext with every encoder that it can pre-train, in all commands."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ BY_PRETEXT = [("mae", "vit"), ("simmim", "swin"), ("simclr", "unet")]
 BY_ENCODER = [next(pair for pair in COMBINATIONS if pair[1] == encoder) for encoder in ENCODERS]
 
 
-def of_each(combinations: list[tuple[str, str]]) -> pytest.MarkDecorator:
-    """The test runs with a pre-training of each of these."""
+def parametrize(combinations: list[tuple[str, str]]) -> pytest.MarkDecorator:
+    """Parametrize a test with pre-trainings of these combinations."""
     return pytest.mark.parametrize("pretrained", combinations, indirect=True, ids="-".join, scope="module")
 
 
@@ -68,7 +68,7 @@ def trace(path: Path) -> list[dict[str, float]]:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pre-training by one pretext of one encoder."""
+    """A pre-training with one pretext and one encoder."""
 
     pretext: str
     encoder: str
@@ -78,7 +78,7 @@ class Pretrained:
 
 @pytest.fixture(scope="module")
 def pretrained(request: pytest.FixtureRequest, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
-    """A pre-training by a pretext of an encoder, for all tests of this file."""
+    """A pre-training with a pretext and an encoder, shared by the tests of this file."""
     pretext, encoder = request.param
     folder = tmp_path_factory.mktemp("pretrained")
     recipe = recipe_of(folder, pretext=pretext, encoder=encoder)
@@ -90,7 +90,7 @@ def scan(tiny: Tiny) -> Path:
     return tiny.source / "imagesTr" / "case_7.nii.gz"
 
 
-@of_each(BY_PRETEXT)
+@parametrize(BY_PRETEXT)
 def test_a_stopped_pre_training_resumes_exactly(
     pretrained: Pretrained, tiny: Tiny, tmp_path: Path, stop_before_step: Any
 ) -> None:
@@ -106,14 +106,14 @@ def test_a_stopped_pre_training_resumes_exactly(
         assert metadata == other_metadata
 
 
-@of_each(COMBINATIONS)
+@parametrize(COMBINATIONS)
 def test_the_encoder_can_be_loaded(pretrained: Pretrained) -> None:
     encoder = load_encoder(pretrained.run)
     assert encoder.encode(torch.rand(1, 1, 16, 16, 8)).shape[:2] == (1, encoder.width)
 
 
-@of_each([pair for pair in BY_ENCODER if has_patch_setting(ENCODERS[pair[1]].settings())])
-def test_a_further_pre_training_starts_from_it_with_another_patch(
+@parametrize([pair for pair in BY_ENCODER if has_patch_setting(ENCODERS[pair[1]].settings())])
+def test_a_further_pre_training_starts_from_the_encoder_with_another_patch(
     pretrained: Pretrained, tiny: Tiny, tmp_path: Path
 ) -> None:
     encoder = pretrained.encoder
@@ -125,8 +125,8 @@ def test_a_further_pre_training_starts_from_it_with_another_patch(
     assert run.about["transfer"].endswith("100.0% of the encoder's parameters")
 
 
-@of_each(BY_ENCODER)
-def test_a_segmentor_is_fine_tuned_from_it_and_labels_scans(
+@parametrize(BY_ENCODER)
+def test_a_segmentor_is_fine_tuned_from_the_encoder_and_predicts(
     pretrained: Pretrained, tiny: Tiny, tmp_path: Path, scan: Path
 ) -> None:
     recipe = Run.open(pretrained.run).recipe()
@@ -137,23 +137,23 @@ def test_a_segmentor_is_fine_tuned_from_it_and_labels_scans(
     assert nib.load(labels).shape == nib.load(scan).shape
 
 
-@of_each([("simclr", "unet")])
-def test_a_pretext_that_predicts_no_voxels_reconstructs_nothing(
+@parametrize([("simclr", "unet")])
+def test_a_pretext_that_predicts_no_voxels_cannot_reconstruct(
     pretrained: Pretrained, tmp_path: Path, scan: Path
 ) -> None:
     with pytest.raises(WeightsError, match="SimCLR predicts no voxels to reconstruct"):
         api.reconstruct(pretrained.run, [scan], tmp_path)
 
 
-@of_each([pair for pair in COMBINATIONS if pair[0] != "simclr"])
+@parametrize([pair for pair in COMBINATIONS if pair[0] != "simclr"])
 def test_masked_parts_are_reconstructed(pretrained: Pretrained, tmp_path: Path, scan: Path) -> None:
     (picture,) = api.reconstruct(pretrained.run, [scan], tmp_path)
     assert picture.is_file()
     hidden = np.asarray(nib.load(tmp_path / "case_7_mask.nii.gz").dataobj)
-    assert 0.2 < hidden.mean() < 0.9  # three quarters of the box round the body
+    assert 0.2 < hidden.mean() < 0.9  # three quarters of the box around the body
 
 
-@of_each(sorted({*BY_PRETEXT, *BY_ENCODER}))
+@parametrize(sorted({*BY_PRETEXT, *BY_ENCODER}))
 def test_the_report_names_pretext_and_encoder(pretrained: Pretrained) -> None:
     write_run_page(Run.open(pretrained.run))
     report = (pretrained.run / "report.html").read_text()
@@ -163,11 +163,11 @@ def test_the_report_names_pretext_and_encoder(pretrained: Pretrained) -> None:
 
 
 @pytest.mark.parametrize("carry", [True, False])
-def test_a_unets_decoder_is_carried_over_if_requested(tiny: Tiny, tmp_path: Path, carry: bool) -> None:
+def test_the_decoder_of_a_unet_is_transferred_if_requested(tiny: Tiny, tmp_path: Path, carry: bool) -> None:
     recipe = recipe_of(tmp_path, encoder="unet", carry_decoder=carry)
-    store, still = Store(tiny.store), {"finetune.lr": 1e-12}  # one step that moves nothing to speak of
-    pretrained = pretrain(store, tmp_path / "pretrained", load_recipe(recipe, still)).path
-    segmentor = finetune(store, tmp_path / "segmentor", load_recipe(recipe, still), pretrained)[0].path
+    store, negligible_lr = Store(tiny.store), {"finetune.lr": 1e-12}  # one step with a negligible learning rate
+    pretrained = pretrain(store, tmp_path / "pretrained", load_recipe(recipe, negligible_lr)).path
+    segmentor = finetune(store, tmp_path / "segmentor", load_recipe(recipe, negligible_lr), pretrained)[0].path
     theirs, _ = read_weights(pretrained / "pretext.safetensors")
     ours, _ = read_weights(segmentor / "segmentor.safetensors")
     same = [torch.allclose(ours[name], theirs[f"network.{name}"], atol=1e-9) for name in ours if name[:4] == "deco"]
@@ -176,7 +176,7 @@ def test_a_unets_decoder_is_carried_over_if_requested(tiny: Tiny, tmp_path: Path
     assert (f"; and all {len(same)} of the decoder" in Run.open(segmentor).about["transfer"]) == carry
 
 
-def test_a_decoder_that_is_not_there_is_not_carried(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_missing_decoder_cannot_be_transferred(tiny: Tiny, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, encoder="unet", carry_decoder=True)
     chosen = load_recipe(recipe, {"pretext": "simclr", "pretrain.steps": 1})
     pretrained = pretrain(Store(tiny.store), tmp_path / "pretrained", chosen).path
@@ -188,26 +188,24 @@ def test_a_decoder_that_is_not_there_is_not_carried(tiny: Tiny, tmp_path: Path) 
     assert not (tmp_path / "segmentor").exists()
 
 
-def test_a_fine_tuning_takes_encoder_and_pretext_from_the_weights_whatever_the_recipe_says(
-    tiny: Tiny, tmp_path: Path
-) -> None:
+def test_a_fine_tuning_uses_encoder_and_pretext_of_the_weights_for_any_recipe(tiny: Tiny, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, encoder="swin", pretext="simmim")
     store = Store(tiny.store)
     pretrained = pretrain(store, tmp_path / "pretrained", load_recipe(recipe, {"pretrain.steps": 1})).path
-    told = {"crop": [16, 16, 16], "swin.drop_path": 0.2, "swin.grad_checkpointing": True, "finetune.steps": 1}
-    found = Run.open(api.finetune(tiny.store, tmp_path / "segmentor", pretrained, None, tiny.recipe, told)).recipe()
-    assert (found.encoder, found.pretext, found.crop, found.encoder_settings.width) == (
+    settings = {"crop": [16, 16, 16], "swin.drop_path": 0.2, "swin.grad_checkpointing": True, "finetune.steps": 1}
+    used = Run.open(api.finetune(tiny.store, tmp_path / "segmentor", pretrained, None, tiny.recipe, settings)).recipe()
+    assert (used.encoder, used.pretext, used.crop, used.encoder_settings.width) == (
         "swin",
         "simmim",
         (16, 16, 16),
         4,
     )
-    assert (found.encoder_settings.drop_path, found.encoder_settings.grad_checkpointing) == (0.2, True)
-    assert found.finetune.steps == 1
+    assert (used.encoder_settings.drop_path, used.encoder_settings.grad_checkpointing) == (0.2, True)
+    assert used.finetune.steps == 1
 
 
 @pytest.mark.parametrize("kind", ["block", "body"])
-def test_every_kind_of_mask_trains_and_is_shown(tiny: Tiny, tmp_path: Path, kind: str) -> None:
+def test_every_kind_of_mask_can_be_trained_and_is_shown(tiny: Tiny, tmp_path: Path, kind: str) -> None:
     recipe = recipe_of(tmp_path, mask={"kind": kind, "ratio": 0.5, "unit": [8, 8, 4], "body_fraction": 1.0})
     run = api.pretrain(tiny.store, tmp_path / "run", recipe)
     assert trace(run) == trace(pretrain(Store(tiny.store), tmp_path / "again", load_recipe(recipe)).path)

@@ -31,7 +31,7 @@ from voxmim.weights.load import load_segmentor
 
 
 def recipe_of(tiny: Tiny, **changes: Any) -> Recipe:
-    """The tiny recipe with other settings of the fine-tuning (or of the whole, where they are the recipe's own)."""
+    """The tiny recipe with other settings of the fine-tuning, or of the recipe for its top-level names."""
     own = {key: changes.pop(key) for key in list(changes) if key in Recipe.__dataclass_fields__}
     recipe = load_recipe(tiny.recipe)
     return replace(recipe, **own, finetune=replace(recipe.finetune, **changes))
@@ -62,10 +62,10 @@ def test_a_store_without_labels_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-# What a run leaves
+# The run folder
 
 
-def test_a_run_folder_holds_all_that_later_steps_need(tiny_runs: TinyRuns) -> None:
+def test_a_run_folder_contains_everything_for_later_steps(tiny_runs: TinyRuns) -> None:
     path = tiny_runs.finetune
     assert {file.name for file in path.iterdir()} == {
         "recipe.yaml", "run.json", "metrics.csv", "last.ckpt", "segmentor.safetensors", "prior.npz", "report.html",
@@ -84,7 +84,7 @@ def test_a_run_folder_holds_all_that_later_steps_need(tiny_runs: TinyRuns) -> No
     assert rows[-1]["val_dice"] == pytest.approx((rows[-1]["val_dice bone"] + rows[-1]["val_dice fat"]) / 2)
 
 
-def test_the_weights_say_what_a_scan_must_be_like_and_what_the_labels_mean(tiny_runs: TinyRuns) -> None:
+def test_the_weights_describe_scans_and_labels(tiny_runs: TinyRuns) -> None:
     network, metadata = load_segmentor(tiny_runs.finetune)
     recipe = load_recipe(tiny_runs.recipe)
     assert metadata["labels"] == {"1": "bone", "2": "fat"}
@@ -93,21 +93,21 @@ def test_the_weights_say_what_a_scan_must_be_like_and_what_the_labels_mean(tiny_
     assert network(torch.rand(1, 1, 12, 12, 12)).shape == (1, 3, 12, 12, 12)
 
 
-def test_the_prior_is_that_of_the_cases_that_were_trained_on(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_prior_is_fitted_on_the_training_cases(tiny: Tiny, tmp_path: Path) -> None:
     store = Store(tiny.store)
     run, _ = finetune(store, tmp_path / "run", recipe_of(tiny, steps=1, batch=1), labels="3")
     names = Run.open(run.path).about["cases"]
     assert len(names) == 3
     expected = PositionPrior.fit([store.label_map(name) for name in names], store.labels)
-    found = PositionPrior.load(run.path / "prior.npz")
-    np.testing.assert_array_equal(found.probability, expected.probability)
-    assert (found.labels, found.factor) == (expected.labels, expected.factor)
+    prior = PositionPrior.load(run.path / "prior.npz")
+    np.testing.assert_array_equal(prior.probability, expected.probability)
+    assert (prior.labels, prior.factor) == (expected.labels, expected.factor)
 
 
 def test_validation_is_the_dice_of_complete_scans(tiny: Tiny) -> None:
-    """A network that calls all soft tissue bone and nothing fat is scored by hand."""
+    """A network that labels all soft tissue as bone and nothing as fat, scored by hand."""
 
-    class Everything(nn.Module):
+    class SoftTissueIsBone(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.device = nn.Parameter(torch.zeros(1))
@@ -116,24 +116,24 @@ def test_validation_is_the_dice_of_complete_scans(tiny: Tiny) -> None:
             return torch.cat([0.3 - volume, volume - 0.3, torch.full_like(volume, -9)], dim=1)
 
     store, recipe = Store(tiny.store), load_recipe(tiny.recipe)
-    task, network = Segmentation.choose(store, None, 0, None), Everything()
+    task, network = Segmentation.choose(store, None, 0, None), SoftTissueIsBone()
     cases = task.val
-    found = task.figures({case.name: task.score_case(network, case, recipe) for case in cases})
+    figures = task.figures({case.name: task.score_case(network, case, recipe) for case in cases})
     scores = []
     for case in cases:
-        guess = window(store.image(case.name), "ct", recipe.window)[0] > 0.3
+        predicted = window(store.image(case.name), "ct", recipe.window)[0] > 0.3
         bone = store.label_map(case.name) == 1
-        scores.append(2 * (guess & bone).sum() / (guess.sum() + bone.sum()))
+        scores.append(2 * (predicted & bone).sum() / (predicted.sum() + bone.sum()))
     assert min(scores) > 0.01
-    assert found["val_dice bone"] == pytest.approx(np.mean(scores))
-    assert found["val_dice fat"] == 0.0
-    assert found["val_dice"] == pytest.approx(np.mean(scores) / 2)
+    assert figures["val_dice bone"] == pytest.approx(np.mean(scores))
+    assert figures["val_dice fat"] == 0.0
+    assert figures["val_dice"] == pytest.approx(np.mean(scores) / 2)
 
 
 def test_the_weights_of_the_best_validation_are_kept(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dice = iter([0.1, 0.1, 0.6, 0.6, 0.3, 0.3, 0.6, 0.6])  # of the two validation cases
+    dice = iter([0.1, 0.1, 0.6, 0.6, 0.3, 0.3, 0.6, 0.6])  # for each of the two validation cases
     states: list[dict[str, Tensor]] = []
 
     def scripted(task: object, network: nn.Module, *_: object) -> dict[str, float]:
@@ -157,8 +157,8 @@ def test_without_validation_cases_the_last_weights_are_kept(tiny: Tiny, tmp_path
     assert all("val_dice" not in row for row in trace(run.path))
 
 
-def test_the_same_steps_give_the_same_dice_whatever_the_numbers_of_the_labels(tiny: Tiny, tmp_path: Path) -> None:
-    """Other values, and labels that are listed and in no case."""
+def test_training_does_not_depend_on_the_values_of_labels(tiny: Tiny, tmp_path: Path) -> None:
+    """Other values, and labels that are listed but in no case."""
     store = Store(tiny.store)
     other = shutil.copytree(tiny.store, tmp_path / "store")
     counts = {0: 0, 1: 7, 2: 255}
@@ -178,23 +178,23 @@ def test_the_same_steps_give_the_same_dice_whatever_the_numbers_of_the_labels(ti
     assert load_segmentor(moved_run.path)[0](torch.rand(1, 1, 12, 12, 12)).shape[1] == 3
 
 
-# Where it starts from
+# Initial weights
 
 
-def test_the_encoders_weights_arrive(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_the_weights_of_the_encoder_are_loaded(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     encoder, _ = read_weights(tiny_runs.pretrain / "encoder.safetensors")
-    still = recipe_of(tiny_runs, steps=1, lr=1e-12)  # one step that moves nothing to speak of
-    arrived = {}
+    negligible_lr = recipe_of(tiny_runs, steps=1, lr=1e-12)  # one step with a negligible learning rate
+    loaded = {}
     for name, init in (("pretrained", tiny_runs.pretrain), ("scratch", None)):
-        run, transfer = finetune(Store(tiny_runs.store), tmp_path / name, still, init)
+        run, transfer = finetune(Store(tiny_runs.store), tmp_path / name, negligible_lr, init)
         tensors, _ = read_weights(run.path / "segmentor.safetensors")
-        arrived[name] = {key.removeprefix("encoder."): value for key, value in tensors.items() if key.startswith("enc")}
+        loaded[name] = {key.removeprefix("encoder."): value for key, value in tensors.items() if key.startswith("enc")}
         assert (transfer is None) == (init is None)
-    torch.testing.assert_close(arrived["pretrained"], encoder, rtol=0, atol=1e-9)
-    assert not torch.allclose(arrived["scratch"]["blocks.0.mlp.0.weight"], encoder["blocks.0.mlp.0.weight"])
+    torch.testing.assert_close(loaded["pretrained"], encoder, rtol=0, atol=1e-9)
+    assert not torch.allclose(loaded["scratch"]["blocks.0.mlp.0.weight"], encoder["blocks.0.mlp.0.weight"])
 
 
-def test_the_weights_decide_the_encoders_settings_and_the_crop(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_encoder_settings_and_crop_come_from_the_weights(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     other = recipe_of(tiny_runs, steps=1, batch=1, crop=None, window=(-10, 10))
     write_recipe(
         tmp_path / "other.yaml",
@@ -203,14 +203,14 @@ def test_the_weights_decide_the_encoders_settings_and_the_crop(tiny_runs: TinyRu
     init = tiny_runs.pretrain / "encoder.safetensors"
     run = Run.open(api.finetune(tiny_runs.store, tmp_path / "run", init, recipe=tmp_path / "other.yaml"))
     own = load_recipe(tiny_runs.recipe)
-    found = run.recipe()
-    assert found.encoder_settings == replace(own.encoder_settings, drop_path=0.25)
-    assert (found.crop, found.window) == (own.crop, own.window)
+    recipe = run.recipe()
+    assert recipe.encoder_settings == replace(own.encoder_settings, drop_path=0.25)
+    assert (recipe.crop, recipe.window) == (own.crop, own.window)
 
 
-def test_a_given_patch_and_window_are_kept(tiny_runs: TinyRuns, tmp_path: Path) -> None:
-    told = {"vit.patch": [4, 4, 2], "window": [-100, 100], "finetune.steps": 1}
-    path = api.finetune(tiny_runs.store, tmp_path / "run", tiny_runs.pretrain, settings=told)
+def test_a_given_patch_and_window_override_those_of_the_weights(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    settings = {"vit.patch": [4, 4, 2], "window": [-100, 100], "finetune.steps": 1}
+    path = api.finetune(tiny_runs.store, tmp_path / "run", tiny_runs.pretrain, settings=settings)
     run = Run.open(path)
     assert (run.recipe().encoder_settings.patch, run.recipe().window) == ((4, 4, 2), (-100, 100))
     assert "1 adapted (embed.weight: patch (4, 4, 4) to (4, 4, 2))" in run.about["transfer"]
@@ -220,11 +220,11 @@ def test_a_given_patch_and_window_are_kept(tiny_runs: TinyRuns, tmp_path: Path) 
     assert not (tmp_path / "wide").exists()
 
 
-def test_the_recipe_is_that_of_the_pre_training_unless_one_is_given(tiny_runs: TinyRuns) -> None:
+def test_the_default_recipe_is_that_of_the_pre_training(tiny_runs: TinyRuns) -> None:
     assert Run.open(tiny_runs.finetune).recipe() == Run.open(tiny_runs.pretrain).recipe()
 
 
-def test_scratch_has_a_learning_rate_of_its_own(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_training_from_scratch_has_its_own_learning_rate(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     recipe = recipe_of(tiny_runs, steps=1, batch=1, lr=1e-3, scratch_lr=5e-5)
     store = Store(tiny_runs.store)
     scratch, _ = finetune(store, tmp_path / "scratch", recipe)
@@ -233,9 +233,7 @@ def test_scratch_has_a_learning_rate_of_its_own(tiny_runs: TinyRuns, tmp_path: P
     assert (trace(scratch.path)[0]["lr"], trace(pretrained.path)[0]["lr"]) == (5e-5, 1e-3)
 
 
-def test_only_an_encoder_that_knows_something_learns_more_slowly_layer_by_layer(
-    tiny_runs: TinyRuns, tmp_path: Path
-) -> None:
+def test_only_a_pre_trained_encoder_has_layer_decay(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     recipe, store = recipe_of(tiny_runs, steps=1, batch=1, layer_decay=0.5), Store(tiny_runs.store)
     scratch, _ = finetune(store, tmp_path / "scratch", recipe)
     pretrained, _ = finetune(store, tmp_path / "pretrained", recipe, tiny_runs.pretrain)
@@ -243,7 +241,7 @@ def test_only_an_encoder_that_knows_something_learns_more_slowly_layer_by_layer(
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "warnings"),
     [
         ({"intensity": "mr"}, ["The weights were trained on MR, but these scans are CT."]),
         ({"spacing": [1, 2, 1]}, ["The weights were trained on voxels of 1 x 2 x 1 mm, but these scans have "
@@ -253,8 +251,12 @@ def test_only_an_encoder_that_knows_something_learns_more_slowly_layer_by_layer(
         ({"channels": ["ct"]}, []),
     ],
 )  # fmt: skip
-def test_weights_of_other_scans_are_taken_with_a_warning(
-    tiny_runs: TinyRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], said: list[str]
+def test_weights_of_other_scans_are_used_with_a_warning(
+    tiny_runs: TinyRuns,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    warnings: list[str],
 ) -> None:
     tensors, metadata = read_weights(tiny_runs.pretrain / "encoder.safetensors")
     metadata["preparation"] |= changes
@@ -263,39 +265,41 @@ def test_weights_of_other_scans_are_taken_with_a_warning(
     holder = nn.Module()
     holder.state_dict = lambda: tensors  # type: ignore[method-assign,assignment]
     save_weights(tmp_path / "other.safetensors", holder, metadata)
-    init, told = tmp_path / "other.safetensors", {"finetune.steps": 1}
-    run = Run.open(api.finetune(tiny_runs.store, tmp_path / "run", init, recipe=tiny_runs.recipe, settings=told))
-    assert run.about["warnings"] == said
+    init, settings = tmp_path / "other.safetensors", {"finetune.steps": 1}
+    run = Run.open(api.finetune(tiny_runs.store, tmp_path / "run", init, recipe=tiny_runs.recipe, settings=settings))
+    assert run.about["warnings"] == warnings
     printed = " ".join(capsys.readouterr().out.split())
     report = (run.path / "report.html").read_text()
-    assert all(sentence in printed for sentence in said)
-    assert all(sentence.split("'")[0] in report for sentence in said)
+    assert all(sentence in printed for sentence in warnings)
+    assert all(sentence.split("'")[0] in report for sentence in warnings)
     own = load_recipe(tiny_runs.recipe).window
     assert run.recipe().window == (own if metadata["preparation"]["intensity"] == "mr" else (-1, 1))
 
 
-def test_masks_do_not_concern_a_fine_tuning_but_the_patch_does(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_a_fine_tuning_ignores_the_mask_unit_but_checks_the_patch(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     tensors, metadata = read_weights(tiny_runs.pretrain / "encoder.safetensors")
     metadata["mask"]["unit"] = [12, 12, 4]
     holder = nn.Module()
     holder.state_dict = lambda: tensors  # type: ignore[method-assign,assignment]
     save_weights(tmp_path / "encoder.safetensors", holder, metadata)
-    told = {"crop": [16, 16, 8], "finetune.steps": 1}
-    run = Run.open(api.finetune(tiny_runs.store, tmp_path / "run", tmp_path, recipe=tiny_runs.recipe, settings=told))
+    settings = {"crop": [16, 16, 8], "finetune.steps": 1}
+    run = Run.open(
+        api.finetune(tiny_runs.store, tmp_path / "run", tmp_path, recipe=tiny_runs.recipe, settings=settings)
+    )
     assert (run.recipe().crop, run.recipe().mask.unit) == ((16, 16, 8), (12, 12, 4))
     with pytest.raises(RecipeError, match=r"crop \(10, 10, 10\) is not a multiple of the vit's patch \(4, 4, 4\)"):
         api.finetune(tiny_runs.store, tmp_path / "odd", tmp_path, recipe=tiny_runs.recipe, settings={"crop": [10] * 3})
     assert not (tmp_path / "odd").exists()
 
 
-def test_the_segmentor_says_where_its_encoder_came_from_without_a_path(tiny_runs: TinyRuns) -> None:
+def test_the_segmentor_records_the_origin_of_its_encoder_without_a_path(tiny_runs: TinyRuns) -> None:
     _, encoder = read_weights(tiny_runs.pretrain / "encoder.safetensors")
     _, metadata = read_weights(tiny_runs.finetune / "segmentor.safetensors")
     assert metadata["init"] == {"file": "encoder.safetensors", "data": encoder["data"]}
     assert str(tiny_runs.pretrain) not in json.dumps(metadata)
 
 
-def test_weights_that_are_no_encoders_are_refused(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_weights_without_an_encoder_are_refused(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     (tmp_path / "pretext").mkdir()
     shutil.copy(tiny_runs.pretrain / "pretext.safetensors", tmp_path / "pretext")
     with pytest.raises(WeightsError, match=r"there is no encoder\.safetensors here, but pretext\.safetensors"):
@@ -307,27 +311,25 @@ def test_weights_that_are_no_encoders_are_refused(tiny_runs: TinyRuns, tmp_path:
 # Stopped, resumed, refused
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(
-    tiny_runs: TinyRuns, tmp_path: Path, start_and_kill: Callable[..., None]
-) -> None:
+def test_a_killed_run_resumes_exactly(tiny_runs: TinyRuns, tmp_path: Path, start_and_kill: Callable[..., None]) -> None:
     settings = {"finetune.steps": 40, "finetune.checkpoint_every": 5, "finetune.validate_every": 8}
     options = [f"--set={key}={value}" for key, value in settings.items()]
-    straight = api.finetune(tiny_runs.store, tmp_path / "straight", tiny_runs.pretrain, 3, settings=settings)
+    uninterrupted = api.finetune(tiny_runs.store, tmp_path / "uninterrupted", tiny_runs.pretrain, 3, settings=settings)
 
     out = tmp_path / "killed"
     command = ["finetune", tiny_runs.store, out, "--init", tiny_runs.pretrain, "--labels", "3", *options]
     start_and_kill(command, out, rows=9)
     assert 9 <= len(trace(out)) < 40
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         main(["finetune", str(tiny_runs.store), str(out), "--resume"])
-    assert left.value.code == 0
+    assert exit_info.value.code == 0
 
-    assert trace(out) == trace(straight)
-    assert without_speed(out) == without_speed(straight)
-    assert_same_segmentor(out, straight)
+    assert trace(out) == trace(uninterrupted)
+    assert without_speed(out) == without_speed(uninterrupted)
+    assert_same_segmentor(out, uninterrupted)
 
 
-def test_a_run_stopped_before_its_first_step_goes_on(
+def test_a_run_stopped_before_its_first_step_resumes(
     tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:
@@ -351,7 +353,7 @@ def test_resuming_a_finished_run_changes_nothing(tiny_runs: TinyRuns, tmp_path: 
         assert (copy / name).read_bytes() == (tiny_runs.finetune / name).read_bytes(), name
 
 
-def test_what_cannot_be_resumed_or_begun_is_refused(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_invalid_starts_and_resumes_are_refused(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     store = tiny_runs.store
     with pytest.raises(RunError, match=r"a resumed run keeps its own settings; leave out finetune\.lr"):
         api.finetune(store, tiny_runs.finetune, settings={"finetune.lr": 1.0}, resume=True)
@@ -366,7 +368,7 @@ def test_what_cannot_be_resumed_or_begun_is_refused(tiny_runs: TinyRuns, tmp_pat
         api.finetune(tmp_path / "other", tiny_runs.finetune, resume=True)
 
 
-def test_a_store_that_was_moved_is_the_same_store(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_a_run_resumes_with_a_moved_store(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     run = shutil.copytree(tiny_runs.finetune, tmp_path / "run")
     moved = shutil.copytree(tiny_runs.store, tmp_path / "moved")
     api.finetune(moved, run, resume=True)
@@ -379,7 +381,7 @@ def test_a_crop_larger_than_the_scans_is_padded(tiny: Tiny, tmp_path: Path) -> N
     assert "val_dice" in trace(run.path)[0]
 
 
-def test_a_resumed_run_whose_case_has_gone_from_the_store_names_it(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_a_resumed_run_names_a_case_missing_in_the_store(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_runs.finetune, run)
     about = json.loads((run / "run.json").read_text())

@@ -1,4 +1,4 @@
-"""A full disk ends a training with one sentence; the run folder stays sound and resumes."""
+"""A full disk ends a training with one sentence; the run folder stays valid and can be resumed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from voxmim.training.run import CHECKPOINT, Run
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """No file of this process can grow beyond `size` bytes, as if the disk were full."""
+    """Limit files of this process to `size` bytes, as if the disk were full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -28,17 +28,17 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_sentence_and_the_run_resumes(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_gives_one_sentence_and_the_run_resumes(tiny: Tiny, tmp_path: Path) -> None:
     store, recipe = Store(tiny.store), load_recipe(tiny.recipe)
-    straight = pretrain(store, tmp_path / "straight", recipe)
-    size = (straight.path / CHECKPOINT).stat().st_size
+    uninterrupted = pretrain(store, tmp_path / "uninterrupted", recipe)
+    size = (uninterrupted.path / CHECKPOINT).stat().st_size
     with largest_file(size // 2), pytest.raises(RunError) as ended:
         pretrain(store, tmp_path / "run", recipe)
     assert str(ended.value).startswith(f"{tmp_path / 'run'}: writing after step 2 failed (")
     assert str(ended.value).endswith("; free some space and continue with --resume.")
     assert [file.name for file in (tmp_path / "run").iterdir() if file.name.startswith(".")] == []
     resumed = pretrain(store, tmp_path / "run", recipe, resume=True)
-    assert [row["loss"] for row in resumed.metrics()] == [row["loss"] for row in straight.metrics()]
+    assert [row["loss"] for row in resumed.metrics()] == [row["loss"] for row in uninterrupted.metrics()]
 
 
 def test_an_earlier_checkpoint_stays_intact(tiny: Tiny, tmp_path: Path) -> None:

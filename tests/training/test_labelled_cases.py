@@ -13,7 +13,7 @@ from voxmim.tasks.cases import labelled_train_cases
 
 @pytest.fixture(scope="module")
 def listed(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store of 30 labelled train cases, 3 without labels and 5 test cases, that are only listed."""
+    """The index of a store with 30 labelled train cases, 3 unlabelled and 5 test cases."""
     path = tmp_path_factory.mktemp("listed")
     cases = [
         Case(f"case_{i:02d}", "train" if i < 33 else "test", (8, 8, 8), ("i.nii.gz",), None if i % 11 == 5 else "l.nii")
@@ -23,10 +23,10 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(path)
 
 
-# Which cases
+# Selection of cases
 
 
-def test_all_labelled_train_cases_are_taken_by_default(listed: Store) -> None:
+def test_all_labelled_train_cases_are_used_by_default(listed: Store) -> None:
     cases = labelled_train_cases(listed, None, seed=0)
     assert [case.name for case in cases] == [f"case_{i:02d}" for i in range(33) if i % 11 != 5]
     for labels in ("all", "1.0", "30"):
@@ -45,7 +45,7 @@ def test_labels_is_a_fraction_or_a_number(listed: Store, labels: str, count: int
 
 @given(fewer=st.integers(1, 30), more=st.integers(1, 30), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=30)
-def test_fewer_labels_are_a_part_of_more(listed: Store, fewer: int, more: int, seed: int) -> None:
+def test_smaller_draws_are_subsets_of_larger_ones(listed: Store, fewer: int, more: int, seed: int) -> None:
     fewer, more = sorted((fewer, more))
     part, whole = ({case.name for case in labelled_train_cases(listed, str(n), seed)} for n in (fewer, more))
     assert part <= whole
@@ -53,7 +53,7 @@ def test_fewer_labels_are_a_part_of_more(listed: Store, fewer: int, more: int, s
 
 
 @pytest.mark.parametrize("labels", ["0", "0.0", "-1", "-0.5", "31", "1.5", "many", "nan", "", "3 cases", "inf"])
-def test_wrong_labels_are_refused(listed: Store, labels: str) -> None:
+def test_invalid_labels_are_refused(listed: Store, labels: str) -> None:
     with pytest.raises(
         StoreError, match=rf"--labels {labels}: give all, a fraction such as 0\.1 or a number from 1 to 30"
     ):

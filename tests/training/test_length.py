@@ -1,4 +1,4 @@
-"""`finetune.steps: null`: as many steps as suit the cases to train on, decided once."""
+"""`finetune.steps: null`: the number of steps follows from the training cases and is then fixed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CROP = (10, 20, 5)  # 1000 voxels
 
 @pytest.fixture
 def three_steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[int, int, int], int]]:
-    """Whatever the rule is given, which is put into this list, it finds three steps."""
+    """Make the rule always return three steps, and record its arguments in this list."""
     given: list[tuple[int, tuple[int, int, int], int]] = []
     monkeypatch.setattr(length, "steps_for", lambda *what: given.append(what) or 3)
     return given
@@ -37,7 +37,7 @@ def test_the_steps_are_600_times_the_cube_root_of_a_pass(steps_of_pass: float, s
     assert steps_for(round(steps_of_pass * 2 * 1000), CROP, batch=2) == steps
 
 
-def test_larger_batches_and_crops_shorten_a_pass() -> None:
+def test_larger_batches_and_crops_need_fewer_steps_per_pass() -> None:
     assert steps_for(128_000, CROP, batch=2) == 2400
     assert steps_for(128_000, CROP, batch=16) == 1200
     assert steps_for(128_000, (20, 40, 10), batch=2) == 1200
@@ -48,11 +48,11 @@ def test_larger_batches_and_crops_shorten_a_pass() -> None:
     ("voxels", "steps"),
     [(196_560, 800), (979_566, 1000), (9_660_202, 2100), (1_785_360, 1200), (3_529_675, 1500), (31_874_574, 3100)],
 )
-def test_the_trainings_that_were_measured_have_these_steps(voxels: int, steps: int) -> None:
+def test_the_measured_trainings_have_the_documented_steps(voxels: int, steps: int) -> None:
     assert steps_for(voxels, (48, 48, 48), load_recipe("resenc-tiny").finetune.batch) == steps
 
 
-def test_the_default_recipe_leaves_its_steps_to_the_data_and_the_demo_does_not() -> None:
+def test_the_default_recipe_derives_its_steps_from_the_data_and_the_demo_does_not() -> None:
     assert load_recipe(api.training.DEFAULT_RECIPE).finetune.steps_from_data
     assert load_recipe("demo").finetune.steps == 500
 
@@ -62,7 +62,7 @@ def test_steps_of_a_recipe_are_kept(tiny: Tiny) -> None:
     assert with_steps(recipe, list(Store(tiny.store).cases.values())) is recipe
 
 
-def test_a_run_keeps_the_steps_that_its_cases_gave_and_says_so(
+def test_a_run_saves_the_steps_of_the_rule_and_prints_them(
     tiny: Tiny, tmp_path: Path, three_steps: list[tuple[int, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run.open(api.finetune(tiny.store, tmp_path / "run", recipe=tiny.recipe, settings=OPEN, labels=2))
@@ -75,12 +75,12 @@ def test_a_run_keeps_the_steps_that_its_cases_gave_and_says_so(
     assert line in capsys.readouterr().out
 
 
-def test_a_resumed_run_keeps_its_number(
+def test_a_resumed_run_keeps_its_number_of_steps(
     tiny: Tiny, tmp_path: Path, three_steps: list[tuple[int, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = api.finetune(tiny.store, tmp_path / "run", recipe=tiny.recipe, settings=OPEN, labels=2)
     three_steps.clear()
-    (run / "last.ckpt").unlink()  # as if it had been stopped before the first one
+    (run / "last.ckpt").unlink()  # as if stopped before the first step
     capsys.readouterr()
     api.finetune(tiny.store, run, resume=True)
     assert Run.open(run).metrics()[-1]["step"] == 3
@@ -92,35 +92,35 @@ def test_steps_on_the_command_line_replace_the_rule(
     tiny: Tiny, tmp_path: Path, three_steps: list[tuple[int, ...]]
 ) -> None:
     options = ["--recipe", str(tiny.recipe), "--set", "finetune.steps=null", "--steps", "2"]
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         main(["finetune", str(tiny.store), str(tmp_path / "run"), *options])
-    assert left.value.code == 0
+    assert exit_info.value.code == 0
     assert Run.open(tmp_path / "run").recipe().finetune.steps == 2
     assert not three_steps
 
 
-def test_hours_scale_validations_from_the_steps_that_suit_the_data(
+def test_hours_scale_validations_relative_to_the_steps_of_the_rule(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(length, "steps_for", lambda *_: 1000)
     recipe = load_recipe(tiny.recipe, {**OPEN, "finetune.validate_every": 100})
-    found = for_hours(Store(tiny.store), recipe, 1.0, "finetune", labels="2").finetune
-    assert found.steps > 1000
-    assert found.steps / found.validate_every == pytest.approx(10, rel=0.01)
+    training = for_hours(Store(tiny.store), recipe, 1.0, "finetune", labels="2").finetune
+    assert training.steps > 1000
+    assert training.steps / training.validate_every == pytest.approx(10, rel=0.01)
     assert "Fine-tuning takes" not in capsys.readouterr().out
 
 
-def test_a_classifier_counts_the_scans_that_it_learns_from(
+def test_the_rule_counts_the_training_scans_of_a_classifier(
     tiny_sorted: Sorted, tmp_path: Path, three_steps: list[tuple[int, ...]]
 ) -> None:
-    told = {"task": "classification", "classes": tiny_sorted.classes, "recipe": tiny_sorted.recipe}
-    run = Run.open(api.finetune(tiny_sorted.store, tmp_path / "run", settings=OPEN, **told))
+    options = {"task": "classification", "classes": tiny_sorted.classes, "recipe": tiny_sorted.recipe}
+    run = Run.open(api.finetune(tiny_sorted.store, tmp_path / "run", settings=OPEN, **options))
     shapes = [Store(tiny_sorted.store).cases[name].shape for name in run.about["cases"]]
     assert [voxels for voxels, *_ in three_steps] == [sum(map(math.prod, shapes))]
     assert run.metrics()[-1]["step"] == 3
 
 
-def test_a_pre_training_needs_a_number(tiny: Tiny) -> None:
+def test_a_pre_training_needs_a_number_of_steps(tiny: Tiny) -> None:
     recipe = load_recipe(tiny.recipe)
     with pytest.raises(ValueError, match=r"pretrain\.steps is None, but must be at least 1"):
         replace(recipe, pretrain=replace(recipe.pretrain, steps=None))  # type: ignore[arg-type]

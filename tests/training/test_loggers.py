@@ -1,4 +1,4 @@
-"""Rows, settings and pictures in TensorBoard, Weights & Biases and MLflow; after a kill nothing is doubled."""
+"""Metrics, settings and pictures in TensorBoard, Weights & Biases and MLflow, without duplicates after a kill."""
 
 import io
 import json
@@ -26,11 +26,11 @@ Logged = tuple[list[tuple[int, float]], set[str], str]  # the losses by step, th
 
 def tensorboard(run: Path) -> Logged:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    found = reader.EventAccumulator(str(run / "tensorboard")).Reload()
-    losses = [(event.step, event.value) for event in found.Scalars("loss")]
-    content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    events = reader.EventAccumulator(str(run / "tensorboard")).Reload()
+    losses = [(event.step, event.value) for event in events.Scalars("loss")]
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     ratio = "0.75" if b"mask/ratio" in content else ""
-    return losses, set(found.Tags()["images"]), ratio
+    return losses, set(events.Tags()["images"]), ratio
 
 
 def wandb_records(file: Path) -> Iterator[Any]:
@@ -39,12 +39,12 @@ def wandb_records(file: Path) -> Iterator[Any]:
 
     data, at, record = file.read_bytes(), 7, b""
     while at + 7 <= len(data):
-        if (left := 32768 - at % 32768) < 7:
-            at += left
+        if (remaining := 32768 - at % 32768) < 7:
+            at += remaining
             continue
         end = at + 7 + int.from_bytes(data[at + 4 : at + 6], "little")
         record += data[at + 7 : end]
-        if data[at + 6] in (1, 4):  # a whole record, or its last piece
+        if data[at + 6] in (1, 4):  # a complete record, or its last piece
             yield Record.FromString(record)
             record = b""
         at = end
@@ -81,15 +81,15 @@ def png() -> bytes:
     return file.getvalue()
 
 
-def log(path: Path, name: str, steps: range, dies: bool = False) -> None:
-    """Log some steps of a run, as its training does, with a picture at every third; then end, or be killed."""
+def log(path: Path, name: str, steps: range, killed: bool = False) -> None:
+    """Log some steps of a run as its training does, with a picture every third step; then finish, or be killed."""
     lines, run, loggers = (path / "all.csv").read_text().splitlines(keepends=True), Run.open(path), Loggers([name])
     for step in steps:
         (path / "metrics.csv").write_text("".join(lines[: step + 1]))
         loggers.add(run, run.metrics()[-1])
         if step % 3 == 0:
             loggers.pictures(step, [("Reconstruction of case_4", png())])
-    if dies:
+    if killed:
         os.kill(os.getpid(), signal.SIGKILL)
     loggers.close("success")
 
@@ -108,14 +108,14 @@ def test_after_a_kill_each_step_is_logged_once_in_order_with_pictures_and_settin
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    time.sleep(1)  # TensorBoard reads files in the order of the seconds in their names
+    time.sleep(1)  # TensorBoard reads files in the order of the timestamps in their names
     log(run, name, range(5, 7))
-    if name == "wandb":  # whose own process goes on writing for a moment
+    if name == "wandb":  # its own process continues to write for a moment
         wait_for(lambda: wandb(run)[0] != [] and wandb(run)[1] != set())
     losses, pictures, ratio = READ[name](run)
     expected = {row["step"]: pytest.approx(row["loss"]) for row in Run.open(run).metrics()}
     steps = [step for step, _ in losses]
-    if name == "wandb":  # loses what its own process has not written yet when that is killed too
+    if name == "wandb":  # its own process is killed too and loses unwritten rows
         assert steps[-1] == 6
         assert steps == sorted(set(steps))
     else:
@@ -131,7 +131,7 @@ def test_a_training_that_is_killed_and_resumed_logs_each_step_once(
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
     start_and_kill(["pretrain", tiny.store, run, "--recipe", tiny.recipe, "--log", "tensorboard"], run, rows=3)
-    time.sleep(1)  # TensorBoard reads files in the order of the seconds in their names
+    time.sleep(1)  # TensorBoard reads files in the order of the timestamps in their names
     api.pretrain(tiny.store, run, resume=True, log=["tensorboard"])
     losses, pictures, _ = tensorboard(run)
     assert losses == [(row["step"], pytest.approx(row["loss"])) for row in Run.open(run).metrics()]
@@ -139,7 +139,7 @@ def test_a_training_that_is_killed_and_resumed_logs_each_step_once(
 
 
 class Recorder:
-    """A logger that keeps what it gets, and may fail."""
+    """A logger that records its calls, and may fail."""
 
     version = "7"
 
@@ -160,7 +160,7 @@ class Recorder:
 
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorder]:
-    """Give record(name, fails): put a recorder in the place of a logger, which needs no package."""
+    """Return record(name, fails), which replaces a logger by a recorder that needs no package."""
     monkeypatch.setattr("voxmim.training.loggers.require", lambda *_: None)
 
     def make(name: str, fails: bool = False) -> Recorder:
@@ -172,7 +172,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorder]:
     return make
 
 
-def test_several_loggers_get_every_row_and_one_that_fails_ends_alone(
+def test_several_loggers_get_every_row_even_if_one_fails(
     tiny: Tiny, tmp_path: Path, record: Callable[..., Recorder], capsys: pytest.CaptureFixture[str]
 ) -> None:
     good, bad = record("mlflow"), record("wandb", fails=True)
@@ -186,7 +186,7 @@ def test_several_loggers_get_every_row_and_one_that_fails_ends_alone(
     assert len(Run.open(run).metrics()) == 6
 
 
-def test_a_logger_that_joins_at_a_resume_gets_the_rows_before_it(
+def test_a_logger_added_at_a_resume_gets_the_earlier_rows(
     tiny: Tiny, tmp_path: Path, record: Callable[..., Recorder], stop_before_step: Any
 ) -> None:
     with stop_before_step(5):
@@ -196,7 +196,7 @@ def test_a_logger_that_joins_at_a_resume_gets_the_rows_before_it(
     assert late.steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_training_that_fails_ends_its_loggers_as_failed(
+def test_a_failed_training_is_logged_as_failed(
     tiny: Tiny, tmp_path: Path, record: Callable[..., Recorder], stop_before_step: Any
 ) -> None:
     logger = record("mlflow")
@@ -217,12 +217,12 @@ def test_only_the_first_of_two_processes_logs(tiny: Tiny, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", LOGGERS)
-def test_a_logger_that_is_not_installed_is_refused_before_anything_is_read(
-    voxmim_says: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+def test_a_logger_that_is_not_installed_is_refused_before_training(
+    run_voxmim: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     monkeypatch.setattr(errors, "find_spec", lambda package: None if package == name else True)
-    status, _, said = voxmim_says("finetune", tmp_path / "no-store", tmp_path / "run", "--log", name)
+    status, _, error = run_voxmim("finetune", tmp_path / "no-store", tmp_path / "run", "--log", name)
     assert status == 2
-    assert said == f"error: --log {name} needs {name}: run pip install 'voxmim[{name}]'.\n"
+    assert error == f"error: --log {name} needs {name}: run pip install 'voxmim[{name}]'.\n"
     with pytest.raises(errors.MissingPackageError):
         Loggers([name])

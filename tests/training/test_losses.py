@@ -1,4 +1,4 @@
-"""The steps between two reads of the loss."""
+"""The number of steps between reads of the loss."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def test_a_cpu_reads_after_each_step() -> None:
 
 
 def test_a_gpu_reads_every_few_steps_and_after_the_last() -> None:
-    found = steps_between(0, "cuda", steps=READ_EVERY + 2)[WARM_UP:]
-    assert found == [list(range(WARM_UP, READ_EVERY)), [READ_EVERY, READ_EVERY + 1]]
+    reads = steps_between(0, "cuda", steps=READ_EVERY + 2)[WARM_UP:]
+    assert reads == [list(range(WARM_UP, READ_EVERY)), [READ_EVERY, READ_EVERY + 1]]
 
 
 def test_the_first_steps_on_a_gpu_are_timed_one_by_one() -> None:
@@ -28,5 +28,5 @@ def test_the_first_steps_on_a_gpu_are_timed_one_by_one() -> None:
 
 
 def test_a_gpu_reads_before_a_validation_and_a_checkpoint() -> None:
-    found = steps_between(1, "cuda", steps=10, validate_every=4, checkpoint_every=7)
-    assert found == [[1], [2], [3], [4, 5, 6], [7], [8, 9]]
+    reads = steps_between(1, "cuda", steps=10, validate_every=4, checkpoint_every=7)
+    assert reads == [[1], [2], [3], [4, 5, 6], [7], [8, 9]]

@@ -1,4 +1,4 @@
-"""A training in one process computes what Lightning's Fabric would, without importing it."""
+"""Training in one process gives the same result as Lightning Fabric, without importing it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from voxmim.training.one_process import OneProcess
 
 
 def a_step(fabric: Fabric | OneProcess) -> tuple[Tensor, list[Tensor]]:
-    """The output of a network, and its weights after a clipped step."""
+    """The output of a network, and its weights after a step with gradient clipping."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
     wrapped = fabric.setup_module(network)  # type: ignore[arg-type]
@@ -29,12 +29,12 @@ def a_step(fabric: Fabric | OneProcess) -> tuple[Tensor, list[Tensor]]:
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
-def test_a_step_is_that_of_fabric(name: str, dtype: torch.dtype) -> None:
+def test_a_step_agrees_with_fabric(name: str, dtype: torch.dtype) -> None:
     theirs = a_step(Fabric(accelerator="cpu", devices=1, precision=name))  # type: ignore[arg-type]
     torch.testing.assert_close(a_step(OneProcess(torch.device("cpu"), dtype)), theirs, rtol=0, atol=0)
 
 
-def test_a_training_imports_no_package_that_it_does_not_use(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_training_imports_only_packages_that_it_uses(tiny: Tiny, tmp_path: Path) -> None:
     code = (
         "import sys, voxmim\n"
         "for kind, train in (('pretrain', voxmim.pretrain), ('finetune', voxmim.finetune)):\n"
@@ -42,5 +42,5 @@ def test_a_training_imports_no_package_that_it_does_not_use(tiny: Tiny, tmp_path
         "heavy = {'lightning', 'monai', 'torch._dynamo', 'scipy.stats', 'torchmetrics'} & sys.modules.keys()\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr

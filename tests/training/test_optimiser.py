@@ -26,15 +26,15 @@ def make_vit(positions: str = "sincos") -> ViT:
 
 
 def groups_by_name(network: nn.Module, training: Training) -> dict[str, dict[str, float]]:
-    """The weight decay and the scale of the rate of every parameter, each of which must be there once."""
+    """Weight decay and learning rate scale of every parameter, each in exactly one group."""
     optimiser = make_optimiser(network, training, BETAS)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    found = [(names[id(p)], group) for group in optimiser.param_groups for p in group["params"]]
-    assert sorted(name for name, _ in found) == sorted(names.values())
-    return {name: {"decay": group["weight_decay"], "scale": group["scale"]} for name, group in found}
+    pairs = [(names[id(p)], group) for group in optimiser.param_groups for p in group["params"]]
+    assert sorted(name for name, _ in pairs) == sorted(names.values())
+    return {name: {"decay": group["weight_decay"], "scale": group["scale"]} for name, group in pairs}
 
 
-def test_the_learning_rate_is_that_of_torchs_schedulers() -> None:
+def test_the_learning_rate_agrees_with_torchs_schedulers() -> None:
     training = Training(steps=50, warmup=0.2, lr=3e-4)
     weight = nn.Parameter(torch.zeros(1))
     optimiser = torch.optim.SGD([weight], lr=3e-4)
@@ -55,7 +55,7 @@ def test_the_learning_rate_is_that_of_torchs_schedulers() -> None:
 
 @settings(deadline=None)
 @given(steps=st.integers(1, 300), warmup=st.floats(0, 1), lr=st.floats(1e-6, 1))
-def test_the_learning_rate_rises_linearly_to_its_peak_and_falls_from_there(
+def test_the_learning_rate_increases_linearly_to_its_peak_and_then_decreases(
     steps: int, warmup: float, lr: float
 ) -> None:
     training = Training(steps=steps, warmup=warmup, lr=lr)
@@ -74,21 +74,21 @@ def test_the_learning_rate_ends_near_zero() -> None:
 
 
 @pytest.mark.parametrize("positions", ["sincos", "learned"])
-def test_matrices_decay_while_vectors_and_positions_do_not(positions: str) -> None:
+def test_only_matrices_have_weight_decay(positions: str) -> None:
     network = MAE(make_vit(positions), MAESettings(12, 1, 2), MaskSettings())
-    found = groups_by_name(network, Training(weight_decay=0.07))
+    groups = groups_by_name(network, Training(weight_decay=0.07))
     for name, parameter in network.named_parameters():
         exempt = name in ("mask_token", "encoder.positions") or name.endswith("bias") or "norm" in name
-        assert found[name]["decay"] == (0.0 if exempt else 0.07), name
+        assert groups[name]["decay"] == (0.0 if exempt else 0.07), name
         assert exempt or parameter.ndim > 1
-    assert ("encoder.positions" in found) == (positions == "learned")
-    assert {group["scale"] for group in found.values()} == {1.0}
+    assert ("encoder.positions" in groups) == (positions == "learned")
+    assert {group["scale"] for group in groups.values()} == {1.0}
 
 
 def test_each_layer_of_the_encoder_learns_more_slowly_than_the_next() -> None:
     network = UNETR(make_vit("learned"), 3, UNETRSettings(4))
-    found = groups_by_name(network, Training(layer_decay=0.5))
-    for name, group in found.items():
+    groups = groups_by_name(network, Training(layer_decay=0.5))
+    for name, group in groups.items():
         layer = (
             1.0 if not name.startswith("encoder.") or name.startswith("encoder.norm.")
             else 0.5 ** (3 - int(name.split(".")[2])) if name.startswith("encoder.blocks.")
@@ -96,40 +96,40 @@ def test_each_layer_of_the_encoder_learns_more_slowly_than_the_next() -> None:
         )  # fmt: skip
         assert group["scale"] == pytest.approx(layer), name
     assert {"encoder.embed.weight", "encoder.positions"} <= {
-        n for n, group in found.items() if group["scale"] == 0.0625
+        n for n, group in groups.items() if group["scale"] == 0.0625
     }
 
 
 @pytest.mark.parametrize("last_merge", [False, True])
-def test_the_layers_of_a_swin_are_its_blocks_with_each_merging_in_the_block_before(last_merge: bool) -> None:
+def test_the_layers_of_a_swin_are_its_blocks_each_with_the_following_merging(last_merge: bool) -> None:
     encoder = Swin(SwinSettings((2, 2, 2), 4, (2, 1), (1, 2), window=2, last_merge=last_merge))
-    found = groups_by_name(SwinUNETR(encoder, 2, UNETRSettings(4)), Training(layer_decay=0.5))
+    groups = groups_by_name(SwinUNETR(encoder, 2, UNETRSettings(4)), Training(layer_decay=0.5))
     block = {"layers1.0.blocks.0": 3, "layers1.0.blocks.1": 2, "layers1.0.downsample": 2, "layers2.0.blocks.0": 1}
     block |= {"layers2.0.downsample": 1, "patch_embed": 4}
-    seen = set()
-    for name, group in found.items():
+    layers = set()
+    for name, group in groups.items():
         layer = next((part for part in block if name.startswith(f"encoder.swin.{part}.")), "")
         assert (layer == "") == (not name.startswith("encoder.")), name
         assert group["scale"] == pytest.approx(0.5 ** block.get(layer, 0)), name
-        seen.add(layer)
-    assert seen == {"", *block} - (set() if last_merge else {"layers2.0.downsample"})
+        layers.add(layer)
+    assert layers == {"", *block} - (set() if last_merge else {"layers2.0.downsample"})
 
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_the_layers_of_a_unet_are_its_residual_blocks(dense: bool) -> None:
     encoder = ResidualEncoder(UNetSettings(4, (1, 2, 1)))
     network: nn.Module = UNet(encoder, 1)
-    if dense:  # whose encoder lies within another network
+    if dense:  # the encoder is inside another network
         network = DenseMAE(encoder, MAESettings(), MaskSettings())
-    found = groups_by_name(network, Training(layer_decay=0.5))
+    groups = groups_by_name(network, Training(layer_decay=0.5))
     distance = {"stages.0.0": 4, "stages.1.0": 3, "stages.1.1": 2, "stages.2.0": 1}
-    for name, group in found.items():
+    for name, group in groups.items():
         layer = next((part for part in distance if f"encoder.{part}." in name), "")
         assert (layer == "") == ("encoder." not in name), name
         assert group["scale"] == pytest.approx(0.5 ** distance.get(layer, 0)), name
 
 
-def test_each_group_starts_at_its_fraction_of_the_learning_rate_with_adamws_betas() -> None:
+def test_each_group_starts_at_its_fraction_of_the_learning_rate() -> None:
     training = Training(lr=2e-3, layer_decay=0.5)
     optimiser = make_optimiser(UNETR(make_vit(), 2, UNETRSettings(4)), training, BETAS)
     assert isinstance(optimiser, torch.optim.AdamW)
@@ -141,6 +141,6 @@ def test_each_group_starts_at_its_fraction_of_the_learning_rate_with_adamws_beta
 def test_a_frozen_parameter_is_left_out() -> None:
     network = make_vit()
     network.embed.requires_grad_(False)
-    held = [p for group in make_optimiser(network, Training(), BETAS).param_groups for p in group["params"]]
-    assert len(held) == len(list(network.parameters())) - 2
-    assert all(parameter.requires_grad for parameter in held)
+    parameters = [p for group in make_optimiser(network, Training(), BETAS).param_groups for p in group["params"]]
+    assert len(parameters) == len(list(network.parameters())) - 2
+    assert all(parameter.requires_grad for parameter in parameters)

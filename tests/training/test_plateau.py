@@ -1,4 +1,4 @@
-"""When a training is done, against cases worked out by hand."""
+"""Detection of a plateau, on curves evaluated by hand."""
 
 from __future__ import annotations
 
@@ -14,36 +14,41 @@ STEPS = np.array([100, 200, 300, 400])
 
 
 @pytest.mark.parametrize(
-    ("curve", "found"),
+    ("curve", "expected"),
     [
         ([0.5, 0.7, 0.798, 0.8], Plateau(0.8, 300, True)),  # the last quarter gained 0.002
-        ([0.5, 0.7, 0.79, 0.8], Plateau(0.8, 400, False)),  # and here 0.01
-        ([0.5, 0.8, 0.7, 0.6], Plateau(0.8, 200, True)),  # the best weights are kept
+        ([0.5, 0.7, 0.79, 0.8], Plateau(0.8, 400, False)),  # gained 0.01
+        (
+            [0.5, 0.8, 0.7, 0.6],
+            Plateau(0.8, 200, True),
+        ),  # a decrease counts as no gain, since the best weights are kept
         ([0.3, 0.3, 0.3, 0.3], Plateau(0.3, 100, True)),
     ],
 )
-def test_a_curve_is_done_if_the_last_quarter_gains_less_than_the_tolerance(curve: list[float], found: Plateau) -> None:
-    assert plateau(STEPS, np.array(curve)) == found
+def test_a_curve_has_converged_if_the_last_quarter_gains_less_than_the_tolerance(
+    curve: list[float], expected: Plateau
+) -> None:
+    assert plateau(STEPS, np.array(curve)) == expected
 
 
-def test_a_training_that_is_done_is_called_so() -> None:
-    said = in_words(STEPS, np.array([0.5, 0.7, 0.8, 0.8]), "mean Dice")
-    assert said.startswith(
+def test_a_converged_training_is_reported_as_done() -> None:
+    sentence = in_words(STEPS, np.array([0.5, 0.7, 0.8, 0.8]), "mean Dice")
+    assert sentence.startswith(
         "The last quarter of the steps raised the mean Dice by less than 0.005: this training is done."
     )
-    assert "with --steps 800, may end higher" in said
+    assert "with --steps 800, may end higher" in sentence
 
 
-def test_one_that_still_rises_should_go_on_for_twice_the_steps() -> None:
-    said = in_words(STEPS, np.array([0.5, 0.7, 0.75, 0.8]), "mean Dice")
-    assert "raised the mean Dice by 0.050: a longer training may end higher, such as one with --steps 800" in said
+def test_a_training_that_still_improves_is_recommended_twice_the_steps() -> None:
+    sentence = in_words(STEPS, np.array([0.5, 0.7, 0.75, 0.8]), "mean Dice")
+    assert "raised the mean Dice by 0.050: a longer training may end higher, such as one with --steps 800" in sentence
 
 
-def test_few_validations_say_nothing() -> None:
+def test_too_few_validations_give_no_sentence() -> None:
     assert in_words(STEPS[:2], np.array([0.5, 0.7]), "mean Dice") == ""
 
 
-def test_a_pre_training_goes_by_what_it_avoids_of_the_loss_of_guessing(
+def test_a_pre_training_is_judged_by_its_loss_relative_to_guessing(
     tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = [0.9, 0.6, 0.5, 0.4]
@@ -52,7 +57,7 @@ def test_a_pre_training_goes_by_what_it_avoids_of_the_loss_of_guessing(
     assert "of the loss of guessing that is avoided by 0.100" in done_in_words(Run.open(tiny_runs.pretrain))
 
 
-def test_nothing_is_said_of_a_run_that_has_not_ended(tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfinished_run_gets_no_sentence(tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"step": float(step), "val_loss": 0.5, "val_guess": 1.0} for step in range(1, 6)]  # of 6
     monkeypatch.setattr(Run, "metrics", lambda _: rows)
     assert done_in_words(Run.open(tiny_runs.pretrain)) == ""

@@ -31,7 +31,7 @@ from voxmim.weights.load import load_encoder
 
 
 def recipe_of(tiny: Tiny, **changes: Any) -> Recipe:
-    """The tiny recipe with other settings of the pre-training (or of the whole, where they are the recipe's own)."""
+    """The tiny recipe with other settings of the pre-training, or of the recipe for its top-level names."""
     own = {key: changes.pop(key) for key in list(changes) if key in Recipe.__dataclass_fields__}
     recipe = load_recipe(tiny.recipe)
     return replace(recipe, **own, pretrain=replace(recipe.pretrain, **changes))
@@ -51,7 +51,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 def index_of(path: Path, splits: dict[str, int]) -> Store:
-    """A store of cases that are only listed, so many of each split."""
+    """The index of a store with the given number of cases in each split."""
     cases = [
         Case(f"{split}_{i}", split, (8, 8, 8), (f"{split}_{i}.nii.gz",), digest=f"{i}")
         for split, count in splits.items()
@@ -61,10 +61,10 @@ def index_of(path: Path, splits: dict[str, int]) -> Store:
     return Store(path)
 
 
-# What a run leaves
+# The run folder
 
 
-def test_a_run_folder_holds_all_that_later_steps_need(tiny_runs: TinyRuns) -> None:
+def test_a_run_folder_contains_everything_for_later_steps(tiny_runs: TinyRuns) -> None:
     path = tiny_runs.pretrain
     names = {file.name for file in path.iterdir()}
     assert names == {
@@ -78,7 +78,7 @@ def test_a_run_folder_holds_all_that_later_steps_need(tiny_runs: TinyRuns) -> No
     assert (about["kind"], about["store"], about["cases"]) == ("pretrain", str(tiny_runs.store.resolve()), 6)
 
 
-def test_the_weights_say_what_a_scan_must_be_like(tiny_runs: TinyRuns) -> None:
+def test_the_weights_describe_scans(tiny_runs: TinyRuns) -> None:
     recipe, store = load_recipe(tiny_runs.recipe), Store(tiny_runs.store)
     _, metadata = read_weights(tiny_runs.pretrain / "encoder.safetensors")
     assert metadata["preparation"] == json.loads(json.dumps(asdict(store.preparation)))
@@ -89,7 +89,7 @@ def test_the_weights_say_what_a_scan_must_be_like(tiny_runs: TinyRuns) -> None:
     assert (metadata["kind"], metadata["step"], metadata["seed"]) == ("encoder", 6, recipe.seed)
 
 
-def test_the_encoder_is_the_pretext_networks_own(tiny_runs: TinyRuns) -> None:
+def test_the_saved_encoder_is_that_of_the_pretext_network(tiny_runs: TinyRuns) -> None:
     pretext = Reconstructor.load(tiny_runs.pretrain).network
     encoder = load_encoder(tiny_runs.pretrain)
     torch.testing.assert_close(encoder.state_dict(), pretext.encoder.state_dict(), rtol=0, atol=0)
@@ -97,10 +97,10 @@ def test_the_encoder_is_the_pretext_networks_own(tiny_runs: TinyRuns) -> None:
     assert encoder(volume).shape == (2, 27, 24)
 
 
-# What it reads
+# Scans that are used
 
 
-def test_labels_and_test_scans_are_never_touched(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_labels_and_test_scans_are_never_read(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_runs.store, tmp_path / "store")
     shutil.rmtree(copy / "labels")
     for case in Store(copy).in_split("test"):
@@ -110,39 +110,39 @@ def test_labels_and_test_scans_are_never_touched(tiny_runs: TinyRuns, tmp_path: 
     assert_same_weights(run.path, tiny_runs.pretrain)
 
 
-def test_train_and_unlabelled_scans_are_trained_on_and_val_validates(tiny: Tiny) -> None:
-    cases, held = pretraining_cases(Store(tiny.store), seed=0)
+def test_train_and_unlabelled_scans_are_used_for_training_and_val_for_validation(tiny: Tiny) -> None:
+    cases, validation = pretraining_cases(Store(tiny.store), seed=0)
     assert [case.name for case in cases] == ["case_0", "case_1", "case_2", "case_3", "case_8", "case_9"]
-    assert [case.name for case in held] == ["case_4", "case_5"]
+    assert [case.name for case in validation] == ["case_4", "case_5"]
 
 
-def test_a_number_of_scans_is_drawn_and_a_larger_one_adds_to_it(tmp_path: Path) -> None:
+def test_a_larger_draw_of_scans_contains_the_smaller_one(tmp_path: Path) -> None:
     store = index_of(tmp_path, {"train": 15, "unlabelled": 25, "val": 3})
-    every, held = pretraining_cases(store, seed=1)
+    every, validation = pretraining_cases(store, seed=1)
     few, many = (pretraining_cases(store, seed=1, scans=number)[0] for number in (5, 20))
     assert (len(few), len(many)) == (5, 20)
-    assert [case for case in every if case in many] == many  # in the store's order
+    assert [case for case in every if case in many] == many  # in the order of the store
     assert all(case in many for case in few)
     assert few != pretraining_cases(store, seed=2, scans=5)[0]
-    assert pretraining_cases(store, seed=1, scans=40) == (every, held)
+    assert pretraining_cases(store, seed=1, scans=40) == (every, validation)
     with pytest.raises(StoreError, match="it has 40 scans to pre-train on; lower scans, which is 41"):
         pretraining_cases(store, seed=1, scans=41)
 
 
 @pytest.mark.parametrize(("train", "unlabelled", "kept"), [(3, 0, 0), (4, 0, 1), (15, 25, 2), (400, 600, 32)])
-def test_without_a_validation_split_a_twentieth_is_kept_aside(
+def test_without_a_validation_split_a_twentieth_is_held_out(
     tmp_path: Path, train: int, unlabelled: int, kept: int
 ) -> None:
     store = index_of(tmp_path, {"train": train, "unlabelled": unlabelled, "test": 5})
-    cases, held = pretraining_cases(store, seed=1)
-    names, aside = {case.name for case in cases}, {case.name for case in held}
-    assert len(held) == kept
-    assert not names & aside
-    assert not any(name.startswith("test") for name in names | aside)
-    assert len(names) == train + unlabelled - (kept if kept < 32 else 50)  # 32 are enough to look at
-    assert (cases, held) == pretraining_cases(store, seed=1)
+    cases, validation = pretraining_cases(store, seed=1)
+    names, validation_names = {case.name for case in cases}, {case.name for case in validation}
+    assert len(validation) == kept
+    assert not names & validation_names
+    assert not any(name.startswith("test") for name in names | validation_names)
+    assert len(names) == train + unlabelled - (kept if kept < 32 else 50)  # at most 32
+    assert (cases, validation) == pretraining_cases(store, seed=1)
     if kept:
-        assert held != pretraining_cases(store, seed=2)[1]
+        assert validation != pretraining_cases(store, seed=2)[1]
 
 
 def test_a_store_without_scans_to_train_on_is_refused(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_store_without_scans_to_train_on_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-# How it trains
+# Training
 
 
 def test_the_loss_falls(tiny: Tiny, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_the_loss_falls(tiny: Tiny, tmp_path: Path) -> None:
     assert validated[-1] < 0.9 * losses[0]
 
 
-def test_the_validation_loss_is_the_same_whenever_it_is_computed(tiny_runs: TinyRuns) -> None:
+def test_the_validation_loss_is_reproducible(tiny_runs: TinyRuns) -> None:
     store, recipe = Store(tiny_runs.store), load_recipe(tiny_runs.recipe)
     network = Reconstructor.load(tiny_runs.pretrain).network
     cases = store.in_split("val")
@@ -179,10 +179,10 @@ def test_the_validation_loss_is_the_same_whenever_it_is_computed(tiny_runs: Tiny
     torch.rand(5)
     assert loss(recipe) == first
     assert first == trace(tiny_runs.pretrain)[-1]["val_loss"]
-    assert loss(replace(recipe, seed=1)) != first  # the masks are drawn by seed
+    assert loss(replace(recipe, seed=1)) != first  # masks are drawn from the seed
 
 
-def test_a_crop_that_is_not_given_is_fitted_to_the_store(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_default_crop_is_fitted_to_the_store(tiny: Tiny, tmp_path: Path) -> None:
     store = Store(tiny.store)
     recipe = recipe_of(tiny, crop=None, crop_voxels=2500, steps=1, batch=1)
     crop = pretrain(store, tmp_path / "run", recipe).recipe().crop
@@ -199,15 +199,15 @@ def test_a_crop_larger_than_the_scans_is_padded(tiny: Tiny, tmp_path: Path) -> N
     assert (out / "report.html").is_file()
 
 
-# From weights
+# Initial weights
 
 
-def test_a_pre_training_goes_on_from_an_encoder_on_another_store(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_a_pre_training_continues_from_an_encoder_on_another_store(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     other = shutil.copytree(tiny_runs.store, tmp_path / "other")
     index = json.loads((other / "index.json").read_text())
     (other / "index.json").write_text(json.dumps(index | {"name": "another", "licence": "CC0"}))
-    still = {"pretrain.steps": 1, "pretrain.lr": 1e-12}  # one step that moves nothing to speak of
-    path = api.pretrain(other, tmp_path / "run", settings=still, init=tiny_runs.pretrain)
+    negligible_lr = {"pretrain.steps": 1, "pretrain.lr": 1e-12}  # one step with a negligible learning rate
+    path = api.pretrain(other, tmp_path / "run", settings=negligible_lr, init=tiny_runs.pretrain)
     encoder, metadata = read_weights(path / "encoder.safetensors")
     before, known = read_weights(tiny_runs.pretrain / "encoder.safetensors")
     torch.testing.assert_close(encoder, before, rtol=0, atol=1e-9)
@@ -216,52 +216,50 @@ def test_a_pre_training_goes_on_from_an_encoder_on_another_store(tiny_runs: Tiny
     assert Run.open(path).about["init"] == str((tiny_runs.pretrain / "encoder.safetensors").resolve())
     assert "It started from /" in (path / "report.html").read_text()
 
-    third = api.pretrain(tiny_runs.store, tmp_path / "third", settings=still, init=path)
+    third = api.pretrain(tiny_runs.store, tmp_path / "third", settings=negligible_lr, init=path)
     assert read_weights(third / "pretext.safetensors")[1]["init"]["init"] == metadata["init"]
 
 
-def test_a_pre_training_from_weights_stopped_before_its_first_checkpoint_starts_from_them_again(
+def test_a_pre_training_stopped_before_its_first_checkpoint_loads_its_initial_weights_again(
     tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    straight = api.pretrain(tiny_runs.store, tmp_path / "straight", init=tiny_runs.pretrain)
+    uninterrupted = api.pretrain(tiny_runs.store, tmp_path / "uninterrupted", init=tiny_runs.pretrain)
     with monkeypatch.context() as patch:
         patch.setattr(augment, "apply", stop)
         with pytest.raises(KeyboardInterrupt):
             api.pretrain(tiny_runs.store, tmp_path / "stopped", init=tiny_runs.pretrain)
     api.pretrain(tiny_runs.store, tmp_path / "stopped", resume=True)
-    assert trace(tmp_path / "stopped") == trace(straight)
-    assert_same_weights(tmp_path / "stopped", straight)
+    assert trace(tmp_path / "stopped") == trace(uninterrupted)
+    assert_same_weights(tmp_path / "stopped", uninterrupted)
 
 
 # Stopped, resumed, refused
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(
-    tiny: Tiny, tmp_path: Path, start_and_kill: Callable[..., None]
-) -> None:
+def test_a_killed_run_resumes_exactly(tiny: Tiny, tmp_path: Path, start_and_kill: Callable[..., None]) -> None:
     settings = {
         "pretrain.steps": 120, "pretrain.checkpoint_every": 5, "pretrain.validate_every": 20, "pretrain.ema": 0.9,
     }  # fmt: skip
     rows = random.Random(0).randint(6, 50)
     options = [f"--set={key}={value}" for key, value in settings.items()]
-    straight = api.pretrain(tiny.store, tmp_path / "straight", tiny.recipe, settings)
+    uninterrupted = api.pretrain(tiny.store, tmp_path / "uninterrupted", tiny.recipe, settings)
 
     out = tmp_path / "killed"
     start_and_kill(["pretrain", tiny.store, out, "--recipe", tiny.recipe, *options], out, rows)
     assert rows <= len(trace(out)) < 120
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         main(["pretrain", str(tiny.store), str(out), "--resume"])
-    assert left.value.code == 0
+    assert exit_info.value.code == 0
 
-    assert trace(out) == trace(straight)  # loss, validation and learning rate of every step
-    assert_same_weights(out, straight)
+    assert trace(out) == trace(uninterrupted)  # loss, validation and learning rate of every step
+    assert_same_weights(out, uninterrupted)
     assert (out / "report.html").is_file()
 
 
-def test_a_run_stopped_before_its_first_checkpoint_starts_anew_and_says_so(
+def test_a_run_stopped_before_its_first_checkpoint_starts_again_and_says_so(
     tiny_runs: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, recipe = Store(tiny_runs.store), load_recipe(tiny_runs.recipe)
@@ -274,7 +272,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_anew_and_says_so(
         with pytest.raises(KeyboardInterrupt):
             pretrain(store, tmp_path / "run", recipe)
     assert not (tmp_path / "run" / "last.ckpt").exists()
-    pretrain(store, tmp_path / "run", Recipe(), resume=True)  # whose own settings do not count
+    pretrain(store, tmp_path / "run", Recipe(), resume=True)  # the recipe file is ignored
     assert "run: it was stopped before its first checkpoint and starts anew." in capsys.readouterr().out
     assert trace(tmp_path / "run") == trace(tiny_runs.pretrain)
     assert_same_weights(tmp_path / "run", tiny_runs.pretrain)
@@ -307,7 +305,7 @@ def test_a_new_run_in_an_occupied_folder_is_refused(tiny_runs: TinyRuns) -> None
     assert (tiny_runs.pretrain / "metrics.csv").read_bytes() == before
 
 
-def test_nothing_to_resume_is_said(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_a_missing_run_cannot_be_resumed(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="this is not a run folder"):
         api.pretrain(tiny_runs.store, tmp_path / "nothing", resume=True)
     with pytest.raises(RunError, match="this run is a finetune, but a pretrain is needed"):

@@ -1,4 +1,4 @@
-"""Several processes do together what one does alone, and end together."""
+"""Several processes give the same result as one, and end together."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TWO: dict[str, Any] = {**SETTINGS, "devices": 2}
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Sums in another order differ in the last bit."""
+    """Use one thread, since sums in another order differ in the last bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -50,11 +50,11 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return read_weights(path / "pretext.safetensors")[0]
 
 
-def assert_alike(one: Path, other: Path) -> None:
-    """The same figures, but for the last digits; those of a validation follow from the weights."""
+def assert_close(one: Path, other: Path) -> None:
+    """Check that metrics are equal up to rounding; those of validation depend on the weights."""
     assert len(trace(one)) == 6
-    for mine, theirs in zip(trace(one), trace(other), strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-5)
+    for row, expected in zip(trace(one), trace(other), strict=True):
+        assert row == pytest.approx(expected, rel=1e-5)
     assert weights(one).keys() == weights(other).keys()
 
 
@@ -69,37 +69,37 @@ def pretrain(*arguments: Any) -> None:
         {"pretext": "simclr", "simclr.projection_width": 8},
     ],
 )
-def test_two_processes_go_the_way_of_one_with_the_same_batch(
+def test_two_processes_agree_with_one_for_the_same_total_batch(
     tiny: Tiny, tmp_path: Path, chosen: dict[str, Any]
 ) -> None:
-    """`batch` counts over all processes: each of the two has half of what the one has."""
+    """`batch` is the total over all processes: each of the two has half of it."""
     alone = {key: value for key, value in chosen.items() if key != "pretrain.accumulate"}
     one = api.pretrain(tiny.store, tmp_path / "one", tiny.recipe, SETTINGS | alone)
     two = tmp_path / "two"
     assert in_two_processes(pretrain, tiny.store, two, tiny.recipe, TWO | chosen) == [0, 0]
-    assert_alike(one, two)
+    assert_close(one, two)
     assert "2 on each of 1 node" in (two / "report.html").read_text()
-    load_encoder(two)  # names and shapes are those of a plain network
+    load_encoder(two)  # the names and shapes of a plain network
 
 
-def test_two_killed_processes_go_on_as_if_they_had_not_been(tiny: Tiny, tmp_path: Path) -> None:
+def test_two_killed_processes_resume_exactly(tiny: Tiny, tmp_path: Path) -> None:
     settings = TWO | {"pretrain.steps": 16, "pretrain.checkpoint_every": 3}
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    assert in_two_processes(pretrain, tiny.store, straight, tiny.recipe, settings) == [0, 0]
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    assert in_two_processes(pretrain, tiny.store, uninterrupted, tiny.recipe, settings) == [0, 0]
     rows = random.Random("kill").randint(2, 10)
-    told = (tiny.store, killed, tiny.recipe, settings)
-    assert in_two_processes(pretrain, *told, kill=rows_reach(killed, rows)) == [-9, -9]
+    arguments = (tiny.store, killed, tiny.recipe, settings)
+    assert in_two_processes(pretrain, *arguments, kill=rows_reach(killed, rows)) == [-9, -9]
     assert rows <= len(trace(killed)) < 16
     assert in_two_processes(pretrain, tiny.store, killed, None, None, True) == [0, 0]
-    assert trace(killed) == trace(straight)
-    torch.testing.assert_close(weights(killed), weights(straight), rtol=0, atol=0)
+    assert trace(killed) == trace(uninterrupted)
+    torch.testing.assert_close(weights(killed), weights(uninterrupted), rtol=0, atol=0)
 
 
-# How they end
+# Errors
 
 
-def read_badly(*arguments: Any) -> None:
-    """The second process cannot read a crop of the third step."""
+def fail_to_read(*arguments: Any) -> None:
+    """Make the second process fail to read a crop of the third step."""
     read = Crops._row
 
     def fail(self: Crops, number: int, out: torch.Tensor) -> Any:
@@ -111,22 +111,22 @@ def read_badly(*arguments: Any) -> None:
     stopped(*arguments)
 
 
-def read_what_is_no_number(*arguments: Any) -> None:
-    """The second process gets a crop, in the second step, that holds a NaN."""
+def read_nan(*arguments: Any) -> None:
+    """Give the second process a crop with NaN in the second step."""
     read = Crops._row
 
-    def spoil(self: Crops, number: int, out: torch.Tensor) -> Any:
+    def add_nan(self: Crops, number: int, out: torch.Tensor) -> Any:
         image, *rest = read(self, number, out)
         if number == 15:
             image[0, 5, 5, 5] = np.nan
         return image, *rest
 
-    Crops._row = spoil  # type: ignore[method-assign]
+    Crops._row = add_nan  # type: ignore[method-assign]
     stopped(*arguments)
 
 
 def stopped(out: Path, *arguments: Any) -> None:
-    """Train; the error's text goes into a file, and the status is 3."""
+    """Train; on an error, write its text to a file and exit with status 3."""
     try:
         api.pretrain(arguments[0], out, *arguments[1:])
     except TrainingError as error:
@@ -134,59 +134,59 @@ def stopped(out: Path, *arguments: Any) -> None:
         sys.exit(3)
 
 
-def test_what_one_process_cannot_read_stops_both(tiny: Tiny, tmp_path: Path) -> None:
-    told = (tmp_path / "run", tiny.store, tiny.recipe, TWO)
-    assert in_two_processes(read_badly, *told) == [3, 0]  # the first tells it, the second leaves silently
+def test_a_read_error_in_one_process_stops_both(tiny: Tiny, tmp_path: Path) -> None:
+    arguments = (tmp_path / "run", tiny.store, tiny.recipe, TWO)
+    assert in_two_processes(fail_to_read, *arguments) == [3, 0]  # the first reports it, the second exits silently
     assert (tmp_path / "error0").read_text() == "case_x: this scan is damaged."
     assert len(trace(tmp_path / "run")) == 2
 
 
-def test_a_loss_of_one_process_that_is_not_finite_stops_both(tiny: Tiny, tmp_path: Path) -> None:
-    told = (tmp_path / "run", tiny.store, tiny.recipe, TWO | {"pretext": "simclr"})
-    assert in_two_processes(read_what_is_no_number, *told) == [3, 0]
-    said = (tmp_path / "error0").read_text()
+def test_a_non_finite_loss_in_one_process_stops_both(tiny: Tiny, tmp_path: Path) -> None:
+    arguments = (tmp_path / "run", tiny.store, tiny.recipe, TWO | {"pretext": "simclr"})
+    assert in_two_processes(read_nan, *arguments) == [3, 0]
+    error = (tmp_path / "error0").read_text()
     assert re.fullmatch(
         r".*run: the loss is nan at step 2: these scans hold values that are not finite: \S+\.nii\.gz; "
         r"check and prepare them again\.",
-        said,
+        error,
     )
 
 
-# How they are started
+# Launching
 
 
 def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
 
 
-def test_the_command_starts_its_processes_and_only_the_first_prints(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_command_launches_its_processes_and_only_the_first_prints(tiny: Tiny, tmp_path: Path) -> None:
     one = api.pretrain(tiny.store, tmp_path / "one", tiny.recipe, SETTINGS)
     options = [f"--set={key}={value}" for key, value in SETTINGS.items()]
     command = [sys.executable, "-m", "voxmim", "pretrain", tiny.store, tmp_path / "two", "--recipe", tiny.recipe]
-    done = subprocess.run(
+    process = subprocess.run(
         [*map(str, command), *options, "--devices", "2"],
         env=environment(), capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done:") == 1
-    assert done.stdout.count("step 1/6") == 1
-    assert_alike(one, tmp_path / "two")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("done:") == 1
+    assert process.stdout.count("step 1/6") == 1
+    assert_close(one, tmp_path / "two")
 
 
-def test_torchrun_starts_them(tiny: Tiny, tmp_path: Path) -> None:
+def test_torchrun_launches_processes(tiny: Tiny, tmp_path: Path) -> None:
     one = api.pretrain(tiny.store, tmp_path / "one", tiny.recipe, SETTINGS)
     options = [f"--set={key}={value}" for key, value in TWO.items()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
     command = [*torchrun, "voxmim", "pretrain", tiny.store, tmp_path / "two", "--recipe", tiny.recipe, *options]
-    done = subprocess.run(
+    process = subprocess.run(
         [*map(str, command)], env=environment(), capture_output=True, text=True, check=False, timeout=200
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done:") == 1
-    assert_alike(one, tmp_path / "two")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("done:") == 1
+    assert_close(one, tmp_path / "two")
 
 
-def test_another_number_than_torchrun_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_of_devices_that_differs_from_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TrainingError, match=r"torchrun's WORLD_SIZE is 2, but nodes 1 x devices 1 is 1; give"):
@@ -202,10 +202,10 @@ FOUR: dict[str, Any] = {"nodes": 2, "pretrain": {"batch": 4}, "finetune": {"batc
 
 @pytest.fixture
 def slurm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process is a task that srun has started, the last of two on each of two nodes."""
+    """Set the environment of a task started by srun, the last of two on each of two nodes."""
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MASTER_ADDR", "")  # so that what is set on the way is taken back
+    monkeypatch.setenv("MASTER_ADDR", "")  # so that variables set during the test are removed
     monkeypatch.delenv("MASTER_ADDR")
     monkeypatch.setattr(rank_zero_only, "rank", 0)
 
@@ -221,12 +221,12 @@ def test_a_process_takes_its_rank_from_slurm() -> None:
 
 
 @pytest.mark.usefixtures("slurm")
-def test_another_number_than_slurm_started_is_refused() -> None:
+def test_a_number_of_devices_that_differs_from_slurm_is_refused() -> None:
     with pytest.raises(TrainingError, match=r"SLURM has 4 tasks, 2 a node, but nodes 2 x devices 1 is 2; ask for"):
         make_fabric(make_recipe({**TINY_RECIPE, **FOUR}))
 
 
-def test_more_gpus_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_gpus_than_available_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(TrainingError, match=r"devices is 2, but this process sees 1 GPU;"):

@@ -1,4 +1,4 @@
-"""A training in a log file says how far it is; a signal leaves a checkpoint and says so."""
+"""Progress of a training in a log file; a signal writes a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[int]:
 
 
 def run_through(steps: int, seconds: float, monkeypatch: pytest.MonkeyPatch, **row: float) -> None:
-    """A training of some steps that each take some seconds."""
+    """Simulate a training with steps of the given duration."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with TrainingProgress("training", 0, steps, visible=True) as shown:
@@ -35,26 +35,26 @@ def run_through(steps: int, seconds: float, monkeypatch: pytest.MonkeyPatch, **r
             shown.update({"step": step, "loss": 1 / step, **row})
 
 
-def test_lines_come_often_at_first_and_then_every_30_seconds(monkeypatch: Any, capsys: Any) -> None:
+def test_progress_is_printed_often_at_first_and_then_every_30_seconds(monkeypatch: Any, capsys: Any) -> None:
     run_through(1000, 10.0, monkeypatch)
-    found = lines(capsys)
-    assert found[:5] == [1, 2, 5, 8, 10]
-    assert all(after - before <= 3 for before, after in itertools.pairwise(found[1:]))
-    assert found[-1] == 1000
+    steps = lines(capsys)
+    assert steps[:5] == [1, 2, 5, 8, 10]
+    assert all(after - before <= 3 for before, after in itertools.pairwise(steps[1:]))
+    assert steps[-1] == 1000
 
 
-def test_lines_come_every_hundredth_of_a_short_training(monkeypatch: Any, capsys: Any) -> None:
+def test_a_short_training_prints_about_a_hundred_lines(monkeypatch: Any, capsys: Any) -> None:
     run_through(1000, 0.1, monkeypatch)
     assert 90 < len(lines(capsys)) < 120
 
 
-def test_a_line_has_loss_validation_and_the_time_left(monkeypatch: Any, capsys: Any) -> None:
+def test_a_line_has_loss_validation_and_remaining_time(monkeypatch: Any, capsys: Any) -> None:
     run_through(2, 60.0, monkeypatch, val_loss=0.25)
     first, _ = capsys.readouterr().out.splitlines()
     assert first == "training: step 1/2  loss 1.0000  val_loss 0.2500  0:01:00 left"
 
 
-def test_log_every_and_quiet(monkeypatch: Any, capsys: Any) -> None:
+def test_log_every_and_quiet_control_the_lines(monkeypatch: Any, capsys: Any) -> None:
     with progress_options(quiet=False, log_every=4):
         run_through(10, 100.0, monkeypatch)
     assert lines(capsys) == [4, 8, 10]
@@ -65,7 +65,7 @@ def test_log_every_and_quiet(monkeypatch: Any, capsys: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_signal_leaves_a_checkpoint_to_resume_from(tiny: Tiny, tmp_path: Any, monkeypatch: Any, name: str) -> None:
+def test_a_signal_writes_a_checkpoint_to_resume_from(tiny: Tiny, tmp_path: Any, monkeypatch: Any, name: str) -> None:
     number = getattr(signal, name)
     update = TrainingProgress.update
 
@@ -81,7 +81,7 @@ def test_a_signal_leaves_a_checkpoint_to_resume_from(tiny: Tiny, tmp_path: Any, 
     assert stopped.value.status == 128 + number
     assert signal.getsignal(number) is signal.SIG_DFL
     path = api.pretrain(tiny.store, tmp_path / "run", resume=True)
-    straight = api.pretrain(tiny.store, tmp_path / "straight", tiny.recipe, SETTINGS)
-    losses = [[row["loss"] for row in Run.open(folder).metrics()] for folder in (path, straight)]
+    uninterrupted = api.pretrain(tiny.store, tmp_path / "uninterrupted", tiny.recipe, SETTINGS)
+    losses = [[row["loss"] for row in Run.open(folder).metrics()] for folder in (path, uninterrupted)]
     assert losses[0] == losses[1]
     assert [row["step"] for row in Run.open(path).metrics()] == [1, 2, 3, 4, 5, 6]

@@ -22,7 +22,7 @@ def new_run(path: Path, kind: str = "pretrain") -> Run:
 # The folder
 
 
-def test_a_run_is_opened_as_it_was_made(tmp_path: Path) -> None:
+def test_a_run_is_opened_as_it_was_created(tmp_path: Path) -> None:
     recipe = Recipe(seed=5, crop=(32, 48, 64), pretrain=Training(lr=1.25e-4))
     Run.new(tmp_path / "deep" / "run", "finetune", recipe, {"store": "s", "cases": ["a", "b"], "init": None})
     run = Run.open(tmp_path / "deep" / "run")
@@ -36,7 +36,7 @@ def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["a run", "a file in it", "a file"])
-def test_an_occupied_folder_is_refused_and_left_as_it_is(tmp_path: Path, what: str) -> None:
+def test_an_occupied_folder_is_refused_and_not_changed(tmp_path: Path, what: str) -> None:
     path = tmp_path / "run"
     if what == "a run":
         new_run(path)
@@ -51,7 +51,7 @@ def test_an_occupied_folder_is_refused_and_left_as_it_is(tmp_path: Path, what: s
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"nothing: this is not a run folder"):
         Run.open(tmp_path / "nothing")
     with pytest.raises(RunError, match=r"this is not a run folder \(no run\.json\)"):
@@ -76,20 +76,18 @@ def test_a_damaged_run_is_named(tmp_path: Path, text: str) -> None:
 # The checkpoint
 
 
-def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_checkpoint_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     assert run.load_checkpoint() is None
     state = {"network": {"w": torch.randn(3, 2)}, "step": 7, "best": float("-inf")}
     run.save_checkpoint(state)
-    found = run.load_checkpoint()
-    assert found is not None
-    assert (found["step"], found["best"]) == (7, float("-inf"))
-    torch.testing.assert_close(found["network"]["w"], state["network"]["w"], rtol=0, atol=0)
+    checkpoint = run.load_checkpoint()
+    assert checkpoint is not None
+    assert (checkpoint["step"], checkpoint["best"]) == (7, float("-inf"))
+    torch.testing.assert_close(checkpoint["network"]["w"], state["network"]["w"], rtol=0, atol=0)
 
 
-def test_a_checkpoint_that_cannot_be_finished_leaves_the_former_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_checkpoint_keeps_the_previous_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = new_run(tmp_path)
     run.save_checkpoint({"step": 1})
 
@@ -116,7 +114,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 # metrics.csv
 
 
-def test_rows_are_there_as_soon_as_they_are_added(tmp_path: Path) -> None:
+def test_rows_are_written_as_soon_as_they_are_added(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     assert run.metrics() == []
     metrics = MetricsFile(run, COLUMNS, 0)
@@ -134,7 +132,7 @@ def test_rows_are_there_as_soon_as_they_are_added(tmp_path: Path) -> None:
     metrics.close()
 
 
-def test_rows_after_the_checkpoint_are_cut_off_on_resume(tmp_path: Path) -> None:
+def test_rows_after_the_checkpoint_are_removed_on_resume(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     metrics = MetricsFile(run, COLUMNS, 0)
     for step in range(1, 6):
@@ -147,7 +145,7 @@ def test_rows_after_the_checkpoint_are_cut_off_on_resume(tmp_path: Path) -> None
     assert [(row["step"], row["loss"]) for row in run.metrics()] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
-def test_a_row_that_was_cut_off_in_the_middle_is_left_out(tmp_path: Path) -> None:
+def test_an_incomplete_row_is_left_out(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     metrics = MetricsFile(run, COLUMNS, 0)
     for step in range(1, 13):
@@ -155,7 +153,7 @@ def test_a_row_that_was_cut_off_in_the_middle_is_left_out(tmp_path: Path) -> Non
     metrics.close()
     whole = (tmp_path / METRICS).read_text()
     last = whole.splitlines()[-1]
-    for length in range(1, len(last) + 1):  # "1" alone would pass for another first row
+    for length in range(1, len(last) + 1):  # "1" alone would look like another first row
         (tmp_path / METRICS).write_text(whole[: -len(last) - 1] + last[:length])
         assert [row["step"] for row in run.metrics()] == list(range(1, 12))
 

@@ -1,4 +1,4 @@
-"""Self-training: which scans, which labels, from when on, and that a run with it can be resumed."""
+"""Self-training: its scans, pseudo-labels and schedule, and resuming."""
 
 from __future__ import annotations
 
@@ -39,48 +39,48 @@ def self_training(tiny: Tiny, recipe: Recipe) -> SelfTraining:
 
 
 class Recorder(nn.Module):
-    """Says that every voxel is of one output, and keeps what it was shown."""
+    """Predicts the same output for every voxel, and records its inputs."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.seen: list[Tensor] = []
+        self.inputs: list[Tensor] = []
 
     def forward(self, image: Tensor) -> Tensor:
-        self.seen.append(image)
+        self.inputs.append(image)
         return self.bias.reshape(1, -1, 1, 1, 1).expand(len(image), -1, *image.shape[2:])
 
 
-def test_it_learns_from_the_scans_whose_labels_are_not_used(tiny: Tiny) -> None:
+def test_scans_whose_labels_are_not_used_are_used_for_self_training(tiny: Tiny) -> None:
     store = Store(tiny.store)
     task = Segmentation.choose(store, "2", 0, None)
-    found = {case.name for case in unlabelled_cases(store, task)}
-    assert found == {case.name for case in store.in_split("train", "unlabelled")} - {case.name for case in task.train}
+    names = {case.name for case in unlabelled_cases(store, task)}
+    assert names == {case.name for case in store.in_split("train", "unlabelled")} - {case.name for case in task.train}
 
 
-def test_its_weight_rises_linearly_after_the_start(tiny: Tiny) -> None:
+def test_the_weight_increases_linearly_after_the_start(tiny: Tiny) -> None:
     training = self_training(tiny, recipe_of(tiny, steps=100, weight=2.0, start=0.1))
     assert [training.weight(step) for step in (0, 10, 15, 20, 99)] == pytest.approx([0, 0, 1, 2, 2])
     assert training.loss(nn.Identity(), nn.Identity(), 5) == 0
 
 
-def test_network_and_teacher_see_one_crop_in_other_intensities(tiny: Tiny) -> None:
+def test_network_and_teacher_get_the_same_crop_with_different_intensities(tiny: Tiny) -> None:
     network, teacher = Recorder(3), Recorder(3)
     recipe = recipe_of(tiny, start=0, noise=0.0, low_resolution=0.0, gamma=0.0, erase=0.0)
     self_training(tiny, recipe).loss(network, teacher, 3)
-    (strong,), (weak,) = network.seen, teacher.seen
+    (strong,), (weak,) = network.inputs, teacher.inputs
     for changed, crop in zip(strong.flatten(1), weak.flatten(1), strict=True):
         rank = torch.corrcoef(torch.stack([changed, crop]))[0, 1]
-        assert rank > 0.99  # contrast and brightness alone keep the geometry
+        assert rank > 0.99  # contrast and brightness keep the geometry
     assert not torch.equal(strong, weak)
 
 
-def test_boxes_are_erased_from_some_crops_by_their_seeds() -> None:
+def test_boxes_are_erased_from_some_crops_depending_on_their_seeds() -> None:
     image, seeds = torch.ones(40, 2, 12, 12, 18), torch.arange(40)
     erased = erase(image, seeds, 0.5)
     changed = (erased == 0).flatten(1).any(1)
     assert 10 < int(changed.sum()) < 30
-    assert torch.equal(erased[:, 0], erased[:, 1])  # all channels
+    assert torch.equal(erased[:, 0], erased[:, 1])  # in all channels
     hidden = (erased[changed] == 0).float().mean((1, 2, 3, 4))
     assert hidden.min() >= (1 / 6) ** 3 - 1e-6
     assert hidden.max() <= 3 * (1 / 3) ** 3 + 1e-6
@@ -97,10 +97,10 @@ def test_only_the_network_gets_a_gradient(tiny: Tiny) -> None:
     loss.backward()
     assert teacher.bias.grad is None
     assert network.bias.grad is not None
-    assert network.bias.grad[1] < 0  # towards the teacher's label
+    assert network.bias.grad[1] < 0  # towards the label of the teacher
 
 
-def test_a_teacher_that_is_not_sure_teaches_nothing(tiny: Tiny) -> None:
+def test_an_uncertain_teacher_gives_no_loss(tiny: Tiny) -> None:
     network, teacher = Recorder(3), Recorder(3)
     loss = self_training(tiny, recipe_of(tiny, start=0, threshold=0.9)).loss(network, teacher, 3)
     assert isinstance(loss, Tensor)
@@ -109,7 +109,7 @@ def test_a_teacher_that_is_not_sure_teaches_nothing(tiny: Tiny) -> None:
     assert not network.bias.grad.any()
 
 
-def test_labels_are_sure_where_their_probability_is() -> None:
+def test_labels_are_certain_where_their_probability_is_high() -> None:
     structures = Structures({2: "bone", 5: "fat"}, values=(0, 2, 5))
     logits = torch.log(torch.tensor([[0.05, 0.05, 0.9], [0.4, 0.3, 0.3], [0.1, 0.89, 0.01]])).T[None, :, :, None, None]
     label, known = structures.confident(logits, 0.9)
@@ -117,7 +117,7 @@ def test_labels_are_sure_where_their_probability_is() -> None:
     assert known.flatten().tolist() == [True, False, False]
 
 
-def test_regions_are_sure_where_all_of_them_are() -> None:
+def test_regions_are_certain_where_all_probabilities_are() -> None:
     structures = Structures({1: "core", 2: "oedema"}, {"core": (1,), "all": (1, 2)}, (0, 1, 2))
     logits = torch.logit(torch.tensor([[0.95, 0.97], [0.02, 0.95], [0.6, 0.95]])).T[None, :, :, None, None]
     label, known = structures.confident(logits, 0.9)
@@ -125,7 +125,7 @@ def test_regions_are_sure_where_all_of_them_are() -> None:
     assert known.flatten().tolist() == [True, True, False]
 
 
-def test_a_run_with_it_continues_exactly_where_it_stopped(
+def test_a_run_with_self_training_resumes_exactly(
     tiny: Tiny, tmp_path: Path, stop_before_step: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     recipe, store = recipe_of(tiny, start=0.1), Store(tiny.store)
@@ -140,7 +140,7 @@ def test_a_run_with_it_continues_exactly_where_it_stopped(
     assert one == two
 
 
-def test_it_is_refused_where_every_scan_is_used(tiny: Tiny, tmp_path: Path) -> None:
+def test_self_training_is_refused_if_every_scan_is_labelled(tiny: Tiny, tmp_path: Path) -> None:
     store = Store(tiny.store)
     cases = [case for case in store.cases.values() if case.split != "unlabelled"]
     Index("labelled", store.preparation, store.labels, cases).write(tmp_path)
@@ -150,12 +150,12 @@ def test_it_is_refused_where_every_scan_is_used(tiny: Tiny, tmp_path: Path) -> N
         SelfTraining(Fabric(accelerator="cpu", devices=1), opened, task, recipe_of(tiny), {})
 
 
-def test_it_is_refused_for_another_task(tiny_sorted: Sorted, tmp_path: Path) -> None:
+def test_self_training_is_refused_for_other_tasks(tiny_sorted: Sorted, tmp_path: Path) -> None:
     recipe = recipe_of(tiny_sorted)
     with pytest.raises(RecipeError, match="is for a segmentation, but the task is classification"):
         finetune(Store(tiny_sorted.store), tmp_path / "run", recipe, task="classification", table=tiny_sorted.classes)
 
 
-def test_it_is_refused_without_averaged_weights() -> None:
+def test_self_training_is_refused_without_averaged_weights() -> None:
     with pytest.raises(RecipeError, match="self_training needs averaged weights"):
         make_recipe({"self_training": {"weight": 1.0}})

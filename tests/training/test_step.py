@@ -29,30 +29,30 @@ def trace(path: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in Run.open(path).metrics()]
 
 
-def assert_alike(one: Path, other: Path) -> None:
-    for mine, theirs in zip(trace(one), trace(other), strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-5)
+def assert_close(one: Path, other: Path) -> None:
+    for row, expected in zip(trace(one), trace(other), strict=True):
+        assert row == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.fixture
 def checkpoints(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Every checkpoint that is written."""
+    """A list of every checkpoint that is written."""
     kept: list[dict[str, Any]] = []
     save = Run.save_checkpoint
 
-    def note(self: Run, state: dict[str, Any]) -> None:
+    def record(self: Run, state: dict[str, Any]) -> None:
         kept.append({**state, "network": {name: tensor.clone() for name, tensor in state["network"].items()}})
         save(self, state)
 
-    monkeypatch.setattr(Run, "save_checkpoint", note)
+    monkeypatch.setattr(Run, "save_checkpoint", record)
     return kept
 
 
-def test_a_step_in_parts_is_a_step(tiny: Tiny, tmp_path: Path) -> None:
+def test_gradient_accumulation_gives_the_same_step(tiny: Tiny, tmp_path: Path) -> None:
     settings = {"pretrain.batch": 4, "pretrain.augmentation.flip": 0.5}
     whole = api.pretrain(tiny.store, tmp_path / "whole", tiny.recipe, settings)
     parts = api.pretrain(tiny.store, tmp_path / "parts", tiny.recipe, settings | {"pretrain.accumulate": 2})
-    assert_alike(whole, parts)
+    assert_close(whole, parts)
 
 
 def test_averaged_weights_are_validated_and_saved(
@@ -72,12 +72,12 @@ def test_averaged_weights_are_validated_and_saved(
     assert recipe.crop is not None
     plan = CropPlan(recipe.crop, recipe.window, recipe.seed)
     network = Reconstructor.load(run).network
-    found = Validation(make_fabric(recipe), network, store, store.in_split("val"), plan, recipe).run()
-    assert found["val_loss"] == trace(run)[-1]["val_loss"]
+    figures = Validation(make_fabric(recipe), network, store, store.in_split("val"), plan, recipe).run()
+    assert figures["val_loss"] == trace(run)[-1]["val_loss"]
     assert "exponential moving average, decay 0.6" in (run / "report.html").read_text()
 
 
-def test_the_encoder_keeps_still_until_it_is_released(
+def test_the_encoder_is_frozen_until_it_is_released(
     tiny_runs: TinyRuns, tmp_path: Path, checkpoints: list[dict[str, Any]]
 ) -> None:
     settings = {"finetune.freeze": 0.5, "finetune.checkpoint_every": 1}
@@ -90,11 +90,11 @@ def test_the_encoder_keeps_still_until_it_is_released(
     assert all(not torch.equal(one, other) for one, other in pairwise(out))
 
 
-def test_an_encoder_that_is_never_released_is_not_the_optimisers(
+def test_an_encoder_that_is_never_released_is_not_in_the_optimiser(
     tiny_runs: TinyRuns, tmp_path: Path, checkpoints: list[dict[str, Any]]
 ) -> None:
-    told: dict[str, Any] = {"recipe": tiny_runs.recipe, "settings": {"finetune.freeze": 1}}
-    api.finetune(tiny_runs.store, tmp_path / "run", tiny_runs.pretrain, **told)
+    options: dict[str, Any] = {"recipe": tiny_runs.recipe, "settings": {"finetune.freeze": 1}}
+    api.finetune(tiny_runs.store, tmp_path / "run", tiny_runs.pretrain, **options)
     start, _ = read_weights(tiny_runs.pretrain / "encoder.safetensors")
     network = checkpoints[-1]["network"]
     assert all(torch.equal(network[f"encoder.{name}"], before) for name, before in start.items())
@@ -103,17 +103,17 @@ def test_an_encoder_that_is_never_released_is_not_the_optimisers(
 
 
 @pytest.mark.parametrize("stopped", [2, 5])
-def test_a_run_stopped_before_or_after_the_release_goes_on(
+def test_a_run_stopped_before_or_after_the_release_resumes(
     tiny_runs: TinyRuns, tmp_path: Path, stop_before_step: Any, stopped: int
 ) -> None:
     settings = {"finetune.freeze": 0.5, "finetune.checkpoint_every": 1, "finetune.ema": 0.5}
-    told: dict[str, Any] = {"init": tiny_runs.pretrain, "recipe": tiny_runs.recipe, "settings": settings}
-    straight = api.finetune(tiny_runs.store, tmp_path / "straight", **told)
+    options: dict[str, Any] = {"init": tiny_runs.pretrain, "recipe": tiny_runs.recipe, "settings": settings}
+    uninterrupted = api.finetune(tiny_runs.store, tmp_path / "uninterrupted", **options)
     with stop_before_step(stopped):
-        api.finetune(tiny_runs.store, tmp_path / "stopped", **told)
+        api.finetune(tiny_runs.store, tmp_path / "stopped", **options)
     api.finetune(tiny_runs.store, tmp_path / "stopped", resume=True)
-    assert trace(tmp_path / "stopped") == trace(straight)
-    one, other = (read_weights(path / "segmentor.safetensors")[0] for path in (straight, tmp_path / "stopped"))
+    assert trace(tmp_path / "stopped") == trace(uninterrupted)
+    one, other = (read_weights(path / "segmentor.safetensors")[0] for path in (uninterrupted, tmp_path / "stopped"))
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
@@ -129,7 +129,7 @@ def test_a_compiled_network_trains_to_the_same_loss_and_keeps_its_names(
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     run = api.pretrain(tiny_runs.store, tmp_path / "run", tiny_runs.recipe, {"compile": True})
     assert calls
-    assert_alike(run, tiny_runs.pretrain)
+    assert_close(run, tiny_runs.pretrain)
     for name in ("encoder", "pretext"):
-        mine, theirs = (read_weights(path / f"{name}.safetensors")[0] for path in (run, tiny_runs.pretrain))
-        assert mine.keys() == theirs.keys()
+        ours, theirs = (read_weights(path / f"{name}.safetensors")[0] for path in (run, tiny_runs.pretrain))
+        assert ours.keys() == theirs.keys()

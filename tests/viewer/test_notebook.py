@@ -29,7 +29,9 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setattr(notebook, "find_spec", lambda name: None if name == package else SimpleNamespace())
 
 
-def test_metrics_are_a_dataframe_or_without_pandas_a_list(tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_a_dataframe_with_pandas_and_otherwise_a_list(
+    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = voxmim.open_run(tiny_runs.finetune)
     assert list(run.metrics["step"]) == [1, 2, 3, 4, 5, 6]
     assert run.metrics["val_dice"].notna().sum() == 2
@@ -37,14 +39,14 @@ def test_metrics_are_a_dataframe_or_without_pandas_a_list(tiny_runs: TinyRuns, m
     assert [row["step"] for row in run.metrics] == [1, 2, 3, 4, 5, 6]
 
 
-def test_figures_are_the_pictures_of_the_report(tiny_runs: TinyRuns) -> None:
+def test_figures_are_those_of_the_report(tiny_runs: TinyRuns) -> None:
     figures = voxmim.open_run(str(tiny_runs.pretrain)).figures
     assert list(figures) == sorted(file.stem for file in (tiny_runs.pretrain / "figures").glob("*.png"))
     assert all(pixels(figure).std() > 0 for figure in figures.values())
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
-def test_a_case_is_a_picture_with_a_row_per_layer_where_ipyniivue_is_missing(
+def test_without_ipyniivue_a_case_is_a_picture_with_a_row_per_layer(
     tiny_runs: TinyRuns, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without(monkeypatch, "ipyniivue")
@@ -56,12 +58,10 @@ def test_a_case_is_a_picture_with_a_row_per_layer_where_ipyniivue_is_missing(
     assert shown.shape != other.shape or (shown != other).any()
     coloured = (np.ptp(shown.astype(int), axis=2) > 60).any(axis=1)
     assert coloured.any()
-    assert not coloured[: len(coloured) // rows].any()  # the scan itself is grey
+    assert not coloured[: len(coloured) // rows].any()  # the scan is grey
 
 
-def test_a_case_is_a_niivue_widget_where_ipyniivue_is_installed(
-    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_ipyniivue_a_case_is_a_niivue_widget(tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     class Volume(SimpleNamespace):
         def set_colormap_label(self, table: dict[str, Any]) -> None:
             self.table = table
@@ -80,16 +80,16 @@ def test_a_case_is_a_niivue_widget_where_ipyniivue_is_installed(
     assert set(np.unique(read.dataobj)) == {0, 1, 2}
 
 
-def test_an_unknown_case_and_a_folder_that_is_no_run_are_named(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_an_unknown_case_and_a_folder_that_is_not_a_run_are_named(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="it has no case 'case_44'; did you mean 'case_4'"):
         voxmim.open_run(tiny_runs.finetune).show("case_44")
     with pytest.raises(RunError, match="this is not a run folder"):
         voxmim.open_run(tmp_path)
 
 
-def test_the_quickstart_goes_from_nothing_to_a_label_map(tmp_path: Path) -> None:
-    found = nbformat.read(QUICKSTART, as_version=4)
-    assert all(cell.outputs for cell in found.cells if cell.cell_type == "code")
-    nbclient.NotebookClient(found, timeout=250, resources={"metadata": {"path": tmp_path}}).execute()
+def test_the_quickstart_notebook_runs(tmp_path: Path) -> None:
+    quickstart = nbformat.read(QUICKSTART, as_version=4)
+    assert all(cell.outputs for cell in quickstart.cells if cell.cell_type == "code")
+    nbclient.NotebookClient(quickstart, timeout=250, resources={"metadata": {"path": tmp_path}}).execute()
     (label,) = (tmp_path / "labels").iterdir()
     assert set(np.unique(nib.load(label).dataobj)) > {0}

@@ -1,4 +1,4 @@
-"""From a path to what the viewer shows of it."""
+"""From a path to the items of the viewer."""
 
 from __future__ import annotations
 
@@ -51,17 +51,19 @@ def test_each_channel_is_a_layer(tmp_path: Path) -> None:
     np.testing.assert_array_equal(item.panels[0].layers[2].read().array[0], voxels[2])
 
 
-def test_the_findings_of_a_folder_stand_with_their_scans(tmp_path: Path) -> None:
+def test_findings_of_a_folder_are_shown_with_their_scans(tmp_path: Path) -> None:
     write_scan(tmp_path / "scans" / "good.nii.gz", 0)
     (tmp_path / "scans" / "bad.nii.gz").write_bytes(b"no image")
-    found = open_collection(tmp_path / "scans")
+    collection = open_collection(tmp_path / "scans")
     deadline = time.monotonic() + 60
-    while found.checking and time.monotonic() < deadline:
+    while collection.checking and time.monotonic() < deadline:
         time.sleep(0.05)
-    kinds = {item.name: [one.action for one in found.findings if one.file in item.files] for item in found.items}
+    kinds = {
+        item.name: [one.action for one in collection.findings if one.file in item.files] for item in collection.items
+    }
     assert kinds == {"good": [], "bad": ["left out"]}
 
 
-def test_a_missing_path_is_said(tmp_path: Path) -> None:
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"nowhere: there is no such file or folder"):
         open_collection(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""The viewer's page in headless Chromium, with WebGL2 in software and without it."""
+"""The page of the viewer in headless Chromium, with WebGL2 in software and without."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def open_page(address: str) -> Iterator[Callable[..., Any]]:
-    """Opens the page in a browser with or without WebGL2; what it asked for is in ``page.requested``."""
+    """Open the page in a browser with or without WebGL2; ``page.requested`` has its requests."""
     with playwright.sync_playwright() as control:
         browsers = {}
 
@@ -84,14 +84,14 @@ def open_page(address: str) -> Iterator[Callable[..., Any]]:
 
 
 def picture(page: Any, selector: str = "#panels") -> np.ndarray:
-    """The pixels (height, width, 3) of a part of the page, once two frames have been drawn."""
+    """The pixels (height, width, 3) of a part of the page, after two frames."""
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     png = page.locator(selector).first.screenshot()
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
 def is_coloured(pixels: np.ndarray) -> np.ndarray:
-    """Where the cube's label colours the picture: much more red than blue."""
+    """Mask of the pixels in the colour of the cube's label: much more red than blue."""
     return pixels[..., 0] - pixels[..., 2] > 60
 
 
@@ -101,7 +101,7 @@ def test_nothing_is_fetched_from_another_host(open_page: Callable[..., Any], add
     assert outside == []
 
 
-def test_a_moved_slice_changes_the_picture(open_page: Callable[..., Any]) -> None:
+def test_moving_a_slice_changes_the_picture(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.select_option("#view", "axial")
     before = picture(page)
@@ -110,7 +110,7 @@ def test_a_moved_slice_changes_the_picture(open_page: Callable[..., Any]) -> Non
     assert np.abs(after - before).mean() > 1
 
 
-def test_an_overlay_is_switched_off_and_on(open_page: Callable[..., Any]) -> None:
+def test_an_overlay_can_be_switched_off_and_on(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.select_option("#view", "axial")
     page.evaluate("voxmim.panels[0].niivue.setCrosshairWidth(0)")
@@ -125,7 +125,7 @@ def test_an_overlay_is_switched_off_and_on(open_page: Callable[..., Any]) -> Non
 
 
 @pytest.mark.parametrize(("name", "affine"), [("oblique", OBLIQUE), ("flipped", FLIPPED)])
-def test_a_label_has_its_colour_where_it_lies_in_the_world(
+def test_a_label_is_coloured_at_its_world_position(
     open_page: Callable[..., Any], name: str, affine: np.ndarray
 ) -> None:
     page = open_page()
@@ -158,7 +158,7 @@ def test_panels_of_one_item_move_in_sync(open_page: Callable[..., Any]) -> None:
     np.testing.assert_allclose(places[0], places[1])
 
 
-def test_keys_go_through_the_cases(open_page: Callable[..., Any]) -> None:
+def test_keys_select_the_next_and_previous_case(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.keyboard.press("j")
     assert page.locator("[aria-selected=true]").inner_text().startswith("flipped")
@@ -175,30 +175,32 @@ def test_the_list_can_be_filtered_by_finding(open_page: Callable[..., Any]) -> N
     assert page.locator("#findings li").all_inner_texts() == ["tiny: it is small (used)"]
 
 
-def test_the_place_is_in_millimetres_with_the_value_of_each_layer(open_page: Callable[..., Any]) -> None:
+def test_the_position_is_shown_in_mm_with_the_value_of_each_layer(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.evaluate("voxmim.panels[0].niivue.moveCrosshairInVox(4, 4, 4)")
-    said = page.locator("#location").inner_text()
-    *place, value = map(float, re.findall(r"-?[\d.]+", said))
+    text = page.locator("#location").inner_text()
+    *place, value = map(float, re.findall(r"-?[\d.]+", text))
     np.testing.assert_allclose(place, (OBLIQUE @ [16, 16, 16, 1])[:3], atol=3)
     assert value == pytest.approx(16 / 23, abs=0.05)
-    assert said.endswith(", reference cube")
+    assert text.endswith(", reference cube")
 
 
-def test_the_page_fits_a_phone(open_page: Callable[..., Any]) -> None:
+def test_the_page_fits_on_a_phone(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
-def test_the_page_follows_the_systems_light_and_dark(open_page: Callable[..., Any], scheme: str, dark: bool) -> None:
+def test_the_page_follows_the_light_or_dark_theme_of_the_system(
+    open_page: Callable[..., Any], scheme: str, dark: bool
+) -> None:
     page = open_page()
     page.emulate_media(color_scheme=scheme)
     assert (picture(page, "header").mean() < 100) == dark
 
 
-def test_everything_that_can_be_used_or_seen_has_a_name_for_screen_readers(open_page: Callable[..., Any]) -> None:
+def test_all_controls_and_pictures_have_names_for_screen_readers(open_page: Callable[..., Any]) -> None:
     script = """[...document.querySelectorAll('input, select, button, a[href], canvas, img, [role]')]
         .filter(one => one.checkVisibility() && !one.labels?.length && !one.getAttribute('aria-label')
             && !one.alt && !one.textContent.trim() && one.getAttribute('role') !== 'status')

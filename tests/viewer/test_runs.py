@@ -1,4 +1,4 @@
-"""Runs in the viewer: the fixed cases, with what the network makes of them."""
+"""Runs in the viewer: fixed cases with the outputs of the network."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from voxmim.viewer.opening import open_collection
 
 
 def test_a_pre_training_shows_scan_mask_reconstruction_and_error(tiny_runs: TinyRuns) -> None:
-    found = open_collection(tiny_runs.pretrain)
-    layers = {layer.name: layer for layer in found.items[0].panels[0].layers}
+    collection = open_collection(tiny_runs.pretrain)
+    layers = {layer.name: layer for layer in collection.items[0].panels[0].layers}
     scan, masked, rebuilt, error = (
         layers[name].read().array for name in ("scan", "masked input", "reconstruction", "error")
     )
@@ -26,19 +26,19 @@ def test_a_pre_training_shows_scan_mask_reconstruction_and_error(tiny_runs: Tiny
 
 def test_a_fine_tuning_shows_reference_and_prediction(tiny_runs: TinyRuns) -> None:
     store = Store(tiny_runs.store)
-    found = open_collection(tiny_runs.finetune)
-    assert [item.name for item in found.items] == [case.name for case in store.in_split("val")]
-    layers = {layer.name: layer for layer in found.items[0].panels[0].layers}
-    np.testing.assert_array_equal(layers["reference"].read().array[0], store.label_map(found.items[0].name))
+    collection = open_collection(tiny_runs.finetune)
+    assert [item.name for item in collection.items] == [case.name for case in store.in_split("val")]
+    layers = {layer.name: layer for layer in collection.items[0].panels[0].layers}
+    np.testing.assert_array_equal(layers["reference"].read().array[0], store.label_map(collection.items[0].name))
     predicted = layers["prediction"].read().array[0]
-    assert predicted.shape == store.cases[found.items[0].name].shape
+    assert predicted.shape == store.cases[collection.items[0].name].shape
     assert set(np.unique(predicted)) <= {0, *store.labels}
 
 
 def test_a_finished_run_is_not_live_and_links_its_report(tiny_runs: TinyRuns) -> None:
-    found = open_collection(tiny_runs.finetune)
-    assert not found.live()
-    assert found.page == tiny_runs.finetune / "report.html"
+    collection = open_collection(tiny_runs.finetune)
+    assert not collection.live()
+    assert collection.page == tiny_runs.finetune / "report.html"
 
 
 def test_the_learning_curves_are_drawn(tiny_runs: TinyRuns) -> None:
@@ -54,8 +54,8 @@ def test_a_study_shows_its_fine_tunings_side_by_side(tiny_runs: TinyRuns, tmp_pa
         ("c-mae", tiny_runs.finetune),
     ):
         shutil.copytree(run, tmp_path / "trials" / name)
-    found = open_collection(tmp_path)
-    held = [case.name for case in Store(tiny_runs.store).in_split("val")]
-    assert [item.name.split()[0] for item in found.items] == [*held, *held]
-    assert [panel.title for panel in found.items[-1].panels] == ["b-scratch", "c-mae"]
-    assert found.items[-1].panels[1].layers[-1].name == "prediction"
+    collection = open_collection(tmp_path)
+    names = [case.name for case in Store(tiny_runs.store).in_split("val")]
+    assert [item.name.split()[0] for item in collection.items] == [*names, *names]
+    assert [panel.title for panel in collection.items[-1].panels] == ["b-scratch", "c-mae"]
+    assert collection.items[-1].panels[1].layers[-1].name == "prediction"

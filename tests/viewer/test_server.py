@@ -1,4 +1,4 @@
-"""The viewer's server: what it gives, and what it refuses."""
+"""The server of the viewer: responses and refused requests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def collection(tmp_path: Path) -> Collection:
     return Collection("scan", "a scan", [Item("a", (Panel("", layers),))], page=tmp_path / "run" / "report.html")
 
 
-def test_the_page_and_its_parts_come_from_the_package(collection: Collection) -> None:
+def test_the_page_and_its_parts_are_served_from_the_package(collection: Collection) -> None:
     client = client_of(collection)
     for name in ("", "app.js", "style.css", "niivue.js", "NIIVUE-LICENSE.txt"):
         assert client.get(f"/secret/{name}").status_code == 200
@@ -55,7 +55,7 @@ def test_the_list_names_layers_labels_and_colours(collection: Collection) -> Non
     assert layers[1]["legend"] == [{"value": 5, "name": "liver", "colour": "#cc79a7"}]
 
 
-def test_the_report_is_served_with_what_lies_beside_it(collection: Collection) -> None:
+def test_the_report_is_served_with_its_files(collection: Collection) -> None:
     assert "the report" in client_of(collection).get("/secret/page/report.html").text
 
 
@@ -71,16 +71,16 @@ def test_a_wrong_token_is_refused(collection: Collection, path: str) -> None:
     assert client_of(collection).get(path).status_code == 404
 
 
-def test_another_hosts_name_is_refused(collection: Collection) -> None:
+def test_another_host_name_is_refused(collection: Collection) -> None:
     assert client_of(collection, "evil.example:8000").get("/secret/").status_code == 403
 
 
-def test_another_sites_page_is_refused(collection: Collection) -> None:
+def test_a_request_from_another_site_is_refused(collection: Collection) -> None:
     headers = {"origin": "http://evil.example"}
     assert client_of(collection).get("/secret/collection.json", headers=headers).status_code == 403
 
 
-def test_the_page_may_load_from_nowhere_else(collection: Collection) -> None:
+def test_the_page_may_not_load_from_other_hosts(collection: Collection) -> None:
     policy = client_of(collection).get("/secret/").headers["content-security-policy"]
     assert "default-src 'self'" in policy
     assert "http:" not in policy
@@ -90,7 +90,7 @@ def test_the_page_may_load_from_nowhere_else(collection: Collection) -> None:
 @pytest.mark.parametrize(
     "path", ["volumes/1/0/0.nii", "volumes/0/1/0.nii", "volumes/0/0/2.nii", "planes/0/0/oblique.png"]
 )
-def test_what_does_not_exist_is_not_found(collection: Collection, path: str) -> None:
+def test_unknown_paths_are_not_found(collection: Collection, path: str) -> None:
     assert client_of(collection).get(f"/secret/{path}").status_code == 404
 
 

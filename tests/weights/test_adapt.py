@@ -1,4 +1,4 @@
-"""Weights for other inputs: patches enlarged with their weights embed as before, and so does an equal channel."""
+"""Adapting weights to other patches, channels and grids."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def embed(kernel: Tensor, patches: Tensor) -> Tensor:
-    """(width, C, *patch) on (B, C, *patch)."""
+    """Embed patches (B, C, *patch) with a kernel (width, C, *patch)."""
     return torch.einsum("wcxyz,bcxyz->bw", kernel, patches)
 
 
@@ -35,7 +35,7 @@ def enlarge(patches: Tensor, size: Triple) -> Tensor:
 
 
 def enlarge_each(volume: Tensor, old: Triple, new: Triple) -> Tensor:
-    """A volume whose patches are enlarged one by one."""
+    """Enlarge each patch of a volume separately."""
     b, c = volume.shape[:2]
     patches = enlarge(patchify(volume, old).reshape(-1, c, *old), new)
     grid = tuple(n // p for n, p in zip(volume.shape[2:], old, strict=True))
@@ -44,9 +44,7 @@ def enlarge_each(volume: Tensor, old: Triple, new: Triple) -> Tensor:
 
 @given(old=sizes, extra=st.tuples(*[st.integers(0, 4)] * 3), channels=st.integers(1, 3))
 @settings(max_examples=15, deadline=None)
-def test_an_enlarged_patch_has_the_embedding_of_the_patch_it_was_made_from(
-    old: Triple, extra: Triple, channels: int
-) -> None:
+def test_an_enlarged_patch_has_the_embedding_of_the_original_patch(old: Triple, extra: Triple, channels: int) -> None:
     new: Triple = (old[0] + extra[0], old[1] + extra[1], old[2] + extra[2])
     kernel, patches = random(5, channels, *old), random(4, channels, *old, seed=1)
     larger = resize_patch(kernel, new)
@@ -56,8 +54,8 @@ def test_an_enlarged_patch_has_the_embedding_of_the_patch_it_was_made_from(
 
 @given(old=sizes, new=sizes)
 @settings(max_examples=15, deadline=None)
-def test_a_patch_has_the_embedding_of_its_enlargement_also_by_a_kernel_that_shrinks(old: Triple, new: Triple) -> None:
-    """Along an axis where the new patch is smaller it is the new patch that is enlarged for the old kernel."""
+def test_a_kernel_made_smaller_gives_the_embedding_of_the_enlarged_patch(old: Triple, new: Triple) -> None:
+    """Along axes where the new patch is smaller, it is enlarged for the old kernel."""
     kernel = random(5, 2, *old)
     small: Triple = (min(old[0], new[0]), min(old[1], new[1]), min(old[2], new[2]))
     patches = random(4, 2, *small, seed=1)
@@ -66,7 +64,7 @@ def test_a_patch_has_the_embedding_of_its_enlargement_also_by_a_kernel_that_shri
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, 3), (3, 1), (3, 2), (2, 4), (4, 4)])
-def test_equal_channels_embed_as_before_and_each_as_the_others(old: int, new: int) -> None:
+def test_repeated_channels_have_the_same_embedding_for_any_number_of_channels(old: int, new: int) -> None:
     kernel, patch = random(5, old, 2, 3, 4), random(6, 1, 2, 3, 4, seed=1)
     changed = pick_channels(kernel, [None] * new)
     assert changed.shape == (5, new, 2, 3, 4)
@@ -82,7 +80,9 @@ def vit_of(inputs: Inputs) -> ViT:
 
 
 @pytest.mark.parametrize(("channels", "patch"), [(1, (4, 3, 2)), (3, (2, 3, 1)), (2, (5, 6, 2))])
-def test_a_vit_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(channels: int, patch: Triple) -> None:
+def test_a_vit_with_other_patches_and_channels_gives_the_same_features_of_the_enlarged_volume(
+    channels: int, patch: Triple
+) -> None:
     torch.manual_seed(0)
     old, new = Inputs(NAMES[:1], (2, 3, 1), GRID), Inputs(NAMES[:channels], patch, GRID)
     one, other = vit_of(old), vit_of(new)
@@ -95,7 +95,7 @@ def test_a_vit_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(c
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_swin_of_other_patches_and_channels_encodes_the_enlarged_volume_alike(channels: int) -> None:
+def test_a_swin_with_other_patches_and_channels_gives_the_same_features_of_the_enlarged_volume(channels: int) -> None:
     torch.manual_seed(0)
     old, new = Inputs(NAMES[:1], (2, 2, 2), (4, 4, 4)), Inputs(NAMES[:channels], (4, 4, 4), (4, 4, 4))
     one, other = (
@@ -132,7 +132,7 @@ def test_each_change_is_reported_and_the_other_tensors_are_kept() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_with_the_same_inputs_nothing_is_done_and_the_type_stays(dtype: torch.dtype) -> None:
+def test_with_the_same_inputs_nothing_changes_and_the_dtype_is_kept(dtype: torch.dtype) -> None:
     same = Inputs(NAMES[:2], (2, 3, 2), GRID)
     state = vit_of(same).to(dtype).state_dict()
     tensors, changes = adapt(state, same, same, KERNELS)
@@ -146,13 +146,13 @@ def test_with_the_same_inputs_nothing_is_done_and_the_type_stays(dtype: torch.dt
     "claimed",
     [Inputs(NAMES[:2], (2, 3, 3), GRID), Inputs(NAMES[:1], (2, 3, 2), GRID), Inputs(NAMES[:2], (2, 3, 2), (5, 3, 4))],
 )
-def test_what_does_not_fit_the_old_inputs_is_refused(claimed: Inputs) -> None:
+def test_weights_that_contradict_the_old_inputs_are_refused(claimed: Inputs) -> None:
     state = vit_of(Inputs(NAMES[:2], (2, 3, 2), GRID)).state_dict()
     with pytest.raises(RuntimeError, match="is invalid for input"):
         adapt(state, claimed, Inputs(NAMES[:2], (4, 3, 2), (1, 1, 1)), KERNELS)
 
 
-def test_a_convolution_of_the_volume_takes_other_channels_and_keeps_its_size() -> None:
+def test_a_convolution_adapts_to_other_channels_and_keeps_its_kernel_size() -> None:
     kernel = random(6, 2, 3, 3, 3)
     old, new = Inputs(NAMES[:2], (4, 4, 4), GRID), Inputs(NAMES[1:3], (8, 4, 4), GRID)
     tensors, changes = adapt({"stem.conv.weight": kernel}, old, new, ["stem.conv.weight"])

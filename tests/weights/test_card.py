@@ -1,4 +1,4 @@
-"""Model cards: what stands beside every weights file."""
+"""Model cards, which are written next to every weights file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METADATA = {
 }
 
 
-def test_a_card_says_what_the_weights_are_and_how_to_load_them() -> None:
+def test_a_card_describes_the_weights_and_how_to_load_them() -> None:
     card = model_card("encoder.safetensors", METADATA)
     for row in (
         "| data set | Some scans |",
@@ -34,7 +34,7 @@ def test_a_card_says_what_the_weights_are_and_how_to_load_them() -> None:
         assert row in card
 
 
-def test_a_card_names_every_weights_file_that_these_started_from_with_its_licence() -> None:
+def test_a_card_lists_all_initial_weights_with_their_licences() -> None:
     first = {"file": "first.safetensors", "data": {"licence": "CC0"}}
     second = {"file": "second.safetensors", "data": {"licence": ""}, "init": first}
     imported = {"file": "model.pt", "naming": "monai_vit", "digest": "ab12", "source": "example.org"}
@@ -47,19 +47,19 @@ def test_a_card_names_every_weights_file_that_these_started_from_with_its_licenc
     assert "| imported from | model.pt (layout monai_vit, BLAKE2 ab12) |\n| source | example.org |" in card
 
 
-def test_figures_stand_on_the_card_only_where_there_are_any() -> None:
+def test_figures_are_on_the_card_only_if_there_are_any() -> None:
     assert "## Figures" not in model_card("encoder.safetensors", METADATA)
     card = model_card("encoder.safetensors", METADATA | {"figures": {"validation Dice": 0.81}})
     assert "## Figures\n\n| | |\n|---|---|\n| validation Dice | 0.81 |" in card
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_command_on_a_card_is_understood(kind: str) -> None:
+def test_the_command_on_a_card_can_be_parsed(kind: str) -> None:
     command = model_card("any.safetensors", METADATA | {"kind": kind}).split("```")[-2].strip()
     assert parsed(command.split()[1:]).command == ("finetune" if kind == "encoder" else "predict")
 
 
-def test_each_training_writes_a_card_beside_its_weights(tiny_runs: TinyRuns) -> None:
+def test_each_training_writes_a_card_next_to_its_weights(tiny_runs: TinyRuns) -> None:
     for run, kind in ((tiny_runs.pretrain, "encoder"), (tiny_runs.finetune, "segmentor")):
         _, metadata = read_weights(run / f"{kind}.safetensors")
         assert (run / CARD).read_text() == model_card(f"{kind}.safetensors", metadata)

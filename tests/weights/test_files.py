@@ -1,4 +1,4 @@
-"""Weights on disk: what comes back is what was saved, and what does not fit is named."""
+"""Weights on disk: loading restores what was saved, and mismatches are named."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def saved_encoder(folder: Path, settings: ViTSettings = VIT) -> Path:
 
 @pytest.mark.parametrize("positions", ["sincos", "learned"])
 @pytest.mark.parametrize("as_run", [True, False])
-def test_a_saved_encoder_comes_back_with_equal_outputs(tmp_path: Path, positions: str, as_run: bool) -> None:
+def test_a_loaded_encoder_has_the_same_outputs(tmp_path: Path, positions: str, as_run: bool) -> None:
     settings = replace(VIT, position_embedding=positions)
     path = saved_encoder(tmp_path, settings)
     encoder = load_encoder(tmp_path if as_run else str(path))
@@ -56,7 +56,7 @@ def test_a_saved_encoder_comes_back_with_equal_outputs(tmp_path: Path, positions
 
 
 @pytest.mark.parametrize("stem", [True, False])
-def test_a_saved_segmentor_comes_back_with_equal_outputs(tmp_path: Path, stem: bool) -> None:
+def test_a_loaded_segmentor_has_the_same_outputs(tmp_path: Path, stem: bool) -> None:
     settings = UNETRSettings(feature_size=4, stem=stem)
     network = build_segmentor(make_vit(), settings, classes=4).eval()
     about = METADATA | {"kind": "segmentor", "unetr": asdict(settings), "labels": {"1": "liver", "3": "spleen"}}
@@ -68,7 +68,7 @@ def test_a_saved_segmentor_comes_back_with_equal_outputs(tmp_path: Path, stem: b
     assert metadata["labels"] == {"1": "liver", "3": "spleen"}
 
 
-def test_metadata_comes_back_with_the_versions(tmp_path: Path) -> None:
+def test_metadata_are_loaded_with_the_versions(tmp_path: Path) -> None:
     tensors, metadata = read_weights(saved_encoder(tmp_path))
     assert set(metadata.pop("versions")) == {"voxmim", "torch", "monai"}
     assert metadata == json.loads(json.dumps(METADATA))
@@ -85,7 +85,7 @@ def test_weights_are_written_atomically(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [path.with_name("MODEL_CARD.md"), path]
 
 
-def test_a_file_cut_off_in_the_middle_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path = saved_encoder(tmp_path)
     for length in (0, 4, path.stat().st_size // 2, path.stat().st_size - 1):
         cut = tmp_path / "cut.safetensors"
@@ -94,7 +94,7 @@ def test_a_file_cut_off_in_the_middle_is_refused(tmp_path: Path) -> None:
             load_encoder(cut)
 
 
-def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
+def test_a_safetensors_file_of_another_program_is_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, tmp_path / "foreign.safetensors")
     with pytest.raises(
         WeightsError, match=r"foreign\.safetensors: these weights lack voxmim's metadata; .* 'voxmim import'"
@@ -108,7 +108,7 @@ def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
         read_weights(path, "segmentor")
 
 
-def test_a_missing_file_is_named_with_what_is_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_with_the_existing_ones(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"nowhere: there is no encoder\.safetensors here; give the run folder"):
         load_encoder(tmp_path / "nowhere")
     saved_encoder(tmp_path)
@@ -126,7 +126,7 @@ def test_an_incomplete_encoder_is_refused(tmp_path: Path) -> None:
         load_encoder(path)
 
 
-def test_weights_written_with_the_former_names_of_settings_are_read(tmp_path: Path) -> None:
+def test_weights_with_old_names_of_settings_are_read(tmp_path: Path) -> None:
     former = {"patch": [4, 4, 4], "width": 24, "depth": 2, "heads": 2, "mlp_ratio": 4.0, "positions": "learned",
               "rotary": True, "drop_path": 0.0, "registers": 0, "checkpoint": False}  # fmt: skip
     settings = replace(VIT, position_embedding="learned", rope=True)

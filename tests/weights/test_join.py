@@ -1,4 +1,4 @@
-"""Several runs as one: their probabilities are averaged."""
+"""Ensembles of several runs average their probabilities."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +16,11 @@ from voxmim.weights.files import read_weights, save_weights
 from voxmim.weights.join import Ensemble, mean, mean_of_labels, mean_of_regions
 from voxmim.weights.load import load_segmentor
 
-Says = Callable[..., tuple[int, str, str]]
+RunVoxmim = Callable[..., tuple[int, str, str]]
 
 
-class Always(nn.Module):
-    """Says the same of every volume."""
+class ConstantLogits(nn.Module):
+    """Returns the same logits for every volume."""
 
     def __init__(self, output: torch.Tensor) -> None:
         super().__init__()
@@ -32,17 +32,17 @@ class Always(nn.Module):
 
 def test_probabilities_are_averaged() -> None:
     outputs = [5 * torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
-    members, volume = [Always(output) for output in outputs], torch.zeros(1)
-    found = Ensemble(members, mean_of_labels)(volume).softmax(1)
-    torch.testing.assert_close(found, torch.stack([output.softmax(1) for output in outputs]).mean(0))
-    found = Ensemble(members, mean_of_regions)(volume).sigmoid()
-    torch.testing.assert_close(found, torch.stack([output.sigmoid() for output in outputs]).mean(0))
+    members, volume = [ConstantLogits(output) for output in outputs], torch.zeros(1)
+    averaged = Ensemble(members, mean_of_labels)(volume).softmax(1)
+    torch.testing.assert_close(averaged, torch.stack([output.softmax(1) for output in outputs]).mean(0))
+    averaged = Ensemble(members, mean_of_regions)(volume).sigmoid()
+    torch.testing.assert_close(averaged, torch.stack([output.sigmoid() for output in outputs]).mean(0))
     torch.testing.assert_close(Ensemble(members, mean)(volume), torch.stack(outputs).mean(0))
 
 
 @pytest.fixture
 def others(tiny_runs: TinyRuns, tmp_path: Path) -> list[Path]:
-    """Two more segmentors, shaken versions of the shared one."""
+    """Two more segmentors with perturbed weights of the shared one."""
     _, metadata = load_segmentor(tiny_runs.finetune)
     folders = []
     for seed in (1, 2):
@@ -61,18 +61,18 @@ def probabilities(run: Path, scan: Path, out: Path, **options: list[Path]) -> np
     return open_image(out / "case_6_probabilities.nii.gz").read(3).array
 
 
-def test_runs_before_the_scan_are_averaged(
-    tiny_runs: TinyRuns, others: list[Path], tmp_path: Path, voxmim_says: Says
+def test_runs_given_before_the_scan_are_averaged(
+    tiny_runs: TinyRuns, others: list[Path], tmp_path: Path, run_voxmim: RunVoxmim
 ) -> None:
     scan, runs = tiny_runs.source / "imagesTr" / "case_6.nii.gz", [tiny_runs.finetune, *others]
     alone = [probabilities(run, scan, tmp_path / f"alone_{place}") for place, run in enumerate(runs)]
-    assert voxmim_says("predict", *runs, scan, "--out", tmp_path / "all", "--probabilities")[0] == 0
+    assert run_voxmim("predict", *runs, scan, "--out", tmp_path / "all", "--probabilities")[0] == 0
     together = open_image(tmp_path / "all" / "case_6_probabilities.nii.gz").read(3).array
     np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-5)
     assert np.abs(alone[0] - alone[1]).max() > 0.1
 
 
-def test_an_ensemble_is_evaluated_and_kept_only_where_asked(
+def test_an_ensemble_is_evaluated_and_saved_only_if_requested(
     tiny_runs: TinyRuns, others: list[Path], tmp_path: Path
 ) -> None:
     before = set(tiny_runs.finetune.iterdir())
@@ -82,7 +82,7 @@ def test_an_ensemble_is_evaluated_and_kept_only_where_asked(
     assert set(tiny_runs.finetune.iterdir()) == before
 
 
-def test_runs_that_do_not_fit_each_other(tiny_runs: TinyRuns, tiny_sorted: Sorted, tmp_path: Path) -> None:
+def test_incompatible_runs_are_refused(tiny_runs: TinyRuns, tiny_sorted: Sorted, tmp_path: Path) -> None:
     scan = tiny_runs.source / "imagesTr" / "case_6.nii.gz"
     network, (_, metadata) = load_segmentor(tiny_runs.finetune)[0], read_weights(tiny_runs.finetune, "segmentor")
     other = tmp_path / "other"

@@ -1,4 +1,4 @@
-"""The two journeys of docs/weights.md, command by command, with small networks: weights in, and encoders out."""
+"""The commands of the two sections of docs/weights.md on importing and exporting weights, with small networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 from conftest import Tiny
 from voxmim import api
 from voxmim.weights.files import read_weights
-from weights_helpers import shaken
+from weights_helpers import perturbed
 
 pytest.importorskip("dynamic_network_architectures", reason="installed without its dependencies, see CONTRIBUTING.md")
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
@@ -30,16 +30,16 @@ QUICK = {
 
 
 def commands(heading: str) -> list[list[str]]:
-    """The voxmim commands of a section, made quick."""
+    """The voxmim commands of a section, with options that make them fast."""
     section = DOCS.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
-    found = [shlex.split(line, comments=True)[1:] for line in re.findall(r"^voxmim .*$", section, re.MULTILINE)]
-    assert found
-    return [[*words, *shlex.split(QUICK.get(words[0], ""))] for words in found]
+    lines = [shlex.split(line, comments=True)[1:] for line in re.findall(r"^voxmim .*$", section, re.MULTILINE)]
+    assert lines
+    return [[*words, *shlex.split(QUICK.get(words[0], ""))] for words in lines]
 
 
 def nnssl_checkpoint(file: Path) -> None:
-    """What nnssl writes, small: three stages, its plan, citations, and NumPy's numbers among its logs."""
-    network = shaken(
+    """A small checkpoint as written by nnssl: three stages, its plan, citations, and NumPy scalars in its logs."""
+    network = perturbed(
         ResidualEncoderUNet(
             1, 3, [4, 8, 8], nn.Conv3d, 3, [[1, 1, 1], [2, 2, 2], [2, 2, 2]], [1, 1, 1], 1, [1, 1], True,
             nn.InstanceNorm3d, {"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True},
@@ -62,7 +62,7 @@ def nnssl_checkpoint(file: Path) -> None:
 
 @pytest.fixture
 def folder(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, with the scans, the store and a checkpoint that the commands name."""
+    """A working folder with the scans, the store and the checkpoint that the commands name."""
     (tmp_path / "SCANS").symlink_to(tiny.source)
     (tmp_path / "store").symlink_to(tiny.store)
     nnssl_checkpoint(tmp_path / "ResEncL-OpenMind-MAE" / "checkpoint_final.pth")
@@ -70,9 +70,11 @@ def folder(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_from_published_weights_to_my_labels(folder: Path, voxmim_says: Callable[..., tuple[int, str, str]]) -> None:
+def test_published_weights_are_imported_fine_tuned_and_used(
+    folder: Path, run_voxmim: Callable[..., tuple[int, str, str]]
+) -> None:
     for words in commands("From OpenMind's ResEnc-L to my labels"):
-        status, _, error = voxmim_says(*words)
+        status, _, error = run_voxmim(*words)
         assert status == 0, error
     _, metadata = read_weights(folder / "segmentor" / "segmentor.safetensors")
     assert metadata["encoder"] == "resenc"
@@ -83,10 +85,11 @@ def test_from_published_weights_to_my_labels(folder: Path, voxmim_says: Callable
         assert text in card
 
 
-def test_a_checkpoint_of_an_nnunet_training_brings_its_plans_along(tmp_path: Path) -> None:
-    """As nnU-Net writes it: plans among the arguments of its trainer, a device, and NumPy's numbers in its log."""
-    network = shaken(PlainConvUNet(1, 2, [4, 8], nn.Conv3d, 3, [[1, 1, 1], [1, 2, 2]], 2, 2, 2, True, nn.InstanceNorm3d,
-                                   {"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU))  # fmt: skip
+def test_an_nnunet_checkpoint_contains_its_plans(tmp_path: Path) -> None:
+    """As nnU-Net writes it: plans in the arguments of its trainer, a device, and NumPy scalars in its log."""
+    norm = nn.InstanceNorm3d
+    network = perturbed(PlainConvUNet(1, 2, [4, 8], nn.Conv3d, 3, [[1, 1, 1], [1, 2, 2]], 2, 2, 2, True, norm,
+                                      {"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU))  # fmt: skip
     statistics = {"mean": 50.0, "std": 100.0, "percentile_00_5": -150.0, "percentile_99_5": 250.0}
     fullres = {"patch_size": [8, 16, 16], "spacing": [3.0, 1.0, 1.0], "normalization_schemes": ["CTNormalization"],
                "pool_op_kernel_sizes": [[1, 1, 1], [1, 2, 2]]}  # fmt: skip
@@ -107,12 +110,14 @@ def test_a_checkpoint_of_an_nnunet_training_brings_its_plans_along(tmp_path: Pat
     assert metadata["resenc"]["pad_value"] == pytest.approx(0.5)
 
 
-def test_from_my_scans_to_nnunet(folder: Path, voxmim_says: Callable[..., tuple[int, str, str]]) -> None:
-    said = ""
+def test_an_encoder_is_pre_trained_and_exported_to_nnunet(
+    folder: Path, run_voxmim: Callable[..., tuple[int, str, str]]
+) -> None:
+    output = ""
     for words in commands("From my scans to nnU-Net"):
-        status, said, error = voxmim_says(*words)
+        status, output, error = run_voxmim(*words)
         assert status == 0, error
-    assert "nnUNetv2_preprocess_like_nnssl -d DATASET -n pretrained -pc pretrained.pth" in said
+    assert "nnUNetv2_preprocess_like_nnssl -d DATASET -n pretrained -pc pretrained.pth" in output
     checkpoint = torch.load(folder / "pretrained.pth", weights_only=True)
     assert checkpoint["nnssl_adaptation_plan"]["key_to_stem"] == "encoder.stem"
     assert json.dumps(checkpoint["citations"])

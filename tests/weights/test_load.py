@@ -1,4 +1,4 @@
-"""Weights that move: each tensor is accounted for, what can be adapted is adapted, and too little is refused."""
+"""Loading weights: each tensor is reported, adapted if possible, and too few matching ones are refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_vit(settings: ViTSettings = VIT, seed: int = 0, crop: tuple[int, int, i
     return encoder.eval()
 
 
-def test_the_account_names_what_moved_and_what_did_not() -> None:
+def test_the_report_lists_loaded_adapted_missing_and_unused_tensors() -> None:
     origin, network = make_vit(LEARNED, crop=(8, 8, 16)), make_vit(LEARNED, seed=1)
     tensors = origin.state_dict() | {"extra": torch.zeros(2)}
     del tensors["norm.bias"]
@@ -68,13 +68,13 @@ def test_the_account_names_what_moved_and_what_did_not() -> None:
         assert torch.equal(network.state_dict()[name], origin.state_dict()[name])
 
 
-def test_of_many_names_the_first_are_shown() -> None:
+def test_only_the_first_of_many_names_are_shown() -> None:
     report = LoadReport(unused=list("abcdef"), renamed={"ours": "theirs"})
     assert str(report).startswith("tensors: 1 renamed (theirs to ours), 6 unused (a; b; c; ...); ")
 
 
 @pytest.mark.parametrize("settings", [LEARNED, *OTHERS])
-def test_with_the_same_inputs_every_tensor_is_copied_as_it_is(settings: ViTSettings) -> None:
+def test_with_the_same_inputs_every_tensor_is_copied_unchanged(settings: ViTSettings) -> None:
     torch.manual_seed(0)
     one, other = build_encoder(settings, 3, CROP), build_encoder(settings, 3, CROP)
     same = Inputs.of(MR, settings.patch, CROP)
@@ -87,10 +87,10 @@ def test_with_the_same_inputs_every_tensor_is_copied_as_it_is(settings: ViTSetti
 @pytest.mark.parametrize(
     ("new", "sources"), [(("flair", "T1", "T2"), (2, 0, 1)), (("T2",), (1,)), (("PD", "T1"), (None, 0))]
 )
-def test_each_channel_takes_its_own_kernel_wherever_it_stands(
+def test_each_channel_gets_its_own_kernel_by_name(
     settings: ViTSettings, new: tuple[str, ...], sources: tuple[int | None, ...]
 ) -> None:
-    """The features of the new channels are those of the old ones, each fed with the scans that it answers for."""
+    """Features with the new channels equal those of the old network with the corresponding scans."""
     torch.manual_seed(0)
     one, other = build_encoder(settings, 3, CROP).eval(), build_encoder(settings, len(new), CROP).eval()
     inputs = Inputs.of(MR, settings.patch, CROP), Inputs.of(new, settings.patch, CROP)
@@ -99,17 +99,17 @@ def test_each_channel_takes_its_own_kernel_wherever_it_stands(
     assert all(text.startswith("channels T1, T2, FLAIR to ") for text in report.adapted.values())
     assert all(("PD: the mean" in text) == ("PD" in new) for text in report.adapted.values())
     volume = torch.randn(1, len(new), *CROP)
-    seen = torch.zeros(1, 3, *CROP)
+    old_volume = torch.zeros(1, 3, *CROP)
     for place, source in enumerate(sources):
-        share = volume[:, place] * 3 / len(new)
+        scaled = volume[:, place] * 3 / len(new)
         if source is None:
-            seen += share[:, None] / 3
+            old_volume += scaled[:, None] / 3
         else:
-            seen[:, source] += share
-    torch.testing.assert_close(other.encode(volume), one.encode(seen), atol=1e-4, rtol=1e-4)
+            old_volume[:, source] += scaled
+    torch.testing.assert_close(other.encode(volume), one.encode(old_volume), atol=1e-4, rtol=1e-4)
 
 
-def test_one_channel_takes_the_place_of_another_whatever_their_names() -> None:
+def test_a_single_channel_replaces_another_of_any_name() -> None:
     one, other = make_vit(), make_vit(seed=1)
     inputs = Inputs.of(("CT",), (4, 4, 4), CROP), Inputs.of(("T1 MRI",), (4, 4, 4), CROP)
     assert load_into(other, one.state_dict(), "file", inputs=inputs).adapted == {}
@@ -126,17 +126,17 @@ def test_the_encoder_inside_a_pretext_is_found_by_its_prefix() -> None:
     assert torch.equal(network(volume), origin(volume))
 
 
-def test_less_than_nine_tenths_is_refused_with_the_first_misfits_and_their_shapes() -> None:
+def test_loading_less_than_nine_tenths_is_refused_with_the_first_mismatches() -> None:
     shallow, deep = make_vit(), make_vit(replace(VIT, depth=3))
-    misfit = r"blocks\.2\.norm1\.weight: not in the file, \(24,\) in the network"
-    with pytest.raises(WeightsError, match=rf"^some/file: only \d\d% .* {misfit}; .* use the recipe"):
+    mismatch = r"blocks\.2\.norm1\.weight: not in the file, \(24,\) in the network"
+    with pytest.raises(WeightsError, match=rf"^some/file: only \d\d% .* {mismatch}; .* use the recipe"):
         load_into(deep, shallow.state_dict(), "some/file")
     assert load_into(deep, shallow.state_dict(), "some/file", min_fraction=0.5).missing
     with pytest.raises(WeightsError, match=r"embed\.weight: \(24, 64\) in the file, \(48, 64\) in the network"):
         load_into(make_vit(replace(VIT, width=48)), shallow.state_dict(), "some/file")
 
 
-def test_a_tensor_of_another_shape_is_missing_and_never_half_copied() -> None:
+def test_a_tensor_of_another_shape_is_missing_and_not_partly_copied() -> None:
     network = make_vit()
     before = network.embed.weight.detach().clone()
     tensors = make_vit(seed=1).state_dict() | {"embed.weight": torch.zeros(24, 65)}
@@ -145,7 +145,7 @@ def test_a_tensor_of_another_shape_is_missing_and_never_half_copied() -> None:
     assert torch.equal(network.embed.weight, before)
 
 
-def test_weights_that_are_not_what_they_say_are_refused() -> None:
+def test_weights_that_contradict_their_metadata_are_refused() -> None:
     claimed = Inputs.of(("CT",), (4, 4, 8), CROP)
     with pytest.raises(WeightsError, match=r"file: a tensor's shape .* contradicts its metadata"):
         load_into(make_vit(), make_vit().state_dict(), "file", inputs=(claimed, Inputs.of(("CT",), (4, 4, 4), CROP)))

@@ -1,4 +1,4 @@
-"""DICOM folders: what is sorted into which series, what is left out and why, and where the voxels come to lie."""
+"""DICOM folders: how files are grouped into series, what is left out and why, and the position of the voxels."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from voxmim.images.volume import case_name, is_scan, open_image, read_volume
 
 
 def expected_affine(positions: np.ndarray, orientation: tuple[float, ...]) -> np.ndarray:
-    """By the standard's own formula (PS3.3 C.7.6.2.1.1), with world axes turned from LPS to RAS."""
+    """The affine by the formula of the standard (PS3.3 C.7.6.2.1.1), with world axes converted from LPS to RAS."""
     across, down = np.reshape(orientation, (2, 3))
     last, first = positions[-1], positions[0]
     columns = [across * SPACING[0], down * SPACING[1], (last - first) / (len(positions) - 1), first]
     return np.diag([-1, -1, 1, 1]) @ np.vstack([np.stack(columns, axis=1), [0, 0, 0, 1]])
 
 
-def only(folder: Path) -> Series:
+def only_series(folder: Path) -> Series:
     (series,) = find_series(folder)
     return series
 
 
 @pytest.mark.parametrize("orientation", [AXIAL, OBLIQUE])
-def test_slices_in_any_order_of_names_become_a_volume_in_its_place(
+def test_slices_with_names_in_any_order_become_a_volume_at_the_right_position(
     tmp_path: Path, orientation: tuple[float, ...]
 ) -> None:
     array, positions = voxels(12), places(12, orientation=orientation)
@@ -49,7 +49,7 @@ def test_slices_in_any_order_of_names_become_a_volume_in_its_place(
     grid = open_image(tmp_path / "a").grid
     assert grid.shape == array.shape
     np.testing.assert_array_equal(grid.affine, volume.affine)
-    series = only(tmp_path)
+    series = only_series(tmp_path)
     assert series.path == tmp_path / "a" / "scan.one"
     assert case_name(series.path) == "scan.one"
     assert (series.fault, series.notes, series.modality) == (None, (), "CT")
@@ -63,7 +63,7 @@ def test_reading_does_not_change_the_locale(tmp_path: Path) -> None:
     assert locale.setlocale(locale.LC_ALL) == before
 
 
-def test_itk_finds_the_same_world(tmp_path: Path) -> None:
+def test_world_coordinates_agree_with_itk(tmp_path: Path) -> None:
     array = voxels(6)
     files = write_series(tmp_path, array, places(6, orientation=OBLIQUE), OBLIQUE)
     image = sitk.ReadImage([str(file) for file in files])
@@ -93,7 +93,7 @@ def test_each_slice_has_its_own_slope(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_volume(tmp_path).array[0], array * [1, 1.25, 1.5])
 
 
-def test_mixed_series_are_sorted_and_named_without_a_word_of_the_patient(tmp_path: Path) -> None:
+def test_mixed_series_are_separated_and_named_without_patient_data(tmp_path: Path) -> None:
     a, b = voxels(4, seed=1), voxels(5, seed=2)
     write_series(tmp_path, a, uid="1.2.3.4")
     write_series(tmp_path, b, uid="1.2.3.5", names=[f"b{i}" for i in range(5)], t0008_0060="MR")
@@ -109,11 +109,11 @@ def test_mixed_series_are_sorted_and_named_without_a_word_of_the_patient(tmp_pat
         read_volume(tmp_path / "CT-00000000.series")
 
 
-def test_a_folder_is_looked_at_anew_when_it_changes(tmp_path: Path) -> None:
+def test_a_folder_is_read_again_when_it_changes(tmp_path: Path) -> None:
     write_series(tmp_path, voxels(4))
-    assert only(tmp_path).grid.shape == (8, 7, 4)
+    assert only_series(tmp_path).grid.shape == (8, 7, 4)
     (tmp_path / "003.dcm").unlink()
-    assert only(tmp_path).grid.shape == (8, 7, 3)
+    assert only_series(tmp_path).grid.shape == (8, 7, 3)
 
 
 @pytest.mark.parametrize(
@@ -126,48 +126,48 @@ def test_a_folder_is_looked_at_anew_when_it_changes(tmp_path: Path) -> None:
         ([5], "it has one slice only"),
     ],
 )
-def test_gaps_are_reported_with_their_place(tmp_path: Path, heights: list[float], fault: str) -> None:
+def test_gaps_are_reported_with_their_position(tmp_path: Path, heights: list[float], fault: str) -> None:
     write_series(tmp_path, voxels(len(heights)), np.array([[0, 0, height] for height in heights]))
-    assert fault in str(only(tmp_path).fault)
+    assert fault in str(only_series(tmp_path).fault)
     with pytest.raises(ScanError, match=fault):
         read_volume(tmp_path)
     with pytest.raises(ScanError, match=fault):
-        read_volume(only(tmp_path).path)
+        read_volume(only_series(tmp_path).path)
 
 
-def test_rounded_positions_are_even(tmp_path: Path) -> None:
+def test_rounded_positions_count_as_evenly_spaced(tmp_path: Path) -> None:
     heights = np.round(np.arange(10) * 1.0 / 3, 2)
     write_series(tmp_path, voxels(10), np.array([[0, 0, height] for height in heights]))
-    assert only(tmp_path).fault is None
-    assert only(tmp_path).grid.spacing[2] == pytest.approx(1 / 3)
+    assert only_series(tmp_path).fault is None
+    assert only_series(tmp_path).grid.spacing[2] == pytest.approx(1 / 3)
 
 
-def test_duplicate_slices_are_taken_once(tmp_path: Path) -> None:
+def test_duplicate_slices_are_used_once(tmp_path: Path) -> None:
     array = voxels(5)
     write_series(tmp_path / "one", array)
     write_series(tmp_path / "copy", array[:, :, 1:3], places(5)[1:3])
-    series = only(tmp_path)
+    series = only_series(tmp_path)
     assert series.notes == ("2 duplicate slices used once",)
     np.testing.assert_array_equal(read_volume(tmp_path).array[0], array)
 
 
-def test_other_voxels_at_the_same_place_are_refused(tmp_path: Path) -> None:
+def test_different_voxels_at_the_same_position_are_refused(tmp_path: Path) -> None:
     write_series(tmp_path, voxels(5))
     write_series(tmp_path, voxels(5, seed=9), names=[f"late{i}" for i in range(5)])
-    assert "000.dcm and late0 lie at the same place with different voxels" in str(only(tmp_path).fault)
+    assert "000.dcm and late0 lie at the same place with different voxels" in str(only_series(tmp_path).fault)
 
 
 def test_a_tilted_gantry_is_reported_with_its_angle(tmp_path: Path) -> None:
     positions = places(6) + np.arange(6)[:, None] * [0, 2.5 * np.tan(np.radians(12)), 0]
     write_series(tmp_path, voxels(6), positions)
-    assert only(tmp_path).fault == "the gantry was tilted by 12.0 degrees, which shears the volume"
+    assert only_series(tmp_path).fault == "the gantry was tilted by 12.0 degrees, which shears the volume"
 
 
-def test_slices_shifted_aside_are_refused(tmp_path: Path) -> None:
+def test_slices_shifted_sideways_are_refused(tmp_path: Path) -> None:
     positions = places(6)
     positions[3:, 0] += 4
     write_series(tmp_path, voxels(6), positions)
-    assert "shifted against each other, most between 002.dcm and 003.dcm" in str(only(tmp_path).fault)
+    assert "shifted against each other, most between 002.dcm and 003.dcm" in str(only_series(tmp_path).fault)
 
 
 def test_two_orientations_in_one_series_are_two_scans(tmp_path: Path) -> None:
@@ -188,14 +188,16 @@ def test_two_orientations_in_one_series_are_two_scans(tmp_path: Path) -> None:
         ({"t0008_0016": "1.2.840.10008.5.1.4.1.1.7"}, "4 files hold a secondary capture"),
     ],
 )
-def test_what_is_no_scan_is_left_out_and_said_so(tmp_path: Path, tags: dict[str, str], fault: str) -> None:
+def test_localizers_and_secondary_captures_are_left_out_and_reported(
+    tmp_path: Path, tags: dict[str, str], fault: str
+) -> None:
     write_series(tmp_path, voxels(3))
     write_series(tmp_path, voxels(4), uid="1.2.8", names=[f"x{i}" for i in range(4)], **tags)
     sound = [series for series in find_series(tmp_path) if series.fault is None]
     left_out = [series for series in find_series(tmp_path) if series.fault is not None]
     assert [series.grid.shape for series in sound] == [(8, 7, 3)]
     assert [fault in str(series.fault) for series in left_out] == [True]
-    assert read_volume(tmp_path).shape == (8, 7, 3)  # the one that is left needs no name
+    assert read_volume(tmp_path).shape == (8, 7, 3)  # the only series left needs no name
 
 
 @pytest.mark.parametrize(
@@ -207,20 +209,22 @@ def test_what_is_no_scan_is_left_out_and_said_so(tmp_path: Path, tags: dict[str,
         ("PixelSpacing", [0, 0], "does not say where it lies"),
     ],
 )
-def test_slices_without_a_place_are_left_out(tmp_path: Path, tag: str, value: list[float] | None, fault: str) -> None:
+def test_slices_without_a_valid_position_are_left_out(
+    tmp_path: Path, tag: str, value: list[float] | None, fault: str
+) -> None:
     for file in write_series(tmp_path, voxels(3)):
         data = pydicom.dcmread(file)
         setattr(data, tag, value)
         data.save_as(file)
-    assert fault in str(only(tmp_path).fault)
+    assert fault in str(only_series(tmp_path).fault)
 
 
-def test_secondary_as_a_type_of_image_is_no_secondary_capture(tmp_path: Path) -> None:
+def test_the_image_type_secondary_is_not_a_secondary_capture(tmp_path: Path) -> None:
     write_series(tmp_path, voxels(3), t0008_0008="DERIVED\\SECONDARY\\AXIAL")
-    assert only(tmp_path).fault is None
+    assert only_series(tmp_path).fault is None
 
 
-def test_colours_reports_and_damaged_files_are_left_out(tmp_path: Path) -> None:
+def test_colour_images_and_damaged_files_are_left_out(tmp_path: Path) -> None:
     whole = write_series(tmp_path, voxels(4))
     data = pydicom.dcmread(whole[0])
     data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
@@ -236,12 +240,12 @@ def test_colours_reports_and_damaged_files_are_left_out(tmp_path: Path) -> None:
                       "1 file holds no image, or one that cannot be read", "None"]  # fmt: skip
 
 
-def test_frames_of_an_enhanced_file_are_put_in_order_and_rescaled_each(tmp_path: Path) -> None:
+def test_frames_of_an_enhanced_file_are_sorted_and_rescaled_one_by_one(tmp_path: Path) -> None:
     array, positions = voxels(4), places(4)
     order = [2, 0, 3, 1]
     rescale = [(1.0, 0.0), (2.0, -5.0), (0.5, 1.0), (1.5, 0.0)]
     file = write_enhanced(tmp_path / "IM1", array[:, :, order], positions[order], [rescale[index] for index in order])
-    for path in (file, tmp_path, only(tmp_path).path):
+    for path in (file, tmp_path, only_series(tmp_path).path):
         volume = read_volume(path)
         slope, intercept = np.array(rescale).T
         np.testing.assert_allclose(volume.array[0], array * slope + intercept)
@@ -256,19 +260,19 @@ def test_frames_of_an_enhanced_file_are_put_in_order_and_rescaled_each(tmp_path:
         ([0, 1, 1, 2], "several of its frames lie at the same place"),
     ],
 )
-def test_enhanced_frames_that_make_no_volume_are_refused(tmp_path: Path, frames: list[int], fault: str) -> None:
+def test_enhanced_frames_that_do_not_form_a_volume_are_refused(tmp_path: Path, frames: list[int], fault: str) -> None:
     file = write_enhanced(tmp_path / "a.dcm", voxels(4), places(5)[frames])
-    assert fault in str(only(tmp_path).fault)
+    assert fault in str(only_series(tmp_path).fault)
     with pytest.raises(ScanError, match=fault):
         read_volume(file)
 
 
 def test_enhanced_frames_of_two_orientations_are_refused(tmp_path: Path) -> None:
     write_enhanced(tmp_path / "a.dcm", voxels(2), places(2), orientations=[AXIAL, OBLIQUE])
-    assert "1 file holds frames of several orientations" in str(only(tmp_path).fault)
+    assert "1 file holds frames of several orientations" in str(only_series(tmp_path).fault)
 
 
-def test_a_single_slice_is_no_scan(tmp_path: Path) -> None:
+def test_a_single_slice_is_not_a_scan(tmp_path: Path) -> None:
     file, *_ = write_series(tmp_path, voxels(3))
     with pytest.raises(ScanError, match=r"000\.dcm: this is one slice of a series; give its folder"):
         read_volume(file)
@@ -280,7 +284,7 @@ def test_a_folder_without_dicom_is_refused(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
-def test_the_name_of_the_patient_is_nowhere(tmp_path: Path) -> None:
+def test_the_name_of_the_patient_appears_in_no_output(tmp_path: Path) -> None:
     write_series(tmp_path / "fine", voxels(4))
     write_series(tmp_path / "gap", voxels(3), places(4)[[0, 1, 3]], uid="1.2.5")
     write_series(tmp_path / "scout", voxels(3), uid="1.2.6", t0008_0008="ORIGINAL\\PRIMARY\\LOCALIZER")
@@ -297,25 +301,25 @@ def test_the_name_of_the_patient_is_nowhere(tmp_path: Path) -> None:
         "    try:\n        print(read_volume(series.path))\n"
         "    except Exception as error:\n        print(repr(error))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.count("Series(") == 5
-    assert "Quisling" not in done.stdout + done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.count("Series(") == 5
+    assert "Quisling" not in process.stdout + process.stderr
     assert logging.root.manager.disable == logging.NOTSET
     assert PATIENT.encode() in cut
 
 
-@pytest.mark.parametrize("behind", [b"\0" * 3, b"\0" * 512, b"\xff" * 7, b"<html>moved</html>"])
+@pytest.mark.parametrize("trailing", [b"\0" * 3, b"\0" * 512, b"\xff" * 7, b"<html>moved</html>"])
 @pytest.mark.parametrize("compress", [False, True])
-def test_bytes_behind_the_last_element_are_ignored(tmp_path: Path, compress: bool, behind: bytes) -> None:
+def test_bytes_after_the_last_element_are_ignored(tmp_path: Path, compress: bool, trailing: bytes) -> None:
     array = voxels(4)
     for file in write_series(tmp_path, array, compress=compress):
-        file.write_bytes(file.read_bytes() + behind)
+        file.write_bytes(file.read_bytes() + trailing)
     np.testing.assert_array_equal(read_volume(tmp_path).array[0], array)
 
 
 @pytest.mark.parametrize("ending", ["", ".dcm", ".IMA"])
 @pytest.mark.parametrize("implicit", [True, False])
-def test_files_without_preamble_are_read(tmp_path: Path, implicit: bool, ending: str) -> None:
+def test_files_without_a_preamble_are_read(tmp_path: Path, implicit: bool, ending: str) -> None:
     array = voxels(4)
     for file in write_series(tmp_path / "whole", array):
         data, bare = pydicom.dcmread(file), tmp_path / "bare" / f"{file.stem}{ending}"
@@ -327,15 +331,15 @@ def test_files_without_preamble_are_read(tmp_path: Path, implicit: bool, ending:
 
 
 @pytest.mark.parametrize(("step", "digits"), [(0.625, 1), (0.625, 2), (0.3125, 2), (1 / 3, 2), (2.0049, 1)])
-def test_positions_rounded_by_an_export_are_even(tmp_path: Path, step: float, digits: int) -> None:
+def test_positions_rounded_by_an_export_count_as_evenly_spaced(tmp_path: Path, step: float, digits: int) -> None:
     positions = np.round(places(40, step), digits)
     write_series(tmp_path, voxels(40), positions)
-    assert only(tmp_path).fault is None
-    assert only(tmp_path).grid.spacing[2] == pytest.approx(step, abs=10**-digits / 39 * 1.01)
+    assert only_series(tmp_path).fault is None
+    assert only_series(tmp_path).grid.spacing[2] == pytest.approx(step, abs=10**-digits / 39 * 1.01)
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
-def test_slices_of_other_compressions_are_decoded(tmp_path: Path, syntax: str) -> None:
+def test_slices_with_other_compressions_are_decoded(tmp_path: Path, syntax: str) -> None:
     array = voxels(3, columns=16, rows=16)
     for file in write_series(tmp_path, array):
         data = pydicom.dcmread(file)
@@ -356,7 +360,7 @@ def test_enhanced_frames_in_lossless_jpeg_are_decoded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").array[0], array)
 
 
-def test_threads_that_read_at_once_leave_the_logging_as_it_was(tmp_path: Path) -> None:
+def test_concurrent_reads_do_not_change_logging(tmp_path: Path) -> None:
     first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
 
     def first() -> None:

@@ -1,4 +1,4 @@
-"""DICOM segmentations that voxmim writes: read by highdicom and by SimpleITK, they equal the label map as NIfTI."""
+"""DICOM segmentations written by voxmim equal the NIfTI label map when highdicom or SimpleITK reads them."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ def test_highdicom_and_simpleitk_read_the_label_map(tmp_path: Path, kind: str) -
     nifti = sitk.ReadImage(tmp_path / "a.nii.gz")
 
     volume = highdicom.seg.segread(tmp_path / "a.dcm").get_volume(combine_segments=True)
-    found = np.zeros_like(LABELS)
+    labels = np.zeros_like(LABELS)
     for at in np.argwhere(volume.array):
         place = LPS_TO_RAS @ volume.affine @ [*at, 1]
         x, y, z = np.rint((np.linalg.inv(affine) @ place)[:3]).astype(int)
-        found[x, y, z] = volume.array[tuple(at)]
-    np.testing.assert_array_equal(found, LABELS)
+        labels[x, y, z] = volume.array[tuple(at)]
+    np.testing.assert_array_equal(labels, LABELS)
 
     frames = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "a.dcm"))
-    found = np.zeros_like(LABELS)
+    labels = np.zeros_like(LABELS)
     for frame, group in zip(frames, pydicom.dcmread(tmp_path / "a.dcm").PerFrameFunctionalGroupsSequence, strict=True):
         _, _, z = nifti.TransformPhysicalPointToIndex(group.PlanePositionSequence[0].ImagePositionPatient)
-        found[..., z][frame.T > 0] = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-    np.testing.assert_array_equal(found, sitk.GetArrayFromImage(nifti).transpose(2, 1, 0))
+        labels[..., z][frame.T > 0] = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+    np.testing.assert_array_equal(labels, sitk.GetArrayFromImage(nifti).transpose(2, 1, 0))
 
 
-def test_it_refers_to_its_series_and_names_and_colours_its_segments(tmp_path: Path) -> None:
+def test_a_segmentation_references_its_series_and_names_and_colours_its_segments(tmp_path: Path) -> None:
     scan = series(tmp_path / "scan", "axial")
     write_segmentation(tmp_path / "a.dcm", scan, LABELS, NAMES)
     data, source = pydicom.dcmread(tmp_path / "a.dcm"), pydicom.dcmread(scan / "000.dcm")
@@ -66,13 +66,13 @@ def test_it_refers_to_its_series_and_names_and_colours_its_segments(tmp_path: Pa
     assert {segment.SegmentAlgorithmType for segment in data.SegmentSequence} == {"AUTOMATIC"}
 
 
-def test_a_label_map_without_labels_is_written_too(tmp_path: Path) -> None:
+def test_an_empty_label_map_is_written(tmp_path: Path) -> None:
     scan = series(tmp_path / "scan", "axial")
     write_segmentation(tmp_path / "a.dcm", scan, LABELS * 0, NAMES)
     assert not highdicom.seg.segread(tmp_path / "a.dcm").get_volume(combine_segments=True).array.any()
 
 
-def test_a_series_without_frame_of_reference_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_series_without_frame_of_reference_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
     scan = series(tmp_path / "scan", "axial")
     for file in scan.iterdir():
         data = pydicom.dcmread(file)
@@ -83,7 +83,7 @@ def test_a_series_without_frame_of_reference_is_refused_and_leaves_nothing(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["scan"]
 
 
-def test_a_file_of_many_frames_is_refused(tmp_path: Path) -> None:
+def test_a_multi_frame_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "scan").mkdir()
     write_enhanced(tmp_path / "scan" / "a.dcm", voxels(6), places(6))
     with pytest.raises(ScanError, match="for a file of many frames no DICOM segmentation is written"):

@@ -1,4 +1,4 @@
-"""The judgement of slices' positions, against positions made on purpose."""
+"""Checks of slice positions, on generated positions."""
 
 from __future__ import annotations
 
@@ -9,45 +9,47 @@ from hypothesis import strategies as st
 
 from voxmim.images.formats.dicom_stack import stack
 
-TURNED = np.array([[0.8, 0.6, 0.0], [-0.48, 0.64, 0.6], [0.36, -0.48, 0.8]])  # rows: across, down, normal
+AXES = np.array(
+    [[0.8, 0.6, 0.0], [-0.48, 0.64, 0.6], [0.36, -0.48, 0.8]]
+)  # rows: row direction, column direction, normal
 
 
-def at(heights: np.ndarray, aside: np.ndarray | None = None) -> np.ndarray:
-    """(N, 3) positions over a turned slice; `aside` (N, 2) within it."""
-    flat = np.zeros((len(heights), 2)) if aside is None else aside
-    return np.column_stack([flat, heights]) @ TURNED + [100, -50, 7]
+def at(heights: np.ndarray, in_plane: np.ndarray | None = None) -> np.ndarray:
+    """(N, 3) positions along the normal of a rotated slice; `in_plane` (N, 2) shifts within it."""
+    flat = np.zeros((len(heights), 2)) if in_plane is None else in_plane
+    return np.column_stack([flat, heights]) @ AXES + [100, -50, 7]
 
 
 @given(st.integers(2, 40), st.floats(0.1, 10), st.integers(0, 2**32 - 1))
-def test_even_slices_are_ordered_whatever_their_order(count: int, spacing: float, seed: int) -> None:
+def test_evenly_spaced_slices_are_sorted(count: int, spacing: float, seed: int) -> None:
     shuffled = np.random.default_rng(seed).permutation(count)
-    found = stack(at(shuffled * spacing), TURNED[2], 1.0)
-    assert found.fault is None
-    assert [shuffled[index] for index in found.order] == list(range(count))
-    assert found.spacing == pytest.approx(spacing)
+    result = stack(at(shuffled * spacing), AXES[2], 1.0)
+    assert result.fault is None
+    assert [shuffled[index] for index in result.order] == list(range(count))
+    assert result.spacing == pytest.approx(spacing)
 
 
 @given(st.integers(6, 40), st.floats(0.1, 10), st.data())
-def test_a_slice_taken_out_is_missed_where_it_was(count: int, spacing: float, data: st.DataObject) -> None:
-    gone = data.draw(st.integers(1, count - 2))
-    found = stack(at(np.delete(np.arange(count), gone) * spacing), TURNED[2], 1.0)
-    assert found.fault is not None
-    assert found.fault.startswith(f"1 of {count} slices is missing")
-    assert found.where == (gone - 1, gone)
+def test_a_missing_slice_is_reported_with_its_position(count: int, spacing: float, data: st.DataObject) -> None:
+    missing = data.draw(st.integers(1, count - 2))
+    result = stack(at(np.delete(np.arange(count), missing) * spacing), AXES[2], 1.0)
+    assert result.fault is not None
+    assert result.fault.startswith(f"1 of {count} slices is missing")
+    assert result.where == (missing - 1, missing)
 
 
 @given(st.integers(2, 20), st.integers(0, 19), st.floats(0.1, 10))
-def test_a_duplicate_is_named_with_its_twin(count: int, twin: int, spacing: float) -> None:
-    twin %= count
-    found = stack(at(np.append(np.arange(count), twin) * spacing), TURNED[2], 1.0)
-    assert found.fault is None
-    assert found.duplicates == ((twin, count),)
-    assert found.order == tuple(range(count))
+def test_a_duplicate_is_reported_with_its_original(count: int, original: int, spacing: float) -> None:
+    original %= count
+    result = stack(at(np.append(np.arange(count), original) * spacing), AXES[2], 1.0)
+    assert result.fault is None
+    assert result.duplicates == ((original, count),)
+    assert result.order == tuple(range(count))
 
 
 @given(st.integers(2, 40), st.floats(1, 30), st.floats(0, 2 * np.pi))
-def test_a_tilt_is_measured(count: int, angle: float, towards: float) -> None:
+def test_the_gantry_tilt_is_measured(count: int, angle: float, direction: float) -> None:
     heights = 5.0 * np.arange(count)
-    aside = np.outer(heights * np.tan(np.radians(angle)), [np.cos(towards), np.sin(towards)])
-    found = stack(at(heights, aside), TURNED[2], 0.1)
-    assert found.fault == f"the gantry was tilted by {angle:.1f} degrees, which shears the volume"
+    in_plane = np.outer(heights * np.tan(np.radians(angle)), [np.cos(direction), np.sin(direction)])
+    result = stack(at(heights, in_plane), AXES[2], 0.1)
+    assert result.fault == f"the gantry was tilted by {angle:.1f} degrees, which shears the volume"

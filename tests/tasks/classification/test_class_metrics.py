@@ -13,7 +13,7 @@ from voxmim.tasks.classification.metrics import auroc, balanced_accuracy, summar
 
 
 def drawn(seed: int, cases: int, classes: int, coarse: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Classes, each there at least twice, and probabilities that know something of them; coarse ones have ties."""
+    """Classes, each at least twice, and informative probabilities; rounded ones have ties."""
     rng = np.random.default_rng(seed)
     truth = np.concatenate([np.repeat(np.arange(classes), 2), rng.integers(classes, size=cases - 2 * classes)])
     logits = rng.normal(size=(cases, classes)) + np.eye(classes)[truth]
@@ -22,7 +22,7 @@ def drawn(seed: int, cases: int, classes: int, coarse: bool = False) -> tuple[np
 
 
 def pairwise(truth: np.ndarray, score: np.ndarray) -> float:
-    """AUROC of class 1 by its meaning: over all pairs of a positive and a negative, who is ahead; a tie is half."""
+    """AUROC of class 1 by definition: the fraction of positive-negative pairs in the right order; ties count half."""
     pairs = list(product(score[truth == 1], score[truth == 0]))
     return sum(1.0 if p > n else 0.5 if p == n else 0.0 for p, n in pairs) / len(pairs)
 
@@ -39,14 +39,14 @@ def test_auroc_of_two_classes_is_the_fraction_of_pairs_in_order(seed: int, cases
 
 @given(st.integers(0, 10**6), st.integers(3, 5))
 @settings(max_examples=20)
-def test_auroc_of_several_classes_is_scikit_learns_macro_mean_of_one_against_the_rest(seed: int, classes: int) -> None:
+def test_auroc_of_several_classes_agrees_with_scikit_learns_macro_one_vs_rest(seed: int, classes: int) -> None:
     truth, given = drawn(seed, 40, classes)
     expected = roc_auc_score(truth, given, multi_class="ovr", average="macro")
     assert auroc(truth, given) == pytest.approx(expected)
     assert balanced_accuracy(truth, given.argmax(1)) == pytest.approx(balanced_accuracy_score(truth, given.argmax(1)))
 
 
-def test_perfect_reversed_and_blind_scores() -> None:
+def test_auroc_of_perfect_reversed_and_constant_scores() -> None:
     truth = np.array([0, 0, 1, 1])
     score = np.array([0.1, 0.2, 0.8, 0.9])
     both = np.stack([1 - score, score], axis=1)
@@ -56,7 +56,7 @@ def test_perfect_reversed_and_blind_scores() -> None:
     assert np.isnan(auroc(np.zeros(4, dtype=int), both))
 
 
-def test_many_draws_at_once_are_each_on_their_own() -> None:
+def test_auroc_of_many_draws_agrees_with_each_draw_alone() -> None:
     truth, given = drawn(3, 20, 3, coarse=True)
     many = np.stack([given, given[::-1], np.roll(given, 1, axis=0)])
     assert auroc(truth, many) == pytest.approx([float(auroc(truth, one)) for one in many])
@@ -85,7 +85,7 @@ def test_a_summary_agrees_with_scikit_learn() -> None:
     assert json.loads(json.dumps(result)) == result
 
 
-def test_intervals_are_those_of_a_plain_stratified_bootstrap() -> None:
+def test_intervals_agree_with_a_plain_stratified_bootstrap() -> None:
     truth, given = drawn(7, 40, 2)
     names = [str(i) for i in range(40)]
     result = summarise(["n", "p"], {n: "np"[k] for n, k in zip(names, truth, strict=True)},
@@ -101,7 +101,7 @@ def test_intervals_are_those_of_a_plain_stratified_bootstrap() -> None:
         assert result[key]["ci95"][0] < result[key]["value"] < result[key]["ci95"][1]
 
 
-def test_what_is_not_there_is_not_counted() -> None:
+def test_missing_classes_are_not_counted() -> None:
     given = {"x": np.array([0.2, 0.7, 0.1]), "y": np.array([0.9, 0.1, 0.0])}
     result = summarise(["a", "b", "c"], {"x": "a", "y": "a"}, given)
     assert result["auroc"] == {"value": None, "ci95": None, "chance": 0.5}

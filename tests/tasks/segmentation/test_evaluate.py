@@ -27,7 +27,7 @@ SCORES = {"dice", "hd95_mm", "nsd", "ci95"}
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A folder that has the name of a segmentor's weights in it, for the stand-in to be put in their place."""
+    """A folder with an empty weights file, for the fake segmentor."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "segmentor.safetensors").write_bytes(b"")
     return tmp_path / "run"
@@ -44,7 +44,7 @@ def test_a_perfect_segmentor_scores_perfectly(tiny: Tiny, run: Path, fake_segmen
 def test_a_segmentor_is_scored_in_the_scans_own_geometry(
     tmp_path: Path, run: Path, tiny_source: Maker, fake_segmentor: Fake
 ) -> None:
-    """Flipped, tilted, anisotropic scans; one label is perfect, and of the other nothing is found."""
+    """Flipped, tilted, anisotropic scans; one label is predicted perfectly, the other not at all."""
     tilt = np.array([[-0.96, 0, 0.28], [0, 1, 0], [-0.28, 0, -0.96]])
     affine = np.eye(4)
     affine[:3, :3] = tilt * (1.5, 1.0, 2.5)
@@ -58,8 +58,8 @@ def test_a_segmentor_is_scored_in_the_scans_own_geometry(
     assert result["mean"]["dice"] == 0.5
 
 
-def renamed(source: Path, numbers: dict[int, int], labels: dict[str, int]) -> Path:
-    """The source with other numbers of its labels."""
+def with_other_label_values(source: Path, numbers: dict[int, int], labels: dict[str, int]) -> Path:
+    """The source with other label values."""
     for file in (source / "labelsTr").iterdir():
         volume = read_volume(file)
         array = np.zeros_like(volume.array)
@@ -71,18 +71,20 @@ def renamed(source: Path, numbers: dict[int, int], labels: dict[str, int]) -> Pa
     return source
 
 
-def test_labels_of_other_numbers_are_matched_by_name(run: Path, tiny_source: Maker, fake_segmentor: Fake) -> None:
-    source = renamed(tiny_source(cases=2, splits={"test": ["case_0", "case_1"]}), {1: 7, 2: 1}, {"bone": 7, "Fat": 1})
+def test_labels_with_other_values_are_matched_by_name(run: Path, tiny_source: Maker, fake_segmentor: Fake) -> None:
+    source = with_other_label_values(
+        tiny_source(cases=2, splits={"test": ["case_0", "case_1"]}), {1: 7, 2: 1}, {"bone": 7, "Fat": 1}
+    )
     fake_segmentor()
     result = evaluate(run, source)
     assert [scores["dice"] for scores in result["labels"].values()] == [1.0, 1.0]
 
 
-def test_a_label_that_was_never_learned_stands_in_the_table_as_such(
+def test_a_label_that_was_not_learned_is_marked_in_the_table(
     run: Path, tiny_source: Maker, fake_segmentor: Fake
 ) -> None:
     labels = {"bone": 1, "muscle": 2}
-    source = renamed(tiny_source(cases=2, splits={"test": ["case_0", "case_1"]}), {1: 1, 2: 2}, labels)
+    source = with_other_label_values(tiny_source(cases=2, splits={"test": ["case_0", "case_1"]}), {1: 1, 2: 2}, labels)
     fake_segmentor()
     result = evaluate(run, source)
     assert (list(result["labels"]), result["not_learned"], result["not_scored"]) == (["bone"], ["muscle"], ["fat"])
@@ -92,7 +94,7 @@ def test_a_label_that_was_never_learned_stands_in_the_table_as_such(
 
 
 @pytest.mark.parametrize(("fat", "below"), [(0.65, "fat"), (0.5, "mean, fat"), (0.75, "")])
-def test_the_table_says_where_the_prior_is_not_reached(fat: float, below: str) -> None:
+def test_the_table_marks_labels_below_the_prior(fat: float, below: str) -> None:
     def figures(bone: float, fat: float) -> dict[str, Any]:
         means = {"mean": (bone + fat) / 2, "bone": bone, "fat": fat}
         mean, *labels = ({"dice": dice, "hd95_mm": None, "nsd": None, "ci95": None} for dice in means.values())
@@ -107,7 +109,9 @@ def test_the_table_says_where_the_prior_is_not_reached(fat: float, below: str) -
 def test_labels_that_the_segmentor_does_not_know_are_refused(
     run: Path, tiny_source: Maker, fake_segmentor: Fake
 ) -> None:
-    source = renamed(tiny_source(cases=2, splits={"test": ["case_0"]}), {1: 1, 2: 2}, {"liver": 1, "spleen": 2})
+    source = with_other_label_values(
+        tiny_source(cases=2, splits={"test": ["case_0"]}), {1: 1, 2: 2}, {"liver": 1, "spleen": 2}
+    )
     fake_segmentor()
     with pytest.raises(StoreError, match=r"none of its labels \(liver, spleen\) is one that the segmentor knows"):
         evaluate(run, source)
@@ -117,7 +121,7 @@ def test_labels_that_the_segmentor_does_not_know_are_refused(
 def test_channels_in_another_order_are_matched_by_name(
     run: Path, tiny_source: Maker, fake_segmentor: Fake, exchanged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second channel is noise, and the segmentor looks at the first one."""
+    """The second channel is noise, and the segmentor uses the first one."""
     source = tiny_source(cases=2, splits={"test": ["case_0", "case_1"]})
     for file in (source / "imagesTr").iterdir():
         volume = read_volume(file)
@@ -138,20 +142,22 @@ def test_other_channels_are_refused(run: Path, tiny_source: Maker, fake_segmento
         evaluate(run, tiny_source(cases=2, splits={"test": ["case_0", "case_1"]}))
 
 
-def test_the_prior_is_scored_beside(tiny_runs: TinyRuns) -> None:
+def test_the_prior_is_scored_too(tiny_runs: TinyRuns) -> None:
     result = evaluate(tiny_runs.finetune, tiny_runs.store)
     prior = PositionPrior.load(tiny_runs.finetune / "prior.npz")
     store = Store(tiny_runs.store)
     for case in result["prior"]["cases"]:
         entry = store.cases[case["case"]]
         scan = prepare_scan(entry.image, store.preparation)
-        low = np.rint(scan.grid.affine[:3, 3]).astype(int)  # the source lies in RAS at 1 mm: index and world are one
-        guess = np.zeros(scan.original.shape, dtype=np.uint8)
-        guess[tuple(slice(a, a + n) for a, n in zip(low, entry.shape, strict=True))] = prior.predict(entry.shape)
+        low = np.rint(scan.grid.affine[:3, 3]).astype(
+            int
+        )  # the source is in RAS at 1 mm, so indices equal world coordinates
+        predicted = np.zeros(scan.original.shape, dtype=np.uint8)
+        predicted[tuple(slice(a, a + n) for a, n in zip(low, entry.shape, strict=True))] = prior.predict(entry.shape)
         assert entry.label is not None
         reference = read_volume(entry.label).array[0]
         for value, name in store.labels.items():
-            a, b = guess == value, reference == value
+            a, b = predicted == value, reference == value
             assert case["dice"][name] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
     assert result["prior"]["mean"]["dice"] > 0.2
 
@@ -161,7 +167,7 @@ def test_without_a_prior_none_is_reported(tiny: Tiny, run: Path, fake_segmentor:
     assert "prior" not in evaluate(run, tiny.store)
 
 
-def test_a_folder_gives_the_same_figures_as_its_store(tiny_runs: TinyRuns) -> None:
+def test_a_folder_gives_the_same_metrics_as_its_store(tiny_runs: TinyRuns) -> None:
     of_store = evaluate(tiny_runs.finetune, tiny_runs.store)
     of_folder = evaluate(tiny_runs.finetune, tiny_runs.source)
     assert of_folder.pop("data") != of_store.pop("data")
@@ -173,16 +179,16 @@ def test_the_requested_split_is_scored(
     tiny: Tiny, run: Path, fake_segmentor: Fake, split: str, cases: list[int]
 ) -> None:
     fake_segmentor()
-    told: list[tuple[int, int]] = []
-    result = evaluate(run, tiny.store, split, on_case=lambda done, of: told.append((done, of)))
+    progress: list[tuple[int, int]] = []
+    result = evaluate(run, tiny.store, split, on_case=lambda done, of: progress.append((done, of)))
     assert [case["case"] for case in result["cases"]] == [f"case_{i}" for i in cases]
-    assert told == [(done, len(cases)) for done in range(len(cases) + 1)]
+    assert progress == [(done, len(cases)) for done in range(len(cases) + 1)]
 
 
-# What is written
+# Written files
 
 
-def test_the_json_has_the_documented_form(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_the_json_has_the_documented_structure(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     run = shutil.copytree(tiny_runs.finetune, tmp_path / "run")
     result = api.evaluate(run, tiny_runs.store, "val", 3.0, json_file=tmp_path / "deep" / "result.json")
     written = json.loads((tmp_path / "deep" / "result.json").read_text())
@@ -222,12 +228,12 @@ def test_the_csv_has_a_row_per_case_and_label(
     assert rows[0] == ["case", "label", "dice", "hd95_mm", "nsd"]
     assert [row[:2] for row in rows[1:]] == [[f"case_{i}", label] for i in range(3) for label in ("bone", "fat")]
     assert [float(row[2]) for row in rows[1::2]] == [1.0, 1.0, 1.0]
-    assert rows[4][2:] == ["", "", ""]  # fat, in neither label map of case_1, is not counted
+    assert rows[4][2:] == ["", "", ""]  # fat is in neither label map of case_1 and not counted
     assert rows[2][2] == "0.0"
 
 
 @pytest.mark.parametrize("seed", [3, 4])
-def test_a_split_that_has_to_be_drawn_is_the_trainings_own(
+def test_a_drawn_split_is_that_of_the_training(
     tiny_source: Maker, tmp_path: Path, run: Path, fake_segmentor: Fake, seed: int
 ) -> None:
     source = tiny_source(cases=8)
@@ -241,7 +247,7 @@ def test_a_split_that_has_to_be_drawn_is_the_trainings_own(
         assert len(evaluate(run, data, "all")["cases"]) == 8
 
 
-# What is refused
+# Refused input
 
 
 def test_a_split_without_labelled_cases_is_refused(tmp_path: Path, run: Path, tiny_source: Maker,
@@ -255,7 +261,7 @@ def test_a_split_without_labelled_cases_is_refused(tmp_path: Path, run: Path, ti
 
 
 @pytest.mark.parametrize("folder", ["imagesTr", "labelsTr"])
-def test_a_source_file_that_is_gone_is_named(
+def test_a_missing_source_file_is_named(
     tmp_path: Path,
     run: Path,
     tiny_source: Maker,

@@ -28,7 +28,7 @@ def predict_probabilities(network: nn.Module, image: Tensor, crop: Triple, overl
 
 
 class Brightness(nn.Module):
-    """Logits that follow from each voxel's own intensity: windows cannot disagree."""
+    """Logits that depend only on the intensity of each voxel, so that all windows agree."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Brightness(nn.Module):
 
 
 class Middle(nn.Module):
-    """Sure of label 1 in the middle of its window, and of the background near its faces."""
+    """Predicts label 1 in the middle of its window and background near its faces."""
 
     def __init__(self, margin: int) -> None:
         super().__init__()
@@ -54,20 +54,20 @@ class Middle(nn.Module):
 
 @given(shape=st.tuples(sizes, sizes, sizes), overlap=st.sampled_from([0.0, 0.25, 0.5, 0.75]))
 @settings(deadline=None, max_examples=20)
-def test_windows_give_the_same_as_the_volume_at_once(shape: tuple[int, int, int], overlap: float) -> None:
-    """Scans larger than the window, smaller, and both along different axes."""
+def test_windows_give_the_same_result_as_the_whole_volume(shape: tuple[int, int, int], overlap: float) -> None:
+    """Scans larger than the window, smaller, and larger along some axes only."""
     image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(sum(shape)))
     network = Brightness()
     with torch.no_grad():
         direct = network(image[None])[0].softmax(0)
-    found = predict_probabilities(network, image, (8, 12, 10), overlap, "32")
-    torch.testing.assert_close(found, direct)
+    probabilities = predict_probabilities(network, image, (8, 12, 10), overlap, "32")
+    torch.testing.assert_close(probabilities, direct)
 
 
 @given(shape=st.tuples(sizes, sizes, sizes), overlap=st.sampled_from([0.0, 0.25, 0.5]), seed=st.integers(0, 9))
 @settings(deadline=None, max_examples=20)
-def test_windows_and_weights_are_those_of_monai(shape: tuple[int, int, int], overlap: float, seed: int) -> None:
-    """On a network whose answer depends on where its window lies."""
+def test_windows_and_weights_agree_with_monai(shape: tuple[int, int, int], overlap: float, seed: int) -> None:
+    """With a network whose output depends on the position in its window."""
     image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
     place = torch.linspace(0, 1, 8 * 6 * 7).reshape(1, 1, 8, 6, 7)
 
@@ -80,97 +80,95 @@ def test_windows_and_weights_are_those_of_monai(shape: tuple[int, int, int], ove
         expected = sliding_window_inference(
             image[None], (8, 6, 7), 1, lambda crops: network(crops).softmax(1), overlap, "gaussian"
         )[0]
-    found = predict_probabilities(network, image, (8, 6, 7), overlap, "32")
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    probabilities = predict_probabilities(network, image, (8, 6, 7), overlap, "32")
+    torch.testing.assert_close(probabilities, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 2.0, 1.3), (3.1, 0.6, 2.2)])
 @pytest.mark.parametrize("regions", [{}, {"both": (1, 2), "second": (2,)}])
-def test_a_label_map_from_slabs_is_that_of_the_complete_volume(
+def test_a_label_map_from_slabs_equals_that_of_the_complete_volume(
     spacing: tuple[float, float, float], regions: dict[str, tuple[int, ...]]
 ) -> None:
-    """On a grid of other voxel sizes whose axes are turned."""
+    """On a grid with other voxel sizes and axes."""
     structures = Structures({1: "a", 2: "b"}, regions, (0, 1, 2))
     generator = torch.Generator().manual_seed(1)
     full = torch.rand(len(regions) or 3, 12, 30, 9, generator=generator)
     slabs = [(0, full[:, :, :11]), (11, full[:, :, 11:13]), (13, full[:, :, 13:])]
     grid = Grid((12, 30, 9), np.diag([1.5, 1.0, 2.0, 1.0]))
-    turned = np.array([[0, 0, -spacing[2], 17.0], [spacing[0], 0, 0, -2.0], [0, spacing[1], 0, 1.0], [0, 0, 0, 1]])
-    original = Grid((round(33 / spacing[0]), round(17 / spacing[1]), round(20 / spacing[2])), turned)
-    found = original_label_map(iter(slabs), grid, original, structures)
+    affine = np.array([[0, 0, -spacing[2], 17.0], [spacing[0], 0, 0, -2.0], [0, spacing[1], 0, 1.0], [0, 0, 0, 1]])
+    original = Grid((round(33 / spacing[0]), round(17 / spacing[1]), round(20 / spacing[2])), affine)
+    label_map = original_label_map(iter(slabs), grid, original, structures)
     if regions:
         expected = structures.decide(resample_probabilities(full.numpy(), grid, original, None))
     else:
         expected = resample_to_label_map(full.numpy(), grid, original)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(label_map, expected)
 
 
 def test_memory_does_not_grow_with_the_length_of_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = []
+    sizes = []
     zeros = torch.zeros
-    monkeypatch.setattr(torch, "zeros", lambda *size, **how: held.append(math.prod(size)) or zeros(*size, **how))
+    monkeypatch.setattr(torch, "zeros", lambda *size, **how: sizes.append(math.prod(size)) or zeros(*size, **how))
     slabs = list(predict_slabs(Brightness(), torch.rand(1, 200, 8, 8), (8, 8, 8), 0.5, "32"))
-    assert max(held) == 3 * 8 * 8 * 8
+    assert max(sizes) == 3 * 8 * 8 * 8
     assert [start for start, _ in slabs] == list(range(0, 196, 4))
     assert sum(slab.shape[1] for _, slab in slabs) == 200
 
 
-def test_every_window_has_the_size_that_the_network_was_trained_on() -> None:
+def test_every_window_has_the_size_of_the_training_crops() -> None:
     shapes = set()
 
-    class Look(Brightness):
+    class RecordShapes(Brightness):
         def forward(self, volume: Tensor) -> Tensor:
             shapes.add(tuple(volume.shape[1:]))
             return super().forward(volume)
 
-    predict_probabilities(Look(), torch.rand(2, 5, 30, 17), (8, 12, 16), 0.25, "32")
+    predict_probabilities(RecordShapes(), torch.rand(2, 5, 30, 17), (8, 12, 16), 0.25, "32")
     assert shapes == {(2, 8, 12, 16)}
 
 
 @pytest.mark.parametrize("together", [1, 5, 24])
-def test_windows_without_contrast_are_computed_once_for_each_value(
-    together: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Air of two kinds around a body in channel 0, and an empty channel 1: the same labels from far fewer windows."""
+def test_constant_windows_are_computed_once_per_value(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Air of two values around a body in channel 0, and an empty channel 1: the same labels from far fewer windows."""
     image = torch.zeros(2, 48, 16, 16)
     image[0, 32:] = 0.5
     image[0, 20:26] = torch.rand(6, 16, 16, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(inference, "BATCH_VOXELS", together * 8**3)
-    seen = []
+    batches = []
 
     class Count(Brightness):
         def forward(self, volume: Tensor) -> Tensor:
-            seen.append(len(volume))
+            batches.append(len(volume))
             return super().forward(volume)
 
-    found = predict_probabilities(Count(), image, (8, 8, 8), 0.0, "32")
+    probabilities = predict_probabilities(Count(), image, (8, 8, 8), 0.0, "32")
     with torch.no_grad():
-        torch.testing.assert_close(found, Brightness()(image[None])[0].softmax(0))
-    assert sum(seen) == 10  # of 24 windows: 8 that hold body, one of each kind of air
-    assert max(seen) <= together
+        torch.testing.assert_close(probabilities, Brightness()(image[None])[0].softmax(0))
+    assert sum(batches) == 10  # of 24 windows: 8 with body, and one for each value of air
+    assert max(batches) <= together
 
 
-def test_a_voxel_is_labelled_by_the_windows_that_have_it_near_their_middle() -> None:
+def test_predictions_near_the_middle_of_a_window_have_the_largest_weight() -> None:
     image = torch.zeros(1, 24, 8, 8)
-    shares = predict_probabilities(Middle(2), image, (8, 8, 8), 0.5, "32")[1, :, 4, 4]
-    # Windows start at 0, 4, 8, ...: past the first one each voxel is inside for one window and at the face for another.
-    # A plain mean would give both the same say.
-    assert shares[2:22].min() > 0.7
-    assert shares[:2].max() < 0.01
+    probabilities = predict_probabilities(Middle(2), image, (8, 8, 8), 0.5, "32")[1, :, 4, 4]
+    # Windows start at 0, 4, 8, ...: after the first, each voxel is inside one window and near the face of another.
+    # A plain mean would weight both equally.
+    assert probabilities[2:22].min() > 0.7
+    assert probabilities[:2].max() < 0.01
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16", "16"])
 def test_probabilities_sum_to_one(tiny_runs: TinyRuns, precision: str) -> None:
     network, _ = load_segmentor(tiny_runs.finetune)
-    found = predict_probabilities(network, torch.rand(1, 15, 9, 17), (12, 12, 12), 0.5, precision)
-    assert found.shape == (3, 15, 9, 17)
-    assert found.dtype == torch.float32
-    assert not found.requires_grad
-    assert float(found.min()) >= 0
-    torch.testing.assert_close(found.sum(0), torch.ones(15, 9, 17))
+    probabilities = predict_probabilities(network, torch.rand(1, 15, 9, 17), (12, 12, 12), 0.5, precision)
+    assert probabilities.shape == (3, 15, 9, 17)
+    assert probabilities.dtype == torch.float32
+    assert not probabilities.requires_grad
+    assert float(probabilities.min()) >= 0
+    torch.testing.assert_close(probabilities.sum(0), torch.ones(15, 9, 17))
 
 
-def test_half_precision_is_close_to_full_and_left_where_it_is_slow(
+def test_half_precision_is_close_to_full_and_not_used_where_it_is_slow(
     tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, _ = load_segmentor(tiny_runs.finetune)
@@ -196,8 +194,8 @@ def test_the_half_precision_sums_of_large_scans_are_close_to_full(
     torch.testing.assert_close(half, full, rtol=0, atol=2e-3)
 
 
-def test_bands_of_intensity_are_labelled() -> None:
-    """The stand-in for a segmentor that other tests rely on."""
+def test_the_fake_segmentor_labels_intensity_bands() -> None:
+    """The fake segmentor that other tests use."""
     image = torch.tensor([0.0, 0.2, 0.3, 0.5, 0.7, 1.0]).reshape(1, 6, 1, 1)
-    found = predict_probabilities(ByIntensity(TINY_BANDS), image, (4, 4, 4), 0.25, "32").argmax(0)
-    np.testing.assert_array_equal(found.flatten(), [0, 2, 2, 0, 1, 1])
+    labels = predict_probabilities(ByIntensity(TINY_BANDS), image, (4, 4, 4), 0.25, "32").argmax(0)
+    np.testing.assert_array_equal(labels.flatten(), [0, 2, 2, 0, 1, 1])

@@ -1,4 +1,4 @@
-"""The loss of labels is MONAI's, that of regions agrees with a slow plain one."""
+"""The loss of labels agrees with MONAI, and the loss of regions with a plain reference."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def slow_loss(logits: torch.Tensor, label: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("values", [[0, 1, 2, 4], [0, 2], [4]])
-def test_the_loss_of_each_region_is_of_its_own_mask(values: list[int]) -> None:
+def test_the_loss_of_regions_agrees_with_a_plain_reference(values: list[int]) -> None:
     logits, label = some_case(values, 3)
     loss = make_criterion(REGIONS)(logits, label)
     assert float(loss) == pytest.approx(slow_loss(logits, label), rel=1e-4)
 
 
 @pytest.mark.parametrize("values", [[0, 1, 2], [0, 2], [0]])
-def test_the_loss_of_labels_is_that_of_monai(values: list[int]) -> None:
+def test_the_loss_of_labels_agrees_with_monai(values: list[int]) -> None:
     logits, label = some_case(values, 3)
     theirs = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
     torch.testing.assert_close(make_criterion(LABELS)(logits, label), theirs(logits, label))
@@ -57,7 +57,7 @@ def test_foreground_weight_multiplies_the_cross_entropy_of_labelled_voxels() -> 
 
 
 @pytest.mark.parametrize(("structures", "values"), [(LABELS, [0, 1, 2]), (REGIONS, [0, 1, 2, 4])])
-def test_what_is_not_known_has_no_part_in_the_loss(structures: Structures, values: list[int]) -> None:
+def test_unannotated_voxels_do_not_count_in_the_loss(structures: Structures, values: list[int]) -> None:
     logits, label = some_case(values, 3)
     known = torch.zeros_like(label, dtype=torch.bool)
     known[:, :, :2] = True
@@ -71,7 +71,7 @@ def test_what_is_not_known_has_no_part_in_the_loss(structures: Structures, value
     torch.testing.assert_close(loss, criterion(logits[:, :, :2], label[:, :, :2]))
 
 
-def test_a_batch_of_which_nothing_is_known_gives_no_gradient() -> None:
+def test_an_unannotated_batch_gives_no_gradient() -> None:
     logits, label = some_case([0, 1, 2], 3)
     logits.requires_grad_(True)
     make_criterion(LABELS)(logits, label, known=torch.zeros_like(label, dtype=torch.bool)).backward()
@@ -79,7 +79,7 @@ def test_a_batch_of_which_nothing_is_known_gives_no_gradient() -> None:
     assert not logits.grad.any()
 
 
-def test_regions_that_overlap_can_be_learned() -> None:
+def test_overlapping_regions_can_be_learned() -> None:
     logits, label = some_case([0, 1, 2, 4], 3)
     logits.requires_grad_(True)
     criterion, optimiser = make_criterion(REGIONS), torch.optim.Adam([logits], 0.5)
@@ -91,7 +91,7 @@ def test_regions_that_overlap_can_be_learned() -> None:
     assert criterion(logits, label).item() < 0.05
 
 
-def test_the_words_for_it() -> None:
+def test_the_loss_is_described_in_words() -> None:
     assert loss_name(LABELS) == "Dice + cross-entropy"
     assert loss_name(REGIONS) == "Dice + binary cross-entropy"
 

@@ -1,4 +1,4 @@
-"""Nothing is learned from what nobody annotated, and nothing of it is scored."""
+"""Unannotated voxels and labels do not count in training or evaluation."""
 
 import csv
 import json
@@ -44,22 +44,22 @@ def gradient(structures: Structures, logits: Tensor, label: Tensor, annotated: A
 @pytest.mark.parametrize("structures", [LABELS, REGIONS])
 def test_the_gradient_of_ignored_voxels_is_exactly_zero(structures: Structures) -> None:
     logits, label = some_batch([0, 1, 2, 9], structures.outputs)
-    found = gradient(structures, logits, label, [None, None])
-    ignored = (label == 9).expand_as(found)
-    assert not found[ignored].any()
-    assert found[~ignored].all()
+    grad = gradient(structures, logits, label, [None, None])
+    ignored = (label == 9).expand_as(grad)
+    assert not grad[ignored].any()
+    assert grad[~ignored].all()
 
 
 @pytest.mark.parametrize("structures", [LABELS, REGIONS])
-def test_a_case_in_which_nothing_was_annotated_gives_no_gradient(structures: Structures) -> None:
+def test_a_case_without_annotated_labels_gives_no_gradient(structures: Structures) -> None:
     logits, label = some_batch([0, 1, 2], structures.outputs)
-    found = gradient(structures, logits, label, [(), None])
-    assert not found[0].any()
-    assert found[1].any()
+    grad = gradient(structures, logits, label, [(), None])
+    assert not grad[0].any()
+    assert grad[1].any()
 
 
-def test_where_a_label_was_not_annotated_background_may_be_it() -> None:
-    """Probability may move between the two without a change of the loss; not so in a case that knows both."""
+def test_background_may_be_an_unannotated_label() -> None:
+    """Moving probability between the two does not change the loss, except in a fully annotated case."""
     logits, label = some_batch([0, 1], 3)
     p = logits.softmax(1)
     moved = torch.stack([0.1 * (p[:, 0] + p[:, 2]), p[:, 1], 0.9 * (p[:, 0] + p[:, 2])], dim=1).log()
@@ -69,22 +69,22 @@ def test_where_a_label_was_not_annotated_background_may_be_it() -> None:
     assert abs(loss_of(LABELS, moved, label, [None, (1,)]) - loss_of(LABELS, logits, label, [None, (1,)])) > 0.1
 
 
-def test_a_label_that_was_not_annotated_throughout_does_not_count() -> None:
+def test_a_label_annotated_in_no_case_does_not_count() -> None:
     logits, label = some_batch([0, 1, 2], 3)
     bone_only = torch.where(label == 2, 0, label)
     partly: Annotated = [(1,), (1,)]
     torch.testing.assert_close(loss_of(LABELS, logits, label, partly), loss_of(LABELS, logits, bone_only, partly))
 
 
-def test_a_region_with_a_part_that_was_not_annotated_gets_no_gradient() -> None:
+def test_a_region_with_an_unannotated_label_gets_no_gradient() -> None:
     logits, label = some_batch([0, 1, 2], 2)
-    found = gradient(REGIONS, logits, label, [(1,), None])
-    assert not found[0, 0].any()  # the whole holds the rim
-    assert found[0, 1].all()
-    assert found[1].all()
+    grad = gradient(REGIONS, logits, label, [(1,), None])
+    assert not grad[0, 0].any()  # the whole contains the rim
+    assert grad[0, 1].all()
+    assert grad[1].all()
 
 
-def test_all_annotated_is_the_ordinary_loss() -> None:
+def test_fully_annotated_cases_give_the_ordinary_loss() -> None:
     logits, label = some_batch([0, 1, 2], 3)
     ordinary = make_criterion(LABELS)(logits, label)
     torch.testing.assert_close(loss_of(LABELS, logits, label, [(1, 2), None]), ordinary)
@@ -95,7 +95,7 @@ def test_all_annotated_is_the_ordinary_loss() -> None:
 
 @pytest.fixture(scope="module")
 def partly(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny cases in nnU-Net's layout: half of case_4 is ignored, of case_5 and case_6 only bone was annotated."""
+    """The tiny cases in nnU-Net's layout: half of case_4 is ignored; case_5 and case_6 have only bone annotated."""
     folder = tmp_path_factory.mktemp("partly") / "source"
     for number in range(7):
         scan, label = tiny_case(number, (20, 18, 16))
@@ -123,18 +123,18 @@ def trained(partly: Path, tiny: Tiny) -> Path:
     return api.finetune(store, partly.parent / "run", recipe=tiny.recipe, settings={"finetune.steps": 2})
 
 
-def test_a_store_knows_what_was_annotated(trained: Path) -> None:
+def test_a_store_has_the_annotated_labels_of_each_case(trained: Path) -> None:
     store = Store(trained.parent / "store")
     task = Segmentation.choose(store, None, 0, None)
     assert store.cases["case_5"].annotated == (1,)
     assert store.cases["case_0"].annotated is None
     assert (task.structures.labels, task.structures.ignore) == ({1: "bone", 2: "fat"}, 3)
-    assert 3 not in store.samples("case_4")  # no crop is centred on what nobody annotated
+    assert 3 not in store.samples("case_4")  # no crop is centred on ignored voxels
     assert "'ignore' are neither learned nor scored" in " ".join(task.notes)
     assert "case_5, case_6" in " ".join(task.notes)
 
 
-def test_validation_counts_what_is_known(trained: Path) -> None:
+def test_validation_counts_annotated_voxels_only(trained: Path) -> None:
     store = Store(trained.parent / "store")
     task = Segmentation.choose(store, None, 0, None)
     partly_annotated = store.label_map("case_6")
@@ -143,11 +143,11 @@ def test_validation_counts_what_is_known(trained: Path) -> None:
     everything_bone = np.ones_like(reference)
     known = reference != 3
     truth = known & (reference == 1)
-    found = task.counted(everything_bone, reference, store.cases["case_4"])
-    assert found["bone"] == pytest.approx(2 * truth.sum() / (known.sum() + truth.sum()))
+    dice = task.counted(everything_bone, reference, store.cases["case_4"])
+    assert dice["bone"] == pytest.approx(2 * truth.sum() / (known.sum() + truth.sum()))
 
 
-def test_an_evaluation_leaves_it_out_and_says_so(trained: Path, partly: Path) -> None:
+def test_an_evaluation_leaves_unannotated_labels_out_and_says_so(trained: Path, partly: Path) -> None:
     result = api.evaluate(trained, trained.parent / "store", split="val")
     assert result["ignored"] == {"case_4": pytest.approx(0.5)}
     assert result["partly_annotated"] == {"case_6": ["bone"]}
@@ -160,22 +160,22 @@ def test_an_evaluation_leaves_it_out_and_says_so(trained: Path, partly: Path) ->
     assert result["not_learned"] == []
 
 
-def test_what_lies_in_ignored_voxels_has_no_part_in_the_scores(trained: Path, partly: Path, tmp_path: Path) -> None:
+def test_ignored_voxels_do_not_count_in_the_scores(trained: Path, partly: Path, tmp_path: Path) -> None:
     written = api.predict(trained, [partly / "imagesTr" / "case_4_0000.nii.gz"], tmp_path)
     predicted = open_image(written[0]).read().array[0]
     reference = open_image(partly / "labelsTr" / "case_4.nii.gz").read().array[0]
     p, r = (predicted == 1) & (reference != 3), reference == 1
     result = api.evaluate(trained, trained.parent / "store", split="val")
-    found = next(case["dice"]["bone"] for case in result["cases"] if case["case"] == "case_4")
-    assert found == pytest.approx(2 * (p & r).sum() / (p.sum() + r.sum()))
+    dice = next(case["dice"]["bone"] for case in result["cases"] if case["case"] == "case_4")
+    assert dice == pytest.approx(2 * (p & r).sum() / (p.sum() + r.sum()))
 
 
-def test_a_table_declares_it_too(partly: Path, tmp_path: Path) -> None:
+def test_a_table_can_declare_annotated_labels(partly: Path, tmp_path: Path) -> None:
     rows = [["case", "image", "label", "annotated"]]
     for number, annotated in ((0, ""), (5, "1"), (6, "1;2")):
         paths = [partly / f"imagesTr/case_{number}_0000.nii.gz", partly / f"labelsTr/case_{number}.nii.gz"]
         rows.append([f"case_{number}", *map(str, paths), annotated])
     with (tmp_path / "list.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    found = {case.name: case.annotated for case in api.inspect(tmp_path / "list.csv", workers=1).source.cases}
-    assert found == {"case_0": None, "case_5": (1,), "case_6": (1, 2)}
+    cases = api.inspect(tmp_path / "list.csv", workers=1).source.cases
+    assert {case.name: case.annotated for case in cases} == {"case_0": None, "case_5": (1,), "case_6": (1, 2)}

@@ -1,4 +1,4 @@
-"""Label maps against nibabel's view of the files: voxels, shapes and places in the world."""
+"""Predicted label maps as read by nibabel: voxels, shapes and world coordinates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROPER = [code for code in ORIENTATIONS if np.linalg.det(nib.orientations.inv_or
 
 
 def bright_block(shape: tuple[int, int, int] = (12, 10, 14)) -> np.ndarray:
-    """Air, a body, and in it a bright shape that looks different from every side; HU."""
+    """Air, a body, and in it a bright shape without symmetry; HU."""
     scan = np.full(shape, -1000, dtype=np.int16)
     scan[1:-1, 1:-1, 1:-1] = 40
     scan[2:9, 3:5, 2:4] = 300
@@ -46,8 +46,8 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
     return path
 
 
-def assert_labelled(label_file: Path, scan_file: Path) -> None:
-    """The bright voxels are labelled and no others, in the scan's own grid."""
+def assert_bright_voxels_are_labelled(label_file: Path, scan_file: Path) -> None:
+    """Check that exactly the bright voxels are labelled, in the grid of the scan."""
     label, scan = nib.load(label_file), nib.load(scan_file)
     assert label.shape == scan.shape
     np.testing.assert_allclose(label.affine, scan.affine, atol=1e-4)
@@ -58,15 +58,15 @@ def assert_labelled(label_file: Path, scan_file: Path) -> None:
 def places(file: Path) -> np.ndarray:
     """(n, 3) world coordinates of the labelled voxels, sorted."""
     label = nib.load(file)
-    found = nib.affines.apply_affine(label.affine, np.argwhere(np.asarray(label.dataobj) == 1))
-    return np.array(sorted(np.round(found, 3).tolist()))
+    world = nib.affines.apply_affine(label.affine, np.argwhere(np.asarray(label.dataobj) == 1))
+    return np.array(sorted(np.round(world, 3).tolist()))
 
 
 def test_there_are_24_proper_orientations() -> None:
     assert (len(ORIENTATIONS), len(PROPER)) == (48, 24)
 
 
-def test_a_known_shape_lands_on_the_same_place_in_all_orientations(tmp_path: Path, fake_segmentor: Fake) -> None:
+def test_a_known_shape_has_the_same_position_in_all_orientations(tmp_path: Path, fake_segmentor: Fake) -> None:
     """All 24 proper orientations of the axes, and their 24 mirror images."""
     affine = np.diag([*SPACING, 1.0])
     affine[:3, 3] = (-7, 20, 3.5)
@@ -75,15 +75,15 @@ def test_a_known_shape_lands_on_the_same_place_in_all_orientations(tmp_path: Pat
         transform = nib.orientations.ornt_transform(
             nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(code)
         )
-        turned = original.as_reoriented(transform)
-        assert "".join(nib.aff2axcodes(turned.affine)) == code
-        save(tmp_path / "scans" / f"{code}.nii.gz", np.asarray(turned.dataobj), turned.affine)
+        reoriented = original.as_reoriented(transform)
+        assert "".join(nib.aff2axcodes(reoriented.affine)) == code
+        save(tmp_path / "scans" / f"{code}.nii.gz", np.asarray(reoriented.dataobj), reoriented.affine)
     fake_segmentor(SPACING, BONE)
     written = predict(tmp_path, [tmp_path / "scans"], tmp_path / "out")
     assert sorted(file.name for file in written) == sorted(f"{code}.nii.gz" for code in ORIENTATIONS)
     expected = nib.affines.apply_affine(affine, np.argwhere(bright_block() > 200))
     for file in written:
-        assert_labelled(file, tmp_path / "scans" / file.name)
+        assert_bright_voxels_are_labelled(file, tmp_path / "scans" / file.name)
         np.testing.assert_allclose(places(file), np.array(sorted(expected.tolist())), atol=2e-3)
 
 
@@ -91,18 +91,16 @@ def test_oblique_and_flipped_scans_are_labelled_in_their_own_grid(tmp_path: Path
     rotations = Rotation.random(12, random_state=0).as_matrix()
     for i, rotation in enumerate(rotations):
         affine = np.eye(4)
-        affine[:3, :3] = rotation * 1.3 * (-1 if i % 2 else 1)  # every other one is a mirror image
+        affine[:3, :3] = rotation * 1.3 * (-1 if i % 2 else 1)  # every second one is mirrored
         affine[:3, 3] = (100, -50, 7 * i)
         save(tmp_path / "scans" / f"scan_{i}.nii", bright_block(), affine)
     fake_segmentor((1.3, 1.3, 1.3), BONE)
     for file in predict(tmp_path, [tmp_path / "scans"], tmp_path / "out"):
-        assert_labelled(file, tmp_path / "scans" / file.name.removesuffix(".gz"))
+        assert_bright_voxels_are_labelled(file, tmp_path / "scans" / file.name.removesuffix(".gz"))
 
 
-def test_an_oblique_anisotropic_scan_that_is_resampled_is_labelled_in_place(
-    tmp_path: Path, fake_segmentor: Fake
-) -> None:
-    """A ball, prepared at another spacing than its own: its volume and its middle stay where they are in the world."""
+def test_a_resampled_oblique_anisotropic_scan_is_labelled_in_place(tmp_path: Path, fake_segmentor: Fake) -> None:
+    """A ball, prepared at another spacing: its volume and its centre in world coordinates do not change."""
     spacing = np.array([0.8, 1.3, 2.6])
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", [12, -20, 160], degrees=True).as_matrix() * spacing
@@ -112,12 +110,12 @@ def test_an_oblique_anisotropic_scan_that_is_resampled_is_labelled_in_place(
     scan = np.full(shape, -1000, dtype=np.int16)
     scan[2:-2, 2:-2, 1:-1] = 40
     scan[ball] = 300
-    fake_segmentor((1.5, 1.5, 1.5), {1: (0.7125, 2.0)})  # half way between 40 and 300 HU
+    fake_segmentor((1.5, 1.5, 1.5), {1: (0.7125, 2.0)})  # halfway between 40 and 300 HU
     (file,) = predict(tmp_path, [save(tmp_path / "ball.nii.gz", scan, affine)], tmp_path / "out")
-    found = np.asarray(nib.load(file).dataobj) == 1
-    assert 2 * (found & ball).sum() / (found.sum() + ball.sum()) > 0.93
-    assert found.sum() == pytest.approx(ball.sum(), rel=0.05)
-    offset = (np.argwhere(found).mean(axis=0) - np.argwhere(ball).mean(axis=0)) * spacing
+    labelled = np.asarray(nib.load(file).dataobj) == 1
+    assert 2 * (labelled & ball).sum() / (labelled.sum() + ball.sum()) > 0.93
+    assert labelled.sum() == pytest.approx(ball.sum(), rel=0.05)
+    offset = (np.argwhere(labelled).mean(axis=0) - np.argwhere(ball).mean(axis=0)) * spacing
     assert np.abs(offset).max() < 0.1  # mm
 
 
@@ -136,24 +134,24 @@ def test_probabilities_sum_to_one_and_agree_with_the_labels(
     written = predict(tmp_path, [oblique_scan], tmp_path / "out", probabilities=True)
     assert written == [tmp_path / "out" / "oblique.nii.gz"]
     labels = nib.load(written[0])
-    shares = nib.load(tmp_path / "out" / "oblique_probabilities.nii.gz")
-    assert shares.shape == (*nib.load(oblique_scan).shape, 3)
-    np.testing.assert_allclose(shares.affine, labels.affine, atol=1e-5)
-    array = np.asarray(shares.dataobj)
+    probabilities = nib.load(tmp_path / "out" / "oblique_probabilities.nii.gz")
+    assert probabilities.shape == (*nib.load(oblique_scan).shape, 3)
+    np.testing.assert_allclose(probabilities.affine, labels.affine, atol=1e-5)
+    array = np.asarray(probabilities.dataobj)
     np.testing.assert_allclose(array.sum(axis=-1), 1, atol=1e-5)
     assert np.unique(labels.dataobj).tolist() == [0, 1, 2]
-    assert np.mean(np.abs(array - 0.5) < 0.45) > 0.01  # where labels meet, they share voxels
+    assert np.mean(np.abs(array - 0.5) < 0.45) > 0.01  # voxels at the border of two labels
     np.testing.assert_array_equal(array.argmax(axis=-1), np.asarray(labels.dataobj))
 
 
-def test_probabilities_are_written_on_request_only(tiny_runs: TinyRuns, tmp_path: Path, oblique_scan: Path) -> None:
-    told: list[tuple[int, int]] = []
-    predict(tiny_runs.finetune, [oblique_scan], tmp_path / "out", on_case=lambda done, of: told.append((done, of)))
+def test_probabilities_are_only_written_on_request(tiny_runs: TinyRuns, tmp_path: Path, oblique_scan: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    predict(tiny_runs.finetune, [oblique_scan], tmp_path / "out", on_case=lambda done, of: progress.append((done, of)))
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["oblique.nii.gz"]
-    assert told == [(0, 1), (1, 1)]
+    assert progress == [(0, 1), (1, 1)]
 
 
-# Which scans
+# Input scans
 
 
 def test_a_dicom_folder_is_labelled_in_its_own_grid(tmp_path: Path, fake_segmentor: Fake) -> None:
@@ -177,7 +175,7 @@ def test_a_missing_scan_is_named(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_scan_is_never_replaced_by_its_label_map(tiny_runs: TinyRuns, oblique_scan: Path) -> None:
+def test_a_scan_is_never_overwritten_by_its_label_map(tiny_runs: TinyRuns, oblique_scan: Path) -> None:
     before = oblique_scan.read_bytes()
     with pytest.raises(SourceError, match=r"oblique\.nii\.gz: .* would replace the scan; name another folder"):
         api.predict(tiny_runs.finetune, [oblique_scan], oblique_scan.parent)
@@ -188,7 +186,7 @@ def test_a_scan_is_never_replaced_by_its_label_map(tiny_runs: TinyRuns, oblique_
     assert oblique_scan.read_bytes() == before
 
 
-def test_a_scan_that_cannot_be_used_is_named(tiny_runs: TinyRuns, tmp_path: Path, write_scan: Scan) -> None:
+def test_an_unusable_scan_is_named(tiny_runs: TinyRuns, tmp_path: Path, write_scan: Scan) -> None:
     constant = write_scan(tmp_path / "constant.nii.gz", np.full((8, 8, 8), 7, np.int16))
     with pytest.raises(ScanError, match=r"constant\.nii\.gz: "):
         api.predict(tiny_runs.finetune, [constant], tmp_path / "out")
@@ -197,16 +195,16 @@ def test_a_scan_that_cannot_be_used_is_named(tiny_runs: TinyRuns, tmp_path: Path
         api.predict(tiny_runs.finetune, [tmp_path / "text.nii.gz"], tmp_path / "out")
 
 
-def test_other_channels_are_refused_and_another_modality_is_named(
+def test_other_channels_are_refused_and_another_modality_is_reported(
     tmp_path: Path, fake_segmentor: Fake, write_scan: Scan, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_segmentor()
     voxels = np.random.default_rng(0).uniform(5, 900, (12, 10, 14)).astype(np.float32)
     one = write_scan(tmp_path / "one.nii.gz", voxels)
     two = write_scan(tmp_path / "two.nii.gz", np.stack([voxels, voxels]))
-    with pytest.raises(ScanError, match=r"two\.nii\.gz: .*channel") as caught:
+    with pytest.raises(ScanError, match=r"two\.nii\.gz: .*channel") as exc_info:
         predict(Path("run"), [two], tmp_path / "out")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(exc_info.value)
     assert not (tmp_path / "out").exists()
     predict(Path("run"), [one], tmp_path / "out")
     assert f"{one}: the network was trained on CT, but its values from 5" in capsys.readouterr().err

@@ -20,8 +20,8 @@ def quarters(shape: tuple[int, int, int]) -> np.ndarray:
     return label_map
 
 
-def wandering(cases: int, seed: int = 0) -> list[np.ndarray]:
-    """A small organ that lies a little elsewhere in each case, so that no voxel holds it in half of them."""
+def shifted_organs(cases: int, seed: int = 0) -> list[np.ndarray]:
+    """A small organ at a slightly different position in each case, so that no voxel has it in half of the cases."""
     rng = np.random.default_rng(seed)
     label_maps = []
     for x, y, z in rng.integers(4, 10, size=(cases, 3)):
@@ -40,12 +40,12 @@ def test_the_prior_is_the_mean_of_the_masks():
     label_maps = [rng.choice([0, 2, 7], size=(6, 6, 6)).astype(np.uint8) for _ in range(7)]
     prior = PositionPrior.fit(iter(label_maps), LABELS, grid=6)
     assert prior.labels == (2, 7)
-    for share, value in zip(prior.probability, prior.labels, strict=True):
-        np.testing.assert_allclose(share, np.mean([m == value for m in label_maps], axis=0), atol=1e-3)
+    for probability, value in zip(prior.probability, prior.labels, strict=True):
+        np.testing.assert_allclose(probability, np.mean([m == value for m in label_maps], axis=0), atol=1e-3)
 
 
 @pytest.mark.parametrize("cases", [1, 2, 7])
-def test_equal_label_maps_are_predicted_as_they_are(cases):
+def test_equal_label_maps_are_predicted_exactly(cases):
     label_map = np.random.default_rng(1).choice([0, 2, 7], size=(8, 8, 8)).astype(np.uint8)
     prior = PositionPrior.fit([label_map] * cases, LABELS, grid=8)
     assert prior.factor == 1.0
@@ -56,25 +56,25 @@ def test_equal_label_maps_are_predicted_as_they_are(cases):
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(*[st.sampled_from([8, 12, 20, 36, 44])] * 3), min_size=1, max_size=4))
-def test_places_are_relative_to_the_box_whatever_its_shape(shapes):
+def test_positions_are_relative_to_the_box_for_any_shape(shapes):
     *training, shape = shapes
     prior = PositionPrior.fit([quarters(s) for s in training or shapes], LABELS, grid=16)
     predicted = prior.predict(shape)
     assert predicted.shape == shape
-    # Only the voxels next to a border between labels may differ.
+    # Only voxels next to a border between labels may differ.
     assert dice(predicted, quarters(shape), 2) > 0.8
     assert dice(predicted, quarters(shape), 7) > 0.6
 
 
 def test_fine_label_maps_are_averaged_not_sampled():
     label_map = np.zeros((32, 32, 32), np.uint8)
-    label_map[::4] = 2  # a quarter of every cell of the grid
+    label_map[::4] = 2  # a quarter of every grid cell
     prior = PositionPrior.fit([label_map], [2], grid=8)
     np.testing.assert_allclose(prior.probability, 0.25, atol=1e-3)
 
 
-def test_an_organ_that_lies_elsewhere_in_each_case_is_still_predicted():
-    training, test = wandering(40), wandering(20, seed=1)
+def test_an_organ_at_varying_positions_is_predicted():
+    training, test = shifted_organs(40), shifted_organs(20, seed=1)
     prior = PositionPrior.fit(training, [2], grid=16)
     assert prior.probability.max() < 0.5
     assert prior.factor > 1
@@ -84,23 +84,23 @@ def test_an_organ_that_lies_elsewhere_in_each_case_is_still_predicted():
     assert not most_frequent.predict((16, 16, 16)).any()
 
 
-def test_the_factor_has_the_highest_dice_on_cases_left_out():
-    training = wandering(15)
+def test_the_factor_has_the_highest_dice_on_left_out_cases():
+    training = shifted_organs(15)
     prior = PositionPrior.fit(training, [2], grid=16)
 
     def left_out_dice(factor: float) -> float:
         scores = []
         for index, label_map in enumerate(training):
-            others = [other for at, other in enumerate(training) if at % 5 != index % 5]
-            share = np.mean([other == 2 for other in others], axis=0)
-            scores.append(dice(np.where(share * factor > 1 - share, 2, 0), label_map, 2))
+            others = [other for number, other in enumerate(training) if number % 5 != index % 5]
+            fraction = np.mean([other == 2 for other in others], axis=0)
+            scores.append(dice(np.where(fraction * factor > 1 - fraction, 2, 0), label_map, 2))
         return float(np.mean(scores))
 
     factors = [2 ** (step / 2) for step in range(13)]
     assert prior.factor == factors[int(np.argmax([left_out_dice(factor) for factor in factors]))]
 
 
-def test_the_more_frequent_of_two_labels_wins_and_background_where_both_are_rare():
+def test_the_more_frequent_label_is_predicted_and_background_if_both_are_rare():
     probability = np.zeros((2, 4, 4, 4), np.float16)
     probability[:, 0] = np.array([0.3, 0.4])[:, None, None]
     probability[:, 1] = np.array([0.2, 0.1])[:, None, None]
@@ -110,13 +110,13 @@ def test_the_more_frequent_of_two_labels_wins_and_background_where_both_are_rare
 
 
 @pytest.mark.parametrize(("label_maps", "labels"), [([], [1]), ([np.zeros((4, 4, 4), np.uint8)], [0])])
-def test_a_prior_of_nothing_is_refused(label_maps, labels):
+def test_a_prior_without_label_maps_or_labels_is_refused(label_maps, labels):
     with pytest.raises(ValueError, match="needs label maps and labels"):
         PositionPrior.fit(label_maps, labels, grid=4)
 
 
 def test_a_saved_prior_predicts_the_same(tmp_path):
-    prior = PositionPrior.fit(wandering(8), LABELS, grid=16)
+    prior = PositionPrior.fit(shifted_organs(8), LABELS, grid=16)
     path = tmp_path / "deep" / "prior.npz"
     prior.save(path)
     loaded = PositionPrior.load(path)
@@ -125,9 +125,9 @@ def test_a_saved_prior_predicts_the_same(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["prior.npz"]
 
 
-def test_a_failed_save_leaves_the_earlier_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_earlier_file(tmp_path, monkeypatch):
     path = tmp_path / "prior.npz"
-    prior = PositionPrior.fit(wandering(2), [2], grid=4)
+    prior = PositionPrior.fit(shifted_organs(2), [2], grid=4)
     prior.save(path)
     before = path.read_bytes()
 
@@ -142,9 +142,9 @@ def test_a_failed_save_leaves_the_earlier_file_and_nothing_else(tmp_path, monkey
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_is_no_prior_is_refused_by_name(tmp_path):
+def test_a_file_that_is_not_a_prior_is_refused_by_name(tmp_path):
     prior_file, array_file, other_file = tmp_path / "cut.npz", tmp_path / "array.npy", tmp_path / "other.npz"
-    PositionPrior.fit(wandering(2), [2], grid=4).save(prior_file)
+    PositionPrior.fit(shifted_organs(2), [2], grid=4).save(prior_file)
     prior_file.write_bytes(prior_file.read_bytes()[:100])
     np.save(array_file, np.zeros(3))
     np.savez(other_file, something=np.zeros(3))
@@ -155,8 +155,8 @@ def test_what_is_no_prior_is_refused_by_name(tmp_path):
             PositionPrior.load(tmp_path / name)
 
 
-def test_cases_without_a_label_do_not_talk_the_prior_into_silence() -> None:
-    """A tumour that half of the training cases have, in a corner of its own each time, and half have not."""
+def test_cases_without_a_label_do_not_remove_it_from_the_prediction() -> None:
+    """Half of the training cases have a tumour at varying positions, and half have none."""
     maps = []
     for case in range(10):
         label_map = np.zeros((8, 8, 8), np.uint8)

@@ -24,7 +24,7 @@ def scores_of(dice: float | None, hd95_mm: float | None, nsd: float | None) -> S
 
 
 def surface_points(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
-    """Centres in mm of the voxels that have a face neighbour outside the mask, looked up one by one."""
+    """Centres in mm of the voxels with a face neighbour outside the mask, found one by one."""
     points = []
     for voxel in zip(*np.nonzero(mask), strict=True):
         for axis, step in itertools.product(range(3), (-1, 1)):
@@ -38,7 +38,7 @@ def surface_points(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
 
 
 def slow_score(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...], tolerance: float) -> Scores:
-    """All distances between all surface voxels, by brute force."""
+    """Scores from all distances between all surface voxels, by brute force."""
     a, b = surface_points(prediction, spacing), surface_points(reference, spacing)
     distances = np.linalg.norm(a[:, None] - b[None], axis=-1)
     there, back = distances.min(1), distances.min(0)
@@ -66,13 +66,13 @@ masks = hnp.arrays(bool, st.shared(hnp.array_shapes(min_dims=3, max_dims=3, max_
 
 @settings(max_examples=40, deadline=None)
 @given(masks, masks, st.tuples(*[st.sampled_from([0.5, 1.0, 3.0])] * 3), st.sampled_from([0.4, 1.2, 3.3]))
-def test_scores_equal_brute_force_on_any_two_masks(prediction, reference, spacing, tolerance):
+def test_scores_agree_with_brute_force_on_any_two_masks(prediction, reference, spacing, tolerance):
     fast = score_case(prediction.astype(np.uint8), reference.astype(np.uint8), MASK, spacing, tolerance)["organ"]
     assert_same(fast, slow_score(prediction, reference, spacing, tolerance))
 
 
 @pytest.mark.parametrize("centre", [(10, 9, 8), (1, 9, 8), (19, 17, 15), (-2, 8, 17)], ids=str)
-def test_scores_equal_brute_force_and_monai_on_the_full_volume_also_at_the_image_border(centre):
+def test_scores_agree_with_brute_force_and_monai_also_at_the_image_border(centre):
     shape = (20, 18, 16)
     reference, prediction = ball(shape, centre, 5), ball(shape, np.add(centre, (1, -1, 0)), 6)
     fast = score_case(prediction.astype(np.uint8), reference.astype(np.uint8), MASK, SPACING, 1.5)["organ"]
@@ -113,27 +113,27 @@ def test_scores_are_symmetric_bounded_and_perfect_for_identical_maps(a, b):
 
 @pytest.mark.parametrize("axis", range(3))
 @pytest.mark.parametrize("steps", [1, 3])
-def test_a_slab_shifted_by_k_voxels_is_k_spacings_away(axis, steps):
+def test_a_slab_shifted_by_k_voxels_is_at_a_distance_of_k_spacings(axis, steps):
     reference = np.zeros((14, 14, 14), np.uint8)
     reference[(slice(None),) * axis + (slice(4, 6),)] = 1
     prediction = np.roll(reference, steps, axis)
     distance = steps * SPACING[axis]
     score = score_case(prediction, reference, MASK, SPACING, distance)["organ"]
-    # The slab is two voxels thick: the far layer is k spacings off, which is more than 5 % of the surface.
+    # The slab is two voxels thick: its far layer, more than 5 % of the surface, is at a distance of k spacings.
     assert score["hd95_mm"] == pytest.approx(distance, rel=1e-5)
     assert score["nsd"] == 1.0
     assert score["dice"] == pytest.approx(0.5 if steps == 1 else 0.0)
     assert score_case(prediction, reference, MASK, SPACING, 0.9 * distance)["organ"]["nsd"] < 1.0
 
 
-def test_the_tolerance_is_not_missed_by_a_rounding_of_the_spacing():
+def test_rounding_of_the_spacing_does_not_affect_the_tolerance():
     reference = np.zeros((8, 8, 8), np.uint8)
     reference[2:4] = 1
     exact = np.float32([1, 1, 1]) + np.float32(3e-7)
     assert score_case(np.roll(reference, 1, 0), reference, MASK, exact, 1.0)["organ"]["nsd"] == 1.0
 
 
-def test_labels_are_scored_apart_by_name():
+def test_labels_are_scored_separately_by_name():
     reference = np.zeros((9, 8, 7), np.uint8)
     reference[1:4, 1:4, 1:4], reference[5:8, 2:6, 2:6] = 2, 7
     prediction = reference.copy()
@@ -156,7 +156,7 @@ def test_a_region_is_scored_as_the_union_of_its_labels(values):
     assert scores["other"] == score_case(prediction, reference, MASK, SPACING, 1.0)["organ"]
 
 
-def test_a_region_may_have_labels_that_only_one_map_holds():
+def test_a_region_may_have_labels_that_only_one_map_contains():
     reference, prediction = np.zeros((3, 4, 12), np.uint8), np.zeros((3, 4, 12), np.uint8)
     reference[0, 0, 0], prediction[0, 0, 0], prediction[1, 1, 1] = 1, 2, 7
     scores = score_case(prediction, reference, {"both": (1, 2), "far": (5, 6), "lone": (3, 7)}, (1, 1, 1), 1.0)
@@ -179,7 +179,7 @@ def test_label_maps_of_different_shape_are_refused():
         score_case(np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 3), np.uint8), MASK, (1, 1, 1), 1.0)
 
 
-def test_a_full_size_case_takes_a_moment():
+def test_a_full_size_case_is_scored_fast():
     shape = (240, 240, 155)
     reference, prediction = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     box = (slice(80, 170), slice(70, 150), slice(40, 120))
@@ -199,7 +199,7 @@ CASES = {
 }
 
 
-def test_the_summary_weighs_every_case_the_same_and_leaves_out_what_is_not_counted():
+def test_the_summary_weights_cases_equally_and_leaves_out_uncounted_labels():
     summary = summarise(CASES, seed=3)
     assert summary["mean"]["dice"] == pytest.approx((0.7 + 0.8) / 2)
     assert summary["mean"]["hd95_mm"] == pytest.approx((4.0 + 4.0) / 2)
@@ -213,7 +213,7 @@ def test_the_summary_weighs_every_case_the_same_and_leaves_out_what_is_not_count
     assert summary["cases"][1]["hd95_mm"] == {"liver": 4.0, "spleen": None}
 
 
-def test_the_summary_is_json_without_nan_even_where_nothing_was_counted():
+def test_the_summary_is_json_without_nan_even_if_nothing_was_counted():
     summary = summarise({"c": CASES["c"]})
     assert summary["mean"] == {"dice": None, "hd95_mm": None, "nsd": None, "ci95": None}
     assert summary["labels"]["liver"]["cases"] == 0
@@ -222,7 +222,7 @@ def test_the_summary_is_json_without_nan_even_where_nothing_was_counted():
         assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
-def test_scored_cases_become_json():
+def test_scored_cases_can_be_written_as_json():
     label_map = ball((9, 9, 9), (4, 4, 4), 3).astype(np.uint8)
     scores = score_case(np.roll(label_map, 1, 0), label_map, {"organ": (1,), "other": (2,)}, np.float32(SPACING), 1.0)
     json.dumps(summarise({"case": scores}), allow_nan=False)

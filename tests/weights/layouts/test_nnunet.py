@@ -1,4 +1,4 @@
-"""nnU-Net's own networks beside our encoder, with the same weights, on volumes that are no cubes."""
+"""nnU-Net's networks and our encoder give the same outputs with the same weights, on non-cubic volumes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from voxmim.networks.resenc import ResEnc, ResEncSettings
 from voxmim.weights.layouts import Checkpoint, Imported, Request, convert
-from weights_helpers import assert_same, random, shaken
+from weights_helpers import assert_same, perturbed, random
 
 pytest.importorskip("dynamic_network_architectures", reason="installed without its dependencies, see CONTRIBUTING.md")
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
@@ -46,41 +46,41 @@ CT = {
 
 
 def residual(channels: int = 1, **changes: Any) -> nn.Module:
-    return shaken(ResidualEncoderUNet(channels, n_blocks_per_stage=[1, 2, 2], **SIZES | changes))
+    return perturbed(ResidualEncoderUNet(channels, n_blocks_per_stage=[1, 2, 2], **SIZES | changes))
 
 
 def plain(channels: int = 1, **changes: Any) -> nn.Module:
-    return shaken(PlainConvUNet(channels, n_conv_per_stage=[2, 2, 1], **SIZES | changes))
+    return perturbed(PlainConvUNet(channels, n_conv_per_stage=[2, 2, 1], **SIZES | changes))
 
 
 def imported(network: nn.Module, plans: dict[str, Any], request: Request | None = None) -> Imported:
-    _, found = convert([Checkpoint(network.state_dict(), {"init_args": {"plans": plans}})], request or Request())
-    return found
+    _, weights = convert([Checkpoint(network.state_dict(), {"init_args": {"plans": plans}})], request or Request())
+    return weights
 
 
-def our_encoder(found: Imported, channels: int = 1) -> ResEnc:
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in found.settings.items()}
+def our_encoder(weights: Imported, channels: int = 1) -> ResEnc:
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in weights.settings.items()}
     encoder = ResEnc(ResEncSettings(**settings), channels).eval()
-    encoder.load_state_dict(found.tensors)
+    encoder.load_state_dict(weights.tensors)
     return encoder
 
 
 def their_maps(network: nn.Module, volume: Tensor, order: tuple[int, int, int] = (2, 1, 0)) -> list[Tensor]:
-    """The maps of nnU-Net's encoder, whose axis i is our axis order[i], turned back to (X, Y, Z)."""
+    """The feature maps of nnU-Net's encoder, whose axis i is our axis order[i], transposed to (X, Y, Z)."""
     back = [2 + order.index(axis) for axis in range(3)]
     maps = network.encoder(volume.permute(0, 1, *(2 + axis for axis in order)))  # type: ignore[operator]
     return [features.permute(0, 1, *back) for features in maps]
 
 
 @pytest.mark.parametrize("make", [residual, plain])
-def test_nnunets_encoders_give_the_same_maps_and_others_if_an_axis_is_not_turned(make: Any) -> None:
+def test_nnunets_encoders_give_the_same_feature_maps_only_with_transposed_axes(make: Any) -> None:
     network, volume = make(), random(1, 1, 64, 32, 96)
-    found = imported(network, {"configurations": {"3d_fullres": FULLRES}})
-    ours = our_encoder(found).maps(volume)
+    weights = imported(network, {"configurations": {"3d_fullres": FULLRES}})
+    ours = our_encoder(weights).maps(volume)
     assert_same(ours, their_maps(network, volume))
-    unturned = {name: t.transpose(2, 4) if t.dim() == 5 else t for name, t in found.tensors.items()}
-    straight = {"strides": tuple(STRIDES), "kernels": tuple(SIZES["kernel_sizes"])}
-    encoder = ResEnc(ResEncSettings(**{**our_settings(found), **straight}), 1).eval()
+    unturned = {name: t.transpose(2, 4) if t.dim() == 5 else t for name, t in weights.tensors.items()}
+    not_transposed = {"strides": tuple(STRIDES), "kernels": tuple(SIZES["kernel_sizes"])}
+    encoder = ResEnc(ResEncSettings(**{**our_settings(weights), **not_transposed}), 1).eval()
     encoder.load_state_dict(unturned)
     assert_same(encoder.maps(volume.transpose(2, 4)), [features.transpose(2, 4) for features in ours])
     assert encoder.encode(volume).shape != ours[-1].shape or not torch.allclose(
@@ -88,52 +88,54 @@ def test_nnunets_encoders_give_the_same_maps_and_others_if_an_axis_is_not_turned
     )
 
 
-def our_settings(found: Imported) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in found.settings.items()}
+def our_settings(weights: Imported) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in weights.settings.items()}
 
 
-def test_kernels_of_a_cube_are_turned_too() -> None:
-    """Sizes do not show a missing turn here; features do."""
+def test_cubic_kernels_are_transposed() -> None:
+    """Features, and not sizes, show a missing transposition here."""
     cubes = {"kernel_sizes": [[3, 3, 3]] * 3, "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]]}
     network, volume = residual(**cubes), random(1, 1, 32, 32, 32)
     plans = {"configurations": {"3d_fullres": FULLRES | {"architecture": {"arch_kwargs": cubes}}}}
-    found = imported(network, plans)
-    encoder = our_encoder(found)
+    weights = imported(network, plans)
+    encoder = our_encoder(weights)
     assert_same(encoder.maps(volume), their_maps(network, volume))
-    encoder.load_state_dict({name: t.transpose(2, 4) if t.dim() == 5 else t for name, t in found.tensors.items()})
+    encoder.load_state_dict({name: t.transpose(2, 4) if t.dim() == 5 else t for name, t in weights.tensors.items()})
     assert not torch.allclose(encoder.maps(volume)[0], their_maps(network, volume)[0], atol=0.1)
 
 
-def test_a_transposition_in_the_plans_is_undone() -> None:
+def test_a_transposition_in_the_plans_is_inverted() -> None:
     network, volume = residual(), random(1, 1, 64, 96, 32)
-    found = imported(network, {"configurations": {"3d_fullres": FULLRES}, "transpose_forward": [1, 0, 2]})  # (y, z, x)
-    assert (found.scans["spacing"], found.crop) == ((0.5, 3.0, 1.0), (96, 32, 64))
-    assert_same(our_encoder(found).maps(volume), their_maps(network, volume, (1, 2, 0)))
+    weights = imported(
+        network, {"configurations": {"3d_fullres": FULLRES}, "transpose_forward": [1, 0, 2]}
+    )  # (y, z, x)
+    assert (weights.scans["spacing"], weights.crop) == ((0.5, 3.0, 1.0), (96, 32, 64))
+    assert_same(our_encoder(weights).maps(volume), their_maps(network, volume, (1, 2, 0)))
 
 
-def test_plans_say_how_scans_were_prepared() -> None:
-    found = imported(residual(2), {"configurations": {"3d_fullres": FULLRES}})
-    assert (found.scans["spacing"], found.scans["intensity"]) == ((0.5, 1.0, 3.0), "mr")
-    assert found.scans["channels"] == ["channel 1", "channel 2"]
-    assert found.crop == (96, 64, 32)
-    assert found.settings["strides"] == [[1, 1, 1], [2, 2, 1], [2, 2, 2]]
-    assert found.settings["kernels"][0] == [3, 3, 1]
-    assert all(name.startswith(("decoder.", "encoder.")) for name in found.unused)
-    assert not [name for name in found.unused if "all_modules" in name or name.startswith("encoder.")]
+def test_the_preparation_of_scans_is_read_from_the_plans() -> None:
+    weights = imported(residual(2), {"configurations": {"3d_fullres": FULLRES}})
+    assert (weights.scans["spacing"], weights.scans["intensity"]) == ((0.5, 1.0, 3.0), "mr")
+    assert weights.scans["channels"] == ["channel 1", "channel 2"]
+    assert weights.crop == (96, 64, 32)
+    assert weights.settings["strides"] == [[1, 1, 1], [2, 2, 1], [2, 2, 2]]
+    assert weights.settings["kernels"][0] == [3, 3, 1]
+    assert all(name.startswith(("decoder.", "encoder.")) for name in weights.unused)
+    assert not [name for name in weights.unused if "all_modules" in name or name.startswith("encoder.")]
 
 
-def test_cts_standardisation_is_folded_into_the_first_convolution_up_to_the_border() -> None:
+def test_ct_standardisation_is_folded_into_the_first_convolution() -> None:
     for network in (residual(), plain()):
         for window in (None, (-900.0, 600.0), (-1000.0, 1000.0)):
-            found = imported(network, CT, Request(window=window))
-            low, high = found.scans["window"]
+            weights = imported(network, CT, Request(window=window))
+            low, high = weights.scans["window"]
             assert (low, high) == (window or (-900.0, 600.0))
-            seen = torch.rand(1, 1, 64, 32, 96, generator=torch.Generator().manual_seed(3))
-            standardised = (seen * (high - low) + low - 50.0) / 200.0
-            assert_same(our_encoder(found).maps(seen), their_maps(network, standardised))
+            windowed = torch.rand(1, 1, 64, 32, 96, generator=torch.Generator().manual_seed(3))
+            standardised = (windowed * (high - low) + low - 50.0) / 200.0
+            assert_same(our_encoder(weights).maps(windowed), their_maps(network, standardised))
 
 
-def test_nnssl_checkpoints_say_their_strides_and_citations() -> None:
+def test_strides_and_citations_are_read_from_nnssl_checkpoints() -> None:
     cubes = {"kernel_sizes": [[3, 3, 3]] * 3, "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]]}
     network = residual(**cubes)
     pretraining = {"spacing": [1, 1, 1], "patch_size": [32, 32, 32], "normalization_schemes": ["ZScoreNormalization"]}
@@ -144,15 +146,15 @@ def test_nnssl_checkpoints_say_their_strides_and_citations() -> None:
         },
         "citations": [{"type": "method", "name": "MAE", "apa_citations": ["Wald, T. (2024)."]}],
     }
-    name, found = convert([Checkpoint(network.state_dict(), config)], Request())
+    name, weights = convert([Checkpoint(network.state_dict(), config)], Request())
     assert name == "nnunet_resenc"
-    assert found.about == {"source": "MAE", "citation": "Wald, T. (2024)."}
-    assert any("is taken to halve the grid" in warning for warning in found.warnings)
+    assert weights.about == {"source": "MAE", "citation": "Wald, T. (2024)."}
+    assert any("is taken to halve the grid" in warning for warning in weights.warnings)
     volume = random(1, 1, 32, 16, 48)
-    assert_same(our_encoder(found).maps(volume), their_maps(network, volume))
+    assert_same(our_encoder(weights).maps(volume), their_maps(network, volume))
 
 
-def test_plans_beside_the_file_are_read_also_in_their_old_form(tmp_path: Path) -> None:
+def test_plans_next_to_the_file_are_read_also_in_the_old_format(tmp_path: Path) -> None:
     old = {"patch_size": [32, 64, 96], "spacing": [3, 1, 0.5], "normalization_schemes": ["ZScoreNormalization"],
            "pool_op_kernel_sizes": STRIDES}  # fmt: skip
     plans = {
@@ -163,10 +165,10 @@ def test_plans_beside_the_file_are_read_also_in_their_old_form(tmp_path: Path) -
     (fold.parent / "plans.json").write_text(json.dumps(plans))
     (fold.parent / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1"}}))
     network = plain()
-    _, found = convert([Checkpoint(network.state_dict(), folder=fold)], Request())
-    assert found.scans == {"spacing": (1.0, 1.0, 6.0), "channels": ["T1"], "intensity": "mr"}
+    _, weights = convert([Checkpoint(network.state_dict(), folder=fold)], Request())
+    assert weights.scans == {"spacing": (1.0, 1.0, 6.0), "channels": ["T1"], "intensity": "mr"}
     volume = random(1, 1, 64, 32, 96)
-    assert_same(our_encoder(found).maps(volume), their_maps(network, volume))
+    assert_same(our_encoder(weights).maps(volume), their_maps(network, volume))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_plans_beside_the_file_are_read_also_in_their_old_form(tmp_path: Path) -
         ),
     ],
 )
-def test_plans_that_do_not_do_are_refused(network: Any, plans: dict[str, Any], match: str) -> None:
+def test_unsupported_plans_are_refused(network: Any, plans: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         imported(network(), plans)
 
@@ -197,7 +199,7 @@ def test_damaged_plans_are_refused(tmp_path: Path) -> None:
         convert([Checkpoint(residual().state_dict(), folder=tmp_path)], Request())
 
 
-def test_blocks_of_another_kind_are_refused() -> None:
+def test_other_kinds_of_blocks_are_refused() -> None:
     state = residual().state_dict() | {"encoder.stages.0.blocks.0.conv3.conv.weight": torch.ones(4, 4, 1, 1, 1)}
     with pytest.raises(ValueError, match=r"no place for encoder\.stages\.0\.blocks\.0\.conv3\.conv\.weight"):
         convert([Checkpoint(state)], Request())

@@ -1,4 +1,4 @@
-"""nnssl's Primus beside our ViT, with the same weights, on a volume that is no cube."""
+"""nnssl's Primus and our ViT give the same outputs with the same weights, on a non-cubic volume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from voxmim.networks.vit import ViT, ViTSettings
 from voxmim.weights.layouts import Checkpoint, Imported, Request, convert
-from weights_helpers import assert_same, random, shaken
+from weights_helpers import assert_same, perturbed, random
 
 pytest.importorskip("dynamic_network_architectures", reason="installed without its dependencies, see CONTRIBUTING.md")
 
@@ -34,7 +34,7 @@ PLAN = {
 
 
 class _NoPictures:
-    """Makes modules of torchvision, which timm needs for pictures only, and whose wheels are for other torch builds."""
+    """Provides empty torchvision modules: timm needs them for images only, and wheels are for other torch builds."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         return ModuleSpec(name, self, is_package=True) if name.split(".")[0] == "torchvision" else None  # type: ignore[arg-type]
@@ -62,20 +62,20 @@ def primus() -> type[nn.Module]:
 
 def imported(network: nn.Module) -> Imported:
     checkpoint = Checkpoint(network.state_dict(), {"nnssl_adaptation_plan": PLAN})
-    name, found = convert([checkpoint], Request(heads=2))
+    name, weights = convert([checkpoint], Request(heads=2))
     assert name == "primus"
-    return found
+    return weights
 
 
-def our_vit(found: Imported) -> ViT:
-    settings = {**found.settings, "patch": tuple(found.settings["patch"])}
-    vit = ViT(ViTSettings(**settings), 1, found.crop).eval()
-    vit.load_state_dict(found.tensors)
+def our_vit(weights: Imported) -> ViT:
+    settings = {**weights.settings, "patch": tuple(weights.settings["patch"])}
+    vit = ViT(ViTSettings(**settings), 1, weights.crop).eval()
+    vit.load_state_dict(weights.tensors)
     return vit
 
 
 def features(network: Any, volume: Tensor) -> Tensor:
-    """The normalised tokens as a map (B, width, X, Y, Z over the patch)."""
+    """The normalised tokens as a feature map (B, width, X, Y, Z over the patch)."""
     patches = network.down_projection(volume.permute(0, 1, 4, 3, 2))
     tokens = patches.flatten(2).transpose(1, 2)
     extra = 0
@@ -87,14 +87,14 @@ def features(network: Any, volume: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("changes", [{}, {"num_register_tokens": 2, "init_values": 0.1}])
-def test_primus_gives_the_same_features_and_others_if_an_axis_is_not_turned(
+def test_primus_gives_the_same_features_only_with_transposed_axes(
     primus: type[nn.Module], changes: dict[str, Any]
 ) -> None:
-    network: Any = shaken(primus(1, 48, (8, 8, 16), 2, 2, 2, (96, 32, 64), **changes))  # width 48: heads of 24
-    found = imported(network)
-    assert (found.crop, found.settings["patch"]) == (CROP, [16, 8, 8])
+    network: Any = perturbed(primus(1, 48, (8, 8, 16), 2, 2, 2, (96, 32, 64), **changes))  # width 48: two heads of 24
+    weights = imported(network)
+    assert (weights.crop, weights.settings["patch"]) == (CROP, [16, 8, 8])
     volume = random(1, 1, *CROP)
-    vit = our_vit(found)
+    vit = our_vit(weights)
     assert_same(vit.encode(volume), features(network, volume))
     swapped = network.down_projection(volume.permute(0, 1, 4, 3, 2))
     assert swapped.shape[2:] == (12, 4, 4)
@@ -102,7 +102,7 @@ def test_primus_gives_the_same_features_and_others_if_an_axis_is_not_turned(
     assert not torch.allclose(vit.encode(volume), features(network, volume), atol=1e-2)
 
 
-def test_parts_that_our_vit_lacks_are_refused(primus: type[nn.Module]) -> None:
+def test_parts_that_our_vit_does_not_have_are_refused(primus: type[nn.Module]) -> None:
     network = primus(1, 48, (8, 8, 16), 2, 2, 2, (96, 32, 64), scale_attn_inner=True)
     with pytest.raises(ValueError, match=r"our ViT has no place for eva\.blocks\.0\.attn\.norm\.weight"):
         imported(network)

@@ -1,4 +1,4 @@
-"""ViTs of other packages: their own networks beside ours, with the same weights, give the same."""
+"""ViTs of other packages and ours give the same outputs with the same weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from voxmim.networks.patches import Triple
 from voxmim.networks.positions import resize_positions
 from voxmim.networks.vit import ViT, ViTSettings
 from voxmim.weights.layouts import Checkpoint, Imported, Request, convert
-from weights_helpers import assert_same, random, shaken
+from weights_helpers import assert_same, perturbed, random
 
 PATCH: Triple = (2, 4, 3)
 CROP: Triple = (4, 12, 12)
@@ -25,57 +25,57 @@ REQUEST = Request(2, PATCH, CROP)
 
 
 def monai_vit(**changes: Any) -> nn.Module:
-    return shaken(MonaiViT(2, CROP, PATCH, **SIZES | changes))
+    return perturbed(MonaiViT(2, CROP, PATCH, **SIZES | changes))
 
 
 def monai_mae(**changes: Any) -> nn.Module:
-    return shaken(MaskedAutoEncoderViT(2, CROP, PATCH, **MAE_SIZES | changes))
+    return perturbed(MaskedAutoEncoderViT(2, CROP, PATCH, **MAE_SIZES | changes))
 
 
 def imported(state: dict[str, Tensor], request: Request, layout: str) -> Imported:
-    name, found = convert([Checkpoint(state)], request)
+    name, weights = convert([Checkpoint(state)], request)
     assert name == layout
-    return found
+    return weights
 
 
-def our_vit(found: Imported) -> ViT:
+def our_vit(weights: Imported) -> ViT:
     """Our ViT with the imported settings, and every one of its tensors."""
-    settings: dict[str, Any] = {**found.settings, "patch": tuple(found.settings["patch"]), "heads": 3}
-    channels = found.tensors["embed.weight"].shape[1] // torch.Size(settings["patch"]).numel()
-    vit = ViT(ViTSettings(**settings), channels, found.crop).eval()
-    vit.load_state_dict(found.tensors)
+    settings: dict[str, Any] = {**weights.settings, "patch": tuple(weights.settings["patch"]), "heads": 3}
+    channels = weights.tensors["embed.weight"].shape[1] // torch.Size(settings["patch"]).numel()
+    vit = ViT(ViTSettings(**settings), channels, weights.crop).eval()
+    vit.load_state_dict(weights.tensors)
     return vit
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module.vit."])
 @pytest.mark.parametrize("positions", ["learnable", "sincos", "none"])
 @pytest.mark.parametrize(("embedding", "bias"), [("perceptron", False), ("conv", True)])
-def test_monais_vit_encodes_alike(prefix: str, positions: str, embedding: str, bias: bool) -> None:
+def test_monais_vit_gives_the_same_features(prefix: str, positions: str, embedding: str, bias: bool) -> None:
     foreign = monai_vit(proj_type=embedding, pos_embed_type=positions, qkv_bias=bias)
     state = {prefix + name: tensor for name, tensor in foreign.state_dict().items()}
-    found = imported(state, REQUEST, "monai_vit")
-    assert found.unused == [name for name in state if "norm_cross_attn" in name]
+    weights = imported(state, REQUEST, "monai_vit")
+    assert weights.unused == [name for name in state if "norm_cross_attn" in name]
     volume = random(2, 2, *CROP)
     last, states = foreign(volume)
-    assert_same(our_vit(found).hidden_states(volume, [1, 2, 3]), [*states[:2], last])
+    assert_same(our_vit(weights).hidden_states(volume, [1, 2, 3]), [*states[:2], last])
 
 
 def test_the_class_token_of_monais_vit_becomes_a_register() -> None:
     foreign, volume = monai_vit(classification=True), random(2, 2, *CROP)
-    found = imported(foreign.state_dict(), REQUEST, "monai_vit")
-    assert {name for name in found.unused if "norm_cross_attn" not in name} == {
+    weights = imported(foreign.state_dict(), REQUEST, "monai_vit")
+    assert {name for name in weights.unused if "norm_cross_attn" not in name} == {
         "classification_head.0.weight", "classification_head.0.bias"
     }  # fmt: skip
     *_, last = foreign(volume)[1]
-    assert_same(our_vit(found)(volume), foreign.norm(last)[:, 1:])
+    assert_same(our_vit(weights)(volume), foreign.norm(last)[:, 1:])
 
 
 @pytest.mark.parametrize("positions", ["learnable", "sincos"])
 @pytest.mark.parametrize("embedding", ["perceptron", "conv"])
-def test_monais_masked_autoencoder_encodes_visible_patches_alike(positions: str, embedding: str) -> None:
+def test_monais_masked_autoencoder_gives_the_same_features_of_visible_patches(positions: str, embedding: str) -> None:
     foreign = monai_mae(proj_type=embedding, pos_embed_type=positions)
-    found = imported(foreign.state_dict(), REQUEST, "monai_mae")
-    assert all(re.match("decoder_|mask_tokens", name) or "norm_cross_attn" in name for name in found.unused)
+    weights = imported(foreign.state_dict(), REQUEST, "monai_mae")
+    assert all(re.match("decoder_|mask_tokens", name) or "norm_cross_attn" in name for name in weights.unused)
     volume = random(2, 2, *CROP)
     visible: list[Tensor] = []
     encoded: list[Tensor] = []
@@ -90,11 +90,11 @@ def test_monais_masked_autoencoder_encodes_visible_patches_alike(positions: str,
     foreign.blocks.register_forward_hook(lambda _module, _inputs, output: encoded.append(output[:, 1:]))
     foreign(volume)
     assert visible[0].shape == (2, 6)
-    assert_same(our_vit(found)(volume, visible[0]), encoded[0])
+    assert_same(our_vit(weights)(volume, visible[0]), encoded[0])
 
 
 class TimmViT(nn.Module):
-    """A ViT encoder with timm's names, on torch's own blocks: of pictures or volumes, with LayerScale and chunks."""
+    """A ViT encoder with timm's names on torch's blocks: for images or volumes, with LayerScale and block chunks."""
 
     def __init__(self, patch: tuple[int, ...], grid: tuple[int, ...], channels: int = 3, scale: bool = False) -> None:
         super().__init__()
@@ -143,44 +143,44 @@ class TimmViT(nn.Module):
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize(("with_class", "depth"), [(True, 1), (False, 1), (False, 4)])
-def test_a_scan_that_is_constant_along_z_is_encoded_as_its_slice_was(
+def test_a_scan_that_is_constant_along_z_has_the_features_of_its_slice(
     channels: int, with_class: bool, depth: int
 ) -> None:
-    """With a class token on a grid of one patch along Z only: more of them outweigh it in the attention."""
-    foreign, grey = shaken(TimmViT((2, 4), (4, 4))), random(2, 1, 8, 16)
+    """With a class token only for one patch along Z, since more patches change its weight in the attention."""
+    foreign, grey = perturbed(TimmViT((2, 4), (4, 4))), random(2, 1, 8, 16)
     foreign.with_class = with_class
-    found = imported(foreign.state_dict(), Request(channels, (2, 4, 3), (8, 16, 3 * depth)), "mae_2d")
-    assert {name.split(".")[0] for name in found.unused} == {"mask_token", "decoder_pos_embed", "decoder_blocks"}
+    weights = imported(foreign.state_dict(), Request(channels, (2, 4, 3), (8, 16, 3 * depth)), "mae_2d")
+    assert {name.split(".")[0] for name in weights.unused} == {"mask_token", "decoder_pos_embed", "decoder_blocks"}
     if not with_class:
-        del found.tensors["registers"]
-        found.settings["registers"] = 0
+        del weights.tensors["registers"]
+        weights.settings["registers"] = 0
     volume = grey[..., None].expand(-1, channels, -1, -1, 3 * depth)
     expected = foreign(grey.expand(-1, 3, -1, -1))[:, :, :, None].expand(-1, -1, -1, depth, -1)
-    assert_same(our_vit(found)(volume).reshape(expected.shape), expected)
+    assert_same(our_vit(weights)(volume).reshape(expected.shape), expected)
 
 
-def test_positions_of_pictures_are_interpolated_in_the_plane_and_repeated_along_z() -> None:
-    foreign = shaken(TimmViT((2, 4), (4, 4)))
-    found = imported(foreign.state_dict(), Request(1, (2, 4, 3), (12, 12, 15)), "mae_2d")
+def test_positions_of_2d_weights_are_interpolated_in_the_plane_and_repeated_along_z() -> None:
+    foreign = perturbed(TimmViT((2, 4), (4, 4)))
+    weights = imported(foreign.state_dict(), Request(1, (2, 4, 3), (12, 12, 15)), "mae_2d")
     plane = resize_positions(foreign.pos_embed[0, 1:].detach(), (4, 4, 1), (6, 3, 1)).reshape(6, 3, 1, 24)
-    assert_same(found.tensors["positions"].reshape(6, 3, 5, 24), plane.expand(-1, -1, 5, -1))
+    assert_same(weights.tensors["positions"].reshape(6, 3, 5, 24), plane.expand(-1, -1, 5, -1))
 
 
 @pytest.mark.parametrize("chunks", [False, True])
 @pytest.mark.parametrize("scale", [False, True])
-def test_a_3d_vit_of_timms_names_encodes_alike_with_its_layer_scale(scale: bool, chunks: bool) -> None:
-    foreign = shaken(TimmViT((2, 4, 3), (2, 3, 4), channels=2, scale=scale))
+def test_a_3d_vit_with_timms_names_and_layer_scale_gives_the_same_features(scale: bool, chunks: bool) -> None:
+    foreign = perturbed(TimmViT((2, 4, 3), (2, 3, 4), channels=2, scale=scale))
     state = {f"teacher.backbone.{name}": tensor for name, tensor in foreign.state_dict().items()}
-    if chunks:  # as DINOv2 saves its blocks
+    if chunks:  # as blocks are saved in DINOv2
         state = {re.sub(r"blocks\.(\d)\.", r"blocks.0.\1.", name): tensor for name, tensor in state.items()}
-    found = imported(state, Request(2, None, CROP), "vit_3d")
+    weights = imported(state, Request(2, None, CROP), "vit_3d")
     volume = random(2, 2, *CROP)
-    assert_same(our_vit(found)(volume).reshape(2, 2, 3, 4, 24), foreign(volume))
+    assert_same(our_vit(weights)(volume).reshape(2, 2, 3, 4, 24), foreign(volume))
 
 
-def test_a_patch_or_a_grid_that_was_not_the_foreign_one_is_refused() -> None:
+def test_a_patch_or_grid_that_differs_from_the_weights_is_refused() -> None:
     linear, convolution = (monai_vit(proj_type=kind).state_dict() for kind in ("perceptron", "conv"))
-    pictures = shaken(TimmViT((2, 4), (4, 4))).state_dict()
+    pictures = perturbed(TimmViT((2, 4), (4, 4))).state_dict()
     flat = MonaiViT(2, CROP[:2], PATCH[:2], spatial_dims=2, **SIZES).state_dict()  # type: ignore[arg-type]
     for state, patch, crop, match in (
         (linear, (4, 4, 4), CROP, "the embedding has 48 inputs"),
@@ -199,13 +199,13 @@ def test_a_patch_or_a_grid_that_was_not_the_foreign_one_is_refused() -> None:
         convert([Checkpoint(convolution)], Request(1, PATCH, CROP))
 
 
-def test_blocks_with_parts_that_ours_lack_are_refused() -> None:
+def test_blocks_with_unsupported_parts_are_refused() -> None:
     gated = monai_vit().state_dict() | {"blocks.0.mlp.gate.weight": torch.ones(24, 24)}
     with pytest.raises(ValueError, match=r"our ViT has no place for blocks\.0\.mlp\.gate\.weight"):
         convert([Checkpoint(gated)], REQUEST)
 
 
-def test_an_unknown_layout_is_refused_with_its_names_and_the_known_ones() -> None:
+def test_an_unknown_layout_is_refused_with_its_tensor_names_and_the_known_layouts() -> None:
     for network in (ViT(ViTSettings(PATCH, 24, 1, 3), 2, CROP), nn.Sequential(nn.Linear(2, 2))):
         first = next(iter(network.state_dict()))
         with pytest.raises(ValueError, match=rf"it holds {first}, .*; the known layouts are monai_mae, monai_vit, "):
