@@ -85,16 +85,6 @@ def test_intervals_over_seeds_and_cases_have_the_nominal_coverage(std: tuple[flo
     )  # 0.95 minus two standard errors of 400 trials; conservative if seeds do not differ
 
 
-def test_a_bootstrap_over_three_seeds_would_not_have_the_nominal_coverage() -> None:
-    rng, hits = np.random.default_rng(3), 0
-    for _ in range(400):
-        scores = simulated((0.05, 0.02, 0.02), 3, 19, rng)
-        seeds, cases = (rng.multinomial(n, [1 / n] * n, 400) / n for n in scores.shape)
-        low, high = np.quantile(((seeds @ scores) * cases).sum(axis=1), [0.025, 0.975])
-        hits += low <= 0 <= high
-    assert hits / 400 < 0.85
-
-
 def test_if_only_seeds_differ_the_interval_is_the_t_interval() -> None:
     seeds = np.array([0.1, 0.3, 0.35, 0.5])
     low, high = stats.t.interval(0.95, 3, seeds.mean(), stats.sem(seeds))
