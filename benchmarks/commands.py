@@ -25,7 +25,7 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
         size = TOY if smoke else []
         commands = {
             "pretrain tiny": ["pretrain", "--recipe", "tiny", *size],
-            "finetune tiny": ["finetune", "--recipe", "tiny", *size],
+            "finetune tiny": ["finetune", "--recipe", "tiny", *(size or ["--steps", "300"])],
         }
         if smoke:
             del commands["finetune tiny"]

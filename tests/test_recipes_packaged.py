@@ -110,9 +110,10 @@ def test_the_tiny_recipes_are_small_enough_for_two_cores(name: str) -> None:
 
 @pytest.mark.parametrize("pretext", ["simmim", "simclr"])
 def test_the_tiny_recipes_have_the_networks_of_studies_with_tiny(tiny: Tiny, tmp_path: Path, pretext: str) -> None:
-    whole = {"finetune.validation_fraction": 1.0}  # studies validate on all cases
+    steps = {"finetune.steps": 300}
+    whole = {"finetune.validation_fraction": 1.0, **steps}  # studies validate on all cases
     packaged = load_recipe(f"tiny-{pretext}-vit", whole)
-    arm = Request((tiny.store,), tmp_path, "tiny", {}, ("all",)).recipe_of(pretext)
+    arm = Request((tiny.store,), tmp_path, "tiny", steps, ("all",)).recipe_of(pretext)
     fine_tuning = Trial("finetune", tiny.store, arm).own_recipe
     assert Trial("pretrain", tiny.store, packaged).own_recipe == Trial("pretrain", tiny.store, arm).own_recipe
     assert (
