@@ -90,14 +90,15 @@ def report(scores: dict[str, dict[int, np.ndarray]], first: Cost, other: Cost) -
         for name, values in scores.items()
     }
     lines = []
-    for name, (steps, dice) in means.items():
-        end = plateau(steps, dice)
+    for name, (at, dice) in means.items():
+        end = plateau(at, dice)
         done = "done" if end.done else "not done"
-        lines.append(f"{name}: plateau {end.best:.3f} at step {end.step:.0f} of {steps[-1]:.0f}, {done}")
+        lines.append(f"{name}: plateau {end.best:.3f} at step {end.step:.0f} of {at[-1]:.0f}, {done}")
     (reference, reference_curve), *others = means.items()
     for name, mean_curve in others:
         for saving in savings(*mean_curve, other, *reference_curve, first):
-            needed = f"{saving.steps:.0f} steps; {reference}: {saving.other_steps:.0f}"
+            steps = "never" if math.isinf(saving.steps) else f"{saving.steps:.0f} steps"
+            needed = f"{steps}; {reference}: {saving.other_steps:.0f}"
             even = "never" if math.isinf(saving.break_even) else f"{saving.break_even:.1f} fine-tunings"
             even = "" if math.isnan(saving.break_even) else f"; break-even: {even}"
             lines.append(f"{name}, {saving.fraction:.0%} of that of {reference}: {needed}{even}")
