@@ -51,7 +51,7 @@ def test_the_page_shows_the_whole_inspection(inspection: Inspection, tmp_path: P
     text = " ".join(page.texts)
     for result in ("6 of 7", "flipped label", "voxel size, left to right (mm)", "Volume of label 1", "RAS (6)"):
         assert result in text
-    assert len(page.named("img")) == 1
+    assert len(page.with_name("img")) == 1
     fetched = [value for _, attributes in page.tags for key, value in attributes.items() if not key.startswith("xmlns")]
     assert not any(value and value.startswith("http") for value in fetched)
 
