@@ -22,7 +22,8 @@ from voxmim.studies.tables import seeds_curve
 from voxmim.training.plateau import plateau
 from voxmim.training.run import Run
 
-COLUMNS = ("arm", "run", "step", "val_dice")
+SCORE = "val_dice"
+COLUMNS = ("arm", "run", "step", SCORE)
 Curves = dict[str, dict[str, dict[int, float]]]  # arm, run, step
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--pretraining-minutes", type=float, default=math.nan, help="core-minutes of the pre-training")
     options = parser.parse_args()
     if options.arm:
-        curves = {name: {Path(run).name: curve(Run.open(run)) for run in runs} for name, *runs in options.arm}
+        curves = {name: {Path(run).name: Run.open(run).curve(SCORE) for run in runs} for name, *runs in options.arm}
         if options.csv:
             write_csv(options.csv, rows(curves), COLUMNS)
     elif options.csv:
@@ -50,11 +51,6 @@ def main() -> None:
     if options.png:
         lines = [seeds_curve(name, values) for name, values in scores.items()]
         options.png.write_bytes(png(Plot(options.title, "fine-tuning step", "mean Dice", lines)))
-
-
-def curve(run: Run) -> dict[int, float]:
-    """Validation Dice by step."""
-    return {int(row["step"]): row["val_dice"] for row in run.metrics() if "val_dice" in row}
 
 
 def rows(curves: Curves) -> list[dict[str, object]]:
@@ -73,7 +69,7 @@ def read(file: Path) -> Curves:
     with file.open(newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
             runs = curves.setdefault(row["arm"], {})
-            runs.setdefault(row["run"], {})[int(row["step"])] = float(row["val_dice"])
+            runs.setdefault(row["run"], {})[int(row["step"])] = float(row[SCORE])
     return curves
 
 

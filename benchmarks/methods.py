@@ -27,6 +27,7 @@ from voxmim.training.run import METRICS, Run
 
 COMBINATIONS = ("mae-vit", "simmim-vit", "simclr-vit", "simmim-swin", "simclr-swin", "mae-unet")
 RECIPES = {name: "tiny" if name == "mae-vit" else f"tiny-{name}" for name in COMBINATIONS}
+SCHEDULE = ["--steps", "300", "--set", "finetune.validate_every=60"]  # the recipes' own numbers depend on the crop
 # training from scratch uses the recipe of this combination
 SCRATCH = {"vit": "mae-vit", "swin": "simmim-swin", "unet": "mae-unet"}
 
@@ -67,9 +68,9 @@ def _best_lr(out: Path, name: str, store: str, labels: str, common: list[str], e
     for lr in load_recipe(recipe).lrs:
         path = out / f"f-{name}-{lr:g}"
         command = ["finetune", store, str(path), "--recipe", recipe, "--labels", labels, "--lr", f"{lr:g}", *common]
-        _train([*command, *([] if init is None else ["--init", str(init)])])
+        _train([*command, *SCHEDULE, *([] if init is None else ["--init", str(init)])])
         runs.append(Run.open(path, "finetune"))
-    return max(runs, key=lambda run: max(point[1] for point in _curve(run)))
+    return max(runs, key=lambda run: max(run.curve("val_dice").values()))
 
 
 def _train(arguments: list[str]) -> None:
@@ -83,10 +84,6 @@ def _train(arguments: list[str]) -> None:
 def _voxmim(arguments: list[str]) -> None:
     print("voxmim", *arguments, flush=True)
     subprocess.run([sys.executable, "-m", "voxmim", *arguments], check=True)
-
-
-def _curve(run: Run) -> list[tuple[int, float]]:
-    return [(int(row["step"]), row["val_dice"]) for row in run.metrics() if "val_dice" in row]
 
 
 def _print_pretraining(out: Path) -> None:
@@ -118,7 +115,7 @@ def _print_finetuning(arms: dict[str, Run]) -> None:
             base = results[f"scratch-{run.recipe().encoder}"]
             dice, base_dice = ([case["mean_dice"] for case in result["cases"]] for result in (results[name], base))
             difference = difference_cell(np.subtract([dice], [base_dice]))
-        curve = ", ".join(f"{dice:.3f}" for _, dice in _curve(run))
+        curve = ", ".join(f"{dice:.3f}" for dice in run.curve("val_dice").values())
         lr = run.recipe().finetune.lr
         print(f"| {name} | {lr:g} | {curve} | {mean['dice']:.3f} | {_interval(mean['ci95'])} | {difference} |")
 

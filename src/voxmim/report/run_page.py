@@ -138,10 +138,10 @@ def done_in_words(run: Run) -> str:
         return ""
     if run.kind == "pretrain":
         name = "fraction of the loss of guessing that is avoided"
-        scores = {row["step"]: 1 - row["val_loss"] / row["val_guess"] for row in rows if "val_loss" in row}
+        scores = {int(row["step"]): 1 - row["val_loss"] / row["val_guess"] for row in rows if "val_loss" in row}
     else:
         task = task_of(run.path)
-        name, scores = task.score_name, {row["step"]: row[task.score] for row in rows if task.score in row}
+        name, scores = task.score_name, run.curve(task.score)
     return in_words(np.array(list(scores)), np.array(list(scores.values())), name)
 
 

@@ -89,6 +89,10 @@ class Run:
         rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
         return [{RENAMED_COLUMNS.get(key, key): float(value) for key, value in row.items() if value} for row in rows]
 
+    def curve(self, column: str) -> dict[int, float]:
+        """The values of a column of metrics.csv by step, at the steps that have one."""
+        return {int(row["step"]): row[column] for row in self.metrics() if column in row}
+
     def seconds(self) -> float:
         """The duration of the run so far."""
         rows = self.metrics()
