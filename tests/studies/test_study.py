@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 import shlex
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +22,15 @@ from command_line import parsed
 from conftest import TINY_RECIPE, Tiny
 from voxmim import api
 from voxmim.cli import main
-from voxmim.errors import RecipeError, RunError, StoreError
+from voxmim.errors import RecipeError, RunError, StoppedError, StoreError
 from voxmim.files import lock_folder
 from voxmim.recipe import make_recipe, write_recipe
 from voxmim.studies import convergence
 from voxmim.studies import trial as trial_module
 from voxmim.studies.arm import Comparison
 from voxmim.studies.request import Request, ready
-from voxmim.studies.trial import Trial
+from voxmim.studies.trial import TRIALS, Trial
+from voxmim.training.progress import TrainingProgress
 from voxmim.training.run import Run
 
 SHORT = {"steps": 4, "validate_every": 2, "checkpoint_every": 2, "batch": 2, "crops_per_scan": 1, "lr": 1e-3}
@@ -282,6 +285,17 @@ def test_a_killed_study_continues_where_it_stopped(
     assert len(after) == 200
     assert after[: len(before) - 2] == before[:-2]  # steps up to the last checkpoint were not repeated
     assert json.loads((tmp_path / "out" / "convergence" / "study.json").read_text())["seeds"] == [3]
+
+
+def test_a_signal_stops_the_study_and_not_only_its_current_training(
+    study_run: StudyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingProgress, "update", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(StoppedError, match=rf"^{tmp_path}: the study was stopped; run the same command") as stopped:
+        study_run.again(tmp_path)
+    assert stopped.value.status == 128 + signal.SIGTERM
+    assert len(list(tmp_path.glob(f"{TRIALS}/*/run.json"))) == 1
+    assert not list(tmp_path.glob(f"{TRIALS}/*.json"))  # it was not recorded as failed
 
 
 def test_the_command_prints_the_results(

@@ -64,19 +64,23 @@ def test_log_every_and_quiet_control_the_lines(monkeypatch: Any, capsys: Any) ->
     assert not CONSOLE.quiet
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_signal_writes_a_checkpoint_to_resume_from(tiny: Tiny, tmp_path: Any, monkeypatch: Any, name: str) -> None:
+@pytest.mark.parametrize(("name", "step"), [("SIGTERM", 2), ("SIGUSR1", 2), ("SIGTERM", 6)])  # of 6 steps
+def test_a_signal_writes_a_checkpoint_to_resume_from(
+    tiny: Tiny, tmp_path: Any, monkeypatch: Any, name: str, step: int
+) -> None:
     number = getattr(signal, name)
     update = TrainingProgress.update
 
     def killed(self: TrainingProgress, row: dict[str, Any]) -> None:
         update(self, row)
-        if row["step"] == 2:
+        if row["step"] == step:
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingProgress, "update", killed)
-        with pytest.raises(StoppedError, match=rf"run: stopped by {name} after step 2, with a checkpoint") as stopped:
+        with pytest.raises(
+            StoppedError, match=rf"run: stopped by {name} after step {step}, with a checkpoint"
+        ) as stopped:
             api.pretrain(tiny.store, tmp_path / "run", tiny.recipe, SETTINGS)
     assert stopped.value.status == 128 + number
     assert signal.getsignal(number) is signal.SIG_DFL

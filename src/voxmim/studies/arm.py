@@ -16,6 +16,7 @@ import numpy as np
 
 from voxmim import workers
 from voxmim.console import CONSOLE, announce
+from voxmim.errors import StoppedError
 from voxmim.recipe import Recipe
 from voxmim.studies.curves import Cost
 from voxmim.studies.trial import Note, Trial, run_trial
@@ -110,7 +111,11 @@ class Comparison:
         return [*self._first_trials(), *others, *filter(None, scored)]
 
     def run_trials(self, trials: Iterable[Trial]) -> None:
-        """Run the trials that are not done yet, each after the one it starts from."""
+        """Run the trials that are not done yet, each after the one it starts from.
+
+        Raises:
+            StoppedError: a signal stopped a training.
+        """
         pending = {trial.name: trial for trial in trials if trial.name not in self.notes}
         self.trials |= pending
         while pending:
@@ -118,9 +123,13 @@ class Comparison:
             pending = {name: trial for name, trial in pending.items() if trial not in ready}
             run = partial(_announced if self.scheduler is None else run_trial, out=self.out.resolve())
             tasks = [trial.absolute() for trial in ready]
-            for note in workers.run(run, tasks, None if self.scheduler else 1, self.scheduler):
-                self.notes[note.trial] = note
-                self._print(note)
+            try:
+                for note in workers.run(run, tasks, None if self.scheduler else 1, self.scheduler):
+                    self.notes[note.trial] = note
+                    self._print(note)
+            except StoppedError as stopped:  # its message names one training, and a study has no --resume
+                stopped.args = (f"{self.out}: the study was stopped; run the same command again to continue.",)
+                raise
 
     def lr(self, arm: Arm) -> float | None:
         """The learning rate with the best validation Dice of the first seed, or None if nothing was trained."""

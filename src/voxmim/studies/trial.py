@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from voxmim.errors import RunError, VoxmimError
+from voxmim.errors import RunError, StoppedError, VoxmimError
 from voxmim.files import write_json
 from voxmim.pretext.build import fitting_pretexts
 from voxmim.recipe import Recipe, write_recipe
@@ -174,7 +174,11 @@ def note_of(trial: Trial, out: Path) -> Note | None:
 
 
 def run_trial(trial: Trial, out: Path) -> Note:
-    """Run a trial unless it is done; errors become its note."""
+    """Run a trial unless it is done; errors become its note.
+
+    Raises:
+        StoppedError: a signal stopped its training; it has no note, and continues when it is run again.
+    """
     note = note_of(trial, out)
     if note is not None and trial.is_done(out):
         return note
@@ -189,6 +193,8 @@ def run_trial(trial: Trial, out: Path) -> Note:
         try:
             error = ""
             _run(trial, out)
+        except StoppedError:
+            raise
         except Exception as failure:  # the other trials must go on
             text = str(failure) if isinstance(failure, VoxmimError) else f"{type(failure).__name__}: {failure}"
             error = " ".join(text.split())

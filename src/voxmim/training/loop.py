@@ -111,7 +111,7 @@ def _train(fabric: Fabric, run: Run, job: Job, seed: int) -> None:
                 with _evaluating(network, job), _writing(run, done):
                     job.save(done)
             report(row, validates and done < training.steps)
-            stopped = stop.anywhere() if done < training.steps else 0
+            stopped = stop.anywhere()
             if (checkpoints or stopped) and leads:
                 with speed.timed("checkpoint"), _writing(run, done):
                     run.save_checkpoint(_state(fabric, job, optimiser) | {"step": done})
