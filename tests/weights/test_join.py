@@ -72,6 +72,16 @@ def test_runs_given_before_the_scan_are_averaged(
     assert np.abs(alone[0] - alone[1]).max() > 0.1
 
 
+def test_runs_with_other_windows_are_averaged(tiny_runs: TinyRuns, others: list[Path], tmp_path: Path) -> None:
+    network, (_, metadata) = load_segmentor(others[0])[0], read_weights(others[0], "segmentor")
+    smaller = {"crop": [8, 8, 8], "overlap": 0.25, "window": [-100.0, 100.0]}
+    save_weights(others[0] / "segmentor.safetensors", network, metadata | smaller)
+    scan, runs = tiny_runs.source / "imagesTr" / "case_6.nii.gz", [tiny_runs.finetune, *others]
+    alone = [probabilities(run, scan, tmp_path / f"alone_{place}") for place, run in enumerate(runs)]
+    together = probabilities(runs[0], scan, tmp_path / "all", ensemble=runs[1:])
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-5)
+
+
 def test_an_ensemble_is_evaluated_and_saved_only_if_requested(
     tiny_runs: TinyRuns, others: list[Path], tmp_path: Path
 ) -> None:
@@ -90,6 +100,10 @@ def test_incompatible_runs_are_refused(tiny_runs: TinyRuns, tiny_sorted: Sorted,
     with pytest.raises(
         WeightsError, match=r"other: its labels is .*liver.* only runs that agree in it can be averaged"
     ):
+        api.predict(tiny_runs.finetune, [scan], tmp_path, ensemble=[other])
+    preparation = metadata["preparation"] | {"spacing": [9.0, 9.0, 9.0]}
+    save_weights(other / "segmentor.safetensors", network, metadata | {"preparation": preparation})
+    with pytest.raises(WeightsError, match=r"other: its preparation is .* only runs that agree in it can be averaged"):
         api.predict(tiny_runs.finetune, [scan], tmp_path, ensemble=[other])
     with pytest.raises(WeightsError, match="no segmentor"):
         api.predict(tiny_runs.finetune, [scan], tmp_path, ensemble=[tiny_sorted.run])

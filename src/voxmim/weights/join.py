@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from voxmim.errors import WeightsError
 
-_SAME = ("preparation", "window", "crop", "overlap", "labels", "regions", "values", "classes")  # in all members
+_SAME = ("preparation", "labels", "regions", "values", "classes")  # in all runs of an ensemble
+_INPUT = ("window", "crop", "overlap")  # in all runs that are joined to one network
 
 Loaded = tuple[nn.Module, dict[str, Any]]
 
@@ -22,16 +23,40 @@ def load_joined(load: Callable[[Path | str], Loaded], runs: Sequence[Path | str]
         WeightsError: one cannot be loaded, or differs from the first in its preparation, crop, labels or classes.
     """
     loaded = [load(run) for run in runs]
+    _refuse_different(runs, loaded, _SAME + _INPUT)
+    return _join(loaded)
+
+
+def load_groups(load: Callable[[Path | str], Loaded], runs: Sequence[Path | str]) -> list[tuple[Loaded, int]]:
+    """Load runs that may differ in window, crop and overlap: a joined network for each of these, and how many it joins.
+
+    Raises:
+        WeightsError: one cannot be loaded, or differs from the first in its preparation or labels.
+    """
+    loaded = [load(run) for run in runs]
+    _refuse_different(runs, loaded, _SAME)
+    groups: dict[str, list[Loaded]] = {}
+    for network, metadata in loaded:
+        groups.setdefault(repr([metadata[key] for key in _INPUT]), []).append((network, metadata))
+    return [(_join(group), len(group)) for group in groups.values()]
+
+
+def _refuse_different(runs: Sequence[Path | str], loaded: Sequence[Loaded], keys: Sequence[str]) -> None:
+    """Raise WeightsError if the metadata of a run differ from the first's in one of the keys."""
+    first = loaded[0][1]
+    for run, (_, other) in zip(runs, loaded, strict=True):
+        for key in keys:
+            if other.get(key) != first.get(key):
+                raise WeightsError(
+                    f"{run}: its {key} is {other.get(key)}, but that of {runs[0]} is {first.get(key)}; only runs "
+                    "that agree in it can be averaged."
+                )
+
+
+def _join(loaded: Sequence[Loaded]) -> Loaded:
     network, metadata = loaded[0]
     if len(loaded) == 1:
         return network, metadata
-    for run, (_, other) in zip(runs, loaded, strict=True):
-        for key in _SAME:
-            if other.get(key) != metadata.get(key):
-                raise WeightsError(
-                    f"{run}: its {key} is {other.get(key)}, but that of {runs[0]} is {metadata.get(key)}; only runs "
-                    "that agree in it can be averaged."
-                )
     average: Callable[[Tensor], Tensor] = mean_of_regions if metadata.get("regions") else mean_of_labels
     if metadata["kind"] == "regressor":
         average = mean

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from stand_ins import TINY_BANDS, ByIntensity
 from voxmim.images.geometry import Grid, resample_probabilities, resample_to_label_map
 from voxmim.settings import Triple
 from voxmim.tasks.segmentation import inference
-from voxmim.tasks.segmentation.inference import joined, original_label_map, predict_slabs
+from voxmim.tasks.segmentation.inference import average_slabs, joined, original_label_map, predict_slabs
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.weights.load import load_segmentor
 
@@ -103,6 +104,30 @@ def test_a_label_map_from_slabs_equals_that_of_the_complete_volume(
     else:
         expected = resample_to_label_map(full.numpy(), grid, original)
     np.testing.assert_array_equal(label_map, expected)
+
+
+@given(
+    cuts=st.lists(st.sets(st.integers(1, 8)), min_size=1, max_size=3),
+    axis=st.integers(0, 2),
+    seed=st.integers(0, 2**16),
+)
+@settings(deadline=None)
+def test_slabs_of_several_networks_are_averaged_wherever_each_is_cut(
+    cuts: list[set[int]], axis: int, seed: int
+) -> None:
+    shape = [2, 3, 3, 3]
+    shape[axis + 1] = 9
+    generator = torch.Generator().manual_seed(seed)
+    whole = [torch.rand(shape, generator=generator) for _ in cuts]
+    weights = [1.0, 2.0, 4.0][: len(cuts)]
+    members = []
+    for probabilities, places in zip(whole, cuts, strict=True):
+        edges = [0, *sorted(places), 9]
+        members.append(iter([(low, probabilities.narrow(axis + 1, low, high - low)) for low, high in pairwise(edges)]))
+    slabs = list(average_slabs(members, weights, axis))
+    assert [start for start, _ in slabs] == [0, *sorted(set().union(*cuts))]
+    expected = sum(weight * probabilities for weight, probabilities in zip(weights, whole, strict=True)) / sum(weights)
+    torch.testing.assert_close(torch.cat([slab for _, slab in slabs], dim=axis + 1), expected)
 
 
 def test_memory_does_not_grow_with_the_length_of_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:

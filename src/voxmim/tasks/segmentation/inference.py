@@ -1,7 +1,7 @@
 """Sliding-window prediction of a scan in slabs, so that the probabilities of the whole scan are never in memory."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -140,6 +140,35 @@ def _shift(sums: Tensor, dim: int, by: int) -> None:
         count = min(by, size - at)
         sums.narrow(dim, at - by, count).copy_(sums.narrow(dim, at, count))
     sums.narrow(dim, size - by, by).zero_()
+
+
+def average_slabs(members: Sequence[Iterator[Slab]], weights: Sequence[float], axis: int) -> Iterator[Slab]:
+    """The weighted mean of the probabilities of several networks for one scan.
+
+    Args:
+        members: the slabs of each network; their planes may be divided differently.
+        weights: of the networks.
+        axis: along which the slabs follow each other.
+
+    Yields:
+        consecutive slabs, each as thick as the thinnest that the members have left.
+    """
+    slabs = [next(member) for member in members]
+    total = sum(weights)
+    while True:
+        start, count = slabs[0][0], min(slab.shape[axis + 1] for _, slab in slabs)
+        mean = torch.zeros_like(slabs[0][1].narrow(axis + 1, 0, count))
+        for (_, slab), weight in zip(slabs, weights, strict=True):
+            mean.add_(slab.narrow(axis + 1, 0, count), alpha=weight / total)
+        yield start, mean
+        left = []
+        for member, (_, slab) in zip(members, slabs, strict=True):
+            rest = slab.shape[axis + 1] - count
+            following = (start + count, slab.narrow(axis + 1, count, rest)) if rest else next(member, None)
+            if following is None:  # all end with the scan
+                return
+            left.append(following)
+        slabs = left
 
 
 def joined(slabs: Iterator[Slab], shape: Triple) -> Tensor:

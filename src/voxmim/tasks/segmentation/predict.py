@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from torch import nn
 
 from voxmim.errors import ScanError, SourceError
 from voxmim.images.formats.dicom import is_dicom
@@ -16,24 +17,38 @@ from voxmim.tasks.given import Scan, Written, given_scans
 from voxmim.tasks.scans import Progress, for_each
 from voxmim.tasks.segmentation.inference import (
     Slab,
+    average_slabs,
     joined,
+    longest_axis,
     original_label_map,
     predict_slabs,
     prepared_label_map,
 )
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.tasks.task import Predictor
-from voxmim.weights.join import load_joined
+from voxmim.weights.join import load_groups
 from voxmim.weights.load import load_segmentor
 
 
 class Segmentor(Predictor):
-    """A trained segmentor."""
+    """A trained segmentor, or an ensemble of several.
+
+    Attributes:
+        others: segmentors with other windows, whose probabilities are averaged with its own.
+        count: the number of networks that are joined in its own; 1 but in an ensemble.
+    """
+
+    def __init__(
+        self, network: nn.Module, metadata: dict[str, Any], count: int = 1, others: Sequence["Segmentor"] = ()
+    ) -> None:
+        super().__init__(network, metadata)
+        self.count, self.others = count, others
 
     @classmethod
     def load(cls, *runs: Path | str) -> Self:
         """Load a run folder or weights file, or several to average, onto a GPU if there is one."""
-        return cls(*load_joined(load_segmentor, runs))
+        (first, count), *groups = load_groups(load_segmentor, runs)
+        return cls(*first, count, [cls(*other, joined) for other, joined in groups])
 
     @property
     def structures(self) -> Structures:
@@ -42,9 +57,15 @@ class Segmentor(Predictor):
 
     def slabs(self, scan: PreparedScan, overlap: float | None = None) -> Iterator[Slab]:
         """The probabilities on the prepared grid (see `predict_slabs`); `overlap` replaces the recipe's."""
-        overlap, precision = self.metadata["overlap"] if overlap is None else overlap, self.metadata["precision"]
+        own_overlap, precision = self.metadata["overlap"] if overlap is None else overlap, self.metadata["precision"]
         image = self.image(scan)
-        return predict_slabs(self.network, image, self.crop, overlap, precision, self.structures.activate)
+        own = predict_slabs(self.network, image, self.crop, own_overlap, precision, self.structures.activate)
+        if not self.others:
+            return own
+        slabs = [own, *(other.slabs(scan, overlap) for other in self.others)]
+        return average_slabs(
+            slabs, [self.count, *(other.count for other in self.others)], longest_axis(scan.grid.shape)
+        )
 
     def probabilities(self, scan: PreparedScan) -> np.ndarray:
         """(K, X, Y, Z) float32 on the prepared grid: of each label, background first, or of each region."""
