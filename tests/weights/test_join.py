@@ -103,7 +103,10 @@ def test_incompatible_runs_are_refused(tiny_runs: TinyRuns, tiny_sorted: Sorted,
         api.predict(tiny_runs.finetune, [scan], tmp_path, ensemble=[other])
     preparation = metadata["preparation"] | {"spacing": [9.0, 9.0, 9.0]}
     save_weights(other / "segmentor.safetensors", network, metadata | {"preparation": preparation})
-    with pytest.raises(WeightsError, match=r"other: its preparation is .* only runs that agree in it can be averaged"):
+    with pytest.raises(
+        WeightsError,
+        match=r"other: its spacing is \[9.0, 9.0, 9.0\], but .* only runs that agree in it can be averaged",
+    ):
         api.predict(tiny_runs.finetune, [scan], tmp_path, ensemble=[other])
     with pytest.raises(WeightsError, match="no segmentor"):
         api.predict(tiny_runs.finetune, [scan], tmp_path, ensemble=[tiny_sorted.run])

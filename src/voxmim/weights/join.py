@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from voxmim.errors import WeightsError
 
-_SAME = ("preparation", "labels", "regions", "values", "classes")  # in all runs of an ensemble
+_SAME = ("labels", "regions", "values", "classes")  # in all runs of an ensemble, with their preparation
 _INPUT = ("window", "crop", "overlap")  # in all runs that are joined to one network
 
 Loaded = tuple[nn.Module, dict[str, Any]]
@@ -42,10 +42,10 @@ def load_groups(load: Callable[[Path | str], Loaded], runs: Sequence[Path | str]
 
 
 def _refuse_different(runs: Sequence[Path | str], loaded: Sequence[Loaded], keys: Sequence[str]) -> None:
-    """Raise WeightsError if the metadata of a run differ from the first's in one of the keys."""
-    first = loaded[0][1]
-    for run, (_, other) in zip(runs, loaded, strict=True):
-        for key in keys:
+    """Raise WeightsError if a run differs from the first in its preparation or in one of the metadata's keys."""
+    first, *others = (metadata | metadata["preparation"] for _, metadata in loaded)
+    for run, other in zip(runs[1:], others, strict=True):
+        for key in (*first["preparation"], *other["preparation"], *keys):
             if other.get(key) != first.get(key):
                 raise WeightsError(
                     f"{run}: its {key} is {other.get(key)}, but that of {runs[0]} is {first.get(key)}; only runs "
