@@ -28,7 +28,10 @@ def load_joined(load: Callable[[Path | str], Loaded], runs: Sequence[Path | str]
 
 
 def load_groups(load: Callable[[Path | str], Loaded], runs: Sequence[Path | str]) -> list[tuple[Loaded, int]]:
-    """Load runs that may differ in window, crop and overlap: a joined network for each of these, and how many it joins.
+    """Load an ensemble whose runs may differ in window, crop and overlap.
+
+    Returns:
+        one network for each combination of these, with the metadata of its first run, and its number of runs.
 
     Raises:
         WeightsError: one cannot be loaded, or differs from the first in its preparation or labels.
@@ -54,6 +57,7 @@ def _refuse_different(runs: Sequence[Path | str], loaded: Sequence[Loaded], keys
 
 
 def _join(loaded: Sequence[Loaded]) -> Loaded:
+    """One network that averages the given ones, with the metadata of the first."""
     network, metadata = loaded[0]
     if len(loaded) == 1:
         return network, metadata

@@ -151,7 +151,7 @@ def average_slabs(members: Sequence[Iterator[Slab]], weights: Sequence[float], a
         axis: along which the slabs follow each other.
 
     Yields:
-        consecutive slabs, each as thick as the thinnest that the members have left.
+        consecutive slabs; one ends wherever a slab of any member ends.
     """
     slabs = [next(member) for member in members]
     total = sum(weights)

@@ -35,7 +35,7 @@ class Segmentor(Predictor):
 
     Attributes:
         others: segmentors with other windows, whose probabilities are averaged with its own.
-        count: the number of networks that are joined in its own; 1 but in an ensemble.
+        count: the number of runs that its own network averages; 1 if it is no ensemble.
     """
 
     def __init__(
@@ -57,15 +57,19 @@ class Segmentor(Predictor):
 
     def slabs(self, scan: PreparedScan, overlap: float | None = None) -> Iterator[Slab]:
         """The probabilities on the prepared grid (see `predict_slabs`); `overlap` replaces the recipe's."""
-        own_overlap, precision = self.metadata["overlap"] if overlap is None else overlap, self.metadata["precision"]
-        image = self.image(scan)
-        own = predict_slabs(self.network, image, self.crop, own_overlap, precision, self.structures.activate)
+        own = predict_slabs(
+            self.network,
+            self.image(scan),
+            self.crop,
+            self.metadata["overlap"] if overlap is None else overlap,
+            self.metadata["precision"],
+            self.structures.activate,
+        )
         if not self.others:
             return own
         slabs = [own, *(other.slabs(scan, overlap) for other in self.others)]
-        return average_slabs(
-            slabs, [self.count, *(other.count for other in self.others)], longest_axis(scan.grid.shape)
-        )
+        counts = [self.count, *(other.count for other in self.others)]
+        return average_slabs(slabs, counts, longest_axis(scan.grid.shape))
 
     def probabilities(self, scan: PreparedScan) -> np.ndarray:
         """(K, X, Y, Z) float32 on the prepared grid: of each label, background first, or of each region."""
