@@ -61,7 +61,7 @@ def label_map(session: onnxruntime.InferenceSession, about: dict, scan: nib.Nift
     image, box = prepared(image, about)
     found = probabilities(session, about, image)
     back = [to_old(part, n, axis) for part, n, axis in zip(box, shape, own)]
-    decided = decide(found, back, shape, about)
+    decided = without_small_components(decide(found, back, shape, about), about)
     return apply_orientation(decided, ornt_transform([[axis, 1] for axis in AXES], to_ras))
 
 
@@ -237,6 +237,16 @@ def decide(found: np.ndarray, back: list[tuple], shape: tuple[int, ...], about: 
         if members[value]:
             result[(found[members[value]] > 0.5).all(axis=0) & inside] = value
     return result
+
+
+def without_small_components(labels: np.ndarray, about: dict) -> np.ndarray:
+    """(X, Y, Z) without the components that are small beside their label's largest, for the labels that say so."""
+    for value, name in about["labels"].items():
+        components, _ = ndimage.label(labels == int(value), np.ones((3, 3, 3)))
+        sizes = np.bincount(components.ravel())[1:]
+        if name in about.get("remove_small_components", ()) and len(sizes):
+            labels[np.isin(components, 1 + np.flatnonzero(sizes < 0.3 * sizes.max()))] = 0
+    return labels
 
 
 if __name__ == "__main__":

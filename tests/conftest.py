@@ -262,6 +262,7 @@ def fake_segmentor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         crop: tuple[int, int, int] = (16, 16, 16),
         seed: int = 0,
         channels: Sequence[str] = ("CT",),
+        cleaned: Sequence[str] = (),
     ) -> None:
         metadata = {
             "preparation": {"spacing": spacing, "intensity": "ct", "channels": list(channels)},
@@ -270,6 +271,7 @@ def fake_segmentor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             "overlap": 0.25,
             "precision": "32",
             "labels": {str(value): {1: "bone", 2: "fat"}[value] for value in bands or TINY_BANDS},
+            "remove_small_components": list(cleaned),
             "data": {"seed": seed},
         }
         network = ByIntensity(bands or TINY_BANDS).eval()

@@ -15,6 +15,7 @@ from voxmim import api
 from voxmim.errors import MissingPackageError, WeightsError
 from voxmim.export.bundle_transforms import Network, PrepareScand, RestoreLabelsd
 from voxmim.export.monai_bundle import about, copy_modules, export_monai_bundle, inference
+from voxmim.images.components import remove_small_components
 from voxmim.images.grid import Grid, Volume
 from voxmim.images.intensity import window
 from voxmim.networks.build import ENCODERS, build_encoder, build_segmentor
@@ -93,11 +94,13 @@ def test_the_bundle_restores_labels_and_regions_to_the_grid_of_the_file_as_voxmi
     probabilities = torch.rand(3, 9, 8, 7, generator=torch.Generator().manual_seed(0))
     affine = np.array([[2, 0, 0, -1], [0, -1.5, 0, 9], [0, 0, 1, 4], [0, 0, 0, 1.0]])
     grid, original = Grid((9, 8, 7), np.diag([1.5, 1.5, 1.5, 1])), Grid((6, 8, 11), affine)
-    ours = original_label_map(iter([(0, probabilities)]), grid, original, structures)
+    whole = original_label_map(iter([(0, probabilities)]), grid, original, structures)
+    ours = remove_small_components(whole, structures.values_of(["x"]))
+    assert (ours != whole).any()
     meta = {"original_affine": affine, "spatial_shape": original.shape}
-    metadata = {**TWO_CHANNELS, **structures.metadata()}
+    metadata = {**TWO_CHANNELS, **structures.metadata(), "remove_small_components": ["x"]}
     settings = inference(metadata)["postprocessing"]["transforms"][0]
-    restore = RestoreLabelsd("pred", settings["values"], settings["members"])
+    restore = RestoreLabelsd("pred", settings["values"], settings["members"], settings["cleaned"])
     theirs = restore({"pred": MetaTensor(probabilities, torch.from_numpy(grid.affine), meta)})["pred"]
     assert len(np.unique(ours)) == 3
     np.testing.assert_array_equal(theirs[0].numpy(), ours)
@@ -107,7 +110,14 @@ def test_the_bundle_restores_labels_and_regions_to_the_grid_of_the_file_as_voxmi
 def test_the_scripts_of_a_bundle_do_not_import_voxmim(tmp_path: Path) -> None:
     copy_modules("voxmim.export.bundle_transforms", tmp_path)
     scripts = {file.name: file.read_text() for file in tmp_path.iterdir()}
-    assert sorted(scripts) == ["__init__.py", "bundle_transforms.py", "geometry.py", "grid.py", "intensity.py"]
+    assert sorted(scripts) == [
+        "__init__.py",
+        "bundle_transforms.py",
+        "components.py",
+        "geometry.py",
+        "grid.py",
+        "intensity.py",
+    ]
     assert not any(f"{word} voxmim" in text for text in scripts.values() for word in ("from", "import"))
 
 

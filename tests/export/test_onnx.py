@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torchless import run_torchless
 from voxmim import api
 from voxmim.errors import MissingPackageError, WeightsError
 from voxmim.export import onnx
+from voxmim.images.components import remove_small_components
 from voxmim.networks.build import ENCODERS, build_encoder, build_segmentor
 from voxmim.settings import UNETRSettings
 
@@ -53,7 +55,7 @@ def test_the_file_describes_its_inputs_and_outputs(exported: Path) -> None:
     assert session.get_inputs()[0].shape == ["batch", 1, 12, 12, 12]
     assert about["labels"] == {"1": "bone", "2": "fat"}
     assert about["preparation"]["intensity"] == "ct"
-    assert {"window", "crop", "overlap", "values", "regions"} <= about.keys()
+    assert {"window", "crop", "overlap", "remove_small_components", "values", "regions"} <= about.keys()
 
 
 def test_the_script_without_torch_agrees_with_voxmim_for_any_orientation_and_spacing(
@@ -74,6 +76,15 @@ def test_the_script_without_torch_agrees_with_voxmim_for_any_orientation_and_spa
         scores = dice(np.asarray(theirs.dataobj), np.asarray(ours.dataobj))
         assert scores
         assert min(scores) >= 0.999
+
+
+def test_the_script_removes_small_components_as_voxmim_does() -> None:
+    script = runpy.run_path(str(SCRIPT))
+    label_map = np.random.default_rng(0).choice(np.array([0, 0, 0, 0, 2, 7], np.uint8), (12, 10, 9))
+    about = {"labels": {"2": "x", "5": "absent", "7": "y"}, "remove_small_components": ["x", "absent"]}
+    ours = remove_small_components(label_map, [2, 5])
+    assert (ours != label_map).any()
+    np.testing.assert_array_equal(script["without_small_components"](label_map.copy(), about), ours)
 
 
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {

@@ -22,8 +22,9 @@ from voxmim.settings import Augmentation
 from voxmim.store import augment
 from voxmim.store.format import Index, Store
 from voxmim.store.writing import write_case
+from voxmim.tasks.segmentation.predict import CLEANED, Segmentor
 from voxmim.tasks.segmentation.prior import PositionPrior
-from voxmim.tasks.segmentation.task import Segmentation
+from voxmim.tasks.segmentation.task import DICE, Segmentation
 from voxmim.training.finetune import finetune
 from voxmim.training.run import Run
 from voxmim.weights.files import read_weights, save_weights
@@ -136,9 +137,9 @@ def test_the_weights_of_the_best_validation_are_kept(
     dice = iter([0.1, 0.1, 0.6, 0.6, 0.3, 0.3, 0.6, 0.6])  # for each of the two validation cases
     states: list[dict[str, Tensor]] = []
 
-    def scripted(task: object, network: nn.Module, *_: object) -> dict[str, float]:
+    def scripted(task: object, network: nn.Module, *_: object) -> dict[str, dict[str, float]]:
         states.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
-        return {"bone": next(dice)}
+        return {DICE: {"bone": next(dice)}, CLEANED: {}}
 
     monkeypatch.setattr(Segmentation, "score_case", scripted)
     run, _ = finetune(Store(tiny.store), tmp_path / "run", recipe_of(tiny, steps=4, validate_every=1))
@@ -148,12 +149,29 @@ def test_the_weights_of_the_best_validation_are_kept(
     assert not torch.equal(states[2]["out.conv.conv.bias"], states[6]["out.conv.conv.bias"])
 
 
+def test_small_components_are_removed_where_that_helps_at_the_best_step(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scores(bone: float, cleaned_bone: float, fat: float, cleaned_fat: float) -> dict[str, dict[str, float]]:
+        return {DICE: {"bone": bone, "fat": fat}, CLEANED: {"bone": cleaned_bone, "fat": cleaned_fat}}
+
+    # two validation cases at each of three steps; the second step is the best, and bone gains on average there
+    script = iter([*2 * [scores(0.1, 0.1, 0.1, 0.2)], scores(0.6, 0.8, 0.6, 0.6), scores(0.6, 0.5, 0.6, 0.6),
+                   *2 * [scores(0.3, 0.2, 0.1, 0.2)]])  # fmt: skip
+    monkeypatch.setattr(Segmentation, "score_case", lambda *_: next(script))
+    run, _ = finetune(Store(tiny.store), tmp_path / "run", recipe_of(tiny, steps=3, validate_every=1))
+    assert read_weights(run.path / "segmentor.safetensors")[1][CLEANED] == ["bone"]
+    assert Segmentation.facts(Run.open(run.path).about) == [("small components removed", "bone")]
+    assert Segmentor.load(run.path).cleaned == [1]
+
+
 def test_without_validation_cases_the_last_weights_are_kept(tiny: Tiny, tmp_path: Path) -> None:
     store = Store(tiny.store)
     for case in store.in_split("val"):
         store.cases[case.name] = replace(case, split="test")
     run, _ = finetune(store, tmp_path / "run", recipe_of(tiny, steps=3))
-    assert read_weights(run.path / "segmentor.safetensors")[1]["step"] == 3
+    metadata = read_weights(run.path / "segmentor.safetensors")[1]
+    assert (metadata["step"], metadata[CLEANED]) == (3, [])
     assert all("val_dice" not in row for row in trace(run.path))
 
 

@@ -12,6 +12,7 @@ from conftest import Sorted, TinyRuns
 from voxmim import api
 from voxmim.errors import WeightsError
 from voxmim.images.volume import open_image
+from voxmim.tasks.segmentation.predict import Segmentor
 from voxmim.weights.files import read_weights, save_weights
 from voxmim.weights.join import Ensemble, mean, mean_of_labels, mean_of_regions
 from voxmim.weights.load import load_segmentor
@@ -70,6 +71,17 @@ def test_runs_given_before_the_scan_are_averaged(
     together = open_image(tmp_path / "all" / "case_6_probabilities.nii.gz").read(3).array
     np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-5)
     assert np.abs(alone[0] - alone[1]).max() > 0.1
+
+
+def test_small_components_are_removed_from_labels_for_which_every_run_says_so(
+    tiny_runs: TinyRuns, others: list[Path]
+) -> None:
+    for run, cleaned in zip(others, (["bone", "fat"], ["fat"]), strict=True):
+        network, metadata = load_segmentor(run)
+        save_weights(run / "segmentor.safetensors", network, metadata | {"remove_small_components": cleaned})
+    assert Segmentor.load(others[0]).cleaned == [1, 2]
+    assert Segmentor.load(*others).cleaned == [2]
+    assert Segmentor.load(*others, all_components=True).cleaned == []
 
 
 def test_runs_with_other_windows_are_averaged(tiny_runs: TinyRuns, others: list[Path], tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def evaluate(
     classes: Path | str | None = None,
     values: Path | str | None = None,
     ensemble: Sequence[Path | str] = (),
+    all_components: bool = False,
 ) -> dict[str, Any]:
     """Score a segmentor, classifier or regressor.
 
@@ -44,6 +45,9 @@ def evaluate(
         values: for a regressor, CSV file of the values to score. Default: the table it was trained with.
         ensemble: further runs, such as those of other folds; their probabilities are averaged with those of the first
             run. The result is then not written to the run folder.
+        all_components: keep the small components of all labels in predicted label maps. Default: they are removed from
+            the labels for which that raised the Dice of the validation cases. The result of this, too, is not written
+            to the run folder.
 
     Returns:
         The result, as in the JSON file.
@@ -60,12 +64,12 @@ def evaluate(
     own = Run.open(run, "finetune") if (run / ABOUT).is_file() else None
     task, about = task_of(run), {} if own is None else own.about
     table = task.table_of(classes, values)
-    result = task.evaluate(run, Path(data), split, tolerance_mm, on_case, others, about, table)
+    result = task.evaluate(run, Path(data), split, tolerance_mm, on_case, others, about, table, all_components)
     if json_file is not None:
         write_json(Path(json_file), result)
     if csv_file is not None:
         task.write_csv(Path(csv_file), result)
-    if own is not None and not others:
+    if own is not None and not others and not all_components:
         write_json(run / f"evaluation-{split}.json", result)
         write_run_page(own)
     return result
@@ -79,6 +83,7 @@ def predict(
     on_case: OnCase | None = None,
     label_format: Literal["nifti", "dicom-seg"] = "nifti",
     ensemble: Sequence[Path | str] = (),
+    all_components: bool = False,
 ) -> Written:
     """Predict the label maps of new scans, or their classes or values.
 
@@ -95,6 +100,8 @@ def predict(
         label_format: format of the label maps: NIfTI, or DICOM segmentations (CASE.dcm) of scans in DICOM.
         ensemble: further runs, such as those of other folds; their probabilities are averaged with those of the first
             run.
+        all_components: keep the small components of all labels. Default: they are removed from the labels for which
+            that raised the Dice of the validation cases.
 
     Returns:
         The label maps written, or the table; `left_out` of this list names the scans that could not be used.
@@ -105,7 +112,7 @@ def predict(
     from voxmim.tasks.registry import task_of
 
     run, paths, others = Path(run), [Path(scan) for scan in scans], [Path(other) for other in ensemble]
-    return task_of(run).predict(run, paths, Path(out), probabilities, on_case, label_format, others)
+    return task_of(run).predict(run, paths, Path(out), probabilities, on_case, label_format, others, all_components)
 
 
 def reconstruct(

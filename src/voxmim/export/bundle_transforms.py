@@ -14,6 +14,7 @@ from monai.transforms import MapTransform
 from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
+from voxmim.images.components import remove_small_components
 from voxmim.images.geometry import resample, resample_probabilities, resample_to_label_map, resampled_grid, to_ras
 from voxmim.images.grid import Grid, Spacing, Volume
 from voxmim.images.intensity import fit_intensity, foreground_box, window
@@ -86,13 +87,18 @@ class RestoreLabelsd(MapTransform):
         keys: of probabilities (K, X, Y, Z).
         values: the label value of each output, background first; unused if the outputs are regions.
         members: label values with the indices of their regions, see `Structures.members`.
+        cleaned: label values whose small components are removed.
     """
 
     def __init__(
-        self, keys: str | Sequence[str], values: Sequence[int], members: Sequence[tuple[int, Sequence[int]]]
+        self,
+        keys: str | Sequence[str],
+        values: Sequence[int],
+        members: Sequence[tuple[int, Sequence[int]]],
+        cleaned: Sequence[int] = (),
     ) -> None:
         super().__init__(keys)
-        self.values, self.members = np.asarray(values, dtype=np.uint8), members
+        self.values, self.members, self.cleaned = np.asarray(values, dtype=np.uint8), members, cleaned
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         return {**data, **{key: self._labels(data[key]) for key in self.key_iterator(dict(data))}}
@@ -111,4 +117,5 @@ class RestoreLabelsd(MapTransform):
                 labels[positive[list(regions)].all(axis=0)] = value
         else:
             labels = self.values[resample_to_label_map(probabilities, grid, original)]
+        labels = remove_small_components(labels, self.cleaned)
         return MetaTensor(torch.from_numpy(labels[None]), affine, found.meta)

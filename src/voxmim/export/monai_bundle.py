@@ -18,6 +18,7 @@ from voxmim.export.comparison import example, input_shape, largest_difference, l
 from voxmim.export.exported import Exported, no_counterpart
 from voxmim.files import atomic_folder
 from voxmim.tasks.segmentation.inference import BATCH_VOXELS
+from voxmim.tasks.segmentation.predict import CLEANED
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.weights.card import model_card
 
@@ -113,6 +114,7 @@ def inference(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "keys": "pred",
         "values": structures.values,
         "members": structures.members if structures.regions else [],
+        "cleaned": structures.values_of(metadata.get(CLEANED, ())),
     }
     save = {
         "_target_": "SaveImaged",

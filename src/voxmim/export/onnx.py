@@ -12,9 +12,10 @@ from voxmim.errors import WeightsError, require
 from voxmim.export.comparison import example, input_shape, largest_difference, load_contiguous
 from voxmim.export.exported import Exported, no_counterpart
 from voxmim.files import atomic_write
+from voxmim.tasks.segmentation.predict import CLEANED
 from voxmim.tasks.segmentation.structures import Structures
 
-_KEPT = ("preparation", "window", "crop", "overlap", "data", "versions")  # of the metadata
+_KEPT = ("preparation", "window", "crop", "overlap", CLEANED, "data", "versions")  # of the metadata
 
 
 def export_onnx(run: Path, out: Path) -> Exported:
@@ -22,7 +23,7 @@ def export_onnx(run: Path, out: Path) -> Exported:
 
     Its input ``volume`` is (B, C, *crop) float32, windowed as in training; its output ``logits`` is (B, K, *crop)
     float32. The entry ``voxmim`` of the file's metadata is JSON: preparation, window, crop, overlap, labels, values,
-    regions.
+    regions, and the labels whose small components `predict` removes.
 
     Raises:
         WeightsError: there is no segmentor, a part of it has no counterpart in ONNX, or the file name is not .onnx.

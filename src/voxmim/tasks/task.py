@@ -126,6 +126,10 @@ class Task(ABC):
     def about(self) -> dict[str, Any]:
         """The entries of run.json."""
 
+    def decided(self, scores: Mapping[str, Any]) -> dict[str, Any]:
+        """Entries of metadata and run.json that depend on the best validation's scores by case; none by default."""
+        return {}
+
     @abstractmethod
     def metadata(self, recipe: Recipe) -> dict[str, Any]:
         """The entries of the weights file's metadata."""
@@ -141,6 +145,7 @@ class Task(ABC):
         others: Sequence[Path] = (),
         about: Mapping[str, Any] | None = None,
         table: Path | None = None,
+        all_components: bool = False,
     ) -> dict[str, Any]:
         """Score a trained network.
 
@@ -154,6 +159,7 @@ class Task(ABC):
             others: further runs, whose outputs are averaged with the first one's.
             about: the content of the run's run.json, if there is one.
             table: targets to use instead of those in `about`.
+            all_components: of label maps, keep the small ones too.
         """
 
     @staticmethod
@@ -166,6 +172,7 @@ class Task(ABC):
         on_case: Progress | None = None,
         label_format: str = "nifti",
         others: Sequence[Path] = (),
+        all_components: bool = False,
     ) -> Written:
         """Predict new scans.
 
@@ -177,6 +184,7 @@ class Task(ABC):
             on_case: called with the scans done and their number.
             label_format: of label maps, ``nifti`` or ``dicom-seg``.
             others: further runs, whose outputs are averaged with the first one's.
+            all_components: of label maps, keep the small ones too.
 
         Returns:
             the files written.

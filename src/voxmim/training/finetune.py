@@ -114,8 +114,9 @@ def finetune(
     weights = run.path / f"{chosen.product}.safetensors"
 
     def save(step: int) -> None:
-        save_weights(weights, network, metadata | {"step": step})
-        run.about["best_step"] = step
+        decided = chosen.decided(validation.scores)
+        save_weights(weights, network, metadata | decided | {"step": step})
+        run.about.update(decided, best_step=step)
         run.write_about()
 
     job = Job(

@@ -10,7 +10,7 @@ and backward). So the validated steps do not depend on the machine, and are the 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from voxmim.settings import Training
@@ -34,6 +34,7 @@ class Validation:
     training: Training  # its `validation_fraction` of 1 or more skips no validation
     damage: Damage  # the scans that cannot be read
     improved: bool = False  # whether the last validation was the best one so far
+    scores: Mapping[str, Any] = field(default_factory=dict)  # of the last validation, by case name
 
     def __post_init__(self) -> None:
         self._spent, self._best = 0, -math.inf
@@ -51,7 +52,8 @@ class Validation:
         if not self._has_time(step):
             return {}
         self._spent += self.windows
-        found = self.figures({case.name: score for case, score in self.damage.readable(self.cases, self.score_case)})
+        self.scores = {case.name: score for case, score in self.damage.readable(self.cases, self.score_case)}
+        found = self.figures(self.scores)
         if (value := found.get(self.score, -math.inf)) > self._best:
             self._best, self.improved = value, True
         return found

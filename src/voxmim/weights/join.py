@@ -27,16 +27,15 @@ def load_joined(load: Callable[[Path | str], Loaded], runs: Sequence[Path | str]
     return _join(loaded)
 
 
-def load_groups(load: Callable[[Path | str], Loaded], runs: Sequence[Path | str]) -> list[tuple[Loaded, int]]:
-    """Load an ensemble whose runs may differ in window, crop and overlap.
+def join_groups(runs: Sequence[Path | str], loaded: Sequence[Loaded]) -> list[tuple[Loaded, int]]:
+    """Join the networks of runs that may differ in window, crop and overlap.
 
     Returns:
         one network for each combination of these, with the metadata of its first run, and its number of runs.
 
     Raises:
-        WeightsError: one cannot be loaded, or differs from the first in its preparation or labels.
+        WeightsError: one differs from the first in its preparation or labels.
     """
-    loaded = [load(run) for run in runs]
     _refuse_different(runs, loaded, _SAME)
     groups: dict[str, list[Loaded]] = {}
     for network, metadata in loaded:

@@ -58,6 +58,17 @@ def test_a_segmentor_is_scored_in_the_scans_own_geometry(
     assert result["mean"]["dice"] == 0.5
 
 
+def test_small_components_are_scored_only_on_request(run: Path, tiny_source: Maker, fake_segmentor: Fake) -> None:
+    source = tiny_source(cases=2, splits={"test": ["case_0", "case_1"]})
+    for file in (source / "imagesTr").iterdir():
+        volume = read_volume(file)
+        volume.array[0, 10, 14, 8] = 200  # as bright as bone, but elsewhere in the body
+        write_volume(file, volume)
+    fake_segmentor(cleaned=["bone"])
+    assert evaluate(run, source)["labels"]["bone"]["dice"] == 1.0
+    assert evaluate(run, source, all_components=True)["labels"]["bone"]["dice"] < 1.0
+
+
 def with_other_label_values(source: Path, numbers: dict[int, int], labels: dict[str, int]) -> Path:
     """The source with other label values."""
     for file in (source / "labelsTr").iterdir():

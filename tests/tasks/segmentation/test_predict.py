@@ -151,6 +151,25 @@ def test_probabilities_are_only_written_on_request(tiny_runs: TinyRuns, tmp_path
     assert progress == [(0, 1), (1, 1)]
 
 
+def test_small_components_are_removed_from_the_labels_that_say_so(tmp_path: Path, fake_segmentor: Fake) -> None:
+    voxels = bright_block()
+    spot = (10, 8, 12)
+    voxels[spot] = 300
+    scan = save(tmp_path / "scan.nii.gz", voxels, np.eye(4))
+
+    def spot_of(out: str, cleaned: list[str], **options: bool) -> int:
+        fake_segmentor(bands=BONE, cleaned=cleaned)
+        (file,) = api.predict(tmp_path, [scan], tmp_path / out, **options)
+        labels = np.asarray(nib.load(file).dataobj)
+        labels[spot], found = 0, int(labels[spot])
+        np.testing.assert_array_equal(labels, bright_block() > 200)
+        return found
+
+    assert spot_of("cleaned", ["bone"]) == 0
+    assert spot_of("others", ["fat"]) == 1
+    assert spot_of("whole", ["bone"], all_components=True) == 1
+
+
 # Input scans
 
 

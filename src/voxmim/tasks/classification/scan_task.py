@@ -185,6 +185,7 @@ class ScanTask(Task):
         others: Sequence[Path] = (),
         about: Mapping[str, Any] | None = None,
         table: Path | None = None,
+        all_components: bool = False,
     ) -> dict[str, Any]:
         """Score a network; scans are read from their files and prepared as in `predict`.
 
@@ -222,6 +223,7 @@ class ScanTask(Task):
         on_case: Progress | None = None,
         label_format: str = "nifti",
         others: Sequence[Path] = (),
+        all_components: bool = False,
     ) -> Written:
         """Write ``predictions.csv``; scans that cannot be used are left out."""
         predictor = Predictor(*load_joined(cls.load, [run, *others]))

@@ -29,6 +29,7 @@ def evaluate(
     others: Sequence[Path] = (),
     about: Mapping[str, Any] | None = None,
     table: Path | None = None,
+    all_components: bool = False,
 ) -> dict[str, Any]:
     """Score a segmentor and the position-only prior.
 
@@ -53,7 +54,7 @@ def evaluate(
     """
     if not tolerance_mm >= 0:
         raise VoxmimError(f"tolerance {tolerance_mm} mm: it must be 0 or more; change it.")
-    segmentor = Segmentor.load(run, *others)
+    segmentor = Segmentor.load(run, *others, all_components=all_components)
     source = source_in_fold(data, segmentor.metadata)
     cases, lacking = labelled_cases(source, split)
     order = channel_order(segmentor.preparation.channels, source.channels, data)

@@ -1,6 +1,6 @@
 """Label maps for new scans, in the scans' own grids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from voxmim.errors import ScanError, SourceError
+from voxmim.images.components import remove_small_components
 from voxmim.images.formats.dicom import is_dicom
 from voxmim.images.formats.dicom_seg_write import write_segmentation
 from voxmim.images.geometry import resample_probabilities
@@ -26,8 +27,10 @@ from voxmim.tasks.segmentation.inference import (
 )
 from voxmim.tasks.segmentation.structures import Structures
 from voxmim.tasks.task import Predictor
-from voxmim.weights.join import load_groups
+from voxmim.weights.join import join_groups
 from voxmim.weights.load import load_segmentor
+
+CLEANED = "remove_small_components"  # in the metadata, the names of labels
 
 
 class Segmentor(Predictor):
@@ -36,19 +39,32 @@ class Segmentor(Predictor):
     Attributes:
         others: segmentors with other windows, whose probabilities are averaged with its own.
         count: the number of runs that its own network averages; 1 if it is no ensemble.
+        cleaned: the values of the labels whose small components are removed from label maps.
     """
 
     def __init__(
-        self, network: nn.Module, metadata: dict[str, Any], count: int = 1, others: Sequence["Segmentor"] = ()
+        self,
+        network: nn.Module,
+        metadata: dict[str, Any],
+        count: int = 1,
+        others: Sequence["Segmentor"] = (),
+        cleaned: Collection[str] = (),
     ) -> None:
         super().__init__(network, metadata)
         self.count, self.others = count, others
+        self.cleaned = self.structures.values_of(cleaned)
 
     @classmethod
-    def load(cls, *runs: Path | str) -> Self:
-        """Load a run folder or weights file, or several to average, onto a GPU if there is one."""
-        (first, count), *groups = load_groups(load_segmentor, runs)
-        return cls(*first, count, [cls(*other, joined) for other, joined in groups])
+    def load(cls, *runs: Path | str, all_components: bool = False) -> Self:
+        """Load a run folder or weights file, or several to average, onto a GPU if there is one.
+
+        Small components are removed from the labels for which every run says so, or from none (`all_components`).
+        """
+        loaded = [load_segmentor(run) for run in runs]
+        (first, count), *groups = join_groups(runs, loaded)
+        others = [cls(*other, joined) for other, joined in groups]
+        named = [set() if all_components else {*metadata.get(CLEANED, ())} for _, metadata in loaded]
+        return cls(*first, count, others, set.intersection(*named))
 
     @property
     def structures(self) -> Structures:
@@ -77,11 +93,13 @@ class Segmentor(Predictor):
 
     def prepared_label_map(self, scan: PreparedScan, overlap: float | None = None) -> np.ndarray:
         """(X, Y, Z) uint8 on the prepared grid; `overlap` replaces the recipe's."""
-        return prepared_label_map(self.slabs(scan, overlap), scan.grid.shape, self.structures)
+        label_map = prepared_label_map(self.slabs(scan, overlap), scan.grid.shape, self.structures)
+        return remove_small_components(label_map, self.cleaned)
 
     def label_map(self, scan: PreparedScan) -> np.ndarray:
         """(X, Y, Z) uint8 on the scan's own grid; background outside the foreground box."""
-        return original_label_map(self.slabs(scan), scan.grid, scan.original, self.structures)
+        label_map = original_label_map(self.slabs(scan), scan.grid, scan.original, self.structures)
+        return remove_small_components(label_map, self.cleaned)
 
 
 ENDINGS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}  # of label maps, by their format
@@ -95,6 +113,7 @@ def predict(
     on_case: Progress | None = None,
     label_format: str = "nifti",
     others: Sequence[Path] = (),
+    all_components: bool = False,
 ) -> Written:
     """Segment scans and write ``CASE.nii.gz`` (or ``CASE.dcm``) for each, on the scan's own grid.
 
@@ -107,7 +126,7 @@ def predict(
         WeightsError: the run has no segmentor.
     """
     ending = ENDINGS[label_format]
-    segmentor = Segmentor.load(run, *others)
+    segmentor = Segmentor.load(run, *others, all_components=all_components)
     found, left_out = given_scans(scans, segmentor.preparation.channels)
     scan_files = {path.resolve() for scan in found.values() for path in scan.images}
     for file in (out / f"{name}{ending}" for name in found):

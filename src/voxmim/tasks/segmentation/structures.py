@@ -79,6 +79,10 @@ class Structures:
         """The label values of each scored structure by name."""
         return self.regions or {name: (value,) for value, name in self.labels.items()}
 
+    def values_of(self, names: Collection[str]) -> list[int]:
+        """The values of the labels with these names."""
+        return [value for value, name in self.labels.items() if name in names]
+
     @property
     def outputs(self) -> int:
         return len(self.names)

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from voxmim.errors import StoreError
+from voxmim.images.components import remove_small_components
 from voxmim.networks.build import Encoder, build_segmentor
 from voxmim.recipe import Recipe
 from voxmim.store.crops import Batch
@@ -20,7 +21,7 @@ from voxmim.tasks.metrics import MAIN
 from voxmim.tasks.segmentation import evaluate as evaluation
 from voxmim.tasks.segmentation.inference import predict_slabs, prepared_label_map, window_count
 from voxmim.tasks.segmentation.loss import compare_known, deep_loss, loss_name, make_criterion
-from voxmim.tasks.segmentation.predict import predict
+from voxmim.tasks.segmentation.predict import CLEANED, predict
 from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
 from voxmim.tasks.segmentation.scores import score_case, without
 from voxmim.tasks.segmentation.structures import Structures
@@ -30,6 +31,7 @@ from voxmim.weights.load import LoadReport
 from voxmim.weights.start import Start
 
 MAX_VALIDATION = 16  # cases
+DICE = "dice"  # of the label map as it is predicted; the other kind of score is `CLEANED`
 
 
 class Segmentation(Task):
@@ -106,15 +108,17 @@ class Segmentation(Task):
         assert recipe.crop is not None
         return window_count(case.shape, recipe.crop, 0.0)
 
-    def score_case(self, network: nn.Module, case: Case, recipe: Recipe) -> dict[str, float]:
-        """Dice of each counted structure, from windows without overlap.
+    def score_case(self, network: nn.Module, case: Case, recipe: Recipe) -> dict[str, dict[str, float]]:
+        """Dice of each counted structure, as predicted and without small components, from windows without overlap.
 
         Overlapping windows would take a third of a short training's time and select the same steps.
         """
         assert recipe.crop is not None
         image, reference = self.image(case, recipe), self.store.label_map(case.name)
         slabs = predict_slabs(network, image, recipe.crop, 0.0, recipe.precision, self.structures.activate)
-        return self.counted(prepared_label_map(slabs, case.shape, self.structures), reference, case)
+        label_map = prepared_label_map(slabs, case.shape, self.structures)
+        cleaned = label_map if self.structures.regions else remove_small_components(label_map, self.structures.labels)
+        return {name: self.counted(found, reference, case) for name, found in ((DICE, label_map), (CLEANED, cleaned))}
 
     def counted(self, predicted: np.ndarray, reference: np.ndarray, case: Case) -> dict[str, float]:
         """Dice of each annotated structure that is in at least one of two label maps (X, Y, Z)."""
@@ -124,13 +128,18 @@ class Segmentation(Task):
 
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
         """Mean Dice over cases, per structure and per case; structures in neither label map are not counted."""
-        per_case = {case_column(name): float(np.mean(list(dice.values()))) for name, dice in scores.items() if dice}
+        counted = {name: list(score[DICE].values()) for name, score in scores.items() if score[DICE]}
+        per_case = {case_column(name): float(np.mean(dice)) for name, dice in counted.items()}
         figures = {self.score: float(np.mean(list(per_case.values()))) if per_case else 0.0} | per_case
         for part in self.structures.parts:
-            counted = [dice[part] for dice in scores.values() if part in dice]
-            if counted:
-                figures[f"{self.score} {part}"] = float(np.mean(counted))
+            if (mean := _mean(scores, DICE, part)) is not None:
+                figures[f"{self.score} {part}"] = mean
         return figures
+
+    def decided(self, scores: Mapping[str, Any]) -> dict[str, Any]:
+        """The labels whose small components are removed: those whose mean Dice over the cases is higher without."""
+        means = {part: [_mean(scores, kind, part) for kind in (DICE, CLEANED)] for part in self.structures.parts}
+        return {CLEANED: [part for part, (dice, cleaned) in means.items() if (cleaned or 0) > (dice or 0)]}
 
     def prepare(self, network: nn.Module, crops: Iterable[Tensor], recipe: Recipe, folder: Path) -> None:
         """Fit the position-only prior."""
@@ -157,6 +166,11 @@ class Segmentation(Task):
             if column.startswith(cls.score)
         }
 
+    @classmethod
+    def facts(cls, about: Mapping[str, Any]) -> list[tuple[str, str]]:
+        cleaned = about.get(CLEANED)
+        return [("small components removed", ", ".join(cleaned))] if cleaned else []
+
     evaluate = staticmethod(evaluation.evaluate)
     predict = staticmethod(predict)
     tables = staticmethod(evaluation.result_tables)
@@ -166,6 +180,12 @@ class Segmentation(Task):
 def levels_of(output: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
     """Float32 logits of each level of a segmentor's output, the finest first; a single one without deep supervision."""
     return [logits.float() for logits in ((output,) if isinstance(output, Tensor) else output)]
+
+
+def _mean(scores: Mapping[str, Any], kind: str, part: str) -> float | None:
+    """Mean Dice of a structure over the cases in which it is counted; None if there is none."""
+    counted = [score[kind][part] for score in scores.values() if part in score[kind]]
+    return float(np.mean(counted)) if counted else None
 
 
 def prior_dice(folder: Path, about: Mapping[str, Any], store: Store) -> list[float]:
