@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from conftest import Tiny, TinyRuns
-from processes import CONTEXT, in_two_processes, wait_for
+from processes import CONTEXT, wait_for
 from voxmim import api, errors
 from voxmim.training.loggers import LOGGERS, Loggers
 from voxmim.training.run import Run
@@ -203,17 +203,6 @@ def test_a_failed_training_is_logged_as_failed(
     with stop_before_step(2):
         api.finetune(tiny.store, tmp_path / "run", recipe=tiny.recipe, log=["mlflow"])
     assert (logger.steps, logger.status) == ([1, 2], "failed")
-
-
-def _pretrain(store: Path, out: Path, recipe: Path) -> None:
-    api.pretrain(store, out, recipe, {"devices": 2}, log=["tensorboard"])
-
-
-def test_only_the_first_of_two_processes_logs(tiny: Tiny, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    assert in_two_processes(_pretrain, tiny.store, tmp_path / "run", tiny.recipe) == [0, 0]
-    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
-    assert [step for step, _ in tensorboard(tmp_path / "run")[0]] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("name", LOGGERS)
