@@ -77,7 +77,7 @@ def test_the_script_without_torch_agrees_with_voxmim_for_any_orientation_and_spa
 
 
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
-    "vit": ({"patch": (4, 4, 4), "width": 12, "depth": 2, "heads": 2, "rope": True, "registers": 1}, (8, 8, 8)),
+    "vit": ({"patch": (4, 4, 4), "width": 12, "depth": 1, "heads": 2, "rope": True, "registers": 1}, (8, 8, 8)),
     "swin": ({"patch": (2, 2, 2), "width": 6, "depths": (2, 1), "heads": (1, 2), "window": 2}, (8, 8, 8)),
     "resenc": ({"widths": (4, 6), "blocks": (1, 1)}, (8, 8, 4)),
 }
