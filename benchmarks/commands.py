@@ -21,7 +21,7 @@ def measure(report: Report, rounds: int, smoke: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = api.phantom(folder / "source", cases=4 if smoke else 24)
-        api.prepare(source, folder / "store", spacing=(12.0,) * 3 if smoke else (4.0,) * 3, quiet=True)
+        api.prepare(source, folder / "store", spacing=(12.0,) * 3 if smoke else (4.0,) * 3, workers=1, quiet=True)
         size = TOY if smoke else []
         commands = {
             "pretrain tiny": ["pretrain", "--recipe", "tiny", *size],

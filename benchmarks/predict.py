@@ -76,7 +76,7 @@ def structures_of(classes: int) -> Structures:
 def agreement(smoke: bool) -> float:
     """Fraction of voxels with the same label on both sides."""
     with tempfile.TemporaryDirectory() as name:
-        segmentor, store = trained_segmentor(Path(name), *((2, 4) if smoke else (150, 8)))
+        segmentor, store = trained_segmentor(Path(name), *((2, 4, 12.0) if smoke else (150, 8, 6.0)))
         equal = []
         for case in store.labelled("val"):
             scan = prepared_case(store, case, store.image(case.name))
@@ -89,10 +89,10 @@ def agreement(smoke: bool) -> float:
     return float(np.mean(np.concatenate(equal)))
 
 
-def trained_segmentor(folder: Path, steps: int, cases: int) -> tuple[Segmentor, Store]:
-    """The default network, trained for some steps on phantoms."""
+def trained_segmentor(folder: Path, steps: int, cases: int, spacing: float) -> tuple[Segmentor, Store]:
+    """The default network, trained for some steps on phantoms with this voxel size in mm."""
     source = api.phantom(folder / "source", cases=cases)
-    api.prepare(source, folder / "store", spacing=(6.0, 6.0, 6.0), quiet=True)
+    api.prepare(source, folder / "store", spacing=(spacing,) * 3, workers=1, quiet=True)
     settings = {"finetune.steps": steps, "crop": [32, 32, 32], "finetune.validate_every": steps}
     run = api.finetune(folder / "store", folder / "run", settings=settings, quiet=True)
     return Segmentor.load(run), Store(folder / "store")

@@ -11,9 +11,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-CONTEXT = get_context("forkserver")
+CONTEXT = get_context("forkserver")  # one server per test process, so its modules are set here only
 CONTEXT.set_forkserver_preload(  # the api imports these inside its functions
-    ["voxmim.cli", "voxmim.training.pretrain", "voxmim.training.finetune", "voxmim.report.run_page"]
+    [
+        "voxmim.cli",
+        "voxmim.training.pretrain",
+        "voxmim.training.finetune",
+        "voxmim.report.run_page",
+        "voxmim.store.prepare",
+        "lightning.fabric",
+    ]
 )
 
 

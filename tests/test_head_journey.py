@@ -24,7 +24,7 @@ TRAINING = {**TINY_TRAINING, "steps": 8, "validate_every": 4}
 RECIPE: dict[str, Any] = {
     **TINY_RECIPE, "crop": [16, 16, 16], "channels": "drawn", "unetr": {"feature_size": 4, "direct": True},
     "pretrain": {**TRAINING, "augmentation": {"contrast": 0.2}},
-    "finetune": {**TRAINING, "steps": 90, "validate_every": 45, "lr": 5e-3, "foreground": 0.9},
+    "finetune": {**TRAINING, "steps": 60, "validate_every": 30, "lr": 5e-3, "foreground": 0.9},
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The main workflow on real scans, where available, and on phantoms.
+"""The main workflow on real scans, where available; tests/docs/test_code_blocks.py runs it on phantoms.
 
 VOXMIM_DATA names a folder with msd_hippocampus/ (Task04 of the Medical Segmentation Decathlon, or a part of it)
 in the Decathlon's layout, and other archives under their names; its default is ../shared/data
@@ -21,7 +21,6 @@ from conftest import TINY_RECIPE
 from voxmim import api
 from voxmim.images.formats.dicom import find_series
 from voxmim.images.volume import is_scan, open_image, read_volume
-from voxmim.phantoms.cohort import write_cohort
 from voxmim.recipe import make_recipe, write_recipe
 from voxmim.store.format import Store
 from voxmim.store.prepare import prepare
@@ -48,18 +47,14 @@ def few_real_cases(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["phantoms", "people"])
-def test_scans_are_prepared_used_for_training_and_labelled(tmp_path: Path, kind: str) -> None:
+def test_scans_are_prepared_used_for_training_and_labelled(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    if kind == "people":
-        few_real_cases(source)
-    else:
-        write_cohort(source, 6, seed=0)
+    few_real_cases(source)
     result = prepare(source, tmp_path / "store", workers=1, quiet=True)
     assert (result.prepared, result.failed) == (6, [])
     store = Store(result.store)
-    assert store.preparation.intensity == {"phantoms": "ct", "people": "mr"}[kind]
+    assert store.preparation.intensity == "mr"
     assert all(case.counts for case in store.cases.values())
 
     write_recipe(tmp_path / "tiny.yaml", make_recipe(TINY_RECIPE))

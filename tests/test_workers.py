@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -14,54 +13,12 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-import numpy
 import pytest
-import SimpleITK as sitk
 
 from processes import wait_for
 from voxmim.errors import StoreError, WorkerError
 from voxmim.workers import run
-
-
-def square(number: int) -> tuple[int, int]:
-    return number, number**2
-
-
-def record_start(number: int, folder: Path, pause: float = 0.0) -> int:
-    """Record the process that started this task, then finish it."""
-    (folder / f"{number}-{os.getpid()}").touch()
-    time.sleep(pause)
-    return number
-
-
-def threads(_: int) -> tuple[str | None, int]:
-    return os.environ.get("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-
-
-def new_pages(mebibytes: int) -> float:
-    """The fraction of new pages that the system provides for temporary arrays of this size."""
-    numpy.ones(mebibytes * 2**17)  # all pages are new at first
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        numpy.ones(mebibytes * 2**17)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / (20 * mebibytes * 2**20 / 4096)
-
-
-def die(_: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_at_three(number: int) -> int:
-    if number == 3:
-        die(number)
-    return number
-
-
-def refuse(number: int) -> int:
-    if number == 1:
-        raise StoreError("no room")
-    time.sleep(0.05)
-    return number
+from worker_tasks import die, die_at_three, new_pages, record_start, refuse, square, threads
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +70,7 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glib
 @pytest.mark.parametrize("dask", [False, True])
 def test_memory_is_kept_for_the_next_array(dask: bool) -> None:
     """With Dask, which sets MALLOC_TRIM_THRESHOLD_, arrays of 1 MiB would get new pages too."""
-    code = "from test_workers import new_pages; from voxmim.workers import keep_memory; keep_memory() if {} else 0; "
+    code = "from worker_tasks import new_pages; from voxmim.workers import keep_memory; keep_memory() if {} else 0; "
     code += "print(new_pages(1), new_pages(60))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
     environment |= {"MALLOC_TRIM_THRESHOLD_": "65536"} if dask else {}
@@ -215,7 +172,7 @@ def test_a_missing_dask_package_is_reported_with_its_extra(monkeypatch: pytest.M
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 def test_local_processes_end_with_their_parent(tmp_path: Path) -> None:
     code = (
-        "from functools import partial; from pathlib import Path; from test_workers import record_start; "
+        "from functools import partial; from pathlib import Path; from worker_tasks import record_start; "
         f"from voxmim.workers import run; task = partial(record_start, folder=Path({str(tmp_path)!r}), pause=60); "
         "list(run(task, [0, 1], 2))"
     )

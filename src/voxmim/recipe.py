@@ -254,14 +254,14 @@ def make_recipe(settings: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     if "precision" in settings:
         settings["precision"] = str(settings["precision"])  # YAML reads an unquoted 16 as a number
     try:
-        parsed = _parser(tuple(kinds.items())).parse_object(settings).as_dict()
+        parsed = _parser(tuple(kinds.items())).parse_object(settings, defaults=False).as_dict()
     except Exception as error:  # the parser raises several kinds for invalid values
         text = " ".join(str(error).split())
         raise RecipeError(f"{origin}: a setting has a value that does not fit ({text[:300]}).") from None
-    values = {name: _instantiate(kind, parsed[name], f"{origin}: {name}.") for name, kind in kinds.items()}
-    own = {name: values.pop(name) for name in kinds if name not in Recipe.__dataclass_fields__}
+    values = {name: _instantiate(kinds[name], value, f"{origin}: {name}.") for name, value in parsed.items()}
+    own = {name: values.pop(name) for name in parsed if name not in Recipe.__dataclass_fields__}
     for name in ("encoder", "pretext"):
-        values[f"{name}_settings"] = own.get(values[name])
+        values[f"{name}_settings"] = own.get(values.get(name, getattr(Recipe, name)))
     try:
         return Recipe(**values)
     except ValueError as error:
@@ -280,7 +280,7 @@ def _kinds() -> dict[str, Any]:
 
 @cache
 def _parser(kinds: tuple[tuple[str, Any], ...]) -> ArgumentParser:
-    """The parser that converts and checks types; cached, because creating it takes as long as using it."""
+    """The parser that converts and checks types; cached, because creating it takes longer than using it."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Recipe, skip={"encoder_settings", "pretext_settings"})
     for name, kind in kinds:

@@ -108,7 +108,7 @@ def test_damaged_bytes_are_read_or_refused_in_one_sentence(kind: str, tmp_path: 
     path = WRITERS[kind](tmp_path)
     whole = path.read_bytes()
 
-    @settings(max_examples=100, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=50, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.data())
     def check(data: st.DataObject) -> None:
         path.write_bytes(damaged(whole, data))
@@ -131,7 +131,7 @@ def test_a_folder_with_a_damaged_file_is_inspected_and_prepared_without_it(kind:
     path = WRITERS[kind](source / "bad")
     whole = path.read_bytes()
 
-    @settings(max_examples=12, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=8, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.data())
     def check(data: st.DataObject) -> None:
         nonlocal count

@@ -1,5 +1,6 @@
 """Segmentors as MONAI bundles; tests/export/test_page.py runs one, where voxmim is not installed."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,30 @@ TWO_CHANNELS: dict[str, Any] = {
 }  # fmt: skip
 LABELS = Structures({2: "x", 7: "y"}, values=(0, 2, 7))
 REGIONS = Structures({1: "x", 2: "y"}, {"all": (1, 2), "y": (2,), "x": (1,)})
-NETWORKS: dict[str, dict[str, Any]] = {
-    "swin": {"patch": (2, 2, 2), "width": 6, "depths": (2, 1), "heads": (1, 2), "window": 2},
-    "resenc": {"widths": (4, 6), "blocks": (1, 1)},
-}
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+class Ramp(nn.Module):
+    """A layer with a tensor that is made in each forward pass, as in a Swin transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv3d(2, 3, 1)
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        return self.layer(volume) * torch.linspace(0, 1, 8, device=volume.device)
+
+
+def resenc() -> nn.Module:
+    encoder = build_encoder(ENCODERS["resenc"].settings(widths=(4, 6), blocks=(1, 1)), 2, (8, 8, 8))
+    return build_segmentor(encoder, UNETRSettings(feature_size=4), 3).eval()
+
+
+@pytest.mark.parametrize("make", [resenc, Ramp])
 def test_an_exported_network_gives_the_same_output_for_any_batch_size_and_can_change_device(
-    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    encoder = build_encoder(ENCODERS[kind].settings(**NETWORKS[kind]), 2, (8, 8, 8))
-    network = build_segmentor(encoder, UNETRSettings(feature_size=4), 3).eval()
+    network = make()
     monkeypatch.setattr("voxmim.export.comparison.load_segmentor", lambda run: (network, TWO_CHANNELS))
     assert export_monai_bundle(tmp_path, tmp_path / "bundle").sound
     file, volume = tmp_path / "bundle" / "models" / "model.pt2", torch.randn(5, 2, 8, 8, 8)

@@ -1,5 +1,6 @@
 """The commands of docs/export.md on a small network, and the results of other programs with the exported files."""
 
+import json
 import re
 import shlex
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import onnxruntime
 import pytest
 
 from conftest import TinyRuns, tiny_case
@@ -63,6 +65,7 @@ def page(tiny_runs: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "plain": (voxels, np.eye(4)),
         "turned": (voxels, rotated),
         "coarse": (voxels[::2], np.diag([2.0, 1, 1, 1])),
+        "fine": (voxels.repeat(2, axis=2), np.diag([1, 1, 0.5, 1.0])),
     }
     for name, (array, affine) in scans.items():
         write_volume(folder / "SCANS" / f"{name}.nii.gz", Volume(array[None], affine))
@@ -92,3 +95,31 @@ def test_monais_bundle_runner_agrees_with_voxmim_for_any_orientation_and_voxel_s
         assert theirs.get_data_dtype() == np.uint8
         assert len(np.unique(label.dataobj)) > 1
         np.testing.assert_array_equal(np.asarray(theirs.dataobj), np.asarray(label.dataobj))
+
+
+def test_the_onnx_file_describes_its_inputs_and_outputs(page: Path) -> None:
+    session = onnxruntime.InferenceSession(page / "segmentor.onnx")
+    about = json.loads(session.get_modelmeta().custom_metadata_map["voxmim"])
+    assert session.get_inputs()[0].shape == ["batch", 1, 12, 12, 12]
+    assert about["labels"] == {"1": "bone", "2": "fat"}
+    assert about["preparation"]["intensity"] == "ct"
+    assert {"window", "crop", "overlap", "remove_small_components", "values", "regions"} <= about.keys()
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> list[float]:
+    labels = np.union1d(np.unique(one), np.unique(other))
+    return [2 * ((one == v) & (other == v)).sum() / ((one == v).sum() + (other == v).sum()) for v in labels if v]
+
+
+def test_the_onnx_script_agrees_with_voxmim_for_any_orientation_and_voxel_size(page: Path, tmp_path: Path) -> None:
+    scans, script = sorted((page / "SCANS").iterdir()), page / "predict_onnx.py"
+    process = run_torchless(
+        tmp_path / "packages", script, page / "segmentor.onnx", *scans, "--out", tmp_path / "script"
+    )
+    assert process.returncode == 0, process.stderr
+    for ours in api.predict(page / "segmentor", scans, tmp_path / "voxmim"):
+        label, theirs = nib.load(ours), nib.load(tmp_path / "script" / ours.name)
+        np.testing.assert_allclose(theirs.affine, label.affine)
+        scores = dice(np.asarray(theirs.dataobj), np.asarray(label.dataobj))
+        assert scores
+        assert min(scores) >= 0.999

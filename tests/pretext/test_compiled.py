@@ -20,15 +20,15 @@ SMALL: dict[str, Any] = {
     "segresnet": {"width": 4, "blocks": [1, 1]},
     "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
 }
-COMBINATIONS = [
+MASKED = [
     (pretext, encoder)
     for pretext, kind in PRETEXTS.items()
     for encoder, entry in ENCODERS.items()
-    if encoder in SMALL and kind.for_encoder(entry.encoder)
+    if encoder in SMALL and kind.masked and kind.for_encoder(entry.encoder)
 ]
 
 
-@pytest.mark.parametrize(("pretext", "encoder"), COMBINATIONS)
+@pytest.mark.parametrize(("pretext", "encoder"), [*MASKED, ("simclr", "vit")])
 def test_the_graph_has_no_break_and_gives_the_same_loss(pretext: str, encoder: str) -> None:
     recipe = make_recipe({**SMALL, "pretext": pretext, "encoder": encoder})
     assert recipe.crop is not None

@@ -10,13 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from processes import wait_for
+from processes import CONTEXT, wait_for
 from voxmim.errors import StoreError
 from voxmim.store import prepare as prepare_module
 from voxmim.store.format import Store
@@ -25,8 +24,6 @@ from voxmim.store.verify import verify
 from voxmim.store.writing import unfinished_files, writing, written_cases
 
 Maker = Callable[..., Path]
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["voxmim.store.prepare"])
 
 
 def run(source: Path, out: Path, **options: object) -> PrepareResult:

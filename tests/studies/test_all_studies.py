@@ -59,6 +59,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial_module, "_run", copy)
         patch.setattr("voxmim.report.run_pictures._SHOWN", 1)
+        patch.setattr("voxmim.report.markdown.png", lambda _: b"")  # tests/report/test_markdown.py draws them
         patch.setattr(masking, "RATIOS", (0.75,))
         patch.setattr(decoder, "DEPTHS", (1, 2))
         patch.setattr(scaling, "SCANS", (1,))

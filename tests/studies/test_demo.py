@@ -32,8 +32,9 @@ SPLITS = {
     "test": ["phantom_001", "phantom_004"],
     "unlabelled": ["phantom_005"],
 }
+SPACING = (12.0, 12.0, 15.0)  # mm
 SETTINGS = {
-    "crop": None, "crop_voxels": 24**3, "precision": "32", "overlap": 0.0, "lrs": [1e-3, 1e-5],
+    "crop": None, "crop_voxels": 16**3, "precision": "32", "overlap": 0.0, "lrs": [1e-3, 1e-5],
     "pretrain.steps": 4, "pretrain.validate_every": 2, "finetune.steps": 4, "finetune.validate_every": 2,
 }  # fmt: skip
 
@@ -61,7 +62,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     (data / "labelsTr" / "phantom_005.nii.gz").unlink()
     write_recipe(folder / "tiny.yaml", make_recipe(TINY_RECIPE))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        result = api.demo(data, folder / "out", 5, folder / "tiny.yaml", SETTINGS, spacing=(7.5, 7.5, 10.0))
+        result = api.demo(data, folder / "out", 5, folder / "tiny.yaml", SETTINGS, spacing=SPACING)
     commands = [line.removeprefix("$ ") for line in printed.getvalue().splitlines() if line.startswith("$ ")]
     return Demo(data, folder / "out", result, commands)
 
@@ -107,14 +108,14 @@ def test_every_printed_command_can_be_parsed(demo: Demo) -> None:
     names = [one.command for one in result]
     assert names == ["prepare", "study", "pretrain", *["finetune"] * 4, *["evaluate"] * 2, "predict", "reconstruct"]
     assert (result[0].source, result[0].out, result[0].seed) == (demo.data, demo.out / "store", 5)
-    assert tuple(result[0].spacing) == Store(demo.out / "store").preparation.spacing == (7.5, 7.5, 10.0)
+    assert tuple(result[0].spacing) == Store(demo.out / "store").preparation.spacing == SPACING
     assert load_recipe(result[1].recipe) == load_recipe(demo.out.parent / "tiny.yaml", {"seed": 5, **SETTINGS})
     assert [str(one.run) for one in result[7:9]] == [arm["runs"][5] for arm in demo.arms.values()]
 
 
 def test_repeating_a_demo_trains_nothing(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_run", lambda *_: pytest.fail("it was trained again"))
-    again = api.demo(demo.data, demo.out, 5, demo.out.parent / "tiny.yaml", SETTINGS, spacing=(7.5, 7.5, 10.0))
+    again = api.demo(demo.data, demo.out, 5, demo.out.parent / "tiny.yaml", SETTINGS, spacing=SPACING)
     assert again["tables"] == demo.result["tables"]
 
 
@@ -123,7 +124,7 @@ def test_the_console_names_the_arms_that_have_not_converged(
 ) -> None:
     monkeypatch.setattr(speed, "plateau", lambda steps, _: Plateau(0.5, float(steps[-1]), done=False))
     recipe = demo.out.parent / "tiny.yaml"
-    again = api.demo(demo.data, demo.out, 5, recipe, SETTINGS, spacing=(7.5, 7.5, 10.0))
+    again = api.demo(demo.data, demo.out, 5, recipe, SETTINGS, spacing=SPACING)
     commands.demo(again, {"out": demo.out})
     assert "Not done: from scratch; pre-trained. The last quarter" in capsys.readouterr().out
     assert "with more steps, such as --set finetune.steps=8, they may" in (demo.out / "report.html").read_text()

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 
 from command_line import parsed
 from conftest import TINY_RECIPE, Tiny
+from processes import CONTEXT, rows_reach, wait_for
 from voxmim import api
 from voxmim.cli import main
 from voxmim.errors import RecipeError, RunError, StoppedError, StoreError
@@ -28,8 +30,8 @@ from voxmim.recipe import make_recipe, write_recipe
 from voxmim.studies import convergence
 from voxmim.studies import trial as trial_module
 from voxmim.studies.arm import Comparison
-from voxmim.studies.request import Request, ready
 from voxmim.studies.trial import TRIALS, Trial
+from voxmim.training import loop
 from voxmim.training.progress import TrainingProgress
 from voxmim.training.run import Run
 
@@ -226,10 +228,17 @@ def test_the_command_of_a_study_repeats_it(study_run: StudyRun, monkeypatch: pyt
 # Resuming, and failed trials
 
 
-def test_repeating_a_study_trains_nothing(study_run: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeating_the_command_trains_nothing_and_prints_the_results(
+    study_run: StudyRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trial_module, "_run", lambda *_: pytest.fail("it was done again"))
-    again = study_run.again(study_run.out, labels=["0.5"])
-    assert again["tables"] == study_run.result["tables"]
+    with pytest.raises(SystemExit) as exit_info:
+        main(shlex.split(study_run.result["command"])[1:])
+    output = capsys.readouterr().out
+    assert exit_info.value.code == 0
+    assert all(sentence in output for sentence in study_run.result["found"])
+    assert "done: the study, 36 trials" in output
+    assert json.loads((study_run.folder / "study.json").read_text())["tables"] == study_run.result["tables"]
 
 
 def test_a_failed_trial_is_left_out_and_run_again_later(
@@ -265,26 +274,44 @@ def test_a_failed_trial_is_left_out_and_run_again_later(
     assert {trial["trial"] for trial in completed["trials"]} >= tested
 
 
+def run_slowly(arguments: list[str]) -> None:
+    """Run a command that takes half a second before each training step."""
+    take_step = loop._step
+
+    def step(*given: Any) -> None:
+        time.sleep(0.5)
+        take_step(*given)
+
+    loop._step = step  # type: ignore[assignment]
+    main(arguments)
+
+
 def test_a_killed_study_continues_where_it_stopped(
-    study_run: StudyRun, tmp_path: Path, start_and_kill: Callable[..., None]
+    study_run: StudyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = study_run.result["command"].replace(str(study_run.out), str(tmp_path / "out"))
-    longer = {**SETTINGS, "mae:pretrain.steps": 200, "finetune.steps": 2, "finetune.validate_every": 2, "lrs": [1e-3]}
-    options = [text for key, value in longer.items() for text in ("--set", f"{key}={json.dumps(value)}")]
-    arguments = [*shlex.split(command.replace("--seeds 2", "--seeds 1"))[1:], *options]
-    request = Request((study_run.store,), tmp_path / "out", study_run.recipe, longer, ("0.5",))
-    first = ready(convergence.arms(request), [3])[4].pretrain(3)
-    assert first is not None
-    start_and_kill(arguments, first.path(tmp_path / "out"), rows=30)
-    killed = Run.open(first.path(tmp_path / "out"))
-    before = [row["loss"] for row in killed.metrics()]
+    """One trial is left to be run; it is killed after step 3 of 4, with a checkpoint of step 2."""
+    out = shutil.copytree(study_run.out, tmp_path / "out")
+    path = next(path for path in (out / "trials").glob("pretrain-mae-seed3-*") if path.is_dir())
+    expected = [row["loss"] for row in Run.open(path).metrics()]
+    shutil.rmtree(path)
+    path.with_name(f"{path.name}.json").unlink()
+    arguments = shlex.split(study_run.result["command"].replace(str(study_run.out), str(out)))[1:]
+    process, enough = CONTEXT.Process(target=run_slowly, args=(arguments,)), rows_reach(path, 3)
+    process.start()
+    wait_for(enough)
+    process.kill()
+    process.join()
+    before = Run.open(path).metrics()
+    assert len(before) == 3
+    run, trials = trial_module._run, []
+    monkeypatch.setattr(trial_module, "_run", lambda trial, out: (trials.append(trial.name), run(trial, out)))
     with pytest.raises(SystemExit) as exit_info:
         main(arguments)
     assert exit_info.value.code == 0
-    after = [row["loss"] for row in killed.metrics()]
-    assert len(after) == 200
-    assert after[: len(before) - 2] == before[:-2]  # steps up to the last checkpoint were not repeated
-    assert json.loads((tmp_path / "out" / "convergence" / "study.json").read_text())["seeds"] == [3]
+    assert trials == [path.name]
+    after = Run.open(path).metrics()
+    assert after[:2] == before[:2]  # with their seconds, so these steps were not repeated
+    assert [row["loss"] for row in after] == expected
 
 
 def test_a_signal_stops_the_study_and_not_only_its_current_training(
@@ -296,18 +323,6 @@ def test_a_signal_stops_the_study_and_not_only_its_current_training(
     assert stopped.value.status == 128 + signal.SIGTERM
     assert len(list(tmp_path.glob(f"{TRIALS}/*/run.json"))) == 1
     assert not list(tmp_path.glob(f"{TRIALS}/*.json"))  # it was not recorded as failed
-
-
-def test_the_command_prints_the_results(
-    study_run: StudyRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trial_module, "_run", lambda *_: pytest.fail("it was done again"))
-    with pytest.raises(SystemExit) as exit_info:
-        main(shlex.split(study_run.result["command"])[1:])
-    output = capsys.readouterr().out
-    assert exit_info.value.code == 0
-    assert all(sentence in output for sentence in study_run.result["found"])
-    assert "done: the study, 36 trials" in output
 
 
 # Refused options

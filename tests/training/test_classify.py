@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -262,14 +263,14 @@ def test_a_class_without_enough_cases_is_refused(tiny_sorted: Sorted, tmp_path: 
 # Stopped and resumed
 
 
-def test_a_killed_run_resumes_exactly(tiny_sorted: Sorted, tmp_path: Path, start_and_kill: Callable[..., None]) -> None:
-    settings = {"finetune.steps": 40, "finetune.checkpoint_every": 5, "finetune.validate_every": 8}
+def test_a_stopped_run_resumes_exactly(
+    tiny_sorted: Sorted, tmp_path: Path, stop_before_step: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    settings = {"finetune.steps": 8, "finetune.checkpoint_every": 3, "finetune.validate_every": 4}
     uninterrupted = train_on(tiny_sorted, tmp_path / "uninterrupted", labels=6, settings=settings)
-    out, options = tmp_path / "killed", [f"--set={key}={value}" for key, value in settings.items()]
-    arguments = ["--task", "classification", "--classes", tiny_sorted.classes, "--labels", 6]
-    arguments += ["--recipe", tiny_sorted.recipe]
-    start_and_kill(["finetune", tiny_sorted.store, out, *arguments, *options], out, rows=9)
-    assert 9 <= len(trace(out)) < 40
+    out = tmp_path / "stopped"
+    with stop_before_step(5):
+        train_on(tiny_sorted, out, labels=6, settings=settings)
     with pytest.raises(RunError, match="leave out task, classes"):
         api.finetune(tiny_sorted.store, out, resume=True, task="classification", classes=tiny_sorted.classes)
     with pytest.raises(SystemExit) as exit_info:

@@ -38,7 +38,8 @@ def test_a_training_imports_only_packages_that_it_uses(tiny: Tiny, tmp_path: Pat
     code = (
         "import sys, voxmim\n"
         "for kind, train in (('pretrain', voxmim.pretrain), ('finetune', voxmim.finetune)):\n"
-        f"    train({str(tiny.store)!r}, {str(tmp_path)!r} + '/' + kind, recipe={str(tiny.recipe)!r}, quiet=True)\n"
+        f"    train({str(tiny.store)!r}, {str(tmp_path)!r} + '/' + kind, recipe={str(tiny.recipe)!r},"
+        "          settings={kind + '.steps': 1}, quiet=True)\n"
         "heavy = {'lightning', 'monai', 'torch._dynamo', 'scipy.stats', 'torchmetrics'} & sys.modules.keys()\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

@@ -16,9 +16,10 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from conftest import TINY_RECIPE, Tiny
-from processes import in_two_processes, rows_reach
+from processes import CONTEXT, in_two_processes, rows_reach
 from voxmim import api
 from voxmim.errors import StoreError, TrainingError
 from voxmim.recipe import make_recipe
@@ -155,35 +156,43 @@ def test_a_non_finite_loss_in_one_process_stops_both(tiny: Tiny, tmp_path: Path)
 # Launching
 
 
-def environment(**changes: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+@pytest.fixture(scope="module")
+def alone(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process."""
+    return api.pretrain(tiny.store, tmp_path_factory.mktemp("alone") / "run", tiny.recipe, SETTINGS)
 
 
-def test_the_command_launches_its_processes_and_only_the_first_prints(tiny: Tiny, tmp_path: Path) -> None:
-    one = api.pretrain(tiny.store, tmp_path / "one", tiny.recipe, SETTINGS)
+def test_the_command_launches_its_processes_and_only_the_first_prints_and_logs(
+    tiny: Tiny, alone: Path, tmp_path: Path
+) -> None:
     options = [f"--set={key}={value}" for key, value in SETTINGS.items()]
+    options += ["--devices", "2", "--log", "tensorboard"]
     command = [sys.executable, "-m", "voxmim", "pretrain", tiny.store, tmp_path / "two", "--recipe", tiny.recipe]
     process = subprocess.run(
-        [*map(str, command), *options, "--devices", "2"],
-        env=environment(), capture_output=True, text=True, check=False, timeout=200,
+        [*map(str, command), *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("done:") == 1
     assert process.stdout.count("step 1/6") == 1
-    assert_close(one, tmp_path / "two")
+    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
+    assert_close(alone, tmp_path / "two")
 
 
-def test_torchrun_launches_processes(tiny: Tiny, tmp_path: Path) -> None:
-    one = api.pretrain(tiny.store, tmp_path / "one", tiny.recipe, SETTINGS)
-    options = [f"--set={key}={value}" for key, value in TWO.items()]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    command = [*torchrun, "voxmim", "pretrain", tiny.store, tmp_path / "two", "--recipe", tiny.recipe, *options]
-    process = subprocess.run(
-        [*map(str, command)], env=environment(), capture_output=True, text=True, check=False, timeout=200
+def torchrun(*arguments: Any) -> None:
+    """Do what torchrun does with two processes."""
+    config = LaunchConfig(
+        1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0, start_method="fork"
     )
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.count("done:") == 1
-    assert_close(one, tmp_path / "two")
+    elastic_launch(config, pretrain)(*arguments)
+
+
+def test_torchrun_launches_processes(tiny: Tiny, alone: Path, tmp_path: Path) -> None:
+    process = CONTEXT.Process(target=torchrun, args=(tiny.store, tmp_path / "two", tiny.recipe, TWO))
+    process.start()
+    process.join(timeout=200)
+    assert process.exitcode == 0
+    assert_close(alone, tmp_path / "two")
 
 
 def test_a_number_of_devices_that_differs_from_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

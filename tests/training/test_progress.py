@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,9 +65,14 @@ def test_log_every_and_quiet_control_the_lines(monkeypatch: Any, capsys: Any) ->
     assert not CONSOLE.quiet
 
 
-@pytest.mark.parametrize(("name", "step"), [("SIGTERM", 2), ("SIGUSR1", 2), ("SIGTERM", 6)])  # of 6 steps
+@pytest.fixture(scope="module")
+def uninterrupted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return api.pretrain(tiny.store, tmp_path_factory.mktemp("uninterrupted") / "run", tiny.recipe, SETTINGS)
+
+
+@pytest.mark.parametrize(("name", "step"), [("SIGUSR1", 2), ("SIGTERM", 6)])  # of 6 steps
 def test_a_signal_writes_a_checkpoint_to_resume_from(
-    tiny: Tiny, tmp_path: Any, monkeypatch: Any, name: str, step: int
+    tiny: Tiny, uninterrupted: Path, tmp_path: Any, monkeypatch: Any, name: str, step: int
 ) -> None:
     number = getattr(signal, name)
     update = TrainingProgress.update
@@ -85,7 +91,6 @@ def test_a_signal_writes_a_checkpoint_to_resume_from(
     assert stopped.value.status == 128 + number
     assert signal.getsignal(number) is signal.SIG_DFL
     path = api.pretrain(tiny.store, tmp_path / "run", resume=True)
-    uninterrupted = api.pretrain(tiny.store, tmp_path / "uninterrupted", tiny.recipe, SETTINGS)
     losses = [[row["loss"] for row in Run.open(folder).metrics()] for folder in (path, uninterrupted)]
     assert losses[0] == losses[1]
     assert [row["step"] for row in Run.open(path).metrics()] == [1, 2, 3, 4, 5, 6]

@@ -1,6 +1,7 @@
 """Runs in notebooks, and the notebook of the documentation."""
 
 import io
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,8 +89,11 @@ def test_an_unknown_case_and_a_folder_that_is_not_a_run_are_named(tiny_runs: Tin
 
 
 def test_the_quickstart_notebook_runs(tmp_path: Path) -> None:
+    """With trainings of four steps."""
     quickstart = nbformat.read(QUICKSTART, as_version=4)
     assert all(cell.outputs for cell in quickstart.cells if cell.cell_type == "code")
+    for cell in quickstart.cells:
+        cell.source = re.sub(r'("steps"|"\w+_every"): \d+', r"\1: 4", cell.source)
     nbclient.NotebookClient(quickstart, timeout=250, resources={"metadata": {"path": tmp_path}}).execute()
     (label,) = (tmp_path / "labels").iterdir()
-    assert set(np.unique(nib.load(label).dataobj)) > {0}
+    assert nib.load(label).shape == nib.load(tmp_path / "phantoms" / "imagesTr" / label.name).shape

@@ -25,6 +25,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
 
+SIZE = {"width": 800, "height": 500}
 SOFTWARE = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 READY = "window.voxmim.panels.length && (document.getElementById('note').hidden || !window.voxmim.webgl)"
 
@@ -64,13 +65,11 @@ def address() -> Iterator[str]:
 def open_page(address: str) -> Iterator[Callable[..., Any]]:
     """Open the page in a browser with or without WebGL2; ``page.requested`` has its requests."""
     with playwright.sync_playwright() as control:
-        browsers = {}
+        browsers = []
 
-        def opened(webgl: bool = True) -> Any:
-            if webgl not in browsers:
-                more = [] if webgl else ["--disable-3d-apis"]
-                browsers[webgl] = control.chromium.launch(executable_path=CHROMIUM, args=[*SOFTWARE, *more])
-            page = browsers[webgl].new_page(viewport={"width": 1100, "height": 700})
+        def opened(*options: str) -> Any:
+            browsers.append(control.chromium.launch(executable_path=CHROMIUM, args=[*SOFTWARE, *options]))
+            page = browsers[-1].new_page(viewport=SIZE)
             page.set_default_timeout(120_000)  # WebGL in software is slow on a busy machine
             page.requested = []
             page.on("request", lambda request: page.requested.append(request.url))
@@ -79,8 +78,35 @@ def open_page(address: str) -> Iterator[Callable[..., Any]]:
             return page
 
         yield opened
-        for browser in browsers.values():
+        for browser in browsers:
             browser.close()
+
+
+@pytest.fixture(scope="module")
+def shared_page(open_page: Callable[..., Any]) -> Any:
+    return open_page()
+
+
+@pytest.fixture
+def page(shared_page: Any) -> Any:
+    """The page with WebGL2, opened once, at the centre of its first case."""
+    shared_page.set_viewport_size(SIZE)
+    shared_page.emulate_media(color_scheme="light")
+    shared_page.select_option("#finding", "")
+    if shared_page.evaluate("voxmim.current") != 0:
+        show(shared_page, "oblique")
+    shared_page.evaluate("""() => {
+        const view = voxmim.panels[0].niivue;
+        view.scene.crosshairPos = [0.5, 0.5, 0.5];
+        view.setCrosshairWidth(0.5);
+    }""")
+    return shared_page
+
+
+def show(page: Any, name: str) -> None:
+    """Select a case and wait until it is drawn."""
+    page.get_by_role("option", name=name).click()
+    page.wait_for_function(f"voxmim.collection.items[voxmim.current].name === '{name}' && {READY}")
 
 
 def picture(page: Any, selector: str = "#panels") -> np.ndarray:
@@ -95,14 +121,12 @@ def is_coloured(pixels: np.ndarray) -> np.ndarray:
     return pixels[..., 0] - pixels[..., 2] > 60
 
 
-def test_nothing_is_fetched_from_another_host(open_page: Callable[..., Any], address: str) -> None:
-    page = open_page()
+def test_nothing_is_fetched_from_another_host(page: Any, address: str) -> None:
     outside = [url for url in page.requested if not url.startswith((address, "data:", "blob:"))]
     assert outside == []
 
 
-def test_moving_a_slice_changes_the_picture(open_page: Callable[..., Any]) -> None:
-    page = open_page()
+def test_moving_a_slice_changes_the_picture(page: Any) -> None:
     page.select_option("#view", "axial")
     before = picture(page)
     page.locator("canvas").press("PageUp")
@@ -110,8 +134,7 @@ def test_moving_a_slice_changes_the_picture(open_page: Callable[..., Any]) -> No
     assert np.abs(after - before).mean() > 1
 
 
-def test_an_overlay_can_be_switched_off_and_on(open_page: Callable[..., Any]) -> None:
-    page = open_page()
+def test_an_overlay_can_be_switched_off_and_on(page: Any) -> None:
     page.select_option("#view", "axial")
     page.evaluate("voxmim.panels[0].niivue.setCrosshairWidth(0)")
     page.evaluate("voxmim.panels[0].niivue.moveCrosshairInVox(4, 4, 4)")
@@ -125,12 +148,8 @@ def test_an_overlay_can_be_switched_off_and_on(open_page: Callable[..., Any]) ->
 
 
 @pytest.mark.parametrize(("name", "affine"), [("oblique", OBLIQUE), ("flipped", FLIPPED)])
-def test_a_label_is_coloured_at_its_world_position(
-    open_page: Callable[..., Any], name: str, affine: np.ndarray
-) -> None:
-    page = open_page()
-    page.get_by_role("option", name=name).click()
-    page.wait_for_function(f"voxmim.collection.items[voxmim.current].name === '{name}' && {READY}")
+def test_a_label_is_coloured_at_its_world_position(page: Any, name: str, affine: np.ndarray) -> None:
+    show(page, name)
     page.select_option("#view", "axial")
     inside, outside = (affine @ [*voxel, 1] for voxel in ((15.5, 15.5, 15.5), (5, 5, 15.5)))
     script = """([x, y, z]) => {
@@ -149,25 +168,22 @@ def test_a_label_is_coloured_at_its_world_position(
     assert colours == [True, False]
 
 
-def test_panels_of_one_item_move_in_sync(open_page: Callable[..., Any]) -> None:
-    page = open_page()
-    page.get_by_role("option", name="two arms").click()
-    page.wait_for_function("voxmim.panels.length === 2 && document.getElementById('note').hidden")
+def test_panels_of_one_item_move_in_sync(page: Any) -> None:
+    show(page, "two arms")
+    assert page.evaluate("voxmim.panels.length") == 2
     page.locator("canvas").first.press("PageUp")
     places = page.evaluate("voxmim.panels.map(one => Array.from(one.niivue.scene.crosshairPos))")
     np.testing.assert_allclose(places[0], places[1])
 
 
-def test_keys_select_the_next_and_previous_case(open_page: Callable[..., Any]) -> None:
-    page = open_page()
+def test_keys_select_the_next_and_previous_case(page: Any) -> None:
     page.keyboard.press("j")
     assert page.locator("[aria-selected=true]").inner_text().startswith("flipped")
     page.keyboard.press("k")
     assert page.locator("[aria-selected=true]").inner_text().startswith("oblique")
 
 
-def test_the_list_can_be_filtered_by_finding(open_page: Callable[..., Any]) -> None:
-    page = open_page()
+def test_the_list_can_be_filtered_by_finding(page: Any) -> None:
     page.select_option("#finding", "tiny")
     assert page.locator("#items li").all_inner_texts() == ["flipped 1 findings"]
     page.keyboard.press("j")
@@ -175,8 +191,7 @@ def test_the_list_can_be_filtered_by_finding(open_page: Callable[..., Any]) -> N
     assert page.locator("#findings li").all_inner_texts() == ["tiny: it is small (used)"]
 
 
-def test_the_position_is_shown_in_mm_with_the_value_of_each_layer(open_page: Callable[..., Any]) -> None:
-    page = open_page()
+def test_the_position_is_shown_in_mm_with_the_value_of_each_layer(page: Any) -> None:
     page.evaluate("voxmim.panels[0].niivue.moveCrosshairInVox(4, 4, 4)")
     text = page.locator("#location").inner_text()
     *place, value = map(float, re.findall(r"-?[\d.]+", text))
@@ -185,31 +200,27 @@ def test_the_position_is_shown_in_mm_with_the_value_of_each_layer(open_page: Cal
     assert text.endswith(", reference cube")
 
 
-def test_the_page_fits_on_a_phone(open_page: Callable[..., Any]) -> None:
-    page = open_page()
+def test_the_page_fits_on_a_phone(page: Any) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
-def test_the_page_follows_the_light_or_dark_theme_of_the_system(
-    open_page: Callable[..., Any], scheme: str, dark: bool
-) -> None:
-    page = open_page()
-    page.emulate_media(color_scheme=scheme)
-    assert (picture(page, "header").mean() < 100) == dark
+def test_the_page_follows_the_light_or_dark_theme_of_the_system(page: Any) -> None:
+    assert picture(page, "header").mean() >= 100
+    page.emulate_media(color_scheme="dark")
+    assert picture(page, "header").mean() < 100
 
 
-def test_all_controls_and_pictures_have_names_for_screen_readers(open_page: Callable[..., Any]) -> None:
+def test_all_controls_and_pictures_have_names_for_screen_readers(page: Any) -> None:
     script = """[...document.querySelectorAll('input, select, button, a[href], canvas, img, [role]')]
         .filter(one => one.checkVisibility() && !one.labels?.length && !one.getAttribute('aria-label')
             && !one.alt && !one.textContent.trim() && one.getAttribute('role') !== 'status')
         .map(one => one.outerHTML)"""
-    assert open_page().evaluate(script) == []
+    assert page.evaluate(script) == []
 
 
 def test_without_webgl2_the_server_draws_the_planes_and_the_page_says_so(open_page: Callable[..., Any]) -> None:
-    page = open_page(webgl=False)
+    page = open_page("--disable-3d-apis")
     assert "no WebGL2" in page.locator("#note").inner_text()
     page.wait_for_function("[...document.images].filter(one => one.closest('.planes')).every(one => one.naturalWidth)")
     before = picture(page)
