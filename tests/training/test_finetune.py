@@ -22,7 +22,7 @@ from voxmim.settings import Augmentation
 from voxmim.store import augment
 from voxmim.store.format import Index, Store
 from voxmim.store.writing import write_case
-from voxmim.tasks.segmentation.predict import CLEANED, Segmentor
+from voxmim.tasks.segmentation.predict import CLEANED
 from voxmim.tasks.segmentation.prior import PositionPrior
 from voxmim.tasks.segmentation.task import DICE, Segmentation
 from voxmim.training.finetune import finetune
@@ -147,22 +147,6 @@ def test_the_weights_of_the_best_validation_are_kept(
     assert metadata["step"] == 2
     torch.testing.assert_close(tensors, states[2], rtol=0, atol=0)
     assert not torch.equal(states[2]["out.conv.conv.bias"], states[6]["out.conv.conv.bias"])
-
-
-def test_small_components_are_removed_where_that_helps_at_the_best_step(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def scores(bone: float, cleaned_bone: float, fat: float, cleaned_fat: float) -> dict[str, dict[str, float]]:
-        return {DICE: {"bone": bone, "fat": fat}, CLEANED: {"bone": cleaned_bone, "fat": cleaned_fat}}
-
-    # two validation cases at each of three steps; the second step is the best, and bone gains on average there
-    script = iter([*2 * [scores(0.1, 0.1, 0.1, 0.2)], scores(0.6, 0.8, 0.6, 0.6), scores(0.6, 0.5, 0.6, 0.6),
-                   *2 * [scores(0.3, 0.2, 0.1, 0.2)]])  # fmt: skip
-    monkeypatch.setattr(Segmentation, "score_case", lambda *_: next(script))
-    run, _ = finetune(Store(tiny.store), tmp_path / "run", recipe_of(tiny, steps=3, validate_every=1))
-    assert read_weights(run.path / "segmentor.safetensors")[1][CLEANED] == ["bone"]
-    assert Segmentation.facts(Run.open(run.path).about) == [("small components removed", "bone")]
-    assert Segmentor.load(run.path).cleaned == [1]
 
 
 def test_without_validation_cases_the_last_weights_are_kept(tiny: Tiny, tmp_path: Path) -> None:
