@@ -65,8 +65,11 @@ def test_small_components_are_scored_only_on_request(run: Path, tiny_source: Mak
         volume.array[0, 10, 14, 8] = 200  # as bright as bone, but elsewhere in the body
         write_volume(file, volume)
     fake_segmentor(cleaned=["bone"])
-    assert evaluate(run, source)["labels"]["bone"]["dice"] == 1.0
-    assert evaluate(run, source, all_components=True)["labels"]["bone"]["dice"] < 1.0
+    cleaned, whole = evaluate(run, source), evaluate(run, source, all_components=True)
+    assert cleaned["labels"]["bone"]["dice"] == 1.0
+    assert whole["labels"]["bone"]["dice"] < 1.0
+    notes = [result_tables(result)[0].note for result in (cleaned, whole)]
+    assert ["Small components were removed from the predictions of bone." in note for note in notes] == [True, False]
 
 
 def with_other_label_values(source: Path, numbers: dict[int, int], labels: dict[str, int]) -> Path:
@@ -206,6 +209,7 @@ def test_the_json_has_the_documented_structure(tiny_runs: TinyRuns, tmp_path: Pa
     assert written == result == json.loads((run / "evaluation-val.json").read_text())
     assert set(written) == {
         "run", "data", "split", "tolerance_mm", "convention", "left_out", "not_learned", "not_scored", "mean",
+        "remove_small_components",
         "ignored", "partly_annotated",
         "labels", "cases", "prior",
     }  # fmt: skip

@@ -12,7 +12,7 @@ from voxmim.sources import SourceCase
 from voxmim.sources.source import ignored_value
 from voxmim.tasks.metrics import MAIN, METRICS, cells, convention, headings
 from voxmim.tasks.scans import Progress, channel_order, for_each, labelled_cases, source_in_fold
-from voxmim.tasks.segmentation.predict import Segmentor
+from voxmim.tasks.segmentation.predict import CLEANED, Segmentor
 from voxmim.tasks.segmentation.prior import PRIOR, PositionPrior
 from voxmim.tasks.segmentation.scores import Scores, score_case, summarise, without
 from voxmim.tasks.task import ResultTable
@@ -41,9 +41,10 @@ def evaluate(
     Returns:
         the result of `scores.summarise`, with ``run``, ``data``, ``split``, ``tolerance_mm``, ``convention``,
         ``left_out`` (cases that lack a channel or cannot be used), ``not_learned`` (labels of the data that the
-        segmentor does not know), ``not_scored`` (structures that the data do not label), ``ignored`` (fraction of
-        voxels that nobody annotated, by case), ``partly_annotated`` (the annotated labels of cases that lack others)
-        and, if the run has one, ``prior`` (the same figures for the position-only prior).
+        segmentor does not know), ``remove_small_components`` (labels that were cleaned), ``not_scored``
+        (structures that the data do not label), ``ignored`` (fraction of voxels that nobody annotated, by case),
+        ``partly_annotated`` (the annotated labels of cases that lack others) and, if the run has one, ``prior`` (the
+        same figures for the position-only prior).
 
     Raises:
         StoreError: there is no labelled case in this split, or no label that the segmentor knows.
@@ -94,6 +95,7 @@ def evaluate(
         "convention": convention(),
         "left_out": lacking + unusable,
         "not_learned": not_learned,
+        CLEANED: [segmentor.structures.labels[value] for value in segmentor.cleaned],
         "ignored": ignored,
         "partly_annotated": {
             name: [source.labels.get(value, f"label {value}") for value in annotated]
@@ -124,6 +126,8 @@ def result_tables(result: Mapping[str, Any]) -> list[ResultTable]:
     ]
     if below:
         note.insert(0, f"Dice below the prior's: {', '.join(below)}; train longer, or check the labels.")
+    if result.get(CLEANED):
+        note.append(f"Small components were removed from the predictions of {', '.join(result[CLEANED])}.")
     if result.get("not_scored"):
         note.append(f"Not scored, since the data do not label them: {', '.join(result['not_scored'])}.")
     if ignored := result.get("ignored"):
