@@ -95,7 +95,7 @@ def trained_segmentor(folder: Path, steps: int, cases: int, spacing: float) -> t
     api.prepare(source, folder / "store", spacing=(spacing,) * 3, workers=1, quiet=True)
     settings = {"finetune.steps": steps, "crop": [32, 32, 32], "finetune.validate_every": steps}
     run = api.finetune(folder / "store", folder / "run", settings=settings, quiet=True)
-    return Segmentor.load(run), Store(folder / "store")
+    return Segmentor.load(run, all_components=True), Store(folder / "store")
 
 
 class Pointwise(nn.Module):

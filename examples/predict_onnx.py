@@ -242,9 +242,11 @@ def decide(found: np.ndarray, back: list[tuple], shape: tuple[int, ...], about: 
 def without_small_components(labels: np.ndarray, about: dict) -> np.ndarray:
     """(X, Y, Z) without the components that are small beside their label's largest, for the labels that say so."""
     for value, name in about["labels"].items():
+        if name not in about.get("remove_small_components", ()):
+            continue
         components, _ = ndimage.label(labels == int(value), np.ones((3, 3, 3)))
         sizes = np.bincount(components.ravel())[1:]
-        if name in about.get("remove_small_components", ()) and len(sizes):
+        if len(sizes) > 1:
             labels[np.isin(components, 1 + np.flatnonzero(sizes < 0.3 * sizes.max()))] = 0
     return labels
 

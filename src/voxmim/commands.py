@@ -141,8 +141,9 @@ def evaluate(result: Mapping[str, Any], given: Given) -> int:
         if note:
             CONSOLE.print(plain(note), style="dim", soft_wrap=True)
     file = Path(given["run"]) / f"evaluation-{given['split']}.json"
-    own = file if file.is_file() and not given["ensemble"] else file.parent
-    done(given["json_file"] or given["csv_file"] or own, "the result")
+    written = file.is_file() and not given["ensemble"] and not given["all_components"]
+    if named := given["json_file"] or given["csv_file"] or (file if written else None):
+        done(named, "the result")
     return 1 if result["left_out"] else 0
 
 
