@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,18 @@ def test_an_evaluation_ends_with_a_table_and_the_path_of_the_result(
     assert result["convention"] in flat(output)
     assert output.rstrip().endswith(f"the result: {tmp_path / 'a.json'}")
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 5
+
+
+def test_an_evaluation_names_the_run_only_if_it_wrote_the_result_there(
+    tiny_runs: TinyRuns, tmp_path: Path, run_voxmim: RunVoxmim
+) -> None:
+    run = shutil.copytree(tiny_runs.finetune, tmp_path / "run")
+    command = ("evaluate", run, tiny_runs.store, "--split", "val")
+    assert f"the result: {run / 'evaluation-val.json'}" in run_voxmim(*command)[1]
+    before = (run / "evaluation-val.json").read_bytes()
+    for other in (["--all-components"], ["--ensemble", run]):
+        assert "the result:" not in run_voxmim(*command, *other)[1]
+    assert (run / "evaluation-val.json").read_bytes() == before
 
 
 def test_predict_and_reconstruct_write_to_the_given_folder(
