@@ -195,6 +195,8 @@ def test_an_unquoted_precision_is_accepted() -> None:
         ({"finetune": {"augmentation": {"scale": 1}}}, "augmentation.scale is 1.0, .* under 1"),
         ({"pretrain": {"augmentation": {"displace": 13}}}, "augmentation.displace 13.0 would fold .* control, 32.0"),
         ({"pretrain": {"augmentation": {"control": 0}}}, "would fold .* control, 0.0"),
+        ({"seed": None}, "seed is null, which is not a value of this setting"),
+        ({"finetune": {"lr": None}}, "finetune.lr is null"),
     ],
 )
 def test_a_wrong_recipe_is_refused_in_one_sentence(wrong: dict[str, Any], message: str) -> None:

@@ -10,7 +10,7 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -291,6 +291,8 @@ def _parser(kinds: tuple[tuple[str, Any], ...]) -> ArgumentParser:
 
 def _instantiate(kind: Any, value: Any, prefix: str) -> Any:
     """A group of parsed settings as its dataclass; error messages begin with the `prefix`."""
+    if value is None and type(None) not in get_args(kind):
+        raise RecipeError(f"{prefix.removesuffix('.')} is null, which is not a value of this setting.")
     if not isinstance(value, dict):
         return value
     hints = get_type_hints(kind)
